@@ -1,0 +1,1 @@
+"""Photos in: reading, cropping, captions, class images."""

@@ -1,0 +1,1 @@
+"""A taught model leaves: files for other tools."""

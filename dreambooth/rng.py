@@ -1,0 +1,26 @@
+"""Randomness as a function of (seed, stream, step).
+
+Nothing depends on how the process got to a step, so a resumed run draws the same numbers as one that never stopped,
+and a sample drawn on the way disturbs nothing. Every generator lives on the CPU: the same noise on every device.
+"""
+
+import hashlib
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Stream = Literal["noise", "timesteps", "posterior", "crops", "order", "class_images", "samples", "generation", "starter"]
+
+
+def derived_seed(seed: int, stream: Stream, *position: int) -> int:
+    """Return 63 bits that belong to this stream at this position (a step, then an index within it)."""
+    key = ":".join(map(str, (seed, stream, *position))).encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+
+
+def generator(seed: int, stream: Stream, *position: int) -> "torch.Generator":
+    """Return a CPU generator for this stream at this position."""
+    import torch
+
+    return torch.Generator("cpu").manual_seed(derived_seed(seed, stream, *position))

@@ -1,0 +1,60 @@
+"""What is learned, as pure tensor mathematics.
+
+Notation: x_0 clean latents (batch, channels, height, width), eps noise of the same shape, t integer timesteps (batch,),
+alpha_bar_t the cumulative signal level of Ho et al. 2020 (DDPM, arXiv 2006.11239, eq. 4).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
+def noised(latents: "Tensor", noise: "Tensor", alpha_bar: "Tensor") -> "Tensor":
+    """Return x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (DDPM, eq. 4); alpha_bar has one value a picture."""
+    signal, spread = _signal_and_spread(alpha_bar, latents)
+    return signal * latents + spread * noise
+
+
+def target(latents: "Tensor", noise: "Tensor", alpha_bar: "Tensor", prediction_type: PredictionType) -> "Tensor":
+    """Return what the UNet must predict: eps (DDPM, eq. 14), or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0.
+
+    v is Salimans & Ho 2022 (arXiv 2202.00512), appendix D.
+    """
+    if prediction_type == "epsilon":
+        return noise
+    signal, spread = _signal_and_spread(alpha_bar, latents)
+    return signal * noise - spread * latents
+
+
+def _signal_and_spread(alpha_bar: "Tensor", like: "Tensor") -> tuple["Tensor", "Tensor"]:
+    per_picture = alpha_bar.to(like).view(-1, *[1] * (like.ndim - 1))
+    return per_picture.sqrt(), (1 - per_picture).sqrt()
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The parts of a step's loss, as scalar tensors still attached to the graph."""
+
+    total: "Tensor"
+    instance: "Tensor"
+    prior: "Tensor | None"
+
+
+def prior_preservation(
+    prediction: "Tensor", wanted: "Tensor", num_instance: int, prior_loss_weight: float
+) -> Losses:
+    """Return L = L_instance + w L_prior (Ruiz et al. 2023, DreamBooth, arXiv 2208.12242, eq. 2).
+
+    The first `num_instance` pictures of the batch are the subject, the rest its class; each part is the mean over its
+    own pictures, so that their numbers may differ. Without class pictures the prior is absent, not zero.
+    """
+    per_picture = (prediction.float() - wanted.float()).square().flatten(1).mean(1)
+    instance = per_picture[:num_instance].mean()
+    if num_instance == len(per_picture):
+        return Losses(instance, instance, None)
+    prior = per_picture[num_instance:].mean()
+    return Losses(instance + prior_loss_weight * prior, instance, prior)
