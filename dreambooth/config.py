@@ -151,9 +151,7 @@ class TrainingConfig:
     num_class_images: int = setting(
         100, "Class pictures per concept; missing ones are generated.", "prior", unit="pictures", low=1, high=10_000
     )
-    sample_batch_size: int = setting(
-        4, "Class pictures generated at a time.", "prior", unit="pictures", low=1, high=64
-    )
+    sample_batch_size: int = setting(4, "Class pictures generated at a time.", "prior", unit="pictures", low=1, high=64)
 
     train_text_encoder: bool = setting(
         False, "Teach the text encoder too: a closer likeness for more memory.", "training"
@@ -181,9 +179,7 @@ class TrainingConfig:
     )  # fmt: skip
 
     learning_rate: float = setting(5e-6, "Size of the UNet's updates.", "optimizer", low=1e-9, high=1.0)
-    scale_lr: bool = setting(
-        False, "Multiply the rate by accumulation, batch size and number of devices.", "optimizer"
-    )
+    scale_lr: bool = setting(False, "Multiply the rate by accumulation, batch size and number of devices.", "optimizer")
     lr_scheduler: Schedule = setting("constant", "How the learning rate changes over the run.", "optimizer")
     lr_warmup_steps: int = setting(
         500, "Steps over which the rate rises from zero (schedules with a warm-up).", "optimizer",
@@ -201,14 +197,16 @@ class TrainingConfig:
     ema_decay: float = setting(0.999, "How slowly the moving average follows.", "optimizer", low=0.5, high=0.99999)
 
     mixed_precision: Precision = setting("no", "Arithmetic of the step, over weights kept in fp32.", "memory")
-    gradient_checkpointing: bool = setting(False, "Recompute activations in the backward pass to save memory.", "memory")
+    gradient_checkpointing: bool = setting(
+        False, "Recompute activations in the backward pass: less memory, more time.", "memory"
+    )
     attention: Attention = setting("sdpa", "Attention kernels for training and samples.", "memory")
     not_cache_latents: bool = setting(
         False, "Encode every crop when its step comes instead of a pool beforehand; keeps the VAE in memory.", "memory"
     )
 
     save_sample_prompt: str | None = setting(
-        None, "Pictures of this prompt are made at every save, from the same seeds.", "samples"
+        None, "Pictures of this prompt are made at every save, from the same seeds; one prompt a line.", "samples"
     )
     save_sample_negative_prompt: str | None = setting(None, "What the sample pictures should not show.", "samples")
     n_save_sample: int = setting(4, "Sample pictures per save.", "samples", unit="pictures", low=1, high=64)
@@ -350,6 +348,8 @@ def resolve(
     recipe_rate = preset_name and "learning_rate" not in {**(card_recipe or {}), **explicit}
     if recipe_rate and not values["train_text_encoder"]:
         values["learning_rate"] = UNET_ONLY_LEARNING_RATE
+    if preset_name and not values.get("save_sample_prompt"):
+        values["save_sample_prompt"] = "\n".join(concept.instance_prompt for concept in values.get("concepts", ()))
     return TrainingConfig(**values)
 
 
@@ -370,13 +370,12 @@ def read_concepts(entries: object) -> tuple[Concept, ...]:
             continue
         wrong = [f"unknown key {key!r}" for key in entry if key not in names]
         wrong += [f"{key} is missing" for key in ("instance_prompt", "instance_data_dir") if not entry.get(key)]
-        wrong += [
-            f"{key} must be text" for key in names if not isinstance(entry.get(key), str | None)
-        ]
+        wrong += [f"{key} must be text" for key in names if not isinstance(entry.get(key), str | None)]
         if wrong:
             problems.append(FieldProblem(where, f"{'; '.join(wrong)}."))
         else:
-            concepts.append(Concept(**{key: value or None for key, value in entry.items()}))
+            optional = {key: entry.get(key) or None for key in ("class_prompt", "class_data_dir")}
+            concepts.append(Concept(entry["instance_prompt"], entry["instance_data_dir"], **optional))
     if problems:
         raise ConfigError(problems)
     return tuple(concepts)
@@ -463,9 +462,8 @@ def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
         if not Path(concept.instance_data_dir).is_dir():
             problems.append(FieldProblem("instance_data_dir", f"{concept.instance_data_dir} is no folder."))
         if config.with_prior_preservation and not (concept.class_prompt or "").strip():
-            problems.append(
-                FieldProblem("class_prompt", f"is missing for {concept.instance_prompt!r}: prior preservation needs it.")
-            )
+            message = f"is missing for {concept.instance_prompt!r}: prior preservation needs it."
+            problems.append(FieldProblem("class_prompt", message))
     if isinstance(config.resolution, int) and config.resolution % 8:
         problems.append(FieldProblem("resolution", f"is {config.resolution}: it must be a multiple of 8."))
     if not config.train_text_encoder:

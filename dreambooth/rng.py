@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
-Stream = Literal["noise", "timesteps", "posterior", "crops", "order", "class_images", "samples", "generation", "starter"]
+Stream = Literal[
+    "noise", "timesteps", "posterior", "crops", "order", "class_images", "samples", "generation", "starter"
+]
 
 
 def derived_seed(seed: int, stream: Stream, *position: int) -> int:

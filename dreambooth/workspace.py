@@ -1,0 +1,230 @@
+"""The folders: datasets, class images, runs, exports; and how anything is written into them.
+
+Everything appears at once or not at all: written beside its place under a name that begins with a dot, synced to the
+disk, then renamed.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from natsort import natsorted
+
+from dreambooth.errors import RunFolderError
+
+STEP_NAME = re.compile(r"[1-9][0-9]*")
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The data folder and its rooms, made when first asked for."""
+
+    data_dir: Path
+
+    def room(self, name: str) -> Path:
+        """Return the named folder under the data folder, made if need be."""
+        folder = self.data_dir / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def runs_dir(self) -> Path:
+        """Return where runs without an `output_dir` of their own live."""
+        return self.room("runs")
+
+    @property
+    def datasets_dir(self) -> Path:
+        """Return where the page keeps the photos it was given, re-encoded."""
+        return self.room("datasets")
+
+    @property
+    def class_images_dir(self) -> Path:
+        """Return the cache of generated class pictures."""
+        return self.room("class_images")
+
+    @property
+    def exports_dir(self) -> Path:
+        """Return where files for other tools are written; the only folder the page serves."""
+        return self.room("exports")
+
+    @property
+    def models_dir(self) -> Path:
+        """Return where a user's own base models are looked for."""
+        return self.room("models")
+
+    @property
+    def pictures_dir(self) -> Path:
+        """Return where the Generate tab keeps its pictures."""
+        return self.room("pictures")
+
+    def run(self, name: str) -> "RunFolder":
+        """Return the run of this name; refuses names that could leave the runs folder."""
+        if not RUN_NAME.fullmatch(name) or ".." in name:
+            raise RunFolderError(
+                f"{name!r} cannot be a run's name.", "Names become folders.", "Use letters, digits, - and _."
+            )
+        return RunFolder(self.runs_dir / name)
+
+    def runs(self) -> list["RunFolder"]:
+        """Return every run of the data folder, newest first."""
+        found = [RunFolder(folder) for folder in self.runs_dir.iterdir() if (folder / ".run" / "config.json").exists()]
+        return sorted(found, key=lambda run: (run.path / ".run" / "config.json").stat().st_mtime, reverse=True)
+
+    def new_run_name(self, wish: str) -> str:
+        """Return a free run name that begins with the wish."""
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", wish).strip("-")[:60] or "run"
+        name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        taken = {folder.name for folder in self.runs_dir.iterdir()}
+        return next(free for free in (name, *(f"{name}-{n}" for n in range(2, 1000))) if free not in taken)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk: step folders, samples, and our own records under `.run`."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Return the folder's name, which is the run's."""
+        return self.path.name
+
+    @property
+    def records(self) -> Path:
+        """Return the folder with config, state, events and log."""
+        return self.path / ".run"
+
+    @property
+    def events_path(self) -> Path:
+        """Return the file of events, one JSON object a line."""
+        return self.records / "events.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        """Return the log as text."""
+        return self.records / "log.txt"
+
+    @property
+    def state_path(self) -> Path:
+        """Return the file with the status, step and phase."""
+        return self.records / "state.json"
+
+    @property
+    def config_path(self) -> Path:
+        """Return the run's settings."""
+        return self.records / "config.json"
+
+    def step_folder(self, step: int) -> Path:
+        """Return where the model of this step is or will be."""
+        return self.path / str(step)
+
+    def steps(self) -> list[int]:
+        """Return the steps with a whole model, in order."""
+        if not self.path.is_dir():
+            return []
+        names = [entry.name for entry in self.path.iterdir() if STEP_NAME.fullmatch(entry.name)]
+        return [int(name) for name in natsorted(names) if (self.path / name / "model_index.json").exists()]
+
+    def samples(self) -> dict[int, list[Path]]:
+        """Return the sample pictures of every step, the untaught base's under 0."""
+        if not self.path.is_dir():
+            return {}
+        steps = sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdecimal())
+        found = {step: natsorted((self.step_folder(step) / "samples").glob("[0-9]*.png")) for step in steps}
+        return {step: files for step, files in found.items() if files}
+
+    def refuse_if_used(self) -> None:
+        """Raise RunFolderError when the folder already holds a run or saved steps."""
+        if self.steps() or self.config_path.exists():
+            raise RunFolderError(
+                f"{self.path} already holds a run.",
+                "A new run there would mix its steps with the old ones.",
+                "Choose another --output_dir.",
+            )
+
+
+def newest_step_folder(path: Path) -> Path:
+    """Return the newest step folder by natural order, or the folder itself when it is a model."""
+    if (path / "model_index.json").exists():
+        return path
+    steps = RunFolder(path).steps()
+    if not steps:
+        raise RunFolderError(
+            f"{path} holds no model.",
+            "Neither model_index.json nor a step folder is in it.",
+            "Name a run's folder, one of its step folders, or a diffusers folder.",
+        )
+    return path / str(steps[-1])
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write; it becomes `path` when the block ends well, and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:8]}")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; it becomes `path`, which must not exist, when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:8]}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for folder, _, files in os.walk(temporary, topdown=False):
+            for name in files:
+                sync(Path(folder, name))
+            sync(Path(folder))
+        os.rename(temporary, path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file at once or not at all."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a JSON file at once or not at all."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to the disk; folders cannot be opened on Windows, which syncs renames by itself."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free space of the disk that holds `path`, which need not exist yet."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
