@@ -1,6 +1,6 @@
 """DreamBooth Studio's engine: teach Stable Diffusion a subject from a few photos.
 
-    from dreambooth import Concept, TrainingConfig, GenerationConfig, train, generate
+from dreambooth import Concept, TrainingConfig, GenerationConfig, train, generate
 """
 
 from typing import TYPE_CHECKING, Any

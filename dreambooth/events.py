@@ -5,7 +5,8 @@ The file is the truth that the page, the command line and the tests read; a reco
 
 import dataclasses
 import json
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -99,3 +100,12 @@ def _event_from_line(line: str) -> tuple[float, Event] | None:
         return time_s, kind(**values)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the person who watches a run asks of it; looked at between two steps."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    save_now: threading.Event = field(default_factory=threading.Event)
+    sample_now: threading.Event = field(default_factory=threading.Event)

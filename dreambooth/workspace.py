@@ -119,6 +119,11 @@ class RunFolder:
         return self.records / "state.json"
 
     @property
+    def lock_path(self) -> Path:
+        """Return the file that the process which owns the run holds locked."""
+        return self.records / "lock"
+
+    @property
     def config_path(self) -> Path:
         """Return the run's settings."""
         return self.records / "config.json"
@@ -228,3 +233,33 @@ def free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
+
+
+@contextlib.contextmanager
+def held_lock(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends; raises BlockingIOError when another holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as file:
+        if os.name == "nt":
+            import msvcrt
+
+            try:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            except OSError as error:
+                raise BlockingIOError(str(error)) from error
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a living process holds this lock."""
+    if not path.exists():
+        return False
+    try:
+        with held_lock(path):
+            return False
+    except BlockingIOError:
+        return True

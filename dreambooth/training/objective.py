@@ -7,6 +7,8 @@ alpha_bar_t the cumulative signal level of Ho et al. 2020 (DDPM, arXiv 2006.1123
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from dreambooth.errors import BaseModelError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -14,7 +16,7 @@ PredictionType = Literal["epsilon", "v_prediction"]
 
 
 def noised(latents: "Tensor", noise: "Tensor", alpha_bar: "Tensor") -> "Tensor":
-    """Return x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (DDPM, eq. 4); alpha_bar has one value a picture."""
+    """Return x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (DDPM, eq. 4); alpha_bar: one value a picture."""
     signal, spread = _signal_and_spread(alpha_bar, latents)
     return signal * latents + spread * noise
 
@@ -28,6 +30,15 @@ def target(latents: "Tensor", noise: "Tensor", alpha_bar: "Tensor", prediction_t
         return noise
     signal, spread = _signal_and_spread(alpha_bar, latents)
     return signal * noise - spread * latents
+
+
+def checked_prediction_type(name: str) -> PredictionType:
+    """Return the name when this trainer knows it; raises BaseModelError for any other, such as `sample`."""
+    if name == "epsilon" or name == "v_prediction":
+        return name
+    raise BaseModelError(
+        f"The base predicts {name!r}.", "Only epsilon and v_prediction are known here.", "Choose an SD 1.x or 2.x base."
+    )
 
 
 def _signal_and_spread(alpha_bar: "Tensor", like: "Tensor") -> tuple["Tensor", "Tensor"]:

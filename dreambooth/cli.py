@@ -1,0 +1,333 @@
+"""The command line: one face of the engine, the page being the other.
+
+Flags come from the settings' own descriptions. What is not given is left to the base's card, the preset, and last the
+seed script's default (`config.resolve`).
+"""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.config import (
+    PRESETS,
+    Concept,
+    FieldInfo,
+    GenerationConfig,
+    TrainingConfig,
+    describe,
+    load_concepts_list,
+    resolve,
+)
+from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
+from dreambooth.events import Controls, Event, PhaseProgress, StepLoss
+from dreambooth.settings import load_settings
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+CONCEPT_FLAGS = {
+    "instance_data_dir": "Folder with the photos of the subject.",
+    "instance_prompt": "The words that will name the subject, such as `photo of zwx dog`.",
+    "class_data_dir": "Folder with class pictures; filled up when short, never replaced.",
+    "class_prompt": "The words for its class, such as `photo of dog`.",
+}
+NOT_HERE_YET = ("push_to_hub", "hub_model_id")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status, 1 for a mistake of the user's told in words."""
+    arguments = vars(build_parser().parse_args(argv))
+    command: Callable[[dict[str, Any]], int] = arguments.pop("run_command")
+    try:
+        return command(arguments)
+    except DreamBoothError as error:
+        print("\n".join(part for part in (f"error: {error.what}", error.why, error.todo) if part), file=sys.stderr)
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(prog="python -m dreambooth", description="Teach Stable Diffusion from 3-5 photos.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = _command(commands, "train", train_command, "teach a base model from photos")
+    for name, sentence in CONCEPT_FLAGS.items():
+        train.add_argument(f"--{name}", default=argparse.SUPPRESS, help=sentence)
+    train.add_argument("--concepts_list", type=Path, help="JSON file with several concepts; overrides the four above.")
+    train.add_argument("--preset", choices=PRESETS, help="The notebook's recipe in one of its memory configurations.")
+    train.add_argument("--config", type=Path, help="JSON file of settings, as every run keeps; flags come before it.")
+    for info in describe(TrainingConfig):
+        _add_flag(train, info)
+    for name in ("hub_token", *NOT_HERE_YET, "local_rank"):
+        train.add_argument(f"--{name}", nargs="?", const=True, default=None, help=argparse.SUPPRESS)
+
+    generate = _command(commands, "generate", generate_command, "make pictures with a model")
+    generate.add_argument("--model", required=True, help="A run, a step folder, a base, or `starter`.")
+    generate.add_argument("--output_dir", required=True, type=Path, help="Where the pictures go.")
+    for info in describe(GenerationConfig):
+        _add_flag(generate, info)
+
+    convert = _command(commands, "convert", convert_command, "write one file for other tools")
+    convert.add_argument("model_dir", nargs="?", help="A run, a step folder or any diffusers folder.")
+    convert.add_argument("out", nargs="?", help="The file: .safetensors or .ckpt.")
+    convert.add_argument("--model_path", help="The same as MODEL_DIR.")
+    convert.add_argument("--checkpoint_path", help="The same as OUT.")
+    convert.add_argument("--half", action="store_true", help="Store weights in fp16.")
+    convert.add_argument("--use_safetensors", action="store_true", help="Write safetensors whatever the name.")
+
+    _command(commands, "doctor", doctor_command, "say what this machine has, lacks, and what to do")
+    _command(commands, "demo", demo_command, "the whole job on the bundled sample subject, in minutes")
+    _add_starter(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[[dict[str, Any]], int], sentence: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=sentence, description=sentence.capitalize() + ".")
+    parser.set_defaults(run_command=run)
+    return parser
+
+
+def _add_flag(parser: argparse.ArgumentParser, info: FieldInfo) -> None:
+    if info.type is bool:
+        parser.add_argument(f"--{info.name}", action="store_true", default=argparse.SUPPRESS, help=info.sentence)
+        return
+    details = "; ".join(
+        part for part in (info.range_text, "" if info.default is None else f"default {info.default}") if part
+    )
+    parser.add_argument(
+        f"--{info.name}",
+        type=info.type,
+        choices=info.choices or None,
+        default=argparse.SUPPRESS,
+        metavar=None if info.choices else info.type.__name__.upper(),
+        help=(f"{info.sentence} ({details})" if details else info.sentence).replace("%", "%%"),
+    )
+
+
+def _add_starter(commands: Any) -> None:
+    starter = commands.add_parser("starter", help="make the embedded starter model")
+    build = starter.add_subparsers(required=True, metavar="COMMAND").add_parser("build", help="train it from scratch")
+    build.set_defaults(run_command=starter_build_command)
+    build.add_argument("--seed", type=int, default=0, help="Start of all randomness.")
+    build.add_argument("--minutes", type=float, default=240.0, help="Time for all of it.")
+    build.add_argument("--continue", action="store_true", dest="go_on", help="Go on from the weights that are there.")
+
+
+# train ---------------------------------------------------------------------------------------------------------------
+
+
+def train_command(arguments: dict[str, Any]) -> int:
+    """Train as asked, with bars on the terminal; Ctrl-C finishes the step and saves, a second one leaves at once."""
+    config = training_config(arguments)
+    controls, bars = Controls(), _Bars()
+    _stop_on_signals(controls)
+    from dreambooth.jobs import train
+
+    folder = train(config, controls=controls, on_event=bars)
+    bars.close()
+    print(f"The model is in {folder}")
+    return 0
+
+
+def training_config(arguments: dict[str, Any]) -> TrainingConfig:
+    """Return the settings that these flags ask for; raises ConfigError with every mistake in them."""
+    from dreambooth.models.base import read_card
+
+    problems = []
+    if arguments.pop("hub_token") is not None:
+        problems.append(
+            FieldProblem("hub_token", "is refused: it would show in process lists. Put HF_TOKEN in the environment or .env.")
+        )
+    problems += [
+        FieldProblem(name, "is not in this version: upload the step folder with `hf upload`.")
+        for name in NOT_HERE_YET
+        if arguments.pop(name) is not None
+    ]
+    if problems:
+        raise ConfigError(problems)
+    arguments.pop("local_rank")
+    preset_name, config_path = arguments.pop("preset"), arguments.pop("config")
+    explicit = _settings_of_file(config_path) if config_path else {}
+    concepts = _concepts(arguments)
+    explicit |= arguments | ({"concepts": concepts} if concepts else {})
+    defaults = TrainingConfig()
+    base = explicit.get("pretrained_model_name_or_path", defaults.pretrained_model_name_or_path)
+    return resolve(explicit, read_card(base).recipe, preset_name).checked()
+
+
+def _settings_of_file(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError([FieldProblem("config", f"{path} cannot be read: {error}.")]) from None
+    if not isinstance(values, dict):
+        raise ConfigError([FieldProblem("config", f"{path} must hold a JSON object.")])
+    config = TrainingConfig.from_json(values)
+    return {name: getattr(config, name) for name in values if name != "output_dir"}
+
+
+def _concepts(arguments: dict[str, Any]) -> tuple[Concept, ...]:
+    path = arguments.pop("concepts_list")
+    single = {name: arguments.pop(name) for name in CONCEPT_FLAGS if name in arguments}
+    if path is not None:
+        return load_concepts_list(path)
+    if not single:
+        return ()
+    missing = [name for name in ("instance_data_dir", "instance_prompt") if not single.get(name)]
+    if missing:
+        raise ConfigError([FieldProblem(name, "is missing.") for name in missing])
+    return (Concept(**single),)
+
+
+def _stop_on_signals(controls: Controls) -> None:
+    def stop(number: int, frame: object) -> None:
+        print("\nFinishing this step, then saving. Once more to leave at once.", file=sys.stderr)
+        controls.stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+class _Bars:
+    """Shows a run's events as progress bars with the time left, and its sentences between them."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._phase = ""
+
+    def __call__(self, event: Event) -> None:
+        from tqdm import tqdm
+
+        from dreambooth.runlog import as_text
+
+        if isinstance(event, PhaseProgress):
+            if event.phase != self._phase:
+                self.close()
+                self._phase = event.phase
+                self._bar = tqdm(total=event.total or None, desc=event.phase.capitalize(), dynamic_ncols=True)
+            if self._bar is not None:
+                self._bar.n = event.done
+                self._bar.refresh()
+        elif isinstance(event, StepLoss):
+            if self._bar is not None:
+                self._bar.set_postfix(loss=f"{event.loss:.4f}", refresh=False)
+        elif text := as_text(event):
+            tqdm.write(text)
+
+    def close(self) -> None:
+        """End the bar that is shown."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
+# The other commands --------------------------------------------------------------------------------------------------
+
+
+def generate_command(arguments: dict[str, Any]) -> int:
+    """Make pictures and print where they are."""
+    model, output_dir = arguments.pop("model"), arguments.pop("output_dir")
+    for path in _with_bar(model, GenerationConfig(**arguments).checked(), output_dir):
+        print(path)
+    return 0
+
+
+def _with_bar(model: str, config: GenerationConfig, output_dir: Path) -> list[Path]:
+    from tqdm import tqdm
+
+    from dreambooth.jobs import generate
+
+    with tqdm(desc="Generating", unit="step", dynamic_ncols=True) as bar:
+
+        def on_step(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        return generate(model, config, output_dir, on_step=on_step)
+
+
+def convert_command(arguments: dict[str, Any]) -> int:
+    """Write one file in the original layout and print where it is."""
+    model = arguments["model_path"] or arguments["model_dir"]
+    out = arguments["checkpoint_path"] or arguments["out"]
+    missing = [name for name, value in (("MODEL_DIR", model), ("OUT", out)) if value is None]
+    if missing:
+        raise ConfigError([FieldProblem(name, "is missing.") for name in missing])
+    print(_converted(Path(model), Path(out), half=arguments["half"], use_safetensors=arguments["use_safetensors"]))
+    return 0
+
+
+def _converted(model: Path, out: Path, *, half: bool, use_safetensors: bool = False) -> Path:
+    from tqdm import tqdm
+
+    from dreambooth.export.single_file import convert
+    from dreambooth.workspace import newest_step_folder
+
+    with tqdm(desc="Converting", unit="tensor", dynamic_ncols=True) as bar:
+
+        def on_progress(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        return convert(
+            newest_step_folder(model), out, half=half, use_safetensors=use_safetensors or None, on_progress=on_progress
+        )
+
+
+def doctor_command(arguments: dict[str, Any]) -> int:
+    """Print what this machine has; exits with 1 when something is bad."""
+    from dreambooth.hardware import doctor
+
+    marks = {"ok": "ok  ", "warn": "note", "bad": "BAD "}
+    findings = doctor(load_settings().data_dir)
+    for finding in findings:
+        print(f"{marks[finding.level]}  {finding.what}")
+        if finding.todo:
+            print(f"      -> {finding.todo}")
+    return int(any(finding.level == "bad" for finding in findings))
+
+
+def demo_command(arguments: dict[str, Any]) -> int:
+    """Train on the bundled sample subject with the starter, convert, generate, and say where everything is."""
+    from dreambooth.models.base import STARTER, read_card
+    from dreambooth.samples import sample_concept
+    from dreambooth.workspace import Workspace
+
+    workspace = Workspace(load_settings().data_dir)
+    concept = sample_concept()
+    run = workspace.run(workspace.new_run_name("demo"))
+    explicit = {
+        "pretrained_model_name_or_path": STARTER,
+        "concepts": (concept,),
+        "output_dir": str(run.path),
+        "mixed_precision": "no",
+        "use_8bit_adam": False,
+    }
+    config = resolve(explicit, read_card(STARTER).recipe, "recommended").checked()
+    controls, bars = Controls(), _Bars()
+    _stop_on_signals(controls)
+    from dreambooth.jobs import train
+
+    model = train(config, controls=controls, on_event=bars)
+    bars.close()
+    file = _converted(model, workspace.exports_dir / f"{run.name}.safetensors", half=True)
+    request = GenerationConfig(prompt=concept.instance_prompt, seed=1, guidance_scale=config.save_guidance_scale)
+    pictures = _with_bar(str(model), request.checked(), workspace.pictures_dir / run.name)
+    print(f"\nThe model:    {model}\nThe file:     {file}\nThe pictures: {pictures[0].parent}")
+    for picture in pictures:
+        print(f"              {picture.name}")
+    return 0
+
+
+def starter_build_command(arguments: dict[str, Any]) -> int:
+    """Make the starter model; interrupted, the same command goes on where it was."""
+    from dreambooth.models.base import starter_folder
+    from dreambooth.starter.build import build_starter
+
+    build_starter(arguments["seed"], arguments["minutes"], arguments["go_on"], starter_folder(), on_progress=print)
+    return 0

@@ -1,0 +1,123 @@
+"""The one owner of the device: training and generation ask it, and it hands the device from one to the other."""
+
+import contextlib
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from dreambooth.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dreambooth.models.base import Base
+
+Holder = Literal["training", "generation"]
+
+
+class ModelManager:
+    """Lends the device to one holder at a time and keeps the models of generation on it between two requests.
+
+    On CUDA inference is in fp16, elsewhere in fp32. Nothing else moves a model to the GPU.
+    """
+
+    def __init__(self, device_name: str | None = None) -> None:
+        self._device_name = device_name
+        self._lease = threading.Lock()
+        self._holder: Holder | None = None
+        self._resident: tuple[str, Base] | None = None
+
+    @property
+    def device(self) -> "torch.device":
+        """Return the device, found when first asked for: CUDA, then Apple's, then the CPU."""
+        import torch
+
+        if self._device_name is None:
+            found = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()]
+            self._device_name = found[0] if found else "cpu"
+        return torch.device(self._device_name)
+
+    @property
+    def inference_dtype(self) -> "torch.dtype":
+        """Return fp16 on CUDA and fp32 elsewhere."""
+        import torch
+
+        return torch.float16 if self.device.type == "cuda" else torch.float32
+
+    @property
+    def autocast_dtype(self) -> "torch.dtype | None":
+        """Return what pictures are made in while the weights on the device stay fp32 masters; None for fp32."""
+        return self.inference_dtype if self.device.type == "cuda" else None
+
+    @property
+    def holder(self) -> Holder | None:
+        """Return who holds the device now."""
+        return self._holder
+
+    @contextlib.contextmanager
+    def lease(self, holder: Holder, *, wait: bool) -> Iterator["torch.device"]:
+        """Lend the device; without `wait`, raises DeviceError when it is taken. Afterwards its memory is given back."""
+        if not self._lease.acquire(blocking=wait):
+            raise DeviceError(
+                f"The device is busy with {self._holder}.", "One thing runs at a time.", "Try again when it is done."
+            )
+        self._holder = holder
+        try:
+            if holder == "training":
+                self._drop_resident()
+            yield self.device
+        finally:
+            self._holder = None
+            self._lease.release()
+            if holder == "training":
+                self.collect()
+
+    def resident(self, key: str, load: Callable[[], "Base"]) -> "Base":
+        """Return the models of `key` on the device for inference, loaded if others or none are there.
+
+        To be called under a generation lease.
+        """
+        if self._resident is None or self._resident[0] != key:
+            self._drop_resident()
+            base = load()
+            for part in (base.unet, base.text_encoder, base.vae):
+                self.place(part, dtype=self.inference_dtype)
+            self._resident = (key, base)
+        return self._resident[1]
+
+    def place(self, module: Any, *, dtype: "torch.dtype | None" = None) -> None:
+        """Move a module to the device, and to a number format if one is given."""
+        module.to(device=self.device, dtype=dtype)
+
+    def park(self, module: Any) -> None:
+        """Move a module off the device."""
+        module.to(device="cpu")
+        self.collect()
+
+    def collect(self) -> None:
+        """Give freed memory back to the device."""
+        gc.collect()
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def _drop_resident(self) -> None:
+        if self._resident is not None:
+            self._resident = None
+            self.collect()
+
+
+def use_attention(modules: list[Any], backend: str, notice: Callable[[str], None]) -> None:
+    """Switch attention to xformers where asked for and working; SDPA, torch's own, is what modules start with."""
+    if backend != "xformers":
+        return
+    from dreambooth.hardware import xformers_problem
+
+    problem = xformers_problem()
+    if problem is not None:
+        notice(f"xformers does not work here ({problem}); using SDPA.")
+        return
+    for module in modules:
+        module.enable_xformers_memory_efficient_attention()

@@ -1,0 +1,145 @@
+"""A run's own records: events, log and state, kept while it goes and read by whoever wants to know.
+
+The state file is rewritten at most once a second: a step may take less, and the page asks no oftener.
+"""
+
+import collections
+import dataclasses
+import json
+import os
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from dreambooth.errors import DreamBoothError
+from dreambooth.events import (
+    FINAL_STATUSES,
+    Event,
+    ModelSaved,
+    Notice,
+    PhaseProgress,
+    SamplesMade,
+    Status,
+    StatusChanged,
+    StepLoss,
+    event_to_line,
+)
+from dreambooth.workspace import RunFolder, is_locked, write_json
+
+STATE_INTERVAL_S = 1.0
+STEPS_BEFORE_ETA = 10
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands: its status, the phase it is in, and how long it will still take in seconds."""
+
+    status: Status = "queued"
+    step: int = 0
+    total_steps: int = 0
+    phase: str = ""
+    phase_done: int = 0
+    phase_total: int = 0
+    seconds_left: float | None = None
+    owner_pid: int = 0
+    heartbeat_s: float = 0.0
+    error: StatusChanged | None = None
+
+
+class RunLog:
+    """Writes what a run reports into its folder; one per run, called from the run's thread."""
+
+    def __init__(self, run: RunFolder, total_steps: int) -> None:
+        self._run = run
+        self._state = RunState(total_steps=total_steps, owner_pid=os.getpid())
+        self._written_s = 0.0
+        self._step_times: collections.deque[tuple[int, float]] = collections.deque(maxlen=50)
+        self._lock = threading.Lock()
+        run.records.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, event: Event) -> None:
+        """Record an event; a change of status or phase reaches the state file at once."""
+        with self._lock:
+            now_s = time.time()
+            turned = isinstance(event, StatusChanged) or (
+                isinstance(event, PhaseProgress) and event.phase != self._state.phase
+            )
+            self._state = self._next_state(event, now_s)
+            if turned or not isinstance(event, PhaseProgress):
+                self._append(event, now_s)
+            if turned or now_s - self._written_s >= STATE_INTERVAL_S:
+                write_json(self._run.state_path, dataclasses.asdict(self._state))
+                self._written_s = now_s
+
+    def bug(self, error: BaseException) -> None:
+        """Keep a traceback in the log, where the page's words would not help whoever mends it."""
+        with self._run.log_path.open("a", encoding="utf-8") as log:
+            log.write("".join(traceback.format_exception(error)))
+
+    def _next_state(self, event: Event, now_s: float) -> RunState:
+        changes: dict[str, Any] = {"heartbeat_s": now_s}
+        match event:
+            case StatusChanged():
+                changes |= {"status": event.status, "error": event if event.status == "failed" else None}
+                if event.status in FINAL_STATUSES:
+                    changes["seconds_left"] = None
+            case PhaseProgress():
+                changes |= {"phase": event.phase, "phase_done": event.done, "phase_total": event.total}
+                if event.phase == "training":
+                    self._step_times.append((event.done, now_s))
+                    changes |= {"step": event.done, "seconds_left": self._seconds_left(event)}
+        return dataclasses.replace(self._state, **changes)
+
+    def _seconds_left(self, progress: PhaseProgress) -> float | None:
+        # The first steps warm caches and compile; an ETA from them would be wrong by a factor.
+        if len(self._step_times) < STEPS_BEFORE_ETA:
+            return None
+        (first_step, first_s), (last_step, last_s) = self._step_times[0], self._step_times[-1]
+        pace_s = (last_s - first_s) / max(last_step - first_step, 1)
+        return round(pace_s * (progress.total - progress.done), 1)
+
+    def _append(self, event: Event, now_s: float) -> None:
+        with self._run.events_path.open("a", encoding="utf-8") as events:
+            events.write(event_to_line(event, now_s))
+        if text := as_text(event):
+            with self._run.log_path.open("a", encoding="utf-8") as log:
+                log.write(f"{time.strftime('%H:%M:%S', time.localtime(now_s))} {text}\n")
+
+
+def as_text(event: Event) -> str:
+    """Return the event as a line for people, or nothing when it is not worth one."""
+    match event:
+        case PhaseProgress():
+            return f"{event.phase.capitalize()}" + (f" ({event.total})" if event.total else "")
+        case StepLoss():
+            prior = "" if event.prior_loss is None else f" + class {event.prior_loss:.4f}"
+            parts = f"photos {event.instance_loss:.4f}{prior}"
+            return f"step {event.step}: loss {event.loss:.4f} ({parts}), rate {event.learning_rate:.2e}"
+        case SamplesMade():
+            return f"{len(event.files)} sample pictures of step {event.step}"
+        case ModelSaved():
+            return f"saved the model of step {event.step}"
+        case Notice():
+            return event.text if event.level == "info" else f"Note: {event.text}"
+        case StatusChanged():
+            return " ".join(part for part in (event.status, event.what, event.why, event.todo) if part)
+
+
+def failure(error: DreamBoothError) -> StatusChanged:
+    """Return the final status of a run that a known error ended."""
+    return StatusChanged("failed", error.what, error.why, error.todo)
+
+
+def read_state(run: RunFolder) -> RunState:
+    """Return where the run stands; `interrupted` when it has no owner left and no final status."""
+    try:
+        values = json.loads(run.state_path.read_text("utf-8"))
+        error = values.pop("error", None)
+        state = RunState(**values, error=StatusChanged(**error) if error else None)
+    except (OSError, ValueError, TypeError):
+        state = RunState()
+    if state.status not in FINAL_STATUSES | {"queued", "paused"} and not is_locked(run.lock_path):
+        return dataclasses.replace(state, status="interrupted", seconds_left=None)
+    return state

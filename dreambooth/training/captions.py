@@ -1,0 +1,64 @@
+"""Captions as the UNet sees them: the text encoder's hidden states.
+
+Every caption of a run is padded to the same length, so that a caption means the same in every batch: to the 77 tokens
+of generation when `pad_tokens` is on, else to the longest caption of the run, as the seed script does within a batch.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def tokenize(
+    tokenizer: Any, captions: Iterable[str], *, pad_tokens: bool, notice: Callable[[str], None]
+) -> "dict[str, Tensor]":
+    """Return the token ids of each caption, each (length,) int64; a cut caption is told through `notice`."""
+    unique = sorted(set(captions))
+    limit = tokenizer.model_max_length
+    for caption in unique:
+        num_tokens = len(tokenizer(caption).input_ids)
+        if num_tokens > limit:
+            notice(f"The caption {caption[:60]!r} has {num_tokens} tokens; the model reads the first {limit}.")
+    encoded = tokenizer(
+        unique,
+        padding="max_length" if pad_tokens else "longest",
+        max_length=limit,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return dict(zip(unique, encoded, strict=True))
+
+
+class CaptionStates:
+    """Turns captions into hidden states (batch, length, width), remembering them while the text encoder is frozen."""
+
+    def __init__(self, text_encoder: Any, token_ids: "dict[str, Tensor]", *, trained: bool) -> None:
+        self._text_encoder, self._token_ids = text_encoder, token_ids
+        self._frozen: dict[str, Tensor] | None = None
+        if not trained:
+            self.freeze()
+
+    def freeze(self) -> None:
+        """Encode every caption once; from here on the text encoder is not asked again."""
+        import torch
+
+        self._text_encoder.requires_grad_(False)
+        device = next(self._text_encoder.parameters()).device
+        with torch.no_grad():
+            self._frozen = {
+                caption: self._text_encoder(ids[None].to(device))[0][0].float()
+                for caption, ids in self._token_ids.items()
+            }
+
+    def __call__(self, captions: Sequence[str]) -> "Tensor":
+        """Return the hidden states of these captions, with a graph while the text encoder is trained."""
+        import torch
+
+        if self._frozen is not None:
+            return torch.stack([self._frozen[caption] for caption in captions])
+        device = next(self._text_encoder.parameters()).device
+        ids = torch.stack([self._token_ids[caption] for caption in captions]).to(device)
+        states: Tensor = self._text_encoder(ids)[0]
+        return states

@@ -1,0 +1,153 @@
+"""Before the first step: the base loaded, class pictures made, crops encoded, captions tokenized."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from dreambooth.config import TrainingConfig
+from dreambooth.data.class_images import ensure_class_images
+from dreambooth.data.dataset import ConceptPhotos, load_concept, num_steps_per_epoch
+from dreambooth.events import Controls, Notice, PhaseProgress
+from dreambooth.generation import Pipe
+from dreambooth.models.base import Base, load_base, weights_fingerprint
+from dreambooth.models.manager import ModelManager, use_attention
+from dreambooth.training.batches import BatchMaker, LatentPool
+from dreambooth.training.captions import CaptionStates, tokenize
+from dreambooth.training.trainer import Materials, Report
+from dreambooth.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def prepare(
+    config: TrainingConfig,
+    *,
+    workspace: Workspace,
+    manager: ModelManager,
+    token: str | None,
+    report: Report,
+    controls: Controls,
+) -> Materials | None:
+    """Return everything the loop reads, on the device; None when stopped on the way.
+
+    Of several processes the first makes the class pictures and the others wait for it.
+    """
+    from accelerate import PartialState
+
+    assert config.seed is not None, "the run's records draw it"
+    process = PartialState(cpu=manager.device.type == "cpu")
+
+    def notice(text: str) -> None:
+        report(Notice(text, "warning"))
+
+    report(PhaseProgress("loading"))
+    base = load_base(
+        config.pretrained_model_name_or_path,
+        vae=config.pretrained_vae_name_or_path,
+        revision=config.revision,
+        variant=config.variant,
+        tokenizer=config.tokenizer_name,
+        token=token,
+        models_dir=workspace.models_dir,
+    )
+    use_attention([base.unet, base.vae], config.attention, notice)
+
+    with process.main_process_first():
+        config = with_class_images(config, base, workspace=workspace, manager=manager, report=report, controls=controls)
+    concepts = [
+        load_concept(
+            concept,
+            read_prompts_from_txts=config.read_prompts_from_txts,
+            num_class_images=config.num_class_images if config.with_prior_preservation else 0,
+            report=notice,
+        )
+        for concept in config.concepts
+    ]
+    pool = LatentPool(config, config.seed, concepts, base.vae, manager.device)
+    if not config.not_cache_latents:
+        manager.place(base.vae)
+        pool.fill(lambda done, total: report(PhaseProgress("latents", done, total)), controls.stop.is_set)
+        manager.park(base.vae)
+    if controls.stop.is_set():
+        return None
+
+    manager.place(base.unet)
+    manager.place(base.text_encoder)
+    if config.not_cache_latents:
+        manager.place(base.vae)
+    captions = [
+        photo.caption for pictures in concepts for photo in (*pictures.instance, *pictures.class_images)
+    ]  # fmt: skip
+    token_ids = tokenize(base.tokenizer, captions, pad_tokens=config.pad_tokens, notice=notice)
+    caption_states = CaptionStates(base.text_encoder, token_ids, trained=config.train_text_encoder)
+    if not config.train_text_encoder:
+        manager.park(base.text_encoder)
+    alpha_bar = alphas_cumprod(base)
+    batches = BatchMaker(
+        config, config.seed, pool, concepts, base.vae.config.scaling_factor, len(alpha_bar),
+        process.process_index, process.num_processes,
+    )  # fmt: skip
+    num_steps = config.max_train_steps or config.num_train_epochs * steps_per_epoch(
+        config, concepts, process.num_processes
+    )
+    return Materials(base, batches, caption_states, alpha_bar, config.seed, num_steps)
+
+
+def steps_per_epoch(config: TrainingConfig, concepts: list[ConceptPhotos], num_processes: int) -> int:
+    """Return the updates of one pass over the larger of photos and class pictures."""
+    return num_steps_per_epoch(
+        concepts,
+        batch_size=config.train_batch_size,
+        accumulation=config.gradient_accumulation_steps,
+        num_processes=num_processes,
+    )
+
+
+def alphas_cumprod(base: Base) -> "Tensor":
+    """Return alpha_bar_t for every timestep t of the base's noise schedule, shape (timesteps,)."""
+    from diffusers import DDPMScheduler
+
+    alpha_bar: Tensor = DDPMScheduler.from_config(base.noise_scheduler_config).alphas_cumprod
+    return alpha_bar
+
+
+def with_class_images(
+    config: TrainingConfig,
+    base: Base,
+    *,
+    workspace: Workspace,
+    manager: ModelManager,
+    report: Report,
+    controls: Controls,
+) -> TrainingConfig:
+    """Return the settings with every concept's class pictures complete and their folder named."""
+    if not config.with_prior_preservation:
+        return config
+    base_key = weights_fingerprint(base.unet, base.text_encoder)
+    vae_key = weights_fingerprint(base.vae)
+
+    def pipe() -> Pipe:
+        for part in (base.unet, base.text_encoder, base.vae):
+            manager.place(part)
+        return Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config)
+
+    concepts = []
+    for concept in config.concepts:
+        files = ensure_class_images(
+            concept,
+            pipe_factory=pipe,
+            cache_dir=workspace.class_images_dir,
+            base_key=base_key,
+            vae_key=vae_key,
+            num_class_images=config.num_class_images,
+            resolution_px=config.resolution,
+            num_inference_steps=config.save_infer_steps,
+            seed=config.seed or 0,
+            batch_size=config.sample_batch_size,
+            autocast_dtype=manager.autocast_dtype,
+            report=lambda done, total: report(PhaseProgress("class images", done, total)),
+            should_stop=controls.stop.is_set,
+        )
+        folder = concept.class_data_dir or (str(files[0].parent) if files else None)
+        concepts.append(dataclasses.replace(concept, class_data_dir=folder))
+    return dataclasses.replace(config, concepts=tuple(concepts))

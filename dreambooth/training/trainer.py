@@ -1,0 +1,357 @@
+"""The training loop.
+
+A run is: load the base, make the class pictures, encode the crops, then step after step of
+due work, batch, loss, backward, update, report - in that order, below. Gradients of the DreamBooth loss (Ruiz et al.
+2023, arXiv 2208.12242, eq. 2) update UNet and text encoder in fp32, over arithmetic in fp16 or bf16.
+"""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.errors import TrainingError
+from dreambooth.events import Controls, Event, ModelSaved, Notice, PhaseProgress, SamplesMade, StepLoss
+from dreambooth.models.base import Base
+from dreambooth.models.manager import ModelManager
+from dreambooth.training import objective
+from dreambooth.training.batches import Batch, BatchMaker
+from dreambooth.training.captions import CaptionStates
+from dreambooth.training.optimizer import (
+    average_across_processes,
+    build_optimizer,
+    build_schedule,
+    clip_gradients,
+    trainable,
+)
+from dreambooth.workspace import RunFolder, new_folder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Report = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What preparation hands to the loop: everything a step reads."""
+
+    base: Base
+    batches: BatchMaker
+    caption_states: CaptionStates
+    alpha_bar: "Tensor"
+    seed: int
+    num_steps: int
+
+
+def step_loss(
+    unet: Any,
+    caption_states: CaptionStates,
+    batch: Batch,
+    alpha_bar: "Tensor",
+    prediction_type: str,
+    prior_loss_weight: float,
+) -> objective.Losses:
+    """Return the loss of one micro-batch: a function of the models and the batch, and of nothing else."""
+    level = alpha_bar.to(batch.timesteps.device)[batch.timesteps]
+    noisy = objective.noised(batch.latents, batch.noise, level)
+    prediction = unet(noisy, batch.timesteps, caption_states(batch.captions)).sample
+    wanted = objective.target(batch.latents, batch.noise, level, objective.checked_prediction_type(prediction_type))
+    return objective.prior_preservation(prediction, wanted, batch.num_instance, prior_loss_weight)
+
+
+class Trainer:
+    """One run's loop over prepared materials; the caller holds the device's lease."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        materials: Materials,
+        run: RunFolder,
+        manager: ModelManager,
+        report: Report,
+        controls: Controls,
+    ) -> None:
+        self._config, self._materials, self._run = config, materials, run
+        self._manager, self._report, self._controls = manager, report, controls
+        self._base = materials.base
+        self._is_main = materials.batches.rank == 0
+        self._text_encoder_learns = config.train_text_encoder
+        self._unreported: list[tuple[int, Tensor, Tensor, Tensor | None, float]] = []
+        self._saved_step = 0
+        self._prepare_models()
+        self._prepare_updates()
+
+    def run(self) -> int:
+        """Train to the end or until stopped, save, and return the number of updates made."""
+        config, num_steps = self._config, self._materials.num_steps
+        self._sample(0)
+        step = 0
+        self._report(PhaseProgress("training", step, num_steps))
+        while step < num_steps and not self._controls.stop.is_set():
+            if step == config.text_encoder_stop_step:
+                self._stop_text_encoder()
+
+            # Batch, loss, backward: once per micro-batch, gradients add up.
+            losses = []
+            for micro_step in range(config.gradient_accumulation_steps):
+                batch = self._materials.batches.batch(step, micro_step)
+                losses.append(self._backward(batch))
+
+            # Update
+            rate = self._update()
+            step += 1
+
+            # Report
+            self._remember(step, losses, rate)
+            if step % config.log_interval == 0 or step in (1, num_steps):
+                self._report_losses()
+            self._report(PhaseProgress("training", step, num_steps))
+
+            # Due work
+            self._due_work(step)
+        self._finish(step)
+        return step
+
+    # Preparation -----------------------------------------------------------------------------------------------------
+
+    def _prepare_models(self) -> None:
+        base, config = self._base, self._config
+        base.unet.requires_grad_(True).train()
+        base.text_encoder.requires_grad_(self._text_encoder_learns).train(self._text_encoder_learns)
+        base.vae.requires_grad_(False)
+        if config.gradient_checkpointing:
+            base.unet.enable_gradient_checkpointing()
+            if self._text_encoder_learns:
+                base.text_encoder.gradient_checkpointing_enable()
+
+    def _prepare_updates(self) -> None:
+        import torch
+
+        config, base = self._config, self._base
+        learning = base.text_encoder if self._text_encoder_learns else None
+        self._parameters = trainable(base.unet) + (trainable(learning) if learning is not None else [])
+        self._optimizer = build_optimizer(
+            config,
+            base.unet,
+            learning,
+            num_processes=self._materials.batches.num_processes,
+            notice=lambda text: self._report(Notice(text, "warning")),
+        )
+        self._schedule = build_schedule(config, self._optimizer, self._materials.num_steps)
+        # Losses in fp16 are scaled up before backward and gradients down after it (Micikevicius et al., 1710.03740).
+        self._scaler = torch.amp.GradScaler(self._manager.device.type, enabled=config.mixed_precision == "fp16")
+        self._ema = None
+        if config.use_ema:
+            from diffusers.training_utils import EMAModel
+
+            self._ema = EMAModel(self._parameters, decay=config.ema_decay)
+
+    def _stop_text_encoder(self) -> None:
+        # Frozen by requires_grad, not by a zero rate: schedules put rates back (and AdamW would go on decaying).
+        self._text_encoder_learns = False
+        self._materials.caption_states.freeze()
+        self._base.text_encoder.eval()
+        for parameter in self._base.text_encoder.parameters():
+            parameter.grad = None
+        self._report(Notice(f"The text encoder stays as it is from step {self._config.text_encoder_stop_step} on."))
+
+    # The step --------------------------------------------------------------------------------------------------------
+
+    def _backward(self, batch: Batch) -> objective.Losses:
+        materials = self._materials
+        with self._arithmetic():
+            losses = step_loss(
+                self._base.unet,
+                materials.caption_states,
+                batch,
+                materials.alpha_bar,
+                self._base.noise_scheduler_config.get("prediction_type", "epsilon"),
+                self._config.prior_loss_weight,
+            )
+        self._scaler.scale(losses.total / self._config.gradient_accumulation_steps).backward()
+        return losses
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        """Return autocast in the run's precision; weights stay fp32 masters."""
+        import torch
+
+        if self._config.mixed_precision == "no":
+            return contextlib.nullcontext()
+        dtype = torch.float16 if self._config.mixed_precision == "fp16" else torch.bfloat16
+        return torch.autocast(self._manager.device.type, dtype=dtype)
+
+    def _update(self) -> float:
+        average_across_processes(self._parameters, self._materials.batches.num_processes)
+        self._scaler.unscale_(self._optimizer)
+        clip_gradients(self._parameters, self._config.max_grad_norm)
+        rate = float(self._schedule.get_last_lr()[0])
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        with _quiet_schedule():
+            self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._ema is not None:
+            self._ema.step(self._parameters)
+        return rate
+
+    # Reports ---------------------------------------------------------------------------------------------------------
+
+    def _remember(self, step: int, losses: list[objective.Losses], rate: float) -> None:
+        """Keep a step's losses on the device: reading one waits for the GPU, so they are read an interval at a time."""
+        import torch
+
+        total = torch.stack([loss.total.detach() for loss in losses]).mean()
+        instance = torch.stack([loss.instance.detach() for loss in losses]).mean()
+        priors = [loss.prior.detach() for loss in losses if loss.prior is not None]
+        self._unreported.append((step, total, instance, torch.stack(priors).mean() if priors else None, rate))
+
+    def _report_losses(self) -> None:
+        for step, *parts, rate in self._unreported:
+            total, instance, prior = (None if part is None else self._averaged(part) for part in parts)
+            assert total is not None
+            assert instance is not None
+            self._report(StepLoss(step, total, instance, prior, rate))
+            if total != total or total in (float("inf"), float("-inf")):
+                raise TrainingError(
+                    f"The loss became {total} at step {step}.",
+                    "The updates were too large for the number format, or the rate too high.",
+                    "Lower the learning rate, or train with mixed_precision bf16 or no.",
+                )
+        self._unreported.clear()
+
+    def _averaged(self, part: "Tensor") -> float:
+        if self._materials.batches.num_processes > 1:
+            from accelerate.utils import reduce
+
+            part = reduce(part, reduction="mean")
+        return float(part)
+
+    # Due work --------------------------------------------------------------------------------------------------------
+
+    def _due_work(self, step: int) -> None:
+        config = self._config
+        due = step % config.save_interval == 0 and step >= config.save_min_steps and step < self._materials.num_steps
+        if due or self._controls.save_now.is_set():
+            self._controls.save_now.clear()
+            self._save(step)
+            self._sample(step)
+            self._report(PhaseProgress("training", step, self._materials.num_steps))
+        elif self._controls.sample_now.is_set() and step < self._materials.num_steps:
+            self._controls.sample_now.clear()
+            self._sample(step)
+            self._report(PhaseProgress("training", step, self._materials.num_steps))
+
+    def _finish(self, step: int) -> None:
+        self._report_losses()
+        if step and self._saved_step != step:
+            self._save(step)
+            if step == self._materials.num_steps:
+                self._sample(step)
+
+    def _save(self, step: int) -> None:
+        if not self._is_main:
+            return
+        from dreambooth.models.base import write_model
+
+        self._report(PhaseProgress("saving"))
+        base = self._base
+        with self._averaged_weights(), new_folder(self._run.step_folder(step)) as folder:
+            write_model(
+                folder,
+                unet=base.unet,
+                text_encoder=base.text_encoder,
+                vae=base.vae,
+                tokenizer=base.tokenizer,
+                scheduler_config=base.noise_scheduler_config,
+                dtype=_save_dtype(self._config),
+                card=base.card,
+            )
+            (folder / "args.json").write_text(json.dumps(self._config.to_json(), indent=2) + "\n", "utf-8")
+            self._take_over_samples(step, folder)
+        self._saved_step = step
+        self._report(ModelSaved(step))
+
+    def _take_over_samples(self, step: int, folder: Path) -> None:
+        """Move pictures that were asked for at this step before its model was saved into the folder to come."""
+        early = self._run.step_folder(step)
+        if early.exists():
+            shutil.move(early / "samples", folder / "samples")
+            early.rmdir()
+
+    def _sample(self, step: int) -> None:
+        """Make the sample pictures of a step, the same seeds every time, in `<step>/samples`."""
+        config = self._config
+        prompts = [line for line in (config.save_sample_prompt or "").splitlines() if line.strip()]
+        folder = self._run.step_folder(step) / "samples"
+        if not prompts or not self._is_main or folder.exists():
+            return
+        from dreambooth.generation import Pipe, generate_images, save_picture
+
+        base, total = self._base, len(prompts) * config.n_save_sample
+        self._manager.place(base.vae)
+        pipe = Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config)
+        names: list[str] = []
+        with self._averaged_weights(), self._on_device(base.text_encoder), new_folder(folder) as temporary:
+            for prompt in prompts:
+                request = GenerationConfig(
+                    prompt=prompt,
+                    negative_prompt=config.save_sample_negative_prompt or "",
+                    num_images_per_prompt=config.n_save_sample,
+                    num_inference_steps=config.save_infer_steps,
+                    guidance_scale=config.save_guidance_scale,
+                    height=config.resolution,
+                    width=config.resolution,
+                    seed=self._materials.seed,
+                )
+                for picture in generate_images(
+                    pipe, request, stream="samples", autocast_dtype=self._manager.autocast_dtype,
+                    on_step=lambda done, of: self._report(PhaseProgress("samples", len(names), total)),
+                ):  # fmt: skip
+                    save_picture(picture, temporary / f"{len(names)}.png")
+                    names.append(f"{len(names)}.png")
+        if not config.not_cache_latents:
+            self._manager.park(base.vae)
+        self._report(SamplesMade(step, tuple(names)))
+
+    @contextlib.contextmanager
+    def _on_device(self, text_encoder: Any) -> Iterator[None]:
+        """Have the text encoder on the device, where a frozen one is not kept during training."""
+        self._manager.place(text_encoder)
+        yield
+        if not self._text_encoder_learns:
+            self._manager.park(text_encoder)
+
+    @contextlib.contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """Put the moving average in the weights' place for a while, where there is one."""
+        if self._ema is None:
+            yield
+            return
+        self._ema.store(self._parameters)
+        self._ema.copy_to(self._parameters)
+        try:
+            yield
+        finally:
+            self._ema.restore(self._parameters)
+
+
+@contextlib.contextmanager
+def _quiet_schedule() -> Iterator[None]:
+    """Silence torch's warning about order when the scaler has skipped an overflowing update, which is its job."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step\\(\\)` before", UserWarning)
+        yield
+
+
+def _save_dtype(config: TrainingConfig) -> "torch.dtype":
+    import torch
+
+    return {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}[config.save_precision]
