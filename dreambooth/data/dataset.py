@@ -1,0 +1,202 @@
+"""Which photo, crop, flip and caption an example of the run has.
+
+Examples are counted over the whole run: k = ((step * accumulation + micro_step) * num_processes + rank) * batch + i.
+Everything about example k is a function of (seed, k), so batch size, accumulation and number of processes change how
+the sequence is cut up, never the sequence.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreambooth import rng
+from dreambooth.config import Concept
+from dreambooth.data.photos import find_photos, read_photo, square
+from dreambooth.errors import PhotoError
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+INSTANCE, CLASS = 0, 1  # positions in the random streams
+
+
+@dataclass(frozen=True)
+class CaptionedPhoto:
+    """A readable photo and the words it is trained with."""
+
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class ConceptPhotos:
+    """The photos of a concept and the pictures of its class (none without prior preservation)."""
+
+    instance: tuple[CaptionedPhoto, ...]
+    class_images: tuple[CaptionedPhoto, ...]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What an example shows: indices of the concept, the photo in it, and the crop variant of the photo."""
+
+    concept: int
+    photo: int
+    variant: int
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where the square lies in what is left over beside it (0 left or top, 1 right or bottom), and if it is mirrored."""
+
+    x: float
+    y: float
+    flip: bool
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def load_concept(
+    concept: Concept, *, read_prompts_from_txts: bool, num_class_images: int, report: Callable[[str], None]
+) -> ConceptPhotos:
+    """Return the concept's readable photos with their captions; what is skipped is told through `report`.
+
+    With `num_class_images` above 0, that many of the readable pictures of `class_data_dir` come along, in natural
+    order. Raises PhotoError when no photo can be read.
+    """
+    photos = _readable_photos(Path(concept.instance_data_dir), report)
+    captions = [
+        _caption(path, concept.instance_prompt, report) if read_prompts_from_txts else concept.instance_prompt
+        for path in photos
+    ]
+    class_images: list[Path] = []
+    if num_class_images and concept.class_data_dir:
+        class_images = _readable_photos(Path(concept.class_data_dir), report, at_most=num_class_images)
+    class_prompt = concept.class_prompt or ""
+    return ConceptPhotos(
+        tuple(map(CaptionedPhoto, photos, captions)),
+        tuple(CaptionedPhoto(path, class_prompt) for path in class_images),
+    )
+
+
+def _readable_photos(folder: Path, report: Callable[[str], None], at_most: int | None = None) -> list[Path]:
+    found = find_photos(folder)
+    for path, reason in found.skipped:
+        report(f"{path.name} in {folder} is skipped: it {reason}.")
+    readable: list[Path] = []
+    for path in found.photos:
+        if len(readable) == at_most:
+            break
+        try:
+            notes = read_photo(path).notes
+        except PhotoError as error:
+            report(f"Skipped: {error}")
+            continue
+        readable.append(path)
+        if notes:
+            report(f"{path.name}: {'; '.join(notes)}.")
+    if not readable:
+        raise PhotoError(
+            f"None of the {len(found.photos)} photos in {folder} can be read.",
+            "Each was tried and is damaged or of another kind than its name says.",
+            "Copy them again, or save them as JPEGs.",
+        )
+    return readable
+
+
+def _caption(photo: Path, instance_prompt: str, report: Callable[[str], None]) -> str:
+    """Read `dog.png.txt` or `dog.txt` beside `dog.png`; without words in it the instance prompt stands in."""
+    candidates = (photo.with_name(f"{photo.name}.txt"), photo.with_suffix(".txt"))
+    file = next((path for path in candidates if path.is_file()), None)
+    if file is None:
+        report(f"{photo.name} has no caption file; its caption is the instance prompt {instance_prompt!r}.")
+        return instance_prompt
+    try:
+        words = " ".join(file.read_text("utf-8-sig").split())
+    except UnicodeDecodeError as error:
+        raise PhotoError(f"The caption {file.name} cannot be read.", f"{error}.", "Save it as UTF-8 text.") from error
+    if not words:
+        report(f"{file.name} is empty; the caption of {photo.name} is the instance prompt {instance_prompt!r}.")
+    return words or instance_prompt
+
+
+# The sequence --------------------------------------------------------------------------------------------------------
+
+
+def instance_pick(seed: int, k: int, concept_sizes: Sequence[int], num_variants: int) -> Pick:
+    """Return which photo and crop variant example k shows.
+
+    Concepts take turns, and each goes through all its photos, in a new order every pass, before one comes again.
+    """
+    return _pick(seed, k, concept_sizes, num_variants, INSTANCE)
+
+
+def class_pick(seed: int, k: int, concept_sizes: Sequence[int], num_variants: int) -> Pick:
+    """Return which class picture goes with example k: of the same concept, in an order of its own."""
+    return _pick(seed, k, concept_sizes, num_variants, CLASS)
+
+
+def _pick(seed: int, k: int, concept_sizes: Sequence[int], num_variants: int, role: int) -> Pick:
+    import torch
+
+    turn, concept = divmod(k, len(concept_sizes))
+    passed, place = divmod(turn, concept_sizes[concept])
+    photo = _order(seed, role, concept, passed, concept_sizes[concept])[place]
+    draw = torch.randint(num_variants, (1,), generator=rng.generator(seed, "crops", role, k))
+    return Pick(concept, photo, int(draw))
+
+
+@functools.lru_cache(maxsize=64)
+def _order(seed: int, role: int, concept: int, passed: int, num_photos: int) -> tuple[int, ...]:
+    import torch
+
+    order = torch.randperm(num_photos, generator=rng.generator(seed, "order", role, concept, passed))
+    return tuple(order.tolist())
+
+
+def crop_variant(
+    seed: int, concept: int, photo: int, variant: int, *, center_crop: bool, hflip: bool, is_class: bool
+) -> Crop:
+    """Return the crop that this variant of this photo is; without `center_crop` it moves along the longer side."""
+    import torch
+
+    position = (CLASS if is_class else INSTANCE, concept, photo, variant)
+    x, y, coin = torch.rand(3, generator=rng.generator(seed, "crops", *position), dtype=torch.float64).tolist()
+    if center_crop:
+        x = y = 0.5
+    return Crop(x, y, hflip and coin < 0.5)
+
+
+def num_steps_per_epoch(
+    concepts: Sequence[ConceptPhotos], *, batch_size: int, accumulation: int, num_processes: int
+) -> int:
+    """Return the updates of one pass over the larger of all photos and all class pictures."""
+    num_examples = max(
+        sum(len(concept.instance) for concept in concepts), sum(len(concept.class_images) for concept in concepts)
+    )
+    return math.ceil(num_examples / (batch_size * accumulation * num_processes))
+
+
+# Pixels --------------------------------------------------------------------------------------------------------------
+
+
+def cropped(image: "Image.Image", crop: Crop, resolution_px: int) -> "Image.Image":
+    """Return the crop of an upright photo, `resolution_px` on each side."""
+    from PIL import Image
+
+    view = square(image, resolution_px, crop.x, crop.y)
+    return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.flip else view
+
+
+def pixels(image: "Image.Image") -> "Tensor":
+    """Return the picture as (3, height, width) fp32 in -1..1, as the VAE takes it."""
+    import numpy as np
+    import torch
+
+    values = torch.from_numpy(np.array(image, dtype=np.float32))
+    return values.permute(2, 0, 1).contiguous() / 127.5 - 1

@@ -1,0 +1,269 @@
+"""One untrusted file becomes an upright RGB picture, or an error that says what is wrong with it.
+
+What a file is, its content decides, not its name; its limits are checked on the header, before anything is decoded.
+"""
+
+import hashlib
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreambooth.errors import PhotoError
+from dreambooth.workspace import new_file
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PHOTO_BYTES = 30 * 1024**2
+MAX_PHOTO_PIXELS = 50 * 10**6
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".heic", ".heif", ".hif")
+
+_HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+_SILENT_SUFFIXES = (".txt", ".json")
+_SILENT_NAMES = ("thumbs.db", "desktop.ini")
+# What Pillow's decoders raise on broken files, found by feeding them such files.
+_DECODER_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, RuntimeError, IndexError, KeyError, TypeError, OverflowError,
+    struct.error, zlib.error,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A file as an upright RGB picture, with what was done to make it one."""
+
+    path: Path
+    image: "Image.Image"
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PhotoFolder:
+    """The photos of a folder in natural order, and the files that are none with the reason."""
+
+    photos: list[Path]
+    skipped: list[tuple[Path, str]]
+
+
+def read_photo(path: Path) -> Photo:
+    """Return the file's picture, upright and on white; raises PhotoError naming the file, the reason and the cure."""
+    _check_size(path)
+    try:
+        with _opened(path) as image:
+            _check_pixels(path, image)
+            image.load()  # verify() would pass truncated and damaged data
+            notes = _frame_notes(image)
+            upright = _upright(image, notes)
+            return Photo(path, _on_white(upright, notes), tuple(notes))
+    except _DECODER_ERRORS as error:
+        raise _unreadable(path, error) from error
+
+
+def find_photos(folder: Path) -> PhotoFolder:
+    """Return the folder's photos by their names, undecoded; raises PhotoError when there are none."""
+    from natsort import natsorted
+
+    if not folder.is_dir():
+        raise PhotoError(f"{folder} is no folder.", "Photos are read from a folder.", "Check its name.")
+    files = natsorted(folder.iterdir(), key=lambda path: path.name.lower())
+    photos = [path for path in files if _is_photo_name(path)]
+    skipped = [(path, _reason_to_skip(path)) for path in files if not _is_photo_name(path) and not _is_silent(path)]
+    if not photos:
+        others = f" {len(skipped)} other file(s) were found." if skipped else ""
+        raise PhotoError(
+            f"{folder} holds no photos.{others}", "Photos end in .jpg, .png, .webp or .heic.", "Put 3 to 20 in it."
+        )
+    return PhotoFolder(photos, skipped)
+
+
+def ingest(source: Path, folder: Path) -> Path:
+    """Copy a photo into the folder, upright and without its metadata (such as where it was taken), and return it.
+
+    PNGs up to 4 MP stay PNGs, everything else becomes a JPEG of quality 95. Raises PhotoError when the file is no
+    photo, or when the same file (by SHA-256) is in the folder already.
+    """
+    photo = read_photo(source)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    present = sorted(folder.glob(f"*-{digest}.*")) if folder.is_dir() else []
+    if present:
+        raise PhotoError(
+            f"{source.name} is there already, as {present[0].name}.", "Both files are the same byte for byte.",
+            "Nothing was added; choose another photo.",
+        )  # fmt: skip
+    as_png = _has_png_header(source) and photo.image.width * photo.image.height <= 4 * 10**6
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", source.stem).strip("-")[:60] or "photo"
+    target = folder / f"{stem}-{digest}{'.png' if as_png else '.jpg'}"
+    with new_file(target) as temporary:
+        if as_png:
+            photo.image.save(temporary, format="PNG")
+        else:
+            photo.image.save(temporary, format="JPEG", quality=95, subsampling=0)
+    return target
+
+
+def training_view(image: "Image.Image", resolution_px: int) -> "Image.Image":
+    """Return the square that training with a centered crop sees of an upright photo."""
+    return square(image, resolution_px, 0.5, 0.5)
+
+
+def square(image: "Image.Image", resolution_px: int, x: float, y: float) -> "Image.Image":
+    """Scale the shorter side to `resolution_px` and cut a square; x and y in 0..1 say where in what is left over."""
+    from PIL import Image
+
+    scale = resolution_px / min(image.size)
+    width, height = (max(resolution_px, round(side * scale)) for side in image.size)
+    # Lanczos widens its support when it shrinks, so that fine patterns do not alias.
+    resized = image.resize((width, height), Image.Resampling.LANCZOS)
+    left, top = round(x * (width - resolution_px)), round(y * (height - resolution_px))
+    return resized.crop((left, top, left + resolution_px, top + resolution_px))
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def _check_size(path: Path) -> None:
+    try:
+        num_bytes = path.stat().st_size
+    except OSError as error:
+        raise PhotoError(f"{path.name} cannot be read.", f"{error.strerror}.", "Check that it is still there.") from None
+    if num_bytes == 0:
+        raise PhotoError(f"{path.name} is empty.", "The file has no content.", "Copy or upload it again.")
+    if num_bytes > MAX_PHOTO_BYTES:
+        megabytes = num_bytes / 1024**2
+        raise PhotoError(
+            f"{path.name} is too large.",
+            f"It has {megabytes:.0f} MB; at most {MAX_PHOTO_BYTES // 1024**2} MB are read.",
+            "Save it as a JPEG or make it smaller.",
+        )
+
+
+def _opened(path: Path) -> "Image.Image":
+    """Open the file lazily: only its header is read."""
+    from PIL import Image
+
+    formats = ["JPEG", "PNG", "WEBP"]
+    if _heic_is_readable():
+        formats.append("HEIF")
+    elif path.suffix.lower() in _HEIC_SUFFIXES:
+        raise PhotoError(
+            f"{path.name} is a HEIC photo.", "The package pillow-heif that reads them is missing.",
+            "Install it (pip install pillow-heif) or save the photo as a JPEG.",
+        )  # fmt: skip
+    try:
+        return Image.open(path, formats=formats)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_many_pixels(path, "far more") from error
+
+
+def _heic_is_readable() -> bool:
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    from PIL import Image
+
+    Image.init()  # else Pillow would load its own plugins later, over ours
+    if "HEIF" not in Image.OPEN:
+        pillow_heif.register_heif_opener()
+    return True
+
+
+def _check_pixels(path: Path, image: "Image.Image") -> None:
+    num_pixels = image.width * image.height
+    if num_pixels > MAX_PHOTO_PIXELS:
+        raise _too_many_pixels(path, f"{num_pixels / 10**6:.0f}")
+
+
+def _too_many_pixels(path: Path, count: str) -> PhotoError:
+    return PhotoError(
+        f"{path.name} has too many pixels.",
+        f"Its header declares {count} megapixels; at most {MAX_PHOTO_PIXELS // 10**6} are decoded.",
+        "Make it smaller: training uses 512 pixels a side.",
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> PhotoError:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        why = "Its content is none of JPEG, PNG, WebP or HEIC."
+    else:
+        why = f"It is damaged or incomplete ({error})."
+    return PhotoError(f"{path.name} is no readable photo.", why, "Copy or upload it again, or save it as a JPEG.")
+
+
+def _has_png_header(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+# Making it upright RGB -----------------------------------------------------------------------------------------------
+
+
+def _frame_notes(image: "Image.Image") -> list[str]:
+    if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
+        return ["animated: only its first frame is used"]
+    return []
+
+
+def _upright(image: "Image.Image", notes: list[str]) -> "Image.Image":
+    from PIL import Image, ImageOps
+
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except (*_DECODER_ERRORS, UserWarning):
+        notes.append("its metadata is damaged, so it may be sideways")
+        return image
+    if orientation not in range(2, 9):
+        return image
+    notes.append("was sideways, mirrored or upside down: turned upright as its camera says")
+    turns = (
+        Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+        Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
+    )  # fmt: skip
+    return image.transpose(turns[orientation - 2])
+
+
+def _on_white(image: "Image.Image", notes: list[str]) -> "Image.Image":
+    """Return plain RGB without metadata."""
+    from PIL import Image
+
+    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        return _from_16_bit(image)
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        if rgba.getextrema()[3] != (255, 255):
+            notes.append("transparent parts became white")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
+
+
+def _from_16_bit(image: "Image.Image") -> "Image.Image":
+    """Return 16-bit grey as RGB: Pillow's own conversion cuts at 255 instead of scaling."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.float32) / 257
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+def _is_photo_name(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _is_silent(path: Path) -> bool:
+    name = path.name.lower()
+    return name.startswith(".") or name in _SILENT_NAMES or path.suffix.lower() in _SILENT_SUFFIXES
+
+
+def _reason_to_skip(path: Path) -> str:
+    if path.is_dir():
+        return "is a folder; photos are read from one folder only"
+    return "does not end in .jpg, .png, .webp or .heic"
