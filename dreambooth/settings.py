@@ -1,0 +1,155 @@
+"""What the surroundings say: the only reader of the environment and of `.env`.
+
+Everybody else is handed a `Settings`, or the one value needed of it.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from dreambooth.errors import ConfigError, FieldProblem
+
+DEFAULT_PORT = 7860
+SPACE_STORAGE = Path("/data")
+STARS = "********"
+
+
+class Secret:
+    """A text that is shown as stars wherever it is printed, formatted or copied; only `reveal` hands it out."""
+
+    __slots__ = ("_hidden",)
+
+    def __init__(self, text: str) -> None:
+        self._hidden = text
+
+    def reveal(self) -> str:
+        """Return the text itself, for the one call that needs it."""
+        return self._hidden
+
+    def __str__(self) -> str:
+        return STARS
+
+    def __repr__(self) -> str:
+        return STARS
+
+    def __format__(self, specification: str) -> str:
+        return STARS
+
+    def __copy__(self) -> "Secret":
+        return self
+
+    def __deepcopy__(self, memo: object) -> "Secret":
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a Secret is never pickled: it must not reach a file or another process")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._hidden == other._hidden
+
+    def __hash__(self) -> int:
+        return hash(self._hidden)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The data folder, who may come in and where, and the Hub's token; nothing here belongs to one run."""
+
+    data_dir: Path
+    token: Secret | None = None
+    auth: tuple[str, Secret] | None = None
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    on_space: bool = False
+    on_colab: bool = False
+
+
+def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = None) -> Settings:
+    """Return the settings of the environment, which wins, and of `.env`; raises ConfigError with every mistake.
+
+    With `env` given, only that mapping and the `dotenv` file given count: no Colab secret and no login of the Hub's.
+    """
+    values = _dotenv_values(dotenv or (Path(".env") if env is None else None))
+    values |= {name: text for name, text in (os.environ if env is None else env).items() if text.strip()}
+    on_space, on_colab = "SPACE_ID" in values, "COLAB_RELEASE_TAG" in values
+    problems: list[FieldProblem] = []
+    settings = Settings(
+        data_dir=_data_dir(values.get("DREAMBOOTH_HOME"), on_space, problems),
+        token=_token(values, on_colab, own_login=env is None),
+        auth=_auth(values.get("DREAMBOOTH_AUTH"), problems),
+        # A Space shows nothing that does not listen on all addresses.
+        host=values.get("DREAMBOOTH_HOST", "0.0.0.0" if on_space else "127.0.0.1").strip(),
+        port=_port(values.get("DREAMBOOTH_PORT"), problems),
+        on_space=on_space,
+        on_colab=on_colab,
+    )
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def _dotenv_values(path: Path | None) -> dict[str, str]:
+    if path is None or not path.is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    return {name: text for name, text in dotenv_values(path).items() if text and text.strip()}
+
+
+def _data_dir(text: str | None, on_space: bool, problems: list[FieldProblem]) -> Path:
+    if text is None:
+        # Without paid storage a Space has no /data, or one that cannot be written.
+        kept = on_space and SPACE_STORAGE.is_dir() and os.access(SPACE_STORAGE, os.W_OK)
+        return SPACE_STORAGE if kept else Path("outputs").absolute()
+    folder = Path(text.strip()).expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        problems.append(FieldProblem("DREAMBOOTH_HOME", f"{folder} is a file; name a folder."))
+    return folder
+
+
+def _auth(text: str | None, problems: list[FieldProblem]) -> tuple[str, Secret] | None:
+    if text is None:
+        return None
+    user, _, password = text.strip().partition(":")
+    if not user or not password:
+        # The value is not repeated: it may be a password.
+        problems.append(FieldProblem("DREAMBOOTH_AUTH", "must be a user and a password with a colon between them."))
+        return None
+    return user, Secret(password)
+
+
+def _port(text: str | None, problems: list[FieldProblem]) -> int:
+    if text is None:
+        return DEFAULT_PORT
+    if text.strip().isascii() and text.strip().isdigit() and 1 <= int(text) <= 65535:
+        return int(text)
+    problems.append(FieldProblem("DREAMBOOTH_PORT", f"must be a number from 1 to 65535, not {text.strip()!r}."))
+    return DEFAULT_PORT
+
+
+def _token(values: Mapping[str, str], on_colab: bool, *, own_login: bool) -> Secret | None:
+    text: str | None = values.get("HF_TOKEN")
+    if not text and own_login and on_colab:
+        text = _colab_secret("HF_TOKEN")
+    if not text and own_login:
+        from huggingface_hub import get_token
+
+        text = get_token()
+    return Secret(text.strip()) if text and text.strip() else None
+
+
+def _colab_secret(name: str) -> str | None:
+    """Return a secret of the notebook, None when it has none or this process may not ask for it."""
+    if "google.colab" not in sys.modules:
+        # Only the notebook's own kernel can ask; a process started by it has to be given the variable.
+        return None
+    userdata = importlib.import_module("google.colab.userdata")
+    try:
+        secret: str | None = userdata.get(name)
+    except (userdata.SecretNotFoundError, userdata.NotebookAccessError, userdata.TimeoutException):
+        return None
+    return secret
