@@ -51,7 +51,7 @@ class Pick:
 
 @dataclass(frozen=True)
 class Crop:
-    """Where the square lies in what is left over beside it (0 left or top, 1 right or bottom), and if it is mirrored."""
+    """Where the square lies in what is left over (0 left or top, 1 right or bottom), and whether it is mirrored."""
 
     x: float
     y: float

@@ -128,7 +128,7 @@ def _check_size(path: Path) -> None:
     try:
         num_bytes = path.stat().st_size
     except OSError as error:
-        raise PhotoError(f"{path.name} cannot be read.", f"{error.strerror}.", "Check that it is still there.") from None
+        raise PhotoError(f"{path.name} cannot be read.", f"{error.strerror}.", "Is it still there?") from None
     if num_bytes == 0:
         raise PhotoError(f"{path.name} is empty.", "The file has no content.", "Copy or upload it again.")
     if num_bytes > MAX_PHOTO_BYTES:
@@ -210,7 +210,7 @@ def _frame_notes(image: "Image.Image") -> list[str]:
 
 
 def _upright(image: "Image.Image", notes: list[str]) -> "Image.Image":
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         orientation = image.getexif().get(0x0112, 1)
@@ -235,7 +235,7 @@ def _on_white(image: "Image.Image", notes: list[str]) -> "Image.Image":
         return _from_16_bit(image)
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        if rgba.getextrema()[3] != (255, 255):
+        if rgba.getchannel("A").getextrema() != (255, 255):
             notes.append("transparent parts became white")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")

@@ -1,0 +1,143 @@
+"""The pictures of a class that prior preservation trains on, made by the untaught base where they are missing.
+
+Picture i is made from its own seed, so an interrupted job goes on where it was, and a larger number later adds
+pictures instead of making all of them again.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.config import Concept, GenerationConfig
+from dreambooth.data.photos import find_photos, read_photo
+from dreambooth.errors import ConfigError, FieldProblem, PhotoError
+from dreambooth.generation import SAMPLER, Pipe, generate_images, save_picture
+from dreambooth.workspace import write_json
+
+if TYPE_CHECKING:
+    import torch
+
+
+def ensure_class_images(
+    concept: Concept,
+    *,
+    pipe_factory: Callable[[], Pipe],
+    cache_dir: Path,
+    base_key: str,
+    vae_key: str,
+    num_class_images: int,
+    resolution_px: int,
+    num_inference_steps: int,
+    seed: int,
+    batch_size: int,
+    report: Callable[[int, int], None],
+    should_stop: Callable[[], bool],
+    guidance_scale: float = 7.5,
+    autocast_dtype: "torch.dtype | None" = None,
+    notice: Callable[[str], None] | None = None,
+) -> list[Path]:
+    """Return the first `num_class_images` readable class pictures, in natural order, fewer only when stopped.
+
+    A `class_data_dir` of the user's is filled up with PNGs: nothing in it is replaced or deleted, and only readable
+    pictures count. Without one, the pictures lie in a folder of `cache_dir` that belongs to everything they depend on.
+    `pipe_factory` is called only when a picture is missing; `report` is told (pictures there, pictures wanted), also
+    between the denoising steps.
+    """
+    if not (concept.class_prompt or "").strip():
+        message = f"is missing for {concept.instance_prompt!r}: prior preservation needs it."
+        raise ConfigError([FieldProblem("class_prompt", message)])
+    request = GenerationConfig(
+        prompt=concept.class_prompt or "",
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        height=resolution_px,
+        width=resolution_px,
+        seed=seed,
+    )
+    recipe = _everything_they_depend_on(request, base_key, vae_key)
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    if concept.class_data_dir:
+        folder, prefix = Path(concept.class_data_dir), f"generated-{key[:8]}-"
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder, prefix = cache_dir / key, ""
+        if not (folder / "info.json").exists():
+            write_json(folder / "info.json", recipe)
+
+    present = len(_readable(folder, at_most=num_class_images))
+    report(present, num_class_images)
+    if present < num_class_images and not should_stop():
+        _fill(
+            folder, prefix, request, num_class_images - present, pipe_factory(),
+            batch_size=batch_size, autocast_dtype=autocast_dtype, should_stop=should_stop, notice=notice,
+            report=lambda made: report(present + made, num_class_images),
+        )  # fmt: skip
+    return _readable(folder, at_most=num_class_images)
+
+
+def _everything_they_depend_on(request: GenerationConfig, base_key: str, vae_key: str) -> Mapping[str, Any]:
+    return {
+        "base": base_key,
+        "vae": vae_key,
+        "prompt": request.prompt,
+        "sampler": SAMPLER,
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": float(request.guidance_scale),
+        "size_px": request.width,
+        "seed": request.seed,
+    }
+
+
+def _readable(folder: Path, at_most: int) -> list[Path]:
+    """Return the first pictures of the folder that can be read; a folder without any has none."""
+    readable: list[Path] = []
+    try:
+        candidates = find_photos(folder).photos
+    except PhotoError:
+        return readable
+    for path in candidates:
+        if len(readable) == at_most:
+            break
+        try:
+            read_photo(path)
+        except PhotoError:
+            continue  # told by whoever loads the concept; here it only does not count
+        readable.append(path)
+    return readable
+
+
+def _fill(
+    folder: Path,
+    prefix: str,
+    request: GenerationConfig,
+    num_missing: int,
+    pipe: Pipe,
+    *,
+    batch_size: int,
+    autocast_dtype: "torch.dtype | None",
+    report: Callable[[int], None],
+    should_stop: Callable[[], bool],
+    notice: Callable[[str], None] | None,
+) -> None:
+    """Make the missing pictures under the lowest numbers that are free, each written as soon as it is there."""
+    free = (number for number in itertools.count() if not (folder / f"{prefix}{number:05d}.png").exists())
+    numbers = list(itertools.islice(free, num_missing))
+    made = 0
+    pictures = generate_images(
+        pipe,
+        request,
+        stream="class_images",
+        indices=numbers,
+        batch_size=batch_size,
+        autocast_dtype=autocast_dtype,
+        on_step=lambda done, total: report(made),
+        should_stop=should_stop,
+        notice=notice,
+    )
+    for number, picture in zip(numbers, pictures, strict=False):  # fewer pictures when stopped
+        save_picture(picture, folder / f"{prefix}{number:05d}.png")
+        made += 1
+        report(made)

@@ -1,0 +1,248 @@
+"""A prompt becomes pictures, with models that are already in memory, and each picture knows how to make it again.
+
+Picture i of a request with seed S is drawn from the noise of seed S + i, on its own generator on the CPU. So it is the
+same in any batch size and on any device up to rounding, and asking for one picture with the seed that stands in its
+recipe gives it again.
+"""
+
+import contextlib
+import inspect
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth import rng
+from dreambooth.config import GenerationConfig
+from dreambooth.workspace import new_file
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+MAX_SEED = 2**63 - 1
+SAMPLER = "DDIM"
+
+
+@dataclass(frozen=True)
+class Pipe:
+    """The models that make pictures, used on the devices and in the number formats in which they are given.
+
+    They may be in training: modes and weights are afterwards what they were. `name` stands in the recipe.
+    """
+
+    unet: Any
+    text_encoder: Any
+    vae: Any
+    tokenizer: Any
+    scheduler_config: Mapping[str, Any]
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, the seed that makes it alone, and its recipe as the text other tools read and write in PNGs."""
+
+    image: "Image.Image"
+    seed: int
+    recipe: str
+
+
+def generate_images(
+    pipe: Pipe,
+    config: GenerationConfig,
+    *,
+    on_step: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    stream: rng.Stream = "generation",
+    batch_size: int = 4,
+    autocast_dtype: "torch.dtype | None" = None,
+    native_px: int | None = None,
+    indices: Sequence[int] | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Iterator[Picture]:
+    """Yield the pictures of a request, a batch at a time.
+
+    `on_step` is told (denoising steps done, in all); `should_stop` is asked after each of them, and its True ends
+    everything without the pictures of that batch. Size left out of the request is `native_px`, else the UNet's own.
+    `indices` asks for these pictures of the request instead of the first `num_images_per_prompt`. `notice` is told
+    what was cut from a prompt, and of pictures that overflowed.
+    """
+    seed = secrets.randbelow(2**32) if config.seed is None else config.seed
+    wanted = range(config.num_images_per_prompt) if indices is None else indices
+    seeds = [(seed + index) % (MAX_SEED + 1) for index in wanted]
+    batches = [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
+    width, height = _size_px(pipe, config, native_px)
+    say = notice or (lambda text: None)
+    num_steps, done = config.num_inference_steps, 0
+
+    def step_done() -> bool:
+        """Tell of one more step, and return whether to go on."""
+        nonlocal done
+        done += 1
+        if on_step is not None:
+            on_step(done, num_steps * len(batches))
+        return should_stop is None or not should_stop()
+
+    with _inference(pipe, autocast_dtype):
+        states = _text_states(pipe, config, say)
+    for batch in batches:
+        # Nothing is yielded inside: what surrounds inference must not leak to whoever takes the pictures.
+        with _inference(pipe, autocast_dtype):
+            latents = _denoised(pipe, config, states, _noise(pipe, batch, stream, width, height), step_done)
+            images = [] if latents is None else _decoded(pipe, latents, say)
+        if latents is None:
+            return
+        for image, own_seed in zip(images, batch, strict=True):
+            yield Picture(image, own_seed, _recipe(config, own_seed, image.size, pipe.name))
+
+
+def save_picture(picture: Picture, path: Path) -> None:
+    """Write the picture as a PNG with its recipe in the text chunk `parameters`, at once or not at all."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("parameters", picture.recipe)
+    with new_file(path) as temporary:
+        picture.image.save(temporary, format="PNG", pnginfo=info)
+
+
+def _recipe(config: GenerationConfig, seed: int, size: tuple[int, int], model: str) -> str:
+    lines = [config.prompt]
+    if config.negative_prompt:
+        lines.append(f"Negative prompt: {config.negative_prompt}")
+    settings = [
+        f"Steps: {config.num_inference_steps}", f"Sampler: {SAMPLER}", f"CFG scale: {config.guidance_scale:g}",
+        f"Seed: {seed}", f"Size: {size[0]}x{size[1]}",
+    ]  # fmt: skip
+    if model:
+        settings.append(f"Model: {model}")
+    return "\n".join([*lines, ", ".join(settings)])
+
+
+# Inference -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _inference(pipe: Pipe, autocast_dtype: "torch.dtype | None") -> Iterator[None]:
+    """Compute without gradients, in evaluation mode, which each module leaves again if it was in training."""
+    import torch
+
+    models = (pipe.unet, pipe.text_encoder, pipe.vae)
+    training = [module for model in models for module in model.modules() if module.training]
+    mixed = autocast_dtype is not None
+    device_type = _parameter(pipe.unet).device.type
+    try:
+        for model in models:
+            model.eval()
+        # no_grad and not inference_mode: tensors that modules keep for later must stay usable in training.
+        with torch.no_grad(), torch.autocast(device_type, dtype=autocast_dtype, enabled=mixed):
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _parameter(model: Any) -> "Tensor":
+    parameter: Tensor = next(model.parameters())
+    return parameter
+
+
+def _latent_scale(pipe: Pipe) -> int:
+    """Return how many pixels a latent spans in each direction."""
+    scale: int = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    return scale
+
+
+def _size_px(pipe: Pipe, config: GenerationConfig, native_px: int | None) -> tuple[int, int]:
+    side = native_px or pipe.unet.config.sample_size * _latent_scale(pipe)
+    return config.width or side, config.height or side
+
+
+def _text_states(pipe: Pipe, config: GenerationConfig, say: Callable[[str], None]) -> "Tensor":
+    """Return the hidden states of what to show, preceded by those of what to avoid under guidance.
+
+    Shape (2, 77, width) with guidance, else (1, 77, width).
+    """
+    prompts = [config.negative_prompt, config.prompt] if config.guidance_scale > 1 else [config.prompt]
+    limit = pipe.tokenizer.model_max_length
+    for prompt in prompts:
+        ids = pipe.tokenizer(prompt, verbose=False).input_ids
+        if len(ids) > limit:
+            cut = pipe.tokenizer.decode(ids[limit - 1 : -1])
+            say(f"The prompt has more than {limit - 2} tokens; not read: {cut!r}")
+    ids = pipe.tokenizer(
+        prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
+    ).input_ids
+    states: Tensor = pipe.text_encoder(ids.to(_parameter(pipe.text_encoder).device))[0]
+    return states.to(_parameter(pipe.unet))
+
+
+def _noise(pipe: Pipe, seeds: Sequence[int], stream: rng.Stream, width: int, height: int) -> "Tensor":
+    """Return the starting noise, (batch, channels, height / 8, width / 8) fp32, on the UNet's device."""
+    import torch
+
+    scale = _latent_scale(pipe)
+    shape = (pipe.unet.config.in_channels, height // scale, width // scale)
+    noise = [torch.randn(shape, generator=rng.generator(seed, stream)) for seed in seeds]
+    return torch.stack(noise).to(_parameter(pipe.unet).device)
+
+
+def _denoised(
+    pipe: Pipe, config: GenerationConfig, states: "Tensor", latents: "Tensor", step_done: Callable[[], bool]
+) -> "Tensor | None":
+    """Return clean latents, or None when told to stop.
+
+    Song et al. 2020 (DDIM, arXiv 2010.02502, eq. 12, sigma = 0), with the guidance of Ho & Salimans 2022
+    (arXiv 2207.12598, eq. 6): eps = eps_avoid + scale (eps_show - eps_avoid).
+    """
+    import torch
+
+    scheduler = _scheduler(pipe.scheduler_config, config.num_inference_steps)
+    guided = len(states) == 2
+    states = states.repeat_interleave(len(latents), dim=0)
+    number_format = _parameter(pipe.unet).dtype
+    for t in scheduler.timesteps:
+        doubled = torch.cat([latents, latents]) if guided else latents
+        prediction = pipe.unet(doubled.to(number_format), t, encoder_hidden_states=states).sample.float()
+        if guided:
+            avoid, show = prediction.chunk(2)
+            prediction = avoid + config.guidance_scale * (show - avoid)
+        latents = scheduler.step(prediction, t, latents).prev_sample
+        if not step_done():
+            return None
+    return latents
+
+
+def _scheduler(scheduler_config: Mapping[str, Any], num_steps: int) -> Any:
+    """Return a DDIM scheduler over the model's own noise levels, set to this many steps."""
+    from diffusers import DDIMScheduler
+
+    # Latents are not pixels: they are never clipped to -1..1, whatever an old configuration says.
+    values = {"set_alpha_to_one": False, "steps_offset": 1} | dict(scheduler_config) | {"clip_sample": False}
+    num_levels = values.get("num_train_timesteps", 1000)
+    values["steps_offset"] = min(values["steps_offset"], num_levels - 1 - (num_steps - 1) * (num_levels // num_steps))
+    known = inspect.signature(DDIMScheduler.__init__).parameters
+    build: Callable[..., Any] = DDIMScheduler  # untyped in diffusers
+    scheduler = build(**{name: value for name, value in values.items() if name in known})
+    scheduler.set_timesteps(num_steps)
+    return scheduler
+
+
+def _decoded(pipe: Pipe, latents: "Tensor", say: Callable[[str], None]) -> list["Image.Image"]:
+    """Return the pictures of clean latents; one after the other, since the VAE needs the most memory of all."""
+    import torch
+    from PIL import Image
+
+    images = []
+    for latent in latents:
+        scaled = (latent[None] / pipe.vae.config.scaling_factor).to(_parameter(pipe.vae))
+        values = pipe.vae.decode(scaled).sample[0].float()
+        if not torch.isfinite(values).all():
+            say("A picture came out black: its numbers overflowed. The model has diverged, or needs fp32.")
+            values = torch.nan_to_num(values, nan=-1, posinf=-1, neginf=-1)
+        levels = ((values / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        images.append(Image.fromarray(levels.permute(1, 2, 0).cpu().numpy()))
+    return images
