@@ -1,0 +1,162 @@
+"""The original layout of SD 1.x files and diffusers' layout of the same weights: names as data, both ways.
+
+In the original layout the UNet's blocks are numbered through, the VAE's decoder counts from the bottom, and the VAE's
+one attention is made of 1x1 convolutions.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+TEXT_PREFIX = "cond_stage_model.transformer.text_model."
+POSITION_IDS = TEXT_PREFIX + "embeddings.position_ids"
+
+NUM_LEVELS = 4
+Pairs = tuple[tuple[str, str], ...]
+
+# (diffusers, original) of whole blocks ...
+UNET_BLOCKS: Pairs = (
+    ("time_embedding.linear_1", "time_embed.0"),
+    ("time_embedding.linear_2", "time_embed.2"),
+    ("conv_in", "input_blocks.0.0"),
+    ("conv_norm_out", "out.0"),
+    ("conv_out", "out.2"),
+    ("mid_block.resnets.0", "middle_block.0"),
+    ("mid_block.attentions.0", "middle_block.1"),
+    ("mid_block.resnets.1", "middle_block.2"),
+    *((f"down_blocks.{i}.resnets.{j}", f"input_blocks.{3 * i + j + 1}.0") for i in range(NUM_LEVELS) for j in range(2)),
+    *((f"down_blocks.{i}.attentions.{j}", f"input_blocks.{3 * i + j + 1}.1") for i in range(3) for j in range(2)),
+    *((f"down_blocks.{i}.downsamplers.0.conv", f"input_blocks.{3 * i + 3}.0.op") for i in range(3)),
+    *((f"up_blocks.{i}.resnets.{j}", f"output_blocks.{3 * i + j}.0") for i in range(NUM_LEVELS) for j in range(3)),
+    *((f"up_blocks.{i}.attentions.{j}", f"output_blocks.{3 * i + j}.1") for i in range(1, 4) for j in range(3)),
+    # The lowest level has no attention, so its upsampler comes one place earlier.
+    *((f"up_blocks.{i}.upsamplers.0.conv", f"output_blocks.{3 * i + 2}.{2 if i else 1}.conv") for i in range(3)),
+)
+VAE_BLOCKS: Pairs = (
+    *((f"encoder.down_blocks.{i}.resnets.{j}", f"encoder.down.{i}.block.{j}") for i in range(4) for j in range(2)),
+    *((f"encoder.down_blocks.{i}.downsamplers.0.conv", f"encoder.down.{i}.downsample.conv") for i in range(3)),
+    *((f"decoder.up_blocks.{i}.resnets.{j}", f"decoder.up.{3 - i}.block.{j}") for i in range(4) for j in range(3)),
+    *((f"decoder.up_blocks.{i}.upsamplers.0.conv", f"decoder.up.{3 - i}.upsample.conv") for i in range(3)),
+    *((f"{half}.mid_block.resnets.{j}", f"{half}.mid.block_{j + 1}") for half in ("encoder", "decoder") for j in (0, 1)),
+    *((f"{half}.mid_block.attentions.0", f"{half}.mid.attn_1") for half in ("encoder", "decoder")),
+    *((f"{half}.conv_norm_out", f"{half}.norm_out") for half in ("encoder", "decoder")),
+    *((f"{half}.conv_{end}", f"{half}.conv_{end}") for half in ("encoder", "decoder") for end in ("in", "out")),
+    ("quant_conv", "quant_conv"),
+    ("post_quant_conv", "post_quant_conv"),
+)
+# ... and of what is inside them.
+UNET_RESNET: Pairs = (
+    ("norm1", "in_layers.0"),
+    ("conv1", "in_layers.2"),
+    ("time_emb_proj", "emb_layers.1"),
+    ("norm2", "out_layers.0"),
+    ("conv2", "out_layers.3"),
+    ("conv_shortcut", "skip_connection"),
+)
+VAE_RESNET: Pairs = (
+    ("norm1", "norm1"),
+    ("conv1", "conv1"),
+    ("norm2", "norm2"),
+    ("conv2", "conv2"),
+    ("conv_shortcut", "nin_shortcut"),
+)
+VAE_ATTENTION: Pairs = (
+    ("group_norm", "norm"),
+    ("to_q", "q"),
+    ("to_k", "k"),
+    ("to_v", "v"),
+    ("to_out.0", "proj_out"),
+)
+# Folders written before diffusers 0.18 name the VAE's attention otherwise.
+OLD_VAE_ATTENTION: Pairs = (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"))
+
+
+def to_ldm(
+    unet: Mapping[str, "Tensor"], vae: Mapping[str, "Tensor"], text_encoder: Mapping[str, "Tensor"]
+) -> "dict[str, Tensor]":
+    """Return the three parts' weights under the original names; raises KeyError for a name SD 1.x does not have."""
+    import torch
+
+    result = {UNET_PREFIX + unet_key(name, to_original=True): tensor for name, tensor in unet.items()}
+    for name, tensor in vae.items():
+        original = vae_key(modern_vae_key(name), to_original=True)
+        if _is_vae_attention_matrix(original):
+            tensor = tensor.reshape(*tensor.shape[:2], 1, 1)
+        result[VAE_PREFIX + original] = tensor
+    for name, tensor in text_encoder.items():
+        if not name.endswith("position_ids"):
+            result[TEXT_PREFIX + name.removeprefix("text_model.")] = tensor
+    length = result[TEXT_PREFIX + "embeddings.position_embedding.weight"].shape[0]
+    result[POSITION_IDS] = torch.arange(length, dtype=torch.int64)[None]
+    return result
+
+
+def from_ldm(
+    weights: Mapping[str, "Tensor"],
+) -> "tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]":
+    """Return (unet, vae, text encoder) under diffusers' names; the text encoder's without `text_model.`."""
+    unet = {unet_key(name, to_original=False): tensor for name, tensor in _under(weights, UNET_PREFIX)}
+    vae = {}
+    for name, tensor in _under(weights, VAE_PREFIX):
+        if name.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")):
+            matrix = tensor[:, :, 0, 0] if _is_vae_attention_matrix(name) and tensor.ndim == 4 else tensor
+            vae[vae_key(name, to_original=False)] = matrix
+    text = dict(_under(weights, "cond_stage_model.transformer."))
+    text = {name.removeprefix("text_model."): tensor for name, tensor in text.items()}
+    return unet, vae, {name: tensor for name, tensor in text.items() if not name.endswith("position_ids")}
+
+
+def unet_key(name: str, *, to_original: bool) -> str:
+    """Return the UNet tensor's name in the other layout."""
+    block, inner = _split(name, UNET_BLOCKS, to_original)
+    is_resnet = ".resnets." in (name if to_original else block)
+    return block + (_swapped(inner, UNET_RESNET, to_original) if is_resnet else inner)
+
+
+def vae_key(name: str, *, to_original: bool) -> str:
+    """Return the VAE tensor's name in the other layout."""
+    block, inner = _split(name, VAE_BLOCKS, to_original)
+    diffusers_name = name if to_original else block
+    if ".resnets." in diffusers_name:
+        inner = _swapped(inner, VAE_RESNET, to_original)
+    elif ".attentions." in diffusers_name:
+        inner = _swapped(inner, VAE_ATTENTION, to_original)
+    return block + inner
+
+
+def modern_vae_key(name: str) -> str:
+    """Return a diffusers VAE name in today's spelling of its attention."""
+    for old, new in OLD_VAE_ATTENTION:
+        name = name.replace(f".attentions.0.{old}.", f".attentions.0.{new}.")
+    return name
+
+
+def _is_vae_attention_matrix(original: str) -> bool:
+    return re.search(r"\.attn_1\.(q|k|v|proj_out)\.weight$", original) is not None
+
+
+def _under(weights: Mapping[str, "Tensor"], prefix: str) -> "Iterable[tuple[str, Tensor]]":
+    return ((name[len(prefix) :], tensor) for name, tensor in weights.items() if name.startswith(prefix))
+
+
+def _split(name: str, blocks: Pairs, to_original: bool) -> tuple[str, str]:
+    """Return the block's name in the other layout and what of the name comes after it."""
+    source, wanted = (0, 1) if to_original else (1, 0)
+    matches = [pair for pair in blocks if name.startswith(pair[source] + ".")]
+    if not matches:
+        raise KeyError(name)
+    longest = max(matches, key=lambda pair: len(pair[source]))
+    return longest[wanted], name[len(longest[source]) :]
+
+
+def _swapped(inner: str, pairs: Pairs, to_original: bool) -> str:
+    source, wanted = (0, 1) if to_original else (1, 0)
+    for pair in pairs:
+        if inner.startswith(f".{pair[source]}."):
+            return f".{pair[wanted]}" + inner[len(pair[source]) + 1 :]
+    raise KeyError(inner)

@@ -1,0 +1,477 @@
+"""What a run starts from: a Hub id, a diffusers folder, one file, or the starter, as parts with explicit number formats.
+
+transformers 5 loads a part in the format of its file, diffusers in fp32; trained parts must be fp32, so it is always
+said.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.errors import BaseModelError
+from dreambooth.formats.ldm import from_ldm
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+STARTER = "starter"
+CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
+SUCCESSORS = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+SD15_SCHEDULER: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "prediction_type": "epsilon",
+}
+MAX_SHARD_BYTES = 9 * 10**6  # for the starter alone: files in its repository stay under 10 MB
+
+
+@dataclass(frozen=True)
+class BaseCard:
+    """What is known of a base beyond its weights: its size, whether it is a toy, and the recipe that suits it."""
+
+    native_px: int = 512
+    is_toy: bool = False
+    notice: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Base:
+    """The parts of a base in fp32 on the CPU, in evaluation mode."""
+
+    name: str
+    unet: Any
+    text_encoder: Any
+    vae: Any
+    tokenizer: Any
+    noise_scheduler_config: dict[str, Any]
+    card: BaseCard
+
+
+def starter_folder() -> Path:
+    """Return where the embedded model lies."""
+    return Path(__file__).parent / "starter"
+
+
+def read_card(name: str, models_dir: Path | None = None) -> BaseCard:
+    """Return the card of a base without loading it; a base without one gets the defaults of SD 1.5."""
+    source = _local(name, models_dir)
+    if source is None or not source.is_dir():
+        return BaseCard()
+    if (source / "card.json").exists():
+        return BaseCard(**json.loads((source / "card.json").read_text("utf-8")))
+    try:
+        sample_size = json.loads((source / "unet" / "config.json").read_text("utf-8"))["sample_size"]
+        return BaseCard(native_px=8 * int(sample_size))
+    except (OSError, ValueError, KeyError, TypeError):
+        return BaseCard()
+
+
+def load_base(
+    name: str,
+    *,
+    vae: str | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    tokenizer: str | None = None,
+    token: str | None = None,
+    models_dir: Path | None = None,
+) -> Base:
+    """Load a base's parts; raises BaseModelError saying what is wrong and what to do."""
+    if revision == "fp16":  # as the seed notebook says it; on today's Hub fp16 is a variant, not a branch
+        revision, variant = None, variant or "fp16"
+    source = _local(name, models_dir) or _downloaded(name, revision, variant, token)
+    base = _from_file(source, tokenizer, token) if source.is_file() else _from_folder(source, variant)
+    base.name, base.card = name, read_card(str(source))
+    if source.is_file() or not (source / "card.json").exists():
+        base.card = dataclasses.replace(base.card, native_px=8 * int(base.unet.config.sample_size))
+    if tokenizer is not None:
+        base.tokenizer = _load_tokenizer(tokenizer, token)
+    if vae is not None:
+        base.vae = _load_vae(vae, token)
+    for part in (base.unet, base.text_encoder, base.vae):
+        part.eval()
+    return base
+
+
+# Where it is ---------------------------------------------------------------------------------------------------------
+
+
+def _local(name: str, models_dir: Path | None) -> Path | None:
+    if name == STARTER:
+        return starter_folder()
+    for candidate in (Path(name), *([models_dir / name] if models_dir else [])):
+        if candidate.exists():
+            return candidate
+    return None
+
+
+def _downloaded(name: str, revision: str | None, variant: str | None, token: str | None) -> Path:
+    """Return the folder of a Hub repository's parts, downloaded unless the cache has them."""
+    if name in SUCCESSORS:
+        raise BaseModelError(
+            f"{name} is no longer on the Hub.", "Its owner removed it in 2024.", f"Use {SUCCESSORS[name]}."
+        )
+    if name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith((".safetensors", ".ckpt")):
+        raise BaseModelError(
+            f"There is no base model {name!r}.",
+            "It is no file or folder here, and a Hub id reads owner/name.",
+            "Check the spelling, or use `starter`.",
+        )
+    from huggingface_hub import errors, snapshot_download
+
+    infix = f".{variant}" if variant else ""
+    patterns = [
+        "model_index.json", "scheduler/*.json", "tokenizer/*", "*/config.json",
+        f"unet/diffusion_pytorch_model*{infix}.safetensors*", f"vae/diffusion_pytorch_model{infix}.safetensors",
+        f"text_encoder/model{infix}.safetensors",
+    ]  # fmt: skip
+    ignored = None if variant else ["*.fp16.safetensors*", "*.non_ema.safetensors*"]
+    try:
+        return Path(
+            snapshot_download(name, revision=revision, token=token, allow_patterns=patterns, ignore_patterns=ignored)
+        )
+    except errors.GatedRepoError:
+        raise BaseModelError(
+            f"{name} is gated.", "Its owner asks you to accept the terms first.",
+            "Accept them on its page, then set HF_TOKEN to a token of that account.",
+        ) from None  # fmt: skip
+    except errors.RepositoryNotFoundError:
+        raise BaseModelError(
+            f"The Hub has no model {name!r}.", "The name is mistyped, or the repository is private.",
+            "Check the name; for a private one set HF_TOKEN.",
+        ) from None  # fmt: skip
+    except errors.RevisionNotFoundError:
+        raise BaseModelError(f"{name} has no revision {revision!r}.", "", "Leave it out, or look at its branches.") from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+        raise BaseModelError(
+            f"{name} is not in the local cache and could not be downloaded.", f"{type(error).__name__}: {error}"[:300],
+            "Check the network, or name a folder, a file, or `starter`.",
+        ) from None  # fmt: skip
+
+
+# Folders -------------------------------------------------------------------------------------------------------------
+
+
+def _from_folder(folder: Path, variant: str | None) -> Base:
+    import torch
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    _check_folder(folder)
+    try:
+        options: dict[str, Any] = {"variant": variant} if variant else {}
+        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32, **options)
+        text_encoder = CLIPTextModel.from_pretrained(
+            folder, subfolder="text_encoder", dtype=torch.float32, **options
+        )
+        vae = _vae_of(folder, "vae", variant)
+        scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+        tokenizer = _load_tokenizer(str(folder / "tokenizer"), None)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BaseModelError(
+            f"{folder} cannot be loaded.", f"{type(error).__name__}: {error}"[:400], "Download or save the model again."
+        ) from error
+    scheduler = {key: value for key, value in scheduler.items() if not key.startswith("_")}
+    return Base(str(folder), unet, text_encoder, vae, tokenizer, scheduler, BaseCard())
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        index = json.loads((folder / "model_index.json").read_text("utf-8"))
+        unet = json.loads((folder / "unet" / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        raise BaseModelError(
+            f"{folder} is no diffusers model.",
+            "model_index.json or unet/config.json is missing or damaged.",
+            "Name the folder that holds model_index.json.",
+        ) from None
+    kind = str(index.get("_class_name"))
+    if "XL" in kind or unet.get("addition_embed_type"):
+        _refuse(folder, "an SDXL model")
+    if unet.get("in_channels", 4) == 9:
+        _refuse(folder, "an inpainting model")
+    if not kind.startswith("StableDiffusion"):
+        _refuse(folder, f"a {kind}")
+
+
+def _refuse(source: Path, kind: str) -> None:
+    raise BaseModelError(
+        f"{source.name} is {kind}.", "Only text-to-image models of SD 1.x and 2.x can be taught here.",
+        "Choose such a base, for example stable-diffusion-v1-5/stable-diffusion-v1-5.",
+    )  # fmt: skip
+
+
+def _load_tokenizer(source: str, token: str | None) -> Any:
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(source, token=token)
+    except (OSError, ValueError, TypeError) as error:
+        raise BaseModelError(
+            f"The tokenizer {source} cannot be loaded.", f"{type(error).__name__}: {error}"[:300],
+            "Connect once so that it can be downloaded, or name one with --tokenizer_name.",
+        ) from error  # fmt: skip
+
+
+def _load_vae(source: str, token: str | None) -> Any:
+    folder = Path(source)
+    if folder.is_dir():
+        return _vae_of(folder, "vae" if (folder / "vae" / "config.json").exists() else None, None)
+    import torch
+    from diffusers import AutoencoderKL
+
+    try:
+        return AutoencoderKL.from_pretrained(source, token=token, torch_dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(
+            f"The VAE {source} cannot be loaded.", f"{type(error).__name__}: {error}"[:300],
+            "Check the name, or leave pretrained_vae_name_or_path out.",
+        ) from error  # fmt: skip
+
+
+def _vae_of(folder: Path, subfolder: str | None, variant: str | None) -> Any:
+    import torch
+    from diffusers import AutoencoderKL
+
+    options: dict[str, Any] = {"variant": variant} if variant else {}
+    return AutoencoderKL.from_pretrained(folder, subfolder=subfolder, torch_dtype=torch.float32, **options)
+
+
+# Single files --------------------------------------------------------------------------------------------------------
+
+
+def _from_file(path: Path, tokenizer: str | None, token: str | None) -> Base:
+    weights = _read_weights(path)
+    _check_weights(path, weights)
+    try:
+        unet_weights, vae_weights, text_weights = from_ldm(weights)
+    except KeyError as error:
+        raise BaseModelError(
+            f"{path.name} is no SD 1.x model.", f"It has a tensor SD 1.x does not know: {error}.", "Choose an SD 1.x file."
+        ) from None
+    return Base(
+        str(path),
+        _unet_from(unet_weights),
+        _text_encoder_from(text_weights),
+        _vae_from(vae_weights),
+        None if tokenizer is not None else _tokenizer_for(text_weights, token),
+        dict(SD15_SCHEDULER),
+        BaseCard(),
+    )
+
+
+def _read_weights(path: Path) -> "dict[str, Tensor]":
+    """Read a file's tensors; a .ckpt only as plain tensors, since anything else in a pickle may be a program."""
+    import pickle
+
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BaseModelError(
+            f"{path.name} holds more than weights.", f"{str(error).splitlines()[0]}"[:300],
+            "Ask for a .safetensors file, or resave it where you trust it: keep only the tensors.",
+        ) from None  # fmt: skip
+    except (OSError, ValueError, RuntimeError, EOFError) as error:
+        raise BaseModelError(
+            f"{path.name} cannot be read.", f"{type(error).__name__}: {error}"[:300], "Download it again."
+        ) from None
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise BaseModelError(f"{path.name} is damaged.", str(error)[:300], "Download it again.") from None
+    weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    return {name: tensor for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
+
+
+def _check_weights(path: Path, weights: "Mapping[str, Tensor]") -> None:
+    names = weights.keys()
+    if any(name.startswith("conditioner.embedders.") for name in names):
+        _refuse(path, "an SDXL model")
+    if any("lora" in name for name in names):
+        _refuse(path, "a LoRA, an addition to a model,")
+    first = weights.get("model.diffusion_model.input_blocks.0.0.weight")
+    if first is None:
+        _refuse(path, "a VAE alone" if "decoder.conv_in.weight" in names else "no complete model in the original layout")
+    elif first.shape[1] == 9:
+        _refuse(path, "an inpainting model")
+    if any(name.startswith("cond_stage_model.model.") for name in names):
+        _refuse(path, "an SD 2.x single file; as a diffusers folder it works, as a file it")
+
+
+def _unet_from(weights: "dict[str, Tensor]") -> Any:
+    """Build the UNet these tensors fit; widths are read off them, the rest is SD 1.x's."""
+    from diffusers import UNet2DConditionModel
+
+    widths = tuple(weights[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4))
+    narrow = widths[0] < 320
+    unet = UNet2DConditionModel(
+        sample_size=8 if narrow else 64,
+        block_out_channels=widths,
+        cross_attention_dim=weights["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1],
+        attention_head_dim=8,
+        norm_num_groups=8 if narrow else 32,
+    )
+    unet.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return unet
+
+
+def _vae_from(weights: "dict[str, Tensor]") -> Any:
+    from diffusers import AutoencoderKL
+
+    widths = tuple(weights[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4))
+    narrow = widths[0] < 128
+    vae = AutoencoderKL(
+        block_out_channels=widths,
+        layers_per_block=2,
+        norm_num_groups=8 if narrow else 32,
+        sample_size=64 if narrow else 512,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+    )
+    vae.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    if narrow:
+        # The factor is in no single file; the narrow ones are our starter's.
+        config = json.loads((starter_folder() / "vae" / "config.json").read_text("utf-8"))
+        vae.register_to_config(scaling_factor=config["scaling_factor"])
+    return vae
+
+
+def _text_encoder_from(weights: "dict[str, Tensor]") -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    vocabulary_size, width = weights["embeddings.token_embedding.weight"].shape
+    layers = {name.split(".")[2] for name in weights if name.startswith("encoder.layers.")}
+    config = CLIPTextConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=width,
+        intermediate_size=weights["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        num_hidden_layers=len(layers),
+        num_attention_heads=12 if width == 768 else 4,
+        projection_dim=width,
+        bos_token_id=vocabulary_size - 2,
+        eos_token_id=vocabulary_size - 1,
+        pad_token_id=1 if width == 768 else vocabulary_size - 1,
+    )
+    text_encoder = CLIPTextModel(config)
+    prefix = "text_model." if hasattr(text_encoder, "text_model") else ""
+    text_encoder.load_state_dict({prefix + name: tensor.float() for name, tensor in weights.items()})
+    return text_encoder
+
+
+def _tokenizer_for(text_weights: "Mapping[str, Tensor]", token: str | None) -> Any:
+    """Return the tokenizer that belongs to the text encoder: our starter's, or CLIP's from the Hub or its cache."""
+    vocabulary_size = text_weights["embeddings.token_embedding.weight"].shape[0]
+    starter_tokenizer = starter_folder() / "tokenizer"
+    if len(json.loads((starter_tokenizer / "vocab.json").read_text("utf-8"))) == vocabulary_size:
+        return _load_tokenizer(str(starter_tokenizer), None)
+    return _load_tokenizer(CLIP_TOKENIZER, token)
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+def write_model(
+    folder: Path,
+    *,
+    unet: Any,
+    text_encoder: Any,
+    vae: Any,
+    tokenizer: Any,
+    scheduler_config: Mapping[str, Any],
+    dtype: "torch.dtype",
+    card: BaseCard,
+) -> None:
+    """Fill `folder` with a complete diffusers model in `dtype`; the models themselves stay as they are.
+
+    The text encoder's keys have `text_model.` and the tokenizer its vocab.json and merges.txt, so that transformers 4
+    opens the folder too.
+    """
+    import diffusers
+    from diffusers import DDIMScheduler
+
+    for name, module in (("unet", unet), ("vae", vae)):
+        module.save_config(folder / name)
+        _save_weights(folder / name, "diffusion_pytorch_model", module.state_dict(), dtype, card)
+    _save_text_encoder(folder / "text_encoder", text_encoder, dtype, card)
+    _save_tokenizer(folder / "tokenizer", tokenizer)
+    DDIMScheduler.from_config(dict(scheduler_config)).save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "card.json").write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", "utf-8")
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def _save_weights(
+    folder: Path, stem: str, weights: "Mapping[str, Tensor]", dtype: "torch.dtype", card: BaseCard
+) -> None:
+    from huggingface_hub import save_torch_state_dict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # One part's copy in `dtype` at a time is the most that lies in memory twice.
+    cast = {
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in weights.items()
+    }
+    limit = MAX_SHARD_BYTES if card.is_toy else 2**40
+    save_torch_state_dict(cast, folder, filename_pattern=stem + "{suffix}.safetensors", max_shard_size=limit)
+
+
+def _save_text_encoder(folder: Path, text_encoder: Any, dtype: "torch.dtype", card: BaseCard) -> None:
+    weights = {
+        name if name.startswith("text_model.") else f"text_model.{name}": tensor
+        for name, tensor in text_encoder.state_dict().items()
+    }
+    _save_weights(folder, "model", weights, dtype, card)
+    config = text_encoder.config.to_dict() | {
+        "architectures": ["CLIPTextModel"],
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }
+    config.pop("dtype", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n", "utf-8")
+
+
+def _save_tokenizer(folder: Path, tokenizer: Any) -> None:
+    tokenizer.save_pretrained(folder)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), "utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", "utf-8")
+
+
+def weights_fingerprint(*modules: "nn.Module") -> str:
+    """Return 16 hex digits that change with the weights: a hash over the first numbers of every tensor."""
+    digest = hashlib.blake2b(digest_size=8)
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
