@@ -281,7 +281,7 @@ def _converted(model: Path, out: Path, *, half: bool, use_safetensors: bool = Fa
 
 def doctor_command(arguments: dict[str, Any]) -> int:
     """Print what this machine has; exits with 1 when something is bad."""
-    from dreambooth.hardware import doctor
+    from dreambooth.doctor import doctor
 
     marks = {"ok": "ok  ", "warn": "note", "bad": "BAD "}
     findings = doctor(load_settings().data_dir)

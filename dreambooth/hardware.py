@@ -1,0 +1,188 @@
+"""What device this is, and what works on it; torch is imported only by the functions that cannot do without it."""
+
+import contextlib
+import functools
+import importlib.util
+import logging
+import platform
+import shutil
+import subprocess
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+GIB = 2**30
+# What an import or a first call of a compiled package raises when it does not fit torch, the driver or the machine.
+UNFIT = (ImportError, OSError, RuntimeError, AttributeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What models run on, and its memory (the machine's own for `cpu` and `mps`)."""
+
+    kind: Literal["cuda", "mps", "cpu"]
+    name: str
+    total_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """An NVIDIA card as its driver describes it; `cuda` is the newest CUDA that this driver runs."""
+
+    name: str
+    driver: str
+    total_bytes: int
+    free_bytes: int
+    cuda: str | None = None
+
+
+# The device ----------------------------------------------------------------------------------------------------------
+
+
+def detect_device() -> Device:
+    """Return the device that torch would use here."""
+    import torch
+
+    if torch.cuda.is_available():
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
+        return Device("cuda", torch.cuda.get_device_name(), total_bytes, free_bytes)
+    if torch.backends.mps.is_available():
+        cpu = describe_cpu()
+        return Device("mps", "Apple GPU", cpu.total_bytes, cpu.free_bytes)
+    return describe_cpu()
+
+
+def describe_cpu() -> Device:
+    """Return the processor and the machine's memory, without torch."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    num_cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
+    return Device("cpu", f"CPU with {num_cores} cores", memory.total, memory.available)
+
+
+def read_card() -> Card | None:
+    """Return the first NVIDIA card as nvidia-smi tells it, None where there is none; torch is not imported."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = "--query-gpu=name,driver_version,memory.total,memory.free"
+    fields = _output([tool, query, "--format=csv,noheader,nounits"])
+    return parse_card(fields, _output([tool])) if fields else None
+
+
+def parse_card(fields: str, overview: str) -> Card | None:
+    """Return the card of nvidia-smi's CSV line; `overview` is its plain output, which alone names the CUDA version."""
+    parts = [part.strip() for part in (fields.splitlines() or [""])[0].split(",")]
+    if len(parts) != 4 or not (parts[2].isdigit() and parts[3].isdigit()):
+        return None
+    _, found, rest = overview.partition("CUDA Version:")
+    cuda = rest.split()[0] if found and rest.split() else None
+    return Card(parts[0], parts[1], int(parts[2]) * 2**20, int(parts[3]) * 2**20, cuda)
+
+
+def _output(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def device_summary() -> str:
+    """Return the page's line about the device, such as `GPU: Tesla T4, 14.2 of 15.0 GB free`; torch is not imported."""
+    card = read_card()
+    if card is not None:
+        return f"GPU: {card.name}, {gb(card.free_bytes)} of {gb(card.total_bytes)} GB free"
+    cpu = describe_cpu()
+    kind = "Apple GPU" if (platform.system(), platform.machine()) == ("Darwin", "arm64") else f"No GPU: {cpu.name}"
+    return f"{kind}, {gb(cpu.free_bytes)} of {gb(cpu.total_bytes)} GB memory free"
+
+
+def precisions(device: Device) -> tuple[str, ...]:
+    """Return the values of `--mixed_precision` that this device computes in."""
+    if device.kind == "cpu":
+        return ("no", "bf16")
+    if device.kind == "mps":
+        return ("no", "fp16")
+    import torch
+
+    return ("no", "fp16", "bf16") if torch.cuda.is_bf16_supported(including_emulation=False) else ("no", "fp16")
+
+
+def gb(num_bytes: int) -> str:
+    """Return bytes as gigabytes (2**30) in one decimal."""
+    return f"{num_bytes / GIB:.1f}"
+
+
+# Optional packages, tried for real -----------------------------------------------------------------------------------
+
+
+def attention_backends() -> dict[str, str | None]:
+    """Return each attention back end with the reason why it does not work here, None when it does."""
+    return {"sdpa": None, "xformers": xformers_problem()}
+
+
+@functools.cache
+def xformers_problem() -> str | None:
+    """Return why xformers cannot be used here, None when an attention forward and backward went through."""
+    if importlib.util.find_spec("xformers") is None:
+        return "it is not installed; see requirements-xformers.txt"
+    if detect_device().kind != "cuda":
+        return "it needs an NVIDIA card"
+    import torch
+
+    try:
+        with quietly():
+            from xformers.ops import memory_efficient_attention
+
+            query = torch.zeros(1, 16, 2, 32, dtype=torch.float16, device="cuda", requires_grad=True)
+            memory_efficient_attention(query, query, query).sum().backward()
+    except UNFIT as error:
+        return first_line(error)
+    return None
+
+
+@functools.cache
+def eight_bit_adam_available() -> str | None:
+    """Return why bitsandbytes' 8-bit AdamW cannot be used here, None when a step of it went through."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return "bitsandbytes is not installed"
+    device = detect_device().kind
+    if device == "mps":
+        return "bitsandbytes has no 8-bit optimizer for Apple GPUs"
+    import torch
+
+    try:
+        with quietly():
+            from bitsandbytes.optim import AdamW8bit
+
+            # Smaller tensors than this stay in 32 bits and would prove nothing.
+            weight = torch.nn.Parameter(torch.zeros(4096, device=device))
+            weight.grad = torch.ones_like(weight)
+            AdamW8bit([weight], lr=1.0).step()
+            moved = bool((weight < 0).all())
+    except UNFIT as error:
+        return first_line(error)
+    return None if moved else "a test step changed nothing"
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep warnings and log lines of an import or a probe off the terminal: what it comes to is told in one line."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error that says something, or the name of its kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,95 @@
+"""What device this is and what works on it."""
+
+import builtins
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from dreambooth import hardware
+from dreambooth.hardware import Card, Device, describe_cpu, device_summary, first_line, parse_card, precisions
+
+FIELDS = "Tesla T4, 550.54.15, 15360, 14540\n"
+OVERVIEW = "| NVIDIA-SMI 550.54.15   Driver Version: 550.54.15   CUDA Version: 12.4     |\n| rest"
+
+
+def test_the_card_is_read_from_what_nvidia_smi_prints() -> None:
+    assert parse_card(FIELDS, OVERVIEW) == Card("Tesla T4", "550.54.15", 15360 * 2**20, 14540 * 2**20, "12.4")
+    assert parse_card(FIELDS + "Second, 550, 1, 1\n", "").cuda is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("fields", ["", "No devices were found", "A, 1, [N/A], [N/A]"])
+def test_what_is_no_card_is_none(fields: str) -> None:
+    assert parse_card(fields, OVERVIEW) is None
+
+
+def test_the_summary_names_the_card_and_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "read_card", lambda: parse_card(FIELDS, OVERVIEW))
+    assert device_summary() == "GPU: Tesla T4, 14.2 of 15.0 GB free"
+    monkeypatch.setattr(hardware, "read_card", lambda: None)
+    assert "memory free" in device_summary()
+
+
+def test_the_summary_needs_no_torch() -> None:
+    code = "import sys; from dreambooth.hardware import device_summary; device_summary(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_cpu_has_memory() -> None:
+    cpu = describe_cpu()
+    assert cpu.kind == "cpu"
+    assert 0 < cpu.free_bytes <= cpu.total_bytes
+
+
+def test_a_cpu_has_no_half_precision() -> None:
+    assert precisions(Device("cpu", "", 1, 1)) == ("no", "bf16")
+    assert precisions(Device("mps", "", 1, 1)) == ("no", "fp16")
+
+
+def test_eight_bit_adam_is_tried_for_real() -> None:
+    pytest.importorskip("bitsandbytes")
+    hardware.eight_bit_adam_available.cache_clear()
+    assert hardware.eight_bit_adam_available() is None
+
+
+@pytest.mark.parametrize("error", [ImportError("no GPU here\nlong wall"), RuntimeError("\n  no GPU here\n")])
+def test_an_unfit_bitsandbytes_is_one_plain_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real_import = builtins.__import__
+
+    def broken_import(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("bitsandbytes"):
+            raise error
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", broken_import)
+    hardware.eight_bit_adam_available.cache_clear()
+    try:
+        assert hardware.eight_bit_adam_available() == "no GPU here"
+    finally:
+        hardware.eight_bit_adam_available.cache_clear()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_missing_xformers_names_its_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
+    hardware.xformers_problem.cache_clear()
+    try:
+        assert "requirements-xformers.txt" in str(hardware.attention_backends()["xformers"])
+        assert hardware.attention_backends()["sdpa"] is None
+    finally:
+        hardware.xformers_problem.cache_clear()
+
+
+def test_an_error_without_words_is_told_by_its_kind() -> None:
+    assert first_line(RuntimeError("")) == "RuntimeError"
+
+
+@pytest.mark.gpu
+def test_the_gpu_is_detected() -> None:
+    device = hardware.detect_device()
+    assert device.kind == "cuda"
+    assert 0 < device.free_bytes <= device.total_bytes
