@@ -110,15 +110,15 @@ def training_view(image: "Image.Image", resolution_px: int) -> "Image.Image":
 
 
 def square(image: "Image.Image", resolution_px: int, x: float, y: float) -> "Image.Image":
-    """Scale the shorter side to `resolution_px` and cut a square; x and y in 0..1 say where in what is left over."""
+    """Return the largest square at `resolution_px`; x and y in 0..1 say where it lies in what is left over."""
     from PIL import Image
 
-    scale = resolution_px / min(image.size)
-    width, height = (max(resolution_px, round(side * scale)) for side in image.size)
-    # Lanczos widens its support when it shrinks, so that fine patterns do not alias.
-    resized = image.resize((width, height), Image.Resampling.LANCZOS)
-    left, top = round(x * (width - resolution_px)), round(y * (height - resolution_px))
-    return resized.crop((left, top, left + resolution_px, top + resolution_px))
+    side = min(image.size)
+    left, top = x * (image.width - side), y * (image.height - side)
+    # Only the square is resampled: a strip of a picture would be enormous at full length. Lanczos widens its support
+    # when it shrinks, so that fine patterns do not alias.
+    box = (left, top, left + side, top + side)
+    return image.resize((resolution_px, resolution_px), Image.Resampling.LANCZOS, box=box)
 
 
 # Reading -------------------------------------------------------------------------------------------------------------
