@@ -32,6 +32,34 @@ SD15_SCHEDULER: dict[str, Any] = {
     "steps_offset": 1,
     "prediction_type": "epsilon",
 }
+SD15_CONFIGS: dict[str, dict[str, Any]] = {
+    "unet": {
+        "sample_size": 64,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+    },
+    "vae": {
+        "sample_size": 512,
+        "block_out_channels": [128, 256, 512, 512],
+        "layers_per_block": 2,
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "latent_channels": 4,
+        "scaling_factor": 0.18215,
+    },
+    "text_encoder": {
+        "vocab_size": 49408,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "projection_dim": 768,
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        "pad_token_id": 1,
+    },
+}
 MAX_SHARD_BYTES = 9 * 10**6  # for the starter alone: files in its repository stay under 10 MB
 
 
@@ -90,6 +118,7 @@ def load_base(
     """Load a base's parts; raises BaseModelError saying what is wrong and what to do."""
     if revision == "fp16":  # as the seed notebook says it; on today's Hub fp16 is a variant, not a branch
         revision, variant = None, variant or "fp16"
+    _quiet_libraries()
     source = _local(name, models_dir) or _downloaded(name, revision, variant, token)
     base = _from_file(source, tokenizer, token) if source.is_file() else _from_folder(source, variant)
     base.name, base.card = name, read_card(str(source))
@@ -102,6 +131,19 @@ def load_base(
     for part in (base.unet, base.text_encoder, base.vae):
         part.eval()
     return base
+
+
+def _quiet_libraries() -> None:
+    """Keep libraries from filling the log with bars and advice of their own; their errors still show."""
+    import logging
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
 
 
 # Where it is ---------------------------------------------------------------------------------------------------------
@@ -276,11 +318,11 @@ def _read_weights(path: Path) -> "dict[str, Tensor]":
     import pickle
 
     import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -288,14 +330,10 @@ def _read_weights(path: Path) -> "dict[str, Tensor]":
             f"{path.name} holds more than weights.", f"{str(error).splitlines()[0]}"[:300],
             "Ask for a .safetensors file, or resave it where you trust it: keep only the tensors.",
         ) from None  # fmt: skip
-    except (OSError, ValueError, RuntimeError, EOFError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
         raise BaseModelError(
             f"{path.name} cannot be read.", f"{type(error).__name__}: {error}"[:300], "Download it again."
         ) from None
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise BaseModelError(f"{path.name} is damaged.", str(error)[:300], "Download it again.") from None
     weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return {name: tensor for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
 
@@ -316,64 +354,48 @@ def _check_weights(path: Path, weights: "Mapping[str, Tensor]") -> None:
 
 
 def _unet_from(weights: "dict[str, Tensor]") -> Any:
-    """Build the UNet these tensors fit; widths are read off them, the rest is SD 1.x's."""
+    """Build the UNet these tensors fit."""
     from diffusers import UNet2DConditionModel
 
-    widths = tuple(weights[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4))
-    narrow = widths[0] < 320
-    unet = UNet2DConditionModel(
-        sample_size=8 if narrow else 64,
-        block_out_channels=widths,
-        cross_attention_dim=weights["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1],
-        attention_head_dim=8,
-        norm_num_groups=8 if narrow else 32,
-    )
-    unet.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    return unet
+    config = _config_of_file("unet", _widths(weights, "down_blocks"))
+    return _filled(UNet2DConditionModel.from_config(config), weights)
 
 
 def _vae_from(weights: "dict[str, Tensor]") -> Any:
     from diffusers import AutoencoderKL
 
-    widths = tuple(weights[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4))
-    narrow = widths[0] < 128
-    vae = AutoencoderKL(
-        block_out_channels=widths,
-        layers_per_block=2,
-        norm_num_groups=8 if narrow else 32,
-        sample_size=64 if narrow else 512,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-    )
-    vae.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    if narrow:
-        # The factor is in no single file; the narrow ones are our starter's.
-        config = json.loads((starter_folder() / "vae" / "config.json").read_text("utf-8"))
-        vae.register_to_config(scaling_factor=config["scaling_factor"])
-    return vae
+    config = _config_of_file("vae", _widths(weights, "encoder.down_blocks"))
+    return _filled(AutoencoderKL.from_config(config), weights)
 
 
 def _text_encoder_from(weights: "dict[str, Tensor]") -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    vocabulary_size, width = weights["embeddings.token_embedding.weight"].shape
-    layers = {name.split(".")[2] for name in weights if name.startswith("encoder.layers.")}
-    config = CLIPTextConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=width,
-        intermediate_size=weights["encoder.layers.0.mlp.fc1.weight"].shape[0],
-        num_hidden_layers=len(layers),
-        num_attention_heads=12 if width == 768 else 4,
-        projection_dim=width,
-        bos_token_id=vocabulary_size - 2,
-        eos_token_id=vocabulary_size - 1,
-        pad_token_id=1 if width == 768 else vocabulary_size - 1,
-    )
-    text_encoder = CLIPTextModel(config)
+    width = weights["embeddings.token_embedding.weight"].shape[1]
+    text_encoder = CLIPTextModel(CLIPTextConfig(**_config_of_file("text_encoder", width)))
     prefix = "text_model." if hasattr(text_encoder, "text_model") else ""
-    text_encoder.load_state_dict({prefix + name: tensor.float() for name, tensor in weights.items()})
-    return text_encoder
+    return _filled(text_encoder, {prefix + name: tensor for name, tensor in weights.items()})
+
+
+def _widths(weights: "Mapping[str, Tensor]", blocks: str) -> list[int]:
+    return [weights[f"{blocks}.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4)]
+
+
+def _filled(module: Any, weights: "Mapping[str, Tensor]") -> Any:
+    module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return module
+
+
+def _config_of_file(part: str, width: int | list[int]) -> dict[str, Any]:
+    """Return what a single file does not say of a part: SD 1.5's configuration, or the starter's for its widths."""
+    key = "hidden_size" if part == "text_encoder" else "block_out_channels"
+    starter: dict[str, Any] = json.loads((starter_folder() / part / "config.json").read_text("utf-8"))
+    for config in (SD15_CONFIGS[part], starter):
+        if config[key] == width:
+            return {name: value for name, value in config.items() if not name.startswith("_")}
+    raise BaseModelError(
+        f"The file's {part} is {width} wide.", f"SD 1.x is {SD15_CONFIGS[part][key]} wide.", "Choose an SD 1.x file."
+    )
 
 
 def _tokenizer_for(text_weights: "Mapping[str, Tensor]", token: str | None) -> Any:
