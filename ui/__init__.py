@@ -1,0 +1,1 @@
+"""The page: four tabs over the engine. Nothing below this package knows of it."""

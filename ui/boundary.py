@@ -1,0 +1,96 @@
+"""Where the engine's errors become sentences on the page, and the things every tab is handed."""
+
+import functools
+import hashlib
+import inspect
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import gradio as gr
+
+from dreambooth.data.photos import read_photo, training_view
+from dreambooth.errors import DreamBoothError
+from dreambooth.jobs import Jobs
+from dreambooth.settings import Settings
+from dreambooth.workspace import Workspace, new_file
+from ui.render import error_text
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Copies of pictures for the browser: nothing of the runs folder or of the photos is served itself."""
+
+    folder: Path
+
+    def copy(self, path: Path) -> str:
+        """Return a byte-for-byte copy, so that a picture keeps the recipe in its text."""
+        state = path.stat()
+        target = self.folder / _digest(path, state.st_mtime_ns, state.st_size) / path.name
+        if not target.exists():
+            with new_file(target) as temporary:
+                shutil.copyfile(path, temporary)
+        return str(target)
+
+    def training_view(self, photo: Path, resolution_px: int) -> str:
+        """Return the photo as training with a centered crop sees it."""
+        target = self.folder / _digest(photo, photo.stat().st_mtime_ns, resolution_px) / f"{photo.stem}.png"
+        if not target.exists():
+            with new_file(target) as temporary:
+                training_view(read_photo(photo).image, resolution_px).save(temporary, format="PNG")
+        return str(target)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the tabs work with."""
+
+    jobs: Jobs
+    workspace: Workspace
+    settings: Settings
+    shown: Shown
+
+
+def shown(handler: Callable[P, R]) -> Callable[P, R]:
+    """Turn what a handler raises into a message on the page; a bug keeps its traceback in the app's log."""
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def stream(*args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
+            try:
+                yield from handler(*args, **kwargs)
+            except Exception as error:
+                raise _message(error) from error
+
+        return stream  # type: ignore[return-value]
+
+    @functools.wraps(handler)
+    def once(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return handler(*args, **kwargs)
+        except Exception as error:
+            raise _message(error) from error
+
+    return once
+
+
+def _message(error: Exception) -> Exception:
+    if isinstance(error, gr.Error):
+        return error
+    if isinstance(error, DreamBoothError):
+        return gr.Error(error_text(error), duration=None, print_exception=False)
+    # The top of the page: what is no mistake of the user's is a bug, told without its insides.
+    log.exception("A handler of the page failed", exc_info=error)
+    return gr.Error(f"Something unexpected happened ({type(error).__name__}). The app's log has the details.")

@@ -1,0 +1,69 @@
+"""Form fields from the settings' own descriptions: one place decides how a setting is asked for."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from dreambooth.config import FieldInfo, TrainingConfig, describe
+from dreambooth.errors import ConfigError, FieldProblem
+from ui.render import field_label, field_note
+
+MAIN_FIELDS = (
+    "max_train_steps", "learning_rate", "train_text_encoder", "with_prior_preservation", "num_class_images",
+    "resolution", "save_interval", "seed", "save_sample_prompt",
+)  # fmt: skip
+# Asked for elsewhere on the page, or of no use there: a run of the page always lives under the data folder.
+NOT_IN_THE_FORM = ("pretrained_model_name_or_path", "output_dir", "logging_dir")
+GROUP_TITLES = {
+    "model": "Model files",
+    "photos": "Photos",
+    "prior": "Class pictures",
+    "training": "Training",
+    "optimizer": "Optimizer",
+    "memory": "Memory and precision",
+    "samples": "Sample pictures",
+    "saving": "Saving",
+}
+
+
+def form_infos() -> dict[str, FieldInfo]:
+    """Return the settings of the Train tab's form by name, in the order of their declaration."""
+    return {info.name: info for info in describe(TrainingConfig) if info.name not in NOT_IN_THE_FORM}
+
+
+def field_component(info: FieldInfo, value: Any) -> Any:
+    """Return the component that asks for a setting.
+
+    Ranges are told, not enforced by the browser: it would stop at the first mistake, and all are to be shown at once.
+    """
+    common = {"label": field_label(info.name), "info": field_note(info), "elem_id": f"field-{info.name}"}
+    if info.type is bool:
+        return gr.Checkbox(value=value, **common)
+    if info.choices:
+        return gr.Dropdown(list(info.choices), value=value, **common)
+    if info.type in (int, float):
+        return gr.Number(value=value, precision=0 if info.type is int else None, **common)
+    return gr.Textbox(value=value or "", lines=2 if "prompt" in info.name and "txt" not in info.name else 1, **common)
+
+
+def shown_value(value: Any) -> Any:
+    """Return a setting as its field shows it: text fields know no None."""
+    return "" if value is None else value
+
+
+def read_fields(infos: Mapping[str, FieldInfo], values: Sequence[Any]) -> dict[str, Any]:
+    """Return the form's values by setting; what is left empty is None where the setting allows it."""
+    read: dict[str, Any] = {}
+    for info, value in zip(infos.values(), values, strict=True):
+        read[info.name] = None if info.optional and (value is None or value == "") else value
+    return read
+
+
+def whole(name: str, value: Any) -> int | None:
+    """Return a number field's value as a whole number or None; raises ConfigError for anything else."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, int | float) and value == int(value):
+        return int(value)
+    raise ConfigError([FieldProblem(name, f"is {value!r}: it must be a whole number.")])
