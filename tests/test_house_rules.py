@@ -1,0 +1,250 @@
+"""The house's rules, read from the code itself: what may import what, and what is done in one place only."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import dreambooth
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "xformers")
+
+# From the ground up. A room may import from the floors below it and from itself, never sideways or up; a new file has
+# to be given its place here. Rooms that are folders name their files.
+FLOORS: list[dict[str, str]] = [
+    {"errors": "", "events": "", "rng": "", "formats": "ldm"},
+    {"config": "", "settings": ""},
+    {"workspace": "", "hardware": ""},
+    {"runlog": "", "doctor": "", "samples": ""},
+    {"models": "base manager"},
+    {"export": "single_file"},
+    {"generation": ""},
+    {"data": "photos dataset class_images"},
+    {"training": "objective optimizer captions batches preparation trainer"},
+    {"starter": "scenes subjects tokens build"},
+    {"jobs": ""},
+    {"__init__": ""},
+    {"cli": ""},
+    {
+        "__main__": "",
+        "ui": "boundary concepts_tab convert_tab fields generate_tab photo_sets render theme train_tab build",
+    },
+    {"app": ""},
+]
+FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+
+
+def sources() -> list[Path]:
+    """Return the project's code, tests aside."""
+    return [*sorted(ROOT.glob("dreambooth/**/*.py")), *sorted(ROOT.glob("ui/**/*.py")), *ROOT.glob("app.py")]
+
+
+def module_name(path: Path) -> str:
+    """Return the dotted name that this file is imported by; the engine's own front is `dreambooth.__init__`."""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    if parts[-1] == "__init__" and parts != ["dreambooth", "__init__"]:
+        parts.pop()
+    return ".".join(parts)
+
+
+def room_of(module: str) -> str:
+    """Return the room of a module: the second part of `dreambooth.training.trainer`, `ui`, or `app`."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "dreambooth" else parts[0]
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """Return the file's syntax tree."""
+    return ast.parse(path.read_text("utf-8"), str(path))
+
+
+@cache
+def modules() -> frozenset[str]:
+    """Return the names of all modules of the project."""
+    return frozenset(map(module_name, sources()))
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and module of every import, those inside functions and under TYPE_CHECKING included."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                whole = "dreambooth.__init__" if node.module == "dreambooth" else str(node.module)
+                yield node.lineno, name if name in modules() else whole
+
+
+def where(path: Path, node: ast.AST) -> str:
+    """Return the place of a node as an editor takes it."""
+    return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+
+
+def test_every_file_has_its_place() -> None:
+    listed = set()
+    for floor in FLOORS:
+        for room, files in floor.items():
+            front = room if room in ("ui", "app") else f"dreambooth.{room}"
+            listed |= {front} | {f"{front}.{file}" for file in files.split()}
+    assert modules() - listed == set(), "place these files in FLOORS"
+
+
+def test_arrows_go_down_only() -> None:
+    wrong = []
+    for path in sources():
+        own = room_of(module_name(path))
+        for line, target in imports_of(path):
+            if target.split(".")[0] not in ("dreambooth", "ui", "app"):
+                continue
+            other = room_of(target)
+            if other != own and FLOOR_OF[other] >= FLOOR_OF[own]:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {target}")
+    assert wrong == []
+
+
+def test_the_engine_never_imports_the_page() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in sources()
+        for line, target in imports_of(path)
+        if path.is_relative_to(ROOT / "dreambooth") and target.split(".")[0] in ("gradio", "gradio_client", "ui", "app")
+    ]
+    assert found == []
+    assert not any(target.startswith("gradio") for _, target in imports_of(ROOT / "ui" / "render.py"))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "forbidden"), [("dreambooth", (*HEAVY, "gradio")), ("ui", HEAVY)], ids=["engine", "page"]
+)
+def test_importing_loads_nothing_heavy(prefix: str, forbidden: tuple[str, ...]) -> None:
+    names = sorted(name for name in modules() if name.split(".")[0] == prefix and "__" not in name)
+    code = f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n"
+    code += f"print(*[name for name in {forbidden} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
+
+
+def test_only_settings_reads_the_environment() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for path in sources()
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "putenv")
+    }
+    assert found == {"dreambooth/settings.py"}
+
+
+def test_everything_is_caught_in_two_places_only() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for path in sources()
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.ExceptHandler) and _catches_everything(node)
+    }
+    # The top of a job and the boundary of the page: both tell the user, and keep the traceback in the log.
+    assert found <= {"dreambooth/jobs.py", "ui/boundary.py"}
+
+
+def _catches_everything(handler: ast.ExceptHandler) -> bool:
+    if handler.type is None:
+        return True
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return any(isinstance(kind, ast.Name) and kind.id in ("Exception", "BaseException") for kind in kinds)
+
+
+def calls(dotted: str) -> list[tuple[Path, ast.Call]]:
+    """Return every call written like this, such as `torch.load`."""
+    return [
+        (path, node)
+        for path in sources()
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == dotted
+    ]
+
+
+def test_untrusted_weights_are_read_in_one_place_without_running_code() -> None:
+    loads = calls("torch.load")
+    assert len(loads) <= 1, [where(path, node) for path, node in loads]
+    for path, node in loads:
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        assert given.get("weights_only") == "True", where(path, node)
+    assert calls("pickle.load") + calls("pickle.loads") == []
+
+
+def test_no_command_goes_through_a_shell() -> None:
+    found = [
+        where(path, node)
+        for path in sources()
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.keyword) and node.arg == "shell"
+    ]
+    assert found + [where(path, node) for path, node in calls("os.system")] == []
+
+
+def test_nothing_draws_from_the_global_generators() -> None:
+    banned = ("torch.manual_seed", "torch.seed", "random.seed", "random.random", "random.choice", "random.shuffle")
+    assert [where(path, node) for dotted in banned for path, node in calls(dotted)] == []
+    assert [where(path, node) for dotted in ("torch.randn", "torch.rand") for path, node in calls(dotted)
+            if "generator" not in [keyword.arg for keyword in node.keywords]] == []  # fmt: skip
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    silent = [
+        f"{where(path, node)} {node.name}"
+        for path in sources()
+        for node in tree_of(path).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert silent + [str(path) for path in sources() if not ast.get_docstring(tree_of(path))] == []
+
+
+def test_the_exported_names_are_those_there() -> None:
+    assert sorted(dreambooth.__all__) == dreambooth.__all__
+    for name in dreambooth.__all__:
+        assert getattr(dreambooth, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'absent'"):
+        _ = dreambooth.absent
+
+
+def test_files_and_functions_stay_readable() -> None:
+    long_files = [str(path) for path in sources() if len(path.read_text("utf-8").splitlines()) > 400]
+    long_functions = [
+        f"{where(path, node)} {node.name}"
+        for path in sources()
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno > 120
+    ]
+    assert long_files + long_functions == []
+
+
+def test_no_path_of_a_developers_machine_is_in_the_files() -> None:
+    private = ("/wo" + "rk/main", "/wo" + "rk/shared", "/wo" + "rk/venv", "/ro" + "ot/")
+    kinds = (".py", ".md", ".toml", ".txt", ".json", ".ipynb")
+    files = [path for path in ROOT.rglob("*") if path.suffix in kinds and not _is_generated(path)]
+    assert [str(path) for path in files for text in private if text in path.read_text("utf-8")] == []
+
+
+def _is_generated(path: Path) -> bool:
+    first = path.relative_to(ROOT).parts[0]
+    return (first.startswith(".") and first != ".ci") or first == "outputs"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
+    ids=["lint", "format", "types"],
+)
+def test_the_checkers_are_content(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
