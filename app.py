@@ -130,7 +130,8 @@ def serve(arguments: argparse.Namespace, settings: Settings) -> int:
         print(f"\n  The page is open at {url}" + (f"\n  and at {link}" if link else ""))
         if opened.made_password and opened.auth:
             print(f"  User {opened.auth[0]}, password {opened.auth[1]}")
-        print(f"  Files are kept in {settings.data_dir}. Ctrl-C ends the app; a running training is saved first.\n", flush=True)
+        print(f"  Files are kept in {settings.data_dir}.")
+        print("  Ctrl-C ends the app; a running training is saved first.\n", flush=True)
         # A timeout, because on Windows a wait without one cannot be interrupted.
         while not ending.wait(1.0):
             pass

@@ -27,7 +27,9 @@ def build_page(jobs: Jobs, workspace: Workspace, settings: Settings, copies_dir:
     services = Services(jobs, workspace, settings, Shown(copies_dir))
     # A download is then sent as it lies there instead of being copied into Gradio's cache first.
     gr.set_static_paths([workspace.exports_dir])
-    page = gr.Blocks(title="DreamBooth", analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S), fill_width=True)
+    page = gr.Blocks(
+        title="DreamBooth", analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S), fill_width=True
+    )
     with page:
         top = gr.HTML(header("", None, settings.data_dir, keeps_files(settings)), elem_id="header")
         with gr.Tabs(selected="concepts") as tabs:
@@ -45,7 +47,7 @@ def build_page(jobs: Jobs, workspace: Workspace, settings: Settings, copies_dir:
             prompts=[concepts.instance_prompt, concepts.class_prompt],
         )  # fmt: skip
         convert_tab.connect(convert, services)
-        generate_tab.connect(generate, services)
+        generate_tab.connect(generate, services, page)
         _connect_whole(page, services, top, tabs, concepts, train, convert, generate)
         _publish(services)
     return page
@@ -80,9 +82,7 @@ def _connect_whole(
     page.load(follower.first_look, None, followed, api_name="first_look", **quiet)
 
     handlers = concepts_tab.Handlers(services)
-    page.load(
-        shown(handlers.newest), train.fields["resolution"], concepts.contents, api_name="newest_photos", **quiet
-    )
+    page.load(shown(handlers.newest), train.fields["resolution"], concepts.contents, api_name="newest_photos", **quiet)
     concepts.go_on.click(lambda: gr.Tabs(selected="train"), None, tabs, api_name="go_on", **quiet)
 
     def sample() -> list[Any]:

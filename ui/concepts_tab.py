@@ -77,9 +77,10 @@ def build() -> ConceptsTab:
             report = gr.HTML(photo_report(0, []), elem_id="report")
             sample = gr.Button("Try it with sample photos", elem_id="try-sample")
         with gr.Column(scale=7):
+            gr.HTML("<b>As the model will see them</b> <span class='db-hint'>upright, and cut square</span>")
             views = gr.Gallery(
-                label="As the model will see them", columns=4, height=300, object_fit="contain", interactive=False,
-                allow_preview=False, format="png", elem_id="views", buttons=[],
+                label="As the model will see them", show_label=False, columns=4, height=300,
+                object_fit="contain", interactive=False, allow_preview=False, format="png", elem_id="views", buttons=[],
             )  # fmt: skip
             with gr.Row():
                 remove = gr.Button("Remove the chosen photo", size="sm", interactive=False, elem_id="remove")
@@ -138,15 +139,9 @@ def connect(tab: ConceptsTab, services: Services, resolution: gr.Number) -> None
         handlers.remove, [tab.photo_set, tab.chosen, resolution],
         [tab.views, tab.report, tab.chosen, tab.remove], api_name="remove_photo", **quiet,
     )  # fmt: skip
-    tab.new_set.click(
-        lambda: handlers.contents("", 64), None, tab.contents, api_name="new_photo_set", **quiet
-    )
-    tab.earlier.input(
-        handlers.contents, [tab.earlier, resolution], tab.contents, api_name="earlier_photos", **quiet
-    )
-    resolution.change(
-        handlers.views, [tab.photo_set, resolution], [tab.views], api_name="photo_views", **quiet
-    )
+    tab.new_set.click(lambda: handlers.contents("", 64), None, tab.contents, api_name="new_photo_set", **quiet)
+    tab.earlier.input(handlers.contents, [tab.earlier, resolution], tab.contents, api_name="earlier_photos", **quiet)
+    resolution.change(handlers.views, [tab.photo_set, resolution], [tab.views], api_name="photo_views", **quiet)
 
 
 class Handlers:
@@ -244,9 +239,7 @@ class Handlers:
         if not target.photos():
             target.add(find_photos(Path(concept.instance_data_dir)).photos)
         identifier, class_word = _identifier_and_class(concept.instance_prompt, concept.class_prompt or "")
-        target.keep_words(
-            Words("object", identifier, class_word, concept.instance_prompt, concept.class_prompt or "")
-        )
+        target.keep_words(Words("object", identifier, class_word, concept.instance_prompt, concept.class_prompt or ""))
         return target
 
 

@@ -11,7 +11,7 @@ from dreambooth.models.base import STARTER, starter_folder
 from ui.boundary import Services, shown
 from ui.render import panel, size_in_words
 
-FORMATS = {".safetensors": "One .safetensors file (A1111, ComfyUI and most others)", ".ckpt": "One .ckpt file (older tools)"}
+FORMATS = {".safetensors": ".safetensors (A1111, ComfyUI and most others)", ".ckpt": ".ckpt (older tools)"}
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,11 @@ def convertible(services: Services) -> list[tuple[str, str]]:
 def connect(tab: ConvertTab, services: Services) -> None:
     """Join the tab's components to what they do."""
     handlers = Handlers(services)
-    tab.prepare.click(
+    written = tab.prepare.click(
         handlers.convert, [tab.model, tab.suffix, tab.half], [tab.download, tab.message],
         api_name="convert", concurrency_limit=1, show_progress_on=tab.message,
-    ).success(lambda: gr.Column(visible=True), None, tab.ready, api_visibility="private", show_progress="hidden")  # fmt: skip
+    )  # fmt: skip
+    written.success(lambda: gr.Column(visible=True), None, tab.ready, api_visibility="private", show_progress="hidden")
 
 
 class Handlers:
@@ -76,14 +77,18 @@ class Handlers:
         self.convert = shown(self._convert)
 
     def _convert(
-        self, model: str, suffix: str = ".safetensors", half: bool = True, progress: gr.Progress = gr.Progress()  # noqa: B008
+        self,
+        model: str,
+        suffix: str = ".safetensors",
+        half: bool = True,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[str, str]:
         """Write one file for other tools into the exports folder; returns it and a sentence with its size."""
         from dreambooth.export.single_file import convert
 
         known = dict((value, label) for label, value in convertible(self._services))
         if model not in known or suffix not in FORMATS:
-            raise ExportError(f"{model!r} cannot be converted.", "It is no model in the list.", "Choose one of the list.")
+            raise ExportError(f"{model!r} cannot be converted.", "It is not in the list.", "Choose one of the list.")
         folder = starter_folder() if model == STARTER else Path(model)
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", known[model]).strip("-")
         target = self._services.workspace.exports_dir / f"{stem}{'-fp16' if half else ''}{suffix}"

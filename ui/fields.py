@@ -6,7 +6,6 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.config import FieldInfo, TrainingConfig, describe
-from dreambooth.errors import ConfigError, FieldProblem
 from ui.render import field_label, field_note
 
 MAIN_FIELDS = (
@@ -42,28 +41,35 @@ def field_component(info: FieldInfo, value: Any) -> Any:
         return gr.Checkbox(value=value, **common)
     if info.choices:
         return gr.Dropdown(list(info.choices), value=value, **common)
-    if info.type in (int, float):
+    if info.type in (int, float) and not info.optional:
         return gr.Number(value=value, precision=0 if info.type is int else None, **common)
-    return gr.Textbox(value=value or "", lines=2 if "prompt" in info.name and "txt" not in info.name else 1, **common)
+    if info.type in (int, float):
+        # A number field cannot be left empty, and would round a large seed.
+        return gr.Textbox(value=shown_value(info, value), placeholder="automatic", max_lines=1, **common)
+    lines = 2 if "prompt" in info.name else 1
+    return gr.Textbox(value=shown_value(info, value), lines=lines, **common)
 
 
-def shown_value(value: Any) -> Any:
-    """Return a setting as its field shows it: text fields know no None."""
-    return "" if value is None else value
+def shown_value(info: FieldInfo, value: Any) -> Any:
+    """Return a setting as its field shows it: what may be left empty is asked for as text."""
+    if not info.optional:
+        return value
+    return "" if value is None else str(value)
 
 
 def read_fields(infos: Mapping[str, FieldInfo], values: Sequence[Any]) -> dict[str, Any]:
     """Return the form's values by setting; what is left empty is None where the setting allows it."""
-    read: dict[str, Any] = {}
-    for info, value in zip(infos.values(), values, strict=True):
-        read[info.name] = None if info.optional and (value is None or value == "") else value
-    return read
+    return {info.name: read_field(info, value) for info, value in zip(infos.values(), values, strict=True)}
 
 
-def whole(name: str, value: Any) -> int | None:
-    """Return a number field's value as a whole number or None; raises ConfigError for anything else."""
-    if value is None or value == "":
-        return None
-    if isinstance(value, int | float) and value == int(value):
-        return int(value)
-    raise ConfigError([FieldProblem(name, f"is {value!r}: it must be a whole number.")])
+def read_field(info: FieldInfo, value: Any) -> Any:
+    """Return a field's value as the setting's type; what cannot be read stays text, for the check to name it."""
+    if not info.optional or not isinstance(value, str):
+        return value
+    text = value.strip()
+    if not text or info.type is str:
+        return text or None
+    try:
+        return info.type(text)
+    except ValueError:
+        return text

@@ -12,11 +12,10 @@ from dreambooth.config import GenerationConfig, describe
 from dreambooth.models.base import STARTER, read_card
 from dreambooth.workspace import RunFolder
 from ui.boundary import Services, shown
-from ui.fields import field_component, whole
+from ui.fields import field_component, read_field
 from ui.render import panel
 
 NUMBERS = ("num_images_per_prompt", "num_inference_steps", "guidance_scale", "height", "width", "seed")
-WHOLE_NUMBERS = ("num_images_per_prompt", "num_inference_steps", "height", "width", "seed")
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class GenerateTab:
     prompt: gr.Textbox
     prefilled: gr.State
     negative_prompt: gr.Textbox
-    numbers: dict[str, gr.Number]
+    numbers: dict[str, Any]
     generate: gr.Button
     cancel: gr.Button
     message: gr.HTML
@@ -54,14 +53,12 @@ def build(services: Services) -> GenerateTab:
             numbers: dict[str, Any] = {}
             with gr.Row(equal_height=False):
                 for name in ("num_images_per_prompt", "seed"):
-                    with gr.Column(min_width=150):
-                        numbers[name] = field_component(infos[name], infos[name].default)
+                    numbers[name] = field_component(infos[name], infos[name].default)
             with gr.Accordion("Advanced", open=False):
                 for pair in (("num_inference_steps", "guidance_scale"), ("height", "width")):
                     with gr.Row(equal_height=False):
                         for name in pair:
-                            with gr.Column(min_width=150):
-                                numbers[name] = field_component(infos[name], infos[name].default)
+                            numbers[name] = field_component(infos[name], infos[name].default)
             with gr.Row():
                 generate = gr.Button("Generate", variant="primary", elem_id="generate")
                 cancel = gr.Button("Cancel", elem_id="cancel")
@@ -75,7 +72,7 @@ def build(services: Services) -> GenerateTab:
     return GenerateTab(model, prompt, gr.State(""), negative_prompt, numbers, generate, cancel, message, pictures)
 
 
-def connect(tab: GenerateTab, services: Services) -> None:
+def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
     """Join the tab's components to what they do."""
     handlers = Handlers(services)
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -84,8 +81,8 @@ def connect(tab: GenerateTab, services: Services) -> None:
         [tab.pictures, tab.message], api_name="generate", concurrency_limit=1, show_progress_on=tab.message,
     )  # fmt: skip
     tab.cancel.click(handlers.cancel, None, tab.message, api_name="cancel_generate", concurrency_limit=None, **quiet)
-    tab.model.change(
-        handlers.model_chosen, [tab.model, tab.prompt, tab.prefilled],
+    gr.on(
+        [tab.model.change, page.load], handlers.model_chosen, [tab.model, tab.prompt, tab.prefilled],
         [tab.prompt, tab.prefilled, tab.numbers["guidance_scale"]], api_name="model_chosen", **quiet,
     )  # fmt: skip
 
@@ -96,13 +93,14 @@ class Handlers:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._cancelled = threading.Event()
+        self._infos = {info.name: info for info in describe(GenerationConfig)}
         self.generate = shown(self._generate)
         self.model_chosen = shown(self._model_chosen)
 
     def _generate(
         self, model: str, prompt: str, negative_prompt: str = "", num_images_per_prompt: float | None = 4,
-        num_inference_steps: float | None = 24, guidance_scale: float | None = 7.5, height: float | None = None,
-        width: float | None = None, seed: float | None = None, progress: gr.Progress = gr.Progress(),  # noqa: B008
+        num_inference_steps: float | None = 24, guidance_scale: float | None = 7.5, height: str = "",
+        width: str = "", seed: str = "", progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Iterator[tuple[Any, str]]:  # fmt: skip
         """Make pictures and hand them out one by one, as PNG files with their recipe."""
         self._cancelled.clear()
@@ -110,8 +108,8 @@ class Handlers:
             "num_images_per_prompt": num_images_per_prompt, "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale, "height": height, "width": width, "seed": seed,
         }  # fmt: skip
-        numbers = {name: whole(name, value) if name in WHOLE_NUMBERS else value for name, value in given.items()}
-        config = GenerationConfig(prompt=prompt, negative_prompt=negative_prompt or "", **numbers).checked()  # type: ignore[arg-type]
+        numbers: dict[str, Any] = {name: read_field(self._infos[name], value) for name, value in given.items()}
+        config = GenerationConfig(prompt=prompt, negative_prompt=negative_prompt or "", **numbers).checked()
         yield [], panel("Loading the model and making the pictures.", tone="note")
         made: list[str] = []
         wanted = config.num_images_per_prompt
@@ -143,4 +141,3 @@ class Handlers:
         words = config.concepts[0].instance_prompt
         own_prompt = prompt.strip() and prompt != prefilled
         return (gr.skip() if own_prompt else words), words, config.save_guidance_scale
-

@@ -104,7 +104,7 @@ def photo_sets(workspace: Workspace) -> list[PhotoSet]:
 def photo_set(workspace: Workspace, name: str) -> PhotoSet:
     """Return the set of this name, which need not exist yet; refuses names that could leave the datasets folder."""
     if not SET_NAME.fullmatch(name):
-        raise DreamBoothError(f"{name!r} cannot be a photo set's name.", "Names become folders.", "Use letters and digits.")
+        raise DreamBoothError(f"{name!r} cannot be a photo set's name.", "Names become folders.", "Use letters.")
     return PhotoSet(workspace.datasets_dir / name)
 
 

@@ -72,7 +72,9 @@ def field_label(name: str) -> str:
 
 def field_note(info: FieldInfo) -> str:
     """Return what stands under a setting's field: its sentence, its range, and its technical name."""
-    allowed = "" if info.choices or not info.range_text else f" ({info.range_text})"
+    # A bound of a size that no one reaches is no news.
+    told = not info.choices and info.range_text and (info.high is None or info.high <= 10**4)
+    allowed = f" ({info.range_text})" if told else ""
     return f"{info.sentence.rstrip('.')}{allowed}. `{info.name}`"
 
 
@@ -120,9 +122,7 @@ def photo_report(num_photos: int, lines: Sequence[tuple[bool, str]]) -> str:
     elif num_photos > 20:
         advice = "More than 20 photos seldom help; choose the best ones."
     head = f"{num_photos} photo{'' if num_photos == 1 else 's'}" if num_photos else "No photos yet"
-    items = "".join(
-        f"<li class='{'db-ok' if fine else 'db-warn'}'>{escape(sentence)}</li>" for fine, sentence in lines
-    )
+    items = "".join(f"<li class='{'db-ok' if fine else 'db-warn'}'>{escape(sentence)}</li>" for fine, sentence in lines)
     return (
         f"<div class='db-report'><strong>{head}</strong>{f' <span>{escape(advice)}</span>' if advice else ''}"
         f"{f'<ul>{items}</ul>' if items else ''}</div>"
@@ -168,7 +168,8 @@ def time_left(view: RunView) -> str:
 def status_card(view: RunView | None) -> str:
     """Return the run's status, phase, bar and time left; a failed run's panel stands under it."""
     if view is None:
-        return "<div class='db-status'><span class='db-quiet'>No run yet. Choose photos, then start training.</span></div>"
+        words = "No run yet. Choose photos, then start training."
+        return f"<div class='db-status'><span class='db-quiet'>{words}</span></div>"
     percent = round(progress_share(view) * 100)
     failed = (
         panel(view.error.what or "The run failed.", view.error.why, view.error.todo)
@@ -191,7 +192,8 @@ def header(device: str, view: RunView | None, data_dir: Path, keeps_files: bool)
     else:
         left = time_left(view)
         doing = f"{view.name}: {phase_text(view)}" + (f" · {left}" if left else "")
-    where = f"Files in {data_dir}" + ("" if keeps_files else " (lost when this machine restarts: download what you need)")
+    warning = "" if keeps_files else " (lost when this machine restarts: download what you need)"
+    where = f"Files in {data_dir}{warning}"
     chips = [("db-device", device), ("db-doing db-live" if view else "db-doing", doing), ("db-where", where)]
     return (
         "<div class='db-header'><h1>DreamBooth</h1><div class='db-chips'>"
@@ -202,11 +204,13 @@ def header(device: str, view: RunView | None, data_dir: Path, keeps_files: bool)
 
 def log_text(log_tail: str) -> str:
     """Return the end of the log, ready to show."""
-    return f"<pre class='db-log'>{escape(log_tail) if log_tail else 'The log begins with the run.'}</pre>"
+    # The box is laid out from its bottom, so that it stays at the newest line without a script.
+    text = escape(log_tail) if log_tail else "The log begins with the run."
+    return f"<div class='db-logbox' tabindex='0' aria-label='Log'><pre class='db-log'>{text}</pre></div>"
 
 
 def smoothed(values: Iterable[float], weight: float = SMOOTHING) -> list[float]:
-    """Return the exponential moving average, corrected for its start at zero (as in Adam, arXiv:1412.6980, section 3)."""
+    """Return the moving average, corrected for its start at zero as in Adam (arXiv:1412.6980, section 3)."""
     averages, average, share = [], 0.0, 0.0
     for value in values:
         average = weight * average + (1 - weight) * value

@@ -1,9 +1,7 @@
 """The second tab: what a run starts from, its settings, and the run itself as it goes."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -31,6 +29,7 @@ PRESET_LABELS = {
     "high_speed": "High speed",
     "full_precision": "Full precision",
 }
+TOY_NOTICE = "A toy model that shows the way; for real results take Stable Diffusion 1.5 and a GPU."
 ON_THE_STARTER = {"mixed_precision": "no", "use_8bit_adam": False}
 
 
@@ -81,12 +80,10 @@ def build(services: Services) -> TrainTab:
     notice = gr.HTML(base_notice(STARTER), elem_id="base-notice")
     with gr.Row(equal_height=False):
         for name in ("max_train_steps", "learning_rate", "save_interval", "resolution"):
-            with gr.Column(min_width=200):
-                field(name)
+            field(name)
     with gr.Row(equal_height=False):
         for name in ("train_text_encoder", "with_prior_preservation", "num_class_images", "seed"):
-            with gr.Column(min_width=200):
-                field(name)
+            field(name)
     field("save_sample_prompt")
     with gr.Accordion("Advanced", open=False):
         for group, title in GROUP_TITLES.items():
@@ -95,8 +92,7 @@ def build(services: Services) -> TrainTab:
             for start in range(0, len(names), 3):
                 with gr.Row(equal_height=False):
                     for name in names[start : start + 3]:
-                        with gr.Column(min_width=220):
-                            field(name)
+                        field(name)
     message = gr.HTML(elem_id="start-message")
     with gr.Row():
         start = gr.Button("Start training", variant="primary", elem_id="start")
@@ -107,21 +103,23 @@ def build(services: Services) -> TrainTab:
         status = gr.HTML(status_card(None), elem_id="run-status")
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=320):
+            gr.HTML("<b>What it makes</b> <span class='db-hint'>from the same seeds at every save</span>")
             samples = gr.Gallery(
-                label="What it makes, from the same seeds at every save", columns=4, height=330, elem_id="samples",
+                label="Samples", show_label=False, columns=4, height=330, elem_id="samples",
                 object_fit="contain", interactive=False, buttons=["fullscreen"],
             )  # fmt: skip
         with gr.Column(scale=5, min_width=320):
+            gr.HTML("<b>Loss</b> <span class='db-hint'>it wobbles, that is normal: judge by the pictures</span>")
             losses = gr.LinePlot(
-                x="step", y="loss", color="series", label="Loss", height=290, elem_id="losses", buttons=["fullscreen"],
+                x="step", y="loss", color="series", label="Loss", show_label=False, height=330, color_title="",
+                elem_id="losses", buttons=["fullscreen"],
                 color_map={"each step": "#b9d5d0", "smoothed": "#0f6b63"}, y_lim=[0, None], tooltip="axis",
-                caption="It wobbles, that is normal: judge by the pictures.",
             )  # fmt: skip
-    log = gr.HTML(log_text(""), elem_id="log", autoscroll=True, max_height=220)
+    log = gr.HTML(log_text(""), elem_id="log")
     run = gr.Dropdown([], label="Run shown", elem_id="run", allow_custom_value=True)
     # Its fields follow the declaration's order, whatever the layout.
     fields = {name: made[name] for name in infos}
-    proposed = gr.State({name: shown_value(getattr(config, name)) for name in infos})
+    proposed = gr.State({name: shown_value(info, getattr(config, name)) for name, info in infos.items()})
     return TrainTab(
         base, preset, notice, fields, proposed, start, stop, save_now, sample_now, message, run, status, samples,
         losses, log,
@@ -144,7 +142,7 @@ def base_notice(base: str) -> str:
     except DreamBoothError as error:
         return error_panel(error)
     if card.is_toy:
-        return panel(card.notice or "A toy model that shows the way; for real results take SD 1.5 and a GPU.", tone="note")
+        return panel(card.notice or TOY_NOTICE, tone="note")
     return panel(card.notice, tone="note") if card.notice else ""
 
 
@@ -161,9 +159,7 @@ def proposed_config(
     return resolve({"pretrained_model_name_or_path": base, **explicit}, known | dict(card.recipe), preset_name)
 
 
-def run_config(
-    concept: Concept, base: str, typed: Mapping[str, Any]
-) -> TrainingConfig:
+def run_config(concept: Concept, base: str, typed: Mapping[str, Any]) -> TrainingConfig:
     """Return the settings of a run as the form has them; raises ConfigError with every mistake."""
     values = dict(typed)
     values["save_sample_prompt"] = values.get("save_sample_prompt") or concept.instance_prompt
@@ -247,16 +243,17 @@ class Handlers:
         self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any], *values: Any
     ) -> list[Any]:
         typed = read_fields(self._infos, values)
-        explicit = {name: value for name, value in typed.items() if shown_value(value) != proposed.get(name)}
+        shown_now = {name: shown_value(self._infos[name], value) for name, value in typed.items()}
+        explicit = {name: value for name, value in typed.items() if shown_now[name] != proposed.get(name)}
         try:
             num_photos = self._num_photos(photo_set_name)
             config = proposed_config(base, preset_name, kind, num_photos, explicit)
         except DreamBoothError as error:
             return [error_panel(error), gr.skip(), *(gr.skip() for _ in values)]
-        new = {name: shown_value(getattr(config, name)) for name in self._infos}
+        new = {name: shown_value(info, getattr(config, name)) for name, info in self._infos.items()}
         # What a person typed stays theirs: only proposals are remembered as such.
         kept = {name: proposed.get(name) if name in explicit else value for name, value in new.items()}
-        updates = [gr.skip() if shown_value(typed[name]) == value else value for name, value in new.items()]
+        updates = [gr.skip() if shown_now[name] == value else value for name, value in new.items()]
         return [base_notice(base), kept, *updates]
 
     def _num_photos(self, name: str) -> int:
