@@ -151,7 +151,8 @@ def _train_vae(
             decoded = parts.vae.decode(posterior.mean + posterior.std * draw).sample
         return (decoded.float() - pictures).square().mean() + 1e-6 * posterior.kl().float().mean()
 
-    done = _train([parts.vae], loss, "vae", recipe.vae_steps, recipe.vae_rate, recipe, work_dir, deadline_s, on_progress)
+    steps, rate = recipe.vae_steps, recipe.vae_rate
+    done = _train([parts.vae], loss, "vae", steps, rate, recipe, work_dir, deadline_s, on_progress)
     pictures = pictures_of(seed, range(10**9, 10**9 + 256), recipe.size_px)
     with torch.no_grad():
         latents = parts.vae.encode(pictures).latent_dist.mean
@@ -202,13 +203,15 @@ def _train_unet(
         timesteps = (alpha_bar[None] == level[:, None]).float().argmax(1)
         clean = latents[picked].float() * parts.vae.config.scaling_factor
         noise = torch.randn(clean.shape, generator=draws)
-        words = ["" if drop else captions[number] for number, drop in zip(picked.tolist(), dropped.tolist(), strict=True)]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            states = parts.text_encoder(torch.stack([ids[text] for text in words]))[0]
-            prediction = parts.unet(objective.noised(clean, noise, level), timesteps, states).sample
+        shown = zip(picked.tolist(), dropped.tolist(), strict=True)
+        words = ["" if is_dropped else captions[number] for number, is_dropped in shown]
+        states = parts.text_encoder(torch.stack([ids[text] for text in words]))[0]
+        prediction = parts.unet(objective.noised(clean, noise, level), timesteps, states).sample
         wanted = objective.target(clean, noise, level, "epsilon")
         return objective.prior_preservation(prediction, wanted, recipe.unet_batch, 0.0).total
 
+    # On 8x8 latents float32 in this layout goes at twice the pace of bfloat16 autocast (28 and 15 pictures/s a core).
+    parts.unet.to(memory_format=torch.channels_last)
     modules = [parts.unet, parts.text_encoder]
     return _train(modules, loss, "unet", recipe.unet_steps, recipe.unet_rate, recipe, work_dir, deadline_s, on_progress)
 
@@ -293,8 +296,8 @@ def _train(
         step += 1
         recent = loss.item() if step == first + 1 else 0.99 * recent + 0.01 * loss.item()
         if step % 100 == 0:
-            pace_s = (time.monotonic() - started_s) / (step - first)
-            on_progress(f"{name}: step {step} of {num_steps}, loss {recent:.5f}, {pace_s * (num_steps - step) / 60:.0f} min left")
+            left_min = (time.monotonic() - started_s) / (step - first) * (num_steps - step) / 60
+            on_progress(f"{name}: step {step} of {num_steps}, loss {recent:.5f}, {left_min:.0f} min left")
         if step % recipe.save_every == 0:
             _keep(work_dir / name, modules, ema, step)
     _keep(work_dir / name, modules, ema, step)

@@ -347,10 +347,9 @@ def mountain(draw: ImageDraw.ImageDraw, side_px: int, rng: random.Random) -> Non
     """A snow-topped mountain behind a meadow."""
     _ground((166, 208, 240), (120, 176, 84))(draw, side_px, rng)
     peak = side_px * rng.uniform(0.3, 0.7)
-    draw.polygon([(peak - 0.55 * side_px, side_px * 0.6), (peak, side_px * 0.05), (peak + 0.55 * side_px, side_px * 0.6)],
-                 fill=(112, 112, 130))  # fmt: skip
-    draw.polygon([(peak - 0.14 * side_px, side_px * 0.19), (peak, side_px * 0.05), (peak + 0.14 * side_px, side_px * 0.19)],
-                 fill=(248, 250, 252))  # fmt: skip
+    for half, foot, colour in ((0.55, 0.6, (112, 112, 130)), (0.14, 0.19, (248, 250, 252))):
+        left, right = peak - half * side_px, peak + half * side_px
+        draw.polygon([(left, side_px * foot), (peak, side_px * 0.05), (right, side_px * foot)], fill=colour)
 
 
 def water(draw: ImageDraw.ImageDraw, side_px: int, rng: random.Random) -> None:
@@ -423,7 +422,8 @@ def training_caption(scene: Scene, rng: random.Random) -> str:
 
 def render(scene: Scene, size_px: int, rng: random.Random) -> Image.Image:
     """Paint the scene as an RGB picture of size_px x size_px, in a pose, place and light drawn from `rng`."""
-    return compose(CLASSES[scene.class_word], lambda mask: fill(mask, scene, rng), scene.context, size_px, rng, scene.hat)
+    thing = CLASSES[scene.class_word]
+    return compose(thing, lambda mask: fill(mask, scene, rng), scene.context, size_px, rng, scene.hat)
 
 
 def compose(
