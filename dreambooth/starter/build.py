@@ -149,7 +149,8 @@ def _train_vae(
             posterior = parts.vae.encode(pictures).latent_dist
             draw = torch.randn(posterior.mean.shape, generator=rng.generator(seed, "starter", 1, step))
             decoded = parts.vae.decode(posterior.mean + posterior.std * draw).sample
-        return (decoded.float() - pictures).square().mean() + 1e-6 * posterior.kl().float().mean()
+        value: Tensor = (decoded.float() - pictures).square().mean() + 1e-6 * posterior.kl().float().mean()
+        return value
 
     steps, rate = recipe.vae_steps, recipe.vae_rate
     done = _train([parts.vae], loss, "vae", steps, rate, recipe, work_dir, deadline_s, on_progress)

@@ -494,12 +494,12 @@ def fill(mask: Image.Image, scene: Scene, rng: random.Random) -> Image.Image:
             for column in range(6):
                 x, y, r = (column + 0.5 * (row % 2) + 0.25) / 6, (row + 0.5) / 6, 0.038
                 box = tuple(side_px * value for value in (x - r, y - r, x + r, y + r))
-                draw.ellipse(box, fill=second)  # type: ignore[arg-type]
+                draw.ellipse(box, fill=second)
     elif scene.pattern == "checkered":
         for row in range(7):
             for column in range(row % 2, 7, 2):
                 box = tuple(side_px * value / 7 for value in (column, row, column + 1, row + 1))
-                draw.rectangle(box, fill=second)  # type: ignore[arg-type]
+                draw.rectangle(box, fill=second)
     return layer
 
 

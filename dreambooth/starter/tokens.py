@@ -27,7 +27,7 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
         word: [alphabet[byte] for byte in word.encode()[:-1]] + [alphabet[word.encode()[-1]] + WORD_END]
         for word in sorted(set(words))
     }
-    merges = []
+    merges: list[tuple[str, str]] = []
     while True:
         pairs: collections.Counter[tuple[str, str]] = collections.Counter()
         for pieces in spelled.values():
