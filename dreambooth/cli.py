@@ -209,7 +209,11 @@ class _Bars:
             if event.phase != self._phase:
                 self.close()
                 self._phase = event.phase
-                self._bar = tqdm(total=event.total or None, desc=event.phase.capitalize(), dynamic_ncols=True)
+                if event.total:
+                    name = event.phase.capitalize()
+                    self._bar = tqdm(total=event.total, desc=name, initial=event.done, dynamic_ncols=True)
+                else:
+                    tqdm.write(f"{event.phase.capitalize()} ...")
             if self._bar is not None:
                 self._bar.n = event.done
                 self._bar.refresh()

@@ -1,4 +1,4 @@
-"""What all tests share: a home of their own, and when those that need a GPU or a browser run."""
+"""What all tests share: a home of their own, a tiny base, and when those that need a GPU or a browser run."""
 
 import importlib.util
 import os
@@ -6,6 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported, for this process and those it starts: thread counts change sums, and two cores serve all.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +20,28 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DREAMBOOTH_HOME", str(home))
     return home
+
+
+@pytest.fixture(scope="session")
+def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a base with random weights, 32 px, in SD 1.5's topology; not to be written to."""
+    from tests.tiny import tiny_base
+
+    return tiny_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Return a folder with three different photos, 48 px."""
+    from PIL import Image
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        gradient = Image.linear_gradient("L").resize((48, 48)).rotate(90 * number)
+        channels = [gradient, gradient.rotate(180), Image.new("L", (48, 48), 80 * number)]
+        Image.merge("RGB", channels).save(folder / f"{number}.png")
+    return folder
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -65,7 +65,12 @@ def _original_layout(model_dir: Path) -> "dict[str, Tensor]":
             f"It lacks {', '.join(missing)}.",
             "Name a diffusers folder, a run or one of its step folders.",
         )
-    config = json.loads((model_dir / "unet" / "config.json").read_text("utf-8"))
+    try:
+        config = json.loads((model_dir / "unet" / "config.json").read_text("utf-8"))
+    except ValueError:
+        raise ExportError(
+            f"{model_dir} is damaged.", "unet/config.json is not readable.", "Save the model again."
+        ) from None
     if config.get("use_linear_projection"):
         raise ExportError(
             f"{model_dir} is an SD 2.x model.", "Its one-file layout is another one.", "Keep it as a diffusers folder."
@@ -80,13 +85,17 @@ def _original_layout(model_dir: Path) -> "dict[str, Tensor]":
 
 
 def _weights_of(folder: Path) -> "dict[str, Tensor]":
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     files = sorted(folder.glob("*.safetensors"))
     plain = [file for file in files if file.name in ("diffusion_pytorch_model.safetensors", "model.safetensors")]
     weights: dict[str, Tensor] = {}
     for file in plain or files:
-        weights |= load_file(file)
+        try:
+            weights |= load_file(file)
+        except SafetensorError as error:
+            raise ExportError(f"{file} is damaged.", str(error)[:200], "Save the model again.") from None
     if not weights:
         raise ExportError(
             f"{folder} has no .safetensors file.", "Its weights are missing or in an old format.",

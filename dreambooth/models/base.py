@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import BaseModelError
-from dreambooth.formats.ldm import from_ldm
+from dreambooth.formats.ldm import VAE_PREFIX, from_ldm
 
 if TYPE_CHECKING:
     import torch
@@ -195,6 +195,10 @@ def _downloaded(name: str, revision: str | None, variant: str | None, token: str
         ) from None  # fmt: skip
     except errors.RevisionNotFoundError:
         raise BaseModelError(f"{name} has no revision {revision!r}.", "", "Leave it out, or look at its branches.") from None
+    except errors.HFValidationError:
+        raise BaseModelError(
+            f"There is no base model {name!r}.", "It is no file or folder here, and no valid Hub id.", "Check the spelling."
+        ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
         raise BaseModelError(
             f"{name} is not in the local cache and could not be downloaded.", f"{type(error).__name__}: {error}"[:300],
@@ -268,14 +272,16 @@ def _load_tokenizer(source: str, token: str | None) -> Any:
 
 def _load_vae(source: str, token: str | None) -> Any:
     folder = Path(source)
-    if folder.is_dir():
-        return _vae_of(folder, "vae" if (folder / "vae" / "config.json").exists() else None, None)
+    if folder.is_file():
+        return _vae_from_file(folder)
     import torch
     from diffusers import AutoencoderKL
 
     try:
+        if folder.is_dir():
+            return _vae_of(folder, "vae" if (folder / "vae" / "config.json").exists() else None, None)
         return AutoencoderKL.from_pretrained(source, token=token, torch_dtype=torch.float32)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(
             f"The VAE {source} cannot be loaded.", f"{type(error).__name__}: {error}"[:300],
             "Check the name, or leave pretrained_vae_name_or_path out.",
@@ -298,15 +304,17 @@ def _from_file(path: Path, tokenizer: str | None, token: str | None) -> Base:
     _check_weights(path, weights)
     try:
         unet_weights, vae_weights, text_weights = from_ldm(weights)
-    except KeyError as error:
+        unet, text_encoder, vae = _unet_from(unet_weights), _text_encoder_from(text_weights), _vae_from(vae_weights)
+    except (KeyError, RuntimeError) as error:
         raise BaseModelError(
-            f"{path.name} is no SD 1.x model.", f"It has a tensor SD 1.x does not know: {error}.", "Choose an SD 1.x file."
-        ) from None
+            f"{path.name} is no complete SD 1.x model.", f"Missing, unknown or misshapen tensors: {error}"[:400],
+            "Choose an SD 1.x file that has UNet, VAE and text encoder.",
+        ) from None  # fmt: skip
     return Base(
         str(path),
-        _unet_from(unet_weights),
-        _text_encoder_from(text_weights),
-        _vae_from(vae_weights),
+        unet,
+        text_encoder,
+        vae,
         None if tokenizer is not None else _tokenizer_for(text_weights, token),
         dict(SD15_SCHEDULER),
         BaseCard(),
@@ -326,6 +334,10 @@ def _read_weights(path: Path) -> "dict[str, Tensor]":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if "Unsupported" not in str(error):
+            raise BaseModelError(
+                f"{path.name} cannot be read.", "It is damaged, or no checkpoint at all.", "Download it again."
+            ) from None
         raise BaseModelError(
             f"{path.name} holds more than weights.", f"{str(error).splitlines()[0]}"[:300],
             "Ask for a .safetensors file, or resave it where you trust it: keep only the tensors.",
@@ -366,6 +378,20 @@ def _vae_from(weights: "dict[str, Tensor]") -> Any:
 
     config = _config_of_file("vae", _widths(weights, "encoder.down_blocks"))
     return _filled(AutoencoderKL.from_config(config), weights)
+
+
+def _vae_from_file(path: Path) -> Any:
+    """Load the VAE of a file in the original layout: a whole model's, or one with the VAE alone and no prefix."""
+    weights = _read_weights(path)
+    if not any(name.startswith(VAE_PREFIX) for name in weights):
+        weights = {VAE_PREFIX + name: tensor for name, tensor in weights.items()}
+    try:
+        return _vae_from(from_ldm(weights)[1])
+    except (KeyError, RuntimeError) as error:
+        raise BaseModelError(
+            f"{path.name} holds no SD 1.x VAE.", f"Missing, unknown or misshapen tensors: {error}"[:300],
+            "Choose another, or leave pretrained_vae_name_or_path out.",
+        ) from None  # fmt: skip
 
 
 def _text_encoder_from(weights: "dict[str, Tensor]") -> Any:
@@ -465,6 +491,8 @@ def _save_weights(
     }
     limit = MAX_SHARD_BYTES if card.is_toy else 2**40
     save_torch_state_dict(cast, folder, filename_pattern=stem + "{suffix}.safetensors", max_shard_size=limit)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)  # the library leaves them readable by their owner alone, which no other file here is
 
 
 def _save_text_encoder(folder: Path, text_encoder: Any, dtype: "torch.dtype", card: BaseCard) -> None:

@@ -1,0 +1,47 @@
+"""The loss against values worked out by hand and against diffusers' own scheduler."""
+
+import pytest
+import torch
+
+from dreambooth.errors import BaseModelError
+from dreambooth.training import objective
+
+
+def test_noised_is_equation_4_of_ddpm() -> None:
+    clean, noise = torch.full((2, 1, 1, 1), 2.0), torch.full((2, 1, 1, 1), 10.0)
+    noisy = objective.noised(clean, noise, torch.tensor([0.36, 1.0]))
+    # sqrt(0.36) * 2 + sqrt(0.64) * 10 = 1.2 + 8
+    assert noisy.flatten().tolist() == pytest.approx([9.2, 2.0])
+
+
+def test_targets_agree_with_diffusers() -> None:
+    from diffusers import DDPMScheduler
+
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    clean, noise = torch.randn(2, 3, 4, 4, 4).unbind(0)
+    timesteps = torch.tensor([3, 500, 999])
+    level = scheduler.alphas_cumprod[timesteps]
+    torch.testing.assert_close(objective.noised(clean, noise, level), scheduler.add_noise(clean, noise, timesteps))
+    velocity = objective.target(clean, noise, level, "v_prediction")
+    torch.testing.assert_close(velocity, scheduler.get_velocity(clean, noise, timesteps))
+    assert objective.target(clean, noise, level, "epsilon") is noise
+
+
+def test_prior_is_weighted_and_averaged_apart_from_the_photos() -> None:
+    prediction = torch.tensor([1.0, 3.0, 2.0]).view(3, 1, 1, 1)
+    losses = objective.prior_preservation(prediction, torch.zeros(3, 1, 1, 1), 2, 0.5)
+    assert losses.instance.item() == 5.0  # (1 + 9) / 2
+    assert losses.prior is not None
+    assert losses.prior.item() == 4.0
+    assert losses.total.item() == 7.0
+
+
+def test_without_class_pictures_there_is_no_prior() -> None:
+    losses = objective.prior_preservation(torch.ones(2, 1, 1, 1), torch.zeros(2, 1, 1, 1), 2, 9.0)
+    assert losses.prior is None
+    assert losses.total.item() == losses.instance.item() == 1.0
+
+
+def test_an_unknown_prediction_type_is_refused() -> None:
+    with pytest.raises(BaseModelError, match="sample"):
+        objective.checked_prediction_type("sample")
