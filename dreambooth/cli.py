@@ -140,7 +140,9 @@ def training_config(arguments: dict[str, Any]) -> TrainingConfig:
     problems = []
     if arguments.pop("hub_token") is not None:
         problems.append(
-            FieldProblem("hub_token", "is refused: it would show in process lists. Put HF_TOKEN in the environment or .env.")
+            FieldProblem(
+                "hub_token", "is refused: it would show in process lists. Put HF_TOKEN in the environment or .env."
+            )
         )
     problems += [
         FieldProblem(name, "is not in this version: upload the step folder with `hf upload`.")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import SD15, GenerationConfig, TrainingConfig
 from dreambooth.errors import ConfigError, DeviceError, DreamBoothError, RunFolderError
@@ -115,9 +115,7 @@ def _train(
 
     if read_card(config.pretrained_model_name_or_path).is_toy:
         report(Notice(read_card(config.pretrained_model_name_or_path).notice))
-    materials = prepare(
-        config, workspace=workspace, manager=manager, token=token, report=report, controls=controls
-    )
+    materials = prepare(config, workspace=workspace, manager=manager, token=token, report=report, controls=controls)
     if materials is None:
         return StatusChanged("stopped", "Stopped before the first step.")
     num_steps = Trainer(config, materials, run, manager, report, controls).run()
@@ -135,7 +133,10 @@ def _unexpected(error: Exception) -> StatusChanged:
             "Take the preset `minimum`, a smaller resolution or batch size, or train the UNet only.",
         )
     return StatusChanged(
-        "failed", f"The run ended with an unexpected {type(error).__name__}.", str(error)[:300], "The log has the details."
+        "failed",
+        f"The run ended with an unexpected {type(error).__name__}.",
+        str(error)[:300],
+        "The log has the details.",
     )
 
 
@@ -166,7 +167,7 @@ def train(
     assert recorded is not None
     assert recorded.output_dir is not None
     run = RunFolder(Path(recorded.output_dir))
-    work = {
+    work: dict[str, Any] = {
         "workspace": workspace,
         "manager": manager,
         "token": _revealed(settings),
@@ -240,7 +241,8 @@ def make_pictures(
             width=config.width or side_px,
             seed=secrets.randbelow(2**32) if config.seed is None else config.seed,
         )
-        pipe = Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config)
+        name = Path(key).name if not Path(key).name.isdecimal() else f"{Path(key).parent.name}/{Path(key).name}"
+        pipe = Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config, name)
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for number, picture in enumerate(generate_images(pipe, config, on_step=on_step, should_stop=should_stop)):
             path = output_dir / f"{stamp}-{config.seed}-{number}.png"
@@ -349,7 +351,9 @@ class Jobs:
         active = self.active()
         if active is not None:
             seconds_left = read_state(self._workspace.run(active)).seconds_left
-            wait = "It is too early to say how long." if seconds_left is None else f"About {in_words(seconds_left)} left."
+            wait = (
+                "It is too early to say how long." if seconds_left is None else f"About {in_words(seconds_left)} left."
+            )
             raise DeviceError(f"The device is training {active}.", wait, "Try again then, or stop the training.")
         yield from make_pictures(
             model,

@@ -55,7 +55,13 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_inference_steps", 0), ("guidance_scale", float("inf")), ("height", 65), ("seed", -1), ("prompt", "x" * 2001)],
+    [
+        ("num_inference_steps", 0),
+        ("guidance_scale", float("inf")),
+        ("height", 65),
+        ("seed", -1),
+        ("prompt", "x" * 2001),
+    ],
 )
 def test_a_request_out_of_range_is_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -98,7 +104,14 @@ def test_the_notebooks_recipe_and_its_memory_configurations() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "num_photos", "num_steps"),
-    [("object", 3, 400), ("object", 8, 600), ("style", 20, 600), ("person", 1, 800), ("person", 8, 1200), ("pet", 5, 800)],
+    [
+        ("object", 3, 400),
+        ("object", 8, 600),
+        ("style", 20, 600),
+        ("person", 1, 800),
+        ("person", 8, 1200),
+        ("pet", 5, 800),
+    ],
 )
 def test_steps_follow_from_kind_and_photos(kind: settings.Kind, num_photos: int, num_steps: int) -> None:
     assert settings.recommended_num_steps(kind, num_photos) == num_steps
@@ -106,7 +119,10 @@ def test_steps_follow_from_kind_and_photos(kind: settings.Kind, num_photos: int,
 
 def test_concepts_list_as_the_seed_writes_it(tmp_path: Path) -> None:
     path = tmp_path / "concepts_list.json"
-    concepts = (Concept("photo of zwx dog", "/data/zwx", "photo of dog", "/data/dog"), Concept("photo of ukj cat", "/c"))
+    concepts = (
+        Concept("photo of zwx dog", "/data/zwx", "photo of dog", "/data/dog"),
+        Concept("photo of ukj cat", "/c"),
+    )
     path.write_text(settings.dump_concepts_list(concepts))
     assert settings.load_concepts_list(path) == concepts
 

@@ -42,7 +42,11 @@ VAE_BLOCKS: Pairs = (
     *((f"encoder.down_blocks.{i}.downsamplers.0.conv", f"encoder.down.{i}.downsample.conv") for i in range(3)),
     *((f"decoder.up_blocks.{i}.resnets.{j}", f"decoder.up.{3 - i}.block.{j}") for i in range(4) for j in range(3)),
     *((f"decoder.up_blocks.{i}.upsamplers.0.conv", f"decoder.up.{3 - i}.upsample.conv") for i in range(3)),
-    *((f"{half}.mid_block.resnets.{j}", f"{half}.mid.block_{j + 1}") for half in ("encoder", "decoder") for j in (0, 1)),
+    *(
+        (f"{half}.mid_block.resnets.{j}", f"{half}.mid.block_{j + 1}")
+        for half in ("encoder", "decoder")
+        for j in (0, 1)
+    ),
     *((f"{half}.mid_block.attentions.0", f"{half}.mid.attn_1") for half in ("encoder", "decoder")),
     *((f"{half}.conv_norm_out", f"{half}.norm_out") for half in ("encoder", "decoder")),
     *((f"{half}.conv_{end}", f"{half}.conv_{end}") for half in ("encoder", "decoder") for end in ("in", "out")),

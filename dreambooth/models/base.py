@@ -1,4 +1,4 @@
-"""What a run starts from: a Hub id, a diffusers folder, one file, or the starter, as parts with explicit number formats.
+"""What a run starts from: a Hub id, a diffusers folder, one file, or the starter, as parts of known number formats.
 
 transformers 5 loads a part in the format of its file, diffusers in fp32; trained parts must be fp32, so it is always
 said.
@@ -194,10 +194,14 @@ def _downloaded(name: str, revision: str | None, variant: str | None, token: str
             "Check the name; for a private one set HF_TOKEN.",
         ) from None  # fmt: skip
     except errors.RevisionNotFoundError:
-        raise BaseModelError(f"{name} has no revision {revision!r}.", "", "Leave it out, or look at its branches.") from None
+        raise BaseModelError(
+            f"{name} has no revision {revision!r}.", "", "Leave it out, or look at its branches."
+        ) from None
     except errors.HFValidationError:
         raise BaseModelError(
-            f"There is no base model {name!r}.", "It is no file or folder here, and no valid Hub id.", "Check the spelling."
+            f"There is no base model {name!r}.",
+            "It is no file or folder here, and no valid Hub id.",
+            "Check the spelling.",
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
         raise BaseModelError(
@@ -218,9 +222,7 @@ def _from_folder(folder: Path, variant: str | None) -> Base:
     try:
         options: dict[str, Any] = {"variant": variant} if variant else {}
         unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32, **options)
-        text_encoder = CLIPTextModel.from_pretrained(
-            folder, subfolder="text_encoder", dtype=torch.float32, **options
-        )
+        text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=torch.float32, **options)
         vae = _vae_of(folder, "vae", variant)
         scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
         tokenizer = _load_tokenizer(str(folder / "tokenizer"), None)
@@ -331,7 +333,8 @@ def _read_weights(path: Path) -> "dict[str, Tensor]":
 
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            tensors: dict[str, Tensor] = load_file(path)
+            return tensors
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" not in str(error):
@@ -358,7 +361,9 @@ def _check_weights(path: Path, weights: "Mapping[str, Tensor]") -> None:
         _refuse(path, "a LoRA, an addition to a model,")
     first = weights.get("model.diffusion_model.input_blocks.0.0.weight")
     if first is None:
-        _refuse(path, "a VAE alone" if "decoder.conv_in.weight" in names else "no complete model in the original layout")
+        _refuse(
+            path, "a VAE alone" if "decoder.conv_in.weight" in names else "no complete model in the original layout"
+        )
     elif first.shape[1] == 9:
         _refuse(path, "an inpainting model")
     if any(name.startswith("cond_stage_model.model.") for name in names):

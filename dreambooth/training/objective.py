@@ -34,8 +34,9 @@ def target(latents: "Tensor", noise: "Tensor", alpha_bar: "Tensor", prediction_t
 
 def checked_prediction_type(name: str) -> PredictionType:
     """Return the name when this trainer knows it; raises BaseModelError for any other, such as `sample`."""
-    if name == "epsilon" or name == "v_prediction":
-        return name
+    known: dict[str, PredictionType] = {"epsilon": "epsilon", "v_prediction": "v_prediction"}
+    if name in known:
+        return known[name]
     raise BaseModelError(
         f"The base predicts {name!r}.", "Only epsilon and v_prediction are known here.", "Choose an SD 1.x or 2.x base."
     )
@@ -55,9 +56,7 @@ class Losses:
     prior: "Tensor | None"
 
 
-def prior_preservation(
-    prediction: "Tensor", wanted: "Tensor", num_instance: int, prior_loss_weight: float
-) -> Losses:
+def prior_preservation(prediction: "Tensor", wanted: "Tensor", num_instance: int, prior_loss_weight: float) -> Losses:
     """Return L = L_instance + w L_prior (Ruiz et al. 2023, DreamBooth, arXiv 2208.12242, eq. 2).
 
     The first `num_instance` pictures of the batch are the subject, the rest its class; each part is the mean over its

@@ -1,7 +1,7 @@
 """What updates the weights: AdamW in 32 or 8 bits, and its learning rates."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import TrainingConfig
 from dreambooth.hardware import eight_bit_adam_available
@@ -31,7 +31,7 @@ def build_optimizer(
     if text_encoder is not None:
         rate = config.learning_rate if config.text_encoder_lr is None else config.text_encoder_lr
         groups.append({"params": trainable(text_encoder), "lr": rate * scale})
-    options = {
+    options: dict[str, Any] = {
         "betas": (config.adam_beta1, config.adam_beta2),
         "weight_decay": config.adam_weight_decay,
         "eps": config.adam_epsilon,
@@ -41,7 +41,8 @@ def build_optimizer(
         if reason is None:
             from bitsandbytes.optim import AdamW8bit
 
-            return AdamW8bit(groups, **options)
+            eight_bit: Optimizer = AdamW8bit(groups, **options)
+            return eight_bit
         notice(f"8-bit AdamW does not work here ({reason}); using AdamW in 32 bits, which takes more memory.")
     from torch.optim import AdamW
 
@@ -52,12 +53,13 @@ def build_schedule(config: TrainingConfig, optimizer: "Optimizer", num_steps: in
     """Return the learning-rate schedule over `num_steps` updates, however many micro-batches each has."""
     from diffusers.optimization import get_scheduler
 
-    return get_scheduler(
+    schedule: LRScheduler = get_scheduler(
         config.lr_scheduler,
         optimizer=optimizer,
         num_warmup_steps=config.lr_warmup_steps,
         num_training_steps=num_steps,
     )
+    return schedule
 
 
 def trainable(module: "nn.Module") -> "list[nn.Parameter]":

@@ -35,6 +35,7 @@ def prepare(
     from accelerate import PartialState
 
     assert config.seed is not None, "the run's records draw it"
+    seed = config.seed
     process = PartialState(cpu=manager.device.type == "cpu")
 
     def notice(text: str) -> None:
@@ -63,7 +64,7 @@ def prepare(
         )
         for concept in config.concepts
     ]
-    pool = LatentPool(config, config.seed, concepts, base.vae, manager.device)
+    pool = LatentPool(config, seed, concepts, base.vae, manager.device)
     if not config.not_cache_latents:
         manager.place(base.vae)
         pool.fill(lambda done, total: report(PhaseProgress("latents", done, total)), controls.stop.is_set)
@@ -84,13 +85,13 @@ def prepare(
         manager.park(base.text_encoder)
     alpha_bar = alphas_cumprod(base)
     batches = BatchMaker(
-        config, config.seed, pool, concepts, base.vae.config.scaling_factor, len(alpha_bar),
+        config, seed, pool, concepts, base.vae.config.scaling_factor, len(alpha_bar),
         process.process_index, process.num_processes,
     )  # fmt: skip
     num_steps = config.max_train_steps or config.num_train_epochs * steps_per_epoch(
         config, concepts, process.num_processes
     )
-    return Materials(base, batches, caption_states, alpha_bar, config.seed, num_steps)
+    return Materials(base, batches, caption_states, alpha_bar, seed, num_steps)
 
 
 def steps_per_epoch(config: TrainingConfig, concepts: list[ConceptPhotos], num_processes: int) -> int:
