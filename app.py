@@ -1,10 +1,13 @@
 """Start the page: `python app.py [--host --port --share --auth]`."""
 
 import argparse
+import errno
 import ipaddress
 import logging
+import os
 import secrets
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -68,6 +71,21 @@ def is_local(host: str) -> bool:
         return False
 
 
+def check_port(host: str, port: int) -> None:
+    """Raise DreamBoothError when that address cannot be listened on, before anything is built for it."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As servers do: a port whose last connections are still fading counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(os.name != "nt"))
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            why = "That port is taken by another program." if taken else f"{error.strerror or error}."
+            raise DreamBoothError(
+                f"The page cannot be opened at {host}:{port}.", why, "Choose another one with --port."
+            ) from error
+
+
 def launch_arguments(opened: Door, exports_dir: Path, runs_dir: Path) -> dict[str, Any]:
     """Return what the one launch call is given; nothing is counted, kept in browsers or served that need not be."""
     from ui.theme import CSS, theme
@@ -108,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def serve(arguments: argparse.Namespace, settings: Settings) -> int:
     """Build the page, launch it, and wait."""
     opened = door(arguments, settings)
+    check_port(opened.host, opened.port)
     from dreambooth.jobs import Jobs
     from dreambooth.models.manager import ModelManager
     from dreambooth.workspace import Workspace
@@ -119,14 +138,7 @@ def serve(arguments: argparse.Namespace, settings: Settings) -> int:
     with tempfile.TemporaryDirectory(prefix="dreambooth-page-") as copies_dir:
         page = build_page(jobs, workspace, settings, Path(copies_dir))
         page.queue(max_size=MAX_WAITING_EVENTS)
-        try:
-            _, url, link = page.launch(**launch_arguments(opened, workspace.exports_dir, workspace.runs_dir))
-        except OSError as error:
-            raise DreamBoothError(
-                f"The page cannot be opened at {opened.host}:{opened.port}.",
-                f"{error}" if "port" not in str(error) else "That port is taken by another program.",
-                "Choose another one with --port.",
-            ) from error
+        _, url, link = page.launch(**launch_arguments(opened, workspace.exports_dir, workspace.runs_dir))
         print(f"\n  The page is open at {url}" + (f"\n  and at {link}" if link else ""))
         if opened.made_password and opened.auth:
             print(f"  User {opened.auth[0]}, password {opened.auth[1]}")

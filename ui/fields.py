@@ -36,7 +36,9 @@ def field_component(info: FieldInfo, value: Any) -> Any:
 
     Ranges are told, not enforced by the browser: it would stop at the first mistake, and all are to be shown at once.
     """
-    common = {"label": field_label(info.name), "info": field_note(info), "elem_id": f"field-{info.name}"}
+    common: dict[str, Any] = {
+        "label": field_label(info.name), "info": field_note(info), "elem_id": f"field-{info.name}", "min_width": 170,
+    }  # fmt: skip
     if info.type is bool:
         return gr.Checkbox(value=value, **common)
     if info.choices:

@@ -96,6 +96,7 @@ CSS = """
   border: 1px solid var(--border-color-primary); border-radius: 10px; background: var(--background-fill-secondary); }
 .db-log { font-size: .8rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0;
   padding: .6rem .8rem; background: none !important; border: 0 !important; }
+#samples .grid-container, #views .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
 .db-panel code, .db-hint code { font-size: .82em; opacity: .75; }
 @media (max-width: 640px) { .gradio-container .main.fillable { padding: .5rem .6rem !important; }
   .db-header h1 { font-size: 1.25rem; } }

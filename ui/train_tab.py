@@ -85,6 +85,7 @@ def build(services: Services) -> TrainTab:
         for name in ("train_text_encoder", "with_prior_preservation", "num_class_images", "seed"):
             field(name)
     field("save_sample_prompt")
+    made["save_sample_prompt"].placeholder = "The words for your photos, when left empty"
     with gr.Accordion("Advanced", open=False):
         for group, title in GROUP_TITLES.items():
             names = [name for name, info in infos.items() if info.group == group and name not in MAIN_FIELDS]

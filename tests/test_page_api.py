@@ -1,0 +1,262 @@
+"""The page as an API: a real client does the whole job on a tiny base, and asks for what it must not get."""
+
+import argparse
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+import app
+from dreambooth.errors import ConfigError
+from dreambooth.jobs import Jobs
+from dreambooth.models.manager import ModelManager
+from dreambooth.samples import sample_folder
+from dreambooth.settings import Secret, Settings
+from dreambooth.workspace import Workspace
+from tests.tiny import tiny_base
+from ui.build import build_page
+
+PUBLIC = {
+    "/upload_photos", "/start_training", "/training_status", "/stop_training", "/list_runs", "/convert", "/list_models",
+    "/generate", "/try_sample",
+}  # fmt: skip
+SHORT = {
+    "max_train_steps": 4, "save_interval": 2, "num_class_images": 2, "n_save_sample": 1, "save_infer_steps": 1,
+    "mixed_precision": "no", "use_8bit_adam": False, "num_crop_variants": 1,
+}  # fmt: skip
+
+
+def free_port() -> int:
+    """Return a port nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Open:
+    """A page that is open, and where its files are."""
+
+    url: str
+    workspace: Workspace
+    base: Path
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
+    """Open the page on a free port, over a data folder of its own with a tiny base in it."""
+    workspace = Workspace(tmp_path_factory.mktemp("data"))
+    base = tiny_base(workspace.models_dir / "tiny")
+    jobs = Jobs(workspace, ModelManager("cpu"), None)
+    page = build_page(jobs, workspace, Settings(workspace.data_dir), tmp_path_factory.mktemp("copies"))
+    door = app.Door("127.0.0.1", free_port(), share=False, auth=None, made_password=False)
+    _, url, _ = page.launch(**app.launch_arguments(door, workspace.exports_dir, workspace.runs_dir))
+    yield Open(url, workspace, base)
+    jobs.close()
+    page.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def client(opened: Open) -> Client:
+    """Return a client of the page."""
+    return Client(opened.url, verbose=False)
+
+
+def upload(client: Client) -> str:
+    """Upload the bundled subject and return its photo set's name."""
+    files = [handle_file(str(path)) for path in sorted(sample_folder().glob("*.png"))]
+    return str(client.predict(files, api_name="/upload_photos")[0])
+
+
+def finished(client: Client, run: str) -> dict[str, Any]:
+    """Wait for a run to end and return its status."""
+    deadline_s = time.monotonic() + 150
+    while time.monotonic() < deadline_s:
+        status: dict[str, Any] = client.predict(run, api_name="/training_status")
+        if status["status"] in ("done", "failed", "stopped"):
+            return status
+        time.sleep(0.5)
+    raise AssertionError(f"the run did not end: {status}")
+
+
+def answer(url: str) -> int:
+    """Return the HTTP status of a GET."""
+    try:
+        with urllib.request.urlopen(url, timeout=20) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_the_public_names_are_these(client: Client) -> None:
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == PUBLIC
+
+
+@pytest.mark.slow
+def test_from_photos_to_a_file_and_pictures(client: Client, opened: Open, tmp_path: Path) -> None:
+    photo_set = upload(client)
+    kept = sorted(path.suffix for path in (opened.workspace.datasets_dir / photo_set).iterdir())
+    assert kept == [".json", *[".png"] * 5]
+
+    run = client.predict(photo_set, str(opened.base), "recommended", SHORT, api_name="/start_training")
+    with pytest.raises(AppError, match="The device is training"):
+        client.predict("starter", "photo of dog", api_name="/generate")
+    status = finished(client, run)
+    assert (status["status"], status["error"]) == ("done", None)
+    assert (status["step"], status["steps"]) == (4, [2, 4])
+    assert [one["run"] for one in client.predict(api_name="/list_runs")] == [run]
+    models = [one["model"] for one in client.predict(api_name="/list_models")]
+    assert models[:2] == [str(opened.workspace.runs_dir / run / step) for step in ("4", "2")]
+
+    file, sentence = client.predict(models[0], ".safetensors", True, api_name="/convert")
+    assert f"{run}-step-4-fp16.safetensors is ready" in sentence
+    export = opened.workspace.exports_dir / f"{run}-step-4-fp16.safetensors"
+    assert Path(file).read_bytes() == export.read_bytes()
+    assert answer(f"{opened.url}gradio_api/file={urllib.parse.quote(str(export))}") == 200
+
+    pictures, sentence = client.predict(
+        models[0], "photo of zwx dog", "", 2, 2, 3.0, "32", "32", "11", api_name="/generate"
+    )
+    assert "Done: 2 of 2 pictures." in sentence
+    with Image.open(pictures[0]["image"]) as picture:
+        assert picture.size == (32, 32)
+        assert "Seed: 11" in picture.info["parameters"]
+
+    runs_folder = opened.workspace.runs_dir / run
+    private = [runs_folder / ".run" / "state.json", runs_folder / "4" / "args.json", opened.base / "model_index.json"]
+    private += sorted((runs_folder / "4" / "samples").iterdir())[:1]
+    private += sorted((opened.workspace.datasets_dir / photo_set).iterdir())[:1]
+    for path in private:
+        assert path.is_file()
+        assert answer(f"{opened.url}gradio_api/file={urllib.parse.quote(str(path))}") == 403, path
+
+
+@pytest.mark.slow
+def test_stop_saves_and_the_next_in_line_starts(client: Client, opened: Open) -> None:
+    photo_set = upload(client)
+    long = SHORT | {"max_train_steps": 5000, "save_interval": 5000, "with_prior_preservation": False}
+    first = client.predict(photo_set, str(opened.base), "recommended", long, api_name="/start_training")
+    second = client.predict(photo_set, str(opened.base), "recommended", long, api_name="/start_training")
+    assert client.predict(second, api_name="/training_status")["status"] == "queued"
+    while client.predict("", api_name="/training_status")["step"] < 1:
+        time.sleep(0.2)
+    assert client.predict(second, api_name="/stop_training") == second
+    assert client.predict("", api_name="/stop_training") == first
+    status = finished(client, first)
+    assert status["status"] == "stopped"
+    assert status["steps"] == [status["step"]]
+    assert finished(client, second)["status"] == "stopped"
+
+
+def test_mistakes_come_back_as_sentences(client: Client, opened: Open) -> None:
+    with pytest.raises(AppError, match="holds no photos"):
+        client.predict("nothing-here", api_name="/start_training")
+    with pytest.raises(AppError, match="cannot be a photo set"):
+        client.predict("../../etc", api_name="/start_training")
+    photo_set, wrong = upload(client), {"max_train_steps": 0, "learning_rate": 7}
+    with pytest.raises(AppError, match=r"max_train_steps: is 0.*learning_rate: is 7"):
+        client.predict(photo_set, str(opened.base), "recommended", wrong, api_name="/start_training")
+    with pytest.raises(AppError, match="cannot be converted"):
+        client.predict("/etc", ".safetensors", True, api_name="/convert")
+    with pytest.raises(AppError, match="prompt: is empty"):
+        client.predict(str(opened.base), " ", api_name="/generate")
+    with pytest.raises(AppError, match="There is no run"):
+        client.predict("no-such-run", api_name="/training_status")
+
+
+def test_what_is_no_photo_is_told_and_not_kept(client: Client, opened: Open, tmp_path: Path) -> None:
+    note, broken = tmp_path / "note.txt", tmp_path / "broken.jpg"
+    note.write_text("no photo")
+    broken.write_bytes(b"\xff\xd8\xff")
+    files = [handle_file(str(note)), handle_file(str(broken))]
+    photo_set, report, *_ = client.predict(files, api_name="/upload_photos")
+    assert photo_set == ""
+    assert "note.txt is no readable photo." in report
+    assert "broken.jpg is no readable photo." in report
+
+
+# The app around it ---------------------------------------------------------------------------------------------------
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    """Return the app's parsed command line."""
+    return app.parse_arguments(words)
+
+
+def test_the_launch_call(tmp_path: Path) -> None:
+    door = app.Door("127.0.0.1", 7860, share=False, auth=None, made_password=False)
+    given = app.launch_arguments(door, tmp_path / "exports", tmp_path / "runs")
+    looks = {"theme", "css"}
+    assert {name: value for name, value in given.items() if name not in looks} == {
+        "server_name": "127.0.0.1",
+        "server_port": 7860,
+        "share": False,
+        "auth": None,
+        "auth_message": None,
+        "allowed_paths": [str(tmp_path / "exports")],
+        "blocked_paths": [str(tmp_path / "runs")],
+        "max_file_size": "1gb",
+        "run_history": False,
+        "enable_monitoring": False,
+        "mcp_server": False,
+        "ssr_mode": False,
+        "show_error": True,
+        "footer_links": ["api", "settings"],
+        "prevent_thread_lock": True,
+        "quiet": True,
+    }
+
+
+def test_who_may_come_in(tmp_path: Path) -> None:
+    plain, guarded = Settings(tmp_path), Settings(tmp_path, auth=("me", Secret("s3")))
+    assert app.door(arguments(), plain).auth is None
+    assert app.door(arguments(), guarded).auth == ("me", "s3")
+    made = app.door(arguments("--auth"), plain)
+    assert made.made_password
+    assert made.auth is not None
+    assert len(made.auth[1]) >= 12
+    assert app.door(arguments("--share"), plain).auth is not None
+    with pytest.raises(ConfigError, match="add --auth"):
+        app.door(arguments("--host", "0.0.0.0"), plain)
+    assert app.door(arguments("--host", "0.0.0.0", "--auth"), plain).host == "0.0.0.0"
+    space = Settings(tmp_path, host="0.0.0.0", on_space=True)
+    assert app.door(arguments(), space).auth is None
+    colab = app.door(arguments(), Settings(tmp_path, on_colab=True))
+    assert colab.share
+    assert colab.auth is not None
+
+
+def test_a_taken_port_is_one_sentence(capsys: pytest.CaptureFixture[str], opened: Open) -> None:
+    port = urllib.parse.urlsplit(opened.url).port
+    assert app.main(["--port", str(port)]) == 1
+    assert "That port is taken by another program." in capsys.readouterr().err
+
+
+def test_the_page_is_built_without_torch(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+import app
+from dreambooth.jobs import Jobs
+from dreambooth.models.manager import ModelManager
+from dreambooth.settings import Settings
+from dreambooth.workspace import Workspace
+from ui.build import build_page
+workspace = Workspace(Path(sys.argv[1]))
+build_page(Jobs(workspace, ModelManager(), None), workspace, Settings(workspace.data_dir), Path(sys.argv[1]))
+assert not {"torch", "diffusers", "transformers"} & set(sys.modules)
+"""
+    root = Path(app.__file__).parent
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root, check=True, timeout=120)

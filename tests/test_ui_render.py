@@ -1,0 +1,134 @@
+"""What the page says, from runs and errors made up by hand."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreambooth.config import TrainingConfig, describe
+from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
+from dreambooth.events import StatusChanged, StepLoss
+from dreambooth.jobs import RunView
+from ui import render
+
+VIEW = RunView(
+    name="zwx-dog", path=Path("runs/zwx-dog"), status="running", step=30, total_steps=120, phase="training",
+    phase_done=30, phase_total=120, seconds_left=360.0, error=None, queue_place=None, losses=[], log_tail="",
+    samples={}, steps=[], config=None,
+)  # fmt: skip
+
+
+def run(**changes: Any) -> RunView:
+    """Return a run at step 30 of 120, changed as given."""
+    return dataclasses.replace(VIEW, **changes)
+
+
+def losses(values: list[float]) -> list[StepLoss]:
+    """Return one loss per step, from step 1 on."""
+    return [StepLoss(step, value, value, None, 1e-6) for step, value in enumerate(values, 1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "Training: step 30 of 120"),
+        ({"phase": "class images", "phase_done": 12, "phase_total": 50}, "Making class pictures: 12 of 50"),
+        ({"phase": "loading", "phase_total": 0}, "Loading the base model"),
+        ({"phase": "", "phase_total": 0}, "Starting"),
+        ({"status": "queued", "queue_place": 2}, "Waiting in line, place 2"),
+        ({"status": "queued"}, "Waiting to begin"),
+        ({"status": "done", "step": 120}, "Finished after 120 steps"),
+        ({"status": "stopped"}, "Stopped after 30 of 120 steps"),
+        ({"status": "failed"}, "Failed at step 30 of 120"),
+        ({"status": "interrupted"}, "The app ended while this run was at step 30; its saved steps are usable"),
+    ],
+)
+def test_phase_text(changes: dict[str, Any], text: str) -> None:
+    assert render.phase_text(run(**changes)) == text
+
+
+def test_the_bar_follows_the_steps_and_before_them_the_phase() -> None:
+    assert render.progress_share(run()) == 0.25
+    assert render.progress_share(run(phase="latents", phase_done=4, phase_total=5)) == 0.8
+    assert render.progress_share(run(status="done", step=119)) == 1.0
+    assert render.progress_share(run(phase="loading", step=0, total_steps=0)) == 0.0
+    assert "aria-valuenow='25'" in render.status_card(run())
+    assert "6 min left" in render.status_card(run())
+
+
+def test_a_finished_run_has_no_time_left() -> None:
+    assert render.time_left(run(status="done")) == ""
+    assert render.time_left(run(seconds_left=None)) == ""
+
+
+def test_a_failed_run_says_what_why_and_what_to_do_and_nothing_is_taken_as_html() -> None:
+    error = StatusChanged("failed", "Out of <memory>.", "It needed 11 GB.", "Take the preset `minimum`.")
+    card = render.status_card(run(status="failed", error=error))
+    assert "Out of &lt;memory&gt;." in card
+    assert "It needed 11 GB." in card
+    assert "Take the preset `minimum`." in card
+    assert "<script>" not in render.log_text("<script>alert(1)</script>")
+    assert "<b>" not in render.error_text(DreamBoothError("<b>bold</b>"))
+    assert "<i>x" not in render.header("CPU", run(name="<i>x"), Path("/data"), True)
+
+
+def test_all_mistakes_are_listed_at_once() -> None:
+    problems = [FieldProblem("max_train_steps", "is 0: it must be at least 1."), FieldProblem("seed", "is 'a'.")]
+    text = render.error_panel(ConfigError(problems))
+    assert "2 things need mending" in text
+    assert "<b>Steps</b> <code>max_train_steps</code> is 0" in text
+    assert "<b>Seed</b> <code>seed</code> is &#x27;a&#x27;." in text
+
+
+def test_header_tells_where_files_do_not_stay() -> None:
+    assert "lost when this machine restarts" in render.header("CPU", None, Path("/content/x"), False)
+    kept = render.header("CPU", run(), Path("/data"), True)
+    assert "lost" not in kept
+    assert "zwx-dog: Training: step 30 of 120 · 6 min left" in kept
+
+
+def test_smoothing_by_hand() -> None:
+    # Averages 0.5*2 and 0.5*1+0.5*4, over weights 0.5 and 0.75.
+    assert render.smoothed([2.0, 4.0], weight=0.5) == pytest.approx([2.0, 10 / 3])
+    assert render.smoothed([3.0] * 50) == pytest.approx([3.0] * 50)
+
+
+def test_few_losses_are_all_drawn() -> None:
+    rows = render.loss_rows(losses([2.0, 4.0]))
+    assert rows[:2] == [(1, 2.0, "each step"), (2, 4.0, "each step")]
+    assert [series for _, _, series in rows[2:]] == ["smoothed", "smoothed"]
+    assert render.loss_rows([]) == []
+
+
+@pytest.mark.parametrize("count", [499, 500, 501, 999, 1000, 1001, 12345])
+def test_many_losses_are_thinned_and_the_last_step_stays(count: int) -> None:
+    rows = render.loss_rows(losses([float(number) for number in range(count)]))
+    assert len(rows) <= 1000
+    assert rows[0][0] == 1
+    assert rows[-1][0] == count
+    assert len({(step, series) for step, _, series in rows}) == len(rows)
+
+
+def test_samples_begin_before_training() -> None:
+    items = render.sample_items({100: [Path("100/a.png")], 0: [Path("0/a.png"), Path("0/b.png")]})
+    assert items == [
+        (Path("0/a.png"), "before training"), (Path("0/b.png"), "before training"), (Path("100/a.png"), "step 100")
+    ]  # fmt: skip
+
+
+def test_photo_report_counts_and_advises() -> None:
+    report = render.photo_report(2, [(True, "a.jpg was added."), (False, "b<.txt is no photo.")])
+    assert "<strong>2 photos</strong>" in report
+    assert "3 to 5 photos are recommended" in report
+    assert "<li class='db-warn'>b&lt;.txt is no photo.</li>" in report
+    assert "recommended" not in render.photo_report(5, [])
+    assert "No photos yet" in render.photo_report(0, [])
+
+
+def test_sizes_and_notes_in_words() -> None:
+    sizes = [render.size_in_words(size) for size in (962_000, 53_400_000, 2_130_000_000)]
+    assert sizes == ["962 kB", "53 MB", "2.1 GB"]
+    notes = {info.name: render.field_note(info) for info in describe(TrainingConfig)}
+    assert notes["resolution"].endswith("(16 to 2048 px). `resolution`")
+    assert "e+" not in "".join(notes.values())
