@@ -21,7 +21,7 @@ FLOORS: list[dict[str, str]] = [
     {"config": "", "settings": ""},
     {"workspace": "", "hardware": ""},
     {"runlog": "", "doctor": "", "samples": ""},
-    {"models": "base manager"},
+    {"models": "base manager sd15"},
     {"export": "single_file"},
     {"generation": ""},
     {"data": "photos dataset class_images"},
