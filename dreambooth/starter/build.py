@@ -137,9 +137,7 @@ def world_words() -> list[str]:
 # VAE -----------------------------------------------------------------------------------------------------------------
 
 
-def _train_vae(
-    parts: Parts, recipe: Recipe, seed: int, work_dir: Path, deadline_s: float, on_progress: Report
-) -> bool:
+def _train_vae(parts: Parts, recipe: Recipe, seed: int, work_dir: Path, deadline_s: float, on_progress: Report) -> bool:
     """Squared error with a whisper of KL, which keeps the latents' spread near the mean's noise floor."""
     import torch
 
