@@ -7,6 +7,7 @@ said.
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import BaseModelError
 from dreambooth.formats.ldm import VAE_PREFIX, from_ldm
+from dreambooth.models.sd15 import SD15_CONFIGS, SD15_SCHEDULER
 
 if TYPE_CHECKING:
     import torch
@@ -22,44 +24,6 @@ if TYPE_CHECKING:
 STARTER = "starter"
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 SUCCESSORS = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
-SD15_SCHEDULER: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "prediction_type": "epsilon",
-}
-SD15_CONFIGS: dict[str, dict[str, Any]] = {
-    "unet": {
-        "sample_size": 64,
-        "block_out_channels": [320, 640, 1280, 1280],
-        "cross_attention_dim": 768,
-        "attention_head_dim": 8,
-    },
-    "vae": {
-        "sample_size": 512,
-        "block_out_channels": [128, 256, 512, 512],
-        "layers_per_block": 2,
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "latent_channels": 4,
-        "scaling_factor": 0.18215,
-    },
-    "text_encoder": {
-        "vocab_size": 49408,
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "projection_dim": 768,
-        "bos_token_id": 49406,
-        "eos_token_id": 49407,
-        "pad_token_id": 1,
-    },
-}
 MAX_SHARD_BYTES = 9 * 10**6  # for the starter alone: files in its repository stay under 10 MB
 
 
@@ -337,12 +301,14 @@ def _read_weights(path: Path) -> "dict[str, Tensor]":
             return tensors
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error):
+        # torch's own words advise to load it all the same, so only the name of what is in there is passed on.
+        program = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        if program is None:
             raise BaseModelError(
-                f"{path.name} cannot be read.", "It is damaged, or no checkpoint at all.", "Download it again."
+                f"{path.name} cannot be read.", "It is damaged, or no checkpoint of weights.", "Download it again."
             ) from None
         raise BaseModelError(
-            f"{path.name} holds more than weights.", f"{str(error).splitlines()[0]}"[:300],
+            f"{path.name} holds more than weights.", f"It would run {program[1]} when opened.",
             "Ask for a .safetensors file, or resave it where you trust it: keep only the tensors.",
         ) from None  # fmt: skip
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:

@@ -1,0 +1,69 @@
+"""SD 1.5's own sizes with random weights: the whole key list, both file formats, and fp16 in 2.1 GB."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreambooth.export.single_file import convert
+from dreambooth.models.sd15 import SD15_CONFIGS, SD15_SCHEDULER
+from tests.test_ldm import original_text_names, original_unet_names, original_vae_names
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with SD 1.5's own sizes in fp16; its tensors are filled with small random numbers."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from dreambooth.models.base import BaseCard, write_model
+    from dreambooth.starter.tokens import write_tokenizer
+
+    folder = tmp_path_factory.mktemp("full") / "base"
+    write_tokenizer(folder / "tokenizer", ["photo"])
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(SD15_CONFIGS["unet"])
+        vae = AutoencoderKL.from_config(SD15_CONFIGS["vae"])
+        text_encoder = CLIPTextModel(CLIPTextConfig(**SD15_CONFIGS["text_encoder"]))
+    generator = torch.Generator().manual_seed(0)
+    for part in (unet, vae, text_encoder):
+        part.half().to_empty(device="cpu")
+        for tensor in part.state_dict().values():
+            if tensor.is_floating_point():  # other than the next one's, so that swapped tensors show
+                tensor.fill_(float(torch.rand((), generator=generator)))
+                tensor.flatten()[: min(1000, tensor.numel())].uniform_(generator=generator)
+    write_model(
+        folder, unet=unet, text_encoder=text_encoder, vae=vae, dtype=torch.float16, card=BaseCard(),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"), scheduler_config=SD15_SCHEDULER,
+    )  # fmt: skip
+    return folder
+
+
+def test_the_file_has_sd15s_tensors_and_reads_back_equal(full_size: Path, tmp_path: Path) -> None:
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from safetensors.torch import load_file
+
+    path = convert(full_size, tmp_path / "model.safetensors", half=True)
+    weights = load_file(path)
+    wanted = {f"model.diffusion_model.{name}" for name in original_unet_names()}
+    wanted |= {f"first_stage_model.{name}" for name in original_vae_names()}
+    wanted |= {f"cond_stage_model.transformer.text_model.{name}" for name in original_text_names(12)}
+    assert len(wanted) == 686 + 248 + 196 + 1
+    assert weights.keys() == wanted
+    assert sum(tensor.numel() for name, tensor in weights.items() if "position_ids" not in name) == (
+        859_520_964 + 83_653_863 + 123_060_480  # the UNet, the VAE and the text encoder of SD 1.5
+    )
+    assert weights["model.diffusion_model.input_blocks.1.1.proj_in.weight"].shape == (320, 320, 1, 1)
+    assert weights["first_stage_model.decoder.mid.attn_1.q.weight"].shape == (512, 512, 1, 1)
+    del weights
+    kinds: tuple[tuple[str, Any], ...] = (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))
+    for part, kind in kinds:
+        options = {"config": str(full_size), "subfolder": part, "local_files_only": True, "torch_dtype": torch.float16}
+        read = kind.from_single_file(str(path), **options).state_dict()
+        original = load_file(full_size / part / "diffusion_pytorch_model.safetensors")
+        assert read.keys() == original.keys()
+        assert all(torch.equal(read[name], original[name]) for name in read)
