@@ -40,9 +40,7 @@ class Run:
         self.materials: Materials = materials
 
     def train(self) -> int:
-        trainer = Trainer(
-            self.config, self.materials, self.folder, self.manager, self.events.append, self.controls
-        )
+        trainer = Trainer(self.config, self.materials, self.folder, self.manager, self.events.append, self.controls)
         return trainer.run()
 
     @property
@@ -260,13 +258,12 @@ def test_samples_disturb_nothing(make: Make) -> None:
 
 def test_buttons_save_sample_and_stop(make: Make) -> None:
     run = make(max_train_steps=50, save_sample_prompt="a dog", n_save_sample=1)
+    buttons = {1: run.controls.sample_now, 2: run.controls.save_now, 3: run.controls.stop}
 
     def press(event: Event) -> None:
         run.events.append(event)
-        if isinstance(event, PhaseProgress) and event.phase == "training":
-            {1: run.controls.sample_now, 2: run.controls.save_now, 3: run.controls.stop}.get(
-                event.done, Controls().stop
-            ).set()
+        if isinstance(event, PhaseProgress) and event.phase == "training" and event.done in buttons:
+            buttons.pop(event.done).set()
 
     trainer = Trainer(run.config, run.materials, run.folder, run.manager, press, run.controls)
     assert trainer.run() == 3
@@ -308,8 +305,9 @@ def test_several_concepts_are_mixed_evenly_each_with_its_own_class(make: Make, p
     other.mkdir()
     (other / "cat.png").write_bytes((photos / "0.png").read_bytes())
     concepts = (
-        Concept("photo of zwx dog", str(photos), "photo of dog"), Concept("photo of ukj cat", str(other), "photo of cat")
-    )  # fmt: skip
+        Concept("photo of zwx dog", str(photos), "photo of dog"),
+        Concept("photo of ukj cat", str(other), "photo of cat"),
+    )
     run = make(concepts=concepts, with_prior_preservation=True, train_batch_size=2)
     for step in range(4):
         captions = run.materials.batches.batch(step, 0).captions
@@ -323,7 +321,9 @@ def test_another_vae_is_used_for_latents_and_saved(make: Make, tmp_path: Path) -
 
     other = tiny_base(tmp_path / "other-vae", seed=5) / "vae"
     plain, with_other = make(save_precision="fp32"), make(save_precision="fp32", pretrained_vae_name_or_path=str(other))
-    assert not torch.equal(plain.materials.batches.batch(0, 0).latents, with_other.materials.batches.batch(0, 0).latents)
+    assert not torch.equal(
+        plain.materials.batches.batch(0, 0).latents, with_other.materials.batches.batch(0, 0).latents
+    )
     with_other.train()
     saved = load_base(str(with_other.folder.step_folder(2))).vae.state_dict()
     expected = load_base(str(other.parent)).vae.state_dict()

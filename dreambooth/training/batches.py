@@ -6,6 +6,7 @@ and timestep whether it comes in a batch of four, in four accumulated micro-batc
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
@@ -15,6 +16,7 @@ from dreambooth.data.photos import read_photo
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
     from torch import Tensor
 
 INSTANCE, CLASS = 0, 1
@@ -47,6 +49,7 @@ class LatentPool:
     ) -> None:
         self._config, self._seed, self._concepts, self._vae, self._device = config, seed, concepts, vae, device
         self._cached: dict[tuple[int, Pick], tuple[Tensor, Tensor]] = {}
+        self._last_image: tuple[Path, Image.Image] | None = None
         self.num_variants = FRESH_CROPS if config.not_cache_latents else config.num_crop_variants
         self.num_class_variants = FRESH_CROPS if config.not_cache_latents else (2 if config.hflip else 1)
 
@@ -76,7 +79,14 @@ class LatentPool:
 
     def caption(self, role: int, pick: Pick) -> str:
         """Return the caption of the picture."""
-        return self._photo(role, pick).caption
+        caption: str = self._photo(role, pick).caption
+        return caption
+
+    def _image(self, path: Path) -> "Image.Image":
+        # A phone's photo takes a second to decode, and its crops are asked for one after the other.
+        if self._last_image is None or self._last_image[0] != path:
+            self._last_image = path, read_photo(path).image
+        return self._last_image[1]
 
     def _photo(self, role: int, pick: Pick) -> Any:
         pictures = self._concepts[pick.concept]
@@ -90,7 +100,7 @@ class LatentPool:
             self._seed, pick.concept, pick.photo, pick.variant,
             center_crop=config.center_crop, hflip=config.hflip, is_class=role == CLASS,
         )  # fmt: skip
-        image = cropped(read_photo(self._photo(role, pick).path).image, crop, config.resolution)
+        image = cropped(self._image(self._photo(role, pick).path), crop, config.resolution)
         with torch.no_grad():
             parameter = next(self._vae.parameters())
             posterior = self._vae.encode(pixels(image)[None].to(parameter)).latent_dist

@@ -55,6 +55,8 @@ def prepare(
 
     with process.main_process_first():
         config = with_class_images(config, base, workspace=workspace, manager=manager, report=report, controls=controls)
+    if controls.stop.is_set():
+        return None
     concepts = [
         load_concept(
             concept,
@@ -148,6 +150,7 @@ def with_class_images(
             autocast_dtype=manager.autocast_dtype,
             report=lambda done, total: report(PhaseProgress("class images", done, total)),
             should_stop=controls.stop.is_set,
+            notice=lambda text: report(Notice(text, "warning")),
         )
         folder = concept.class_data_dir or (str(files[0].parent) if files else None)
         concepts.append(dataclasses.replace(concept, class_data_dir=folder))

@@ -295,7 +295,8 @@ class Trainer:
 
         base, total = self._base, len(prompts) * config.n_save_sample
         self._manager.place(base.vae)
-        pipe = Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config)
+        name = f"{self._run.name}/{step}"
+        pipe = Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config, name)
         names: list[str] = []
         with self._averaged_weights(), self._on_device(base.text_encoder), new_folder(folder) as temporary:
             for prompt in prompts:
@@ -310,7 +311,7 @@ class Trainer:
                     seed=self._materials.seed,
                 )
                 for picture in generate_images(
-                    pipe, request, stream="samples", autocast_dtype=self._manager.autocast_dtype,
+                    pipe, request, autocast_dtype=self._manager.autocast_dtype,
                     on_step=lambda done, of: self._report(PhaseProgress("samples", len(names), total)),
                 ):  # fmt: skip
                     save_picture(picture, temporary / f"{len(names)}.png")
