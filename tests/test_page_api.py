@@ -1,7 +1,6 @@
 """The page as an API: a real client does the whole job on a tiny base, and asks for what it must not get."""
 
 import argparse
-import socket
 import subprocess
 import sys
 import time
@@ -9,7 +8,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,9 @@ from PIL import Image
 
 import app
 from dreambooth.errors import ConfigError
-from dreambooth.jobs import Jobs
-from dreambooth.models.manager import ModelManager
 from dreambooth.samples import sample_folder
 from dreambooth.settings import Secret, Settings
-from dreambooth.workspace import Workspace
-from tests.tiny import tiny_base
-from ui.build import build_page
+from tests.open_page import OpenPage, open_page
 
 PUBLIC = {
     "/upload_photos", "/start_training", "/training_status", "/stop_training", "/list_runs", "/convert", "/list_models",
@@ -38,38 +32,15 @@ SHORT = {
 }  # fmt: skip
 
 
-def free_port() -> int:
-    """Return a port nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass(frozen=True)
-class Open:
-    """A page that is open, and where its files are."""
-
-    url: str
-    workspace: Workspace
-    base: Path
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
+    """Open a page for all tests of this file."""
+    with open_page(tmp_path_factory.mktemp("page")) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
-    """Open the page on a free port, over a data folder of its own with a tiny base in it."""
-    workspace = Workspace(tmp_path_factory.mktemp("data"))
-    base = tiny_base(workspace.models_dir / "tiny")
-    jobs = Jobs(workspace, ModelManager("cpu"), None)
-    page = build_page(jobs, workspace, Settings(workspace.data_dir), tmp_path_factory.mktemp("copies"))
-    door = app.Door("127.0.0.1", free_port(), share=False, auth=None, made_password=False)
-    _, url, _ = page.launch(**app.launch_arguments(door, workspace.exports_dir, workspace.runs_dir))
-    yield Open(url, workspace, base)
-    jobs.close()
-    page.close(verbose=False)
-
-
-@pytest.fixture(scope="module")
-def client(opened: Open) -> Client:
+def client(opened: OpenPage) -> Client:
     """Return a client of the page."""
     return Client(opened.url, verbose=False)
 
@@ -105,7 +76,7 @@ def test_the_public_names_are_these(client: Client) -> None:
 
 
 @pytest.mark.slow
-def test_from_photos_to_a_file_and_pictures(client: Client, opened: Open, tmp_path: Path) -> None:
+def test_from_photos_to_a_file_and_pictures(client: Client, opened: OpenPage, tmp_path: Path) -> None:
     photo_set = upload(client)
     kept = sorted(path.suffix for path in (opened.workspace.datasets_dir / photo_set).iterdir())
     assert kept == [".json", *[".png"] * 5]
@@ -144,7 +115,7 @@ def test_from_photos_to_a_file_and_pictures(client: Client, opened: Open, tmp_pa
 
 
 @pytest.mark.slow
-def test_stop_saves_and_the_next_in_line_starts(client: Client, opened: Open) -> None:
+def test_stop_saves_and_the_next_in_line_starts(client: Client, opened: OpenPage) -> None:
     photo_set = upload(client)
     long = SHORT | {"max_train_steps": 5000, "save_interval": 5000, "with_prior_preservation": False}
     first = client.predict(photo_set, str(opened.base), "recommended", long, api_name="/start_training")
@@ -160,7 +131,7 @@ def test_stop_saves_and_the_next_in_line_starts(client: Client, opened: Open) ->
     assert finished(client, second)["status"] == "stopped"
 
 
-def test_mistakes_come_back_as_sentences(client: Client, opened: Open) -> None:
+def test_mistakes_come_back_as_sentences(client: Client, opened: OpenPage) -> None:
     with pytest.raises(AppError, match="holds no photos"):
         client.predict("nothing-here", api_name="/start_training")
     with pytest.raises(AppError, match="cannot be a photo set"):
@@ -176,7 +147,7 @@ def test_mistakes_come_back_as_sentences(client: Client, opened: Open) -> None:
         client.predict("no-such-run", api_name="/training_status")
 
 
-def test_what_is_no_photo_is_told_and_not_kept(client: Client, opened: Open, tmp_path: Path) -> None:
+def test_what_is_no_photo_is_told_and_not_kept(client: Client, opened: OpenPage, tmp_path: Path) -> None:
     note, broken = tmp_path / "note.txt", tmp_path / "broken.jpg"
     note.write_text("no photo")
     broken.write_bytes(b"\xff\xd8\xff")
@@ -238,7 +209,7 @@ def test_who_may_come_in(tmp_path: Path) -> None:
     assert colab.auth is not None
 
 
-def test_a_taken_port_is_one_sentence(capsys: pytest.CaptureFixture[str], opened: Open) -> None:
+def test_a_taken_port_is_one_sentence(capsys: pytest.CaptureFixture[str], opened: OpenPage) -> None:
     port = urllib.parse.urlsplit(opened.url).port
     assert app.main(["--port", str(port)]) == 1
     assert "That port is taken by another program." in capsys.readouterr().err

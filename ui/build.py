@@ -79,7 +79,7 @@ def _connect_whole(
     followed = [top, train.run, *train.run_parts, convert.model, generate.model, timer, seen]
     # A fresh page has seen nothing, whatever the session remembers: a reload is sent everything.
     gr.on([timer.tick, train.run.input], follower.look, [train.run, seen], followed, api_name="look", **quiet)
-    page.load(follower.first_look, None, followed, api_name="first_look", **quiet)
+    page.load(follower.first_look, None, [*followed, train.settings], api_name="first_look", **quiet)
 
     handlers = concepts_tab.Handlers(services)
     page.load(shown(handlers.newest), train.fields["resolution"], concepts.contents, api_name="newest_photos", **quiet)
@@ -88,11 +88,11 @@ def _connect_whole(
     def sample() -> list[Any]:
         name, config = _start_sample(services)
         contents = handlers.contents(concepts_tab.SAMPLE_SET, config.resolution)
-        return [gr.Tabs(selected="train"), gr.Dropdown(value=name), STARTER, *contents]
+        shown_run = [gr.Dropdown(value=name), train_tab.folded(True)]
+        return [gr.Tabs(selected="train"), *shown_run, STARTER, *contents]
 
-    concepts.sample.click(
-        shown(sample), None, [tabs, train.run, train.base, *concepts.contents], api_name="sample_button", **quiet
-    )
+    started = [tabs, train.run, train.settings, train.base, *concepts.contents]
+    concepts.sample.click(shown(sample), None, started, api_name="sample_button", **quiet)
 
 
 class Follower:
@@ -107,7 +107,7 @@ class Follower:
         """Return everything, for a page that was just opened: the run that trains, else the newest."""
         newest = [run.name for run in self._services.workspace.runs()[:1]]
         name = self._services.jobs.active() or next(iter(newest), "")
-        return self.look(name, {})
+        return [*self.look(name, {}), train_tab.folded(bool(self._services.jobs.active()))]
 
     def _look(self, name: str | None, seen: dict[str, Any]) -> list[Any]:
         active = self._services.jobs.active()

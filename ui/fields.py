@@ -31,13 +31,13 @@ def form_infos() -> dict[str, FieldInfo]:
     return {info.name: info for info in describe(TrainingConfig) if info.name not in NOT_IN_THE_FORM}
 
 
-def field_component(info: FieldInfo, value: Any) -> Any:
+def field_component(info: FieldInfo, value: Any, tab: str = "field") -> Any:
     """Return the component that asks for a setting.
 
     Ranges are told, not enforced by the browser: it would stop at the first mistake, and all are to be shown at once.
     """
     common: dict[str, Any] = {
-        "label": field_label(info.name), "info": field_note(info), "elem_id": f"field-{info.name}", "min_width": 170,
+        "label": field_label(info.name), "info": field_note(info), "elem_id": f"{tab}-{info.name}", "min_width": 170,
     }  # fmt: skip
     if info.type is bool:
         return gr.Checkbox(value=value, **common)

@@ -53,12 +53,12 @@ def build(services: Services) -> GenerateTab:
             numbers: dict[str, Any] = {}
             with gr.Row(equal_height=False):
                 for name in ("num_images_per_prompt", "seed"):
-                    numbers[name] = field_component(infos[name], infos[name].default)
+                    numbers[name] = field_component(infos[name], infos[name].default, "generate")
             with gr.Accordion("Advanced", open=False):
                 for pair in (("num_inference_steps", "guidance_scale"), ("height", "width")):
                     with gr.Row(equal_height=False):
                         for name in pair:
-                            numbers[name] = field_component(infos[name], infos[name].default)
+                            numbers[name] = field_component(infos[name], infos[name].default, "generate")
             with gr.Row():
                 generate = gr.Button("Generate", variant="primary", elem_id="generate")
                 cancel = gr.Button("Cancel", elem_id="cancel")

@@ -42,6 +42,7 @@ class TrainTab:
     notice: gr.HTML
     fields: dict[str, Any]
     proposed: gr.State
+    settings: gr.Accordion
     start: gr.Button
     stop: gr.Button
     save_now: gr.Button
@@ -78,22 +79,23 @@ def build(services: Services) -> TrainTab:
             info="The same recipe, fitted to the memory there is.",
         )  # fmt: skip
     notice = gr.HTML(base_notice(STARTER), elem_id="base-notice")
-    with gr.Row(equal_height=False):
-        for name in ("max_train_steps", "learning_rate", "save_interval", "resolution"):
-            field(name)
-    with gr.Row(equal_height=False):
-        for name in ("train_text_encoder", "with_prior_preservation", "num_class_images", "seed"):
-            field(name)
-    field("save_sample_prompt")
-    made["save_sample_prompt"].placeholder = "The words for your photos, when left empty"
-    with gr.Accordion("Advanced", open=False):
-        for group, title in GROUP_TITLES.items():
-            names = [name for name, info in infos.items() if info.group == group and name not in MAIN_FIELDS]
-            gr.Markdown(f"#### {title}")
-            for start in range(0, len(names), 3):
-                with gr.Row(equal_height=False):
-                    for name in names[start : start + 3]:
-                        field(name)
+    with gr.Accordion("Settings", open=True, elem_id="settings") as settings:
+        with gr.Row(equal_height=False):
+            for name in ("max_train_steps", "learning_rate", "save_interval", "resolution"):
+                field(name)
+        with gr.Row(equal_height=False):
+            for name in ("train_text_encoder", "with_prior_preservation", "num_class_images", "seed"):
+                field(name)
+        field("save_sample_prompt")
+        made["save_sample_prompt"].placeholder = "The words for your photos, when left empty"
+        with gr.Accordion("Advanced", open=False):
+            for group, title in GROUP_TITLES.items():
+                names = [name for name, info in infos.items() if info.group == group and name not in MAIN_FIELDS]
+                gr.Markdown(f"#### {title}")
+                for start in range(0, len(names), 3):
+                    with gr.Row(equal_height=False):
+                        for name in names[start : start + 3]:
+                            field(name)
     message = gr.HTML(elem_id="start-message")
     with gr.Row():
         start = gr.Button("Start training", variant="primary", elem_id="start")
@@ -122,8 +124,8 @@ def build(services: Services) -> TrainTab:
     fields = {name: made[name] for name in infos}
     proposed = gr.State({name: shown_value(info, getattr(config, name)) for name, info in infos.items()})
     return TrainTab(
-        base, preset, notice, fields, proposed, start, stop, save_now, sample_now, message, run, status, samples,
-        losses, log,
+        base, preset, notice, fields, proposed, settings, start, stop, save_now, sample_now, message, run, status,
+        samples, losses, log,
     )  # fmt: skip
 
 
@@ -167,6 +169,11 @@ def run_config(concept: Concept, base: str, typed: Mapping[str, Any]) -> Trainin
     return TrainingConfig(concepts=(concept,), pretrained_model_name_or_path=base.strip(), **values).checked()
 
 
+def folded(while_training: bool) -> Any:
+    """Return the update of the settings: out of the way while a run is watched."""
+    return gr.Accordion(open=not while_training)
+
+
 # The run shown -------------------------------------------------------------------------------------------------------
 
 
@@ -190,7 +197,9 @@ def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str
         return gr.skip() if name in seen and seen[name] == values[name] else update
 
     live = values["live"]
-    plot = pd.DataFrame(list(values["losses"]), columns=["step", "loss", "series"])
+    # An empty frame makes the plot compute with infinite limits.
+    rows = list(values["losses"])
+    plot = pd.DataFrame(rows, columns=["step", "loss", "series"]) if rows else None
     pictures = [(services.shown.copy(path), caption) for path, caption in values["samples"]]
     return [
         unless_seen("status", values["status"]),
@@ -223,7 +232,7 @@ def connect(
     ):
         button.click(act, tab.run, tab.message, api_name=name, **quiet)
     return tab.start.click(
-        handlers.start, [photo_set, *prompts, tab.base, *fields], [tab.message, tab.run],
+        handlers.start, [photo_set, *prompts, tab.base, *fields], [tab.message, tab.run, tab.settings],
         api_name="start_shown_settings", **quiet,
     )  # fmt: skip
 
@@ -262,7 +271,7 @@ class Handlers:
 
     def _start(
         self, photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, *values: Any
-    ) -> tuple[str, Any]:
+    ) -> tuple[str, Any, Any]:
         try:
             if not self._num_photos(photo_set_name):
                 problem = FieldProblem("instance_data_dir", "holds no photos: drop some on the first tab.")
@@ -272,8 +281,8 @@ class Handlers:
             config = run_config(concept, base or "", read_fields(self._infos, values))
             name = self._services.jobs.start(config, f"{chosen.words().identifier}-{chosen.words().class_word}")
         except DreamBoothError as error:
-            return error_panel(error), gr.skip()
-        return "", gr.Dropdown(value=name)
+            return error_panel(error), gr.skip(), gr.skip()
+        return "", gr.Dropdown(value=name), folded(True)
 
     def start_set(
         self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any], wish: str = ""

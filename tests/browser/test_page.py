@@ -1,0 +1,204 @@
+"""The page in a real browser: from photos to pictures by clicking, and what a reload, a phone and the dark do to it."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+from PIL import Image
+
+from dreambooth.samples import sample_folder
+from tests.open_page import OpenPage, open_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+pytestmark = pytest.mark.browser
+TABS = ("Upload & Concepts", "Train", "Convert", "Generate")
+WAIT_MS = 90_000
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
+    """Open a page for all tests of this file."""
+    with open_page(tmp_path_factory.mktemp("page")) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """Start the system's Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """One browser window on the page, which keeps what went wrong in it."""
+
+    def __init__(self, browser: "Browser", url: str, *, width_px: int = 1200, dark: bool = False) -> None:
+        self.problems: list[str] = []
+        self.elsewhere: list[str] = []
+        self.context: BrowserContext = browser.new_context(viewport={"width": width_px, "height": 900})
+        self.context.set_default_timeout(WAIT_MS)
+        self.page: Page = self.context.new_page()
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("console", lambda told: self.problems.append(told.text) if told.type == "error" else None)
+        host = urlsplit(url).netloc
+        self.page.on(
+            "request",
+            lambda asked: self.elsewhere.append(asked.url) if urlsplit(asked.url).netloc not in ("", host) else None,
+        )
+        self.page.goto(f"{url}?__theme={'dark' if dark else 'light'}")
+        self.page.locator("#try-sample").wait_for()
+
+    def tab(self, name: str) -> None:
+        """Open a tab, from the overflow menu where it does not fit."""
+        tab = self.page.get_by_role("tab", name=name, exact=True)
+        if tab.count() and tab.first.is_visible():
+            tab.first.click()
+        else:
+            self.page.locator(".overflow-menu > button").first.click()
+            self.page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
+
+    def fill(self, name: str, value: str) -> None:
+        """Type into a setting's field and leave it."""
+        field = self.page.locator(f"#{name} textarea, #{name} input").first
+        field.fill(value)
+        field.blur()
+
+    def value(self, name: str) -> str:
+        """Return what a field shows."""
+        return self.page.locator(f"#{name} textarea, #{name} input").first.input_value()
+
+    def until(self, name: str, pattern: str) -> str:
+        """Wait until an element's text matches, and return the text."""
+        deadline_s = time.monotonic() + WAIT_MS / 1000
+        text = ""
+        while time.monotonic() < deadline_s:
+            text = self.page.locator(f"#{name}").inner_text()
+            if re.search(pattern, text):
+                return text
+            self.page.wait_for_timeout(200)
+        raise AssertionError(f"#{name} never showed {pattern!r}; at last: {text!r}")
+
+    def close(self) -> None:
+        """Close the window; nothing may have gone wrong in it, nor been asked of another host."""
+        self.context.close()
+        assert self.problems == []
+        assert self.elsewhere == []
+
+
+def choose_tiny(visit: Visit, opened: OpenPage, steps: str) -> None:
+    """Set the Train tab to a short run on the tiny base."""
+    visit.tab("Train")
+    visit.page.locator("#base input").click()
+    visit.page.get_by_role("option", name="tiny").click()
+    visit.page.wait_for_function("document.querySelector('#field-resolution input').value == '32'")
+    visit.fill("field-max_train_steps", steps)
+    visit.fill("field-num_class_images", "2")
+    visit.page.get_by_text("Advanced", exact=True).first.click()
+    visit.fill("field-save_infer_steps", "1")
+    visit.fill("field-n_save_sample", "1")
+    visit.page.locator("#field-use_8bit_adam input").uncheck()
+    visit.page.locator("#field-mixed_precision input").click()
+    visit.page.get_by_role("option", name="no", exact=True).click()
+
+
+@pytest.mark.slow
+def test_from_photos_to_pictures_by_clicking(browser: "Browser", opened: OpenPage, tmp_path: Path) -> None:
+    visit = Visit(browser, opened.url)
+    page = visit.page
+    photos = sorted(sample_folder().glob("*.png"))
+    page.locator("#photos input[type=file]").first.set_input_files([str(path) for path in photos])
+    visit.until("report", "5 photos")
+    page.locator("#views img").nth(4).wait_for()
+    visit.fill("identifier", "qxz")
+    visit.fill("class-word", "robot")
+    page.wait_for_function("document.querySelector('#instance-prompt textarea').value == 'photo of qxz robot'")
+
+    page.locator("#go-on").click()
+    choose_tiny(visit, opened, "0")
+    page.locator("#start").click()
+    assert "Steps max_train_steps is 0: it must be 1 to" in visit.until("start-message", "mending").replace("\n", " ")
+    visit.fill("field-max_train_steps", "3000")
+    page.locator("#start").click()
+    visit.until("run-status", r"step [1-9]\d* of 3000")
+
+    # A reload and a second window show the same run, further on, and the same photos.
+    page.reload()
+    page.locator("#views img").nth(4).wait_for()
+    assert visit.value("instance-prompt") == "photo of qxz robot"
+    second = Visit(browser, opened.url)
+    for window in (visit, second):
+        window.tab("Train")
+        window.until("run-status", r"running\s+Training: step [1-9]\d* of 3000")
+        window.until("log", "sample picture")
+    page.locator("#samples img").first.wait_for()
+    second.page.locator("#stop").click()
+    stopped = visit.until("run-status", r"Stopped after \d+ of 3000 steps")
+    second.until("run-status", "Stopped after")
+    second.close()
+    step = re.findall(r"after (\d+)", stopped)[0]
+
+    visit.tab("Convert")
+    page.wait_for_function(f"document.querySelector('#convert-model input').value.endsWith('step {step}')")
+    page.locator("#prepare").click()
+    visit.until("convert-message", "is ready")
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    exported = sorted(opened.workspace.exports_dir.glob(f"*-step-{step}-fp16.safetensors"))
+    assert Path(download.value.path()).read_bytes() == exported[0].read_bytes()
+
+    visit.tab("Generate")
+    page.wait_for_function("document.querySelector('#prompt textarea').value == 'photo of qxz robot'")
+    visit.fill("generate-num_images_per_prompt", "2")
+    visit.fill("generate-seed", "9007199254740993")
+    page.locator("#generate").click()
+    visit.until("generate-message", "Done: 2 of 2 pictures")
+    page.locator("#pictures img").nth(1).wait_for()
+    made = sorted(opened.workspace.pictures_dir.glob("*.png"))
+    with Image.open(made[0]) as picture:
+        assert "Seed: 9007199254740993" in picture.info["parameters"]
+    source = page.locator("#pictures img").first.get_attribute("src")
+    assert page.request.get(source).body() in [path.read_bytes() for path in made]
+    # The reload cut off requests that were under way.
+    visit.problems = [problem for problem in visit.problems if "AbortError" not in problem]
+    visit.close()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width_px", [390, 1200])
+def test_every_tab_fits(browser: "Browser", opened: OpenPage, width_px: int, dark: bool) -> None:
+    visit = Visit(browser, opened.url, width_px=width_px, dark=dark)
+    for name in TABS:
+        visit.tab(name)
+        visit.page.wait_for_timeout(400)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") == width_px, name
+    visit.close()
+
+
+def test_files_that_are_no_photos_are_told(browser: "Browser", opened: OpenPage, tmp_path: Path) -> None:
+    visit = Visit(browser, opened.url)
+    visit.page.locator("#new-set").click()
+    visit.until("report", "No photos yet")
+    (tmp_path / "note.txt").write_text("no photo")
+    (tmp_path / "damaged.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    files = [tmp_path / "note.txt", tmp_path / "damaged.heic", sample_folder() / "1.png"]
+    visit.page.locator("#photos input[type=file]").first.set_input_files([str(path) for path in files])
+    report = visit.until("report", "1 photo")
+    assert "note.txt is no readable photo." in report
+    assert "damaged.heic" in report
+    assert "1.png was added." in report
+    visit.page.locator("#views img").first.click()
+    visit.page.locator("#remove").click()
+    visit.until("report", "No photos yet")
+    visit.close()
