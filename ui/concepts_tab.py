@@ -131,9 +131,19 @@ def connect(tab: ConceptsTab, services: Services, resolution: gr.Number) -> None
         trigger_mode="always_last", api_name="words_typed", **quiet,
     )  # fmt: skip
     gr.on(
-        [tab.instance_prompt.input, tab.class_prompt.input], handlers.keep_words, [tab.photo_set, *tab.words], None,
+        [tab.instance_prompt.input, tab.class_prompt.input, tab.instance_prompt.blur, tab.class_prompt.blur],
+        handlers.keep_words, [tab.photo_set, *tab.words], None,
         trigger_mode="always_last", api_name="keep_words", **quiet,
     )  # fmt: skip
+    # A paste with the mouse is no `input` to Gradio.
+    gr.on(
+        [tab.identifier.blur, tab.class_word.blur],
+        handlers.words_left,
+        [tab.photo_set, *tab.words],
+        [tab.instance_prompt, tab.class_prompt],
+        api_name="words_left",
+        **quiet,
+    )
     tab.views.select(handlers.photo_chosen, None, [tab.chosen, tab.remove], api_name="photo_chosen", **quiet)
     tab.remove.click(
         handlers.remove, [tab.photo_set, tab.chosen, resolution],
@@ -152,6 +162,7 @@ class Handlers:
         self.upload = shown(self._upload)
         self.kind_chosen = shown(self._kind_chosen)
         self.words_typed = shown(self._words_typed)
+        self.words_left = shown(self._words_left)
         self.keep_words = shown(self._keep_words)
         self.remove = shown(self._remove)
         self.contents = shown(self._contents)
@@ -212,6 +223,14 @@ class Handlers:
         instance_prompt, class_prompt = prompts_for(kind, identifier, class_word)
         self._keep_words(photo_set, kind, identifier, class_word, instance_prompt, class_prompt)
         return instance_prompt, class_prompt
+
+    def _words_left(
+        self, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str
+    ) -> tuple[Any, Any]:
+        """Make the prompts anew where they lack the words, so that prompts edited by hand stay."""
+        if identifier in instance_prompt and class_word in instance_prompt:
+            return gr.skip(), gr.skip()
+        return self._words_typed(photo_set, kind, identifier, class_word)
 
     def _keep_words(
         self, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str

@@ -221,7 +221,7 @@ def connect(
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     fields = list(tab.fields.values())
     gr.on(
-        [tab.base.change, tab.preset.change, kind.input, photo_set.change], handlers.propose,
+        [tab.base.change, tab.preset.change, kind.change, photo_set.change], handlers.propose,
         [tab.base, tab.preset, kind, photo_set, tab.proposed, *fields], [tab.notice, tab.proposed, *fields],
         trigger_mode="always_last", api_name="propose_settings", **quiet,
     )  # fmt: skip
