@@ -62,13 +62,17 @@ class FieldInfo:
         """Return the allowed values in words, such as `1 to 64 pictures`."""
         if self.choices:
             return ", ".join(self.choices)
-        low, high = (None if bound is None else f"{bound:g}" for bound in (self.low, self.high))
+        low, high = (None if bound is None else _plain(bound) for bound in (self.low, self.high))
         bounds = {
             (True, True): f"{low} to {high}",
             (True, False): f"at least {low}",
             (False, True): f"at most {high}",
         }.get((low is not None, high is not None), "")
         return f"{bounds} {self.unit}".strip()
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else f"{number:g}"
 
 
 def describe(config_type: type) -> list[FieldInfo]:

@@ -24,7 +24,7 @@ def settings_table() -> str:
     """Return the README's table of settings, made from their own descriptions."""
     rows = ["| setting | default | allowed | |", "|---|---|---|---|"]
     for info in describe(TrainingConfig):
-        default = {None: "", True: "on", False: "off"}.get(info.default, f"`{info.default}`")
+        default = "off" if info.type is bool else "" if info.default is None else f"`{info.default}`"
         allowed = "a switch" if info.type is bool else info.range_text
         rows.append(f"| `--{info.name}` | {default} | {allowed} | {info.sentence} |")
     return "\n".join(rows) + "\n"

@@ -1,0 +1,54 @@
+"""Several devices: two processes train as one with the doubled batch.
+
+`accelerate launch` starts several processes on GPUs, on CPUs only through MPI; torch's own launcher sets the same
+variables and starts them here.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from dreambooth.config import Concept, TrainingConfig
+from dreambooth.events import StepLoss, read_events
+from dreambooth.jobs import train
+from dreambooth.workspace import RunFolder
+
+
+def test_two_processes_give_the_losses_of_one_with_the_doubled_batch(
+    tiny_base_folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    shared = [
+        "--pretrained_model_name_or_path", str(tiny_base_folder), "--instance_data_dir", str(photos),
+        "--instance_prompt", "photo of zwx dog", "--resolution", "32", "--max_train_steps", "3", "--log_interval", "1",
+        "--learning_rate", "1e-3", "--num_crop_variants", "1", "--seed", "5", "--save_precision", "fp32",
+        "--class_prompt", "photo of dog", "--with_prior_preservation", "--num_class_images", "2",
+        "--save_infer_steps", "2",
+    ]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "dreambooth"]
+    command = [*launch, "train", *shared, "--train_batch_size", "1", "--output_dir", str(tmp_path / "two")]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    config = TrainingConfig.from_json(json.loads((tmp_path / "two" / ".run" / "config.json").read_text()))
+    assert config.train_batch_size == 1
+    train(
+        TrainingConfig(
+            pretrained_model_name_or_path=str(tiny_base_folder), seed=5, save_precision="fp32",
+            concepts=(Concept("photo of zwx dog", str(photos), "photo of dog"),), resolution=32, max_train_steps=3,
+            learning_rate=1e-3, num_crop_variants=1, train_batch_size=2, log_interval=1, with_prior_preservation=True,
+            num_class_images=2, save_infer_steps=2, output_dir=str(tmp_path / "one"),
+        )
+    )  # fmt: skip
+    two, one = (losses(tmp_path / name) for name in ("two", "one"))
+    assert len(one) == 3
+    assert two == pytest.approx(one, rel=1e-5)
+    weights = [
+        load_file(tmp_path / name / "3" / "unet" / "diffusion_pytorch_model.safetensors") for name in ("two", "one")
+    ]
+    assert max((weights[0][name] - tensor).abs().max().item() for name, tensor in weights[1].items()) < 1e-4
+
+
+def losses(folder: Path) -> list[float]:
+    return [event.loss for _, event in read_events(RunFolder(folder).events_path) if isinstance(event, StepLoss)]
