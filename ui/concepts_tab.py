@@ -79,7 +79,7 @@ def build() -> ConceptsTab:
         with gr.Column(scale=7):
             gr.HTML("<b>As the model will see them</b> <span class='db-hint'>upright, and cut square</span>")
             views = gr.Gallery(
-                label="As the model will see them", show_label=False, columns=4, height=300,
+                label="As the model will see them", show_label=False, columns=4, height=330,
                 object_fit="contain", interactive=False, allow_preview=False, format="png", elem_id="views", buttons=[],
             )  # fmt: skip
             with gr.Row():

@@ -99,5 +99,5 @@ CSS = """
 #samples .grid-container, #views .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
 .db-panel code, .db-hint code { font-size: .82em; opacity: .75; }
 @media (max-width: 640px) { .gradio-container .main.fillable { padding: .5rem .6rem !important; }
-  .db-header h1 { font-size: 1.25rem; } }
+  .db-header h1 { font-size: 1.25rem; } #settings .form { flex-direction: column; } }
 """

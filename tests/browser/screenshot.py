@@ -1,6 +1,6 @@
 """Make `docs/page.png`: the bundled subject trained on the starter, as the page shows it.
 
-    python -m tests.browser.screenshot docs/page.png [--url URL of a page that is open already]
+python -m tests.browser.screenshot docs/page.png [--url URL of a page that is open already]
 """
 
 import argparse
