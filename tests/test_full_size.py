@@ -9,7 +9,7 @@ from dreambooth.export.single_file import convert
 from dreambooth.models.sd15 import SD15_CONFIGS, SD15_SCHEDULER
 from tests.test_ldm import original_text_names, original_unet_names, original_vae_names
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full_size
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,11 @@ def test_a_run_trains_in_the_background_and_tells_its_folder(jobs: Jobs, config:
 def test_every_mistake_is_told_before_anything_is_written(jobs: Jobs, workspace: Workspace) -> None:
     with pytest.raises(ConfigError) as caught:
         jobs.start(TrainingConfig(resolution=7, max_train_steps=0))
-    assert {problem.field for problem in caught.value.problems} >= {"resolution", "max_train_steps", "instance_data_dir"}
+    assert {problem.field for problem in caught.value.problems} >= {
+        "resolution",
+        "max_train_steps",
+        "instance_data_dir",
+    }
     assert workspace.runs() == []
 
 

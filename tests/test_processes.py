@@ -28,7 +28,16 @@ def test_two_processes_give_the_losses_of_one_with_the_doubled_batch(
         "--class_prompt", "photo of dog", "--with_prior_preservation", "--num_class_images", "2",
         "--save_infer_steps", "2",
     ]  # fmt: skip
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "dreambooth"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "dreambooth",
+    ]
     command = [*launch, "train", *shared, "--train_batch_size", "1", "--output_dir", str(tmp_path / "two")]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
     config = TrainingConfig.from_json(json.loads((tmp_path / "two" / ".run" / "config.json").read_text()))

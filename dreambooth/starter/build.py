@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Report = Callable[[str], None]
+VAE_SHARE = 0.45
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class Recipe:
     norm_groups: int = 8
     text_width: int = 96
     text_layers: int = 3
-    vae_steps: int = 8_000
+    vae_steps: int = 20_000
     vae_batch: int = 8
     vae_rate: float = 1.5e-3
-    unet_steps: int = 12_000
-    unet_batch: int = 32
-    unet_rate: float = 6e-4
+    unet_steps: int = 30_000
+    unet_batch: int = 16
+    unet_rate: float = 8e-4
     num_latents: int = 40_000
     caption_dropout: float = 0.1
     save_every: int = 500
@@ -59,14 +60,13 @@ def build_starter(
 ) -> None:
     """Train VAE, then UNet and text encoder, for at most `minutes`, and write the model to `out_dir`.
 
-    What is reached is kept in `work_dir` every few hundred steps, and the same call goes on from there. With
+    The VAE has at most VAE_SHARE of the time; it has to stand still before the UNet learns its latents. What is reached is kept in `work_dir` every few hundred steps, and the same call goes on from there. With
     `continue_from_weights` the first start takes the weights of `out_dir` instead of random ones.
     """
-    deadline_s = time.monotonic() + 60 * minutes
+    started_s = time.monotonic()
     parts = _parts(recipe, seed, work_dir, out_dir if continue_from_weights else None)
-    vae_done = _train_vae(parts, recipe, seed, work_dir, deadline_s, on_progress)
-    if vae_done:
-        _train_unet(parts, recipe, seed, work_dir, deadline_s, on_progress)
+    _train_vae(parts, recipe, seed, work_dir, started_s + 60 * VAE_SHARE * minutes, on_progress)
+    _train_unet(parts, recipe, seed, work_dir, started_s + 60 * minutes, on_progress)
     _write(parts, recipe, out_dir)
 
 
@@ -198,8 +198,8 @@ def _train_unet(
         draws = rng.generator(seed, "starter", 3, step)
         picked = torch.randint(len(latents), (recipe.unet_batch,), generator=draws)
         dropped = torch.rand(recipe.unet_batch, generator=draws) < recipe.caption_dropout
-        level = alpha_bar[torch.randint(len(alpha_bar), (recipe.unet_batch,), generator=draws)]
-        timesteps = (alpha_bar[None] == level[:, None]).float().argmax(1)
+        timesteps = torch.randint(len(alpha_bar), (recipe.unet_batch,), generator=draws)
+        level = alpha_bar[timesteps]
         clean = latents[picked].float() * parts.vae.config.scaling_factor
         noise = torch.randn(clean.shape, generator=draws)
         shown = zip(picked.tolist(), dropped.tolist(), strict=True)
@@ -228,7 +228,9 @@ def _encoded_world(
     import torch
     from safetensors.torch import load_file, save_file
 
-    folder = work_dir / "latents"
+    from dreambooth.models.base import weights_fingerprint
+
+    folder = work_dir / f"latents-{weights_fingerprint(parts.vae)}"
     if not folder.exists():
         chunks, captions = [], []
         for first in range(0, recipe.num_latents, 64):
