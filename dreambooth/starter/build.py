@@ -60,7 +60,8 @@ def build_starter(
 ) -> None:
     """Train VAE, then UNet and text encoder, for at most `minutes`, and write the model to `out_dir`.
 
-    The VAE has at most VAE_SHARE of the time; it has to stand still before the UNet learns its latents. What is reached is kept in `work_dir` every few hundred steps, and the same call goes on from there. With
+    The VAE has at most VAE_SHARE of the time, since it has to stand still before the UNet learns its latents. What is
+    reached is kept in `work_dir` every few hundred steps, and the same call goes on from there. With
     `continue_from_weights` the first start takes the weights of `out_dir` instead of random ones.
     """
     started_s = time.monotonic()
