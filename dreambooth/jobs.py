@@ -19,7 +19,7 @@ from dreambooth.errors import ConfigError, DeviceError, DreamBoothError, RunFold
 from dreambooth.events import FINAL_STATUSES, Controls, Event, Notice, Status, StatusChanged, StepLoss, read_events
 from dreambooth.models.base import STARTER, read_card
 from dreambooth.models.manager import ModelManager
-from dreambooth.runlog import RunLog, failure, read_state
+from dreambooth.runlog import RunLog, TensorBoardLog, failure, read_state
 from dreambooth.settings import Settings, load_settings
 from dreambooth.workspace import RunFolder, Workspace, held_lock, newest_step_folder, write_json
 
@@ -78,9 +78,11 @@ def execute(
 ) -> StatusChanged:
     """Train a run whose records exist, and return its final status; never raises for what happens inside the run."""
     log = RunLog(run, config.max_train_steps or 0)
+    board = TensorBoardLog(run, config.logging_dir)
 
     def report(event: Event) -> None:
         log(event)
+        board(event)
         on_event(event)
 
     with held_lock(run.lock_path):
@@ -97,6 +99,7 @@ def execute(
             log.bug(error)
             final = _unexpected(error)
         report(final)
+        board.close()
     return final
 
 

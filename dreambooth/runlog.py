@@ -5,6 +5,7 @@ The state file is rewritten at most once a second: a step may take less, and the
 
 import collections
 import dataclasses
+import importlib.util
 import json
 import os
 import threading
@@ -89,7 +90,8 @@ class RunLog:
                 changes |= {"phase": event.phase, "phase_done": event.done, "phase_total": event.total}
                 if event.phase == "training":
                     self._step_times.append((event.done, now_s))
-                    changes |= {"step": event.done, "seconds_left": self._seconds_left(event)}
+                    left_s = self._seconds_left(event)
+                    changes |= {"step": event.done, "total_steps": event.total, "seconds_left": left_s}
         return dataclasses.replace(self._state, **changes)
 
     def _seconds_left(self, progress: PhaseProgress) -> float | None:
@@ -106,6 +108,31 @@ class RunLog:
         if text := as_text(event):
             with self._run.log_path.open("a", encoding="utf-8") as log:
                 log.write(f"{time.strftime('%H:%M:%S', time.localtime(now_s))} {text}\n")
+
+
+class TensorBoardLog:
+    """Writes losses and rate for TensorBoard into `0/<logging_dir>`, as the seed script does; idle without it."""
+
+    def __init__(self, run: RunFolder, logging_dir: str) -> None:
+        self._writer: Any = None
+        self._folder = run.step_folder(0) / logging_dir
+        self._missing = importlib.util.find_spec("tensorboard") is None
+
+    def __call__(self, event: Event) -> None:
+        """Record a step's numbers; other events are passed over."""
+        if self._missing or not isinstance(event, StepLoss):
+            return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder))
+        self._writer.add_scalar("loss", event.loss, event.step)
+        self._writer.add_scalar("lr", event.learning_rate, event.step)
+
+    def close(self) -> None:
+        """End the file, if one was begun."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 def as_text(event: Event) -> str:

@@ -17,7 +17,7 @@ from dreambooth.errors import ConfigError, DeviceError, DreamBoothError, RunFold
 from dreambooth.events import Controls, PhaseProgress, StatusChanged, StepLoss
 from dreambooth.jobs import Jobs, RunView, generate, in_words, train
 from dreambooth.models.manager import ModelManager
-from dreambooth.runlog import RunLog, read_state
+from dreambooth.runlog import RunLog, TensorBoardLog, read_state
 from dreambooth.workspace import RunFolder, Workspace, held_lock
 
 
@@ -222,6 +222,36 @@ def test_a_damaged_state_or_event_file_is_no_crash(jobs: Jobs, workspace: Worksp
 def test_names_that_could_leave_the_runs_folder_are_refused(jobs: Jobs, name: str) -> None:
     with pytest.raises(RunFolderError):
         jobs.view(name)
+
+
+def test_epochs_in_place_of_steps_show_their_total(jobs: Jobs, config: TrainingConfig) -> None:
+    view = finished(jobs, jobs.start(dataclasses.replace(config, max_train_steps=None, num_train_epochs=2)))
+    assert (view.step, view.total_steps) == (6, 6), "three photos, twice"
+
+
+def test_tensorboard_gets_losses_where_it_is_installed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    import types
+
+    written: list[tuple[str, float, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(workspace.run("r").path / "0" / "logs")
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def close(self) -> None:
+            written.append(("closed", 0, 0))
+
+    stand_in = types.SimpleNamespace(SummaryWriter=Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)  # type: ignore[arg-type]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    board = TensorBoardLog(workspace.run("r"), "logs")
+    board(StepLoss(4, 0.5, 0.5, None, 1e-6))
+    board.close()
+    assert written == [("loss", 0.5, 4), ("lr", 1e-6, 4), ("closed", 0, 0)]
 
 
 def test_durations_in_words() -> None:
