@@ -128,7 +128,8 @@ class Trainer:
         if config.gradient_checkpointing:
             base.unet.enable_gradient_checkpointing()
             if self._text_encoder_learns:
-                base.text_encoder.gradient_checkpointing_enable()
+                text_encoder = base.text_encoder  # transformers 5.23 renamed the method
+                getattr(text_encoder, "activation_checkpointing_enable", text_encoder.gradient_checkpointing_enable)()
 
     def _prepare_updates(self) -> None:
         import torch
