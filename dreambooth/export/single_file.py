@@ -50,6 +50,7 @@ def convert(
             from safetensors.torch import save_file
 
             save_file(weights, temporary, metadata={"format": "pt"})
+            temporary.chmod(0o644)  # the library leaves it readable by its owner alone
         else:
             import torch
 
