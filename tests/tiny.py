@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dreambooth.models.base import BaseCard, write_model
-from dreambooth.starter.build import scheduler_config
+from dreambooth.models.sd15 import SD15_SCHEDULER
 from dreambooth.starter.tokens import write_tokenizer
 
 TINY_PX = 32
@@ -39,7 +39,7 @@ def tiny_base(folder: Path, *, prediction_type: str = "epsilon", num_text_layers
         text_encoder=text_encoder,
         vae=vae,
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        scheduler_config=scheduler_config() | {"prediction_type": prediction_type},
+        scheduler_config=SD15_SCHEDULER | {"prediction_type": prediction_type},
         dtype=torch.float32,
         card=BaseCard(native_px=TINY_PX),
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
+from dreambooth.models.sd15 import SD15_SCHEDULER
 from dreambooth.starter import scenes, tokens
 from dreambooth.training import objective
 from dreambooth.workspace import new_folder
@@ -55,7 +56,7 @@ def build_starter(
     out_dir: Path,
     on_progress: Report,
     *,
-    recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+    recipe: Recipe = Recipe(),  # noqa: B008 - frozen, so one shared default is safe
     work_dir: Path = Path("outputs/starter-build"),
 ) -> None:
     """Train VAE, then UNet and text encoder, for at most `minutes`, and write the model to `out_dir`.
@@ -193,7 +194,7 @@ def _train_unet(
 
     latents, captions = _encoded_world(parts, recipe, seed, work_dir, on_progress)
     ids = {caption: _token_ids(parts.tokenizer, caption) for caption in {*captions, ""}}
-    alpha_bar = DDPMScheduler.from_config(scheduler_config()).alphas_cumprod
+    alpha_bar = DDPMScheduler.from_config(SD15_SCHEDULER).alphas_cumprod
 
     def loss(step: int) -> "Tensor":
         draws = rng.generator(seed, "starter", 3, step)
@@ -246,20 +247,6 @@ def _encoded_world(
             (temporary / "captions.json").write_text(json.dumps(captions), "utf-8")
     latents = load_file(folder / "latents.safetensors")["latents"]
     return latents, json.loads((folder / "captions.json").read_text("utf-8"))
-
-
-def scheduler_config() -> dict[str, Any]:
-    """Return SD 1.5's noise schedule (Rombach et al. 2022, arXiv 2112.10752), as its scheduler_config.json has it."""
-    return {
-        "num_train_timesteps": 1000,
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "clip_sample": False,
-        "set_alpha_to_one": False,
-        "steps_offset": 1,
-        "prediction_type": "epsilon",
-    }
 
 
 # The loop both share -------------------------------------------------------------------------------------------------
@@ -359,7 +346,7 @@ def _write(parts: Parts, recipe: Recipe, out_dir: Path) -> None:
             text_encoder=parts.text_encoder,
             vae=parts.vae,
             tokenizer=parts.tokenizer,
-            scheduler_config=scheduler_config(),
+            scheduler_config=SD15_SCHEDULER,
             dtype=torch.float16,
             card=card,
         )

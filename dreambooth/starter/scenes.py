@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -52,15 +52,15 @@ class Canvas:
 
     def oval(self, x: float, y: float, rx: float, ry: float) -> None:
         """Add an ellipse around (x, y) to the body."""
-        self._draw.polygon(self._placed(_ellipse(x, y, rx, ry)), fill=255)
+        self._draw.polygon(self.placed(_ellipse(x, y, rx, ry)), fill=255)
 
     def shape(self, *points: Point) -> None:
         """Add a polygon to the body."""
-        self._draw.polygon(self._placed(points), fill=255)
+        self._draw.polygon(self.placed(points), fill=255)
 
     def hole(self, x: float, y: float, rx: float, ry: float) -> None:
         """Take an ellipse out of the body."""
-        self._draw.polygon(self._placed(_ellipse(x, y, rx, ry)), fill=0)
+        self._draw.polygon(self.placed(_ellipse(x, y, rx, ry)), fill=0)
 
     def dot(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
         """Paint an ellipse over the finished body."""
@@ -70,7 +70,8 @@ class Canvas:
         """Paint a polygon over the finished body."""
         self.details.append(lambda draw, place: draw.polygon(place(points), fill=colour))
 
-    def _placed(self, points: Sequence[Point]) -> list[Point]:
+    def placed(self, points: Sequence[Point]) -> list[Point]:
+        """Return these points in pixels."""
         return [(x * self.side_px, y * self.side_px) for x, y in points]
 
 
@@ -446,8 +447,9 @@ def compose(
     mask = canvas.mask
     draw, mask_draw = ImageDraw.Draw(body), ImageDraw.Draw(mask)
     for detail in canvas.details:
-        detail(draw, canvas._placed)
-        detail(_Opaque(mask_draw), canvas._placed)  # type: ignore[arg-type]
+        detail(draw, canvas.placed)
+        # It has the one method that details call.
+        detail(_Opaque(mask_draw), canvas.placed)  # type: ignore[arg-type]
     scale = rng.uniform(0.68, 0.92)
     angle = math.radians(rng.uniform(-10, 10))
     flip = -1 if rng.random() < 0.5 else 1
@@ -501,9 +503,3 @@ def fill(mask: Image.Image, scene: Scene, rng: random.Random) -> Image.Image:
                 box = tuple(side_px * value / 7 for value in (column, row, column + 1, row + 1))
                 draw.rectangle(box, fill=second)
     return layer
-
-
-def brightest_difference(first: Image.Image, second: Image.Image) -> int:
-    """Return the largest difference of any channel of any pixel, 0 for the same picture."""
-    extrema = ImageChops.difference(first, second).getextrema()
-    return max(int(high) for _, high in extrema)  # type: ignore[misc]
