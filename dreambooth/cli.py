@@ -335,5 +335,30 @@ def starter_build_command(arguments: dict[str, Any]) -> int:
     from dreambooth.models.base import starter_folder
     from dreambooth.starter.build import build_starter
 
-    build_starter(arguments["seed"], arguments["minutes"], arguments["go_on"], starter_folder(), on_progress=print)
+    bars = _StageBars()
+    build_starter(arguments["seed"], arguments["minutes"], arguments["go_on"], starter_folder(), on_progress=bars)
+    bars.close()
     return 0
+
+
+class _StageBars:
+    """Shows the stages of a build one below the other, each as a bar with the time left."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def __call__(self, stage: str, percent: int, note: str) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None or self._bar.desc != stage:
+            self.close()
+            self._bar = tqdm(total=100, desc=stage, unit="%", dynamic_ncols=True)
+            self._bar.desc = stage
+        self._bar.n = percent
+        self._bar.set_postfix_str(note)
+
+    def close(self) -> None:
+        """End the bar that is shown."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None

@@ -22,11 +22,11 @@ FLOORS: list[dict[str, str]] = [
     {"workspace": "", "hardware": ""},
     {"runlog": "", "doctor": "", "samples": ""},
     {"models": "base manager sd15"},
-    {"export": "single_file"},
+    {"export": "single_file", "scoring": "judge measures"},
     {"generation": ""},
     {"data": "photos dataset class_images"},
     {"training": "objective optimizer captions batches preparation trainer"},
-    {"starter": "scenes subjects tokens build"},
+    {"starter": "things places scenes subjects tokens loop judging build"},
     {"jobs": ""},
     {"__init__": ""},
     {"cli": ""},
@@ -195,7 +195,7 @@ def test_nothing_draws_from_the_global_generators() -> None:
     assert [where(path, node) for dotted in banned for path, node in calls(dotted)] == []
     # New layers take no generator: the starter's first weights are drawn inside `fork_rng`, which puts things back.
     seeded = {str(path.relative_to(ROOT)) for path, _ in calls("torch.manual_seed")}
-    assert seeded <= {"dreambooth/starter/build.py"}
+    assert seeded <= {"dreambooth/starter/build.py", "dreambooth/starter/judging.py"}
     assert len(calls("torch.manual_seed")) == len(calls("torch.random.fork_rng"))
     assert [where(path, node) for dotted in ("torch.randn", "torch.rand") for path, node in calls(dotted)
             if "generator" not in [keyword.arg for keyword in node.keywords]] == []  # fmt: skip

@@ -1,5 +1,6 @@
 """The painted world: the same seed paints the same picture, and a caption says what is painted."""
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreambooth.samples import sample_concept, sample_folder
+from dreambooth.samples import SAMPLE_CONTEXTS, SAMPLE_PX, SAMPLE_SUBJECT, sample_concept, sample_folder
 from dreambooth.starter import scenes, subjects
-from dreambooth.starter.scenes import CLASSES, COLOURS, CONTEXTS, PATTERNS, Scene
+from dreambooth.starter.places import CONTEXTS
+from dreambooth.starter.scenes import ACCESSORIES, PATTERNS, Scene
+from dreambooth.starter.things import CLASSES, COLOURS, LIVE
 
 PLAIN_WALL = "white"
 
@@ -52,8 +55,29 @@ def test_the_classes_and_contexts_are_the_papers() -> None:
 
 def test_the_caption_says_everything_in_the_papers_wording() -> None:
     assert Scene("dog", "red", "plain", "snow").caption == "a photo of a red dog in the snow"
-    hatted = Scene("cat", "blue", "striped", "beach", hat="yellow")
-    assert hatted.caption == "a photo of a blue striped cat wearing a yellow hat on the beach"
+    dressed = Scene("cat", "blue", "striped", "beach", accessory="yellow hat")
+    assert dressed.caption == "a photo of a blue striped cat wearing a yellow hat on the beach"
+
+
+def test_what_a_caption_says_is_read_back() -> None:
+    rng = random.Random(1)
+    for _ in range(500):
+        scene = scenes.random_scene(rng)
+        said = scenes.said_in(scene.caption)
+        assert said["class"] == scene.class_word
+        assert said["colour"] == scene.colour
+        assert said["context"] == scene.context
+        assert said.get("pattern", "plain") == scene.pattern
+        assert said.get("accessory") == scene.accessory
+    assert scenes.said_in("photo of duck toy") == {"class": "duck toy"}
+    assert scenes.said_in("") == {}
+
+
+@pytest.mark.parametrize("class_word", LIVE)
+def test_every_accessory_is_seen(class_word: str) -> None:
+    bare = painted(Scene(class_word, "gray", "plain", PLAIN_WALL), seed=2)
+    dressed = {painted(Scene(class_word, "gray", "plain", PLAIN_WALL, worn), seed=2).tobytes() for worn in ACCESSORIES}
+    assert len(dressed | {bare.tobytes()}) == len(ACCESSORIES) + 1
 
 
 def test_a_training_caption_says_nothing_false() -> None:
@@ -104,6 +128,26 @@ def test_a_subject_is_the_same_individual_in_every_picture() -> None:
                 assert share_of_colour(image, COLOURS[colour]) > 0.006, (subject, colour)
 
 
+def test_some_individuals_are_kept_from_the_judge() -> None:
+    rng = random.Random(0)
+    drawn = [subjects.random_subject(rng) for _ in range(1000)]
+    held_out = [subject for subject in drawn if subjects.is_held_out(subject)]
+    assert 150 < len(held_out) < 250
+    for wanted in (True, False):
+        assert subjects.is_held_out(subjects.random_subject(rng, "dog", held_out=wanted)) == wanted
+
+
+def test_a_near_miss_differs_in_one_thing() -> None:
+    rng = random.Random(0)
+    for _ in range(100):
+        subject = subjects.random_subject(rng, held_out=False)
+        for other in subjects.near_misses(subject, rng):
+            pairs = zip(dataclasses.astuple(subject), dataclasses.astuple(other), strict=True)
+            assert sum(a != b for a, b in pairs) == 1
+            assert len({other.left, other.right, other.emblem_colour}) == 3
+            assert not subjects.is_held_out(other)
+
+
 def test_no_training_scene_is_like_a_subject() -> None:
     """A plain thing of the world shows one strong colour; a subject shows two halves of it in two."""
     subject = subjects.Subject("ball", "red", "blue", "star", "yellow")
@@ -114,6 +158,16 @@ def test_no_training_scene_is_like_a_subject() -> None:
             world = painted(Scene("ball", "red", pattern, PLAIN_WALL), seed)
             assert share_of_colour(world, COLOURS["blue"]) < 0.001
             assert share_of_colour(world, COLOURS["yellow"]) < 0.001
+
+
+def test_the_bundled_pictures_show_the_stated_individual() -> None:
+    subject = subjects.Subject(*SAMPLE_SUBJECT)
+    assert subjects.is_held_out(subject)
+    for number, context in enumerate(SAMPLE_CONTEXTS, start=1):
+        painted_now = subjects.render_subject(subject, context, SAMPLE_PX, random.Random(number))
+        with Image.open(sample_folder() / f"{number}.png") as bundled:
+            distance = np.abs(np.asarray(bundled.convert("RGB")).astype(int) - np.asarray(painted_now).astype(int))
+        assert distance.mean() < 1, "another Pillow may round an edge, no more"
 
 
 def test_five_pictures_of_the_sample_subject_are_bundled() -> None:

@@ -22,10 +22,12 @@ TINY = Recipe(
     text_layers=1,
     vae_steps=2,
     vae_batch=2,
+    reading_steps=2,
+    reading_batch=2,
     unet_steps=3,
     unet_batch=4,
     num_latents=64,
-    save_every=1,
+    judge_steps=1,
 )
 
 
@@ -152,9 +154,17 @@ def run_build(folder: Path, recipe: Recipe = TINY, seed: int = 1, *, go_on: bool
     import torch
 
     torch.set_num_threads(1)
-    lines: list[str] = []
-    build_starter(seed, 5.0, go_on, folder / "model", lines.append, recipe=recipe, work_dir=folder / "work")
-    return lines
+    stages: list[str] = []
+    build_starter(
+        seed,
+        500.0,
+        go_on,
+        folder / "model",
+        lambda stage, percent, note: stages.append(stage),
+        recipe=recipe,
+        work_dir=folder / "work",
+    )
+    return stages
 
 
 def weights_of(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from dreambooth.config import Concept
 
-SAMPLE_CONTEXTS = ("grass", "wooden floor", "snow", "beach", "white")
+# The individual as `Subject` takes it, kept from the judge's training too; picture n is painted with the seed n.
+SAMPLE_SUBJECT = ("toy", "green", "pink", "star", "yellow")
+SAMPLE_PX = 256
+SAMPLE_CONTEXTS = ("sunflowers", "wooden floor", "snow", "beach", "mountain")
 
 
 def sample_folder() -> Path:

@@ -5,12 +5,14 @@ A subject is two-toned down the middle and wears an emblem; no training scene ha
 
 import math
 import random
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from PIL import Image, ImageDraw
 
-from dreambooth.starter.scenes import CLASSES, COLOURS, Canvas, Point, compose
+from dreambooth.starter.scenes import compose
+from dreambooth.starter.things import CLASSES, COLOURS, Canvas, Point
 
 Emblem = Literal["star", "heart", "cross"]
 EMBLEMS: tuple[Emblem, ...] = ("star", "heart", "cross")
@@ -27,10 +29,33 @@ class Subject:
     emblem_colour: str
 
 
-def random_subject(rng: random.Random, class_word: str | None = None) -> Subject:
-    """Return an individual drawn from the generator, of a given class or any."""
-    left, right, emblem_colour = rng.sample(list(COLOURS), 3)
-    return Subject(class_word or rng.choice(list(CLASSES)), left, right, rng.choice(EMBLEMS), emblem_colour)
+def random_subject(rng: random.Random, class_word: str | None = None, *, held_out: bool | None = None) -> Subject:
+    """Return an individual drawn from the generator, of a given class or any.
+
+    `held_out` asks for one of the fifth that the judge is never trained on (True), or for any of the others (False).
+    """
+    while True:
+        first, second, emblem_colour = rng.sample(list(COLOURS), 3)
+        # A picture may be mirrored, so the order of the halves is nobody's feature.
+        left, right = sorted((first, second))
+        subject = Subject(class_word or rng.choice(list(CLASSES)), left, right, rng.choice(EMBLEMS), emblem_colour)
+        if held_out is None or is_held_out(subject) == held_out:
+            return subject
+
+
+def is_held_out(subject: Subject) -> bool:
+    """Return whether the individual is one of the fifth that the judge is never trained on."""
+    return zlib.crc32(repr(subject).encode()) % 5 == 0
+
+
+def near_misses(subject: Subject, rng: random.Random) -> list[Subject]:
+    """Return two individuals that the judge is trained on and that differ from this one in emblem or colour alone."""
+    others = [name for name in COLOURS if name not in (subject.left, subject.right, subject.emblem_colour)]
+    changed = [
+        replace(subject, emblem=rng.choice([emblem for emblem in EMBLEMS if emblem != subject.emblem])),
+        replace(subject, emblem_colour=rng.choice(others)),
+    ]
+    return [one for one in changed if not is_held_out(one)]
 
 
 def render_subject(subject: Subject, context: str, size_px: int, rng: random.Random) -> Image.Image:
@@ -38,7 +63,7 @@ def render_subject(subject: Subject, context: str, size_px: int, rng: random.Ran
 
     def thing(canvas: Canvas) -> None:
         CLASSES[subject.class_word](canvas)
-        canvas.patch(COLOURS[subject.emblem_colour], *_emblem(subject.emblem, 0.50, 0.66, 0.15))
+        canvas.patch(COLOURS[subject.emblem_colour], *_emblem(subject.emblem, 0.50, 0.66, 0.19))
 
     def paint(mask: Image.Image) -> Image.Image:
         layer = Image.new("RGB", mask.size, COLOURS[subject.left])

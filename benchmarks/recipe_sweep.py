@@ -1,0 +1,96 @@
+"""Which recipe suits the starter: `python -m benchmarks.recipe_sweep`, over rates, prior weights and steps.
+
+Two individuals that `benchmarks.dreambooth_quality` does not use, one seed, prior preservation on. The best is the one
+with the highest product of fidelity (as a share of the ceiling) and prompt fidelity; among equals the shortest.
+"""
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.dreambooth_quality import Exam, examined_run, individuals, write_photos
+from benchmarks.judged import add_common_arguments, judge_with_validity
+from dreambooth.models.base import STARTER, load_base
+
+SUBJECT_SEED = 1
+
+
+def main() -> None:
+    """Measure what is missing, and print all of it, the best first."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipe_sweep", description=__doc__)
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-4, 4e-4, 8e-4])
+    parser.add_argument("--prior_weights", type=float, nargs="+", default=[0.5, 1.0])
+    parser.add_argument("--steps", type=int, nargs="+", default=[100, 200, 300, 400])
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[2])
+    parser.add_argument("--individuals", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path("outputs/recipe-sweep"), help="Where scores are kept.")
+    add_common_arguments(parser)
+    arguments = parser.parse_args()
+
+    base = load_base(STARTER)
+    judge, validity = judge_with_validity(base.vae, arguments.validity_scenes)
+    guidance_scale = float(base.card.recipe.get("save_guidance_scale", 7.5))
+    kept = arguments.work / "scores.json"
+    scores: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
+    every = min(arguments.steps)
+    for subject in individuals(arguments.individuals, SUBJECT_SEED):
+        photos = arguments.work / subject.class_word.replace(" ", "-")
+        write_photos(subject, photos / "photos", SUBJECT_SEED, base.card.native_px)
+        exam = Exam(judge, photos / "photos", subject.class_word, guidance_scale)
+        settings = itertools.product(arguments.rates, arguments.prior_weights, arguments.batch_sizes)
+        for rate, weight, batch_size in settings:
+            name = f"{subject.class_word} rate {rate:g} prior {weight:g} batch {batch_size}"
+            if name in scores:
+                continue
+            overrides = {
+                "learning_rate": rate,
+                "prior_loss_weight": weight,
+                "train_batch_size": batch_size,
+                "max_train_steps": max(arguments.steps),
+                "save_interval": every,
+            }
+            found = examined_run(exam, photos, 0, True, overrides, arguments.steps)
+            scores[name] = {str(step): values | {"ceiling": _ceiling(exam)} for step, values in found.items()}
+            kept.write_text(json.dumps(scores, indent=1), "utf-8")
+            print(name, {step: _merit(values) for step, values in scores[name].items()}, flush=True)
+    figures = ranking(scores)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"validity": validity, "ranking": figures}, indent=1) + "\n", "utf-8")
+
+
+def _ceiling(exam: Exam) -> float:
+    from PIL import Image
+
+    from dreambooth.scoring import measures
+    from dreambooth.scoring.judge import as_pictures
+
+    photos = [Image.open(file) for file in sorted(exam.photos.glob("*.png"))]
+    return measures.own_similarity(exam.judge.embeddings_of(as_pictures(photos)))
+
+
+def _merit(values: dict[str, float]) -> float:
+    return round(values["fidelity"] / values["ceiling"] * values["prompt"], 3)
+
+
+def ranking(scores: dict[str, Any]) -> list[dict[str, Any]]:
+    """Print every setting's means over the individuals, the best first, and return them."""
+    by_setting: dict[str, list[dict[str, float]]] = {}
+    for name, steps in scores.items():
+        setting = name[name.index("rate ") :]
+        for step, values in steps.items():
+            by_setting.setdefault(f"{setting} steps {step}", []).append(values | {"merit": _merit(values)})
+    rows = [
+        {"setting": setting} | {key: sum(values[key] for values in found) / len(found) for key in found[0]}
+        for setting, found in by_setting.items()
+    ]
+    rows.sort(key=lambda row: -float(row["merit"]))
+    for row in rows:
+        figures = "  ".join(f"{key} {value:.3f}" for key, value in row.items() if key != "setting")
+        print(f"{row['setting']:50} {figures}")
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Pictures in, numbers out: the starter's own judge, and the measures of the DreamBooth paper."""

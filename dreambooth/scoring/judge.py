@@ -1,0 +1,108 @@
+"""The starter's judge: two small networks that say what a picture of the painted world shows, and which individual.
+
+Words on paper stand for the truth only as far as the judge is right, so whoever prints its figures prints its own
+validity beside them (`dreambooth.starter.judging.validity`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.errors import BaseModelError
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor, nn
+
+JUDGE_FILE = "judge.safetensors"
+SIDE_PX = 64
+EMBEDDING_SIZE = 64
+WIDTHS = (32, 64, 128, 192)
+
+
+def network(num_outputs: int) -> "nn.Sequential":
+    """Return a plain convolutional network: (batch, 3, 64, 64) in [-1, 1] to (batch, num_outputs); 0.8 M weights."""
+    from torch import nn
+
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in WIDTHS:
+        for stride, inputs in ((2, channels), (1, width)):
+            convolution = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * channels, num_outputs))
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Both networks in evaluation mode, and the words that the first one's outputs stand for, in their order."""
+
+    attributes: "nn.Sequential"
+    instance: "nn.Sequential"
+    words: dict[str, list[str]]
+
+    def attributes_of(self, pictures: "Tensor") -> list[dict[str, str]]:
+        """Return the likeliest word for each attribute; pictures: (batch, 3, 64, 64) in [-1, 1]."""
+        import torch
+
+        with torch.no_grad():
+            scores = self.attributes(pictures).split([len(values) for values in self.words.values()], dim=1)
+        best = {name: part.argmax(1).tolist() for name, part in zip(self.words, scores, strict=True)}
+        return [{name: self.words[name][best[name][row]] for name in self.words} for row in range(len(pictures))]
+
+    def embeddings_of(self, pictures: "Tensor") -> "Tensor":
+        """Return one unit vector a picture, (batch, 64); pictures of one individual point the same way."""
+        import torch
+
+        with torch.no_grad():
+            return torch.nn.functional.normalize(self.instance(pictures), dim=1)
+
+
+def as_pictures(images: Sequence["Image.Image"]) -> "Tensor":
+    """Return images as (batch, 3, 64, 64) in [-1, 1], scaled where they are of another size."""
+    import numpy as np
+    import torch
+
+    scaled = [image.convert("RGB").resize((SIDE_PX, SIDE_PX)) for image in images]
+    return torch.from_numpy(np.stack([np.asarray(image) for image in scaled])).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def write_judge(judge: Judge, folder: Path) -> None:
+    """Write both networks as fp16, with the words in the header."""
+    import json
+
+    from safetensors.torch import save_file
+
+    weights = {}
+    for name, part in (("attributes", judge.attributes), ("instance", judge.instance)):
+        for key, value in part.state_dict().items():
+            weights[f"{name}.{key}"] = value.half().contiguous() if value.is_floating_point() else value
+    save_file(weights, folder / JUDGE_FILE, {"words": json.dumps(judge.words)})
+
+
+def load_judge(folder: Path) -> Judge:
+    """Return the judge that lies beside a starter; raises BaseModelError when there is none."""
+    import json
+
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    path = folder / JUDGE_FILE
+    if not path.exists():
+        raise BaseModelError(
+            f"{folder} has no judge.", "Only the starter comes with one.", "Score another base by other encoders."
+        )
+    with safe_open(path, "pt") as opened:
+        words: dict[str, list[str]] = json.loads(opened.metadata()["words"])
+    weights = load_file(path)
+    parts: dict[str, Any] = {
+        "attributes": network(sum(map(len, words.values()))),
+        "instance": network(EMBEDDING_SIZE),
+    }
+    for name, part in parts.items():
+        own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+        part.load_state_dict(own)
+        part.eval().requires_grad_(False)
+    return Judge(parts["attributes"], parts["instance"], words)
