@@ -82,7 +82,7 @@ def test_the_card_names_a_toy_and_a_valid_recipe() -> None:
 def test_the_files_are_small_enough_for_the_repository() -> None:
     sizes = [file.stat().st_size for file in starter_folder().rglob("*") if file.is_file()]
     assert max(sizes) < 10 * 10**6
-    assert sum(sizes) <= 17 * 10**6
+    assert sum(sizes) <= 20 * 10**6
 
 
 def test_the_weights_are_fp16_and_finite(starter: Any) -> None:
@@ -93,7 +93,7 @@ def test_the_weights_are_fp16_and_finite(starter: Any) -> None:
         with safe_open(file, "pt") as weights:
             for key in weights.keys():  # noqa: SIM118 - safe_open is no mapping
                 tensor = weights.get_tensor(key)
-                assert tensor.dtype == torch.float16
+                assert tensor.dtype == torch.float16 or not tensor.is_floating_point()
                 assert bool(tensor.isfinite().all())
 
 
@@ -185,7 +185,7 @@ def test_a_build_writes_a_model_that_loads(built: Path) -> None:
     base = load_base(str(built / "model"))
     assert len(base.unet.state_dict()) == 686
     assert base.card.native_px == 32
-    assert sorted(folder.name for folder in (built / "work" / "unet").iterdir()) == ["0000002", "0000003"]
+    assert sorted(folder.name for folder in (built / "work" / "unet").iterdir()) == ["0000003"]
 
 
 def test_the_same_seed_builds_the_same_model(built: Path, tmp_path: Path) -> None:
@@ -218,6 +218,6 @@ def test_a_build_can_start_from_committed_weights(built: Path, tmp_path: Path) -
     from dataclasses import replace
 
     shutil.copytree(built / "model", tmp_path / "model")
-    run_build(tmp_path, replace(TINY, vae_steps=0, unet_steps=0), go_on=True)
+    run_build(tmp_path, replace(TINY, vae_steps=0, unet_steps=0, judge_steps=0), go_on=True)
     before, after = weights_of(built), weights_of(tmp_path)
     assert all(before[key].equal(after[key]) for key in before if not key.startswith("vae.quant"))

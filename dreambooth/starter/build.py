@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
 from dreambooth.models.sd15 import SD15_SCHEDULER
-from dreambooth.scoring.judge import Judge, write_judge
+from dreambooth.scoring.judge import Judge, load_judge, write_judge
 from dreambooth.starter import scenes, tokens
-from dreambooth.starter.judging import train_judge
+from dreambooth.starter.judging import new_judge, train_judge
 from dreambooth.starter.loop import Report, Stage, run_stage
 from dreambooth.starter.places import CONTEXTS
 from dreambooth.starter.things import CLASSES, COLOURS
@@ -37,7 +37,7 @@ class Recipe:
 
     size_px: int = 64
     vae_widths: tuple[int, ...] = (16, 32, 64, 64)
-    unet_widths: tuple[int, ...] = (32, 64, 96, 96)
+    unet_widths: tuple[int, ...] = (64, 80, 88, 88)
     norm_groups: int = 8
     text_width: int = 96
     text_layers: int = 3
@@ -80,7 +80,8 @@ def build_starter(
     if not continue_from_weights:
         _train_reading(parts, recipe, seed, work_dir, end_of(READING_END), on_progress)
     _train_unet(parts, recipe, seed, work_dir, end_of(UNET_END), on_progress)
-    judge = train_judge(parts.vae, seed, recipe.judge_steps, work_dir, end_of(1.0), on_progress)
+    judge = load_judge(out_dir) if continue_from_weights else new_judge(seed)
+    train_judge(judge, parts.vae, seed, recipe.judge_steps, work_dir, end_of(1.0), on_progress)
     _write(parts, judge, recipe, out_dir)
 
 

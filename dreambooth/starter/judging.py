@@ -1,6 +1,6 @@
 """Training of the starter's judge on painted pictures alone, and the figures that say how far it can be trusted.
 
-Half of its pictures have gone through the starter's VAE, as everything that the starter makes has.
+A quarter of its pictures have gone through the starter's VAE, as everything that the starter makes has.
 """
 
 import random
@@ -34,16 +34,21 @@ RATE = 2e-3
 RETRIEVAL_GALLERY = 20
 
 
-def train_judge(
-    vae: Any, seed: int, num_steps: int, work_dir: Path, deadline_s: float, on_progress: Report
-) -> judges.Judge:
-    """Train both networks for `num_steps` each, or until the deadline with half the time for each, and return them."""
+def new_judge(seed: int) -> judges.Judge:
+    """Return a judge that knows nothing yet."""
     import torch
 
     with torch.random.fork_rng():
         torch.manual_seed(rng.derived_seed(seed, "starter", 10))
         attributes = judges.network(sum(map(len, WORDS.values())))
-        instance = judges.network(judges.EMBEDDING_SIZE)
+        return judges.Judge(attributes, judges.network(judges.EMBEDDING_SIZE), WORDS)
+
+
+def train_judge(
+    judge: judges.Judge, vae: Any, seed: int, num_steps: int, work_dir: Path, deadline_s: float, on_progress: Report
+) -> None:
+    """Train both networks for `num_steps` each, or until the deadline with half the time for each."""
+    attributes, instance = judge.attributes.requires_grad_(True), judge.instance.requires_grad_(True)
     stages = (
         Stage(
             "judge-attributes", [attributes], lambda step: _attribute_loss(attributes, vae, seed, step), num_steps, RATE
@@ -53,14 +58,13 @@ def train_judge(
     halfway_s = (time.monotonic() + deadline_s) / 2
     for stage, end_s in zip(stages, (halfway_s, deadline_s), strict=True):
         run_stage(stage, work_dir, end_s, on_progress)
-    return judges.Judge(attributes.requires_grad_(False), instance.requires_grad_(False), WORDS)
 
 
 def _attribute_loss(part: "nn.Sequential", vae: Any, seed: int, step: int) -> "Tensor":
     import torch
 
     painted = [_scene(seed, step * BATCH + number) for number in range(BATCH)]
-    pictures = _worn(_half_decoded(vae, [image for _, image in painted]), seed, step)
+    pictures = _worn(_partly_decoded(vae, [image for _, image in painted]), seed, step)
     scores = part(pictures).split([len(values) for values in WORDS.values()], dim=1)
     truths = [attributes_of(scene) for scene, _ in painted]
     total = torch.zeros(())
@@ -86,7 +90,7 @@ def _instance_loss(part: "nn.Sequential", vae: Any, seed: int, step: int) -> "Te
     subjects = subjects[:NUM_INDIVIDUALS]
     views = [_portrait(subject, painter) for subject in (*subjects, *subjects)]
     plain = [_plain(class_word, painter) for _ in range(BATCH - 2 * NUM_INDIVIDUALS)]
-    vectors = part(_worn(_half_decoded(vae, [*views, *plain]), seed, step))
+    vectors = part(_worn(_partly_decoded(vae, [*views, *plain]), seed, step))
     vectors = torch.nn.functional.normalize(vectors, dim=1)
     count = 2 * NUM_INDIVIDUALS
     scores = vectors[:count] @ vectors.T / TEMPERATURE
@@ -130,10 +134,10 @@ def decoded(vae: Any, pictures: "Tensor") -> "Tensor":
     return restored
 
 
-def _half_decoded(vae: Any, images: "Sequence[Image.Image]") -> "Tensor":
-    """Return the images with every second one gone through the VAE."""
+def _partly_decoded(vae: Any, images: "Sequence[Image.Image]") -> "Tensor":
+    """Return the images with every fourth one gone through the VAE."""
     pictures = judges.as_pictures(images)
-    pictures[::2] = decoded(vae, pictures[::2])
+    pictures[::4] = decoded(vae, pictures[::4])
     return pictures
 
 

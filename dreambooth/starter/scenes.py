@@ -140,7 +140,7 @@ def compose(
     body = body.transform((side_px, side_px), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     mask = mask.transform((side_px, side_px), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     # A rim keeps a white thing apart from snow; it is as wide as a pixel of the finished picture.
-    picture.paste(RIM, (0, 0), mask.filter(ImageFilter.MaxFilter(2 * (side_px // 64) - 1)))
+    picture.paste(RIM, (0, 0), mask.filter(ImageFilter.MaxFilter(max(2 * (side_px // 64) - 1, 3))))
     picture.paste(body, (0, 0), mask)
     light = rng.uniform(0.90, 1.04)
     return picture.point(lambda value: min(round(value * light), 255)).reduce(SUPERSAMPLING)
