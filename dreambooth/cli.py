@@ -5,6 +5,7 @@ seed script's default (`config.resolve`).
 """
 
 import argparse
+import dataclasses
 import json
 import signal
 import sys
@@ -25,6 +26,7 @@ from dreambooth.config import (
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.events import Controls, Event, PhaseProgress, StepLoss
 from dreambooth.settings import load_settings
+from dreambooth.workspace import Workspace
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -58,6 +60,11 @@ def build_parser() -> argparse.ArgumentParser:
     for name, sentence in CONCEPT_FLAGS.items():
         train.add_argument(f"--{name}", default=argparse.SUPPRESS, help=sentence)
     train.add_argument("--concepts_list", type=Path, help="JSON file with several concepts; overrides the four above.")
+    train.add_argument(
+        "--resume_from_checkpoint",
+        metavar="latest|PATH",
+        help="Go on with a run that was ended: that of --output_dir, else the newest (latest), or the one at PATH.",
+    )
     train.add_argument("--preset", choices=PRESETS, help="The notebook's recipe in one of its memory configurations.")
     train.add_argument("--config", type=Path, help="JSON file of settings, as every run keeps; flags come before it.")
     for info in describe(TrainingConfig):
@@ -122,15 +129,58 @@ def _add_starter(commands: Any) -> None:
 
 def train_command(arguments: dict[str, Any]) -> int:
     """Train as asked, with bars on the terminal; Ctrl-C finishes the step and saves, a second one leaves at once."""
-    config = training_config(arguments)
-    controls, bars = Controls(), _Bars()
-    _stop_on_signals(controls)
-    from dreambooth.jobs import train
+    from dreambooth.jobs import resume, train
 
-    folder = train(config, controls=controls, on_event=bars)
+    wanted = arguments.pop("resume_from_checkpoint")
+    controls, bars = Controls(), _Bars()
+    if wanted is None:
+        config = training_config(arguments)
+        _stop_on_signals(controls)
+        folder = train(config, controls=controls, on_event=bars)
+    else:
+        run = _run_to_resume(wanted, arguments)
+        _stop_on_signals(controls)
+        folder = resume(run, controls=controls, on_event=bars)
     bars.close()
     print(f"The model is in {folder}")
     return 0
+
+
+def _run_to_resume(wanted: str, arguments: dict[str, Any]) -> Path:
+    """Return the folder of the run that is meant; raises ConfigError for settings that would make it another run."""
+    output_dir = arguments.pop("output_dir", None)
+    path = Path(wanted)
+    if wanted == "latest" and output_dir is not None:
+        path = Path(output_dir)
+    elif wanted == "latest":
+        runs = Workspace(load_settings().data_dir).runs()
+        if not runs:
+            raise ConfigError([FieldProblem("resume_from_checkpoint", "finds no run: name one with --output_dir.")])
+        path = runs[0].path
+    elif path.parent.name == "state":
+        path = path.parent.parent.parent
+    kept = path / ".run" / "config.json"
+    if kept.exists():
+        _refuse_other_settings(arguments, TrainingConfig.from_json(json.loads(kept.read_text("utf-8"))))
+    return path
+
+
+def _refuse_other_settings(arguments: dict[str, Any], kept: TrainingConfig) -> None:
+    asked: dict[str, Any] = {
+        name: value for name, value in arguments.items() if name in TrainingConfig.__dataclass_fields__
+    }
+    if concepts := _concepts(arguments):
+        asked["concepts"] = tuple(dataclasses.replace(concept, class_data_dir=None) for concept in concepts)
+        kept = dataclasses.replace(
+            kept, concepts=tuple(dataclasses.replace(concept, class_data_dir=None) for concept in kept.concepts)
+        )
+    problems = [
+        FieldProblem(name, f"is {getattr(kept, name)} in the run, not {value}: a resumed run keeps its settings.")
+        for name, value in asked.items()
+        if getattr(kept, name) != value
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def training_config(arguments: dict[str, Any]) -> TrainingConfig:

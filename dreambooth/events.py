@@ -68,7 +68,14 @@ class StatusChanged:
     todo: str = ""
 
 
-Event = PhaseProgress | StepLoss | SamplesMade | ModelSaved | Notice | StatusChanged
+@dataclass(frozen=True)
+class Resumed:
+    """The run goes on after this step; what was reported beyond it is done again."""
+
+    step: int
+
+
+Event = PhaseProgress | StepLoss | SamplesMade | ModelSaved | Notice | StatusChanged | Resumed
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Event)}
 
 
@@ -88,6 +95,17 @@ def read_events(path: Path) -> list[tuple[float, Event]]:
         if event is not None:
             events.append(event)
     return events
+
+
+def losses_of(events: list[tuple[float, Event]]) -> list[StepLoss]:
+    """Return the loss of every update, once each: what a resumed run did again counts as it was done last."""
+    losses: list[StepLoss] = []
+    for _, event in events:
+        if isinstance(event, Resumed):
+            losses = [loss for loss in losses if loss.step <= event.step]
+        elif isinstance(event, StepLoss):
+            losses.append(event)
+    return losses
 
 
 def _event_from_line(line: str) -> tuple[float, Event] | None:

@@ -5,7 +5,9 @@ is read from disk.
 """
 
 import dataclasses
+import errno
 import json
+import os
 import secrets
 import threading
 import time
@@ -15,19 +17,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import SD15, GenerationConfig, TrainingConfig
-from dreambooth.errors import ConfigError, DeviceError, DreamBoothError, RunFolderError
-from dreambooth.events import FINAL_STATUSES, Controls, Event, Notice, Status, StatusChanged, StepLoss, read_events
+from dreambooth.errors import ConfigError, DeviceError, DreamBoothError, RunFolderError, TrainingError
+from dreambooth.events import (
+    FINAL_STATUSES,
+    Controls,
+    Event,
+    Notice,
+    Status,
+    StatusChanged,
+    StepLoss,
+    losses_of,
+    read_events,
+)
 from dreambooth.models.base import STARTER, read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.runlog import RunLog, TensorBoardLog, failure, read_state
 from dreambooth.settings import Settings, load_settings
-from dreambooth.workspace import RunFolder, Workspace, held_lock, newest_step_folder, write_json
+from dreambooth.workspace import (
+    RunFolder,
+    Workspace,
+    held_lock,
+    is_locked,
+    newest_step_folder,
+    sweep_unfinished,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
     from dreambooth.models.base import Base
+    from dreambooth.training.checkpoint import Checkpoint
 
+# Given back when the disk is full, so that the run's end can still be written down.
+RESERVE_BYTES = 1 << 18
 LOG_TAIL_BYTES = 16_000
 
 
@@ -50,6 +73,7 @@ class RunView:
     log_tail: str
     samples: dict[int, list[Path]]
     steps: list[int]
+    resume_step: int | None
     config: TrainingConfig | None
 
 
@@ -75,8 +99,12 @@ def execute(
     token: str | None,
     controls: Controls,
     on_event: Callable[[Event], None] = lambda event: None,
+    resume: bool = False,
 ) -> StatusChanged:
-    """Train a run whose records exist, and return its final status; never raises for what happens inside the run."""
+    """Train a run whose records exist, and return its final status; never raises for what happens inside the run.
+
+    With `resume` it goes on from its newest valid state.
+    """
     log = RunLog(run, config.max_train_steps or 0)
     board = TensorBoardLog(run, config.logging_dir)
 
@@ -86,18 +114,31 @@ def execute(
         on_event(event)
 
     with held_lock(run.lock_path):
-        report(StatusChanged("running"))
+        sweep_unfinished(run.path, run.records, run.checkpoints)
+        reserve = run.records / "reserve"
+        reserve.write_bytes(bytes(RESERVE_BYTES))
         try:
+            report(StatusChanged("running"))
             with manager.lease("training", wait=True):
                 final = _train(
-                    config, run, workspace=workspace, manager=manager, token=token, report=report, controls=controls
+                    config,
+                    run,
+                    workspace=workspace,
+                    manager=manager,
+                    token=token,
+                    report=report,
+                    controls=controls,
+                    resume=resume,
                 )
         except DreamBoothError as error:
             final = failure(error)
         # The top of a job: whatever ended the run is told by its status, and a bug keeps its traceback in the log.
         except Exception as error:
-            log.bug(error)
-            final = _unexpected(error)
+            reserve.unlink(missing_ok=True)
+            if not _is_disk_full(error):
+                log.bug(error)
+            final = _unexpected(error, config)
+        reserve.unlink(missing_ok=True)
         report(final)
         board.close()
     return final
@@ -112,28 +153,60 @@ def _train(
     token: str | None,
     report: Callable[[Event], None],
     controls: Controls,
+    resume: bool = False,
 ) -> StatusChanged:
     from dreambooth.training.preparation import prepare
     from dreambooth.training.trainer import Trainer
 
+    checkpoint = _state_to_resume(run, report) if resume else None
     if read_card(config.pretrained_model_name_or_path).is_toy:
         report(Notice(read_card(config.pretrained_model_name_or_path).notice))
     materials = prepare(config, workspace=workspace, manager=manager, token=token, report=report, controls=controls)
     if materials is None:
         return StatusChanged("stopped", "Stopped before the first step.")
-    num_steps = Trainer(config, materials, run, manager, report, controls).run()
+    num_steps = Trainer(config, materials, run, manager, report, controls, checkpoint).run()
     if num_steps < materials.num_steps:
         return StatusChanged("stopped", f"Stopped and saved after {num_steps} of {materials.num_steps} steps.")
     return StatusChanged("done", f"{num_steps} steps.")
 
 
-def _unexpected(error: Exception) -> StatusChanged:
+def _state_to_resume(run: RunFolder, report: Callable[[Event], None]) -> "Checkpoint | None":
+    """Return the state to go on from, None for a run that had not trained yet; never starts again in silence."""
+    from dreambooth.training.checkpoint import newest_checkpoint
+
+    found = newest_checkpoint(run, lambda text: report(Notice(text, "warning")))
+    if found is not None:
+        return found
+    if losses_of(read_events(run.events_path)) or run.steps():
+        raise TrainingError(
+            "There is no valid state to go on from.",
+            f"{run.name} had trained, but {run.checkpoints} holds no whole state.",
+            "Start a new run; its saved models, if any, can be its base.",
+        )
+    report(Notice("The run had not trained yet; it starts at its first step."))
+    return None
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    # safetensors and torch wrap the system's error in their own and leave its number out.
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return (isinstance(error, OSError) and error.errno in full) or os.strerror(errno.ENOSPC) in str(error)
+
+
+def _unexpected(error: Exception, config: TrainingConfig) -> StatusChanged:
+    if _is_disk_full(error):
+        return StatusChanged(
+            "paused",
+            "The disk is full.",
+            "What was saved before is whole; what was being written was taken back.",
+            "Make room, then resume the run.",
+        )
     if type(error).__name__ == "OutOfMemoryError":
         return StatusChanged(
             "failed",
             "The device ran out of memory.",
             str(error).split(". ", 1)[0] + ".",
-            "Take the preset `minimum`, a smaller resolution or batch size, or train the UNet only.",
+            f"What needs less: {'; '.join(smaller_settings(config))}.",
         )
     return StatusChanged(
         "failed",
@@ -141,6 +214,21 @@ def _unexpected(error: Exception) -> StatusChanged:
         str(error)[:300],
         "The log has the details.",
     )
+
+
+def smaller_settings(config: TrainingConfig) -> list[str]:
+    """Return what would lower the memory of these settings, the least harmful first; never empty."""
+    ways = [
+        (not config.gradient_checkpointing, "--gradient_checkpointing"),
+        (not config.use_8bit_adam, "--use_8bit_adam (on an NVIDIA GPU)"),
+        (config.mixed_precision == "no", "--mixed_precision fp16 or bf16"),
+        (config.train_batch_size > 1, "--train_batch_size 1, with --gradient_accumulation_steps instead"),
+        (config.use_ema, "no --use_ema"),
+        (config.not_cache_latents, "no --not_cache_latents"),
+        (config.train_text_encoder, "no --train_text_encoder"),
+        (True, f"a --resolution below {config.resolution}"),
+    ]
+    return [way for applies, way in ways if applies]
 
 
 # From Python ---------------------------------------------------------------------------------------------------------
@@ -156,12 +244,65 @@ def train(
     """Train, and return the folder of the last saved step; raises DreamBoothError when the run fails."""
     settings = settings or load_settings()
     workspace, manager = Workspace(settings.data_dir), ModelManager()
+
+    def records() -> TrainingConfig:
+        own_folder = Path(config.output_dir).absolute() if config.output_dir else None
+        run = RunFolder(own_folder) if own_folder else workspace.run(workspace.new_run_name("run"))
+        return start_records(config, run)
+
+    return _run_here(records, workspace, manager, settings, controls, on_event, resume=False)
+
+
+def resume(
+    run_path: Path,
+    *,
+    settings: Settings | None = None,
+    controls: Controls | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Path:
+    """Go on with a run that was ended before its last step, and return the folder of the last saved step.
+
+    On the CPU, with the same versions and number of threads, it becomes bit for bit the run that never ended. Raises
+    DreamBoothError when there is nothing to go on with, and when the run fails.
+    """
+    settings = settings or load_settings()
+    run = RunFolder(run_path.absolute())
+
+    def records() -> TrainingConfig:
+        return resumable_config(run)
+
+    return _run_here(records, Workspace(settings.data_dir), ModelManager(), settings, controls, on_event, resume=True)
+
+
+def resumable_config(run: RunFolder) -> TrainingConfig:
+    """Return the settings a run goes on with; raises RunFolderError when it is none, complete, or still at work."""
+    config = _read_config(run)
+    if config is None:
+        raise RunFolderError(
+            f"{run.path} holds no run.", "Its settings cannot be read.", "Name the folder of a run, or start a new one."
+        )
+    status = read_state(run).status
+    if status == "done":
+        raise RunFolderError(f"{run.name} is complete.", "All its steps are done.", "Start a new run.")
+    if is_locked(run.lock_path):
+        raise RunFolderError(f"{run.name} is still at work.", "Another process has it.", "Wait, or stop it there.")
+    return dataclasses.replace(config, output_dir=str(run.path))
+
+
+def _run_here(
+    records: Callable[[], TrainingConfig],
+    workspace: Workspace,
+    manager: ModelManager,
+    settings: Settings,
+    controls: Controls | None,
+    on_event: Callable[[Event], None],
+    *,
+    resume: bool,
+) -> Path:
     process = _this_process(manager)
     shared: list[TrainingConfig | None] = [None]
     if process.is_main_process:
-        own_folder = Path(config.output_dir).absolute() if config.output_dir else None
-        run = RunFolder(own_folder) if own_folder else workspace.run(workspace.new_run_name("run"))
-        shared = [start_records(config, run)]
+        shared = [records()]
     if process.num_processes > 1:
         from accelerate.utils import broadcast_object_list
 
@@ -175,13 +316,14 @@ def train(
         "manager": manager,
         "token": _revealed(settings),
         "controls": controls or Controls(),
+        "resume": resume,
     }
     if not process.is_main_process:
         # Only the first process writes and reports; the others lend their device to its steps.
         _train(recorded, run, report=lambda event: None, **work)
         return run.path
     final = execute(recorded, run, on_event=on_event, **work)
-    if final.status == "failed":
+    if final.status in ("failed", "paused"):
         raise DreamBoothError(final.what, final.why, final.todo)
     return newest_step_folder(run.path)
 
@@ -266,6 +408,7 @@ class _Job:
     run: RunFolder
     config: TrainingConfig
     controls: Controls
+    resume: bool = False
 
 
 class Jobs:
@@ -283,14 +426,24 @@ class Jobs:
         config.checked()
         with self._changed:
             run = self._workspace.run(self._workspace.new_run_name(wish))
-            job = _Job(run, start_records(config, run), Controls())
-            RunLog(run, config.max_train_steps or 0)(StatusChanged("queued"))
-            self._line.append(job)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._work, name="training", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            self._queue(_Job(run, start_records(config, run), Controls()))
         return run.name
+
+    def resume(self, name: str) -> None:
+        """Queue a run that was ended before its last step, to go on from its newest state."""
+        with self._changed:
+            run = self._workspace.run(name)
+            if any(job.run.name == name for job in self._line):
+                raise RunFolderError(f"{name} is at work or in line already.", "It needs no second start.", "")
+            self._queue(_Job(run, resumable_config(run), Controls(), resume=True))
+
+    def _queue(self, job: _Job) -> None:
+        RunLog(job.run, job.config.max_train_steps or 0)(StatusChanged("queued"))
+        self._line.append(job)
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._work, name="training", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
 
     def stop(self, name: str) -> None:
         """Ask a run to finish its step, save and end; a queued one is taken out of the line."""
@@ -323,10 +476,11 @@ class Jobs:
             places = {job.run.name: place for place, job in enumerate(self._line)}
             stopping = any(job.run.name == name and job.controls.stop.is_set() for job in self._line)
         state = read_state(run)
+        status: Status = "stopping" if stopping and state.status not in FINAL_STATUSES else state.status
         return RunView(
             name=name,
             path=run.path,
-            status="stopping" if stopping and state.status not in FINAL_STATUSES else state.status,
+            status=status,
             step=state.step,
             total_steps=state.total_steps,
             phase=state.phase,
@@ -335,10 +489,11 @@ class Jobs:
             seconds_left=state.seconds_left,
             error=state.error,
             queue_place=places.get(name) or None,
-            losses=[event for _, event in read_events(run.events_path) if isinstance(event, StepLoss)],
+            losses=losses_of(read_events(run.events_path)),
             log_tail=_tail(run.log_path),
             samples=run.samples(),
             steps=run.steps(),
+            resume_step=_resume_step(run, status),
             config=_read_config(run),
         )
 
@@ -410,9 +565,20 @@ class Jobs:
                 manager=self._manager,
                 token=self._token,
                 controls=job.controls,
+                resume=job.resume,
             )
             with self._changed:
                 self._line.pop(0)
+
+
+def _resume_step(run: RunFolder, status: Status) -> int | None:
+    """Return the step that a resumed run would go on after: 0 when it had not trained, None when it cannot resume."""
+    if status not in ("interrupted", "paused", "stopped", "failed"):
+        return None
+    steps = run.checkpoint_steps()
+    if not steps and losses_of(read_events(run.events_path)):
+        return None
+    return max(steps, default=0)
 
 
 def in_words(seconds: float) -> str:

@@ -21,6 +21,7 @@ from dreambooth.events import (
     ModelSaved,
     Notice,
     PhaseProgress,
+    Resumed,
     SamplesMade,
     Status,
     StatusChanged,
@@ -148,6 +149,8 @@ def as_text(event: Event) -> str:
             return f"{len(event.files)} sample pictures of step {event.step}"
         case ModelSaved():
             return f"saved the model of step {event.step}"
+        case Resumed():
+            return f"goes on after step {event.step}"
         case Notice():
             return event.text if event.level == "info" else f"Note: {event.text}"
         case StatusChanged():

@@ -21,6 +21,7 @@ from natsort import natsorted
 from dreambooth.errors import RunFolderError
 
 STEP_NAME = re.compile(r"[1-9][0-9]*")
+UNFINISHED = re.compile(r"\..+\.([0-9a-f]{8}|removed)")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 
 
@@ -124,6 +125,11 @@ class RunFolder:
         return self.records / "lock"
 
     @property
+    def checkpoints(self) -> Path:
+        """Return the folder of exact states, one folder a step."""
+        return self.records / "state"
+
+    @property
     def config_path(self) -> Path:
         """Return the run's settings."""
         return self.records / "config.json"
@@ -138,6 +144,12 @@ class RunFolder:
             return []
         names = [entry.name for entry in self.path.iterdir() if STEP_NAME.fullmatch(entry.name)]
         return [int(name) for name in natsorted(names) if (self.path / name / "model_index.json").exists()]
+
+    def checkpoint_steps(self) -> list[int]:
+        """Return the steps with an exact state, in order; they are verified when one is taken up."""
+        if not self.checkpoints.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in self.checkpoints.iterdir() if STEP_NAME.fullmatch(entry.name))
 
     def samples(self) -> dict[int, list[Path]]:
         """Return the sample pictures of every step, the untaught base's under 0."""
@@ -204,6 +216,15 @@ def new_folder(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep_unfinished(*folders: Path) -> None:
+    """Remove what a killed process left half-written in these folders, which this process must hold the lock of."""
+    for folder in folders:
+        if folder.is_dir():
+            for entry in folder.iterdir():
+                if UNFINISHED.fullmatch(entry.name):
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -25,7 +25,7 @@ FLOORS: list[dict[str, str]] = [
     {"export": "single_file", "scoring": "judge measures"},
     {"generation": ""},
     {"data": "photos dataset class_images"},
-    {"training": "objective optimizer captions batches preparation trainer"},
+    {"training": "objective optimizer captions batches checkpoint disk preparation trainer"},
     {"starter": "things places scenes subjects tokens loop judging build"},
     {"jobs": ""},
     {"__init__": ""},

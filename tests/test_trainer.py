@@ -200,6 +200,7 @@ def test_eight_bit_adamw_steps(make: Make) -> None:
     assert difference < 4e-3, "two steps of rate 1e-3 differ by at most two steps each way"
 
 
+@pytest.mark.usefixtures("plain_kernels")
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_fp32_masters(make: Make, precision: str) -> None:
     full, half = make(max_train_steps=1), make(max_train_steps=1, mixed_precision=precision)

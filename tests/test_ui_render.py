@@ -15,7 +15,7 @@ from ui import render
 VIEW = RunView(
     name="zwx-dog", path=Path("runs/zwx-dog"), status="running", step=30, total_steps=120, phase="training",
     phase_done=30, phase_total=120, seconds_left=360.0, error=None, queue_place=None, losses=[], log_tail="",
-    samples={}, steps=[], config=None,
+    samples={}, steps=[], resume_step=None, config=None,
 )  # fmt: skip
 
 

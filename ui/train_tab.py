@@ -47,6 +47,7 @@ class TrainTab:
     stop: gr.Button
     save_now: gr.Button
     sample_now: gr.Button
+    resume: gr.Button
     message: gr.HTML
     run: gr.Dropdown
     status: gr.HTML
@@ -57,7 +58,16 @@ class TrainTab:
     @property
     def run_parts(self) -> list[Any]:
         """Return what shows the viewed run."""
-        return [self.status, self.losses, self.samples, self.log, self.stop, self.save_now, self.sample_now]
+        return [
+            self.status,
+            self.losses,
+            self.samples,
+            self.log,
+            self.stop,
+            self.save_now,
+            self.sample_now,
+            self.resume,
+        ]
 
 
 def build(services: Services) -> TrainTab:
@@ -102,6 +112,7 @@ def build(services: Services) -> TrainTab:
         stop = gr.Button("Stop & save", interactive=False, elem_id="stop")
         save_now = gr.Button("Save now", interactive=False, elem_id="save-now")
         sample_now = gr.Button("Sample now", interactive=False, elem_id="sample-now")
+        resume = gr.Button("Resume", visible=False, elem_id="resume")
     with gr.Row(equal_height=False):
         status = gr.HTML(status_card(None), elem_id="run-status")
     with gr.Row(equal_height=False):
@@ -124,8 +135,8 @@ def build(services: Services) -> TrainTab:
     fields = {name: made[name] for name in infos}
     proposed = gr.State({name: shown_value(info, getattr(config, name)) for name, info in infos.items()})
     return TrainTab(
-        base, preset, notice, fields, proposed, settings, start, stop, save_now, sample_now, message, run, status,
-        samples, losses, log,
+        base, preset, notice, fields, proposed, settings, start, stop, save_now, sample_now, resume, message,
+        run, status, samples, losses, log,
     )  # fmt: skip
 
 
@@ -180,13 +191,15 @@ def folded(while_training: bool) -> Any:
 def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
     """Return what each of `TrainTab.run_parts` shows, as values that can be compared."""
     if view is None:
-        return {"status": status_card(None), "losses": (), "samples": (), "log": log_text(""), "live": False}
+        return {"status": status_card(None), "losses": (), "samples": (), "log": log_text(""), "live": False,
+                "resume": None}  # fmt: skip
     return {
         "status": status_card(view),
         "losses": tuple(loss_rows(view.losses)),
         "samples": tuple(sample_items(view.samples)),
         "log": log_text(view.log_tail),
         "live": view.status in ("queued", "running"),
+        "resume": view.resume_step,
     }
 
 
@@ -207,7 +220,13 @@ def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str
         unless_seen("samples", pictures),
         unless_seen("log", values["log"]),
         *(unless_seen("live", gr.Button(interactive=live)) for _ in range(3)),
+        unless_seen("resume", _resume_button(values["resume"])),
     ]
+
+
+def _resume_button(step: int | None) -> Any:
+    text = "Start again" if step == 0 else f"Resume at step {step}"
+    return gr.Button(text, visible=step is not None)
 
 
 # Events --------------------------------------------------------------------------------------------------------------
@@ -229,6 +248,7 @@ def connect(
         (tab.stop, handlers.stop, "stop_shown_run"),
         (tab.save_now, handlers.save_now, "save_now"),
         (tab.sample_now, handlers.sample_now, "sample_now"),
+        (tab.resume, handlers.resume, "resume_shown_run"),
     ):
         button.click(act, tab.run, tab.message, api_name=name, **quiet)
     return tab.start.click(
@@ -248,6 +268,7 @@ class Handlers:
         self.stop = shown(self._stop)
         self.save_now = shown(self._save_now)
         self.sample_now = shown(self._sample_now)
+        self.resume = shown(self._resume)
 
     def _propose(
         self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any], *values: Any
@@ -307,6 +328,10 @@ class Handlers:
     def _save_now(self, name: str) -> str:
         self._services.jobs.save_now(name)
         return panel("The model is saved after this step.", tone="note")
+
+    def _resume(self, name: str) -> str:
+        self._services.jobs.resume(name)
+        return panel("The run goes on where it was.", tone="note")
 
     def _sample_now(self, name: str) -> str:
         self._services.jobs.sample_now(name)

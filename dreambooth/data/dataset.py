@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth import rng
-from dreambooth.config import Concept
-from dreambooth.data.photos import find_photos, read_photo, square
+from dreambooth.config import MAX_PROMPT_CHARS, Concept
+from dreambooth.data.photos import find_photos, read_photo, shown, square
 from dreambooth.errors import PhotoError
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+MAX_CAPTION_CHARS = 4 * MAX_PROMPT_CHARS  # room for line breaks and indents, which become single spaces
 INSTANCE, CLASS = 0, 1  # positions in the random streams
 
 
@@ -87,7 +88,7 @@ def load_concept(
 def _readable_photos(folder: Path, report: Callable[[str], None], at_most: int | None = None) -> list[Path]:
     found = find_photos(folder)
     for path, reason in found.skipped:
-        report(f"{path.name} in {folder} is skipped: it {reason}.")
+        report(f"{shown(path)} in {folder} is skipped: it {reason}.")
     readable: list[Path] = []
     for path in found.photos:
         if len(readable) == at_most:
@@ -99,7 +100,7 @@ def _readable_photos(folder: Path, report: Callable[[str], None], at_most: int |
             continue
         readable.append(path)
         if notes:
-            report(f"{path.name}: {'; '.join(notes)}.")
+            report(f"{shown(path)}: {'; '.join(notes)}.")
     if not readable:
         raise PhotoError(
             f"None of the {len(found.photos)} photos in {folder} can be read.",
@@ -111,17 +112,22 @@ def _readable_photos(folder: Path, report: Callable[[str], None], at_most: int |
 
 def _caption(photo: Path, instance_prompt: str, report: Callable[[str], None]) -> str:
     """Read `dog.png.txt` or `dog.txt` beside `dog.png`; without words in it the instance prompt stands in."""
-    candidates = (photo.with_name(f"{photo.name}.txt"), photo.with_suffix(".txt"))
+    candidates = (photo.with_name(f"{shown(photo)}.txt"), photo.with_suffix(".txt"))
     file = next((path for path in candidates if path.is_file()), None)
     if file is None:
-        report(f"{photo.name} has no caption file; its caption is the instance prompt {instance_prompt!r}.")
+        report(f"{shown(photo)} has no caption file; its caption is the instance prompt {instance_prompt!r}.")
         return instance_prompt
     try:
-        words = " ".join(file.read_text("utf-8-sig").split())
-    except UnicodeDecodeError as error:
-        raise PhotoError(f"The caption {file.name} cannot be read.", f"{error}.", "Save it as UTF-8 text.") from error
+        with file.open(encoding="utf-8-sig") as caption:
+            words = " ".join(caption.read(MAX_CAPTION_CHARS + 1).split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise PhotoError(f"The caption {shown(file)} cannot be read.", f"{error}.", "Save it as UTF-8 text.") from error
+    if len(words) > MAX_PROMPT_CHARS:
+        raise PhotoError(
+            f"The caption {shown(file)} is too long.", f"At most {MAX_PROMPT_CHARS} characters are read.", "Shorten it."
+        )
     if not words:
-        report(f"{file.name} is empty; the caption of {photo.name} is the instance prompt {instance_prompt!r}.")
+        report(f"{shown(file)} is empty; the caption of {shown(photo)} is the instance prompt {instance_prompt!r}.")
     return words or instance_prompt
 
 

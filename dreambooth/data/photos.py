@@ -3,6 +3,7 @@
 What a file is, its content decides, not its name; its limits are checked on the header, before anything is decoded.
 """
 
+import contextlib
 import hashlib
 import re
 import struct
@@ -52,12 +53,15 @@ def read_photo(path: Path) -> Photo:
     """Return the file's picture, upright and on white; raises PhotoError naming the file, the reason and the cure."""
     _check_size(path)
     try:
-        with _opened(path) as image:
+        _check_png(path)
+        # Closed as soon as it is copied, not merely its file: at 50 megapixels each picture takes 200 MB.
+        with contextlib.closing(_opened(path)) as image:
             _check_pixels(path, image)
-            image.load()  # verify() would pass truncated and damaged data
+            image.load()  # verify() alone would pass truncated data
             notes = _frame_notes(image)
-            upright = _upright(image, notes)
-            return Photo(path, _on_white(upright, notes), tuple(notes))
+            orientation = _orientation(image, notes)
+            plain = _on_white(image, notes)
+        return Photo(path, _upright(plain, orientation, notes), tuple(notes))
     except _DECODER_ERRORS as error:
         raise _unreadable(path, error) from error
 
@@ -90,7 +94,7 @@ def ingest(source: Path, folder: Path) -> Path:
     present = sorted(folder.glob(f"*-{digest}.*")) if folder.is_dir() else []
     if present:
         raise PhotoError(
-            f"{source.name} is there already, as {present[0].name}.", "Both files are the same byte for byte.",
+            f"{shown(source)} is there already, as {present[0].name}.", "Both files are the same byte for byte.",
             "Nothing was added; choose another photo.",
         )  # fmt: skip
     as_png = _has_png_header(source) and photo.image.width * photo.image.height <= 4 * 10**6
@@ -102,6 +106,15 @@ def ingest(source: Path, folder: Path) -> Path:
         else:
             photo.image.save(temporary, format="JPEG", quality=95, subsampling=0)
     return target
+
+
+def shown(path: Path) -> str:
+    """Return the file's name fit for a message or a log: no line breaks, terminal codes or undecodable bytes."""
+    return _printable(path.name)
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def training_view(image: "Image.Image", resolution_px: int) -> "Image.Image":
@@ -128,13 +141,13 @@ def _check_size(path: Path) -> None:
     try:
         num_bytes = path.stat().st_size
     except OSError as error:
-        raise PhotoError(f"{path.name} cannot be read.", f"{error.strerror}.", "Is it still there?") from None
+        raise PhotoError(f"{shown(path)} cannot be read.", f"{error.strerror}.", "Is it still there?") from None
     if num_bytes == 0:
-        raise PhotoError(f"{path.name} is empty.", "The file has no content.", "Copy or upload it again.")
+        raise PhotoError(f"{shown(path)} is empty.", "The file has no content.", "Copy or upload it again.")
     if num_bytes > MAX_PHOTO_BYTES:
         megabytes = num_bytes / 1024**2
         raise PhotoError(
-            f"{path.name} is too large.",
+            f"{shown(path)} is too large.",
             f"It has {megabytes:.0f} MB; at most {MAX_PHOTO_BYTES // 1024**2} MB are read.",
             "Save it as a JPEG or make it smaller.",
         )
@@ -149,7 +162,7 @@ def _opened(path: Path) -> "Image.Image":
         formats.append("HEIF")
     elif path.suffix.lower() in _HEIC_SUFFIXES:
         raise PhotoError(
-            f"{path.name} is a HEIC photo.", "The package pillow-heif that reads them is missing.",
+            f"{shown(path)} is a HEIC photo.", "The package pillow-heif that reads them is missing.",
             "Install it (pip install pillow-heif) or save the photo as a JPEG.",
         )  # fmt: skip
     try:
@@ -179,7 +192,7 @@ def _check_pixels(path: Path, image: "Image.Image") -> None:
 
 def _too_many_pixels(path: Path, count: str) -> PhotoError:
     return PhotoError(
-        f"{path.name} has too many pixels.",
+        f"{shown(path)} has too many pixels.",
         f"Its header declares {count} megapixels; at most {MAX_PHOTO_PIXELS // 10**6} are decoded.",
         "Make it smaller: training uses 512 pixels a side.",
     )
@@ -191,8 +204,15 @@ def _unreadable(path: Path, error: Exception) -> PhotoError:
     if isinstance(error, UnidentifiedImageError):
         why = "Its content is none of JPEG, PNG, WebP or HEIC."
     else:
-        why = f"It is damaged or incomplete ({error})."
-    return PhotoError(f"{path.name} is no readable photo.", why, "Copy or upload it again, or save it as a JPEG.")
+        why = f"It is damaged or incomplete ({_printable(' '.join(str(error).split()))[:200]})."
+    return PhotoError(f"{shown(path)} is no readable photo.", why, "Copy or upload it again, or save it as a JPEG.")
+
+
+def _check_png(path: Path) -> None:
+    """Raise what Pillow does for a PNG whose checksums are wrong, which `load` overlooks in the pixels themselves."""
+    if _has_png_header(path):
+        with contextlib.closing(_opened(path)) as image:
+            image.verify()
 
 
 def _has_png_header(path: Path) -> bool:
@@ -209,15 +229,19 @@ def _frame_notes(image: "Image.Image") -> list[str]:
     return []
 
 
-def _upright(image: "Image.Image", notes: list[str]) -> "Image.Image":
-    from PIL import Image
-
+def _orientation(image: "Image.Image", notes: list[str]) -> int:
     try:
         orientation = image.getexif().get(0x0112, 1)
     except (*_DECODER_ERRORS, UserWarning):
         notes.append("its metadata is damaged, so it may be sideways")
-        return image
-    if orientation not in range(2, 9):
+        return 1
+    return orientation if orientation in range(2, 9) else 1
+
+
+def _upright(image: "Image.Image", orientation: int, notes: list[str]) -> "Image.Image":
+    from PIL import Image
+
+    if orientation == 1:
         return image
     notes.append("was sideways, mirrored or upside down: turned upright as its camera says")
     turns = (
@@ -228,18 +252,22 @@ def _upright(image: "Image.Image", notes: list[str]) -> "Image.Image":
 
 
 def _on_white(image: "Image.Image", notes: list[str]) -> "Image.Image":
-    """Return plain RGB without metadata."""
+    """Return a copy in plain RGB without metadata."""
     from PIL import Image
 
     if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
         return _from_16_bit(image)
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema() != (255, 255):
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        if rgba.getextrema()[3] != (255, 255):
             notes.append("transparent parts became white")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
+        white = Image.new("RGB", image.size, "white")
+        white.paste(rgba, mask=rgba)
+        return white
+    plain = image.convert("RGB")
+    plain.info.clear()
+    plain.getexif().clear()
+    return plain
 
 
 def _from_16_bit(image: "Image.Image") -> "Image.Image":
@@ -247,8 +275,9 @@ def _from_16_bit(image: "Image.Image") -> "Image.Image":
     import numpy as np
     from PIL import Image
 
-    values = np.asarray(image).astype(np.float32) / 257
-    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    values = np.multiply(np.asarray(image), 1 / 257, dtype=np.float32)
+    grey = values.round(out=values).clip(0, 255, out=values).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
 
 
 # Names ---------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dreambooth.config import TrainingConfig
 from dreambooth.hardware import eight_bit_adam_available
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
@@ -67,12 +67,17 @@ def trainable(module: "nn.Module") -> "list[nn.Parameter]":
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def clip_gradients(parameters: "Sequence[nn.Parameter]", max_norm: float) -> None:
-    """Scale all gradients down together to a global L2 norm of at most `max_norm`; 0 leaves them."""
-    if max_norm > 0:
-        from torch.nn.utils import clip_grad_norm_
+def clip_gradients(parameters: "Sequence[nn.Parameter]", max_norm: float) -> "Tensor":
+    """Scale all gradients down together to a global L2 norm of at most `max_norm`; 0 leaves them.
 
-        clip_grad_norm_(parameters, max_norm)
+    Returns the norm before, a scalar on the parameters' device.
+    """
+    from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+    norm: Tensor = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if max_norm > 0:
+        clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 def average_across_processes(parameters: "Sequence[nn.Parameter]", num_processes: int) -> None:

@@ -1,6 +1,7 @@
 """Before the first step: the base loaded, class pictures made, crops encoded, captions tokenized."""
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.config import TrainingConfig
@@ -12,6 +13,7 @@ from dreambooth.models.base import Base, load_base, weights_fingerprint
 from dreambooth.models.manager import ModelManager, use_attention
 from dreambooth.training.batches import BatchMaker, LatentPool
 from dreambooth.training.captions import CaptionStates, tokenize
+from dreambooth.training.disk import disk_need, refuse_short_disk
 from dreambooth.training.trainer import Materials, Report
 from dreambooth.workspace import Workspace
 
@@ -53,6 +55,10 @@ def prepare(
     )
     use_attention([base.unet, base.vae], config.attention, notice)
 
+    if process.is_main_process and config.output_dir:
+        expected = config.max_train_steps or config.num_train_epochs * config.num_class_images
+        need = disk_need(config, base.unet, base.text_encoder, base.vae, expected)
+        refuse_short_disk(need, Path(config.output_dir))
     with process.main_process_first():
         config = with_class_images(config, base, workspace=workspace, manager=manager, report=report, controls=controls)
     if controls.stop.is_set():
@@ -93,7 +99,8 @@ def prepare(
     num_steps = config.max_train_steps or config.num_train_epochs * steps_per_epoch(
         config, concepts, process.num_processes
     )
-    return Materials(base, batches, caption_states, alpha_bar, seed, num_steps)
+    photo_files = [photo.path for pictures in concepts for photo in (*pictures.instance, *pictures.class_images)]
+    return Materials(base, batches, caption_states, alpha_bar, seed, num_steps, photo_files)
 
 
 def steps_per_epoch(config: TrainingConfig, concepts: list[ConceptPhotos], num_processes: int) -> int:

@@ -15,12 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import TrainingError
-from dreambooth.events import Controls, Event, ModelSaved, Notice, PhaseProgress, SamplesMade, StepLoss
+from dreambooth.events import Controls, Event, ModelSaved, Notice, PhaseProgress, Resumed, SamplesMade, StepLoss
 from dreambooth.models.base import Base
 from dreambooth.models.manager import ModelManager
 from dreambooth.training import objective
 from dreambooth.training.batches import Batch, BatchMaker
 from dreambooth.training.captions import CaptionStates
+from dreambooth.training.checkpoint import (
+    Checkpoint,
+    Learner,
+    refuse_other,
+    remove_folder,
+    restore,
+    surroundings_of,
+    write_checkpoint,
+)
 from dreambooth.training.optimizer import (
     average_across_processes,
     build_optimizer,
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Report = Callable[[Event], None]
+STEPS_TO_MOVE = 25
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,7 @@ class Materials:
     alpha_bar: "Tensor"
     seed: int
     num_steps: int
+    photo_files: list[Path]
 
 
 def step_loss(
@@ -76,6 +87,7 @@ class Trainer:
         manager: ModelManager,
         report: Report,
         controls: Controls,
+        resume: Checkpoint | None = None,
     ) -> None:
         self._config, self._materials, self._run = config, materials, run
         self._manager, self._report, self._controls = manager, report, controls
@@ -83,18 +95,22 @@ class Trainer:
         self._is_main = materials.batches.rank == 0
         self._text_encoder_learns = config.train_text_encoder
         self._unreported: list[tuple[int, Tensor, Tensor, Tensor | None, float]] = []
-        self._saved_step = 0
+        self._saved_step = self._kept_step = 0
         self._prepare_models()
         self._prepare_updates()
+        self._surroundings = surroundings_of(config.to_json(), materials.photo_files, str(manager.device))
+        self._first_step = 0 if resume is None else self._restored(resume)
+        self._probes = [parameter.detach().clone() for parameter in self._parameters if parameter.ndim == 1]
 
     def run(self) -> int:
         """Train to the end or until stopped, save, and return the number of updates made."""
         config, num_steps = self._config, self._materials.num_steps
         self._sample(0)
-        step = 0
+        step = self._first_step
         self._report(PhaseProgress("training", step, num_steps))
         while step < num_steps and not self._controls.stop.is_set():
-            if step == config.text_encoder_stop_step:
+            stop_step = config.text_encoder_stop_step
+            if self._text_encoder_learns and stop_step is not None and step >= stop_step:
                 self._stop_text_encoder()
 
             # Batch, loss, backward: once per micro-batch, gradients add up.
@@ -104,7 +120,7 @@ class Trainer:
                 losses.append(self._backward(batch))
 
             # Update
-            rate = self._update()
+            rate = self._update(step, losses)
             step += 1
 
             # Report
@@ -114,6 +130,8 @@ class Trainer:
             self._report(PhaseProgress("training", step, num_steps))
 
             # Due work
+            if step == min(self._first_step + STEPS_TO_MOVE, num_steps):
+                self._refuse_standing_still(step)
             self._due_work(step)
         self._finish(step)
         return step
@@ -187,10 +205,11 @@ class Trainer:
         dtype = torch.float16 if self._config.mixed_precision == "fp16" else torch.bfloat16
         return torch.autocast(self._manager.device.type, dtype=dtype)
 
-    def _update(self) -> float:
+    def _update(self, step: int, losses: list[objective.Losses]) -> float:
         average_across_processes(self._parameters, self._materials.batches.num_processes)
         self._scaler.unscale_(self._optimizer)
-        clip_gradients(self._parameters, self._config.max_grad_norm)
+        norm = clip_gradients(self._parameters, self._config.max_grad_norm)
+        self._refuse_broken(step, losses, norm)
         rate = float(self._schedule.get_last_lr()[0])
         self._scaler.step(self._optimizer)
         self._scaler.update()
@@ -200,6 +219,42 @@ class Trainer:
         if self._ema is not None:
             self._ema.step(self._parameters)
         return rate
+
+    def _refuse_broken(self, step: int, losses: list[objective.Losses], norm: "Tensor") -> None:
+        """Stop before an update that would break the weights; they are saved as they still are.
+
+        Gradients that overflow under a loss scale are no reason: the scale is lowered and the update left out.
+        Costs one wait for the device each step.
+        """
+        import torch
+
+        total = torch.stack([loss.total.detach() for loss in losses]).mean()
+        if self._materials.batches.num_processes > 1:
+            from accelerate.utils import reduce
+
+            total = reduce(total, reduction="mean")
+        check = total if self._scaler.is_enabled() else total + 0 * norm
+        if bool(check.isfinite()):
+            return
+        what = "gradients" if bool(total.isfinite()) else "loss"
+        self._finish(step)
+        raise TrainingError(
+            f"The {what} of step {step + 1} became no finite number; the weights are as step {step} left them.",
+            "The updates were too large for the number format, or the rate too high.",
+            "Lower the learning rate, or train with mixed_precision bf16 or no.",
+        )
+
+    def _refuse_standing_still(self, step: int) -> None:
+        """Stop a run none of whose biases and norms has changed by one bit: it would train nothing to its end."""
+        now = (parameter for parameter in self._parameters if parameter.ndim == 1)
+        moved = any(not before.equal(parameter) for before, parameter in zip(self._probes, now, strict=True))
+        self._probes.clear()
+        if not moved:
+            raise TrainingError(
+                f"The weights have not moved in {step - self._first_step} steps.",
+                "The learning rate is too small for the weights' digits, or every update overflowed.",
+                "Raise the learning rate, or train with mixed_precision bf16 or no.",
+            )
 
     # Reports ---------------------------------------------------------------------------------------------------------
 
@@ -218,12 +273,6 @@ class Trainer:
             assert total is not None
             assert instance is not None
             self._report(StepLoss(step, total, instance, prior, rate))
-            if total != total or total in (float("inf"), float("-inf")):
-                raise TrainingError(
-                    f"The loss became {total} at step {step}.",
-                    "The updates were too large for the number format, or the rate too high.",
-                    "Lower the learning rate, or train with mixed_precision bf16 or no.",
-                )
         self._unreported.clear()
 
     def _averaged(self, part: "Tensor") -> float:
@@ -247,16 +296,54 @@ class Trainer:
             self._controls.sample_now.clear()
             self._sample(step)
             self._report(PhaseProgress("training", step, self._materials.num_steps))
+        # After the model: a run that is killed in between does the step's work again.
+        every = config.checkpointing_steps
+        if every and step % every == 0 and step < self._materials.num_steps:
+            self._keep_state(step)
 
     def _finish(self, step: int) -> None:
         self._report_losses()
         if step and self._saved_step != step:
             self._save(step)
-            if step == self._materials.num_steps:
-                self._sample(step)
+        if step == self._materials.num_steps:
+            self._sample(step)
+            if self._is_main and self._run.checkpoints.is_dir():
+                remove_folder(self._run.checkpoints)
+        elif step and self._kept_step != step:
+            self._keep_state(step)
+
+    # The exact state -------------------------------------------------------------------------------------------------
+
+    def _learner(self) -> Learner:
+        models = {"unet": self._base.unet}
+        if self._config.train_text_encoder:
+            models["text_encoder"] = self._base.text_encoder
+        return Learner(models, self._parameters, self._optimizer, self._scaler, self._ema)
+
+    def _keep_state(self, step: int) -> None:
+        self._report_losses()
+        self._kept_step = step
+        if self._is_main:
+            self._report(PhaseProgress("saving"))
+            limit = self._config.checkpoints_total_limit
+            write_checkpoint(self._run, step, self._learner(), self._surroundings, limit)
+            self._report(PhaseProgress("training", step, self._materials.num_steps))
+
+    def _restored(self, checkpoint: Checkpoint) -> int:
+        """Take up a state, and return its step."""
+        for sentence in refuse_other(checkpoint, self._surroundings):
+            self._report(Notice(sentence, "warning"))
+        restore(checkpoint, self._learner())
+        with _quiet_schedule():
+            for _ in range(checkpoint.step):
+                self._schedule.step()
+        self._report(Resumed(checkpoint.step))
+        return checkpoint.step
 
     def _save(self, step: int) -> None:
-        if not self._is_main:
+        self._saved_step = step
+        # A resumed run comes by steps whose models are there already, and would make the same ones again.
+        if not self._is_main or (self._run.step_folder(step) / "model_index.json").exists():
             return
         from dreambooth.models.base import write_model
 
@@ -275,7 +362,6 @@ class Trainer:
             )
             (folder / "args.json").write_text(json.dumps(self._config.to_json(), indent=2) + "\n", "utf-8")
             self._take_over_samples(step, folder)
-        self._saved_step = step
         self._report(ModelSaved(step))
 
     def _take_over_samples(self, step: int, folder: Path) -> None:

@@ -1,0 +1,248 @@
+"""The exact state of a run, so that one that was ended goes on as if it had not been.
+
+A state is `.run/state/<step>/`: the learning weights in fp32, the optimizer's moments, the moving average, the loss
+scale, and a manifest, written last, with the SHA-256 of each file. No random state is kept, since all randomness is a
+function of (seed, stream, step), and no pickle. A state is there whole or not at all; one that does not verify is set
+aside under a name that begins with `.bad-`.
+"""
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.errors import TrainingError
+from dreambooth.workspace import RunFolder, new_folder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+MANIFEST = "manifest.json"
+READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What changes from step to step: the models that learn, by name, and all that belongs to their updates."""
+
+    models: dict[str, Any]
+    parameters: "list[nn.Parameter]"
+    optimizer: "torch.optim.Optimizer"
+    scaler: "torch.amp.GradScaler"
+    ema: Any | None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a resumed run has to share with the first part: settings and photos, or else it is refused; the rest, or
+    else it is told that digits may differ.
+    """
+
+    settings: str
+    photos: str
+    machine: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified state on disk."""
+
+    folder: Path
+    step: int
+    surroundings: Surroundings
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+def write_checkpoint(run: RunFolder, step: int, learner: Learner, surroundings: Surroundings, keep: int) -> None:
+    """Write the state of a step, then remove all but the newest `keep` (at least this one)."""
+    from safetensors.torch import save_file
+
+    with new_folder(run.checkpoints / str(step)) as folder:
+        groups, values = _gathered(learner)
+        for name, tensors in groups.items():
+            save_file(tensors, folder / f"{name}.safetensors")
+        (folder / "values.json").write_text(json.dumps(values), "utf-8")
+        files = {
+            file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())
+        }
+        manifest = {
+            "step": step,
+            "settings": surroundings.settings,
+            "photos": surroundings.photos,
+            "machine": surroundings.machine,
+            "files": files,
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+    for older in _states(run)[max(keep, 1) :]:
+        remove_folder(older)
+
+
+def _gathered(learner: Learner) -> "tuple[dict[str, dict[str, Tensor]], dict[str, Any]]":
+    """Return all tensors by file, and the plain numbers beside them."""
+    import torch
+
+    groups: dict[str, dict[str, Tensor]] = {
+        name: {key: value.detach() for key, value in model.state_dict().items()}
+        for name, model in learner.models.items()
+    }
+    moments: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for number, parameter in enumerate(learner.parameters):
+        for key, value in learner.optimizer.state.get(parameter, {}).items():
+            if isinstance(value, torch.Tensor):
+                # bitsandbytes shares one table among all parameters, and a file may not hold a tensor twice.
+                moments[f"{number}.{key}"] = value.detach().clone()
+            else:
+                plain[f"{number}.{key}"] = value
+    groups["optimizer"] = moments
+    values: dict[str, Any] = {"optimizer": plain, "scaler": learner.scaler.state_dict()}
+    if learner.ema is not None:
+        groups["ema"] = {str(number): shadow for number, shadow in enumerate(learner.ema.shadow_params)}
+        values["ema"] = {"optimization_step": learner.ema.optimization_step}
+    return {name: {key: value.contiguous() for key, value in group.items()} for name, group in groups.items()}, values
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that nothing ever takes what is left of it for whole."""
+    hidden = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def newest_checkpoint(run: RunFolder, set_aside: Callable[[str], None]) -> Checkpoint | None:
+    """Return the newest state that verifies; those that do not are renamed, and `set_aside` is told which and why."""
+    for folder in _states(run):
+        try:
+            return verified(folder)
+        except TrainingError as error:
+            bad = folder.with_name(f".bad-{folder.name}")
+            number = 2
+            while bad.exists():
+                bad = folder.with_name(f".bad-{folder.name}-{number}")
+                number += 1
+            folder.rename(bad)
+            set_aside(f"The state of step {folder.name} is damaged and was set aside as {bad.name}: {error.why}")
+    return None
+
+
+def _states(run: RunFolder) -> list[Path]:
+    """Return the folders of states, the newest first."""
+    return [run.checkpoints / str(step) for step in reversed(run.checkpoint_steps())]
+
+
+def verified(folder: Path) -> Checkpoint:
+    """Return the state in this folder; raises TrainingError when it is not exactly what was written."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        step = manifest["step"]
+        surroundings = Surroundings(manifest["settings"], manifest["photos"], dict(manifest["machine"]))
+        files = {str(name): (int(about["bytes"]), str(about["sha256"])) for name, about in manifest["files"].items()}
+        present = {entry.name for entry in folder.iterdir()} - {MANIFEST}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(folder, f"its manifest cannot be read ({type(error).__name__})") from None
+    if str(step) != folder.name:
+        raise _damaged(folder, f"its manifest is that of step {step}")
+    if present != set(files):
+        raise _damaged(folder, f"missing or strange files: {', '.join(sorted(present ^ set(files)))}")
+    for name, (num_bytes, digest) in files.items():
+        try:
+            if (folder / name).stat().st_size != num_bytes:
+                raise _damaged(folder, f"{name} has another size than was written")
+            if _sha256(folder / name) != digest:
+                raise _damaged(folder, f"{name} has other contents than were written")
+        except OSError as error:
+            raise _damaged(folder, f"{name} cannot be read ({error.strerror})") from None
+    return Checkpoint(folder, int(step), surroundings)
+
+
+def _damaged(folder: Path, why: str) -> TrainingError:
+    return TrainingError(f"The state in {folder} is damaged.", f"{why}.", "Resume from another one.")
+
+
+def restore(checkpoint: Checkpoint, learner: Learner) -> None:
+    """Put a state back into models, optimizer, scale and average, on the devices they are on."""
+    from safetensors.torch import load_file
+
+    def group(name: str) -> "dict[str, Tensor]":
+        tensors: dict[str, Tensor] = load_file(checkpoint.folder / f"{name}.safetensors")
+        return tensors
+
+    values = json.loads((checkpoint.folder / "values.json").read_text("utf-8"))
+    for name, model in learner.models.items():
+        model.load_state_dict(group(name))
+    states: dict[int, dict[str, Any]] = {}
+    for key, value in [*group("optimizer").items(), *values["optimizer"].items()]:
+        number, _, field = key.partition(".")
+        states.setdefault(int(number), {})[field] = value
+    for number, state in states.items():
+        parameter = learner.parameters[number]
+        # torch's AdamW keeps its count on the CPU on purpose: reading it there waits for no GPU.
+        learner.optimizer.state[parameter] = {
+            field: value.to(parameter.device) if hasattr(value, "to") and field != "step" else value
+            for field, value in state.items()
+        }
+    learner.scaler.load_state_dict(values["scaler"])
+    if learner.ema is not None:
+        shadows = group("ema")
+        learner.ema.shadow_params = [
+            shadows[str(number)].to(shadow.device) for number, shadow in enumerate(learner.ema.shadow_params)
+        ]
+        learner.ema.optimization_step = values["ema"]["optimization_step"]
+
+
+# What both parts of a run share --------------------------------------------------------------------------------------
+
+
+def surroundings_of(settings: dict[str, Any], photos: Iterable[Path], device_name: str) -> Surroundings:
+    """Return what the run depends on besides the state: settings, the photos' contents, and where it computes."""
+    import diffusers
+    import torch
+
+    contents = hashlib.sha256()
+    for photo in photos:
+        contents.update(_sha256(photo).encode())
+    machine = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "threads": str(torch.get_num_threads()),
+        "device": device_name,
+    }
+    text = json.dumps({key: value for key, value in settings.items() if key != "output_dir"}, sort_keys=True)
+    return Surroundings(hashlib.sha256(text.encode()).hexdigest(), contents.hexdigest(), machine)
+
+
+def refuse_other(checkpoint: Checkpoint, now: Surroundings) -> list[str]:
+    """Raise TrainingError when settings or photos are others; returns what else differs, as sentences."""
+    for name, what in (("settings", "settings"), ("photos", "photos or class pictures")):
+        if getattr(checkpoint.surroundings, name) != getattr(now, name):
+            raise TrainingError(
+                f"The {what} are not those that the state of step {checkpoint.step} was trained with.",
+                "Going on with others would be another run.",
+                "Put them back as they were, or start a new run.",
+            )
+    before = checkpoint.surroundings.machine
+    return [
+        f"The first part ran with {name} {before.get(name)}, this one with {value}: the last digits may differ."
+        for name, value in now.machine.items()
+        if before.get(name) != value
+    ]
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,67 @@
+"""How much disk a run will take, told before it starts: models, exact states, sample pictures, and a reserve."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreambooth.config import TrainingConfig
+from dreambooth.errors import TrainingError
+from dreambooth.workspace import free_bytes
+
+RESERVE_BYTES = 1 << 30
+GIB = 1 << 30
+# Bytes of a stored number.
+WIDTH = {"fp16": 2, "bf16": 2, "fp32": 4}
+# Two moments of each weight, in 32 and in 8 bits (with their scales, one per 256 weights).
+MOMENT_BYTES, MOMENT_8BIT_BYTES = 8.0, 2.04
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """What a run will have on disk at its peak, in bytes."""
+
+    num_models: int
+    model_bytes: int
+    num_states: int
+    state_bytes: int
+    picture_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Return all of it and the reserve."""
+        return (
+            self.num_models * self.model_bytes + self.num_states * self.state_bytes + self.picture_bytes + RESERVE_BYTES
+        )
+
+
+def disk_need(config: TrainingConfig, unet: Any, text_encoder: Any, vae: Any, num_steps: int) -> DiskNeed:
+    """Return what the run will write; a new state lies beside the old ones until they are removed."""
+    counts = [sum(parameter.numel() for parameter in part.parameters()) for part in (unet, text_encoder, vae)]
+    learning = counts[0] + (counts[1] if config.train_text_encoder else 0)
+    per_weight = 4 + (MOMENT_8BIT_BYTES if config.use_8bit_adam else MOMENT_BYTES) + (4 if config.use_ema else 0)
+    # The last step is saved whether the interval meets it or not, and a stop saves one more.
+    first = max(config.save_min_steps, config.save_interval)
+    num_models = 1 + max((num_steps - 1) // config.save_interval - (first - 1) // config.save_interval, 0)
+    has_states = 0 < config.checkpointing_steps < num_steps
+    prompts = [line for line in (config.save_sample_prompt or "").splitlines() if line.strip()]
+    return DiskNeed(
+        num_models=num_models,
+        model_bytes=sum(counts) * WIDTH[config.save_precision],
+        num_states=config.checkpoints_total_limit + 1 if has_states else 1,
+        state_bytes=round(learning * per_weight),
+        # A PNG of a photo takes about two bytes a pixel.
+        picture_bytes=(num_models + 1) * len(prompts) * config.n_save_sample * 2 * config.resolution**2,
+    )
+
+
+def refuse_short_disk(need: DiskNeed, folder: Path) -> None:
+    """Raise TrainingError with the numbers when the disk of `folder` has less free than the run will take."""
+    free = free_bytes(folder)
+    if free >= need.total_bytes:
+        return
+    raise TrainingError(
+        f"The run needs {need.total_bytes / GIB:.1f} GiB of disk, and {free / GIB:.1f} GiB are free.",
+        f"{need.num_models} models of {need.model_bytes / GIB:.2f} GiB, {need.num_states} exact states of "
+        f"{need.state_bytes / GIB:.2f} GiB, samples, and 1 GiB in reserve.",
+        "Make room, raise --save_interval, or resume from less with --checkpointing_steps 0.",
+    )

@@ -1,0 +1,80 @@
+"""R7: what a run will take on the disk is told before it starts, close to what it really takes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreambooth.config import Concept, TrainingConfig
+from dreambooth.errors import DreamBoothError
+from dreambooth.events import Event, PhaseProgress
+from dreambooth.jobs import train
+from dreambooth.models.base import load_base
+from dreambooth.training import disk
+
+
+@pytest.fixture
+def config(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> Callable[..., TrainingConfig]:
+    def made(**changes: Any) -> TrainingConfig:
+        values: dict[str, Any] = {
+            "pretrained_model_name_or_path": str(tiny_base_folder), "output_dir": str(tmp_path / "run"),
+            "concepts": (Concept("photo of zwx dog", str(photos), "photo of dog"),), "resolution": 32, "seed": 1,
+            "max_train_steps": 6, "learning_rate": 1e-3, "num_crop_variants": 1, "save_interval": 100,
+        }  # fmt: skip
+        return TrainingConfig(**(values | changes)).checked()
+
+    return made
+
+
+def size_bytes(folder: Path, pattern: str) -> int:
+    return sum(file.stat().st_size for file in folder.glob(pattern))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train_text_encoder": True},
+        {"use_ema": True},
+        {"save_interval": 2},
+        {"save_precision": "fp32", "save_interval": 3},
+        {"checkpoints_total_limit": 2},
+    ],
+    ids=str,
+)
+def test_the_estimate_is_close_to_what_the_run_takes(
+    config: Callable[..., TrainingConfig], changes: dict[str, Any]
+) -> None:
+    """R7: within a tenth, over six settings, of the weights' bytes that lie there at the fullest moment."""
+    settings = config(checkpointing_steps=2, **changes)
+    folder = Path(str(settings.output_dir))
+    peak_states = 0
+
+    def watch(event: Event) -> None:
+        nonlocal peak_states
+        if isinstance(event, PhaseProgress):
+            peak_states = max(peak_states, size_bytes(folder, ".run/state/[0-9]*/*.safetensors"))
+
+    train(settings, on_event=watch)
+    base = load_base(settings.pretrained_model_name_or_path)
+    need = disk.disk_need(settings, base.unet, base.text_encoder, base.vae, 6)
+    assert size_bytes(folder, "[0-9]*/*/*.safetensors") == pytest.approx(need.num_models * need.model_bytes, rel=0.1)
+    # A watcher sees the states between two saves, when the one too many is gone.
+    assert peak_states == pytest.approx((need.num_states - 1) * need.state_bytes, rel=0.1)
+
+
+def test_a_run_that_will_not_fit_is_refused_with_numbers_before_anything_is_made(
+    config: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R7: one MiB short is short; one more is enough."""
+    settings = config(with_prior_preservation=True, num_class_images=2, save_infer_steps=2)
+    base = load_base(settings.pretrained_model_name_or_path)
+    need = disk.disk_need(settings, base.unet, base.text_encoder, base.vae, 6).total_bytes
+    monkeypatch.setattr(disk, "free_bytes", lambda path: need - (1 << 20))
+    events: list[Event] = []
+    with pytest.raises(DreamBoothError, match=r"needs 1\.\d GiB of disk, and 1\.\d GiB are free"):
+        train(settings, on_event=events.append)
+    assert not any(isinstance(event, PhaseProgress) and event.phase == "class images" for event in events)
+    monkeypatch.setattr(disk, "free_bytes", lambda path: need)
+    assert train(config(output_dir=f"{settings.output_dir}-2")).name == "6"

@@ -1,0 +1,232 @@
+"""Runs that are really killed, from outside and without warning, and what becomes of them.
+
+R-numbers are those of docs/reliability.md. Children are forked from this process, which has all libraries loaded: a
+kill costs a second, not ten.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreambooth.config import Concept, TrainingConfig
+from dreambooth.events import losses_of, read_events
+from dreambooth.jobs import resume, train
+from dreambooth.runlog import read_state
+from dreambooth.workspace import RunFolder
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "UNet": {},
+    "text encoder": {"train_text_encoder": True},
+    "prior and average": {"with_prior_preservation": True, "use_ema": True},
+}
+EXIT_WAIT_S = 120
+
+
+def in_child(work: Callable[[], Any]) -> int:
+    """Start the work in a forked child, and return its process id; its exit status is 0 when it ended well."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        work()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def exit_status(child: int) -> int | None:
+    """Wait for a child to end; its exit status, or None when a signal ended it."""
+    end_s = time.monotonic() + EXIT_WAIT_S
+    while time.monotonic() < end_s:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail("the child did not end")
+
+
+def outcome(folder: Path) -> tuple[dict[str, bytes], list[Any]]:
+    """Return a complete run's weights and samples, byte for byte, and its losses."""
+    run = RunFolder(folder)
+    files = {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.suffix in (".safetensors", ".png") and ".run" not in file.parts
+    }
+    return files, losses_of(read_events(run.events_path))
+
+
+@pytest.fixture
+def config(tiny_base_folder: Path, photos: Path) -> Callable[..., TrainingConfig]:
+    def made(**changes: Any) -> TrainingConfig:
+        values: dict[str, Any] = {
+            "pretrained_model_name_or_path": str(tiny_base_folder),
+            "concepts": (Concept("photo of zwx dog", str(photos), "photo of dog"),),
+            "resolution": 32, "max_train_steps": 12, "learning_rate": 1e-3, "seed": 3, "num_crop_variants": 1,
+            "num_class_images": 2, "save_infer_steps": 2, "log_interval": 1, "save_interval": 5,
+            "checkpointing_steps": 1, "save_precision": "fp32", "with_prior_preservation": False,
+            "save_sample_prompt": "photo of zwx dog", "n_save_sample": 1,
+        }  # fmt: skip
+        return TrainingConfig(**(values | changes)).checked()
+
+    return made
+
+
+def killed_at_random(
+    settings: TrainingConfig, folder: Path, rng: random.Random, num_kills: int, part_s: float
+) -> tuple[int, int]:
+    """Train to the end through kills at random moments; returns how many hit, and how many hit a save."""
+    run, hits, in_saves = RunFolder(folder), 0, 0
+
+    def go_on() -> None:
+        if run.config_path.exists():
+            resume(folder)
+        else:
+            train(replace(settings, output_dir=str(folder)))
+
+    for _ in range(num_kills):
+        child = in_child(go_on)
+        time.sleep(rng.uniform(0.1, 1.0) * part_s)
+        os.kill(child, signal.SIGKILL)
+        if exit_status(child) is not None:
+            break
+        hits += 1
+        in_saves += read_state(run).phase == "saving" if run.state_path.exists() else 0
+    if read_state(run).status != "done":
+        assert exit_status(in_child(go_on)) == 0
+    assert read_state(run).status == "done"
+    return hits, in_saves
+
+
+def through_kills(config: Callable[..., TrainingConfig], tmp_path: Path, num_kills: int, seed: int) -> tuple[int, int]:
+    rng, hits, in_saves = random.Random(seed), 0, 0
+    wholes: dict[str, tuple[dict[str, bytes], list[Any]]] = {}
+    part_s: dict[str, float] = {}
+    number = 0
+    while hits < num_kills:
+        name = list(VARIANTS)[number % len(VARIANTS)]
+        settings = config(**VARIANTS[name])
+        if name not in wholes:
+            began_s = time.monotonic()
+            whole = tmp_path / f"whole {name}"
+            assert exit_status(in_child(partial(train, replace(settings, output_dir=str(whole))))) == 0
+            wholes[name], part_s[name] = outcome(whole), time.monotonic() - began_s
+        folder = tmp_path / f"killed {number}"
+        more, saving = killed_at_random(settings, folder, rng, min(3, num_kills - hits), part_s[name])
+        assert outcome(folder) == wholes[name], f"run {number} ({name}) is another run than the one that never ended"
+        left = [entry for entry in folder.rglob(".*") if entry.name != ".run"]
+        assert left == [], "orphans are gone after the next start"
+        hits, in_saves, number = hits + more, in_saves + saving, number + 1
+    return hits, in_saves
+
+
+def test_runs_killed_at_random_moments_end_bit_for_bit_the_same(
+    config: Callable[..., TrainingConfig], tmp_path: Path
+) -> None:
+    """R1, the push tier: 8 kills."""
+    hits, _ = through_kills(config, tmp_path, 8, seed=1)
+    assert hits >= 8
+
+
+@pytest.mark.reliability
+def test_a_hundred_kills_end_bit_for_bit_the_same(config: Callable[..., TrainingConfig], tmp_path: Path) -> None:
+    """R1, the long tier: 100 kills, a fifth of them while something is saved."""
+    hits, in_saves = through_kills(config, tmp_path, 100, seed=2)
+    print(f"R1: {hits} kills, {in_saves} of them during a save, all runs identical")
+    assert hits >= 100
+    assert in_saves >= 20
+
+
+# Signals -------------------------------------------------------------------------------------------------------------
+
+
+def command(settings: TrainingConfig, folder: Path) -> int:
+    """Run the command line's training, signal handlers included."""
+    import json
+
+    from dreambooth.cli import main
+
+    file = folder.with_suffix(".json")
+    file.write_text(json.dumps(settings.to_json()))
+    return main(["train", "--config", str(file), "--output_dir", str(folder)])
+
+
+def reached(run: RunFolder, step: int) -> None:
+    """Wait until the run has done this step."""
+    end_s = time.monotonic() + EXIT_WAIT_S
+    while time.monotonic() < end_s:
+        if run.events_path.exists() and len(losses_of(read_events(run.events_path))) >= step:
+            return
+        time.sleep(0.01)
+    pytest.fail(f"step {step} was not reached")
+
+
+def signalled(settings: TrainingConfig, folder: Path, at_step: int, number: int) -> tuple[int | None, float]:
+    child = in_child(lambda: os._exit(command(settings, folder)))
+    reached(RunFolder(folder), at_step)
+    os.kill(child, number)
+    began_s = time.monotonic()
+    return exit_status(child), time.monotonic() - began_s
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_says_so(
+    config: Callable[..., TrainingConfig], tmp_path: Path, number: signal.Signals
+) -> None:
+    """R8: exit status 0, a model and a state of the step it was at, and the rest is the run that never ended."""
+    settings = config(max_train_steps=40, checkpointing_steps=0, save_interval=40)
+    folder = tmp_path / "run"
+    status, _ = signalled(settings, folder, 4, number)
+    run = RunFolder(folder)
+    assert status == 0
+    assert read_state(run).status == "stopped"
+    (step,) = run.checkpoint_steps()
+    assert run.steps() == [step]
+    assert 4 <= step < 40
+    assert resume(folder).name == "40"
+    whole = train(replace(settings, output_dir=str(tmp_path / "whole")))
+    for file in whole.rglob("*.safetensors"):
+        assert (folder / "40" / file.relative_to(whole)).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.reliability
+def test_fifty_signals_at_random_steps_all_leave_a_state(config: Callable[..., TrainingConfig], tmp_path: Path) -> None:
+    """R8, the long tier: 50 of 50 exit 0 with a state of the current step."""
+    rng = random.Random(8)
+    slowest_s = 0.0
+    for number in range(50):
+        folder = tmp_path / str(number)
+        status, seconds = signalled(config(max_train_steps=60, checkpointing_steps=0), folder, rng.randrange(1, 20), 15)
+        assert status == 0
+        assert len(RunFolder(folder).checkpoint_steps()) == 1
+        slowest_s = max(slowest_s, seconds)
+    print(f"R8: 50 of 50, the slowest in {slowest_s:.2f} s")
+
+
+def test_a_second_signal_leaves_at_once(config: Callable[..., TrainingConfig], tmp_path: Path) -> None:
+    """R8: within a second, without a save."""
+    settings = config(max_train_steps=60, checkpointing_steps=0, train_batch_size=8)
+    folder = tmp_path / "run"
+    child = in_child(lambda: os._exit(command(settings, folder)))
+    reached(RunFolder(folder), 2)
+    os.kill(child, signal.SIGTERM)
+    time.sleep(0.02)
+    os.kill(child, signal.SIGTERM)
+    began_s = time.monotonic()
+    status = exit_status(child)
+    assert time.monotonic() - began_s < 1
+    assert status in (None, 0), "ended by the signal, or already through with saving"
