@@ -112,7 +112,7 @@ def _readable_photos(folder: Path, report: Callable[[str], None], at_most: int |
 
 def _caption(photo: Path, instance_prompt: str, report: Callable[[str], None]) -> str:
     """Read `dog.png.txt` or `dog.txt` beside `dog.png`; without words in it the instance prompt stands in."""
-    candidates = (photo.with_name(f"{shown(photo)}.txt"), photo.with_suffix(".txt"))
+    candidates = (photo.with_name(f"{photo.name}.txt"), photo.with_suffix(".txt"))
     file = next((path for path in candidates if path.is_file()), None)
     if file is None:
         report(f"{shown(photo)} has no caption file; its caption is the instance prompt {instance_prompt!r}.")
