@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -74,6 +75,7 @@ class RunView:
     samples: dict[int, list[Path]]
     steps: list[int]
     resume_step: int | None
+    silent_s: float
     config: TrainingConfig | None
 
 
@@ -494,6 +496,7 @@ class Jobs:
             samples=run.samples(),
             steps=run.steps(),
             resume_step=_resume_step(run, status),
+            silent_s=max(time.time() - state.heartbeat_s, 0.0) if status in ("running", "stopping") else 0.0,
             config=_read_config(run),
         )
 
@@ -558,17 +561,22 @@ class Jobs:
                 if not self._line:
                     return
                 job = self._line[0]
-            execute(
-                job.config,
-                job.run,
-                workspace=self._workspace,
-                manager=self._manager,
-                token=self._token,
-                controls=job.controls,
-                resume=job.resume,
-            )
-            with self._changed:
-                self._line.pop(0)
+            try:
+                execute(
+                    job.config,
+                    job.run,
+                    workspace=self._workspace,
+                    manager=self._manager,
+                    token=self._token,
+                    controls=job.controls,
+                    resume=job.resume,
+                )
+            # The run's own records could not be written, or another process has them: there is nowhere else to tell it.
+            except OSError as error:
+                print(f"{job.run.name}: {error}", file=sys.stderr)
+            finally:
+                with self._changed:
+                    self._line.pop(0)
 
 
 def _resume_step(run: RunFolder, status: Status) -> int | None:

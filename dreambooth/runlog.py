@@ -84,7 +84,8 @@ class RunLog:
         changes: dict[str, Any] = {"heartbeat_s": now_s}
         match event:
             case StatusChanged():
-                changes |= {"status": event.status, "error": event if event.status == "failed" else None}
+                told = event if event.status in ("failed", "paused") else None
+                changes |= {"status": event.status, "error": told}
                 if event.status in FINAL_STATUSES:
                     changes["seconds_left"] = None
             case PhaseProgress():

@@ -15,7 +15,7 @@ from ui import render
 VIEW = RunView(
     name="zwx-dog", path=Path("runs/zwx-dog"), status="running", step=30, total_steps=120, phase="training",
     phase_done=30, phase_total=120, seconds_left=360.0, error=None, queue_place=None, losses=[], log_tail="",
-    samples={}, steps=[], resume_step=None, config=None,
+    samples={}, steps=[], resume_step=None, silent_s=0.0, config=None,
 )  # fmt: skip
 
 
@@ -132,3 +132,14 @@ def test_sizes_and_notes_in_words() -> None:
     notes = {info.name: render.field_note(info) for info in describe(TrainingConfig)}
     assert notes["resolution"].endswith("(16 to 2048 px). `resolution`")
     assert "e+" not in "".join(notes.values())
+
+
+def test_a_run_that_is_silent_for_a_minute_is_said_to_be() -> None:
+    """R10: a heartbeat older than a minute is shown, not hidden behind the last bar."""
+    assert "Nothing heard" not in render.status_card(run(silent_s=59.0))
+    assert "Nothing heard from it for 2 min" in render.status_card(run(silent_s=121.0))
+
+
+def test_a_paused_run_says_why() -> None:
+    told = StatusChanged("paused", "The disk is full.", "", "Make room, then resume the run.")
+    assert "Make room" in render.status_card(run(status="paused", error=told))

@@ -14,6 +14,7 @@ from dreambooth.jobs import RunView, in_words
 
 MAX_PLOT_POINTS = 1000
 SMOOTHING = 0.95
+SILENT_S = 60
 
 PHASES = {
     "loading": "Loading the base model",
@@ -173,9 +174,12 @@ def status_card(view: RunView | None) -> str:
     percent = round(progress_share(view) * 100)
     failed = (
         panel(view.error.what or "The run failed.", view.error.why, view.error.todo)
-        if view.status == "failed" and view.error
+        if view.status in ("failed", "paused") and view.error
         else ""
     )
+    if view.silent_s > SILENT_S:
+        words = f"Nothing heard from it for {in_words(view.silent_s)}."
+        failed += panel(words, "A step of a large model may take that long on a CPU.", tone="note")
     return (
         f"<div class='db-status'><div class='db-row'><span class='db-chip db-chip-{escape(view.status)}'>"
         f"{escape(STATUSES[view.status])}</span><b class='db-phase'>{escape(phase_text(view))}</b>"

@@ -1,0 +1,32 @@
+"""A process that saves one state after the other, to be killed by whoever started it."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from dreambooth.training.checkpoint import Learner, Surroundings, write_checkpoint
+from dreambooth.workspace import RunFolder
+
+
+def learner(step: int) -> Learner:
+    """Return a small learner whose weights all are the step's number."""
+    model = torch.nn.Linear(64, 64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(float(step))
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
+    model(torch.ones(1, 64)).sum().backward()
+    optimizer.step()
+    return Learner({"unet": model}, parameters, optimizer, torch.amp.GradScaler("cpu", enabled=False), None)
+
+
+SURROUNDINGS = Surroundings("settings", "photos", {"device": "cpu"})
+
+if __name__ == "__main__":
+    run = RunFolder(Path(sys.argv[1]))
+    first, last = int(sys.argv[2]), int(sys.argv[3])
+    print("saving", flush=True)
+    for number in range(first, last + 1):
+        write_checkpoint(run, number, learner(number), SURROUNDINGS, 1)
