@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 CONCEPT_FLAGS = {
-    "instance_data_dir": "Folder with the photos of the subject.",
+    "instance_data_dir": "Folder or .zip with the photos of the subject.",
     "instance_prompt": "The words that will name the subject, such as `photo of zwx dog`.",
     "class_data_dir": "Folder with class pictures; filled up when short, never replaced.",
     "class_prompt": "The words for its class, such as `photo of dog`.",
@@ -226,13 +226,26 @@ def _concepts(arguments: dict[str, Any]) -> tuple[Concept, ...]:
     path = arguments.pop("concepts_list")
     single = {name: arguments.pop(name) for name in CONCEPT_FLAGS if name in arguments}
     if path is not None:
-        return load_concepts_list(path)
+        return tuple(map(_with_photos_unpacked, load_concepts_list(path)))
     if not single:
         return ()
     missing = [name for name in ("instance_data_dir", "instance_prompt") if not single.get(name)]
     if missing:
         raise ConfigError([FieldProblem(name, "is missing.") for name in missing])
-    return (Concept(**single),)
+    return (_with_photos_unpacked(Concept(**single)),)
+
+
+def _with_photos_unpacked(concept: Concept) -> Concept:
+    """Return the concept with a folder of the data folder's in place of a .zip, which is unpacked there once."""
+    from dreambooth.data.archives import unpacked_folder
+
+    archive = Path(concept.instance_data_dir)
+    if archive.suffix.lower() != ".zip" or archive.is_dir():
+        return concept
+    found = unpacked_folder(archive, Workspace(load_settings().data_dir).datasets_dir)
+    for path, reason in found.skipped:
+        print(f"{path.name!r} in {archive.name} is skipped: {reason}", file=sys.stderr)
+    return dataclasses.replace(concept, instance_data_dir=str(found.photos[0].parent))
 
 
 def _stop_on_signals(controls: Controls) -> None:

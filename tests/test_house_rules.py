@@ -24,7 +24,7 @@ FLOORS: list[dict[str, str]] = [
     {"models": "base manager sd15"},
     {"export": "single_file", "scoring": "judge measures"},
     {"generation": ""},
-    {"data": "photos dataset class_images"},
+    {"data": "photos archives dataset class_images"},
     {"training": "objective optimizer captions batches checkpoint disk preparation trainer"},
     {"starter": "things places scenes subjects tokens loop judging build"},
     {"jobs": ""},

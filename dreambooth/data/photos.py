@@ -110,10 +110,11 @@ def ingest(source: Path, folder: Path) -> Path:
 
 def shown(path: Path) -> str:
     """Return the file's name fit for a message or a log: no line breaks, terminal codes or undecodable bytes."""
-    return _printable(path.name)
+    return printable(path.name)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return the text with everything that cannot be shown as a question mark."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
@@ -204,7 +205,7 @@ def _unreadable(path: Path, error: Exception) -> PhotoError:
     if isinstance(error, UnidentifiedImageError):
         why = "Its content is none of JPEG, PNG, WebP or HEIC."
     else:
-        why = f"It is damaged or incomplete ({_printable(' '.join(str(error).split()))[:200]})."
+        why = f"It is damaged or incomplete ({printable(' '.join(str(error).split()))[:200]})."
     return PhotoError(f"{shown(path)} is no readable photo.", why, "Copy or upload it again, or save it as a JPEG.")
 
 
@@ -259,7 +260,7 @@ def _on_white(image: "Image.Image", notes: list[str]) -> "Image.Image":
         return _from_16_bit(image)
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-        if rgba.getextrema()[3] != (255, 255):
+        if rgba.getchannel("A").getextrema() != (255, 255):
             notes.append("transparent parts became white")
         white = Image.new("RGB", image.size, "white")
         white.paste(rgba, mask=rgba)

@@ -1,0 +1,139 @@
+"""Zips from anywhere: unpacked whole under names of ours, or refused with a reason and nothing left behind."""
+
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dreambooth.config import Concept
+from dreambooth.data.archives import MAX_UNPACKED_BYTES, unpack_photos, unpacked_folder
+from dreambooth.data.dataset import load_concept
+from dreambooth.errors import PhotoError
+from tests.corpus_archives import archives, photo, zipped
+from tests.corpus_photos import encoded, exif_with_gps, turned
+from tests.letters import is_upright_letter
+
+# Odd names that are harmless, since no name of an archive's becomes a path.
+HARMLESS = {"name '~/out.jpg'", "name '%2e%2e/out.jpg'"}
+
+
+def tree(folder: Path) -> dict[str, int]:
+    """Return every file below the folder with its size."""
+    return {str(path.relative_to(folder)): path.lstat().st_size for path in folder.rglob("*") if not path.is_dir()}
+
+
+def test_hostile_archives_are_refused_with_a_reason_and_leave_nothing(tmp_path: Path) -> None:
+    """S3: N = 67: 0 bytes outside, 0 over quota, a reason for each; two odd names are unpacked under ours."""
+    cases = list(archives())
+    assert len(cases) == len({case.name for case in cases}) == 67
+    wrong = []
+    for number, case in enumerate(cases):
+        room = tmp_path / str(number) / "data" / "deep"
+        room.mkdir(parents=True)
+        archive = room / "photos.zip"
+        archive.write_bytes(case.content)
+        before = tree(tmp_path)
+        try:
+            unpack_photos(archive, room / "set")
+        except PhotoError as error:
+            if not (error.what and error.why and error.todo and str(error).isprintable()):
+                wrong.append(f"{case.name}: no reason: {error}")
+            if not re.search(case.reason, str(error)):
+                wrong.append(f"{case.name}: {error}")
+            if tree(tmp_path) != before:
+                wrong.append(f"{case.name}: left {tree(tmp_path).keys() - before.keys()}")
+            if case.name in HARMLESS:
+                wrong.append(f"{case.name}: refused: {error}")
+            continue
+        new = tree(tmp_path).keys() - before.keys()
+        if case.name not in HARMLESS or not all(name.startswith(f"{number}/data/deep/set/001-") for name in new):
+            wrong.append(f"{case.name}: was unpacked to {new}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_never_more_is_written_than_one_photo_s_limit_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3: written bytes stay within limit + 1 MiB, whatever the entries add up to."""
+    limit = 200_000
+    monkeypatch.setattr("dreambooth.data.archives.MAX_UNPACKED_BYTES", limit)
+    monkeypatch.setattr("dreambooth.data.archives.MAX_PHOTO_BYTES", limit)
+    pictures = [(f"{n}.png", encoded(Image.effect_noise((120, 120), 90 + n).convert("RGB"), "PNG")) for n in range(12)]
+    (tmp_path / "many.zip").write_bytes(zipped(*pictures))
+    highest = 0
+
+    def watched(source: Path, folder: Path) -> Path:
+        nonlocal highest
+        highest = max(highest, sum(tree(tmp_path).values()))
+        return plain_ingest(source, folder)
+
+    from dreambooth.data import archives as module
+
+    plain_ingest = module.ingest
+    monkeypatch.setattr(module, "ingest", watched)
+    with pytest.raises(PhotoError, match="GiB"):
+        unpack_photos(tmp_path / "many.zip", tmp_path / "set")
+    assert highest <= (tmp_path / "many.zip").stat().st_size + limit + 1024**2
+    assert not (tmp_path / "set").exists()
+    assert MAX_UNPACKED_BYTES == 1024**3
+
+
+def test_a_zip_of_photos_becomes_a_folder_of_upright_ones_with_their_captions(tmp_path: Path) -> None:
+    """S2, S3: what phones and file managers put into zips is unpacked; photos lose their metadata on the way."""
+    content = zipped(
+        ("my photos/", b""), ("my photos/10.jpg", encoded(turned(6), "JPEG", exif=exif_with_gps(6), quality=95)),
+        ("my photos/9.png", photo(3)), ("my photos/10.txt", "a letter\nF".encode("utf-8-sig")),
+        ("my photos/broken.jpg", b"no photo"), ("my photos/.DS_Store", b"x"), ("__MACOSX/my photos/._9.png", b"x"),
+        ("my photos/movie.mov", b"x"), ("my photos/Bildschirmfoto 9.41.00\u202fAM.jpg", photo(4)),
+    )  # fmt: skip
+    (tmp_path / "my photos.zip").write_bytes(content)
+
+    found = unpack_photos(tmp_path / "my photos.zip", tmp_path / "set")
+
+    assert [path.name[:4] for path in found.photos] == ["001-", "002-", "003-"]
+    assert {path.name: reason.split()[0] for path, reason in found.skipped} == {
+        "broken.jpg": "004.jpg", "movie.mov": "is"
+    }  # fmt: skip
+    assert is_upright_letter(Image.open(found.photos[1]))
+    assert not any(b"CANARY" in path.read_bytes() for path in found.photos)
+    concept = Concept("photo of zwx letter", str(tmp_path / "set"))
+    loaded = load_concept(concept, read_prompts_from_txts=True, num_class_images=0, report=lambda text: None)
+    assert [photo.caption for photo in loaded.instance] == ["photo of zwx letter", "a letter F", "photo of zwx letter"]
+
+
+def test_the_same_archive_is_unpacked_once(tmp_path: Path) -> None:
+    """S3: a resumed run and a second start find the photos where the first one put them."""
+    (tmp_path / "a.zip").write_bytes(zipped(("1.jpg", photo(1)), ("2.jpg", photo(2))))
+    first = unpacked_folder(tmp_path / "a.zip", tmp_path / "datasets")
+    again = unpacked_folder(tmp_path / "a.zip", tmp_path / "datasets")
+    assert first.photos == again.photos
+    assert len(first.photos) == 2
+    assert [folder.name for folder in (tmp_path / "datasets").iterdir()] == [first.photos[0].parent.name]
+    with pytest.raises(PhotoError, match="No such file"):
+        unpacked_folder(tmp_path / "gone.zip", tmp_path / "datasets")
+
+
+def test_the_command_line_takes_a_zip_for_a_folder(tmp_path: Path, own_home: Path) -> None:
+    """S3: `--instance_data_dir some.zip` unpacks it under the data folder."""
+    from dreambooth.cli import build_parser, training_config
+
+    (tmp_path / "dog.zip").write_bytes(zipped(("1.jpg", photo(1)), ("2.jpg", photo(2))))
+    flags = ["train", "--instance_data_dir", str(tmp_path / "dog.zip"), "--instance_prompt", "photo of zwx dog"]
+    arguments = vars(build_parser().parse_args([*flags, "--pretrained_model_name_or_path", "starter"]))
+    arguments.pop("run_command")
+    arguments.pop("resume_from_checkpoint")
+    folder = Path(training_config(arguments).concepts[0].instance_data_dir)
+    assert folder.parent == own_home / "datasets"
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_directory_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
+    """S3: the number of entries is bounded before Python lists them."""
+    archive = tmp_path / "many.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for number in range(30_000):
+            opened.writestr(f"{number}", b"")
+    with pytest.raises(PhotoError, match="directory is larger than 500 entries"):
+        unpack_photos(archive, tmp_path / "set")
