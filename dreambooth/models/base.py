@@ -4,18 +4,20 @@ transformers 5 loads a part in the format of its file, diffusers in fp32; traine
 said.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.errors import BaseModelError
-from dreambooth.formats.ldm import VAE_PREFIX, from_ldm
+from dreambooth.config import TrainingConfig, describe
+from dreambooth.errors import BaseModelError, ConfigError
+from dreambooth.formats.ldm import VAE_PREFIX, from_ldm, modern_vae_key
 from dreambooth.models.sd15 import SD15_CONFIGS, SD15_SCHEDULER
+from dreambooth.models.weights import fill, pickled_weights, read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -61,12 +63,32 @@ def read_card(name: str, models_dir: Path | None = None) -> BaseCard:
     if source is None or not source.is_dir():
         return BaseCard()
     if (source / "card.json").exists():
-        return BaseCard(**json.loads((source / "card.json").read_text("utf-8")))
+        return _card_of(source / "card.json")
     try:
         sample_size = json.loads((source / "unet" / "config.json").read_text("utf-8"))["sample_size"]
         return BaseCard(native_px=8 * int(sample_size))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return BaseCard()
+
+
+def _card_of(file: Path) -> BaseCard:
+    """Read a card, which comes with the base from wherever that is from: it may set rates and steps, and no paths."""
+    try:
+        card = BaseCard(**json.loads(file.read_text("utf-8")))
+        TrainingConfig.from_json(card.recipe)
+    except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
+        raise _bad_card(file, f"{error}"[:300]) from None
+    kinds = (type(card.native_px), type(card.is_toy), type(card.notice))
+    if kinds != (int, bool, str) or not 16 <= card.native_px <= 4096:
+        raise _bad_card(file, "native_px is no size of 16 to 4096, is_toy not true or false, or notice no text.")
+    own = {info.name for info in describe(TrainingConfig) if info.group != "model"} - {"logging_dir"}
+    if others := sorted(card.recipe.keys() - own):
+        raise _bad_card(file, f"Its recipe names {', '.join(others)}, which is the user's to say.")
+    return card
+
+
+def _bad_card(file: Path, why: str) -> BaseModelError:
+    return BaseModelError(f"{file} cannot be used.", why, "Remove or mend it; without one, SD 1.5's recipe is taken.")
 
 
 def load_base(
@@ -117,8 +139,9 @@ def _local(name: str, models_dir: Path | None) -> Path | None:
     if name == STARTER:
         return starter_folder()
     for candidate in (Path(name), *([models_dir / name] if models_dir else [])):
-        if candidate.exists():
-            return candidate
+        with contextlib.suppress(OSError, ValueError):  # no name of a file at all: too long, or with a NUL in it
+            if candidate.exists():
+                return candidate
     return None
 
 
@@ -178,19 +201,17 @@ def _downloaded(name: str, revision: str | None, variant: str | None, token: str
 
 
 def _from_folder(folder: Path, variant: str | None) -> Base:
-    import torch
-    from diffusers import UNet2DConditionModel
-    from transformers import CLIPTextModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from safetensors import SafetensorError
 
     _check_folder(folder)
     try:
-        options: dict[str, Any] = {"variant": variant} if variant else {}
-        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32, **options)
-        text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=torch.float32, **options)
-        vae = _vae_of(folder, "vae", variant)
+        unet = _diffusers_part(UNet2DConditionModel, folder / "unet", variant)
+        text_encoder = _text_encoder_of(folder / "text_encoder", variant)
+        vae = _diffusers_part(AutoencoderKL, folder / "vae", variant)
         scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
         tokenizer = _load_tokenizer(str(folder / "tokenizer"), None)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise BaseModelError(
             f"{folder} cannot be loaded.", f"{type(error).__name__}: {error}"[:400], "Download or save the model again."
         ) from error
@@ -200,9 +221,9 @@ def _from_folder(folder: Path, variant: str | None) -> Base:
 
 def _check_folder(folder: Path) -> None:
     try:
-        index = json.loads((folder / "model_index.json").read_text("utf-8"))
-        unet = json.loads((folder / "unet" / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        index = dict(json.loads((folder / "model_index.json").read_text("utf-8")))
+        unet = dict(json.loads((folder / "unet" / "config.json").read_text("utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
         raise BaseModelError(
             f"{folder} is no diffusers model.",
             "model_index.json or unet/config.json is missing or damaged.",
@@ -242,36 +263,54 @@ def _load_vae(source: str, token: str | None) -> Any:
         return _vae_from_file(folder)
     import torch
     from diffusers import AutoencoderKL
+    from safetensors import SafetensorError
 
     try:
         if folder.is_dir():
-            return _vae_of(folder, "vae" if (folder / "vae" / "config.json").exists() else None, None)
-        return AutoencoderKL.from_pretrained(source, token=token, torch_dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
+            inner = folder / "vae"
+            return _diffusers_part(AutoencoderKL, inner if (inner / "config.json").exists() else folder, None)
+        return AutoencoderKL.from_pretrained(source, token=token, torch_dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise BaseModelError(
             f"The VAE {source} cannot be loaded.", f"{type(error).__name__}: {error}"[:300],
             "Check the name, or leave pretrained_vae_name_or_path out.",
         ) from error  # fmt: skip
 
 
-def _vae_of(folder: Path, subfolder: str | None, variant: str | None) -> Any:
+def _diffusers_part(kind: Any, folder: Path, variant: str | None) -> Any:
+    """Load a UNet or VAE; the library itself is never let near a pickle."""
     import torch
-    from diffusers import AutoencoderKL
 
+    weights = pickled_weights(folder, "diffusion_pytorch_model", variant)
+    if weights is not None:
+        modern = {modern_vae_key(name): tensor for name, tensor in weights.items()}
+        return fill(kind.from_config(kind.load_config(folder)), modern)
     options: dict[str, Any] = {"variant": variant} if variant else {}
-    return AutoencoderKL.from_pretrained(folder, subfolder=subfolder, torch_dtype=torch.float32, **options)
+    return kind.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True, **options)
+
+
+def _text_encoder_of(folder: Path, variant: str | None) -> Any:
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    weights = pickled_weights(folder, "pytorch_model", variant)
+    if weights is not None:
+        bare = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
+        return _text_encoder_with(CLIPTextConfig.from_pretrained(folder), bare)
+    options: dict[str, Any] = {"variant": variant} if variant else {}
+    return CLIPTextModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **options)
 
 
 # Single files --------------------------------------------------------------------------------------------------------
 
 
 def _from_file(path: Path, tokenizer: str | None, token: str | None) -> Base:
-    weights = _read_weights(path)
+    weights = read_weights(path)
     _check_weights(path, weights)
     try:
         unet_weights, vae_weights, text_weights = from_ldm(weights)
         unet, text_encoder, vae = _unet_from(unet_weights), _text_encoder_from(text_weights), _vae_from(vae_weights)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, IndexError, RuntimeError) as error:
         raise BaseModelError(
             f"{path.name} is no complete SD 1.x model.", f"Missing, unknown or misshapen tensors: {error}"[:400],
             "Choose an SD 1.x file that has UNet, VAE and text encoder.",
@@ -287,38 +326,6 @@ def _from_file(path: Path, tokenizer: str | None, token: str | None) -> Base:
     )
 
 
-def _read_weights(path: Path) -> "dict[str, Tensor]":
-    """Read a file's tensors; a .ckpt only as plain tensors, since anything else in a pickle may be a program."""
-    import pickle
-
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            tensors: dict[str, Tensor] = load_file(path)
-            return tensors
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own words advise to load it all the same, so only the name of what is in there is passed on.
-        program = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        if program is None:
-            raise BaseModelError(
-                f"{path.name} cannot be read.", "It is damaged, or no checkpoint of weights.", "Download it again."
-            ) from None
-        raise BaseModelError(
-            f"{path.name} holds more than weights.", f"It would run {program[1]} when opened.",
-            "Ask for a .safetensors file, or resave it where you trust it: keep only the tensors.",
-        ) from None  # fmt: skip
-    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
-        raise BaseModelError(
-            f"{path.name} cannot be read.", f"{type(error).__name__}: {error}"[:300], "Download it again."
-        ) from None
-    weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    return {name: tensor for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
-
-
 def _check_weights(path: Path, weights: "Mapping[str, Tensor]") -> None:
     names = weights.keys()
     if any(name.startswith("conditioner.embedders.") for name in names):
@@ -330,7 +337,7 @@ def _check_weights(path: Path, weights: "Mapping[str, Tensor]") -> None:
         _refuse(
             path, "a VAE alone" if "decoder.conv_in.weight" in names else "no complete model in the original layout"
         )
-    elif first.shape[1] == 9:
+    elif first.ndim == 4 and first.shape[1] == 9:
         _refuse(path, "an inpainting model")
     if any(name.startswith("cond_stage_model.model.") for name in names):
         _refuse(path, "an SD 2.x single file; as a diffusers folder it works, as a file it")
@@ -341,24 +348,24 @@ def _unet_from(weights: "dict[str, Tensor]") -> Any:
     from diffusers import UNet2DConditionModel
 
     config = _config_of_file("unet", _widths(weights, "down_blocks"))
-    return _filled(UNet2DConditionModel.from_config(config), weights)
+    return fill(UNet2DConditionModel.from_config(config), weights)
 
 
 def _vae_from(weights: "dict[str, Tensor]") -> Any:
     from diffusers import AutoencoderKL
 
     config = _config_of_file("vae", _widths(weights, "encoder.down_blocks"))
-    return _filled(AutoencoderKL.from_config(config), weights)
+    return fill(AutoencoderKL.from_config(config), weights)
 
 
 def _vae_from_file(path: Path) -> Any:
     """Load the VAE of a file in the original layout: a whole model's, or one with the VAE alone and no prefix."""
-    weights = _read_weights(path)
+    weights = read_weights(path)
     if not any(name.startswith(VAE_PREFIX) for name in weights):
         weights = {VAE_PREFIX + name: tensor for name, tensor in weights.items()}
     try:
         return _vae_from(from_ldm(weights)[1])
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, IndexError, RuntimeError) as error:
         raise BaseModelError(
             f"{path.name} holds no SD 1.x VAE.", f"Missing, unknown or misshapen tensors: {error}"[:300],
             "Choose another, or leave pretrained_vae_name_or_path out.",
@@ -366,21 +373,24 @@ def _vae_from_file(path: Path) -> Any:
 
 
 def _text_encoder_from(weights: "dict[str, Tensor]") -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig
 
     width = weights["embeddings.token_embedding.weight"].shape[1]
-    text_encoder = CLIPTextModel(CLIPTextConfig(**_config_of_file("text_encoder", width)))
+    return _text_encoder_with(CLIPTextConfig(**_config_of_file("text_encoder", width)), weights)
+
+
+def _text_encoder_with(config: Any, weights: "Mapping[str, Tensor]") -> Any:
+    """Build a text encoder; the weights' names come without `text_model.`."""
+    from transformers import CLIPTextModel
+
+    text_encoder = CLIPTextModel(config)
     prefix = "text_model." if hasattr(text_encoder, "text_model") else ""
-    return _filled(text_encoder, {prefix + name: tensor for name, tensor in weights.items()})
+    wanted = {name: tensor for name, tensor in weights.items() if not name.endswith("position_ids")}
+    return fill(text_encoder, {prefix + name: tensor for name, tensor in wanted.items()})
 
 
 def _widths(weights: "Mapping[str, Tensor]", blocks: str) -> list[int]:
     return [weights[f"{blocks}.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4)]
-
-
-def _filled(module: Any, weights: "Mapping[str, Tensor]") -> Any:
-    module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    return module
 
 
 def _config_of_file(part: str, width: int | list[int]) -> dict[str, Any]:
@@ -481,6 +491,10 @@ def _save_text_encoder(folder: Path, text_encoder: Any, dtype: "torch.dtype", ca
 
 
 def _save_tokenizer(folder: Path, tokenizer: Any) -> None:
+    if backend := getattr(tokenizer, "backend_tokenizer", None):
+        # It remembers how it padded last, and would write that into its file.
+        backend.no_padding()
+        backend.no_truncation()
     tokenizer.save_pretrained(folder)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])

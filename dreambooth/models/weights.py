@@ -1,0 +1,137 @@
+"""Files of weights, read as tensors and nothing else: the one place where a pickle is opened, never as a program."""
+
+import pickle
+import pickletools
+import re
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from dreambooth.errors import BaseModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# What a pickle of plain tensors names, so that something else is told as the reason.
+_HARMLESS = re.compile(r"(torch|collections\.OrderedDict|_codecs\.encode|builtins\.(set|bytearray)|__builtin__\.set)\b")
+_READ_ERRORS = (
+    OSError, ValueError, RuntimeError, EOFError, MemoryError, OverflowError, IndexError, KeyError, TypeError,
+    AttributeError, RecursionError, AssertionError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def read_weights(path: Path) -> "dict[str, Tensor]":
+    """Return a file's tensors by name; raises BaseModelError naming what else is in it, and how to resave it.
+
+    What is not .safetensors is a pickle, of which only plain tensors are read: anything else may be a program.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix.lower() == ".safetensors":
+            tensors: dict[str, Tensor] = load_file(path)
+            return tensors
+        _refuse_other_zips(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, *_READ_ERRORS) as error:
+        raise _unreadable(path, error) from None
+    weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    if not isinstance(weights, dict):
+        weights = {}
+    return {name: value for name, value in weights.items() if isinstance(name, str) and torch.is_tensor(value)}
+
+
+def pickled_weights(folder: Path, stem: str, variant: str | None) -> "dict[str, Tensor] | None":
+    """Return the weights of a diffusers part that was saved before safetensors; None when it has the newer kind."""
+    if any(folder.glob("*.safetensors")):
+        return None
+    names = ([f"{stem}.{variant}.bin"] if variant else []) + [f"{stem}.bin"]
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
+    return None if file is None else read_weights(file)
+
+
+def fill(module: Any, weights: "dict[str, Tensor]") -> Any:
+    """Put the weights into the module, in the module's number formats, and return it.
+
+    Raises KeyError when they are not the module's to the name and shape; that is looked at before anything is copied,
+    since a tensor in a file can claim to be larger than any memory.
+    """
+    own = module.state_dict()
+    strange = [name for name in own.keys() | weights.keys() if not _same_shape(own.get(name), weights.get(name))]
+    if strange:
+        raise KeyError(", ".join(sorted(strange)[:3]))
+    module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in weights.items()})
+    return module
+
+
+def _same_shape(one: "Tensor | None", other: "Tensor | None") -> bool:
+    return one is not None and other is not None and one.shape == other.shape
+
+
+def _refuse_other_zips(path: Path) -> None:
+    """Raise ValueError for a zip whose entries would grow (torch stores tensors as they are), and for TorchScript."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("it is a compressed archive, which no checkpoint of weights is")
+        if any(entry.filename.endswith("constants.pkl") for entry in entries):
+            raise ValueError("it is a TorchScript program, no checkpoint of weights")
+
+
+def _unreadable(path: Path, error: Exception) -> BaseModelError:
+    # torch's own words advise to load it all the same, so only the name of what is in there is passed on.
+    program = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    name = program[1] if program else _program_in(path)
+    if name:
+        return BaseModelError(
+            f"{path.name} holds more than weights.", f"It would run {name} when opened.",
+            "Ask for a .safetensors file. Or load it on a machine you can lose, and keep only the tensors of its "
+            "`state_dict`: safetensors.torch.save_file(tensors, 'model.safetensors').",
+        )  # fmt: skip
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        why = "It is damaged, or no checkpoint of weights."
+    else:
+        why = f"{type(error).__name__}: {error}"[:300]
+    return BaseModelError(f"{path.name} cannot be read.", why, "Download it again, as .safetensors if there is one.")
+
+
+def _program_in(path: Path) -> str:
+    """Return the first thing a pickle names that is no part of a tensor, or nothing; nothing in it is run."""
+    if not path.is_file():
+        return ""
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for entry in archive.namelist():
+                    if entry.endswith("data.pkl"):
+                        with archive.open(entry) as file:
+                            return _named_in(file)
+        except (*_READ_ERRORS, zipfile.BadZipFile):
+            return ""
+    with path.open("rb") as plain:
+        # Older files are several pickles one after the other.
+        return next((name for name in (_named_in(plain) for _ in range(5)) if name), "")
+
+
+def _named_in(file: IO[bytes]) -> str:
+    texts: list[str] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            name = ""
+            if opcode.name in ("GLOBAL", "INST"):
+                name = str(argument).replace(" ", ".")
+            elif opcode.name == "STACK_GLOBAL":
+                name = ".".join(texts[-2:])
+            elif opcode.name in ("EXT1", "EXT2", "EXT4"):
+                name = f"extension {argument}"
+            elif isinstance(argument, str):
+                texts.append(argument[:200])
+            if name and not _HARMLESS.match(name):
+                return name if name.isprintable() else repr(name)
+    except (*_READ_ERRORS, pickle.UnpicklingError):
+        return ""
+    return ""
