@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.limits import is_folder, plain_name_problem, run_path_problem, shortly, text_problems
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-MAX_PROMPT_CHARS = 2000
 
 Kind = Literal["person", "pet", "object", "style"]
 Precision = Literal["no", "fp16", "bf16"]
@@ -241,6 +241,8 @@ class TrainingConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Read settings written by `to_json`; raises ConfigError naming every unknown or mistyped field."""
+        if not isinstance(values, Mapping):
+            raise ConfigError([FieldProblem("settings", "must be a JSON object.")])
         problems = _unknown_fields(cls, values)
         concepts: tuple[Concept, ...] = ()
         try:
@@ -261,7 +263,8 @@ class TrainingConfig:
 
     def checked(self) -> Self:
         """Return these settings, or raise one ConfigError with all that is wrong with them."""
-        problems = _out_of_range(self) + _cross_checks(self)
+        problems = _out_of_range(self)
+        problems += _others(problems, _cross_checks(self))
         if problems:
             raise ConfigError(problems)
         return self
@@ -290,13 +293,9 @@ class GenerationConfig:
     def checked(self) -> Self:
         """Return this request, or raise one ConfigError with all that is wrong with it."""
         problems = _out_of_range(self)
-        if not self.prompt.strip():
-            problems.append(FieldProblem("prompt", "is empty: write what the pictures should show."))
-        problems += [
-            FieldProblem(name, f"is {size}: it must be a multiple of 8.")
-            for name, size in (("height", self.height), ("width", self.width))
-            if size is not None and size % 8
-        ]
+        problems += _others(problems, _sizes_off_grid(self, ("height", "width")))
+        if not problems and not self.prompt.strip():
+            problems = [FieldProblem("prompt", "is empty: write what the pictures should show.")]
         if problems:
             raise ConfigError(problems)
         return self
@@ -379,7 +378,7 @@ def read_concepts(entries: object) -> tuple[Concept, ...]:
         if not isinstance(entry, dict):
             problems.append(FieldProblem(where, "must be an object."))
             continue
-        wrong = [f"unknown key {key!r}" for key in entry if key not in names]
+        wrong = [f"unknown key {shortly(key)}" for key in entry if key not in names]
         wrong += [f"{key} is missing" for key in ("instance_prompt", "instance_data_dir") if not entry.get(key)]
         wrong += [f"{key} must be text" for key in names if not isinstance(entry.get(key), str | None)]
         if wrong:
@@ -398,7 +397,7 @@ def load_concepts_list(path: Path) -> tuple[Concept, ...]:
         return read_concepts(json.loads(path.read_text("utf-8")))
     except OSError as error:
         raise ConfigError([FieldProblem("concepts_list", f"{path} cannot be read: {error.strerror}.")]) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError([FieldProblem("concepts_list", f"{path} is not JSON: {error}.")]) from None
 
 
@@ -416,7 +415,9 @@ def dump_concepts_list(concepts: Iterable[Concept]) -> str:
 
 def _unknown_fields(config_type: type, values: Mapping[str, Any]) -> list[FieldProblem]:
     known = {field.name for field in dataclasses.fields(config_type)}
-    return [FieldProblem(str(name), "is no setting of this version.") for name in values if name not in known]
+    return [
+        FieldProblem(shortly(name).strip("'"), "is no setting of this version.") for name in values if name not in known
+    ]
 
 
 def _typed(info: FieldInfo, value: Any) -> Any:
@@ -428,12 +429,14 @@ def _typed(info: FieldInfo, value: Any) -> Any:
     if info.type is str and isinstance(value, str):
         return value
     if info.type in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int) and abs(value) > 2**64:  # beyond what a float holds, or what can be printed
+            raise ValueError(f"is far too large or too small: it must be {info.range_text or 'a usual number'}.")
         if info.type is float:
             return float(value)
         if math.isfinite(value) and value == int(value):
             return int(value)
     wanted = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[info.type]
-    raise ValueError(f"is {value!r}: it must be {wanted}.")
+    raise ValueError(f"is {shortly(value)}: it must be {wanted}.")
 
 
 def _out_of_range(config: TrainingConfig | GenerationConfig) -> list[FieldProblem]:
@@ -448,13 +451,26 @@ def _out_of_range(config: TrainingConfig | GenerationConfig) -> list[FieldProble
         if value is None:
             continue
         if info.choices and value not in info.choices:
-            problems.append(FieldProblem(info.name, f"is {value!r}: it must be one of {info.range_text}."))
+            problems.append(FieldProblem(info.name, f"is {shortly(value)}: it must be one of {info.range_text}."))
         elif isinstance(value, str):
-            if len(value) > MAX_PROMPT_CHARS:
-                problems.append(FieldProblem(info.name, f"has {len(value)} characters: at most {MAX_PROMPT_CHARS}."))
+            problems += text_problems(info.name, value, is_name=info.group in ("model", "saving"))
         elif not isinstance(value, bool) and not _within(value, info):
-            problems.append(FieldProblem(info.name, f"is {value:g}: it must be {info.range_text}."))
+            problems.append(FieldProblem(info.name, f"is {float(value):g}: it must be {info.range_text}."))
     return problems
+
+
+def _others(told: list[FieldProblem], found: list[FieldProblem]) -> list[FieldProblem]:
+    """Return what was found wrong with fields of which nothing was told yet."""
+    return [problem for problem in found if problem.field not in {known.field for known in told}]
+
+
+def _sizes_off_grid(config: TrainingConfig | GenerationConfig, names: Iterable[str]) -> list[FieldProblem]:
+    sizes = {name: getattr(config, name) for name in names}
+    return [
+        FieldProblem(name, f"is {shortly(size)}: it must be a multiple of 8.")
+        for name, size in sizes.items()
+        if isinstance(size, int) and size % 8
+    ]
 
 
 def _within(value: float, info: FieldInfo) -> bool:
@@ -463,20 +479,34 @@ def _within(value: float, info: FieldInfo) -> bool:
     return math.isfinite(value) and low <= value <= high
 
 
+def _concept_problems(concept: Concept) -> list[FieldProblem]:
+    problems = []
+    for field in dataclasses.fields(Concept):
+        text = getattr(concept, field.name)
+        if text is not None:
+            problems += text_problems(field.name, text, is_name=field.name.endswith("_dir"))
+    if not concept.instance_prompt.strip():
+        problems.append(FieldProblem("instance_prompt", "is empty: write the words that will name the subject."))
+    if not is_folder(concept.instance_data_dir):
+        problems.append(FieldProblem("instance_data_dir", f"{shortly(concept.instance_data_dir)} is no folder."))
+    return problems
+
+
 def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
     problems = []
+    if isinstance(config.logging_dir, str):
+        problems += run_path_problem("logging_dir", config.logging_dir)
+    for name, slashes in (("revision", True), ("variant", False)):
+        if isinstance(value := getattr(config, name), str):
+            problems += plain_name_problem(name, value, slashes=slashes)
     if not config.concepts:
         problems.append(FieldProblem("instance_data_dir", "is missing: name the folder with the photos."))
     for concept in config.concepts:
-        if not concept.instance_prompt.strip():
-            problems.append(FieldProblem("instance_prompt", "is empty: write the words that will name the subject."))
-        if not Path(concept.instance_data_dir).is_dir():
-            problems.append(FieldProblem("instance_data_dir", f"{concept.instance_data_dir} is no folder."))
+        problems += _concept_problems(concept)
         if config.with_prior_preservation and not (concept.class_prompt or "").strip():
-            message = f"is missing for {concept.instance_prompt!r}: prior preservation needs it."
+            message = f"is missing for {shortly(concept.instance_prompt)}: prior preservation needs it."
             problems.append(FieldProblem("class_prompt", message))
-    if isinstance(config.resolution, int) and config.resolution % 8:
-        problems.append(FieldProblem("resolution", f"is {config.resolution}: it must be a multiple of 8."))
+    problems += _sizes_off_grid(config, ("resolution",))
     if not config.train_text_encoder:
         problems += [
             FieldProblem(name, "only has a meaning with train_text_encoder.")

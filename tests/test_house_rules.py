@@ -18,10 +18,11 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "xf
 # to be given its place here. Rooms that are folders name their files.
 FLOORS: list[dict[str, str]] = [
     {"errors": "", "events": "", "rng": "", "formats": "ldm"},
+    {"limits": ""},
     {"config": "", "settings": ""},
     {"workspace": "", "hardware": ""},
     {"runlog": "", "doctor": "", "samples": ""},
-    {"models": "base manager sd15"},
+    {"models": "base manager sd15 weights"},
     {"export": "single_file", "scoring": "judge measures"},
     {"generation": ""},
     {"data": "photos archives dataset class_images"},

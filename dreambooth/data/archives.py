@@ -18,9 +18,9 @@ from typing import BinaryIO
 
 from natsort import natsorted
 
-from dreambooth.config import MAX_PROMPT_CHARS
 from dreambooth.data.photos import MAX_PHOTO_BYTES, SUFFIXES, PhotoFolder, find_photos, ingest, printable, shown
 from dreambooth.errors import PhotoError
+from dreambooth.limits import MAX_PROMPT_CHARS
 from dreambooth.workspace import new_folder
 
 MAX_ARCHIVE_BYTES = 1024**3

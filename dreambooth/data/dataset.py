@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth import rng
-from dreambooth.config import MAX_PROMPT_CHARS, Concept
+from dreambooth.config import Concept
 from dreambooth.data.photos import find_photos, read_photo, shown, square
 from dreambooth.errors import PhotoError
+from dreambooth.limits import MAX_PROMPT_CHARS
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,0 +1,54 @@
+"""What texts and names from outside may be, whatever they are for."""
+
+import re
+import unicodedata
+from pathlib import Path, PurePath
+
+from dreambooth.errors import FieldProblem
+
+MAX_PROMPT_CHARS = 2000
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
+
+
+def text_problems(name: str, text: str, *, is_name: bool) -> list[FieldProblem]:
+    """Return what makes a text unfit: its length, characters that cannot be written down, lines in a name."""
+    problems = []
+    if len(text) > MAX_PROMPT_CHARS:
+        problems.append(FieldProblem(name, f"has {len(text)} characters: at most {MAX_PROMPT_CHARS}."))
+    allowed = "" if is_name else "\n\r\t"
+    # Control characters and halves of characters: no file, log or tokenizer takes them all.
+    if any(unicodedata.category(character) in ("Cc", "Cs") and character not in allowed for character in text):
+        problems.append(FieldProblem(name, "has control characters or broken ones: write it again by hand."))
+    return problems
+
+
+def run_path_problem(name: str, text: str) -> list[FieldProblem]:
+    """Return what is wrong with a folder that has to lie in the run's."""
+    path = PurePath(text)
+    if path.is_absolute() or ".." in path.parts:
+        return [FieldProblem(name, "leads out of the run's folder: it must be a name such as logs.")]
+    return []
+
+
+def plain_name_problem(name: str, text: str, *, slashes: bool) -> list[FieldProblem]:
+    """Return what is wrong with a name that becomes part of addresses and of patterns for files."""
+    if PLAIN_NAME.fullmatch(text) and ".." not in text and (slashes or "/" not in text):
+        return []
+    return [FieldProblem(name, f"is {shortly(text)}: it must be a name of at most 100 letters, digits, . - and _.")]
+
+
+def is_folder(name: str) -> bool:
+    """Return whether this text, whatever it is, names a folder."""
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):  # too long for any file, or with a NUL in it
+        return False
+
+
+def shortly(value: object) -> str:
+    """Return the value as a message shows it, whatever it is and however long."""
+    if isinstance(value, str):
+        return repr(value[:60]) if value.isprintable() else ascii(value[:60])
+    if isinstance(value, list | dict) or (isinstance(value, int) and abs(value) > 2**64):
+        return f"a {type(value).__name__}"
+    return repr(value)
