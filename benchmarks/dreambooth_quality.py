@@ -113,6 +113,9 @@ def examined_run(
         "seed": seed,
         "with_prior_preservation": prior,
         "save_sample_prompt": None,
+        "mixed_precision": "no",
+        "use_8bit_adam": False,
+        "checkpointing_steps": 0,
         **overrides,
     }
     shutil.rmtree(data_dir / "runs" / name, ignore_errors=True)

@@ -116,7 +116,8 @@ def execute(
         on_event(event)
 
     with held_lock(run.lock_path):
-        sweep_unfinished(run.path, run.records, run.checkpoints)
+        sweep_unfinished(run.path)
+        sweep_unfinished(workspace.data_dir)
         reserve = run.records / "reserve"
         reserve.write_bytes(bytes(RESERVE_BYTES))
         try:

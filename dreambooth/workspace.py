@@ -21,7 +21,7 @@ from natsort import natsorted
 from dreambooth.errors import RunFolderError
 
 STEP_NAME = re.compile(r"[1-9][0-9]*")
-UNFINISHED = re.compile(r"\..+\.([0-9a-f]{8}|removed)")
+UNFINISHED = re.compile(r"\..+\.([0-9]+)-[0-9a-f]{8}")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 
 
@@ -190,7 +190,7 @@ def newest_step_folder(path: Path) -> Path:
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; it becomes `path` when the block ends well, and vanishes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:8]}")
+    temporary = _unfinished(path)
     try:
         yield temporary
         sync(temporary)
@@ -204,7 +204,7 @@ def new_file(path: Path) -> Iterator[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill; it becomes `path`, which must not exist, when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:8]}")
+    temporary = _unfinished(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -218,13 +218,26 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def sweep_unfinished(*folders: Path) -> None:
-    """Remove what a killed process left half-written in these folders, which this process must hold the lock of."""
-    for folder in folders:
-        if folder.is_dir():
-            for entry in folder.iterdir():
-                if UNFINISHED.fullmatch(entry.name):
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+def _unfinished(path: Path) -> Path:
+    """Return a name beside `path` for what is not whole yet; it tells which process makes it."""
+    return path.with_name(f".{path.name[:80]}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def sweep_unfinished(folder: Path) -> None:
+    """Remove what processes that are no more left half-written anywhere under this folder."""
+    import psutil
+
+    for entry in list(folder.rglob(".*")):
+        match = UNFINISHED.fullmatch(entry.name)
+        if match and not psutil.pid_exists(int(match[1])) and entry.exists():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that nothing ever takes what is left of it for whole."""
+    hidden = _unfinished(folder)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -151,6 +151,88 @@ def test_a_hundred_kills_end_bit_for_bit_the_same(config: Callable[..., Training
     assert in_saves >= 20
 
 
+# Every write ---------------------------------------------------------------------------------------------------------
+
+
+def dying_at_write(number: int, work: Callable[[], Any]) -> Callable[[], None]:
+    """Return the work as a process does it that is killed at its n-th write to the disk."""
+
+    def die() -> None:
+        from dreambooth import workspace
+
+        original, count = workspace.sync, 0
+
+        def sync(path: Path) -> None:
+            nonlocal count
+            count += 1
+            if count == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            original(path)
+
+        workspace.sync = sync
+        work()
+
+    return die
+
+
+def end_after_death(settings: TrainingConfig, folder: Path, number: int) -> bool:
+    """Train with a kill at a write, go on to the end; False when the run ended before that many writes."""
+    run = RunFolder(folder)
+    start = partial(train, replace(settings, output_dir=str(folder)))
+    if exit_status(in_child(dying_at_write(number, start))) == 0:
+        return False
+    if run.config_path.exists():
+        assert exit_status(in_child(lambda: resume(folder))) == 0, f"write {number}"
+    else:
+        assert exit_status(in_child(start)) == 0, f"write {number}"
+    return True
+
+
+@pytest.mark.parametrize("number", [1, 3, 8, 14, 25, 40, 60, 80, 110])
+def test_a_run_killed_at_a_write_of_any_phase_goes_on_exactly(
+    config: Callable[..., TrainingConfig], tmp_path: Path, number: int, own_home: Path
+) -> None:
+    """R3, the push tier: writes of records, class pictures, samples, models, states and pruning."""
+    settings = config(max_train_steps=4, with_prior_preservation=True, checkpointing_steps=2, save_interval=2)
+    died = end_after_death(settings, tmp_path / "killed", number)
+    assert died or number > 60
+    whole = train(replace(settings, output_dir=str(tmp_path / "whole")))
+    assert outcome(tmp_path / "killed") == outcome(whole.parent)
+    left = [entry for folder in (tmp_path / "killed", own_home) for entry in folder.rglob(".*-????????")]
+    assert left == [], "orphans are gone after the next start"
+
+
+@pytest.mark.reliability
+def test_a_run_killed_at_each_of_its_writes_goes_on_exactly(
+    config: Callable[..., TrainingConfig], tmp_path: Path
+) -> None:
+    """R3, the long tier: every single write of a run."""
+    settings = config(max_train_steps=4, with_prior_preservation=True, checkpointing_steps=2, save_interval=2)
+    wanted = outcome(train(replace(settings, output_dir=str(tmp_path / "whole"))).parent)
+    number = 1
+    while end_after_death(settings, tmp_path / str(number), number):
+        assert outcome(tmp_path / str(number)) == wanted, f"write {number}"
+        number += 1
+    print(f"R3: killed at each of {number - 1} writes, all runs identical")
+    assert number > 40
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_killed_conversion_leaves_no_file_and_can_be_done_again(
+    tiny_base_folder: Path, tmp_path: Path, number: int
+) -> None:
+    """R3: a file for other tools is whole or not there."""
+    from dreambooth.export.single_file import convert
+
+    out = tmp_path / "model.safetensors"
+    status = exit_status(in_child(dying_at_write(number, partial(convert, tiny_base_folder, out))))
+    assert not out.exists() or status == 0 or number > 1, "the name appears with the whole contents only"
+    first = out.read_bytes() if out.exists() else None
+    convert(tiny_base_folder, tmp_path / "again.safetensors")
+    if first is not None:
+        assert first == (tmp_path / "again.safetensors").read_bytes()
+
+
 # Signals -------------------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -203,7 +204,9 @@ def test_a_stopped_run_keeps_its_state_and_goes_on(config: Callable[..., Trainin
     wanted = everything(Part(settings, tmp_path / "whole").train())
     first = Part(settings, tmp_path / "stopped")
     first.press = lambda event: (
-        first.controls.stop.set() if isinstance(event, PhaseProgress) and event.done == 5 else None
+        first.controls.stop.set()
+        if isinstance(event, PhaseProgress) and (event.phase, event.done) == ("training", 5)
+        else None
     )
     first.train()
     assert first.run.steps()[-1] == 5
@@ -227,13 +230,22 @@ def killed_run(settings: TrainingConfig, folder: Path, monkeypatch: pytest.Monke
     return RunFolder(folder)
 
 
+def dead_process() -> int:
+    """Return the id of a process that is no more."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child
+
+
 def test_a_killed_run_is_shown_as_interrupted_and_resumes(
     config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R15: the state on disk is all that is needed."""
     run = killed_run(config(), tmp_path / "run", monkeypatch, 5)
     assert read_state(run).status == "interrupted"
-    (run.path / ".7.01234567").mkdir()
+    (run.path / f".7.{dead_process()}-01234567").mkdir()
     last = resume(run.path)
     assert last.name == str(NUM_STEPS)
     assert read_state(run).status == "done"
@@ -276,7 +288,7 @@ def test_other_settings_are_refused_on_the_command_line(
     run = killed_run(config(), tmp_path / "run", monkeypatch, 5)
     command = ["train", "--resume_from_checkpoint", "latest", "--output_dir", str(run.path)]
     assert main([*command, "--learning_rate", "0.5"]) == 1
-    assert "learning_rate is 0.001 in the run" in capsys.readouterr().err
+    assert "learning_rate: is 0.001 in the run" in capsys.readouterr().err
     assert main([*command, "--learning_rate", "0.001"]) == 0
     assert RunFolder(run.path).steps()[-1] == NUM_STEPS
 
@@ -318,12 +330,13 @@ def mutants(newest: Path) -> list[tuple[str, Callable[[], None]]]:
 
         def blank(file: Path = file, size: int = size) -> None:
             data = bytearray(file.read_bytes())
-            data[size // 3 : size // 3 + 16] = bytes(16)
+            data[size // 3 : size // 3 + 16] = bytes(255 - byte for byte in data[size // 3 : size // 3 + 16])
             file.write_bytes(data)
 
         found += [(f"half of {file.name}", truncate), (f"a hole in {file.name}", blank)]
         found += [(f"{file.name} gone", file.unlink), (f"{file.name} empty", lambda file=file: file.write_bytes(b""))]
-        for at, bit in itertools.product((0, size // 4, size // 2, size - 2), (1, 8, 64)):
+        for place, bit in itertools.product(range(9), (1, 2, 8, 32, 64)):
+            at = place * (size - 1) // 8
             found.append((f"bit {bit} of byte {at} of {file.name}", lambda f=flip, a=at, b=bit: f(at=a, bit=b)))
     found += [
         ("a strange file", lambda: (newest / "more.safetensors").write_bytes(b"x")),
@@ -339,7 +352,7 @@ def test_a_damaged_state_is_set_aside_and_the_one_before_is_taken(two_states: Ru
     """R5: no mutant is loaded, each is reported by name, the valid state before it is used."""
     kept = tmp_path / "kept"
     shutil.copytree(two_states.checkpoints, kept)
-    tried = harmless = 0
+    tried = 0
     for name, damage in mutants(two_states.checkpoints / "4"):
         shutil.rmtree(two_states.checkpoints)
         shutil.copytree(kept, two_states.checkpoints)
@@ -347,17 +360,11 @@ def test_a_damaged_state_is_set_aside_and_the_one_before_is_taken(two_states: Ru
         told: list[str] = []
         found = newest_checkpoint(two_states, told.append)
         tried += 1
-        if "manifest" in name and found is not None and found.step == 4:
-            # A flipped bit in the manifest's own blank or in a version's text changes nothing that is loaded.
-            harmless += 1
-            assert told == []
-            continue
         assert found is not None, name
         assert found.step == 2, name
         assert len(told) == 1, name
         assert "was set aside as .bad-" in told[0], name
-    assert tried >= 80
-    assert harmless <= 12
+    assert tried >= 200
 
 
 def test_a_resumed_run_tells_of_the_damaged_state_and_is_exact(

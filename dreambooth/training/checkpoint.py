@@ -9,14 +9,13 @@ aside under a name that begins with `.bad-`.
 import hashlib
 import json
 import platform
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import TrainingError
-from dreambooth.workspace import RunFolder, new_folder
+from dreambooth.workspace import RunFolder, new_folder, remove_folder
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +78,7 @@ def write_checkpoint(run: RunFolder, step: int, learner: Learner, surroundings: 
             "machine": surroundings.machine,
             "files": files,
         }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+        (folder / MANIFEST).write_text(json.dumps(manifest | {"digest": _digest(manifest)}, indent=1), "utf-8")
     for older in _states(run)[max(keep, 1) :]:
         remove_folder(older)
 
@@ -107,14 +106,6 @@ def _gathered(learner: Learner) -> "tuple[dict[str, dict[str, Tensor]], dict[str
         groups["ema"] = {str(number): shadow for number, shadow in enumerate(learner.ema.shadow_params)}
         values["ema"] = {"optimization_step": learner.ema.optimization_step}
     return {name: {key: value.contiguous() for key, value in group.items()} for name, group in groups.items()}, values
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder so that nothing ever takes what is left of it for whole."""
-    hidden = folder.with_name(f".{folder.name}.removed")
-    shutil.rmtree(hidden, ignore_errors=True)
-    folder.rename(hidden)
-    shutil.rmtree(hidden)
 
 
 # Reading -------------------------------------------------------------------------------------------------------------
@@ -145,21 +136,23 @@ def verified(folder: Path) -> Checkpoint:
     """Return the state in this folder; raises TrainingError when it is not exactly what was written."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        step = manifest["step"]
+        digest, step = manifest.pop("digest"), manifest["step"]
         surroundings = Surroundings(manifest["settings"], manifest["photos"], dict(manifest["machine"]))
         files = {str(name): (int(about["bytes"]), str(about["sha256"])) for name, about in manifest["files"].items()}
         present = {entry.name for entry in folder.iterdir()} - {MANIFEST}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder, f"its manifest cannot be read ({type(error).__name__})") from None
+    if digest != _digest(manifest):
+        raise _damaged(folder, "its manifest has other contents than were written")
     if str(step) != folder.name:
         raise _damaged(folder, f"its manifest is that of step {step}")
     if present != set(files):
         raise _damaged(folder, f"missing or strange files: {', '.join(sorted(present ^ set(files)))}")
-    for name, (num_bytes, digest) in files.items():
+    for name, (num_bytes, sha256) in files.items():
         try:
             if (folder / name).stat().st_size != num_bytes:
                 raise _damaged(folder, f"{name} has another size than was written")
-            if _sha256(folder / name) != digest:
+            if _sha256(folder / name) != sha256:
                 raise _damaged(folder, f"{name} has other contents than were written")
         except OSError as error:
             raise _damaged(folder, f"{name} cannot be read ({error.strerror})") from None
@@ -238,6 +231,11 @@ def refuse_other(checkpoint: Checkpoint, now: Surroundings) -> list[str]:
         for name, value in now.machine.items()
         if before.get(name) != value
     ]
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """Return the hash of a manifest's contents, its own hash aside."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:

@@ -12,6 +12,8 @@ RESERVE_BYTES = 1 << 30
 GIB = 1 << 30
 # Bytes of a stored number.
 WIDTH = {"fp16": 2, "bf16": 2, "fp32": 4}
+# A tensor's name, shape and place in a safetensors file.
+HEADER_BYTES = 110
 # Two moments of each weight, in 32 and in 8 bits (with their scales, one per 256 weights).
 MOMENT_BYTES, MOMENT_8BIT_BYTES = 8.0, 2.04
 
@@ -36,7 +38,9 @@ class DiskNeed:
 
 def disk_need(config: TrainingConfig, unet: Any, text_encoder: Any, vae: Any, num_steps: int) -> DiskNeed:
     """Return what the run will write; a new state lies beside the old ones until they are removed."""
-    counts = [sum(parameter.numel() for parameter in part.parameters()) for part in (unet, text_encoder, vae)]
+    parts = [list(part.parameters()) for part in (unet, text_encoder, vae)]
+    counts = [sum(parameter.numel() for parameter in part) for part in parts]
+    headers = HEADER_BYTES * sum(map(len, parts))
     learning = counts[0] + (counts[1] if config.train_text_encoder else 0)
     per_weight = 4 + (MOMENT_8BIT_BYTES if config.use_8bit_adam else MOMENT_BYTES) + (4 if config.use_ema else 0)
     # The last step is saved whether the interval meets it or not, and a stop saves one more.
@@ -46,9 +50,9 @@ def disk_need(config: TrainingConfig, unet: Any, text_encoder: Any, vae: Any, nu
     prompts = [line for line in (config.save_sample_prompt or "").splitlines() if line.strip()]
     return DiskNeed(
         num_models=num_models,
-        model_bytes=sum(counts) * WIDTH[config.save_precision],
+        model_bytes=sum(counts) * WIDTH[config.save_precision] + headers,
         num_states=config.checkpoints_total_limit + 1 if has_states else 1,
-        state_bytes=round(learning * per_weight),
+        state_bytes=round(learning * per_weight) + 3 * headers,
         # A PNG of a photo takes about two bytes a pixel.
         picture_bytes=(num_models + 1) * len(prompts) * config.n_save_sample * 2 * config.resolution**2,
     )

@@ -25,7 +25,6 @@ from dreambooth.training.checkpoint import (
     Checkpoint,
     Learner,
     refuse_other,
-    remove_folder,
     restore,
     surroundings_of,
     write_checkpoint,
@@ -37,7 +36,7 @@ from dreambooth.training.optimizer import (
     clip_gradients,
     trainable,
 )
-from dreambooth.workspace import RunFolder, new_folder
+from dreambooth.workspace import RunFolder, new_folder, remove_folder
 
 if TYPE_CHECKING:
     import torch

@@ -36,7 +36,7 @@ def test_a_save_that_ends_at_any_system_call_loses_no_valid_state(tmp_path: Path
         write_checkpoint(run, 1, learner(1), SURROUNDINGS, 1)
         status = under_strace(run.path, f"{fault}:when={number}", 2, 3)
         told: list[str] = []
-        sweep_unfinished(run.path, run.records, run.checkpoints)
+        sweep_unfinished(run.path)
         found = newest_checkpoint(run, told.append)
         assert told == [], f"fault {number}"
         assert found is not None, f"fault {number}"
