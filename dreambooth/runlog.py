@@ -26,6 +26,7 @@ from dreambooth.events import (
     Status,
     StatusChanged,
     StepLoss,
+    checked_record,
     event_to_line,
 )
 from dreambooth.workspace import RunFolder, is_locked, write_json
@@ -166,10 +167,11 @@ def failure(error: DreamBoothError) -> StatusChanged:
 def read_state(run: RunFolder) -> RunState:
     """Return where the run stands; `interrupted` when it has no owner left and no final status."""
     try:
-        values = json.loads(run.state_path.read_text("utf-8"))
-        error = values.pop("error", None)
-        state = RunState(**values, error=StatusChanged(**error) if error else None)
-    except (OSError, ValueError, TypeError):
+        values = dict(json.loads(run.state_path.read_text("utf-8")))
+        if isinstance(values.get("error"), dict):
+            values["error"] = checked_record(StatusChanged, values["error"])
+        state: RunState = checked_record(RunState, values)
+    except (OSError, ValueError, TypeError, RecursionError):
         state = RunState()
     if state.status not in FINAL_STATUSES | {"queued", "paused"} and not is_locked(run.lock_path):
         return dataclasses.replace(state, status="interrupted", seconds_left=None)
