@@ -21,6 +21,7 @@ from dreambooth.config import (
     TrainingConfig,
     describe,
     load_concepts_list,
+    load_config,
     resolve,
 )
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
@@ -161,7 +162,7 @@ def _run_to_resume(wanted: str, arguments: dict[str, Any]) -> Path:
         path = path.parent.parent.parent
     kept = path / ".run" / "config.json"
     if kept.exists():
-        _refuse_other_settings(arguments, TrainingConfig.from_json(json.loads(kept.read_text("utf-8"))))
+        _refuse_other_settings(arguments, load_config(kept))
     return path
 
 
@@ -201,7 +202,8 @@ def training_config(arguments: dict[str, Any]) -> TrainingConfig:
     ]
     if problems:
         raise ConfigError(problems)
-    arguments.pop("local_rank")
+    for name in ("local_rank", "resume_from_checkpoint"):
+        arguments.pop(name, None)
     preset_name, config_path = arguments.pop("preset"), arguments.pop("config")
     explicit = _settings_of_file(config_path) if config_path else {}
     concepts = _concepts(arguments)
@@ -214,7 +216,7 @@ def training_config(arguments: dict[str, Any]) -> TrainingConfig:
 def _settings_of_file(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError([FieldProblem("config", f"{path} cannot be read: {error}.")]) from None
     if not isinstance(values, dict):
         raise ConfigError([FieldProblem("config", f"{path} must hold a JSON object.")])

@@ -336,6 +336,15 @@ STEP_RANGES: dict[Kind, tuple[int, int]] = {
 }  # fmt: skip
 
 
+def load_config(path: Path) -> TrainingConfig:
+    """Read settings from a file that `to_json` filled; raises ConfigError when it holds none."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError([FieldProblem("config", f"{path} cannot be read: {error}."[:300])]) from None
+    return TrainingConfig.from_json(values)
+
+
 def preset(name: str) -> dict[str, Any]:
     """Return the notebook's recipe under one of its memory configurations."""
     if name not in MEMORY_CONFIGURATIONS:

@@ -1,0 +1,16 @@
+"""The long tier of what reads files that others may have changed."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.test_untrusted_readers import READERS, try_reader
+
+NUM_CASES = 4_000  # of each of the five readers
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("reader", READERS)
+def test_twenty_thousand_damaged_files_are_answered_in_words(reader: str, tmp_path: Path) -> None:
+    """S13: 20,000 cases in all, 0 exceptions other than DreamBoothError."""
+    assert try_reader(reader, tmp_path, NUM_CASES) >= NUM_CASES

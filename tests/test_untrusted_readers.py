@@ -1,0 +1,181 @@
+"""Files that a kill, a disk or a hand has changed: every reader of settings, events, states and cards answers in words.
+
+Hypothesis makes the cases; a few hundred at every push, 20,000 in tests/reliability/test_corpus_readers.py.
+"""
+
+import contextlib
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dreambooth import events as events_module
+from dreambooth.config import TrainingConfig, describe, load_concepts_list, load_config, read_concepts
+from dreambooth.errors import BaseModelError, DreamBoothError
+from dreambooth.events import Event, ModelSaved, Notice, PhaseProgress, SamplesMade, StepLoss, losses_of, read_events
+from dreambooth.models.base import read_card
+from dreambooth.runlog import RunState, as_text, read_state
+from dreambooth.workspace import RunFolder
+
+NO_JSON = [b"", b"[" * 200_000, b'{"a":' * 100_000, b"\xff\xfe", b"null", b"1" * 5000, b"NaN"]
+NUM_CASES = 100  # of each of the five readers
+NAMES = [info.name for info in describe(TrainingConfig)] + ["concepts", "instance_prompt", "unknown"]
+KINDS = ["PhaseProgress", "StepLoss", "SamplesMade", "ModelSaved", "Notice", "StatusChanged", "Resumed", "Other", ""]
+EVENT_FIELDS = ["phase", "done", "total", "step", "loss", "files", "text", "level", "status", "what", "prior_loss"]
+
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
+    st.sampled_from([10**400, -(10**30), 2**63, "training", "running", "fp16", "\ud800", "a\0b", "x" * 3000, 1e308]),
+)  # fmt: skip
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+settings_like = values | st.dictionaries(st.sampled_from(NAMES), values, max_size=8)
+concept_like = st.dictionaries(
+    st.sampled_from(["instance_prompt", "instance_data_dir", "class_prompt", "class_data_dir", "x"]), values, max_size=5
+)
+event_like = st.dictionaries(
+    st.sampled_from(["event", "time_s", *EVENT_FIELDS]), values, max_size=9
+) | st.fixed_dictionaries(
+    {"event": st.sampled_from(KINDS), "time_s": st.floats() | values},
+    optional={name: values for name in EVENT_FIELDS},
+)
+state_like = values | st.dictionaries(st.sampled_from(sorted(RunState.__dataclass_fields__)), values, max_size=9)
+card_like = values | st.dictionaries(
+    st.sampled_from(["native_px", "is_toy", "notice", "recipe", "x"]), values | settings_like, max_size=5
+)
+
+
+def as_bytes(content: Any) -> bytes:
+    """Return the value as JSON, one time in four with bytes changed or the end missing."""
+    text = json.dumps(content).encode()
+    rng = random.Random(text)
+    if rng.random() < 0.25 and text:
+        damaged = bytearray(text[: rng.randrange(len(text) + 1)])
+        for _ in range(min(3, len(damaged))):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        return bytes(damaged)
+    return text
+
+
+def fuzzed(num_cases: int) -> Callable[[Any], Any]:
+    """Return the settings under which a test is tried so many times, the same ones every time."""
+    return settings(
+        max_examples=num_cases, deadline=None, derandomize=True, database=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+    )  # fmt: skip
+
+
+def try_settings(content: Any, folder: Path) -> None:
+    """Read settings from a value and from a file of it; what is accepted is checked without a crash too."""
+    path = folder / "config.json"
+    path.write_bytes(as_bytes(content))
+    for read in (lambda: TrainingConfig.from_json(content), lambda: load_config(path)):
+        with contextlib.suppress(DreamBoothError):
+            config = read()
+            json.dumps(config.to_json())
+            config.checked()
+
+
+def try_concepts(content: Any, folder: Path) -> None:
+    """Read a concepts_list from a value and from a file of it."""
+    path = folder / "concepts.json"
+    path.write_bytes(as_bytes(content))
+    for read in (lambda: read_concepts(content), lambda: load_concepts_list(path)):
+        with contextlib.suppress(DreamBoothError):
+            read()
+
+
+def try_events(content: list[Any], folder: Path) -> None:
+    """Read events from lines of which some are damaged, and do with them what the page does."""
+    path = folder / "events.jsonl"
+    path.write_bytes(b"\n".join(as_bytes(line) for line in content) + b"\n")
+    found = read_events(path)
+    assert len(found) <= len(path.read_text("utf-8", errors="replace").splitlines())
+    assert all(isinstance(loss.step, int) for loss in losses_of(found))
+    for time_s, event in found:
+        assert isinstance(time_s, float)
+        as_text(event)
+        events_module.event_to_line(event, time_s)
+
+
+def try_state(content: Any, folder: Path) -> None:
+    """Read a run's state, which is shown as text and compared as numbers."""
+    run = RunFolder(folder / "run")
+    run.records.mkdir(parents=True, exist_ok=True)
+    run.state_path.write_bytes(as_bytes(content))
+    state = read_state(run)
+    assert state.step + state.total_steps + state.phase_done + state.phase_total + state.owner_pid is not None
+    assert isinstance(state.status + state.phase, str)
+    assert state.error is None or state.error.what is not None
+
+
+def try_card(content: Any, folder: Path) -> None:
+    """Read a base's card."""
+    folder = folder / "base"
+    folder.mkdir(exist_ok=True)
+    (folder / "card.json").write_bytes(as_bytes(content))
+    with contextlib.suppress(BaseModelError):
+        assert read_card(str(folder)).native_px >= 16
+
+
+READERS: dict[str, tuple[Callable[[Any, Path], None], Any]] = {
+    "settings": (try_settings, settings_like),
+    "concepts": (try_concepts, values | st.lists(concept_like, max_size=4)),
+    "events": (try_events, st.lists(event_like, max_size=6)),
+    "state": (try_state, state_like),
+    "card": (try_card, card_like),
+}
+
+
+def try_reader(name: str, folder: Path, num_cases: int) -> int:
+    """Try the reader on so many made-up contents; returns how many were tried."""
+    attempt, contents = READERS[name]
+    tried = 0
+
+    @fuzzed(num_cases)
+    @given(contents)
+    def case(content: Any) -> None:
+        nonlocal tried
+        tried += 1
+        attempt(content, folder)
+
+    case()
+    return tried
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_readers_answer_damaged_files_in_their_own_words(reader: str, tmp_path: Path) -> None:
+    """S13: made-up settings, concepts, events, states and cards: nothing but DreamBoothError comes out."""
+    assert try_reader(reader, tmp_path, NUM_CASES) >= NUM_CASES
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    "content", [b"", b"[" * 200_000, b'{"a":' * 100_000, b"\xff\xfe", b"null", b"1" * 5000, b"NaN"]
+)
+def test_readers_answer_files_that_are_no_json(reader: str, content: bytes, tmp_path: Path, monkeypatch: Any) -> None:
+    """S13: empty, nested 200,000 deep, not UTF-8, a number of 5,000 digits."""
+    monkeypatch.setattr("tests.test_untrusted_readers.as_bytes", lambda *_: content)
+    READERS[reader][0]([{}] if reader in ("events", "concepts") else {}, tmp_path)
+
+
+def test_whole_events_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """S13, control: the strict reader takes everything the writer writes, NaN losses included."""
+    written: list[Event] = [
+        PhaseProgress("training", 3, 10), StepLoss(1, 0.5, 0.25, None, 1e-6), StepLoss(2, 1, 1, 0, 0),
+        SamplesMade(0, ("0.png", "1.png")), ModelSaved(200), Notice("\u00e9", "warning"),
+        events_module.StatusChanged("failed", "a", "b", "c"), events_module.Resumed(4),
+    ]  # fmt: skip
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(events_module.event_to_line(event, 1.5) for event in written))
+    assert read_events(path) == [(1.5, event) for event in written]
+    path.write_text(events_module.event_to_line(StepLoss(1, float("nan"), 0.0, None, 0.0), 1.5))
+    assert len(read_events(path)) == 1
