@@ -78,7 +78,7 @@ class RunLog:
 
     def bug(self, error: BaseException) -> None:
         """Keep a traceback in the log, where the page's words would not help whoever mends it."""
-        with self._run.log_path.open("a", encoding="utf-8") as log:
+        with self._run.log_path.open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write("".join(traceback.format_exception(error)))
 
     def _next_state(self, event: Event, now_s: float) -> RunState:
@@ -109,7 +109,7 @@ class RunLog:
         with self._run.events_path.open("a", encoding="utf-8") as events:
             events.write(event_to_line(event, now_s))
         if text := as_text(event):
-            with self._run.log_path.open("a", encoding="utf-8") as log:
+            with self._run.log_path.open("a", encoding="utf-8", errors="backslashreplace") as log:
                 log.write(f"{time.strftime('%H:%M:%S', time.localtime(now_s))} {text}\n")
 
 
