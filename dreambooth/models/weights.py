@@ -3,6 +3,7 @@
 import pickle
 import pickletools
 import re
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _HARMLESS = re.compile(r"(torch|collections\.OrderedDict|_codecs\.encode|builtins\.(set|bytearray)|__builtin__\.set)\b")
 _READ_ERRORS = (
     OSError, ValueError, RuntimeError, EOFError, MemoryError, OverflowError, IndexError, KeyError, TypeError,
-    AttributeError, RecursionError, AssertionError, zipfile.BadZipFile, zlib.error,
+    AttributeError, RecursionError, AssertionError, struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
@@ -101,20 +102,18 @@ def _unreadable(path: Path, error: Exception) -> BaseModelError:
 
 def _program_in(path: Path) -> str:
     """Return the first thing a pickle names that is no part of a tensor, or nothing; nothing in it is run."""
-    if not path.is_file():
-        return ""
-    if zipfile.is_zipfile(path):
-        try:
+    try:
+        if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 for entry in archive.namelist():
                     if entry.endswith("data.pkl"):
                         with archive.open(entry) as file:
                             return _named_in(file)
-        except (*_READ_ERRORS, zipfile.BadZipFile):
-            return ""
-    with path.open("rb") as plain:
-        # Older files are several pickles one after the other.
-        return next((name for name in (_named_in(plain) for _ in range(5)) if name), "")
+        with path.open("rb") as plain:
+            # Older files are several pickles one after the other.
+            return next((name for name in (_named_in(plain) for _ in range(5)) if name), "")
+    except _READ_ERRORS:
+        return ""
 
 
 def _named_in(file: IO[bytes]) -> str:
