@@ -13,9 +13,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dreambooth.config import Concept
+from dreambooth.data.dataset import load_concept
 from dreambooth.data.photos import ingest, read_photo
 from dreambooth.errors import PhotoError
-from tests.corpus_photos import Case, corpus, encoded, exif_with_gps, oriented, textured
+from dreambooth.events import Notice, read_events
+from dreambooth.runlog import RunLog
+from dreambooth.workspace import RunFolder
+from tests.corpus_photos import Case, corpus, encoded, exif_with_gps, oriented, textured, turned
 from tests.letters import is_upright_letter
 
 METADATA_MARKS = (b"CANARY", b"Exif", b"eXIf", b"EXIF", b"http://ns.adobe.com/xap", b"iCCP", b"ICC_PROFILE")
@@ -126,8 +131,6 @@ def test_photos_are_stored_upright_and_without_exif_or_gps(tmp_path: Path) -> No
 def test_heic_photos_are_stored_upright_and_without_gps(tmp_path: Path, orientation: int) -> None:
     """S2, phones: the same of HEIC, whose decoder may have turned the picture already."""
     pytest.importorskip("pillow_heif").register_heif_opener()
-    from tests.corpus_photos import turned
-
     content = encoded(turned(orientation), "HEIF", exif=exif_with_gps(orientation), quality=95)
     stored = taken_in(Case("heic", "phone.heic", content, "read"), tmp_path / "set")
     assert isinstance(stored, Path), stored
@@ -172,3 +175,32 @@ def test_a_photo_of_thirty_one_megabytes_is_refused_by_its_limit(tmp_path: Path)
     with pytest.raises(PhotoError, match="at most 30 MB"):
         ingest(path, tmp_path / "stored")
     assert not (tmp_path / "stored").exists()
+
+
+@pytest.mark.parametrize("content", [b"x " * 50_000, b"\xff\xfe\x00", b"a" * 2001])
+def test_a_caption_that_cannot_be_one_is_refused(tmp_path: Path, content: bytes) -> None:
+    """S12: a caption has a prompt's limit, and a file of any size is read no further."""
+    (tmp_path / "photos").mkdir()
+    textured().save(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "a.txt").write_bytes(content)
+    concept = Concept("photo of zwx dog", str(tmp_path / "photos"))
+    with pytest.raises(PhotoError, match="too long|Save it as UTF-8"):
+        load_concept(concept, read_prompts_from_txts=True, num_class_images=0, report=lambda text: None)
+
+
+def test_a_folder_of_odd_names_is_loaded_and_logged(tmp_path: Path) -> None:
+    """S1, S10: names that no encoding knows are told in the log of the run, and the photos are used."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in (b"\xff\xfe.jpg", b"a\nb.jpg", b"$(touch canary).jpg"):
+        (folder / os.fsdecode(name)).write_bytes(encoded(turned(6), "JPEG", exif=exif_with_gps(6)))
+    (folder / os.fsdecode(b"\x80.mov")).touch()
+    log = RunLog(RunFolder(tmp_path / "run"), 1)
+    loaded = load_concept(
+        Concept("photo of zwx dog", str(folder)), read_prompts_from_txts=False, num_class_images=0,
+        report=lambda text: log(Notice(text, "warning")),
+    )  # fmt: skip
+    log(Notice(f"undecodable all the same: {os.fsdecode(bytes([0xFF]))}"))
+    assert len(loaded.instance) == 3
+    assert len((tmp_path / "run" / ".run" / "log.txt").read_text("utf-8").splitlines()) == 5
+    assert len(read_events(tmp_path / "run" / ".run" / "events.jsonl")) == 5
