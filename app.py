@@ -1,23 +1,26 @@
 """Start the page: `python app.py [--host --port --share --auth]`."""
 
 import argparse
+import contextlib
 import errno
 import ipaddress
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
-from dreambooth.settings import Settings, load_settings
+from dreambooth.settings import Settings, keep_to_itself, load_settings
+from dreambooth.workspace import Workspace, held_lock, is_locked
 
 MAX_FILE_SIZE = "1gb"
 MAX_WAITING_EVENTS = 32
@@ -71,6 +74,21 @@ def is_local(host: str) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def private_folder(workspace: Workspace) -> Iterator[Path]:
+    """Yield a folder that only this process uses for uploads and copies; those of killed ones are removed."""
+    room = workspace.room("page")
+    for old in room.iterdir():
+        if old.is_dir() and not is_locked(old / "lock"):
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(dir=room))
+    try:
+        with held_lock(folder / "lock"):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def check_port(host: str, port: int) -> None:
     """Raise DreamBoothError when that address cannot be listened on, before anything is built for it."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -86,24 +104,36 @@ def check_port(host: str, port: int) -> None:
             ) from error
 
 
-def launch_arguments(opened: Door, exports_dir: Path, runs_dir: Path) -> dict[str, Any]:
+def launch_arguments(opened: Door, workspace: Workspace, settings: Settings, copies_dir: Path) -> dict[str, Any]:
     """Return what the one launch call is given; nothing is counted, kept in browsers or served that need not be."""
+    from starlette.middleware import Middleware
+
+    from ui.gate import Gate, Uploads, doorplate
     from ui.theme import CSS, theme
 
+    plate = doorplate(
+        opened.host, settings.names, share=opened.share, on_space=settings.on_space, on_colab=settings.on_colab
+    )
+    rooms = ("runs", "datasets", "class_images", "models", "pictures")
     return {
         "server_name": opened.host,
         "server_port": opened.port,
         "share": opened.share,
         "auth": opened.auth,
         "auth_message": "The password was printed where the app was started." if opened.made_password else None,
-        "allowed_paths": [str(exports_dir)],
-        "blocked_paths": [str(runs_dir)],
+        "allowed_paths": [str(workspace.exports_dir)],
+        "blocked_paths": [str(workspace.data_dir / room) for room in rooms],
         "max_file_size": MAX_FILE_SIZE,
+        "app_kwargs": {"middleware": [Middleware(Gate, plate=plate, uploads=Uploads(copies_dir))]},
+        "strict_cors": True,
         "run_history": False,
         "enable_monitoring": False,
         "mcp_server": False,
         "ssr_mode": False,
-        "show_error": True,
+        "num_workers": 0,
+        "pwa": False,
+        # What a handler says is shown all the same; what Gradio itself trips over is not.
+        "show_error": False,
         "footer_links": ["api", "settings"],
         "theme": theme(),
         "css": CSS,
@@ -129,19 +159,24 @@ def serve(arguments: argparse.Namespace, settings: Settings) -> int:
     check_port(opened.host, opened.port)
     from dreambooth.jobs import Jobs
     from dreambooth.models.manager import ModelManager
-    from dreambooth.workspace import Workspace
-    from ui.build import build_page
 
     workspace = Workspace(settings.data_dir)
-    jobs = Jobs(workspace, ModelManager(), settings.token.reveal() if settings.token else None)
     ending = _ending()
-    with tempfile.TemporaryDirectory(prefix="dreambooth-page-") as copies_dir:
-        page = build_page(jobs, workspace, settings, Path(copies_dir))
+    with private_folder(workspace) as copies_dir:
+        keep_to_itself(copies_dir)
+        from ui.build import build_page
+        from ui.space import training_refusal
+
+        refusal = training_refusal(settings.space_id, has_login=opened.auth is not None)
+        jobs = Jobs(workspace, ModelManager(), settings.token.reveal() if settings.token else None)
+        page = build_page(jobs, workspace, settings, copies_dir, refusal)
         page.queue(max_size=MAX_WAITING_EVENTS)
-        _, url, link = page.launch(**launch_arguments(opened, workspace.exports_dir, workspace.runs_dir))
+        _, url, link = page.launch(**launch_arguments(opened, workspace, settings, copies_dir))
         print(f"\n  The page is open at {url}" + (f"\n  and at {link}" if link else ""))
         if opened.made_password and opened.auth:
             print(f"  User {opened.auth[0]}, password {opened.auth[1]}")
+        if refusal is not None:
+            print(f"  {refusal}")
         print(f"  Files are kept in {settings.data_dir}.")
         print("  Ctrl-C ends the app; a running training is saved first.\n", flush=True)
         # A timeout, because on Windows a wait without one cannot be interrupted.

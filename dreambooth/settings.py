@@ -5,7 +5,9 @@ Everybody else is handed a `Settings`, or the one value needed of it.
 
 import importlib
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from dreambooth.errors import ConfigError, FieldProblem
 DEFAULT_PORT = 7860
 SPACE_STORAGE = Path("/data")
 STARS = "********"
+HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 class Secret:
@@ -66,6 +69,8 @@ class Settings:
     port: int = DEFAULT_PORT
     on_space: bool = False
     on_colab: bool = False
+    names: tuple[str, ...] = ()
+    space_id: str = ""
 
 
 def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = None) -> Settings:
@@ -86,6 +91,8 @@ def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = No
         port=_port(values.get("DREAMBOOTH_PORT"), problems),
         on_space=on_space,
         on_colab=on_colab,
+        names=_names(values.get("DREAMBOOTH_NAMES"), values.get("SPACE_HOST"), problems),
+        space_id=values.get("SPACE_ID", "").strip(),
     )
     if problems:
         raise ConfigError(problems)
@@ -129,6 +136,27 @@ def _port(text: str | None, problems: list[FieldProblem]) -> int:
         return int(text)
     problems.append(FieldProblem("DREAMBOOTH_PORT", f"must be a number from 1 to 65535, not {text.strip()!r}."))
     return DEFAULT_PORT
+
+
+def _names(text: str | None, space_host: str | None, problems: list[FieldProblem]) -> tuple[str, ...]:
+    names = [name.strip().lower() for name in (text or "").split(",") if name.strip()]
+    wrong = [name for name in names if not HOST_NAME.fullmatch(name)]
+    if wrong:
+        message = f"must be names such as studio.example.org with commas between them, not {wrong[0]!r}."
+        problems.append(FieldProblem("DREAMBOOTH_NAMES", message))
+    return (*names, *([space_host.strip().lower()] if space_host else []))
+
+
+def keep_to_itself(folder: Path) -> None:
+    """Let this process and those it starts put temporary files into `folder` only, and report nothing to anyone."""
+    # Read by Gradio and huggingface_hub when they are imported: there is no argument for these.
+    os.environ |= {
+        "GRADIO_TEMP_DIR": str(folder),
+        "TMPDIR": str(folder),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    tempfile.tempdir = str(folder)
 
 
 def _token(values: Mapping[str, str], on_colab: bool, *, own_login: bool) -> Secret | None:

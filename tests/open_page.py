@@ -5,11 +5,15 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import app
+from dreambooth.errors import DreamBoothError
 from dreambooth.jobs import Jobs
 from dreambooth.models.manager import ModelManager
-from dreambooth.settings import Settings
+from dreambooth.settings import Secret, Settings
 from dreambooth.workspace import Workspace
 from tests.tiny import tiny_base
 from ui.build import build_page
@@ -22,6 +26,8 @@ class OpenPage:
     url: str
     workspace: Workspace
     base: Path
+    copies_dir: Path
+    app_routes: list[Any]
 
 
 def free_port() -> int:
@@ -32,16 +38,26 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def open_page(folder: Path) -> Iterator[OpenPage]:
+def open_page(
+    folder: Path,
+    *,
+    token: str | None = None,
+    auth: tuple[str, str] | None = None,
+    training_refusal: DreamBoothError | None = None,
+) -> Iterator[OpenPage]:
     """Open the page as the app does, over a data folder of its own with a tiny base in it."""
     workspace = Workspace(folder / "data")
+    settings = Settings(workspace.data_dir, token=None if token is None else Secret(token))
     base = tiny_base(workspace.models_dir / "tiny")
-    jobs = Jobs(workspace, ModelManager("cpu"), None)
-    page = build_page(jobs, workspace, Settings(workspace.data_dir), folder / "copies")
-    door = app.Door("127.0.0.1", free_port(), share=False, auth=None, made_password=False)
-    _, url, _ = page.launch(**app.launch_arguments(door, workspace.exports_dir, workspace.runs_dir))
-    try:
-        yield OpenPage(url, workspace, base)
-    finally:
-        jobs.close()
-        page.close(verbose=False)
+    jobs = Jobs(workspace, ModelManager("cpu"), token)
+    with app.private_folder(workspace) as copies_dir, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(copies_dir))
+        patch.setattr("tempfile.tempdir", str(copies_dir))
+        page = build_page(jobs, workspace, settings, copies_dir, training_refusal)
+        door = app.Door("127.0.0.1", free_port(), share=False, auth=auth, made_password=False)
+        _, url, _ = page.launch(**app.launch_arguments(door, workspace, settings, copies_dir))
+        try:
+            yield OpenPage(url, workspace, base, copies_dir, page.server_app.routes)
+        finally:
+            jobs.close()
+            page.close(verbose=False)

@@ -33,7 +33,8 @@ FLOORS: list[dict[str, str]] = [
     {"cli": ""},
     {
         "__main__": "",
-        "ui": "boundary concepts_tab convert_tab fields generate_tab photo_sets render theme train_tab build",
+        "ui": "login space boundary gate fields photo_sets render theme "
+        "concepts_tab convert_tab generate_tab train_tab build",
     },
     {"app": ""},
 ]

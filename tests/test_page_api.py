@@ -20,7 +20,9 @@ import app
 from dreambooth.errors import ConfigError
 from dreambooth.samples import sample_folder
 from dreambooth.settings import Secret, Settings
+from dreambooth.workspace import Workspace
 from tests.open_page import OpenPage, open_page
+from ui.gate import Gate, Uploads
 
 PUBLIC = {
     "/upload_photos", "/start_training", "/training_status", "/stop_training", "/list_runs", "/convert", "/list_models",
@@ -168,8 +170,12 @@ def arguments(*words: str) -> argparse.Namespace:
 
 def test_the_launch_call(tmp_path: Path) -> None:
     door = app.Door("127.0.0.1", 7860, share=False, auth=None, made_password=False)
-    given = app.launch_arguments(door, tmp_path / "exports", tmp_path / "runs")
-    looks = {"theme", "css"}
+    workspace = Workspace(tmp_path)
+    given = app.launch_arguments(door, workspace, Settings(tmp_path), tmp_path / "page")
+    guard = given["app_kwargs"]["middleware"][0]
+    assert (guard.cls, guard.kwargs["plate"].names, guard.kwargs["plate"].any_address) == (Gate, ("localhost",), False)
+    assert guard.kwargs["uploads"] == Uploads(tmp_path / "page", 2 * 1024**3, 1024**3, 500, 30)
+    looks = {"theme", "css", "app_kwargs"}
     assert {name: value for name, value in given.items() if name not in looks} == {
         "server_name": "127.0.0.1",
         "server_port": 7860,
@@ -177,13 +183,16 @@ def test_the_launch_call(tmp_path: Path) -> None:
         "auth": None,
         "auth_message": None,
         "allowed_paths": [str(tmp_path / "exports")],
-        "blocked_paths": [str(tmp_path / "runs")],
+        "blocked_paths": [str(tmp_path / room) for room in ("runs", "datasets", "class_images", "models", "pictures")],
+        "strict_cors": True,
         "max_file_size": "1gb",
         "run_history": False,
         "enable_monitoring": False,
         "mcp_server": False,
         "ssr_mode": False,
-        "show_error": True,
+        "num_workers": 0,
+        "pwa": False,
+        "show_error": False,
         "footer_links": ["api", "settings"],
         "prevent_thread_lock": True,
         "quiet": True,

@@ -93,3 +93,11 @@ def test_the_example_names_every_variable_and_sets_none() -> None:
     assert set(values) == {"DREAMBOOTH_HOME", "HF_TOKEN", "DREAMBOOTH_AUTH", "DREAMBOOTH_HOST", "DREAMBOOTH_PORT"}
     assert not any(values.values())
     assert load_settings(env={}, dotenv=EXAMPLE) == load_settings(env={})
+
+
+def test_the_names_of_a_proxy_and_of_a_space_are_read() -> None:
+    settings = load_settings(env={"DREAMBOOTH_NAMES": "Studio.example, b.example", "SPACE_HOST": "ann-studio.hf.space"})
+    assert settings.names == ("studio.example", "b.example", "ann-studio.hf.space")
+    assert load_settings(env={"SPACE_ID": "ann/studio"}).space_id == "ann/studio"
+    with pytest.raises(ConfigError, match="DREAMBOOTH_NAMES"):
+        load_settings(env={"DREAMBOOTH_NAMES": "https://studio.example/"})

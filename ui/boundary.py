@@ -61,6 +61,12 @@ class Services:
     workspace: Workspace
     settings: Settings
     shown: Shown
+    training_refusal: DreamBoothError | None = None
+
+    def check_training(self) -> None:
+        """Raise the reason why nobody may train here, if there is one."""
+        if self.training_refusal is not None:
+            raise self.training_refusal
 
 
 def shown(handler: Callable[P, R]) -> Callable[P, R]:

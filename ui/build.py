@@ -15,16 +15,23 @@ from dreambooth.settings import Settings
 from dreambooth.workspace import Workspace
 from ui import concepts_tab, convert_tab, generate_tab, train_tab
 from ui.boundary import Services, Shown, shown
-from ui.render import header, phase_text
+from ui.render import error_panel, header, phase_text
 
 BUSY_POLL_S, IDLE_POLL_S = 1.0, 5.0
 DEVICE_POLL_S = 10.0
 CACHE_SWEEP_S, CACHE_AGE_S = 3600, 86400
+ONE_HOUSEHOLD = "One app, one household: whoever can open this page sees every run, photo and picture in it."
 
 
-def build_page(jobs: Jobs, workspace: Workspace, settings: Settings, copies_dir: Path) -> gr.Blocks:
+def build_page(
+    jobs: Jobs,
+    workspace: Workspace,
+    settings: Settings,
+    copies_dir: Path,
+    training_refusal: DreamBoothError | None = None,
+) -> gr.Blocks:
     """Return the page; `copies_dir` is a temporary folder for the copies of pictures that browsers are given."""
-    services = Services(jobs, workspace, settings, Shown(copies_dir))
+    services = Services(jobs, workspace, settings, Shown(copies_dir / "shown"), training_refusal)
     # A download is then sent as it lies there instead of being copied into Gradio's cache first.
     gr.set_static_paths([workspace.exports_dir])
     page = gr.Blocks(
@@ -41,6 +48,9 @@ def build_page(jobs: Jobs, workspace: Workspace, settings: Settings, copies_dir:
                 convert = convert_tab.build(services)
             with gr.Tab("Generate", id="generate"):
                 generate = generate_tab.build(services)
+        gr.HTML(f"<p class='db-hint' id='one-household'>{ONE_HOUSEHOLD}</p>")
+        if training_refusal is not None:
+            gr.HTML(error_panel(training_refusal), elem_id="training-refusal")
         concepts_tab.connect(concepts, services, train.fields["resolution"])
         train_tab.connect(
             train, services, photo_set=concepts.photo_set, kind=concepts.kind,

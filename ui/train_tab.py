@@ -294,6 +294,7 @@ class Handlers:
         self, photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, *values: Any
     ) -> tuple[str, Any, Any]:
         try:
+            self._services.check_training()
             if not self._num_photos(photo_set_name):
                 problem = FieldProblem("instance_data_dir", "holds no photos: drop some on the first tab.")
                 raise ConfigError([problem])
@@ -309,6 +310,7 @@ class Handlers:
         self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any], wish: str = ""
     ) -> tuple[str, TrainingConfig]:
         """Start a run on a photo set under its own words, with proposed settings where none are given."""
+        self._services.check_training()
         chosen = photo_set(self._services.workspace, name)
         words = chosen.words()
         config = proposed_config(base, preset_name, words.kind, len(chosen.photos()), {})
@@ -330,6 +332,7 @@ class Handlers:
         return panel("The model is saved after this step.", tone="note")
 
     def _resume(self, name: str) -> str:
+        self._services.check_training()
         self._services.jobs.resume(name)
         return panel("The run goes on where it was.", tone="note")
 
