@@ -281,7 +281,7 @@ def _diffusers_part(kind: Any, folder: Path, variant: str | None) -> Any:
     """Load a UNet or VAE; the library itself is never let near a pickle."""
     import torch
 
-    weights = pickled_weights(folder, "diffusion_pytorch_model", variant)
+    weights = pickled_weights(folder, variant)
     if weights is not None:
         modern = {modern_vae_key(name): tensor for name, tensor in weights.items()}
         return fill(kind.from_config(kind.load_config(folder)), modern)
@@ -293,7 +293,7 @@ def _text_encoder_of(folder: Path, variant: str | None) -> Any:
     import torch
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    weights = pickled_weights(folder, "pytorch_model", variant)
+    weights = pickled_weights(folder, variant)
     if weights is not None:
         bare = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
         return _text_encoder_with(CLIPTextConfig.from_pretrained(folder), bare)

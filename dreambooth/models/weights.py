@@ -45,12 +45,14 @@ def read_weights(path: Path) -> "dict[str, Tensor]":
     return {name: value for name, value in weights.items() if isinstance(name, str) and torch.is_tensor(value)}
 
 
-def pickled_weights(folder: Path, stem: str, variant: str | None) -> "dict[str, Tensor] | None":
+def pickled_weights(folder: Path, variant: str | None) -> "dict[str, Tensor] | None":
     """Return the weights of a diffusers part that was saved before safetensors; None when it has the newer kind."""
-    if any(folder.glob("*.safetensors")):
+    infix = f".{variant}" if variant else ""
+    newer = (f"diffusion_pytorch_model{infix}.safetensors", f"model{infix}.safetensors")
+    if any((folder / name).is_file() for name in newer) or any(folder.glob("*.safetensors.index*.json")):
         return None
-    names = ([f"{stem}.{variant}.bin"] if variant else []) + [f"{stem}.bin"]
-    file = next((folder / name for name in names if (folder / name).is_file()), None)
+    older = [f"{stem}{middle}.bin" for middle in (infix, "") for stem in ("diffusion_pytorch_model", "pytorch_model")]
+    file = next((folder / name for name in older if (folder / name).is_file()), None)
     return None if file is None else read_weights(file)
 
 
