@@ -224,12 +224,12 @@ class TrainingConfig:
     )
     save_min_steps: int = setting(0, "No saved models before this step.", "saving", unit="steps", low=0, high=10**6)
     save_precision: SavePrecision = setting("fp16", "Number format of the saved models.", "saving")
-    checkpointing_steps: int = setting(
-        500, "Steps between exact states to resume from; 0 keeps only the one made when stopping.", "saving",
-        unit="steps", low=0, high=10**6,
+    checkpointing_steps: int | None = setting(
+        None, "Steps between exact states to resume from; left out, about ten minutes; 0: only with saved models.",
+        "saving", unit="steps", low=0, high=10**6,
     )  # fmt: skip
-    checkpoints_total_limit: int = setting(
-        1, "Newest exact states to keep; each has the fp32 weights and the optimizer's.", "saving", low=1, high=100
+    checkpoints_total_limit: int | None = setting(
+        None, "Newest exact states to keep; left out, two where there is room, else one.", "saving", low=1, high=100
     )
     log_interval: int = setting(10, "Steps between two lines of the log.", "saving", unit="steps", low=1, high=10_000)
     logging_dir: str = setting("logs", "Folder for TensorBoard under `0/`, where TensorBoard is installed.", "saving")

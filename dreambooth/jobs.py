@@ -24,6 +24,7 @@ from dreambooth.events import (
     Controls,
     Event,
     Notice,
+    Resumed,
     Status,
     StatusChanged,
     StepLoss,
@@ -174,19 +175,21 @@ def _train(
 
 
 def _state_to_resume(run: RunFolder, report: Callable[[Event], None]) -> "Checkpoint | None":
-    """Return the state to go on from, None for a run that had not trained yet; never starts again in silence."""
+    """Return the state to go on from, None for a run that ended before its first; never starts again in silence."""
     from dreambooth.training.checkpoint import newest_checkpoint
 
+    had_states = run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
     found = newest_checkpoint(run, lambda text: report(Notice(text, "warning")))
     if found is not None:
         return found
-    if losses_of(read_events(run.events_path)) or run.steps():
+    if had_states:
         raise TrainingError(
             "There is no valid state to go on from.",
             f"{run.name} had trained, but {run.checkpoints} holds no whole state.",
             "Start a new run; its saved models, if any, can be its base.",
         )
-    report(Notice("The run had not trained yet; it starts at its first step."))
+    report(Notice("The run ended before its first state was kept: it starts again at its first step.", "warning"))
+    report(Resumed(0))
     return None
 
 
@@ -581,13 +584,10 @@ class Jobs:
 
 
 def _resume_step(run: RunFolder, status: Status) -> int | None:
-    """Return the step that a resumed run would go on after: 0 when it had not trained, None when it cannot resume."""
+    """Return the step that a resumed run would go on after, 0 for its start; None when it needs no resuming."""
     if status not in ("interrupted", "paused", "stopped", "failed"):
         return None
-    steps = run.checkpoint_steps()
-    if not steps and losses_of(read_events(run.events_path)):
-        return None
-    return max(steps, default=0)
+    return max(run.checkpoint_steps(), default=0)
 
 
 def in_words(seconds: float) -> str:

@@ -70,6 +70,15 @@ def outcome(folder: Path) -> tuple[dict[str, bytes], list[Any]]:
     return files, losses_of(read_events(run.events_path))
 
 
+def assert_same_run(folder: Path, wanted: tuple[dict[str, bytes], list[Any]], what: str) -> None:
+    """Fail with the names of the files and the steps that differ from those of the run that never ended."""
+    files, losses = outcome(folder)
+    odd = {name for name in files.keys() | wanted[0].keys() if files.get(name) != wanted[0].get(name)}
+    steps = [loss.step for loss in losses]
+    assert (odd, steps) == (set(), [loss.step for loss in wanted[1]]), what
+    assert losses == wanted[1], what
+
+
 @pytest.fixture
 def config(tiny_base_folder: Path, photos: Path) -> Callable[..., TrainingConfig]:
     def made(**changes: Any) -> TrainingConfig:
@@ -122,12 +131,12 @@ def through_kills(config: Callable[..., TrainingConfig], tmp_path: Path, num_kil
         settings = config(**VARIANTS[name])
         if name not in wholes:
             began_s = time.monotonic()
-            whole = tmp_path / f"whole {name}"
+            whole = tmp_path / f"whole {name}" / "run"
             assert exit_status(in_child(partial(train, replace(settings, output_dir=str(whole))))) == 0
             wholes[name], part_s[name] = outcome(whole), time.monotonic() - began_s
-        folder = tmp_path / f"killed {number}"
+        folder = tmp_path / f"killed {number}" / "run"
         more, saving = killed_at_random(settings, folder, rng, min(3, num_kills - hits), part_s[name])
-        assert outcome(folder) == wholes[name], f"run {number} ({name}) is another run than the one that never ended"
+        assert_same_run(folder, wholes[name], f"run {number} ({name})")
         left = [entry for entry in folder.rglob(".*") if entry.name != ".run"]
         assert left == [], "orphans are gone after the next start"
         hits, in_saves, number = hits + more, in_saves + saving, number + 1
@@ -194,10 +203,10 @@ def test_a_run_killed_at_a_write_of_any_phase_goes_on_exactly(
 ) -> None:
     """R3, the push tier: writes of records, class pictures, samples, models, states and pruning."""
     settings = config(max_train_steps=4, with_prior_preservation=True, checkpointing_steps=2, save_interval=2)
-    died = end_after_death(settings, tmp_path / "killed", number)
+    died = end_after_death(settings, tmp_path / "killed" / "run", number)
     assert died or number > 60
-    whole = train(replace(settings, output_dir=str(tmp_path / "whole")))
-    assert outcome(tmp_path / "killed") == outcome(whole.parent)
+    whole = train(replace(settings, output_dir=str(tmp_path / "whole" / "run")))
+    assert_same_run(tmp_path / "killed" / "run", outcome(whole.parent), f"write {number}")
     left = [entry for folder in (tmp_path / "killed", own_home) for entry in folder.rglob(".*-????????")]
     assert left == [], "orphans are gone after the next start"
 
@@ -208,10 +217,10 @@ def test_a_run_killed_at_each_of_its_writes_goes_on_exactly(
 ) -> None:
     """R3, the long tier: every single write of a run."""
     settings = config(max_train_steps=4, with_prior_preservation=True, checkpointing_steps=2, save_interval=2)
-    wanted = outcome(train(replace(settings, output_dir=str(tmp_path / "whole"))).parent)
+    wanted = outcome(train(replace(settings, output_dir=str(tmp_path / "whole" / "run"))).parent)
     number = 1
-    while end_after_death(settings, tmp_path / str(number), number):
-        assert outcome(tmp_path / str(number)) == wanted, f"write {number}"
+    while end_after_death(settings, tmp_path / str(number) / "run", number):
+        assert_same_run(tmp_path / str(number) / "run", wanted, f"write {number}")
         number += 1
     print(f"R3: killed at each of {number - 1} writes, all runs identical")
     assert number > 40

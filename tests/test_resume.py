@@ -18,7 +18,7 @@ import torch
 
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, TrainingError
-from dreambooth.events import Controls, Event, Notice, PhaseProgress, Resumed, StepLoss, losses_of
+from dreambooth.events import Controls, Event, Notice, PhaseProgress, Resumed, StepLoss, losses_of, read_events
 from dreambooth.jobs import resume, train
 from dreambooth.models.manager import ModelManager
 from dreambooth.runlog import read_state
@@ -258,17 +258,23 @@ def test_a_run_that_had_trained_never_starts_again_in_silence(
     config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = killed_run(config(checkpointing_steps=0, log_interval=1), tmp_path / "run", monkeypatch, 5)
-    with pytest.raises(DreamBoothError, match="no valid state"):
-        resume(run.path)
+    assert run.checkpoint_steps() == [3], "a state beside each saved model"
+    (run.checkpoints / "3" / "values.json").write_text("{}")
+    for _ in range(2):
+        with pytest.raises(DreamBoothError, match="no valid state"):
+            resume(run.path)
 
 
-def test_a_run_killed_before_its_first_step_starts_at_it(
-    config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_run_killed_before_its_first_state_starts_again_and_says_so(
+    config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    run = killed_run(config(), tmp_path / "run", monkeypatch, 0)
+    run = killed_run(config(log_interval=1), tmp_path / "run", monkeypatch, step)
     events: list[Event] = []
     assert resume(run.path, on_event=events.append).name == str(NUM_STEPS)
-    assert any(isinstance(event, Notice) and "starts at its first step" in event.text for event in events)
+    assert any(isinstance(event, Notice) and "starts again at its first step" in event.text for event in events)
+    losses = losses_of(read_events(run.events_path))
+    assert [loss.step for loss in losses] == list(range(1, NUM_STEPS + 1))
 
 
 def test_other_photos_are_refused(
@@ -308,7 +314,7 @@ def test_nothing_to_resume_is_a_sentence(tmp_path: Path, capsys: Any) -> None:
 @pytest.fixture
 def two_states(config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """Return a killed run with states of the steps 2 and 4."""
-    settings = config(checkpoints_total_limit=2, max_train_steps=6)
+    settings = config(checkpoints_total_limit=2, max_train_steps=6, save_interval=10)
     run = killed_run(settings, tmp_path / "run", monkeypatch, 5)
     assert sorted(entry.name for entry in run.checkpoints.iterdir()) == ["2", "4"]
     return run
@@ -378,7 +384,9 @@ def test_a_resumed_run_tells_of_the_damaged_state_and_is_exact(
     last = resume(two_states.path, on_event=events.append)
     assert Resumed(2) in events
     assert any(isinstance(event, Notice) and ".bad-4" in event.text for event in events)
-    whole = train(config(checkpoints_total_limit=2, max_train_steps=6, output_dir=str(tmp_path / "whole")))
+    whole = train(
+        config(checkpoints_total_limit=2, max_train_steps=6, save_interval=10, output_dir=str(tmp_path / "whole"))
+    )
     for file in sorted(whole.rglob("*.safetensors")):
         assert (last / file.relative_to(whole)).read_bytes() == file.read_bytes()
 
@@ -401,8 +409,8 @@ def test_pruning_comes_after_the_new_state_and_keeps_the_newest(
         original(folder)
 
     monkeypatch.setattr(checkpoint, "remove_folder", watched)
-    killed_run(config(), tmp_path / "run", monkeypatch, 7)
-    assert seen == [["2", "4"], ["4", "6"]]
+    killed_run(config(checkpoints_total_limit=1), tmp_path / "run", monkeypatch, 7)
+    assert seen == [["2", "3"], ["3", "4"], ["4", "6"]]
 
 
 # Failures ------------------------------------------------------------------------------------------------------------
@@ -432,10 +440,6 @@ def test_a_full_disk_pauses_the_run_which_resumes_exactly(
             train(dataclasses.replace(settings, output_dir=str(folder)))
     run = RunFolder(folder)
     assert read_state(run).status == "paused"
-    if not run.checkpoints.exists() or not any(run.checkpoints.iterdir()):
-        with pytest.raises(DreamBoothError, match="no valid state"):
-            resume(folder)
-        return
     last = resume(folder)
     for file in sorted(whole.rglob("*.safetensors")):
         assert (last / file.relative_to(whole)).read_bytes() == file.read_bytes()

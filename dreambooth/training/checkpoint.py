@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import TrainingError
-from dreambooth.workspace import RunFolder, new_folder, remove_folder
+from dreambooth.workspace import RunFolder, free_bytes, new_folder, remove_folder
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 READ_BYTES = 1 << 20
+ROOM_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Checkpoint:
 # Writing -------------------------------------------------------------------------------------------------------------
 
 
-def write_checkpoint(run: RunFolder, step: int, learner: Learner, surroundings: Surroundings, keep: int) -> None:
-    """Write the state of a step, then remove all but the newest `keep` (at least this one)."""
+def write_checkpoint(run: RunFolder, step: int, learner: Learner, surroundings: Surroundings, keep: int | None) -> None:
+    """Write the state of a step, then remove all but the newest `keep`: by itself two where there is room, else one."""
     from safetensors.torch import save_file
 
     with new_folder(run.checkpoints / str(step)) as folder:
@@ -79,7 +80,10 @@ def write_checkpoint(run: RunFolder, step: int, learner: Learner, surroundings: 
             "files": files,
         }
         (folder / MANIFEST).write_text(json.dumps(manifest | {"digest": _digest(manifest)}, indent=1), "utf-8")
-    for older in _states(run)[max(keep, 1) :]:
+    if keep is None:
+        state_bytes = sum(file.stat().st_size for file in (run.checkpoints / str(step)).iterdir())
+        keep = 2 if free_bytes(run.path) > 2 * state_bytes + ROOM_BYTES else 1
+    for older in _states(run)[keep:]:
         remove_folder(older)
 
 

@@ -46,12 +46,12 @@ def disk_need(config: TrainingConfig, unet: Any, text_encoder: Any, vae: Any, nu
     # The last step is saved whether the interval meets it or not, and a stop saves one more.
     first = max(config.save_min_steps, config.save_interval)
     num_models = 1 + max((num_steps - 1) // config.save_interval - (first - 1) // config.save_interval, 0)
-    has_states = 0 < config.checkpointing_steps < num_steps
+    has_states = config.checkpointing_steps != 0 or num_models > 1
     prompts = [line for line in (config.save_sample_prompt or "").splitlines() if line.strip()]
     return DiskNeed(
         num_models=num_models,
         model_bytes=sum(counts) * WIDTH[config.save_precision] + headers,
-        num_states=config.checkpoints_total_limit + 1 if has_states else 1,
+        num_states=(config.checkpoints_total_limit or 1) + 1 if has_states else 1,
         state_bytes=round(learning * per_weight) + 3 * headers,
         # A PNG of a photo takes about two bytes a pixel.
         picture_bytes=(num_models + 1) * len(prompts) * config.n_save_sample * 2 * config.resolution**2,

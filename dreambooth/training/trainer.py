@@ -8,6 +8,7 @@ due work, batch, loss, backward, update, report - in that order, below. Gradient
 import contextlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 Report = Callable[[Event], None]
 STEPS_TO_MOVE = 25
+STATE_INTERVAL_S = 600
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Trainer:
         self._text_encoder_learns = config.train_text_encoder
         self._unreported: list[tuple[int, Tensor, Tensor, Tensor | None, float]] = []
         self._saved_step = self._kept_step = 0
+        self._kept_at_s = time.monotonic()
         self._prepare_models()
         self._prepare_updates()
         self._surroundings = surroundings_of(config.to_json(), materials.photo_files, str(manager.device))
@@ -291,13 +294,15 @@ class Trainer:
             self._save(step)
             self._sample(step)
             self._report(PhaseProgress("training", step, self._materials.num_steps))
+            # After the model: a run that is killed in between does the step's work again.
+            self._keep_state(step)
         elif self._controls.sample_now.is_set() and step < self._materials.num_steps:
             self._controls.sample_now.clear()
             self._sample(step)
             self._report(PhaseProgress("training", step, self._materials.num_steps))
-        # After the model: a run that is killed in between does the step's work again.
         every = config.checkpointing_steps
-        if every and step % every == 0 and step < self._materials.num_steps:
+        late = every is None and time.monotonic() - self._kept_at_s > STATE_INTERVAL_S
+        if (late or (every and step % every == 0)) and self._kept_step < step < self._materials.num_steps:
             self._keep_state(step)
 
     def _finish(self, step: int) -> None:
@@ -321,12 +326,12 @@ class Trainer:
 
     def _keep_state(self, step: int) -> None:
         self._report_losses()
-        self._kept_step = step
         if self._is_main:
             self._report(PhaseProgress("saving"))
-            limit = self._config.checkpoints_total_limit
-            write_checkpoint(self._run, step, self._learner(), self._surroundings, limit)
+            write_checkpoint(self._run, step, self._learner(), self._surroundings, self._config.checkpoints_total_limit)
             self._report(PhaseProgress("training", step, self._materials.num_steps))
+
+        self._kept_step, self._kept_at_s = step, time.monotonic()
 
     def _restored(self, checkpoint: Checkpoint) -> int:
         """Take up a state, and return its step."""
