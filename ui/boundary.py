@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -27,14 +27,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shown:
-    """Copies of pictures for the browser: nothing of the runs folder or of the photos is served itself."""
+    """Copies of pictures for the browser: nothing of the runs folder or of the photos is served itself.
+
+    `folder` is this process's own; Gradio keeps uploads and its copies of these copies in it too.
+    """
 
     folder: Path
 
     def copy(self, path: Path) -> str:
         """Return a byte-for-byte copy, so that a picture keeps the recipe in its text."""
         state = path.stat()
-        target = self.folder / _digest(path, state.st_mtime_ns, state.st_size) / path.name
+        target = self.folder / "shown" / _digest(path, state.st_mtime_ns, state.st_size) / path.name
         if not target.exists():
             with new_file(target) as temporary:
                 shutil.copyfile(path, temporary)
@@ -42,11 +45,18 @@ class Shown:
 
     def training_view(self, photo: Path, resolution_px: int) -> str:
         """Return the photo as training with a centered crop sees it."""
-        target = self.folder / _digest(photo, photo.stat().st_mtime_ns, resolution_px) / f"{photo.stem}.png"
+        target = self.folder / "shown" / _digest(photo, photo.stat().st_mtime_ns, resolution_px) / f"{photo.stem}.png"
         if not target.exists():
             with new_file(target) as temporary:
                 training_view(read_photo(photo).image, resolution_px).save(temporary, format="PNG")
         return str(target)
+
+    def forget(self, photos: Iterable[Path]) -> None:
+        """Remove every copy of these photos; a photo's name holds the digest of its content."""
+        stems = {photo.stem for photo in photos}
+        for path in list(self.folder.rglob("*")):
+            if path.stem in stems:
+                path.unlink(missing_ok=True)
 
 
 def _digest(*parts: object) -> str:

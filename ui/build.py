@@ -31,7 +31,7 @@ def build_page(
     training_refusal: DreamBoothError | None = None,
 ) -> gr.Blocks:
     """Return the page; `copies_dir` is a temporary folder for the copies of pictures that browsers are given."""
-    services = Services(jobs, workspace, settings, Shown(copies_dir / "shown"), training_refusal)
+    services = Services(jobs, workspace, settings, Shown(copies_dir), training_refusal)
     # A download is then sent as it lies there instead of being copied into Gradio's cache first.
     gr.set_static_paths([workspace.exports_dir])
     page = gr.Blocks(

@@ -44,6 +44,7 @@ class ConceptsTab:
     chosen: gr.State
     remove: gr.Button
     new_set: gr.Button
+    delete: gr.Button
     earlier: gr.Dropdown
     sample: gr.Button
     go_on: gr.Button
@@ -85,6 +86,7 @@ def build() -> ConceptsTab:
             with gr.Row():
                 remove = gr.Button("Remove the chosen photo", size="sm", interactive=False, elem_id="remove")
                 new_set = gr.Button("Start with new photos", size="sm", elem_id="new-set")
+                delete = gr.Button("Delete my photos", size="sm", variant="stop", elem_id="delete-photos")
     with gr.Row(equal_height=False):
         identifier = gr.Textbox(
             usual.identifier, label="Identifier", max_lines=1, elem_id="identifier",
@@ -109,7 +111,7 @@ def build() -> ConceptsTab:
     gr.HTML(f"<p class='db-hint'>{RIGHTS}</p>")
     return ConceptsTab(
         name, kind, files, report, views, identifier, class_word, instance_prompt, class_prompt, chosen, remove,
-        new_set, earlier, sample, go_on,
+        new_set, delete, earlier, sample, go_on,
     )  # fmt: skip
 
 
@@ -150,6 +152,7 @@ def connect(tab: ConceptsTab, services: Services, resolution: gr.Number) -> None
         [tab.views, tab.report, tab.chosen, tab.remove], api_name="remove_photo", **quiet,
     )  # fmt: skip
     tab.new_set.click(lambda: handlers.contents("", 64), None, tab.contents, api_name="new_photo_set", **quiet)
+    tab.delete.click(handlers.delete, [tab.photo_set], tab.contents, api_name="delete_photos", **quiet)
     tab.earlier.input(handlers.contents, [tab.earlier, resolution], tab.contents, api_name="earlier_photos", **quiet)
     resolution.change(handlers.views, [tab.photo_set, resolution], [tab.views], api_name="photo_views", **quiet)
 
@@ -165,6 +168,7 @@ class Handlers:
         self.words_left = shown(self._words_left)
         self.keep_words = shown(self._keep_words)
         self.remove = shown(self._remove)
+        self.delete = shown(self._delete)
         self.contents = shown(self._contents)
         self.views = shown(self._views)
 
@@ -178,11 +182,13 @@ class Handlers:
         """Take uploaded photos in, upright and without metadata, and show them as they will be trained."""
         paths = [Path(file) for file in files or []]
         target = self._set(photo_set or new_set_name())
-        lines = target.add(paths)
-        for path in paths:
+        try:
+            lines = target.add(paths)
+        finally:
             # The set holds its own copy; the upload, with all its metadata, is not kept.
-            if path.resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-                path.unlink(missing_ok=True)
+            for path in paths:
+                if path.resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+                    path.unlink(missing_ok=True)
         if not target.photos():
             return photo_set, photo_report(0, lines), [], gr.skip(), None
         target.keep_words(_words(kind, identifier, class_word, instance_prompt, class_prompt))
@@ -244,10 +250,19 @@ class Handlers:
 
     def _remove(self, photo_set: str, chosen: int | None, resolution: float) -> tuple[Any, ...]:
         photos = self._set(photo_set).photos() if photo_set else []
-        if chosen is not None and chosen < len(photos):
+        if chosen is not None and 0 <= chosen < len(photos):
             self._set(photo_set).remove(photos[chosen].name)
+            self._services.shown.forget([photos[chosen]])
         views = self._views(photo_set, resolution)
         return views, photo_report(len(views), []), None, gr.Button(interactive=False)
+
+    def _delete(self, photo_set: str) -> list[Any]:
+        """Delete the photos of a set and every copy of them on this machine; runs and their models stay."""
+        if photo_set:
+            self._services.shown.forget(self._set(photo_set).delete())
+        contents = self._contents("", 64)
+        contents[-2] = photo_report(0, [(True, "Your photos and all copies of them were deleted.")])
+        return contents
 
     def sample_set(self) -> PhotoSet:
         """Return the bundled sample subject as a photo set, made on first use."""

@@ -12,7 +12,7 @@ from typing import get_args
 from dreambooth.config import Concept, Kind
 from dreambooth.data.photos import SUFFIXES, ingest
 from dreambooth.errors import DreamBoothError, PhotoError
-from dreambooth.workspace import Workspace, write_json
+from dreambooth.workspace import Workspace, remove_folder, write_json
 
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 WORDS_FILE = "words.json"
@@ -88,6 +88,13 @@ class PhotoSet:
                 photo.unlink()
                 return
         raise PhotoError(f"{name} is not in this set.", "It was removed before.", "")
+
+    def delete(self) -> list[Path]:
+        """Delete the folder with all photos and words; returns the photos that were in it."""
+        photos = self.photos()
+        if self.folder.is_dir():
+            remove_folder(self.folder)
+        return photos
 
     def concept(self, instance_prompt: str, class_prompt: str) -> Concept:
         """Return what training reads: this folder under these two prompts."""
