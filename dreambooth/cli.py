@@ -26,6 +26,7 @@ from dreambooth.config import (
 )
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.events import Controls, Event, PhaseProgress, StepLoss
+from dreambooth.limits import is_folder
 from dreambooth.settings import load_settings
 from dreambooth.workspace import Workspace
 
@@ -242,7 +243,7 @@ def _with_photos_unpacked(concept: Concept) -> Concept:
     from dreambooth.data.archives import unpacked_folder
 
     archive = Path(concept.instance_data_dir)
-    if archive.suffix.lower() != ".zip" or archive.is_dir():
+    if archive.suffix.lower() != ".zip" or is_folder(concept.instance_data_dir):
         return concept
     found = unpacked_folder(archive, Workspace(load_settings().data_dir).datasets_dir)
     for path, reason in found.skipped:

@@ -7,19 +7,21 @@ from pathlib import Path, PurePath
 from dreambooth.errors import FieldProblem
 
 MAX_PROMPT_CHARS = 2000
+MAX_FILE_NAME_BYTES = 255
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 
 
 def text_problems(name: str, text: str, *, is_name: bool) -> list[FieldProblem]:
     """Return what makes a text unfit: its length, characters that cannot be written down, lines in a name."""
-    problems = []
     if len(text) > MAX_PROMPT_CHARS:
-        problems.append(FieldProblem(name, f"has {len(text)} characters: at most {MAX_PROMPT_CHARS}."))
+        return [FieldProblem(name, f"has {len(text)} characters: at most {MAX_PROMPT_CHARS}.")]
     allowed = "" if is_name else "\n\r\t"
     # Control characters and halves of characters: no file, log or tokenizer takes them all.
     if any(unicodedata.category(character) in ("Cc", "Cs") and character not in allowed for character in text):
-        problems.append(FieldProblem(name, "has control characters or broken ones: write it again by hand."))
-    return problems
+        return [FieldProblem(name, "has control characters or broken ones: write it again by hand.")]
+    if is_name and any(len(part.encode()) > MAX_FILE_NAME_BYTES for part in re.split(r"[/\\]", text)):
+        return [FieldProblem(name, f"has a part of more than {MAX_FILE_NAME_BYTES} bytes: no file has such a name.")]
+    return []
 
 
 def run_path_problem(name: str, text: str) -> list[FieldProblem]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dreambooth.cli import main
 from dreambooth.config import Concept, FieldInfo, GenerationConfig, TrainingConfig, describe
 from dreambooth.errors import ConfigError, DreamBoothError
 from dreambooth.settings import Secret
@@ -172,3 +173,21 @@ def test_the_token_scan_finds_one(tmp_path: Path) -> None:
     token = "hf_" + "aB3" * 12
     assert TOKEN.search(json.dumps({"token": token}).encode())
     assert token not in f"{Secret(token)} {Secret(token)!r}"
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 5000 + ".zip", "a\0b.zip", "gone.zip", "/etc/passwd.zip", "x" * 300, "a\0b", "."]
+)
+def test_a_hostile_folder_of_photos_is_a_sentence_on_the_command_line(
+    name: str, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """S10, S12: whatever stands for the photos, the shell gets words and status 1."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["train", "--instance_data_dir", name, "--instance_prompt", "photo of zwx dog", "--max_train_steps", "1"]
+    if name == ".":
+        flags += ["--output_dir", "y" * 300]
+    assert main([*flags, "--pretrained_model_name_or_path", "starter"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert "Traceback" not in told
+    assert list(tmp_path.iterdir()) == []

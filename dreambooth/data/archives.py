@@ -70,8 +70,9 @@ def unpacked_folder(archive: Path, datasets_dir: Path) -> PhotoFolder:
     try:
         with archive.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise PhotoError(f"{shown(archive)} cannot be read.", f"{error.strerror}.", "Is it still there?") from None
+    except (OSError, ValueError) as error:
+        why = f"{getattr(error, 'strerror', error)}."
+        raise PhotoError(f"{shown(archive)} cannot be read.", why, "Is it still there?") from None
     folder = datasets_dir / f"zip-{digest}"
     if folder.is_dir():
         return find_photos(folder)
