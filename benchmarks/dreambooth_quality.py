@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks.judged import add_common_arguments, contact_sheet, judge_with_validity, pictures_for
 from dreambooth import rng
 from dreambooth.config import Concept, resolve
-from dreambooth.jobs import train
 from dreambooth.models.base import STARTER, Base, load_base, read_card
+from dreambooth.runs import train
 from dreambooth.scoring import measures
 from dreambooth.scoring.judge import Judge, as_pictures
 from dreambooth.settings import load_settings
@@ -108,7 +108,7 @@ def examined_run(
     concept = Concept(f"photo of {IDENTIFIER} {exam.class_word}", str(exam.photos), f"photo of {exam.class_word}")
     explicit = {
         "pretrained_model_name_or_path": STARTER,
-        "concepts": [dataclasses.asdict(concept)],
+        "concepts": (concept,),
         "output_dir": str(data_dir / "runs" / name),
         "seed": seed,
         "with_prior_preservation": prior,

@@ -9,16 +9,21 @@ from dreambooth.config import Concept, GenerationConfig, TrainingConfig
 from dreambooth.errors import DreamBoothError
 
 if TYPE_CHECKING:
-    from dreambooth.jobs import generate, train
+    from dreambooth.jobs import generate
+    from dreambooth.runs import resume, train
 
-__all__ = ["Concept", "DreamBoothError", "GenerationConfig", "TrainingConfig", "generate", "train"]
+__all__ = ["Concept", "DreamBoothError", "GenerationConfig", "TrainingConfig", "generate", "resume", "train"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # train and generate stand on everything else: imported when first used, so that `import dreambooth` stays cheap.
-    if name in ("train", "generate"):
-        from dreambooth import jobs
+    # These stand on everything else: imported when first used, so that `import dreambooth` stays cheap.
+    if name in ("train", "resume"):
+        from dreambooth import runs
 
-        return getattr(jobs, name)
+        return getattr(runs, name)
+    if name == "generate":
+        from dreambooth.jobs import generate
+
+        return generate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

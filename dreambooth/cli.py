@@ -131,7 +131,7 @@ def _add_starter(commands: Any) -> None:
 
 def train_command(arguments: dict[str, Any]) -> int:
     """Train as asked, with bars on the terminal; Ctrl-C finishes the step and saves, a second one leaves at once."""
-    from dreambooth.jobs import resume, train
+    from dreambooth.runs import resume, train
 
     wanted = arguments.pop("resume_from_checkpoint")
     controls, bars = Controls(), _Bars()
@@ -383,7 +383,7 @@ def demo_command(arguments: dict[str, Any]) -> int:
     config = resolve(explicit, read_card(STARTER).recipe, "recommended").checked()
     controls, bars = Controls(), _Bars()
     _stop_on_signals(controls)
-    from dreambooth.jobs import train
+    from dreambooth.runs import train
 
     model = train(config, controls=controls, on_event=bars)
     bars.close()

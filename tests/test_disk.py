@@ -9,8 +9,8 @@ import pytest
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.errors import DreamBoothError
 from dreambooth.events import Event, PhaseProgress
-from dreambooth.jobs import train
 from dreambooth.models.base import load_base
+from dreambooth.runs import train
 from dreambooth.training import disk
 
 

@@ -15,9 +15,10 @@ from dreambooth import jobs as jobs_module
 from dreambooth.config import Concept, GenerationConfig, TrainingConfig
 from dreambooth.errors import ConfigError, DeviceError, DreamBoothError, RunFolderError
 from dreambooth.events import Controls, PhaseProgress, StatusChanged, StepLoss
-from dreambooth.jobs import Jobs, RunView, generate, in_words, train
+from dreambooth.jobs import Jobs, RunView, generate, in_words
 from dreambooth.models.manager import ModelManager
 from dreambooth.runlog import RunLog, TensorBoardLog, read_state
+from dreambooth.runs import train
 from dreambooth.workspace import RunFolder, Workspace, held_lock
 
 

@@ -18,8 +18,8 @@ import pytest
 
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.events import losses_of, read_events
-from dreambooth.jobs import resume, train
 from dreambooth.runlog import read_state
+from dreambooth.runs import resume, train
 from dreambooth.workspace import RunFolder
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.events import StepLoss, read_events
-from dreambooth.jobs import train
+from dreambooth.runs import train
 from dreambooth.workspace import RunFolder
 
 

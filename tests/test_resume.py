@@ -19,9 +19,9 @@ import torch
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, TrainingError
 from dreambooth.events import Controls, Event, Notice, PhaseProgress, Resumed, StepLoss, losses_of, read_events
-from dreambooth.jobs import resume, train
 from dreambooth.models.manager import ModelManager
 from dreambooth.runlog import read_state
+from dreambooth.runs import resume, train
 from dreambooth.training import checkpoint, objective
 from dreambooth.training.batches import BatchMaker
 from dreambooth.training.checkpoint import Checkpoint, newest_checkpoint

@@ -19,7 +19,7 @@ from dreambooth.starter.scenes import Scene
 def unit(*rows: tuple[float, float]) -> Any:
     import torch
 
-    return torch.nn.functional.normalize(torch.tensor(rows), dim=1)
+    return torch.nn.functional.normalize(torch.tensor(rows, dtype=torch.float32), dim=1)
 
 
 def test_similarity_is_the_mean_over_all_pairs() -> None:

@@ -1,0 +1,312 @@
+"""One run, from its records to its final status, and the same work called straight from Python.
+
+The run folder is the truth: whoever wants to know how a run stands reads it there.
+"""
+
+import dataclasses
+import errno
+import json
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.config import TrainingConfig
+from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, TrainingError
+from dreambooth.events import Controls, Event, Notice, Resumed, StatusChanged
+from dreambooth.models.base import read_card
+from dreambooth.models.manager import ModelManager
+from dreambooth.runlog import RunLog, TensorBoardLog, failure, read_state
+from dreambooth.settings import Settings, load_settings
+from dreambooth.workspace import (
+    RunFolder,
+    Workspace,
+    held_lock,
+    is_locked,
+    newest_step_folder,
+    sweep_unfinished,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from dreambooth.training.checkpoint import Checkpoint
+
+# Given back when the disk is full, so that the run's end can still be written down.
+RESERVE_BYTES = 1 << 18
+
+
+# One run, from start to final status ---------------------------------------------------------------------------------
+
+
+def start_records(config: TrainingConfig, run: RunFolder) -> TrainingConfig:
+    """Make a new run's folder with its settings, seed included; raises RunFolderError when the folder is in use."""
+    config.checked()
+    run.refuse_if_used()
+    seed = secrets.randbelow(2**32) if config.seed is None else config.seed
+    config = dataclasses.replace(config, seed=seed, output_dir=str(run.path))
+    write_json(run.config_path, config.to_json())
+    return config
+
+
+def execute(
+    config: TrainingConfig,
+    run: RunFolder,
+    *,
+    workspace: Workspace,
+    manager: ModelManager,
+    token: str | None,
+    controls: Controls,
+    on_event: Callable[[Event], None] = lambda event: None,
+    resume: bool = False,
+) -> StatusChanged:
+    """Train a run whose records exist, and return its final status; never raises for what happens inside the run.
+
+    With `resume` it goes on from its newest valid state.
+    """
+    log = RunLog(run, config.max_train_steps or 0)
+    board = TensorBoardLog(run, config.logging_dir)
+
+    def report(event: Event) -> None:
+        log(event)
+        board(event)
+        on_event(event)
+
+    with held_lock(run.lock_path):
+        sweep_unfinished(run.path)
+        sweep_unfinished(workspace.data_dir)
+        reserve = run.records / "reserve"
+        reserve.write_bytes(bytes(RESERVE_BYTES))
+        try:
+            report(StatusChanged("running"))
+            with manager.lease("training", wait=True):
+                final = _train(
+                    config,
+                    run,
+                    workspace=workspace,
+                    manager=manager,
+                    token=token,
+                    report=report,
+                    controls=controls,
+                    resume=resume,
+                )
+        except DreamBoothError as error:
+            final = failure(error)
+        # The top of a job: whatever ended the run is told by its status, and a bug keeps its traceback in the log.
+        except Exception as error:
+            reserve.unlink(missing_ok=True)
+            if not _is_disk_full(error):
+                log.bug(error)
+            final = _unexpected(error, config)
+        reserve.unlink(missing_ok=True)
+        report(final)
+        board.close()
+    return final
+
+
+def _train(
+    config: TrainingConfig,
+    run: RunFolder,
+    *,
+    workspace: Workspace,
+    manager: ModelManager,
+    token: str | None,
+    report: Callable[[Event], None],
+    controls: Controls,
+    resume: bool = False,
+) -> StatusChanged:
+    from dreambooth.training.preparation import prepare
+    from dreambooth.training.trainer import Trainer
+
+    checkpoint = _state_to_resume(run, report) if resume else None
+    if read_card(config.pretrained_model_name_or_path).is_toy:
+        report(Notice(read_card(config.pretrained_model_name_or_path).notice))
+    materials = prepare(config, workspace=workspace, manager=manager, token=token, report=report, controls=controls)
+    if materials is None:
+        return StatusChanged("stopped", "Stopped before the first step.")
+    num_steps = Trainer(config, materials, run, manager, report, controls, checkpoint).run()
+    if num_steps < materials.num_steps:
+        return StatusChanged("stopped", f"Stopped and saved after {num_steps} of {materials.num_steps} steps.")
+    return StatusChanged("done", f"{num_steps} steps.")
+
+
+def _state_to_resume(run: RunFolder, report: Callable[[Event], None]) -> "Checkpoint | None":
+    """Return the state to go on from, None for a run that ended before its first; never starts again in silence."""
+    from dreambooth.training.checkpoint import newest_checkpoint
+
+    had_states = run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
+    found = newest_checkpoint(run, lambda text: report(Notice(text, "warning")))
+    if found is not None:
+        return found
+    if had_states:
+        raise TrainingError(
+            "There is no valid state to go on from.",
+            f"{run.name} had trained, but {run.checkpoints} holds no whole state.",
+            "Start a new run; its saved models, if any, can be its base.",
+        )
+    report(Notice("The run ended before its first state was kept: it starts again at its first step.", "warning"))
+    report(Resumed(0))
+    return None
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    # safetensors and torch wrap the system's error in their own and leave its number out.
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return (isinstance(error, OSError) and error.errno in full) or os.strerror(errno.ENOSPC) in str(error)
+
+
+def _unexpected(error: Exception, config: TrainingConfig) -> StatusChanged:
+    if _is_disk_full(error):
+        return StatusChanged(
+            "paused",
+            "The disk is full.",
+            "What was saved before is whole; what was being written was taken back.",
+            "Make room, then resume the run.",
+        )
+    if type(error).__name__ == "OutOfMemoryError":
+        return StatusChanged(
+            "failed",
+            "The device ran out of memory.",
+            str(error).split(". ", 1)[0] + ".",
+            f"What needs less: {'; '.join(smaller_settings(config))}.",
+        )
+    return StatusChanged(
+        "failed",
+        f"The run ended with an unexpected {type(error).__name__}.",
+        str(error)[:300],
+        "The log has the details.",
+    )
+
+
+def smaller_settings(config: TrainingConfig) -> list[str]:
+    """Return what would lower the memory of these settings, the least harmful first; never empty."""
+    ways = [
+        (not config.gradient_checkpointing, "--gradient_checkpointing"),
+        (not config.use_8bit_adam, "--use_8bit_adam (on an NVIDIA GPU)"),
+        (config.mixed_precision == "no", "--mixed_precision fp16 or bf16"),
+        (config.train_batch_size > 1, "--train_batch_size 1, with --gradient_accumulation_steps instead"),
+        (config.use_ema, "no --use_ema"),
+        (config.not_cache_latents, "no --not_cache_latents"),
+        (config.train_text_encoder, "no --train_text_encoder"),
+        (True, f"a --resolution below {config.resolution}"),
+    ]
+    return [way for applies, way in ways if applies]
+
+
+# From Python ---------------------------------------------------------------------------------------------------------
+
+
+def train(
+    config: TrainingConfig,
+    *,
+    settings: Settings | None = None,
+    controls: Controls | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Path:
+    """Train, and return the folder of the last saved step; raises DreamBoothError when the run fails."""
+    settings = settings or load_settings()
+    workspace, manager = Workspace(settings.data_dir), ModelManager()
+
+    def records() -> TrainingConfig:
+        own_folder = Path(config.output_dir).absolute() if config.output_dir else None
+        run = RunFolder(own_folder) if own_folder else workspace.run(workspace.new_run_name("run"))
+        return start_records(config, run)
+
+    return _run_here(records, workspace, manager, settings, controls, on_event, resume=False)
+
+
+def resume(
+    run_path: Path,
+    *,
+    settings: Settings | None = None,
+    controls: Controls | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Path:
+    """Go on with a run that was ended before its last step, and return the folder of the last saved step.
+
+    On the CPU, with the same versions and number of threads, it becomes bit for bit the run that never ended. Raises
+    DreamBoothError when there is nothing to go on with, and when the run fails.
+    """
+    settings = settings or load_settings()
+    run = RunFolder(run_path.absolute())
+
+    def records() -> TrainingConfig:
+        return resumable_config(run)
+
+    return _run_here(records, Workspace(settings.data_dir), ModelManager(), settings, controls, on_event, resume=True)
+
+
+def resumable_config(run: RunFolder) -> TrainingConfig:
+    """Return the settings a run goes on with; raises RunFolderError when it is none, complete, or still at work."""
+    config = read_config(run)
+    if config is None:
+        raise RunFolderError(
+            f"{run.path} holds no run.", "Its settings cannot be read.", "Name the folder of a run, or start a new one."
+        )
+    status = read_state(run).status
+    if status == "done":
+        raise RunFolderError(f"{run.name} is complete.", "All its steps are done.", "Start a new run.")
+    if is_locked(run.lock_path):
+        raise RunFolderError(f"{run.name} is still at work.", "Another process has it.", "Wait, or stop it there.")
+    return dataclasses.replace(config, output_dir=str(run.path))
+
+
+def _run_here(
+    records: Callable[[], TrainingConfig],
+    workspace: Workspace,
+    manager: ModelManager,
+    settings: Settings,
+    controls: Controls | None,
+    on_event: Callable[[Event], None],
+    *,
+    resume: bool,
+) -> Path:
+    process = _this_process(manager)
+    shared: list[TrainingConfig | None] = [None]
+    if process.is_main_process:
+        shared = [records()]
+    if process.num_processes > 1:
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(shared)
+    recorded = shared[0]
+    assert recorded is not None
+    assert recorded.output_dir is not None
+    run = RunFolder(Path(recorded.output_dir))
+    work: dict[str, Any] = {
+        "workspace": workspace,
+        "manager": manager,
+        "token": revealed_token(settings),
+        "controls": controls or Controls(),
+        "resume": resume,
+    }
+    if not process.is_main_process:
+        # Only the first process writes and reports; the others lend their device to its steps.
+        _train(recorded, run, report=lambda event: None, **work)
+        return run.path
+    final = execute(recorded, run, on_event=on_event, **work)
+    if final.status in ("failed", "paused"):
+        raise DreamBoothError(final.what, final.why, final.todo)
+    return newest_step_folder(run.path)
+
+
+def _this_process(manager: ModelManager) -> "PartialState":
+    """Return which of the processes of `accelerate launch` this is; the only one when started otherwise."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=manager.device.type == "cpu")
+
+
+def revealed_token(settings: Settings) -> str | None:
+    """Return the Hub token as the libraries want it, None without one."""
+    return settings.token.reveal() if settings.token else None
+
+
+def read_config(run: RunFolder) -> TrainingConfig | None:
+    """Return the settings a run was started with, None where they cannot be read."""
+    try:
+        return TrainingConfig.from_json(json.loads(run.config_path.read_text("utf-8")))
+    except (OSError, ValueError, ConfigError):
+        return None
