@@ -75,7 +75,11 @@ def test_the_commands_are_understood(command: str, tmp_path: Path, monkeypatch: 
     Path("concepts_list.json").write_text(re.findall(r"```json\n(.*?)```", text(), re.DOTALL)[0])
     assert len(load_concepts_list(Path("concepts_list.json"))) == 2
     arguments = vars(build_parser().parse_args(shlex.split(command)))
-    if arguments.pop("run_command").__name__ == "train_command":
+    if arguments.get("resume_from_checkpoint"):
+        # Its settings are those of the run it names.
+        assert arguments["output_dir"] == "runs/dog"
+    elif arguments["run_command"].__name__ == "train_command":
+        arguments.pop("run_command")
         config = training_config(arguments)
         assert config.max_train_steps == 800
         assert all(concept.class_prompt for concept in config.concepts)
