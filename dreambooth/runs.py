@@ -4,9 +4,7 @@ The run folder is the truth: whoever wants to know how a run stands reads it the
 """
 
 import dataclasses
-import errno
 import json
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from dreambooth.workspace import (
     RunFolder,
     Workspace,
     held_lock,
+    is_disk_full,
     is_locked,
     newest_step_folder,
     sweep_unfinished,
@@ -97,7 +96,7 @@ def execute(
         # The top of a job: whatever ended the run is told by its status, and a bug keeps its traceback in the log.
         except Exception as error:
             reserve.unlink(missing_ok=True)
-            if not _is_disk_full(error):
+            if not is_disk_full(error):
                 log.bug(error)
             final = _unexpected(error, config)
         reserve.unlink(missing_ok=True)
@@ -151,14 +150,8 @@ def _state_to_resume(run: RunFolder, report: Callable[[Event], None]) -> "Checkp
     return None
 
 
-def _is_disk_full(error: BaseException) -> bool:
-    # safetensors and torch wrap the system's error in their own and leave its number out.
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return (isinstance(error, OSError) and error.errno in full) or os.strerror(errno.ENOSPC) in str(error)
-
-
 def _unexpected(error: Exception, config: TrainingConfig) -> StatusChanged:
-    if _is_disk_full(error):
+    if is_disk_full(error):
         return StatusChanged(
             "paused",
             "The disk is full.",

@@ -5,6 +5,7 @@ disk, then renamed.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -267,6 +268,13 @@ def free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether the disk, or one's share of it, had no room for what was being written."""
+    # safetensors and torch wrap the system's error in their own and leave its number out.
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return (isinstance(error, OSError) and error.errno in full) or os.strerror(errno.ENOSPC) in str(error)
 
 
 @contextlib.contextmanager

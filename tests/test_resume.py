@@ -423,7 +423,7 @@ def test_a_full_disk_pauses_the_run_which_resumes_exactly(
     """R6: whichever file of models and states hits the end of the disk, the last valid state survives."""
     import safetensors.torch
 
-    settings = config(max_train_steps=6)
+    settings = config(max_train_steps=6, checkpoints_total_limit=1)
     whole = train(dataclasses.replace(settings, output_dir=str(tmp_path / "whole")))
     original, calls = safetensors.torch.save_file, itertools.count(1)
 
@@ -443,6 +443,29 @@ def test_a_full_disk_pauses_the_run_which_resumes_exactly(
     last = resume(folder)
     for file in sorted(whole.rglob("*.safetensors")):
         assert (last / file.relative_to(whole)).read_bytes() == file.read_bytes()
+
+
+def test_a_full_disk_costs_the_older_state_before_it_pauses_the_run(
+    config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R6: with two states, one makes room for what is written; the run then goes on."""
+    import safetensors.torch
+
+    original, failures = safetensors.torch.save_file, []
+    folder = tmp_path / "run"
+
+    def save_file(*arguments: Any, **options: Any) -> None:
+        if len(RunFolder(folder).checkpoint_steps()) > 1:
+            failures.append(sorted(RunFolder(folder).checkpoint_steps()))
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(*arguments, **options)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", save_file)
+    settings = config(max_train_steps=4, checkpointing_steps=1, checkpoints_total_limit=2, output_dir=str(folder))
+    events: list[Event] = []
+    assert train(settings, on_event=events.append).name == "4"
+    assert failures[0] == [1, 2]
+    assert any(isinstance(event, Notice) and "disk is full" in event.text for event in events)
 
 
 @pytest.mark.parametrize("where", ["step", "loading", "saving"])

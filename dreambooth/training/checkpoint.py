@@ -83,8 +83,15 @@ def write_checkpoint(run: RunFolder, step: int, learner: Learner, surroundings: 
     if keep is None:
         state_bytes = sum(file.stat().st_size for file in (run.checkpoints / str(step)).iterdir())
         keep = 2 if free_bytes(run.path) > 2 * state_bytes + ROOM_BYTES else 1
-    for older in _states(run)[keep:]:
-        remove_folder(older)
+    prune(run, keep)
+
+
+def prune(run: RunFolder, keep: int) -> int:
+    """Remove all but the newest `keep` states, and return how many those were."""
+    older = _states(run)[keep:]
+    for folder in older:
+        remove_folder(folder)
+    return len(older)
 
 
 def _gathered(learner: Learner) -> "tuple[dict[str, dict[str, Tensor]], dict[str, Any]]":

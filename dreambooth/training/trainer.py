@@ -1,8 +1,7 @@
 """The training loop.
 
-A run is: load the base, make the class pictures, encode the crops, then step after step of
-due work, batch, loss, backward, update, report - in that order, below. Gradients of the DreamBooth loss (Ruiz et al.
-2023, arXiv 2208.12242, eq. 2) update UNet and text encoder in fp32, over arithmetic in fp16 or bf16.
+A step is: batch, loss, backward, update, report, due work - in that order, below. Gradients of the DreamBooth loss
+(Ruiz et al. 2023, arXiv 2208.12242, eq. 2) update UNet and text encoder in fp32, over arithmetic in fp16 or bf16.
 """
 
 import contextlib
@@ -25,6 +24,7 @@ from dreambooth.training.captions import CaptionStates
 from dreambooth.training.checkpoint import (
     Checkpoint,
     Learner,
+    prune,
     refuse_other,
     restore,
     surroundings_of,
@@ -37,7 +37,7 @@ from dreambooth.training.optimizer import (
     clip_gradients,
     trainable,
 )
-from dreambooth.workspace import RunFolder, new_folder, remove_folder
+from dreambooth.workspace import RunFolder, is_disk_full, new_folder, remove_folder
 
 if TYPE_CHECKING:
     import torch
@@ -328,10 +328,22 @@ class Trainer:
         self._report_losses()
         if self._is_main:
             self._report(PhaseProgress("saving"))
-            write_checkpoint(self._run, step, self._learner(), self._surroundings, self._config.checkpoints_total_limit)
+            keep = self._config.checkpoints_total_limit
+            self._making_room(lambda: write_checkpoint(self._run, step, self._learner(), self._surroundings, keep))
             self._report(PhaseProgress("training", step, self._materials.num_steps))
-
         self._kept_step, self._kept_at_s = step, time.monotonic()
+
+    def _making_room(self, write: Callable[[], None]) -> None:
+        """Write, and on a full disk once more after all states but the newest are gone; raises what ended the last."""
+        from safetensors import SafetensorError
+
+        try:
+            write()
+        except (OSError, SafetensorError) as error:
+            if not is_disk_full(error) or not prune(self._run, keep=1):
+                raise
+            self._report(Notice("The disk is full: all exact states but the newest were removed for room.", "warning"))
+            write()
 
     def _restored(self, checkpoint: Checkpoint) -> int:
         """Take up a state, and return its step."""
@@ -349,9 +361,13 @@ class Trainer:
         # A resumed run comes by steps whose models are there already, and would make the same ones again.
         if not self._is_main or (self._run.step_folder(step) / "model_index.json").exists():
             return
+        self._report(PhaseProgress("saving"))
+        self._making_room(lambda: self._write_model(step))
+        self._report(ModelSaved(step))
+
+    def _write_model(self, step: int) -> None:
         from dreambooth.models.base import write_model
 
-        self._report(PhaseProgress("saving"))
         base = self._base
         with self._averaged_weights(), new_folder(self._run.step_folder(step)) as folder:
             write_model(
@@ -366,7 +382,6 @@ class Trainer:
             )
             (folder / "args.json").write_text(json.dumps(self._config.to_json(), indent=2) + "\n", "utf-8")
             self._take_over_samples(step, folder)
-        self._report(ModelSaved(step))
 
     def _take_over_samples(self, step: int, folder: Path) -> None:
         """Move pictures that were asked for at this step before its model was saved into the folder to come."""
