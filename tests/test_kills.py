@@ -21,6 +21,7 @@ from dreambooth.events import losses_of, read_events
 from dreambooth.runlog import read_state
 from dreambooth.runs import resume, train
 from dreambooth.workspace import RunFolder
+from tests.local_hub import local_hub
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "UNet": {},
@@ -240,6 +241,53 @@ def test_a_killed_conversion_leaves_no_file_and_can_be_done_again(
     convert(tiny_base_folder, tmp_path / "again.safetensors")
     if first is not None:
         assert first == (tmp_path / "again.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_killed_ingest_leaves_no_half_photo_and_can_be_done_again(photos: Path, tmp_path: Path, number: int) -> None:
+    """R3: a photo in a run's folder is whole or not there, and what was left of it goes at the next start."""
+    from dreambooth.data.photos import ingest, read_photo
+    from dreambooth.workspace import sweep_unfinished
+
+    folder = tmp_path / "set"
+    sources = sorted(photos.glob("*.png"))[:2]
+    exit_status(in_child(dying_at_write(number, lambda: [ingest(source, folder) for source in sources])))
+    there = [path for path in folder.glob("*") if not path.name.startswith(".")]
+    for path in there:
+        assert read_photo(path).image.size == (48, 48)
+    sweep_unfinished(tmp_path)
+    assert not list(folder.glob(".*"))
+    for source in sources[len(there) :]:
+        ingest(source, folder)
+    assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("served_bytes", [2_000, 500_000, 1_500_000])
+def test_a_killed_download_goes_on_and_ends_with_the_same_base(
+    tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served_bytes: int
+) -> None:
+    """R3: killed while the Hub's files come, each time after more of them; the next call has them all."""
+    from huggingface_hub import constants
+
+    from dreambooth.models.base import load_base, weights_fingerprint
+
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_XET"):
+        monkeypatch.setattr(constants, name, name == "HF_HUB_DISABLE_XET")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with local_hub(tiny_base_folder) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        hub.hold_after_bytes = served_bytes
+        child = in_child(partial(load_base, "somebody/tiny"))
+        assert hub.held.wait(60), "the download never came so far"
+        os.kill(child, signal.SIGKILL)
+        assert exit_status(child) is None
+        hub.hold_after_bytes = None
+        base = load_base("somebody/tiny")
+    whole = load_base(str(tiny_base_folder))
+    assert weights_fingerprint(base.unet, base.text_encoder) == weights_fingerprint(whole.unet, whole.text_encoder)
 
 
 # Signals -------------------------------------------------------------------------------------------------------------
