@@ -97,12 +97,10 @@ class Exam:
         return {"ceiling": measures.own_similarity(real), "auc": measures.area_under_curve(near, far)}
 
 
-def examined_run(
-    exam: Exam, data_dir: Path, seed: int, prior: bool, overrides: dict[str, Any], at_steps: list[int] | None = None
-) -> dict[int, dict[str, float]]:
-    """Train on the exam's photos by the starter's recipe, and return the scores of the saved steps asked for.
+def examined_run(exam: Exam, data_dir: Path, seed: int, prior: bool, overrides: dict[str, Any]) -> dict[str, float]:
+    """Train on the exam's photos by the starter's recipe, and return the scores.
 
-    Without `at_steps` the last one. The run's folder is removed afterwards, its contact sheet stays.
+    The run's folder is removed afterwards, its contact sheet stays.
     """
     name = f"{exam.class_word} {seed} {'prior' if prior else 'plain'}".replace(" ", "-")
     concept = Concept(f"photo of {IDENTIFIER} {exam.class_word}", str(exam.photos), f"photo of {exam.class_word}")
@@ -121,11 +119,7 @@ def examined_run(
     shutil.rmtree(data_dir / "runs" / name, ignore_errors=True)
     config = resolve(explicit, read_card(STARTER).recipe, "recommended").checked()
     last = train(config, settings=dataclasses.replace(load_settings(), data_dir=data_dir))
-    found = {}
-    for step in at_steps or [int(last.name)]:
-        model = load_base(str(last.parent / str(step)))
-        sheet = data_dir / "sheets" / f"{name}-{step}.png"
-        found[step] = exam.scores(model, IDENTIFIER, 1000 * seed, sheet)
+    found = exam.scores(load_base(str(last)), IDENTIFIER, 1000 * seed, data_dir / "sheets" / f"{name}.png")
     shutil.rmtree(last.parent)
     return found
 
@@ -154,8 +148,7 @@ def measure(
         for prior in (True, False):
             name = f"{'prior' if prior else 'plain'} {seed}"
             if name not in scores:
-                (values,) = examined_run(exam, folder, seed, prior, {}).values()
-                keep(name, values)
+                keep(name, examined_run(exam, folder, seed, prior, {}))
     return scores
 
 

@@ -1,7 +1,8 @@
-"""Which recipe suits the starter: `python -m benchmarks.recipe_sweep`, over rates, prior weights and steps.
+"""Which recipe suits the starter: `python -m benchmarks.recipe_sweep`, over rates, steps and prior weights.
 
-Two individuals that `benchmarks.dreambooth_quality` does not use, one seed, prior preservation on. The best is the one
-with the highest product of fidelity (as a share of the ceiling) and prompt fidelity; among equals the shortest.
+Two individuals that `benchmarks.dreambooth_quality` does not use, one seed, prior preservation on, a rate that falls to
+zero over the run. The best is the one with the highest product of fidelity (as a share of the ceiling) and prompt
+fidelity. All scores are kept under `--work`: a second call with other values adds to them, and ranks all.
 """
 
 import argparse
@@ -20,10 +21,10 @@ SUBJECT_SEED = 1
 def main() -> None:
     """Measure what is missing, and print all of it, the best first."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recipe_sweep", description=__doc__)
-    parser.add_argument("--rates", type=float, nargs="+", default=[2e-4, 4e-4, 8e-4])
-    parser.add_argument("--prior_weights", type=float, nargs="+", default=[0.5, 1.0])
-    parser.add_argument("--steps", type=int, nargs="+", default=[100, 200, 300, 400])
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[2])
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 2e-4])
+    parser.add_argument("--text_encoder_rates", type=float, nargs="+", default=[1e-3, 2e-3])
+    parser.add_argument("--prior_weights", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--steps", type=int, nargs="+", default=[400])
     parser.add_argument("--individuals", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("outputs/recipe-sweep"), help="Where scores are kept.")
     add_common_arguments(parser)
@@ -34,27 +35,29 @@ def main() -> None:
     guidance_scale = float(base.card.recipe.get("save_guidance_scale", 7.5))
     kept = arguments.work / "scores.json"
     scores: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
-    every = min(arguments.steps)
     for subject in individuals(arguments.individuals, SUBJECT_SEED):
         photos = arguments.work / subject.class_word.replace(" ", "-")
         write_photos(subject, photos / "photos", SUBJECT_SEED, base.card.native_px)
         exam = Exam(judge, photos / "photos", subject.class_word, guidance_scale)
-        settings = itertools.product(arguments.rates, arguments.prior_weights, arguments.batch_sizes)
-        for rate, weight, batch_size in settings:
-            name = f"{subject.class_word} rate {rate:g} prior {weight:g} batch {batch_size}"
+        settings = itertools.product(
+            arguments.rates, arguments.text_encoder_rates, arguments.prior_weights, arguments.steps
+        )
+        for rate, text_encoder_rate, weight, num_steps in settings:
+            setting = f"rate {rate:g} text encoder {text_encoder_rate:g} prior {weight:g} steps {num_steps}"
+            name = f"{subject.class_word} {setting}"
             if name in scores:
                 continue
             overrides = {
                 "learning_rate": rate,
+                "text_encoder_lr": text_encoder_rate,
                 "prior_loss_weight": weight,
-                "train_batch_size": batch_size,
-                "max_train_steps": max(arguments.steps),
-                "save_interval": every,
+                "max_train_steps": num_steps,
+                "save_interval": num_steps,
+                "lr_scheduler": "cosine",
             }
-            found = examined_run(exam, photos, 0, True, overrides, arguments.steps)
-            scores[name] = {str(step): values | {"ceiling": _ceiling(exam)} for step, values in found.items()}
+            scores[name] = examined_run(exam, photos, 0, True, overrides) | {"ceiling": _ceiling(exam)}
             kept.write_text(json.dumps(scores, indent=1), "utf-8")
-            print(name, {step: _merit(values) for step, values in scores[name].items()}, flush=True)
+            print(name, _merit(scores[name]), flush=True)
     figures = ranking(scores)
     if arguments.json:
         arguments.json.write_text(json.dumps({"validity": validity, "ranking": figures}, indent=1) + "\n", "utf-8")
@@ -77,18 +80,18 @@ def _merit(values: dict[str, float]) -> float:
 def ranking(scores: dict[str, Any]) -> list[dict[str, Any]]:
     """Print every setting's means over the individuals, the best first, and return them."""
     by_setting: dict[str, list[dict[str, float]]] = {}
-    for name, steps in scores.items():
-        setting = name[name.index("rate ") :]
-        for step, values in steps.items():
-            by_setting.setdefault(f"{setting} steps {step}", []).append(values | {"merit": _merit(values)})
+    for name, values in scores.items():
+        by_setting.setdefault(name[name.index("rate ") :], []).append(values | {"merit": _merit(values)})
     rows = [
-        {"setting": setting} | {key: sum(values[key] for values in found) / len(found) for key in found[0]}
+        {"setting": setting, "individuals": len(found)}
+        | {key: sum(values[key] for values in found) / len(found) for key in found[0]}
         for setting, found in by_setting.items()
     ]
-    rows.sort(key=lambda row: -float(row["merit"]))
+    # What was given up after the first individual stands last.
+    rows.sort(key=lambda row: (-int(row["individuals"]), -float(row["merit"])))
     for row in rows:
-        figures = "  ".join(f"{key} {value:.3f}" for key, value in row.items() if key != "setting")
-        print(f"{row['setting']:50} {figures}")
+        figures = "  ".join(f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float))
+        print(f"{row['setting']:62} {row['individuals']} individuals  {figures}")
     return rows
 
 

@@ -13,41 +13,47 @@ from tests.reliability.save_states import SURROUNDINGS, learner
 
 pytestmark = pytest.mark.reliability
 ROOT = Path(__file__).parents[2]
-CALLS = "fsync,rename,renameat,renameat2,mkdir,mkdirat,unlink,unlinkat,rmdir,ftruncate"
+CALLS = ("fsync", "rename", "mkdir", "unlinkat", "rmdir", "write")
 
 
-def under_strace(run: Path, fault: str, first: int, last: int) -> int:
-    """Save states `first` to `last` in a process with a fault injected, and return its exit status."""
-    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={CALLS}", "-e", f"inject={CALLS}:{fault}"]
+def under_strace(run: Path, call: str, fault: str, first: int, last: int) -> bool:
+    """Save states `first` to `last` in a process with a fault at one of its system calls; False when it came to none.
+
+    strace counts the calls of each name by themselves.
+    """
+    trace = run.parent / "trace"
+    command = ["strace", "-f", "-qq", "-o", str(trace), "-e", f"trace={call}", "-e", f"inject={call}:{fault}"]
     script = [sys.executable, "-m", "tests.reliability.save_states", str(run), str(first), str(last)]
     environment = {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HOME": str(run)}
     done = subprocess.run([*command, *script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    assert "saving" in done.stdout, done.stderr
-    return done.returncode
+    return done.returncode < 0 or "INJECTED" in trace.read_text() or "killed by" in trace.read_text()
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.parametrize("fault", ["signal=SIGKILL", "error=ENOSPC", "error=EIO"])
 def test_a_save_that_ends_at_any_system_call_loses_no_valid_state(tmp_path: Path, fault: str) -> None:
-    """R2 and R6: the state of step 1 is whole; a process saves steps 2 and 3 and has a fault at its k-th call."""
-    points = 0
-    for number in range(1, 200):
-        run = RunFolder(tmp_path / str(number))
-        write_checkpoint(run, 1, learner(1), SURROUNDINGS, 1)
-        status = under_strace(run.path, f"{fault}:when={number}", 2, 3)
-        told: list[str] = []
-        sweep_unfinished(run.path)
-        found = newest_checkpoint(run, told.append)
-        assert told == [], f"fault {number}"
-        assert found is not None, f"fault {number}"
-        again = learner(0)
-        restore(found, again)
-        assert all(bool((parameter == found.step).all()) for parameter in again.parameters), f"fault {number}"
-        assert not [entry for entry in run.checkpoints.iterdir() if entry.name.startswith(".")], f"fault {number}"
-        if status == 0 and found.step == 3 and "SIGKILL" in fault:
-            break
-        points += 1
-        if "error" in fault and points == 60:
-            break
-    print(f"{fault}: {points} points, no valid state lost")
-    assert points >= 20
+    """R2 and R6: the state of step 1 is whole; a process saves steps 2 and 3 and has a fault at its k-th call.
+
+    Calls that open files are left out: loading the libraries makes thousands of them.
+    """
+    points = {}
+    for call in CALLS:
+        for number in range(1, 100):
+            run = RunFolder(tmp_path / call / str(number) / "run")
+            write_checkpoint(run, 1, learner(1), SURROUNDINGS, 1)
+            if not under_strace(run.path, call, f"{fault}:when={number}", 2, 3):
+                break
+            points[call] = number
+            where = f"{fault} at {call} {number}"
+            told: list[str] = []
+            sweep_unfinished(run.path)
+            found = newest_checkpoint(run, told.append)
+            assert told == [], where
+            assert found is not None, where
+            again = learner(0)
+            restore(found, again)
+            assert all(bool((parameter == found.step).all()) for parameter in again.parameters), where
+            assert not [entry for entry in run.checkpoints.iterdir() if entry.name.startswith(".")], where
+    print(f"{fault}: {sum(points.values())} points {points}, no valid state lost")
+    assert sum(points.values()) >= 25
+    assert {"fsync", "rename", "write"} <= points.keys()
