@@ -52,6 +52,7 @@ def open_page(
     jobs = Jobs(workspace, ModelManager("cpu"), token)
     with app.private_folder(workspace) as copies_dir, pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(copies_dir))
+        patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
         patch.setattr("tempfile.tempdir", str(copies_dir))
         page = build_page(jobs, workspace, settings, copies_dir, training_refusal)
         door = app.Door("127.0.0.1", free_port(), share=False, auth=auth, made_password=False)

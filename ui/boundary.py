@@ -7,10 +7,13 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
+from gradio.blocks import BlockFunction
+from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
 
 from dreambooth.data.photos import read_photo, training_view
 from dreambooth.errors import DreamBoothError
@@ -21,6 +24,8 @@ from ui.render import error_text
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+NOT_UPLOADED = "That is nothing this page can take; a file has to be uploaded here first."
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +82,28 @@ class Services:
         """Raise the reason why nobody may train here, if there is one."""
         if self.training_refusal is not None:
             raise self.training_refusal
+
+
+class Page(gr.Blocks):
+    """Gradio's page, with what its own components do with inputs made safe."""
+
+    async def preprocess_data(self, block_fn: BlockFunction, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """Return the inputs as handlers take them; a refused one is quoted as text, not as HTML."""
+        # Gradio would download what is named by an address, however large it is.
+        traverse(inputs, _refuse_address, is_file_obj_with_meta)
+        try:
+            return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+        except gr.Error as error:
+            raise gr.Error(escape(str(error.message)), print_exception=False) from None
+        # Gradio's own InvalidPathError, and names that no file can have.
+        except (ValueError, OSError):
+            raise gr.Error(NOT_UPLOADED, print_exception=False) from None
+
+
+def _refuse_address(file: dict[str, Any]) -> dict[str, Any]:
+    if is_http_url_like(file.get("path")):
+        raise gr.Error(NOT_UPLOADED, print_exception=False)
+    return file
 
 
 def shown(handler: Callable[P, R]) -> Callable[P, R]:

@@ -14,7 +14,7 @@ from dreambooth.models.base import STARTER
 from dreambooth.settings import Settings
 from dreambooth.workspace import Workspace
 from ui import concepts_tab, convert_tab, generate_tab, train_tab
-from ui.boundary import Services, Shown, shown
+from ui.boundary import Page, Services, Shown, shown
 from ui.render import error_panel, header, phase_text
 
 BUSY_POLL_S, IDLE_POLL_S = 1.0, 5.0
@@ -34,9 +34,7 @@ def build_page(
     services = Services(jobs, workspace, settings, Shown(copies_dir), training_refusal)
     # A download is then sent as it lies there instead of being copied into Gradio's cache first.
     gr.set_static_paths([workspace.exports_dir])
-    page = gr.Blocks(
-        title="DreamBooth", analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S), fill_width=True
-    )
+    page = Page(title="DreamBooth", analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S), fill_width=True)
     with page:
         top = gr.HTML(header("", None, settings.data_dir, keeps_files(settings)), elem_id="header")
         with gr.Tabs(selected="concepts") as tabs:
