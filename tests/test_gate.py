@@ -1,9 +1,11 @@
 """The guard before the page, over HTTP: who may ask for what, how much may come in, and what is left of it."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -245,7 +247,12 @@ def upload(page: OpenPage, *files: bytes, chunked: bool = False) -> tuple[int, s
 
 def num_bytes(page: OpenPage) -> int:
     """Return the size of all that lies in the page's folder."""
-    return sum(Path(path).stat().st_size for path in stored(page))
+    total_bytes = 0
+    for path in stored(page):
+        # Files come and go while others are measured.
+        with contextlib.suppress(FileNotFoundError):
+            total_bytes += Path(path).stat().st_size
+    return total_bytes
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -258,11 +265,11 @@ def test_an_upload_over_a_limit_is_refused_by_its_name(small: OpenPage, chunked:
     assert num_bytes(small) == 0
     assert upload(small, *[bytes([number]) for number in range(8)], chunked=chunked)[0] == 200
     assert upload(small, b"a" * (2 * gate.MIB), chunked=chunked)[0] == 200
-    # Without its size told an upload is measured as it comes, so it may overshoot by one measure.
-    assert upload(small, b"b" * (2 * gate.MIB), chunked=chunked)[0] == (200 if chunked else 413)
+    # Without its size told an upload is measured as it comes: the 8 bytes too many may pass.
+    assert upload(small, b"b" * (2 * gate.MIB), chunked=chunked)[0] in ((200, 413) if chunked else (413,))
     status, sentence = upload(small, b"c" * (2 * gate.MIB), chunked=chunked)
     assert (status, sentence.partition(":")[0]) == (413, "Uploads may take 4 MB of disk in all")
-    assert num_bytes(small) <= 4 * gate.MIB + gate.MEASURE_EVERY_BYTES
+    assert num_bytes(small) <= 4 * gate.MIB + 2**16
 
 
 def test_the_limits_as_shipped(opened: OpenPage) -> None:
@@ -277,6 +284,37 @@ def test_the_limits_as_shipped(opened: OpenPage) -> None:
     assert answer.startswith(b"HTTP/1.1 413")
     assert answer.endswith(b"One upload may have at most 1024 MB.")
     assert stored(opened) == before
+
+
+def test_the_disk_share_as_shipped_holds_against_many_at_once(opened: OpenPage) -> None:
+    """S12: with 2 GB lying there less 20 MB, eight uploads of 40 MB that do not tell their size take at most those."""
+    coming_in = opened.copies_dir / "tmp-coming-in"
+    with coming_in.open("wb") as file:
+        # No byte of it is really written. Its date is that of an upload still under way.
+        file.truncate(gate.MAX_KEPT_BYTES - 20 * gate.MIB)
+    os.utime(coming_in, (time.time() + 3600, time.time() + 3600))
+    before_bytes, peak_bytes, ended = num_bytes(opened), 0, threading.Event()
+
+    def measure() -> None:
+        nonlocal peak_bytes
+        while not ended.wait(0.005):
+            peak_bytes = max(peak_bytes, num_bytes(opened))
+
+    measuring = threading.Thread(target=measure)
+    measuring.start()
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            told = list(
+                pool.map(lambda number: upload(opened, bytes([number]) * 40 * gate.MIB, chunked=True), range(8))
+            )
+    finally:
+        ended.set()
+        measuring.join()
+        coming_in.unlink()
+    assert {status for status, _ in told} == {413}
+    assert {sentence.partition(":")[0] for _, sentence in told} == {"Uploads may take 2048 MB of disk in all"}
+    assert before_bytes < peak_bytes <= gate.MAX_KEPT_BYTES + 64 * gate.MIB
+    print(f"S12: peak {(peak_bytes - gate.MAX_KEPT_BYTES) / gate.MIB:+.1f} MB of the share")
 
 
 def test_an_upload_that_falls_silent_is_ended(small: OpenPage) -> None:

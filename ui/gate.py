@@ -29,7 +29,6 @@ MAX_REQUEST_BYTES = MAX_ARCHIVE_BYTES
 MAX_KEPT_BYTES = 2048 * MIB
 MAX_FILES = MAX_ENTRIES
 MAX_CALL_BYTES = MIB
-MEASURE_EVERY_BYTES = 8 * MIB
 SILENCE_S = 30
 UNUSED_AFTER_S = 3600
 FAILED_LOGIN_S = 1.0
@@ -131,10 +130,20 @@ class Uploads:
     max_files: int = MAX_FILES
     silence_s: float = SILENCE_S
     under_way: dict[object, float] = field(default_factory=dict)
+    # Measuring the folder at every piece would be slow: what came since is added to the last measure.
+    _measured_bytes: int = field(default=0, init=False)
 
     def kept_bytes(self, known: Iterable[str]) -> int:
         """Return the size of what lies there: files still coming in, and the `known` whole ones."""
         return sum(map(_size_of, [*self._coming_in(), *map(Path, known)]))
+
+    def has_room(self, known: Iterable[str], came_bytes: int, to_come_bytes: int, *, measure: bool = False) -> bool:
+        """Return whether the next piece of an upload, and what it said is still to come, fits the disk's share."""
+        expected_bytes = self._measured_bytes + came_bytes + to_come_bytes
+        if measure or expected_bytes > self.max_kept_bytes:
+            self._measured_bytes = self.kept_bytes(known)
+        self._measured_bytes += came_bytes
+        return self._measured_bytes + to_come_bytes <= self.max_kept_bytes
 
     def sweep(self, known: set[str]) -> None:
         """Remove what no upload under way can have begun, and whole files that nothing took up for an hour."""
@@ -343,7 +352,7 @@ class _UploadBody:
         # A body that tells its size is refused before any of it is written.
         self._told_bytes = int(given.get(b"content-length", b"0") or 0)
         self._mark = b"--" + given.get(b"content-type", b"").partition(b"boundary=")[2].strip(b'" ')
-        self._num_bytes = self._num_marks = self._measured_bytes = 0
+        self._num_bytes = self._num_marks = 0
         self._tail = b""
         self._over = False
         self.refused: _Refused | None = None
@@ -352,7 +361,8 @@ class _UploadBody:
         """Return the next message, or a disconnect once a limit is broken or nothing came for too long."""
         if self._over:
             return await self._receive()
-        self.refused = self._broken_limit()
+        if self._num_bytes == 0:
+            self.refused = self._broken_limit(0)
         if self.refused is not None:
             return {"type": "http.disconnect"}
         try:
@@ -363,7 +373,7 @@ class _UploadBody:
         if message["type"] == "http.request":
             self._over = not message.get("more_body", False)
             self._count(message.get("body", b""))
-            self.refused = self._broken_limit()
+            self.refused = self._broken_limit(len(message.get("body", b"")))
         return {"type": "http.disconnect"} if self.refused else message
 
     def _count(self, chunk: bytes) -> None:
@@ -373,18 +383,16 @@ class _UploadBody:
         # A mark that the chunk's end cuts in two is counted with the next chunk; a whole one only once.
         self._tail = b"" if joined.endswith(self._mark) else joined[max(len(joined) - len(self._mark) + 1, 0) :]
 
-    def _broken_limit(self) -> _Refused | None:
-        uploads, told = self._uploads, max(self._told_bytes, self._num_bytes)
-        if told > uploads.max_request_bytes + MIB:
+    def _broken_limit(self, came_bytes: int) -> _Refused | None:
+        uploads, told_bytes = self._uploads, max(self._told_bytes, self._num_bytes)
+        if told_bytes > uploads.max_request_bytes + MIB:
             return _Refused(413, f"One upload may have at most {uploads.max_request_bytes // MIB} MB.")
         if self._num_marks > uploads.max_files + 1:
             return _Refused(413, f"One upload may have at most {uploads.max_files} files.")
-        if self._measured_bytes == 0 or self._num_bytes - self._measured_bytes > MEASURE_EVERY_BYTES:
-            self._measured_bytes = max(self._num_bytes, 1)
-            to_come = max(told - self._num_bytes, 0)
-            if uploads.kept_bytes(self._known) + to_come > uploads.max_kept_bytes:
-                limit = f"Uploads may take {uploads.max_kept_bytes // MIB} MB of disk in all"
-                return _Refused(413, f"{limit}: wait until those under way are taken up.")
+        to_come_bytes = told_bytes - self._num_bytes
+        if not uploads.has_room(self._known, came_bytes, to_come_bytes, measure=self._num_bytes == 0):
+            limit = f"Uploads may take {uploads.max_kept_bytes // MIB} MB of disk in all"
+            return _Refused(413, f"{limit}: wait until those under way are taken up.")
         return None
 
 
