@@ -78,6 +78,9 @@ def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = No
 
     With `env` given, only that mapping and the `dotenv` file given count: no Colab secret and no login of the Hub's.
     """
+    if env is None:
+        # huggingface_hub reads it when it is imported, and would tell its servers what is installed here.
+        os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     values = _dotenv_values(dotenv or (Path(".env") if env is None else None))
     values |= {name: text for name, text in (os.environ if env is None else env).items() if text.strip()}
     on_space, on_colab = "SPACE_ID" in values, "COLAB_RELEASE_TAG" in values
@@ -154,7 +157,6 @@ def keep_to_itself(folder: Path) -> None:
         "GRADIO_TEMP_DIR": str(folder),
         "TMPDIR": str(folder),
         "GRADIO_ANALYTICS_ENABLED": "False",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
         # Gradio sums up its last thousand events after each one, for a page of figures that is off here.
         "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
     }

@@ -30,9 +30,8 @@ class RawEvents:
         config = self._client.get("/config").json()
         self._kinds = {one["id"]: one["type"] for one in config["components"]}
         self._values = {one["id"]: one["props"].get("value") for one in config["components"]}
-        self.events = [
-            one for one in config["dependencies"] if one["inputs"] and (not events or one["api_name"] in events)
-        ]
+        self._all = config["dependencies"]
+        self.events = [one for one in self._all if one["inputs"] and (not events or one["api_name"] in events)]
         self.names = [str(one["api_name"]) for one in self.events]
 
     def fire(self, payloads: list[Any]) -> list[Answer]:
@@ -46,12 +45,12 @@ class RawEvents:
 
     def call(self, event: str, *calls: list[Any]) -> list[Answer]:
         """Call one event with exactly these inputs, once for each list."""
-        found = next(one for one in self.events if one["api_name"] == event)
+        found = next(one for one in self._all if one["api_name"] == event)
         return self._answers({self._join(found["id"], data): (found, str(data)) for data in calls})
 
     def defaults(self, event: str) -> list[Any]:
         """Return what a fresh page would send."""
-        found = next(one for one in self.events if one["api_name"] == event)
+        found = next(one for one in self._all if one["api_name"] == event)
         return [self._values[number] for number in found["inputs"]]
 
     def _input(self, number: int, payload: Any) -> Any:

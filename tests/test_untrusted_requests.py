@@ -205,6 +205,34 @@ def tree(page: OpenPage) -> set[Path]:
     return {path for path in everything if not path.is_relative_to(page.copies_dir)}
 
 
+@pytest.mark.slow
+def test_a_file_named_as_a_model_is_not_quoted(opened: OpenPage, photo_set: str) -> None:
+    """S5: a canary named as model, base, VAE or tokenizer ends in a sentence that holds nothing of it."""
+    events, client = RawEvents(opened.url), Client(opened.url, verbose=False)
+    paths = [spelling for canary in canaries(opened) for spelling in (str(canary), f"//{canary}", f"{canary}/")]
+    told = [*events.call("generate", *[[path, "a dog", "", *USUAL] for path in paths])]
+    told += events.call("convert", *[[path, ".safetensors", True] for path in paths])
+    told += events.call("model_chosen", *[[path, "", ""] for path in paths])
+    short = {"max_train_steps": 1, "mixed_precision": "no"}
+    begun = [
+        [photo_set, paths[0], "recommended", short],
+        [photo_set, str(opened.base), "recommended", short | {"pretrained_vae_name_or_path": paths[0]}],
+        [photo_set, str(opened.base), "recommended", short | {"tokenizer_name": str(canaries(opened)[0].parent)}],
+    ]
+    for answer in events.call("start_training", *begun):
+        told.append(answer)
+        run = json.loads(answer.outputs[0][1]) if answer.outputs else None
+        while run and client.predict(run, api_name="/training_status")["status"] not in ("failed", "done", "stopped"):
+            time.sleep(0.1)
+    told += events.call("look", *[[run["run"], None] for run in client.predict(api_name="/list_runs")])
+    assert len(told) > 3 * len(paths)
+    for answer in told:
+        assert CANARY not in json.dumps(answer.outputs) + answer.error, (answer.event, answer.sent)
+    for log in opened.workspace.runs_dir.glob("*/.run/*"):
+        if log.is_file() and log not in canaries(opened):
+            assert CANARY not in log.read_text("utf-8", "replace"), log
+
+
 def test_no_shell_is_ever_started() -> None:
     """S10: no call with shell=True, no os.system or os.popen, no eval or exec in the code."""
     found = []
