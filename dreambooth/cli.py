@@ -24,7 +24,7 @@ from dreambooth.config import (
     load_config,
     resolve,
 )
-from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
+from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem, hide_in_tracebacks
 from dreambooth.events import Controls, Event, PhaseProgress, StepLoss
 from dreambooth.limits import is_folder
 from dreambooth.settings import load_settings
@@ -44,6 +44,7 @@ NOT_HERE_YET = ("push_to_hub", "hub_model_id")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status, 1 for a mistake of the user's told in words."""
+    hide_in_tracebacks()
     arguments = vars(build_parser().parse_args(argv))
     command: Callable[[dict[str, Any]], int] = arguments.pop("run_command")
     try:

@@ -170,6 +170,10 @@ class TrainingConfig:
         4, "Photos per micro-batch; with prior preservation as many class pictures come on top.", "training",
         unit="photos", low=1, high=64,
     )  # fmt: skip
+    snr_gamma: float | None = setting(
+        None, "Min-SNR weighting: nearly noiseless steps count less, so that shape and colour count more; often 5.",
+        "training", low=0.01, high=1000,
+    )  # fmt: skip
     num_train_epochs: int = setting(
         1, "Passes over the larger of photos and class pictures; max_train_steps overrides it.", "training",
         unit="passes", low=1, high=100_000,
@@ -369,6 +373,8 @@ def resolve(
         values["learning_rate"] = UNET_ONLY_LEARNING_RATE
     if preset_name and not values.get("save_sample_prompt"):
         values["save_sample_prompt"] = "\n".join(concept.instance_prompt for concept in values.get("concepts", ()))
+    if not values.get("train_text_encoder") and "text_encoder_lr" not in explicit:
+        values.pop("text_encoder_lr", None)
     return TrainingConfig(**values)
 
 

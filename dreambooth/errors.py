@@ -12,16 +12,80 @@
 Anything else that is raised is a bug, and keeps its traceback in the run's log.
 """
 
+import base64
+import sys
+import threading
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
+from urllib.parse import quote
+
+STARS = "********"
+MIN_SECRET_CHARS = 20
+
+_forms: set[str] = set()
+
+
+def hide(secret: str) -> None:
+    """Have this token shown as stars in every error, log and traceback from here on.
+
+    Shorter secrets are left: a password may be a word, and stars in its place would tell it.
+    """
+    if len(secret) >= MIN_SECRET_CHARS:
+        # Services abbreviate a token to its end.
+        _forms.update((secret, quote(secret, safe=""), secret[-8:], *_in_base64(secret)))
+
+
+def _in_base64(secret: str) -> list[str]:
+    """Return how it looks inside of a longer text in base64, at each of the three places a byte can have there."""
+    found = []
+    for offset in range(3):
+        encoded = base64.b64encode(bytes(offset) + secret.encode()).decode().rstrip("=")
+        # The characters at both ends are shared with what stands beside it.
+        found.append(encoded[-(-offset * 4 // 3) : len(encoded) - 1])
+    return found
+
+
+def without_secrets(text: str) -> str:
+    """Return the text with stars for every hidden secret: raw, URL-encoded, in base64, or a token's last 8."""
+    for form in sorted(_forms, key=len, reverse=True):
+        text = text.replace(form, STARS)
+    return text
+
+
+def quoted(error: BaseException, max_chars: int = 300) -> str:
+    """Return what kind of error it is and what it says; cut only when it holds no secret, of which a part is left."""
+    return without_secrets(f"{type(error).__name__}: {error}")[:max_chars]
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return the error with where it came from, for a log."""
+    return without_secrets("".join(traceback.format_exception(error)))
+
+
+def hide_in_tracebacks() -> None:
+    """Have what ends this process, or one of its threads, printed without secrets."""
+
+    def told(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        print(traceback_text(error), file=sys.stderr, end="")
+
+    def told_of_thread(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_value is not None and arguments.exc_type is not SystemExit:
+            print(traceback_text(arguments.exc_value), file=sys.stderr, end="")
+
+    sys.excepthook, threading.excepthook = told, told_of_thread
+
+
+# The tree ------------------------------------------------------------------------------------------------------------
 
 
 class DreamBoothError(Exception):
     """What happened, why, and what to do about it, in words for the person at the page."""
 
     def __init__(self, what: str, why: str = "", todo: str = "") -> None:
-        self.what, self.why, self.todo = what, why, todo
-        super().__init__(" ".join(part for part in (what, why, todo) if part))
+        self.what, self.why, self.todo = map(without_secrets, (what, why, todo))
+        super().__init__(" ".join(part for part in (self.what, self.why, self.todo) if part))
 
 
 @dataclass(frozen=True)
@@ -36,7 +100,7 @@ class ConfigError(DreamBoothError):
     """Settings that cannot be run; carries every problem found, not just the first."""
 
     def __init__(self, problems: Sequence[FieldProblem]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(FieldProblem(one.field, without_secrets(one.message)) for one in problems)
         lines = "\n".join(f"  {problem.field}: {problem.message}" for problem in self.problems)
         super().__init__(f"These settings cannot be used:\n{lines}")
 

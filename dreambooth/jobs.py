@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.config import SD15, GenerationConfig, TrainingConfig
-from dreambooth.errors import DeviceError, RunFolderError
+from dreambooth.errors import DeviceError, RunFolderError, without_secrets
 from dreambooth.events import FINAL_STATUSES, Controls, Status, StatusChanged, StepLoss, losses_of, read_events
 from dreambooth.models.base import STARTER
 from dreambooth.models.manager import ModelManager
@@ -289,7 +289,7 @@ class Jobs:
                 )
             # The run's own records could not be written, or another process has them: there is nowhere else to tell it.
             except OSError as error:
-                print(f"{job.run.name}: {error}", file=sys.stderr)
+                print(without_secrets(f"{job.run.name}: {error}"), file=sys.stderr)
             finally:
                 with self._changed:
                     self._line.pop(0)

@@ -10,11 +10,10 @@ import json
 import os
 import threading
 import time
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from dreambooth.errors import DreamBoothError
+from dreambooth.errors import DreamBoothError, traceback_text, without_secrets
 from dreambooth.events import (
     FINAL_STATUSES,
     Event,
@@ -79,7 +78,7 @@ class RunLog:
     def bug(self, error: BaseException) -> None:
         """Keep a traceback in the log, where the page's words would not help whoever mends it."""
         with self._run.log_path.open("a", encoding="utf-8", errors="backslashreplace") as log:
-            log.write("".join(traceback.format_exception(error)))
+            log.write(traceback_text(error))
 
     def _next_state(self, event: Event, now_s: float) -> RunState:
         changes: dict[str, Any] = {"heartbeat_s": now_s}
@@ -107,7 +106,7 @@ class RunLog:
 
     def _append(self, event: Event, now_s: float) -> None:
         with self._run.events_path.open("a", encoding="utf-8") as events:
-            events.write(event_to_line(event, now_s))
+            events.write(without_secrets(event_to_line(event, now_s)))
         if text := as_text(event):
             with self._run.log_path.open("a", encoding="utf-8", errors="backslashreplace") as log:
                 log.write(f"{time.strftime('%H:%M:%S', time.localtime(now_s))} {text}\n")
@@ -140,6 +139,10 @@ class TensorBoardLog:
 
 def as_text(event: Event) -> str:
     """Return the event as a line for people, or nothing when it is not worth one."""
+    return without_secrets(_as_text(event))
+
+
+def _as_text(event: Event) -> str:
     match event:
         case PhaseProgress():
             return f"{event.phase.capitalize()}" + (f" ({event.total})" if event.total else "")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import TrainingConfig
-from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, TrainingError
+from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, TrainingError, without_secrets
 from dreambooth.events import Controls, Event, Notice, Resumed, StatusChanged
 from dreambooth.models.base import read_card
 from dreambooth.models.manager import ModelManager
@@ -162,13 +162,13 @@ def _unexpected(error: Exception, config: TrainingConfig) -> StatusChanged:
         return StatusChanged(
             "failed",
             "The device ran out of memory.",
-            str(error).split(". ", 1)[0] + ".",
+            without_secrets(str(error)).split(". ", 1)[0] + ".",
             f"What needs less: {'; '.join(smaller_settings(config))}.",
         )
     return StatusChanged(
         "failed",
         f"The run ended with an unexpected {type(error).__name__}.",
-        str(error)[:300],
+        without_secrets(str(error))[:300],
         "The log has the details.",
     )
 

@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.errors import STARS, ConfigError, FieldProblem, hide
 
 DEFAULT_PORT = 7860
 SPACE_STORAGE = Path("/data")
-STARS = "********"
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 class Secret:
-    """A text that is shown as stars wherever it is printed, formatted or copied; only `reveal` hands it out."""
+    """A text that is shown as stars wherever it is printed or formatted, and in every error; see `reveal`."""
 
     __slots__ = ("_hidden",)
 
     def __init__(self, text: str) -> None:
         self._hidden = text
+        hide(text)
 
     def reveal(self) -> str:
         """Return the text itself, for the one call that needs it."""

@@ -87,6 +87,16 @@ def test_authority_flag_then_card_then_preset_then_default() -> None:
     assert config.adam_beta1 == 0.9
 
 
+def test_a_cards_rate_of_the_text_encoder_needs_its_training() -> None:
+    card = {"learning_rate": 2e-4, "text_encoder_lr": 1e-3}
+    assert resolve({}, card, "recommended").text_encoder_lr == 1e-3
+    assert resolve({"train_text_encoder": False}, card, "recommended").text_encoder_lr is None
+    assert resolve({}, card).text_encoder_lr is None
+    assert resolve({"text_encoder_lr": 1e-3}, card).text_encoder_lr == 1e-3, (
+        "a mistake of the user's is told by checked()"
+    )
+
+
 def test_the_notebooks_recipe_and_its_memory_configurations() -> None:
     config = resolve({}, None, "minimum")
     assert (config.max_train_steps, config.learning_rate, config.num_class_images) == (800, 1e-6, 50)

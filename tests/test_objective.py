@@ -42,6 +42,22 @@ def test_without_class_pictures_there_is_no_prior() -> None:
     assert losses.total.item() == losses.instance.item() == 1.0
 
 
+def test_min_snr_weights_are_those_of_the_paper() -> None:
+    level = torch.tensor([0.9, 0.5, 0.1])  # SNR 9, 1, 1/9
+    weights = objective.min_snr_weights(level, 3.0, "epsilon")
+    assert weights.tolist() == pytest.approx([3 / 9, 1, 1])
+    weights = objective.min_snr_weights(level, 3.0, "v_prediction")
+    assert weights.tolist() == pytest.approx([3 / 10, 1 / 2, 1 / 10])
+
+
+def test_each_picture_counts_by_its_own_weight_subject_and_class_apart() -> None:
+    prediction = torch.tensor([1.0, 3.0, 2.0]).view(3, 1, 1, 1)
+    weights = torch.tensor([1.0, 0.5, 0.25])
+    losses = objective.prior_preservation(prediction, torch.zeros(3, 1, 1, 1), 2, 1.0, weights)
+    assert losses.prior is not None
+    assert (losses.instance.item(), losses.prior.item()) == (2.75, 1.0)  # (1 + 9/2) / 2, 4/4
+
+
 def test_an_unknown_prediction_type_is_refused() -> None:
     with pytest.raises(BaseModelError, match="sample"):
         objective.checked_prediction_type("sample")

@@ -177,6 +177,9 @@ def run_config(concept: Concept, base: str, typed: Mapping[str, Any]) -> Trainin
     """Return the settings of a run as the form has them; raises ConfigError with every mistake."""
     values = dict(typed)
     values["save_sample_prompt"] = values.get("save_sample_prompt") or concept.instance_prompt
+    if not values.get("train_text_encoder"):
+        # The form may have proposed them while the box was ticked.
+        values |= {"text_encoder_lr": None, "text_encoder_stop_step": None}
     return TrainingConfig(concepts=(concept,), pretrained_model_name_or_path=base.strip(), **values).checked()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import TrainingConfig, describe
-from dreambooth.errors import BaseModelError, ConfigError
+from dreambooth.errors import BaseModelError, ConfigError, quoted
 from dreambooth.formats.ldm import VAE_PREFIX, from_ldm, modern_vae_key
 from dreambooth.models.sd15 import SD15_CONFIGS, SD15_SCHEDULER
 from dreambooth.models.weights import fill, pickled_weights, read_weights
@@ -192,7 +192,7 @@ def _downloaded(name: str, revision: str | None, variant: str | None, token: str
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
         raise BaseModelError(
-            f"{name} is not in the local cache and could not be downloaded.", f"{type(error).__name__}: {error}"[:300],
+            f"{name} is not in the local cache and could not be downloaded.", quoted(error),
             "Check the network, or name a folder, a file, or `starter`.",
         ) from None  # fmt: skip
 
@@ -213,7 +213,7 @@ def _from_folder(folder: Path, variant: str | None) -> Base:
         tokenizer = _load_tokenizer(str(folder / "tokenizer"), None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise BaseModelError(
-            f"{folder} cannot be loaded.", f"{type(error).__name__}: {error}"[:400], "Download or save the model again."
+            f"{folder} cannot be loaded.", quoted(error, 400), "Download or save the model again."
         ) from error
     scheduler = {key: value for key, value in scheduler.items() if not key.startswith("_")}
     return Base(str(folder), unet, text_encoder, vae, tokenizer, scheduler, BaseCard())
@@ -252,7 +252,7 @@ def _load_tokenizer(source: str, token: str | None) -> Any:
         return CLIPTokenizer.from_pretrained(source, token=token)
     except (OSError, ValueError, TypeError) as error:
         raise BaseModelError(
-            f"The tokenizer {source} cannot be loaded.", f"{type(error).__name__}: {error}"[:300],
+            f"The tokenizer {source} cannot be loaded.", quoted(error),
             "Connect once so that it can be downloaded, or name one with --tokenizer_name.",
         ) from error  # fmt: skip
 
@@ -272,7 +272,7 @@ def _load_vae(source: str, token: str | None) -> Any:
         return AutoencoderKL.from_pretrained(source, token=token, torch_dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise BaseModelError(
-            f"The VAE {source} cannot be loaded.", f"{type(error).__name__}: {error}"[:300],
+            f"The VAE {source} cannot be loaded.", quoted(error),
             "Check the name, or leave pretrained_vae_name_or_path out.",
         ) from error  # fmt: skip
 

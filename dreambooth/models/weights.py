@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from dreambooth.errors import BaseModelError
+from dreambooth.errors import BaseModelError, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +98,7 @@ def _unreadable(path: Path, error: Exception) -> BaseModelError:
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         why = "It is damaged, or no checkpoint of weights."
     else:
-        why = f"{type(error).__name__}: {error}"[:300]
+        why = quoted(error)
     return BaseModelError(f"{path.name} cannot be read.", why, "Download it again, as .safetensors if there is one.")
 
 

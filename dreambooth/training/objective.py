@@ -47,6 +47,16 @@ def _signal_and_spread(alpha_bar: "Tensor", like: "Tensor") -> tuple["Tensor", "
     return per_picture.sqrt(), (1 - per_picture).sqrt()
 
 
+def min_snr_weights(alpha_bar: "Tensor", gamma: float, prediction_type: PredictionType) -> "Tensor":
+    """Return the weight of each picture's loss, min(SNR, gamma) / SNR, or / (SNR + 1) for v; one value a picture.
+
+    SNR = alpha_bar / (1 - alpha_bar). Hang et al. 2023 (Min-SNR, arXiv 2303.09556, eq. 8 and section 3.4): all noise
+    levels below gamma count as they do in the plain loss, and those above it no more than that.
+    """
+    snr = alpha_bar / (1 - alpha_bar)
+    return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
+
+
 @dataclass(frozen=True)
 class Losses:
     """The parts of a step's loss, as scalar tensors still attached to the graph."""
@@ -56,13 +66,22 @@ class Losses:
     prior: "Tensor | None"
 
 
-def prior_preservation(prediction: "Tensor", wanted: "Tensor", num_instance: int, prior_loss_weight: float) -> Losses:
+def prior_preservation(
+    prediction: "Tensor",
+    wanted: "Tensor",
+    num_instance: int,
+    prior_loss_weight: float,
+    picture_weights: "Tensor | None" = None,
+) -> Losses:
     """Return L = L_instance + w L_prior (Ruiz et al. 2023, DreamBooth, arXiv 2208.12242, eq. 2).
 
     The first `num_instance` pictures of the batch are the subject, the rest its class; each part is the mean over its
-    own pictures, so that their numbers may differ. Without class pictures the prior is absent, not zero.
+    own pictures, so that their numbers may differ. Without class pictures the prior is absent, not zero. Each picture
+    counts by its own weight, where there are any (batch,).
     """
     per_picture = (prediction.float() - wanted.float()).square().flatten(1).mean(1)
+    if picture_weights is not None:
+        per_picture = per_picture * picture_weights
     instance = per_picture[:num_instance].mean()
     if num_instance == len(per_picture):
         return Losses(instance, instance, None)

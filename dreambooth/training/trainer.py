@@ -68,13 +68,16 @@ def step_loss(
     alpha_bar: "Tensor",
     prediction_type: str,
     prior_loss_weight: float,
+    snr_gamma: float | None = None,
 ) -> objective.Losses:
     """Return the loss of one micro-batch: a function of the models and the batch, and of nothing else."""
     level = alpha_bar.to(batch.timesteps.device)[batch.timesteps]
     noisy = objective.noised(batch.latents, batch.noise, level)
     prediction = unet(noisy, batch.timesteps, caption_states(batch.captions)).sample
-    wanted = objective.target(batch.latents, batch.noise, level, objective.checked_prediction_type(prediction_type))
-    return objective.prior_preservation(prediction, wanted, batch.num_instance, prior_loss_weight)
+    kind = objective.checked_prediction_type(prediction_type)
+    wanted = objective.target(batch.latents, batch.noise, level, kind)
+    weights = None if snr_gamma is None else objective.min_snr_weights(level, snr_gamma, kind)
+    return objective.prior_preservation(prediction, wanted, batch.num_instance, prior_loss_weight, weights)
 
 
 class Trainer:
@@ -194,6 +197,7 @@ class Trainer:
                 materials.alpha_bar,
                 self._base.noise_scheduler_config.get("prediction_type", "epsilon"),
                 self._config.prior_loss_weight,
+                self._config.snr_gamma,
             )
         self._scaler.scale(losses.total / self._config.gradient_accumulation_steps).backward()
         return losses
