@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
+from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem, hide_in_tracebacks
 from dreambooth.settings import Settings, keep_to_itself, load_settings
 from dreambooth.workspace import Workspace, held_lock, is_locked
 
@@ -144,6 +144,7 @@ def launch_arguments(opened: Door, workspace: Workspace, settings: Settings, cop
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Open the page and keep it until told to end; a run that trains is then stopped and saved."""
+    hide_in_tracebacks()
     arguments = parse_arguments(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:

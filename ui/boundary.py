@@ -16,7 +16,7 @@ from gradio.blocks import BlockFunction
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
 
 from dreambooth.data.photos import read_photo, training_view
-from dreambooth.errors import DreamBoothError
+from dreambooth.errors import DreamBoothError, traceback_text
 from dreambooth.jobs import Jobs
 from dreambooth.settings import Settings
 from dreambooth.workspace import Workspace, new_file
@@ -135,5 +135,6 @@ def _message(error: Exception) -> Exception:
     if isinstance(error, DreamBoothError):
         return gr.Error(error_text(error), duration=None, print_exception=False)
     # The top of the page: what is no mistake of the user's is a bug, told without its insides.
-    log.exception("A handler of the page failed", exc_info=error)
-    return gr.Error(f"Something unexpected happened ({type(error).__name__}). The app's log has the details.")
+    log.error("A handler of the page failed\n%s", traceback_text(error))
+    told = f"Something unexpected happened ({type(error).__name__}). The app's log has the details."
+    return gr.Error(told, print_exception=False)
