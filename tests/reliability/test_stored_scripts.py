@@ -1,0 +1,218 @@
+"""S11 in a real browser: scripts in prompts, names of files, runs and models, logs and errors; none of them runs."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dreambooth.config import Concept, TrainingConfig
+from dreambooth.events import Notice, SamplesMade, StatusChanged, StepLoss
+from dreambooth.runlog import RunLog
+from dreambooth.samples import sample_folder
+from dreambooth.workspace import write_json
+from tests.open_page import OpenPage, open_page
+from tests.raw_events import RawEvents
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [pytest.mark.reliability, pytest.mark.browser]
+TABS = ("Upload & Concepts", "Train", "Convert", "Generate")
+PAYLOADS = [
+    "<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "<svg onload=alert(1)>", "<svg/onload=alert(1)>",
+    '"><img src=x onerror=alert(1)>', "'><img src=x onerror=alert(1)>", '" onmouseover=alert(1) x="',
+    "' autofocus onfocus=alert(1) x='", "</title><script>alert(1)</script>", "</textarea><script>alert(1)</script>",
+    "</pre><img src=x onerror=alert(1)>", "</style><script>alert(1)</script>", "<iframe src=javascript:alert(1)>",
+    "<iframe srcdoc='<script>parent.alert(1)</script>'>", "<a href=javascript:alert(1)>click</a>",
+    "[click](javascript:alert(1))", "![x](x\" onerror=\"alert(1))", "javascript:alert(1)",
+    "<details open ontoggle=alert(1)>", "<video><source onerror=alert(1)>", "<audio src=x onerror=alert(1)>",
+    "<body onload=alert(1)>", "<object data=javascript:alert(1)>", "<embed src=javascript:alert(1)>",
+    "<math><mtext><script>alert(1)</script>", "<svg><animate onbegin=alert(1) attributeName=x dur=1s>",
+    "<style>@import'javascript:alert(1)'</style><img src=x onerror=alert(1)>", "${alert(1)}{{alert(1)}}",
+    "&lt;img src=x onerror=alert(1)&gt;", "\\u003cimg src=x onerror=alert(1)\\u003e",
+]  # fmt: skip
+# What would be in the document if a payload had become HTML.
+MADE_HTML = (
+    "[onerror],[onload],[onmouseover],[onfocus],[ontoggle],[onbegin],[srcdoc],iframe,object,embed,math,img[src='x'],"
+    "[href^='javascript:'],[src^='javascript:'],[data^='javascript:']"
+)
+PNG = sample_folder() / "1.png"
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
+    """Open a page over a data folder in which every payload lies in every place that holds a text."""
+    with open_page(tmp_path_factory.mktemp("page")) as page:
+        for number, payload in enumerate(PAYLOADS):
+            stored_run(page, f"run-{number}", payload)
+            named = payload.replace("/", "\u2215")
+            stored_run(page, named, payload)
+            (page.workspace.models_dir / named).mkdir()
+            shutil.copy(PNG, page.workspace.pictures_dir / f"{named}.png")
+        yield page
+
+
+def stored_run(page: OpenPage, name: str, payload: str) -> None:
+    """Write a run whose prompts, log, sentences and sample names are the payload."""
+    run = dataclasses.replace(page.workspace.run("x"), path=page.workspace.runs_dir / name)
+    concept = Concept(payload, "photos", payload)
+    config = TrainingConfig(concepts=(concept,), save_sample_prompt=payload, pretrained_model_name_or_path=payload)
+    write_json(run.config_path, config.to_json())
+    samples = run.step_folder(1) / "samples"
+    samples.mkdir(parents=True)
+    sample = samples / f"{payload.replace('/', chr(0x2215))}.png"
+    shutil.copy(PNG, sample)
+    shutil.copy(page.base / "model_index.json", run.step_folder(1))
+    log = RunLog(run, 10)
+    for event in (
+        StatusChanged("running"), Notice(payload, "warning"), StepLoss(1, 0.5, 0.5, None, 1e-6),
+        SamplesMade(1, (str(sample),)), StatusChanged("failed", payload, payload, payload),
+    ):  # fmt: skip
+        log(event)
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """Start the system's Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """One window that notices every script that a payload would run."""
+
+    def __init__(self, browser: "Browser", url: str) -> None:
+        self.dialogs: list[str] = []
+        self.url = url
+        self.page: Page = browser.new_page()
+        self.page.set_default_timeout(60_000)
+        self.page.on("dialog", self._dialog)
+        self.page.goto(url)
+        self.page.locator("#try-sample").wait_for()
+
+    def _dialog(self, dialog: object) -> None:
+        self.dialogs.append(str(getattr(dialog, "message", "")))
+        dialog.dismiss()  # type: ignore[attr-defined]
+
+    def tab(self, name: str) -> None:
+        """Open a tab."""
+        self.page.get_by_role("tab", name=name, exact=True).first.click()
+
+    def fill(self, name: str, text: str) -> None:
+        """Type into a field, leave it, and give the page time to answer."""
+        field = self.page.locator(f"#{name} textarea, #{name} input").first
+        field.fill(text)
+        field.press("Enter")
+        field.blur()
+        self.page.wait_for_timeout(60)
+
+    def check(self, what: str) -> None:
+        """Assert that nothing ran and that nothing became HTML."""
+        self.page.wait_for_timeout(120)
+        made = self.page.eval_on_selector_all(MADE_HTML, "all => all.map(one => one.outerHTML)")
+        assert (self.dialogs, made) == ([], []), what
+        self.page.evaluate("document.querySelectorAll('.toast-close').forEach(one => one.click())")
+
+
+def test_no_stored_script_runs(browser: "Browser", opened: OpenPage) -> None:
+    """S11: 30 payloads x 4 tabs: stored ones shown, then each typed and uploaded; 0 dialogs, 0 pieces of HTML."""
+    assert len(set(PAYLOADS)) == 30
+    events = RawEvents(opened.url)
+    watched = Watched(browser, opened.url)
+    page = watched.page
+    checks = 0
+    for number, payload in enumerate(PAYLOADS):
+        watched.tab("Upload & Concepts")
+        page.locator("#new-set").click()
+        page.locator("#photos input[type=file]").first.set_input_files(
+            [
+                {"name": f"{payload}.png", "mimeType": "image/png", "buffer": PNG.read_bytes()},
+                {"name": payload, "mimeType": "image/svg+xml", "buffer": b"<svg onload='alert(1)'/>"},
+            ]
+        )
+        page.wait_for_function("document.querySelector('#report').innerText.includes('1 photo')")
+        for field in ("identifier", "class-word", "instance-prompt", "class-prompt"):
+            watched.fill(field, payload)
+        watched.check(f"concepts: {payload}")
+
+        watched.tab("Train")
+        watched.fill("base", payload)
+        watched.fill("run", f"run-{number}" if number % 2 else payload.replace("/", "\u2215"))
+        page.locator("#start").click()
+        watched.check(f"train: {payload}")
+
+        watched.tab("Convert")
+        watched.fill("convert-model", payload)
+        page.locator("#prepare").click()
+        watched.check(f"convert: {payload}")
+
+        watched.tab("Generate")
+        watched.fill("generate-model", payload)
+        watched.fill("prompt", payload)
+        watched.fill("negative-prompt", payload)
+        page.locator("#generate").click()
+        watched.check(f"generate: {payload}")
+        checks += 4
+
+    # What was stored meanwhile, in a fresh window: all lists opened, every run shown.
+    page.close()
+    fresh = Watched(browser, opened.url)
+    for tab, lists in zip(TABS, (("earlier",), ("base", "run"), ("convert-model",), ("generate-model",)), strict=True):
+        fresh.tab(tab)
+        if tab == TABS[0]:
+            fresh.page.get_by_text("Photos used earlier", exact=True).click()
+        for name in lists:
+            fresh.page.locator(f"#{name} input").first.click()
+            fresh.check(f"{tab}: list {name}")
+            fresh.page.keyboard.press("Escape")
+    fresh.tab("Train")
+    for number in range(len(PAYLOADS)):
+        fresh.fill("run", f"run-{number}")
+        fresh.page.wait_for_function("document.querySelector('#run-status').innerText.includes('failed')")
+        fresh.check(f"run {number}")
+    kept = [json.loads(value) for _, value in events.call("newest_photos", [64])[0].outputs]
+    assert PAYLOADS[-1] in kept
+    control(fresh)
+    print(f"S11: {len(PAYLOADS)} payloads x {len(TABS)} tabs typed and stored, {checks} checks, 0 scripts run")
+
+
+def test_an_uploaded_page_is_saved_and_not_run(browser: "Browser", opened: OpenPage) -> None:
+    """S11: HTML and SVG that were uploaded run nothing when their own address is opened."""
+    watched = Watched(browser, opened.url)
+    for name, kind in (("x.html", "text/html"), ("x.svg", "image/svg+xml"), ("x.xhtml", "application/xhtml+xml")):
+        script = "<script>alert(1)</script>"
+        content = (
+            script if name != "x.svg" else f"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'>{script}</svg>"
+        )
+        stored = watched.page.evaluate(
+            "async ([name, kind, content]) => { const form = new FormData();"
+            " form.append('files', new File([content], name, {type: kind}));"
+            " return await (await fetch('gradio_api/upload', {method: 'POST', body: form})).json(); }",
+            [name, kind, content],
+        )
+        # A download is no page to go to.
+        with contextlib.suppress(Exception):
+            watched.page.goto(f"{opened.url}gradio_api/file={stored[0]}")
+        watched.page.wait_for_timeout(300)
+        assert watched.dialogs == [], name
+        watched.page.goto(opened.url)
+    control(watched)
+
+
+def control(watched: Watched) -> None:
+    """Show that a payload that did become HTML would have been noticed."""
+    watched.page.evaluate("text => document.body.insertAdjacentHTML('beforeend', text)", PAYLOADS[0])
+    for _ in range(50):
+        watched.page.wait_for_timeout(100)
+        if watched.dialogs:
+            break
+    assert watched.dialogs == ["1"]
