@@ -20,7 +20,7 @@ from typing import Any
 
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem, hide_in_tracebacks
 from dreambooth.settings import Settings, keep_to_itself, load_settings
-from dreambooth.workspace import Workspace, held_lock, is_locked
+from dreambooth.workspace import Workspace, held_data_folder, held_lock, is_locked
 
 MAX_FILE_SIZE = "1gb"
 MAX_WAITING_EVENTS = 32
@@ -157,11 +157,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def serve(arguments: argparse.Namespace, settings: Settings) -> int:
     """Build the page, launch it, and wait."""
     opened = door(arguments, settings)
-    check_port(opened.host, opened.port)
+    workspace = Workspace(settings.data_dir)
+    # First of all: that a server is there already says more than that its port is taken.
+    with held_data_folder(workspace):
+        check_port(opened.host, opened.port)
+        return _serve_page(opened, workspace, settings)
+
+
+def _serve_page(opened: Door, workspace: Workspace, settings: Settings) -> int:
     from dreambooth.jobs import Jobs
     from dreambooth.models.manager import ModelManager
 
-    workspace = Workspace(settings.data_dir)
     ending = _ending()
     with private_folder(workspace) as copies_dir:
         keep_to_itself(copies_dir)

@@ -4,13 +4,14 @@ The run folder is the truth. A job only has a thread, a place in the queue and t
 is read from disk.
 """
 
+import contextlib
 import dataclasses
 import secrets
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,9 @@ from dreambooth.events import FINAL_STATUSES, Controls, Status, StatusChanged, S
 from dreambooth.models.base import STARTER
 from dreambooth.models.manager import ModelManager
 from dreambooth.runlog import RunLog, read_state
-from dreambooth.runs import execute, read_config, resumable_config, revealed_token, start_records
+from dreambooth.runs import execute, read_config, resumable_config, revealed_token, start_records, unexpected_end
 from dreambooth.settings import Settings, load_settings
-from dreambooth.workspace import RunFolder, Workspace, newest_step_folder
+from dreambooth.workspace import RunFolder, Workspace, held_lock, newest_step_folder
 
 if TYPE_CHECKING:
     from dreambooth.models.base import Base
@@ -125,8 +126,10 @@ def make_pictures(
 class _Job:
     run: RunFolder
     config: TrainingConfig
-    controls: Controls
     resume: bool = False
+    controls: Controls = field(default_factory=Controls)
+    # The lock on the run's place in the line: whoever reads the folder knows by it that the run is not forgotten.
+    place: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
 
 class Jobs:
@@ -143,20 +146,27 @@ class Jobs:
         """Queue a run and return its name; raises ConfigError with every mistake before anything is written."""
         config.checked()
         with self._changed:
+            self._refuse_at_the_end()
             run = self._workspace.run(self._workspace.new_run_name(wish))
-            self._queue(_Job(run, start_records(config, run), Controls()))
+            self._queue(_Job(run, start_records(config, run)))
         return run.name
 
     def resume(self, name: str) -> None:
         """Queue a run that was ended before its last step, to go on from its newest state."""
         with self._changed:
+            self._refuse_at_the_end()
             run = self._workspace.run(name)
             if any(job.run.name == name for job in self._line):
                 raise RunFolderError(f"{name} is at work or in line already.", "It needs no second start.", "")
-            self._queue(_Job(run, resumable_config(run), Controls(), resume=True))
+            self._queue(_Job(run, resumable_config(run), resume=True))
 
     def _queue(self, job: _Job) -> None:
-        RunLog(job.run, job.config.max_train_steps or 0)(StatusChanged("queued"))
+        job.place.enter_context(held_lock(job.run.line_path))
+        try:
+            RunLog(job.run, job.config.max_train_steps or 0)(StatusChanged("queued"))
+        except OSError:
+            job.place.close()
+            raise
         self._line.append(job)
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._work, name="training", daemon=True)
@@ -169,8 +179,16 @@ class Jobs:
             job = self._job(name)
             job.controls.stop.set()
             if job is not self._line[0]:
-                self._line.remove(job)
-                RunLog(job.run, job.config.max_train_steps or 0)(StatusChanged("stopped", "Taken out of the queue."))
+                self._leave(job, "Taken out of the queue.")
+
+    def _leave(self, job: _Job, why: str) -> None:
+        self._line.remove(job)
+        with job.place:
+            RunLog(job.run, job.config.max_train_steps or 0)(StatusChanged("stopped", why))
+
+    def _refuse_at_the_end(self) -> None:
+        if self._closing:
+            raise DeviceError("The app is about to end.", "It takes no more runs.", "Start it again first.")
 
     def save_now(self, name: str) -> None:
         """Ask a run to save its model after this step."""
@@ -255,11 +273,13 @@ class Jobs:
         return [*steps, ("starter (toy)", STARTER), *bases, ("Stable Diffusion 1.5", SD15)]
 
     def close(self) -> None:
-        """Stop the run that trains, wait until it has saved, and take nothing new."""
+        """Stop the run that trains, wait until it has saved, and take nothing new; those in line can be resumed."""
         with self._changed:
             self._closing = True
-            for job in self._line:
+            for job in self._line[:1]:
                 job.controls.stop.set()
+            for job in self._line[1:]:
+                self._leave(job, "The app ended before its turn came.")
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
@@ -287,12 +307,26 @@ class Jobs:
                     controls=job.controls,
                     resume=job.resume,
                 )
-            # The run's own records could not be written, or another process has them: there is nowhere else to tell it.
-            except OSError as error:
+            # Another process has taken the run up: its records are that one's.
+            except BlockingIOError as error:
                 print(without_secrets(f"{job.run.name}: {error}"), file=sys.stderr)
+            # The top of the thread: a library that asks to exit ends its run, not those that wait behind it.
+            except BaseException as error:
+                _tell_end(job, error)
             finally:
                 with self._changed:
-                    self._line.pop(0)
+                    self._line.remove(job)
+                    job.place.close()
+
+
+def _tell_end(job: _Job, error: BaseException) -> None:
+    try:
+        log = RunLog(job.run, job.config.max_train_steps or 0)
+        log.bug(error)
+        log(unexpected_end(error, job.config))
+    except OSError as unwritten:
+        # Its records cannot be written: there is nowhere else to tell it.
+        print(without_secrets(f"{job.run.name}: {error}; {unwritten}"), file=sys.stderr)
 
 
 def _resume_step(run: RunFolder, status: Status) -> int | None:

@@ -55,7 +55,10 @@ class RunLog:
 
     def __init__(self, run: RunFolder, total_steps: int) -> None:
         self._run = run
-        self._state = RunState(total_steps=total_steps, owner_pid=os.getpid())
+        # A run that goes on is still where it was until it reports its next step.
+        kept = _kept_state(run)
+        total_steps = total_steps or kept.total_steps
+        self._state = RunState(step=kept.step, total_steps=total_steps, owner_pid=os.getpid())
         self._written_s = 0.0
         self._step_times: collections.deque[tuple[int, float]] = collections.deque(maxlen=50)
         self._lock = threading.Lock()
@@ -169,6 +172,17 @@ def failure(error: DreamBoothError) -> StatusChanged:
 
 def read_state(run: RunFolder) -> RunState:
     """Return where the run stands; `interrupted` when it has no owner left and no final status."""
+    state = _kept_state(run)
+    if state.status in FINAL_STATUSES | {"paused"} or is_owned(run):
+        return state
+    # It may have ended, and said so, between the look at its state and the look at its owner.
+    again = _kept_state(run)
+    if again != state:
+        return again
+    return dataclasses.replace(state, status="interrupted", seconds_left=None)
+
+
+def _kept_state(run: RunFolder) -> RunState:
     try:
         values = dict(json.loads(run.state_path.read_text("utf-8")))
         if isinstance(values.get("error"), dict):
@@ -176,6 +190,10 @@ def read_state(run: RunFolder) -> RunState:
         state: RunState = checked_record(RunState, values)
     except (OSError, ValueError, TypeError, RecursionError):
         state = RunState()
-    if state.status not in FINAL_STATUSES | {"queued", "paused"} and not is_locked(run.lock_path):
-        return dataclasses.replace(state, status="interrupted", seconds_left=None)
     return state
+
+
+def is_owned(run: RunFolder) -> bool:
+    """Return whether a living process has the run at work or in its line."""
+    # The line's lock is let go after the run's own is taken: asked in this order, no moment lies between them.
+    return is_locked(run.line_path) or is_locked(run.lock_path)

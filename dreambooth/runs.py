@@ -15,14 +15,13 @@ from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, Trai
 from dreambooth.events import Controls, Event, Notice, Resumed, StatusChanged
 from dreambooth.models.base import read_card
 from dreambooth.models.manager import ModelManager
-from dreambooth.runlog import RunLog, TensorBoardLog, failure, read_state
+from dreambooth.runlog import RunLog, TensorBoardLog, failure, is_owned, read_state
 from dreambooth.settings import Settings, load_settings
 from dreambooth.workspace import (
     RunFolder,
     Workspace,
     held_lock,
     is_disk_full,
-    is_locked,
     newest_step_folder,
     sweep_unfinished,
     write_json,
@@ -74,11 +73,11 @@ def execute(
         on_event(event)
 
     with held_lock(run.lock_path):
-        sweep_unfinished(run.path)
-        sweep_unfinished(workspace.data_dir)
         reserve = run.records / "reserve"
-        reserve.write_bytes(bytes(RESERVE_BYTES))
         try:
+            sweep_unfinished(run.path)
+            sweep_unfinished(workspace.data_dir)
+            reserve.write_bytes(bytes(RESERVE_BYTES))
             report(StatusChanged("running"))
             with manager.lease("training", wait=True):
                 final = _train(
@@ -98,7 +97,7 @@ def execute(
             reserve.unlink(missing_ok=True)
             if not is_disk_full(error):
                 log.bug(error)
-            final = _unexpected(error, config)
+            final = unexpected_end(error, config)
         reserve.unlink(missing_ok=True)
         report(final)
         board.close()
@@ -150,7 +149,8 @@ def _state_to_resume(run: RunFolder, report: Callable[[Event], None]) -> "Checkp
     return None
 
 
-def _unexpected(error: Exception, config: TrainingConfig) -> StatusChanged:
+def unexpected_end(error: BaseException, config: TrainingConfig) -> StatusChanged:
+    """Return the status of a run that this error ended."""
     if is_disk_full(error):
         return StatusChanged(
             "paused",
@@ -241,8 +241,8 @@ def resumable_config(run: RunFolder) -> TrainingConfig:
     status = read_state(run).status
     if status == "done":
         raise RunFolderError(f"{run.name} is complete.", "All its steps are done.", "Start a new run.")
-    if is_locked(run.lock_path):
-        raise RunFolderError(f"{run.name} is still at work.", "Another process has it.", "Wait, or stop it there.")
+    if is_owned(run):
+        raise RunFolderError(f"{run.name} is at work or in line.", "A process has it.", "Wait, or stop it there.")
     return dataclasses.replace(config, output_dir=str(run.path))
 
 

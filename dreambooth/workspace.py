@@ -15,15 +15,21 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from natsort import natsorted
 
-from dreambooth.errors import RunFolderError
+from dreambooth.errors import DreamBoothError, RunFolderError
 
 STEP_NAME = re.compile(r"[1-9][0-9]*")
 UNFINISHED = re.compile(r"\..+\.([0-9]+)-[0-9a-f]{8}")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
+# Whoever only looks whether a lock is held has it for an instant: a taker waits that out.
+LOCK_PATIENCE_S = 0.25
+# Windows locks a byte, not a file: one far behind what is written there.
+LOCKED_BYTE = 1 << 30
+# Clocks of files and of process starts differ by their ticks.
+CLOCK_SLACK_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,11 @@ class RunFolder:
         return self.records / "lock"
 
     @property
+    def line_path(self) -> Path:
+        """Return the file that a server holds locked while the run waits in its line."""
+        return self.records / "in-line"
+
+    @property
     def checkpoints(self) -> Path:
         """Return the folder of exact states, one folder a step."""
         return self.records / "state"
@@ -226,12 +237,21 @@ def _unfinished(path: Path) -> Path:
 
 def sweep_unfinished(folder: Path) -> None:
     """Remove what processes that are no more left half-written anywhere under this folder."""
-    import psutil
-
     for entry in list(folder.rglob(".*")):
         match = UNFINISHED.fullmatch(entry.name)
-        if match and not psutil.pid_exists(int(match[1])) and entry.exists():
+        if match and entry.exists() and not _is_being_made(entry, int(match[1])):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _is_being_made(entry: Path, pid: int) -> bool:
+    """Return whether the process that began this entry still lives; a later one may have got its number."""
+    import psutil
+
+    try:
+        # A restarted container gives its server the same number again.
+        return bool(psutil.Process(pid).create_time() <= entry.stat().st_mtime + CLOCK_SLACK_S)
+    except (psutil.Error, OSError):
+        return False
 
 
 def remove_folder(folder: Path) -> None:
@@ -282,17 +302,11 @@ def held_lock(path: Path) -> Iterator[None]:
     """Hold a lock that ends with this process, however it ends; raises BlockingIOError when another holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
-        if os.name == "nt":
-            import msvcrt
-
-            try:
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-            except OSError as error:
-                raise BlockingIOError(str(error)) from error
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        end_s = time.monotonic() + LOCK_PATIENCE_S
+        while not _try_lock(file, shared=False):
+            if time.monotonic() > end_s:
+                raise BlockingIOError(errno.EWOULDBLOCK, "Another process holds it", str(path))
+            time.sleep(0.01)
         yield
 
 
@@ -300,8 +314,47 @@ def is_locked(path: Path) -> bool:
     """Return whether a living process holds this lock."""
     if not path.exists():
         return False
+    with open(path, "a+b") as file:
+        # Shared, so that two who look at once do not take each other for the holder.
+        return not _try_lock(file, shared=True)
+
+
+def _try_lock(file: IO[bytes], *, shared: bool) -> bool:
     try:
-        with held_lock(path):
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(LOCKED_BYTE)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
             return False
-    except BlockingIOError:
-        return True
+        raise
+    return True
+
+
+@contextlib.contextmanager
+def held_data_folder(workspace: Workspace) -> Iterator[None]:
+    """Hold the data folder for this process's server; raises DreamBoothError while another server lives on it."""
+    path = workspace.data_dir / "server.lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held_lock(path))
+        except BlockingIOError as error:
+            raise DreamBoothError(
+                f"Another server already works on {workspace.data_dir}.",
+                f"It is process {_holder(path)}.",
+                "Open its page, or end it first; DREAMBOOTH_HOME gives a second server a folder of its own.",
+            ) from error
+        # Written in place: a renamed file would be another one than the locked.
+        path.write_text(f"{os.getpid()}, started {time.strftime('%Y-%m-%d %H:%M:%S')}", "utf-8")
+        yield
+
+
+def _holder(path: Path) -> str:
+    text = path.read_text("utf-8", errors="replace")[:100]
+    return text if text.isprintable() and text else "of an unknown number"

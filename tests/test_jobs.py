@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from dreambooth import jobs as jobs_module
 from dreambooth.config import Concept, GenerationConfig, TrainingConfig
 from dreambooth.errors import ConfigError, DeviceError, DreamBoothError, RunFolderError
 from dreambooth.events import Controls, PhaseProgress, StatusChanged, StepLoss
 from dreambooth.jobs import Jobs, RunView, generate, in_words
 from dreambooth.models.manager import ModelManager
 from dreambooth.runlog import RunLog, TensorBoardLog, read_state
-from dreambooth.runs import train
+from dreambooth.runs import start_records, train
 from dreambooth.workspace import RunFolder, Workspace, held_lock
 
 
@@ -64,7 +63,7 @@ class Stub:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go_on, self.running, self.order = threading.Event(), 0, list[str]()
         self.error: BaseException | None = None
-        monkeypatch.setattr(jobs_module, "_train", self)
+        monkeypatch.setattr("dreambooth.runs._train", self)
 
     def __call__(self, config: TrainingConfig, run: RunFolder, *, controls: Controls, report: Any, **_: Any) -> Any:
         self.running += 1
@@ -184,7 +183,7 @@ def test_pictures_come_one_by_one_with_their_recipe(jobs: Jobs, tiny_base_folder
 
 def test_a_run_without_an_owner_is_interrupted(workspace: Workspace, config: TrainingConfig) -> None:
     run = workspace.run("gone")
-    jobs_module.start_records(config, run)
+    start_records(config, run)
     RunLog(run, 100)(StatusChanged("running"))
     assert read_state(run).status == "interrupted"
     with held_lock(run.lock_path):
@@ -211,7 +210,7 @@ def test_a_failed_training_raises(config: TrainingConfig, stub: Stub) -> None:
 
 def test_a_damaged_state_or_event_file_is_no_crash(jobs: Jobs, workspace: Workspace, config: TrainingConfig) -> None:
     run = workspace.run("odd")
-    jobs_module.start_records(config, run)
+    start_records(config, run)
     run.state_path.write_text('{"status": 5')
     run.events_path.write_text('{"event": "StepLoss"}\nnot json\n[1]\n{"event": "Unknown", "time_s": 1}\n')
     assert jobs.view("odd").losses == []

@@ -14,7 +14,8 @@ from dreambooth.jobs import RunView, in_words
 
 MAX_PLOT_POINTS = 1000
 SMOOTHING = 0.95
-SILENT_S = 60
+# Told within a minute: the page asks once a second, and the heartbeat is up to a second old when it stops.
+SILENT_S = 55
 
 PHASES = {
     "loading": "Loading the base model",
@@ -178,8 +179,10 @@ def status_card(view: RunView | None) -> str:
         else ""
     )
     if view.silent_s > SILENT_S:
-        words = f"Nothing heard from it for {in_words(view.silent_s)}."
-        failed += panel(words, "A step of a large model may take that long on a CPU.", tone="note")
+        words = f"Not responding: nothing heard from it for {in_words(view.silent_s)}."
+        why = "A step of a large model may take that long on a CPU. If it goes on, the training hangs."
+        todo = "Then end the app (Ctrl-C twice), start it again, and resume the run: what it saved is whole."
+        failed += panel(words, why, todo, tone="note")
     return (
         f"<div class='db-status'><div class='db-row'><span class='db-chip db-chip-{escape(view.status)}'>"
         f"{escape(STATUSES[view.status])}</span><b class='db-phase'>{escape(phase_text(view))}</b>"
