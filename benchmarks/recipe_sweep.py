@@ -1,8 +1,8 @@
-"""Which recipe suits the starter: `python -m benchmarks.recipe_sweep`, over rates, steps and prior weights.
+"""Which recipe suits the starter: `python -m benchmarks.recipe_sweep`, over rates, steps, weights and batches.
 
 Two individuals that `benchmarks.dreambooth_quality` does not use, one seed, prior preservation on, a rate that falls to
 zero over the run. The best is the one with the highest product of fidelity (as a share of the ceiling) and prompt
-fidelity. All scores are kept under `--work`: a second call with other values adds to them, and ranks all.
+fidelity. All scores are kept in `--scores`: a second call with other values adds to them, and ranks all.
 """
 
 import argparse
@@ -24,26 +24,34 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 2e-4])
     parser.add_argument("--text_encoder_rates", type=float, nargs="+", default=[1e-3, 2e-3])
     parser.add_argument("--prior_weights", type=float, nargs="+", default=[1.0])
-    parser.add_argument("--steps", type=int, nargs="+", default=[400])
+    parser.add_argument("--gammas", type=float, nargs="+", default=[0, 0.1], help="Of Min-SNR weighting; 0: none.")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--steps", type=int, nargs="+", default=[400, 600])
     parser.add_argument("--individuals", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("outputs/recipe-sweep"), help="Where scores are kept.")
+    parser.add_argument("--work", type=Path, default=Path("outputs/recipe-sweep"), help="For photos, runs and sheets.")
+    parser.add_argument(
+        "--scores", type=Path, default=Path("benchmarks/results/recipe_sweep.json"), help="Where scores are kept."
+    )
     add_common_arguments(parser)
     arguments = parser.parse_args()
 
     base = load_base(STARTER)
     judge, validity = judge_with_validity(base.vae, arguments.validity_scenes)
     guidance_scale = float(base.card.recipe.get("save_guidance_scale", 7.5))
-    kept = arguments.work / "scores.json"
+    kept = arguments.scores
     scores: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
     for subject in individuals(arguments.individuals, SUBJECT_SEED):
         photos = arguments.work / subject.class_word.replace(" ", "-")
         write_photos(subject, photos / "photos", SUBJECT_SEED, base.card.native_px)
         exam = Exam(judge, photos / "photos", subject.class_word, guidance_scale)
-        settings = itertools.product(
-            arguments.rates, arguments.text_encoder_rates, arguments.prior_weights, arguments.steps
-        )
-        for rate, text_encoder_rate, weight, num_steps in settings:
-            setting = f"rate {rate:g} text encoder {text_encoder_rate:g} prior {weight:g} steps {num_steps}"
+        for rate, text_encoder_rate, weight, gamma, batch_size, num_steps in itertools.product(
+            arguments.rates, arguments.text_encoder_rates, arguments.prior_weights, arguments.gammas,
+            arguments.batch_sizes, arguments.steps,
+        ):  # fmt: skip
+            setting = (
+                f"rate {rate:g} text encoder {text_encoder_rate:g} prior {weight:g} "
+                f"gamma {gamma:g} batch {batch_size} steps {num_steps}"
+            )
             name = f"{subject.class_word} {setting}"
             if name in scores:
                 continue
@@ -51,6 +59,8 @@ def main() -> None:
                 "learning_rate": rate,
                 "text_encoder_lr": text_encoder_rate,
                 "prior_loss_weight": weight,
+                "snr_gamma": gamma or None,
+                "train_batch_size": batch_size,
                 "max_train_steps": num_steps,
                 "save_interval": num_steps,
                 "lr_scheduler": "cosine",
@@ -91,7 +101,7 @@ def ranking(scores: dict[str, Any]) -> list[dict[str, Any]]:
     rows.sort(key=lambda row: (-int(row["individuals"]), -float(row["merit"])))
     for row in rows:
         figures = "  ".join(f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float))
-        print(f"{row['setting']:62} {row['individuals']} individuals  {figures}")
+        print(f"{row['setting']:76} {row['individuals']} individuals  {figures}")
     return rows
 
 

@@ -155,6 +155,10 @@ class TrainingConfig:
     num_class_images: int = setting(
         100, "Class pictures per concept; missing ones are generated.", "prior", unit="pictures", low=1, high=10_000
     )
+    class_guidance_scale: float = setting(
+        7.5, "Guidance scale of generated class pictures; high ones teach the class harsher colors.", "prior",
+        low=0, high=50,
+    )  # fmt: skip
     sample_batch_size: int = setting(4, "Class pictures generated at a time.", "prior", unit="pictures", low=1, high=64)
 
     train_text_encoder: bool = setting(

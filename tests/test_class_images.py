@@ -64,7 +64,8 @@ def painter(monkeypatch: pytest.MonkeyPatch) -> Painter:
 def ensure(painter: Painter, tmp_path: Path, num: int, concept: Concept = CONCEPT, **changes: Any) -> list[Path]:
     settings: dict[str, Any] = {
         "pipe_factory": painter.pipe, "cache_dir": tmp_path / "cache", "base_key": "base", "vae_key": "vae",
-        "num_class_images": num, "resolution_px": 16, "num_inference_steps": 20, "seed": 7, "batch_size": 2,
+        "num_class_images": num, "resolution_px": 16, "num_inference_steps": 20, "guidance_scale": 7.5,
+        "seed": 7, "batch_size": 2,
         "report": lambda done, total: None, "should_stop": lambda: False,
     }  # fmt: skip
     return ensure_class_images(concept, **(settings | changes))

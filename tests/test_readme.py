@@ -110,7 +110,7 @@ def test_the_python_examples_run(tmp_path: Path) -> None:
         '"starter"': repr(str(base)),
         "resolution=64": "resolution=32",
         "num_class_images=50": "num_class_images=2, save_infer_steps=2, n_save_sample=1",
-        "max_train_steps=400": "max_train_steps=2",
+        "max_train_steps=600": "max_train_steps=2",
         "seed=7": "seed=7, num_inference_steps=2",
     }.items():
         assert shown in code

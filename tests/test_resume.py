@@ -468,31 +468,52 @@ def test_a_full_disk_costs_the_older_state_before_it_pauses_the_run(
     assert any(isinstance(event, Notice) and "disk is full" in event.text for event in events)
 
 
-@pytest.mark.parametrize("where", ["step", "loading", "saving"])
+OUT_OF_MEMORY_AT = {
+    "dreambooth.training.trainer.step_loss": range(1, 9),
+    "dreambooth.training.batches.LatentPool.fill": range(1, 3),
+    "dreambooth.models.base.write_model": range(1, 5),
+    "dreambooth.generation.generate_images": range(1, 5),
+    "dreambooth.training.checkpoint._gathered": range(1, 3),
+}
+
+
+@pytest.mark.parametrize("target", OUT_OF_MEMORY_AT, ids=lambda target: target.rsplit(".", 1)[1])
 def test_out_of_memory_is_a_plain_failure_and_the_next_run_works(
-    config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    """R11: the failure names settings that need less; nothing was skipped or changed."""
-    targets = {
-        "step": "dreambooth.training.trainer.step_loss",
-        "loading": "dreambooth.training.batches.LatentPool.fill",
-        "saving": "dreambooth.models.base.write_model",
+    """R11: in a step, the VAE, a save, a sample, a state; 20 in all. It names settings that need less; none changes."""
+    import pkgutil
+
+    original = pkgutil.resolve_name(target)
+    shared = {
+        "save_interval": 2,
+        "save_sample_prompt": "photo of zwx dog",
+        "n_save_sample": 1,
+        "checkpointing_steps": 2,
     }
+    for number in OUT_OF_MEMORY_AT[target]:
+        calls = itertools.count(1)
 
-    def run_out(*arguments: Any, **options: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has ...")
+        def run_out(*arguments: Any, calls: Any = calls, number: int = number, **options: Any) -> Any:
+            if next(calls) == number:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has ...")
+            return original(*arguments, **options)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(targets[where], run_out)
-        with pytest.raises(DreamBoothError, match="ran out of memory") as failure:
-            train(config(max_train_steps=2, output_dir=str(tmp_path / "failed")))
-    assert "--gradient_checkpointing" in failure.value.todo
-    assert read_state(RunFolder(tmp_path / "failed")).status == "failed"
+        settings = config(max_train_steps=8, output_dir=str(tmp_path / f"failed {number}"), **shared)
+        with monkeypatch.context() as patch:
+            patch.setattr(target, run_out)
+            with pytest.raises(DreamBoothError, match="ran out of memory") as failure:
+                train(settings)
+        assert "--gradient_checkpointing" in failure.value.todo, number
+        assert read_state(RunFolder(Path(str(settings.output_dir)))).status == "failed"
+        if target.endswith("step_loss"):
+            losses = losses_of(read_events(RunFolder(Path(str(settings.output_dir))).events_path))
+            assert len(losses) <= number - 1, "no batch was skipped"
     assert train(config(max_train_steps=2, output_dir=str(tmp_path / "next"))).name == "2"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("step", [0, 3, 5])
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 4, 5, 7])
 def test_a_broken_loss_stops_the_run_before_the_update(
     config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, step: int
 ) -> None:

@@ -99,6 +99,12 @@ def plain_loop(run: Run, num_steps: int) -> tuple[list[float], dict[str, torch.T
     return losses, base.unet.state_dict()
 
 
+def test_class_pictures_have_a_guidance_scale_of_their_own(make: Make) -> None:
+    run = make(with_prior_preservation=True, class_guidance_scale=1.5)
+    (info,) = run.folder.path.parent.glob("data/class_images/*/info.json")
+    assert json.loads(info.read_text())["guidance_scale"] == 1.5
+
+
 @pytest.mark.parametrize("with_prior", [False, True])
 def test_the_loop_is_a_plain_adamw_loop(make: Make, with_prior: bool) -> None:
     run = make(with_prior_preservation=with_prior, prior_loss_weight=0.7, train_text_encoder=True)

@@ -31,11 +31,11 @@ def ensure_class_images(
     num_class_images: int,
     resolution_px: int,
     num_inference_steps: int,
+    guidance_scale: float,
     seed: int,
     batch_size: int,
     report: Callable[[int, int], None],
     should_stop: Callable[[], bool],
-    guidance_scale: float = 7.5,
     autocast_dtype: "torch.dtype | None" = None,
     notice: Callable[[str], None] | None = None,
 ) -> list[Path]:

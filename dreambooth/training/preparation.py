@@ -153,6 +153,7 @@ def with_class_images(
             resolution_px=config.resolution,
             num_inference_steps=config.save_infer_steps,
             seed=config.seed or 0,
+            guidance_scale=config.class_guidance_scale,
             batch_size=config.sample_batch_size,
             autocast_dtype=manager.autocast_dtype,
             report=lambda done, total: report(PhaseProgress("class images", done, total)),

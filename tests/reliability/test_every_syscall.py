@@ -25,7 +25,7 @@ def under_strace(run: Path, call: str, fault: str, first: int, last: int) -> boo
     command = ["strace", "-f", "-qq", "-o", str(trace), "-e", f"trace={call}", "-e", f"inject={call}:{fault}"]
     script = [sys.executable, "-m", "tests.reliability.save_states", str(run), str(first), str(last)]
     environment = {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HOME": str(run)}
-    done = subprocess.run([*command, *script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, *script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     return done.returncode < 0 or "INJECTED" in trace.read_text() or "killed by" in trace.read_text()
 
 
