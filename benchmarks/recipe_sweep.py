@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 2e-4])
     parser.add_argument("--text_encoder_rates", type=float, nargs="+", default=[1e-3, 2e-3])
     parser.add_argument("--prior_weights", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--class_guidances", type=float, nargs="+", default=[2.0], help="Of the class pictures.")
     parser.add_argument("--gammas", type=float, nargs="+", default=[0, 0.1], help="Of Min-SNR weighting; 0: none.")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, nargs="+", default=[400, 600])
@@ -44,12 +45,12 @@ def main() -> None:
         photos = arguments.work / subject.class_word.replace(" ", "-")
         write_photos(subject, photos / "photos", SUBJECT_SEED, base.card.native_px)
         exam = Exam(judge, photos / "photos", subject.class_word, guidance_scale)
-        for rate, text_encoder_rate, weight, gamma, batch_size, num_steps in itertools.product(
-            arguments.rates, arguments.text_encoder_rates, arguments.prior_weights, arguments.gammas,
-            arguments.batch_sizes, arguments.steps,
+        for rate, text_encoder_rate, weight, class_guidance, gamma, batch_size, num_steps in itertools.product(
+            arguments.rates, arguments.text_encoder_rates, arguments.prior_weights, arguments.class_guidances,
+            arguments.gammas, arguments.batch_sizes, arguments.steps,
         ):  # fmt: skip
             setting = (
-                f"rate {rate:g} text encoder {text_encoder_rate:g} prior {weight:g} "
+                f"rate {rate:g} text encoder {text_encoder_rate:g} prior {weight:g} at guidance {class_guidance:g} "
                 f"gamma {gamma:g} batch {batch_size} steps {num_steps}"
             )
             name = f"{subject.class_word} {setting}"
@@ -59,6 +60,7 @@ def main() -> None:
                 "learning_rate": rate,
                 "text_encoder_lr": text_encoder_rate,
                 "prior_loss_weight": weight,
+                "class_guidance_scale": class_guidance,
                 "snr_gamma": gamma or None,
                 "train_batch_size": batch_size,
                 "max_train_steps": num_steps,
@@ -101,7 +103,7 @@ def ranking(scores: dict[str, Any]) -> list[dict[str, Any]]:
     rows.sort(key=lambda row: (-int(row["individuals"]), -float(row["merit"])))
     for row in rows:
         figures = "  ".join(f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float))
-        print(f"{row['setting']:76} {row['individuals']} individuals  {figures}")
+        print(f"{row['setting']:92} {row['individuals']} individuals  {figures}")
     return rows
 
 
