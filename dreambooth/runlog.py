@@ -177,7 +177,7 @@ def read_state(run: RunFolder) -> RunState:
         return state
     # It may have ended, and said so, between the look at its state and the look at its owner.
     again = _kept_state(run)
-    if again != state:
+    if again.status != state.status or again.heartbeat_s > state.heartbeat_s:
         return again
     return dataclasses.replace(state, status="interrupted", seconds_left=None)
 

@@ -237,10 +237,18 @@ def _unfinished(path: Path) -> Path:
 
 def sweep_unfinished(folder: Path) -> None:
     """Remove what processes that are no more left half-written anywhere under this folder."""
-    for entry in list(folder.rglob(".*")):
-        match = UNFINISHED.fullmatch(entry.name)
-        if match and entry.exists() and not _is_being_made(entry, int(match[1])):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    # Others may write and finish there meanwhile: what vanishes under the walk is no error.
+    for place, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            match = UNFINISHED.fullmatch(name)
+            entry = Path(place, name)
+            if match is None or _is_being_made(entry, int(match[1])):
+                continue
+            if name in folders:
+                folders.remove(name)
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
 
 
 def _is_being_made(entry: Path, pid: int) -> bool:
@@ -248,9 +256,13 @@ def _is_being_made(entry: Path, pid: int) -> bool:
     import psutil
 
     try:
+        begun_s = entry.stat().st_mtime
+    except FileNotFoundError:
+        return True
+    try:
         # A restarted container gives its server the same number again.
-        return bool(psutil.Process(pid).create_time() <= entry.stat().st_mtime + CLOCK_SLACK_S)
-    except (psutil.Error, OSError):
+        return bool(psutil.Process(pid).create_time() <= begun_s + CLOCK_SLACK_S)
+    except psutil.NoSuchProcess:
         return False
 
 

@@ -129,9 +129,13 @@ def through_restarts(folder: Path, photos: Path, num_restarts: int, seed: int) -
 
 def serve_with(data_dir: Path, prepared: Callable[[Jobs], Any], port: int) -> None:
     """Be the app, with something done to its jobs before the page opens; never returns."""
+    import faulthandler
+
     import app
     import ui.build
 
+    # Where a server that never answers hangs.
+    faulthandler.dump_traceback_later(90, file=open(data_dir.parent / "hangs.txt", "w"))  # noqa: SIM115
     os.environ["DREAMBOOTH_HOME"] = str(data_dir)
     build = ui.build.build_page
 
@@ -150,10 +154,12 @@ def a_whole_app(data_dir: Path, prepared: Callable[[Jobs], Any]) -> Iterator[tup
     import urllib.request
 
     port = free_port()
+    data_dir.mkdir(parents=True, exist_ok=True)
     child = in_child(lambda: serve_with(data_dir, prepared, port))
     url = f"http://127.0.0.1:{port}/"
 
     def answers() -> bool:
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), "the app ended before its page opened"
         try:
             with urllib.request.urlopen(url, timeout=5) as page:
                 return bool(page.status == 200)

@@ -163,6 +163,34 @@ def test_what_a_dead_process_left_is_swept_when_its_number_is_given_again(tmp_pa
     assert list(tmp_path.iterdir()) == [new]
 
 
+def test_a_sweep_passes_over_what_others_finish_meanwhile(tmp_path: Path) -> None:
+    """A run begins, and sweeps, while another one's state is written."""
+    from dreambooth.workspace import new_folder, write_text
+
+    ends_s, wrong = time.monotonic() + 2, list[BaseException]()
+
+    def write() -> None:
+        while time.monotonic() < ends_s:
+            write_text(tmp_path / "state.json", "{}")
+            with new_folder(tmp_path / "1") as folder:
+                (folder / "a").touch()
+            (tmp_path / "1" / "a").unlink()
+            (tmp_path / "1").rmdir()
+
+    def guarded() -> None:
+        try:
+            write()
+        except OSError as error:
+            wrong.append(error)
+
+    writer = threading.Thread(target=guarded)
+    writer.start()
+    while writer.is_alive():
+        sweep_unfinished(tmp_path)
+    assert wrong == [], "and takes nothing away from them"
+    assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
+
+
 # R15: restarts -------------------------------------------------------------------------------------------------------
 
 
