@@ -82,7 +82,7 @@ def a_server(workspace: Workspace, photos: Path, seed: int, *, to_the_end: bool)
         if names and rng.random() < 0.5:
             jobs.stop(names[-1])
             append(workspace.data_dir / "stopped", names[-1])
-        until(jobs.active, lambda active: active is None)
+        until(jobs.active, lambda active: active is None, seconds=110)
         jobs.close()
 
 
@@ -94,7 +94,8 @@ def through_restarts(folder: Path, photos: Path, num_restarts: int, seed: int) -
         child = in_child(lambda: a_server(workspace, photos, seed + number, to_the_end=False))  # noqa: B023
         known = len(lines(workspace.data_dir / "started"))
         until(lambda: len(lines(workspace.data_dir / "started")), lambda found: found >= known + 3)  # noqa: B023
-        time.sleep(rng.random() * 0.5)
+        moment = len(lines(workspace.data_dir / "steps")) + rng.randrange(8)
+        until(lambda: len(lines(workspace.data_dir / "steps")), lambda found: found >= moment)  # noqa: B023
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         statuses = {run.name: read_state(run).status for run in workspace.runs()}
