@@ -416,33 +416,33 @@ def test_pruning_comes_after_the_new_state_and_keeps_the_newest(
 # Failures ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", range(1, 9))
 def test_a_full_disk_pauses_the_run_which_resumes_exactly(
-    config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+    config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R6: whichever file of models and states hits the end of the disk, the last valid state survives."""
     import safetensors.torch
 
     settings = config(max_train_steps=6, checkpoints_total_limit=1)
     whole = train(dataclasses.replace(settings, output_dir=str(tmp_path / "whole")))
-    original, calls = safetensors.torch.save_file, itertools.count(1)
+    original = safetensors.torch.save_file
+    for number in range(1, 9):
+        calls = itertools.count(1)
 
-    def save_file(*arguments: Any, **options: Any) -> None:
-        if next(calls) == call:
+        def save_file(*arguments: Any, calls: Any = calls, number: int = number, **options: Any) -> None:
             original(*arguments, **options)
-            raise OSError(errno.ENOSPC, "No space left on device")
-        original(*arguments, **options)
+            if next(calls) == number:
+                raise OSError(errno.ENOSPC, "No space left on device")
 
-    folder = tmp_path / "full"
-    with monkeypatch.context() as patch:
-        patch.setattr(safetensors.torch, "save_file", save_file)
-        with pytest.raises(DreamBoothError, match="disk is full"):
-            train(dataclasses.replace(settings, output_dir=str(folder)))
-    run = RunFolder(folder)
-    assert read_state(run).status == "paused"
-    last = resume(folder)
-    for file in sorted(whole.rglob("*.safetensors")):
-        assert (last / file.relative_to(whole)).read_bytes() == file.read_bytes()
+        folder = tmp_path / f"full {number}"
+        with monkeypatch.context() as patch:
+            patch.setattr(safetensors.torch, "save_file", save_file)
+            with pytest.raises(DreamBoothError, match="disk is full"):
+                train(dataclasses.replace(settings, output_dir=str(folder)))
+        run = RunFolder(folder)
+        assert read_state(run).status == "paused", number
+        last = resume(folder)
+        for file in sorted(whole.rglob("*.safetensors")):
+            assert (last / file.relative_to(whole)).read_bytes() == file.read_bytes(), number
 
 
 def test_a_full_disk_costs_the_older_state_before_it_pauses_the_run(
@@ -470,7 +470,7 @@ def test_a_full_disk_costs_the_older_state_before_it_pauses_the_run(
 
 OUT_OF_MEMORY_AT = {
     "dreambooth.training.trainer.step_loss": range(1, 9),
-    "dreambooth.training.batches.LatentPool.fill": range(1, 3),
+    "dreambooth.training.batches.LatentPool._encoded": range(1, 3),
     "dreambooth.models.base.write_model": range(1, 5),
     "dreambooth.generation.generate_images": range(1, 5),
     "dreambooth.training.checkpoint._gathered": range(1, 3),
@@ -489,6 +489,7 @@ def test_out_of_memory_is_a_plain_failure_and_the_next_run_works(
         "save_interval": 2,
         "save_sample_prompt": "photo of zwx dog",
         "n_save_sample": 1,
+        "save_infer_steps": 2,
         "checkpointing_steps": 2,
     }
     for number in OUT_OF_MEMORY_AT[target]:

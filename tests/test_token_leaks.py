@@ -103,7 +103,12 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 def command_line(process: "subprocess.Popen[str]") -> str:
     """Return a process's arguments as every user of the machine can read them."""
     path = Path(f"/proc/{process.pid}/cmdline")
-    return path.read_bytes().replace(b"\0", b" ").decode() if path.exists() else " ".join(map(str, process.args))
+    if not path.exists():
+        return " ".join(map(str, process.args))
+    # Linux shows none for an instant after a program was started.
+    while not (shown := path.read_bytes().replace(b"\0", b" ").decode()) and process.poll() is None:
+        time.sleep(0.01)
+    return shown
 
 
 @pytest.fixture(scope="module")
