@@ -105,7 +105,7 @@ def test_a_hundred_runs_in_one_server_leave_nothing_behind(photos: Path, tmp_pat
     process, workspace = psutil.Process(), Workspace(tmp_path / "data")
     jobs = Jobs(workspace, ModelManager("cpu"))
     config = stub_config(
-        photos, pretrained_model_name_or_path=STARTER, resolution=128, seed=1, num_crop_variants=1, n_save_sample=1,
+        photos, pretrained_model_name_or_path=STARTER, resolution=64, seed=1, num_crop_variants=1, n_save_sample=1,
         save_infer_steps=2, save_sample_prompt="dog", with_prior_preservation=False, checkpointing_steps=0,
     )  # fmt: skip
     config = dataclasses.replace(config, max_train_steps=10)
