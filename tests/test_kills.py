@@ -356,10 +356,8 @@ def test_fifty_signals_at_random_steps_all_leave_a_state(config: Callable[..., T
     print(f"R8: 50 of 50, the slowest in {slowest_s:.2f} s")
 
 
-def test_a_second_signal_leaves_at_once(config: Callable[..., TrainingConfig], tmp_path: Path) -> None:
-    """R8: within a second, without a save."""
-    settings = config(max_train_steps=60, checkpointing_steps=0, train_batch_size=8)
-    folder = tmp_path / "run"
+def leaves_at_once(settings: TrainingConfig, folder: Path) -> None:
+    """Send a second signal right after the first, and fail unless the process is gone within a second."""
     child = in_child(lambda: os._exit(command(settings, folder)))
     reached(RunFolder(folder), 2)
     os.kill(child, signal.SIGTERM)
@@ -369,3 +367,16 @@ def test_a_second_signal_leaves_at_once(config: Callable[..., TrainingConfig], t
     status = exit_status(child)
     assert time.monotonic() - began_s < 1
     assert status in (None, 0), "ended by the signal, or already through with saving"
+
+
+def test_a_second_signal_leaves_at_once(config: Callable[..., TrainingConfig], tmp_path: Path) -> None:
+    """R8: within a second, without a save."""
+    leaves_at_once(config(max_train_steps=60, checkpointing_steps=0, train_batch_size=8), tmp_path / "run")
+
+
+@pytest.mark.reliability
+def test_ten_second_signals_leave_at_once(config: Callable[..., TrainingConfig], tmp_path: Path) -> None:
+    """R8, the long tier."""
+    for number in range(10):
+        settings = config(max_train_steps=60, checkpointing_steps=0, train_batch_size=8)
+        leaves_at_once(settings, tmp_path / f"run {number}")

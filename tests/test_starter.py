@@ -79,6 +79,17 @@ def test_the_card_names_a_toy_and_a_valid_recipe() -> None:
     assert card.recipe["resolution"] == card.native_px
 
 
+def test_its_recipe_trains_on_captions_as_long_as_generation_makes_them(starter: Any) -> None:
+    """Trained on captions of their own length, it knew its subject there and seldom showed it when asked."""
+    from dreambooth.config import resolve
+    from dreambooth.training.captions import tokenize
+
+    config = resolve({}, read_card("starter").recipe, "recommended")
+    captions = ["photo of zwx dog", "photo of dog"]
+    token_ids = tokenize(starter.tokenizer, captions, pad_tokens=config.pad_tokens, notice=pytest.fail)
+    assert {len(ids) for ids in token_ids.values()} == {starter.tokenizer.model_max_length}
+
+
 def test_the_files_are_small_enough_for_the_repository() -> None:
     sizes = [file.stat().st_size for file in starter_folder().rglob("*") if file.is_file()]
     assert max(sizes) < 10 * 10**6
