@@ -3,7 +3,8 @@
 Two individuals that `benchmarks.dreambooth_quality` does not use, one seed, prior preservation on, a rate that falls to
 zero over the run. The best is the one with the highest product of fidelity (as a share of the ceiling) and prompt
 fidelity. "Unpadded" scores were taken while the recipe trained on captions of their own length: generation pads to 77
-tokens, and what was taught to the first eight of them often did not come out. All scores are kept in `--scores`: a second call with other values adds to them, and ranks all.
+tokens, and what was taught to the first eight of them often did not come out. All scores are kept in `--scores`: a
+second call with other values adds to them, and ranks all.
 """
 
 import argparse
