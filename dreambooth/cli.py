@@ -284,8 +284,7 @@ class _Bars:
                 else:
                     tqdm.write(f"{event.phase.capitalize()} ...")
             if self._bar is not None:
-                self._bar.n = event.done
-                self._bar.refresh()
+                self._bar.update(event.done - self._bar.n)
         elif isinstance(event, StepLoss):
             if self._bar is not None:
                 self._bar.set_postfix(loss=f"{event.loss:.4f}", refresh=False)
@@ -318,8 +317,8 @@ def _with_bar(model: str, config: GenerationConfig, output_dir: Path) -> list[Pa
     with tqdm(desc="Generating", unit="step", dynamic_ncols=True) as bar:
 
         def on_step(done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.refresh()
+            bar.total = total
+            bar.update(done - bar.n)
 
         return generate(model, config, output_dir, on_step=on_step)
 
@@ -344,8 +343,8 @@ def _converted(model: Path, out: Path, *, half: bool, use_safetensors: bool = Fa
     with tqdm(desc="Converting", unit="tensor", dynamic_ncols=True) as bar:
 
         def on_progress(done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.refresh()
+            bar.total = total
+            bar.update(done - bar.n)
 
         return convert(
             newest_step_folder(model), out, half=half, use_safetensors=use_safetensors or None, on_progress=on_progress
