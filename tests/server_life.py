@@ -113,14 +113,17 @@ def through_restarts(folder: Path, photos: Path, num_restarts: int, seed: int) -
     assert set(lines(workspace.data_dir / "started")) <= set(statuses)
     assert len(statuses) == 3 * num_restarts
     assert set(statuses.values()) <= {"done", "stopped"}
-    steps = lines(workspace.data_dir / "steps")
+    steps, dones = lines(workspace.data_dir / "steps"), 0
     doubled = len(steps) - len(set(steps))
     assert doubled <= num_restarts, "a kill repeats one step at most"
     for run in runs:
         if statuses[run.name] == "done":
             assert {f"{run.name} {step}" for step in range(1, STUB_STEPS + 1)} <= set(steps)
             final = [event for _, event in read_events(run.events_path) if event == StatusChanged("done")]
-            assert len(final) == 1, "each is done once"
+            assert final
+            dones += len(final)
+    # A kill may lie between the line that says a run is done and its record; it is then said once more.
+    assert dones <= sum(status == "done" for status in statuses.values()) + num_restarts
     done = sum(status == "done" for status in statuses.values())
     return {"runs": len(runs), "done": done, "stopped": len(runs) - done, "interrupted, seen": interrupted}
 

@@ -4,7 +4,7 @@ Needs the right to mount a tmpfs: root, also of a user namespace (`unshare -Urm`
 """
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,15 +42,19 @@ def used_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def paused_exactly(settings: TrainingConfig, small_disk: Path, name: str) -> RunFolder:
-    """Train on the small disk, and return the run; a full disk must have paused it, unless it could not even begin."""
+def on_the_small_disk(work: Callable[[], Any]) -> int | None:
+    """Return the exit status of work that is let begin in spite of R7, which refuses beforehand what will not fit."""
 
     def start() -> None:
-        # What a run needs is refused before it starts (R7); here it is to start in spite of it.
         disk.refuse_short_disk = lambda need, folder: None
-        train(replace(settings, output_dir=str(small_disk / name)))
+        work()
 
-    exit_status(in_child(start))
+    return exit_status(in_child(start))
+
+
+def paused_exactly(settings: TrainingConfig, small_disk: Path, name: str) -> RunFolder:
+    """Train on the small disk, and return the run; a full disk must have paused it, unless it could not even begin."""
+    on_the_small_disk(partial(train, replace(settings, output_dir=str(small_disk / name))))
     return RunFolder(small_disk / name)
 
 
@@ -80,7 +84,7 @@ def test_a_disk_of_any_size_too_small_pauses_the_run_which_resumes_exactly(
             continue
         assert status == "paused", f"{size_bytes} bytes: {status}"
         paused, with_state = paused + 1, with_state + bool(states)
-        assert exit_status(in_child(partial(resume, run.path))) == 0
+        assert on_the_small_disk(partial(resume, run.path)) == 0
         assert_same_run(run.path, wanted, f"{size_bytes} bytes")
         subprocess.run(["rm", "-r", run.path], check=True)
     print(f"R6: {paused} of {NUM_SIZES} sizes paused the run, {with_state} with a state; all resumed bit for bit")
