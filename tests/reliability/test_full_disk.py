@@ -54,8 +54,8 @@ def on_the_small_disk(work: Callable[[], Any]) -> int | None:
 
 def paused_exactly(settings: TrainingConfig, small_disk: Path, name: str) -> RunFolder:
     """Train on the small disk, and return the run; a full disk must have paused it, unless it could not even begin."""
-    on_the_small_disk(partial(train, replace(settings, output_dir=str(small_disk / name))))
-    return RunFolder(small_disk / name)
+    on_the_small_disk(partial(train, replace(settings, output_dir=str(small_disk / name / "run"))))
+    return RunFolder(small_disk / name / "run")
 
 
 def test_a_disk_of_any_size_too_small_pauses_the_run_which_resumes_exactly(
@@ -70,8 +70,8 @@ def test_a_disk_of_any_size_too_small_pauses_the_run_which_resumes_exactly(
         "save_sample_prompt": "photo of zwx dog", "n_save_sample": 1,
     }  # fmt: skip
     settings = TrainingConfig(**values).checked()
-    assert exit_status(in_child(partial(train, replace(settings, output_dir=str(tmp_path / "whole"))))) == 0
-    wanted, whole_bytes = outcome(tmp_path / "whole"), used_bytes(tmp_path / "whole")
+    assert exit_status(in_child(partial(train, replace(settings, output_dir=str(tmp_path / "whole" / "run"))))) == 0
+    wanted, whole_bytes = outcome(tmp_path / "whole" / "run"), used_bytes(tmp_path / "whole")
     paused = with_state = 0
     for number in range(NUM_SIZES):
         size_bytes = round(whole_bytes * (0.05 + 0.93 * number / NUM_SIZES)) + (1 << 20)
