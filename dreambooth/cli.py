@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth import file_commands
 from dreambooth.config import (
     PRESETS,
     Concept,
@@ -81,14 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     for info in describe(GenerationConfig):
         _add_flag(generate, info)
 
-    convert = _command(commands, "convert", convert_command, "write one file for other tools")
-    convert.add_argument("model_dir", nargs="?", help="A run, a step folder or any diffusers folder.")
-    convert.add_argument("out", nargs="?", help="The file: .safetensors or .ckpt.")
-    convert.add_argument("--model_path", help="The same as MODEL_DIR.")
-    convert.add_argument("--checkpoint_path", help="The same as OUT.")
-    convert.add_argument("--half", action="store_true", help="Store weights in fp16.")
-    convert.add_argument("--use_safetensors", action="store_true", help="Write safetensors whatever the name.")
-
+    _add_file_commands(commands)
     _command(commands, "doctor", doctor_command, "say what this machine has, lacks, and what to do")
     _command(commands, "demo", demo_command, "the whole job on the bundled sample subject, in minutes")
     _add_starter(commands)
@@ -116,6 +110,21 @@ def _add_flag(parser: argparse.ArgumentParser, info: FieldInfo) -> None:
         metavar=None if info.choices else info.type.__name__.upper(),
         help=(f"{info.sentence} ({details})" if details else info.sentence).replace("%", "%%"),
     )
+
+
+def _add_file_commands(commands: Any) -> None:
+    convert = _command(commands, "convert", file_commands.convert_command, "write one file for other tools")
+    convert.add_argument("model_dir", nargs="?", help="A run, a step folder or any diffusers folder.")
+    convert.add_argument("out", nargs="?", help="The file: .safetensors or .ckpt.")
+    convert.add_argument("--model_path", help="The same as MODEL_DIR.")
+    convert.add_argument("--checkpoint_path", help="The same as OUT.")
+    convert.add_argument("--half", action="store_true", help="Store weights in fp16.")
+    convert.add_argument("--precision", choices=("fp16", "fp32"), help="Number format; left out, the folder's own.")
+    convert.add_argument("--use_safetensors", action="store_true", help="Write safetensors whatever the name.")
+
+    grid = _command(commands, "grid", file_commands.grid_command, "put a run's sample pictures into one, a row a step")
+    grid.add_argument("run", type=Path, help="The run's folder.")
+    grid.add_argument("out", nargs="?", type=Path, help="The picture; `grid.png` in the run's folder when left out.")
 
 
 def _add_starter(commands: Any) -> None:
@@ -323,34 +332,6 @@ def _with_bar(model: str, config: GenerationConfig, output_dir: Path) -> list[Pa
         return generate(model, config, output_dir, on_step=on_step)
 
 
-def convert_command(arguments: dict[str, Any]) -> int:
-    """Write one file in the original layout and print where it is."""
-    model = arguments["model_path"] or arguments["model_dir"]
-    out = arguments["checkpoint_path"] or arguments["out"]
-    missing = [name for name, value in (("MODEL_DIR", model), ("OUT", out)) if value is None]
-    if missing:
-        raise ConfigError([FieldProblem(name, "is missing.") for name in missing])
-    print(_converted(Path(model), Path(out), half=arguments["half"], use_safetensors=arguments["use_safetensors"]))
-    return 0
-
-
-def _converted(model: Path, out: Path, *, half: bool, use_safetensors: bool = False) -> Path:
-    from tqdm import tqdm
-
-    from dreambooth.export.single_file import convert
-    from dreambooth.workspace import newest_step_folder
-
-    with tqdm(desc="Converting", unit="tensor", dynamic_ncols=True) as bar:
-
-        def on_progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return convert(
-            newest_step_folder(model), out, half=half, use_safetensors=use_safetensors or None, on_progress=on_progress
-        )
-
-
 def doctor_command(arguments: dict[str, Any]) -> int:
     """Print what this machine has; exits with 1 when something is bad."""
     from dreambooth.doctor import doctor
@@ -387,7 +368,7 @@ def demo_command(arguments: dict[str, Any]) -> int:
 
     model = train(config, controls=controls, on_event=bars)
     bars.close()
-    file = _converted(model, workspace.exports_dir / f"{run.name}.safetensors", half=True)
+    file = file_commands.converted(model, workspace.exports_dir / f"{run.name}.safetensors", precision="fp16").path
     request = GenerationConfig(prompt=concept.instance_prompt, seed=1, guidance_scale=config.save_guidance_scale)
     pictures = _with_bar(str(model), request.checked(), workspace.pictures_dir / run.name)
     print(f"\nThe model:    {model}\nThe file:     {file}\nThe pictures: {pictures[0].parent}")

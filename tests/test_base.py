@@ -12,6 +12,7 @@ import torch
 from dreambooth.errors import BaseModelError
 from dreambooth.export.single_file import convert
 from dreambooth.models import base as bases
+from dreambooth.models import original_file
 from dreambooth.models.base import Base, load_base, read_card, weights_fingerprint, write_model
 
 PARTS = ("unet", "vae", "text_encoder")
@@ -31,6 +32,7 @@ def assert_same_weights(first: Base, second: Base) -> None:
 def tiny_is_the_starter(tiny_base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Single files tell their widths, not their configuration: the starter's is taken for narrow ones."""
     monkeypatch.setattr(bases, "starter_folder", lambda: tiny_base_folder)
+    monkeypatch.setattr(original_file, "starter_folder", lambda: tiny_base_folder)
 
 
 def test_a_folder_loads_in_fp32_and_evaluation_mode(tiny_base_folder: Path, tmp_path: Path) -> None:
@@ -176,7 +178,12 @@ def test_each_refusal_of_the_hub_has_its_sentence(kind: str, words: str, monkeyp
         (["lora_unet_down.lora_up.weight"], "LoRA"),
         (["decoder.conv_in.weight"], "VAE alone"),
         (["something"], "no complete model"),
-        (["cond_stage_model.model.ln_final.weight", "model.diffusion_model.input_blocks.0.0.weight"], "SD 2.x"),
+        (["text_model.encoder.layers.0.self_attn.q_proj.weight"], "text encoder alone"),
+        (["down_blocks.0.resnets.0.conv1.weight"], "one part of a diffusers folder"),
+        (["control_model.input_blocks.0.0.weight"], "ControlNet"),
+        (["emb_params"], "textual inversion"),
+        (["double_blocks.0.img_attn.qkv.weight"], "later family"),
+        (["model.diffusion_model.joint_blocks.0.x"], "later family"),
     ],
 )
 def test_files_that_are_something_else_are_named(names: list[str], words: str, tmp_path: Path) -> None:
@@ -185,6 +192,17 @@ def test_files_that_are_something_else_are_named(names: list[str], words: str, t
     save_file({name: torch.zeros(4, 4) for name in names}, tmp_path / "file.safetensors")
     with pytest.raises(BaseModelError, match=words):
         load_base(str(tmp_path / "file.safetensors"))
+
+
+@pytest.mark.parametrize(("inputs", "words"), [(5, "depth"), (7, "upscaler"), (8, "pix2pix"), (6, "takes 6 numbers")])
+def test_files_whose_unet_takes_more_are_named(inputs: int, words: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(
+        {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4, inputs, 3, 3)}, tmp_path / "f.safetensors"
+    )
+    with pytest.raises(BaseModelError, match=words):
+        load_base(str(tmp_path / "f.safetensors"))
 
 
 def test_an_inpainting_file_and_folder_are_named(tmp_path: Path, tiny_base_folder: Path) -> None:

@@ -47,7 +47,7 @@ def test_the_file_has_sd15s_tensors_and_reads_back_equal(full_size: Path, tmp_pa
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from safetensors.torch import load_file
 
-    path = convert(full_size, tmp_path / "model.safetensors", half=True)
+    path = convert(full_size, tmp_path / "model.safetensors", precision="fp16")
     weights = load_file(path)
     wanted = {f"model.diffusion_model.{name}" for name in original_unet_names()}
     wanted |= {f"first_stage_model.{name}" for name in original_vae_names()}

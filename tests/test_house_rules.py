@@ -17,20 +17,22 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "xf
 # From the ground up. A room may import from the floors below it and from itself, never sideways or up; a new file has
 # to be given its place here. Rooms that are folders name their files.
 FLOORS: list[dict[str, str]] = [
-    {"errors": "", "events": "", "rng": "", "formats": "ldm"},
+    {"errors": "", "events": "", "rng": "", "formats": "ldm open_clip original safetensors_file"},
     {"limits": ""},
     {"config": "", "settings": ""},
     {"workspace": "", "hardware": ""},
-    {"runlog": "", "doctor": "", "samples": ""},
-    {"models": "base manager sd15 weights"},
-    {"export": "single_file", "scoring": "judge measures"},
+    {"runlog": "", "doctor": "", "samples": "", "sample_grid": ""},
+    {"models": "base manager original_file sd15 weights"},
+    {"export": "recipe single_file", "scoring": "judge measures"},
     {"generation": ""},
+    {"verify": ""},
     {"data": "photos archives dataset class_images"},
     {"training": "objective optimizer captions batches checkpoint disk preparation trainer"},
     {"starter": "things places scenes subjects tokens loop judging build"},
     {"runs": ""},
     {"jobs": ""},
     {"__init__": ""},
+    {"file_commands": ""},
     {"cli": ""},
     {
         "__main__": "",

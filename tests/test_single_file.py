@@ -12,6 +12,7 @@ from dreambooth.errors import ExportError
 from dreambooth.export import single_file
 from dreambooth.export.single_file import convert
 from dreambooth.formats import ldm
+from dreambooth.models.weights import part_weights
 
 
 def test_the_layout_has_every_tensor_and_integer_positions(tiny_base_folder: Path, tmp_path: Path) -> None:
@@ -51,13 +52,15 @@ def test_diffusers_reads_equal_tensors_back(tiny_base_folder: Path, tmp_path: Pa
 
 
 def test_half_casts_floats_and_leaves_integers(tiny_base_folder: Path, tmp_path: Path) -> None:
-    weights = torch.load(convert(tiny_base_folder, tmp_path / "model.ckpt", half=True), weights_only=True)["state_dict"]
+    weights = torch.load(convert(tiny_base_folder, tmp_path / "model.ckpt", precision="fp16"), weights_only=True)[
+        "state_dict"
+    ]
     assert weights.pop(ldm.POSITION_IDS).dtype == torch.int64
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
 
 
 def test_names_survive_the_way_there_and_back(tiny_base_folder: Path) -> None:
-    parts = [single_file._weights_of(tiny_base_folder / part) for part in single_file.PARTS]
+    parts = [part_weights(tiny_base_folder / part) for part in single_file.PARTS]
     unet, vae, text_encoder = ldm.from_ldm(ldm.to_ldm(*parts))
     for found, expected in zip((unet, vae), parts, strict=False):
         assert found.keys() == expected.keys()
@@ -101,11 +104,11 @@ def test_what_is_no_sd1_model_is_refused(tiny_base_folder: Path, tmp_path: Path)
         convert(tmp_path, tmp_path / "m.safetensors")
     with pytest.raises(ExportError, match="neither"):
         convert(tiny_base_folder, tmp_path / "m.bin")
-    other = tmp_path / "sd2"
+    other = tmp_path / "deeper"
     shutil.copytree(tiny_base_folder, other)
-    config = other / "unet" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_linear_projection": True}))
-    with pytest.raises(ExportError, match="SD 2.x"):
+    config = other / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 3}))
+    with pytest.raises(ExportError, match=r"encoder\.layers\.2\."):
         convert(other, tmp_path / "m.safetensors")
 
 

@@ -9,8 +9,10 @@ from dreambooth.starter.tokens import write_tokenizer
 TINY_PX = 32
 
 
-def tiny_base(folder: Path, *, prediction_type: str = "epsilon", num_text_layers: int = 2, seed: int = 0) -> Path:
-    """Write the base into `folder`, in fp32, and return it."""
+def tiny_base(
+    folder: Path, *, prediction_type: str = "epsilon", num_text_layers: int = 2, seed: int = 0, is_sd2: bool = False
+) -> Path:
+    """Write the base into `folder`, in fp32, and return it; `is_sd2` gives it SD 2.x's kind of text encoder and UNet."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -20,7 +22,7 @@ def tiny_base(folder: Path, *, prediction_type: str = "epsilon", num_text_layers
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(
             sample_size=TINY_PX // 8, block_out_channels=(8, 16, 24, 24), cross_attention_dim=16,
-            attention_head_dim=2, norm_num_groups=4,
+            attention_head_dim=2, norm_num_groups=4, use_linear_projection=is_sd2,
         )  # fmt: skip
         vae = AutoencoderKL(
             block_out_channels=(4, 8, 12, 12), layers_per_block=2, norm_num_groups=4, sample_size=TINY_PX,
@@ -31,6 +33,7 @@ def tiny_base(folder: Path, *, prediction_type: str = "epsilon", num_text_layers
                 vocab_size=vocabulary_size, hidden_size=16, intermediate_size=32, num_hidden_layers=num_text_layers,
                 num_attention_heads=2, projection_dim=16, bos_token_id=vocabulary_size - 2,
                 eos_token_id=vocabulary_size - 1, pad_token_id=vocabulary_size - 1,
+                hidden_act="gelu" if is_sd2 else "quick_gelu",
             )
         )  # fmt: skip
     write_model(

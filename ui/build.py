@@ -113,12 +113,13 @@ class Follower:
 
     def first_look(self) -> list[Any]:
         """Return everything, for a page that was just opened: the run that trains, else the newest."""
-        newest = [run.name for run in self._services.workspace.runs()[:1]]
-        name = self._services.jobs.active() or next(iter(newest), "")
-        return [*self.look(name, {}), train_tab.folded(bool(self._services.jobs.active()))]
+        return [*self.look(None, {}), train_tab.folded(bool(self._services.jobs.active()))]
 
     def _look(self, name: str | None, seen: dict[str, Any]) -> list[Any]:
         active = self._services.jobs.active()
+        if not seen and not name:
+            # On a slow machine the timer's first look can come before the page's own: both choose the same run.
+            name = active or next((run.name for run in self._services.workspace.runs()), "")
         active_view = self._view(active)
         view = active_view if name == active else self._view(name)
         models = tuple(self._services.jobs.models())

@@ -41,8 +41,9 @@ def build(services: Services) -> ConvertTab:
                 elem_id="convert-format",
             )  # fmt: skip
             half = gr.Checkbox(
-                True, label="Half precision (fp16)", info="Half the size, the same pictures.", elem_id="convert-half"
-            )
+                True, label="Half precision (fp16)", elem_id="convert-half",
+                info="What most tools compute in, at half the size of fp32.",
+            )  # fmt: skip
     prepare = gr.Button("Prepare the file", variant="primary", elem_id="prepare")
     message = gr.HTML(elem_id="convert-message")
     with gr.Column(visible=False) as ready:
@@ -83,18 +84,23 @@ class Handlers:
         half: bool = True,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[str, str]:
-        """Write one file for other tools into the exports folder; returns it and a sentence with its size."""
-        from dreambooth.export.single_file import convert
+        """Write one file for other tools into the exports folder, compare it with the model, and return it.
+
+        `half` stores fp16, otherwise fp32. Also returned is a sentence with its size.
+        """
+        from dreambooth.verify import convert_verified
 
         known = dict((value, label) for label, value in convertible(self._services))
         if model not in known or suffix not in FORMATS:
             raise ExportError(f"{model!r} cannot be converted.", "It is not in the list.", "Choose one of the list.")
         folder = starter_folder() if model == STARTER else Path(model)
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", known[model]).strip("-")
-        target = self._services.workspace.exports_dir / f"{stem}{'-fp16' if half else ''}{suffix}"
-        path = Path(
-            convert(folder, target, half=half, on_progress=lambda done, total: progress((done, total), "Converting"))
-        )
+        target = self._services.workspace.exports_dir / f"{stem}{'-fp16' if half else '-fp32'}{suffix}"
+        verdict = convert_verified(
+            folder, target, precision="fp16" if half else "fp32",
+            on_progress=lambda done, total: progress((done, total), "Converting"),
+        )  # fmt: skip
+        path = verdict.path
         size = size_in_words(path.stat().st_size)
-        done = panel(f"{path.name} is ready: {size}.", f"It lies in {path.parent}.", tone="good")
+        done = panel(f"{path.name} is ready: {size}.", f"{verdict} It lies in {path.parent}.", tone="good")
         return str(path), done

@@ -1,34 +1,127 @@
-"""A model in one file in the original layout, as other tools open it."""
+"""A model in one file in the original layout, as other tools open it.
+
+The same model gives the same bytes, whatever the file is called and wherever its folder lies.
+"""
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from dreambooth.errors import ExportError
+from dreambooth.errors import BaseModelError, ExportError
+from dreambooth.export.recipe import file_metadata_of
 from dreambooth.formats.ldm import to_ldm
+from dreambooth.formats.original import original_names
+from dreambooth.formats.safetensors_file import stored_dtype, write_safetensors
+from dreambooth.models.weights import part_weights
 from dreambooth.workspace import free_bytes, new_file
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 PARTS = ("unet", "vae", "text_encoder")
 SPARE_BYTES = 64 * 2**20
+
+Precision = Literal["fp16", "fp32"]
+
+
+@dataclass(frozen=True)
+class OriginalModel:
+    """A diffusers folder seen in the original layout; its tensors are read from the folder's files when used."""
+
+    folder: Path
+    weights: "dict[str, Tensor]"
+    expected_names: set[str]
+    metadata: dict[str, str]
 
 
 def convert(
     model_dir: Path,
     out_path: Path,
     *,
-    half: bool = False,
+    precision: Precision | None = None,
     use_safetensors: bool | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    check: Callable[[OriginalModel, Path, bool], None] | None = None,
 ) -> Path:
     """Write the diffusers folder as one `.safetensors` or `.ckpt`, and return the file's path.
 
-    The suffix decides the format unless `use_safetensors` does; `half` stores floats as fp16 and leaves integers.
-    Raises ExportError for a folder that is no SD 1.x model and for a disk without room.
+    The suffix decides the format unless `use_safetensors` does. `precision` is that of the floats, left out that of the
+    folder; integers stay integers. `check` is given the model, the written file before it gets its name, and whether it
+    is safetensors; what it raises leaves nothing. Raises ExportError for a folder that is no SD 1.x or 2.x model and for a disk without room.
     """
+    out_path, use_safetensors = _checked_target(out_path, use_safetensors)
+    model = read_model(model_dir)
+    float_dtype = float_dtype_of(precision)
+    _check_room(model.weights, out_path, float_dtype)
+    total, done = len(model.weights), 0
+
+    def on_tensor() -> None:
+        nonlocal done
+        done += 1
+        if on_progress is not None:
+            on_progress(done, total)
+
+    with new_file(out_path) as temporary:
+        if use_safetensors:
+            write_safetensors(temporary, model.weights, model.metadata, float_dtype=float_dtype, on_tensor=on_tensor)
+        else:
+            _write_ckpt(temporary, model, float_dtype, on_tensor)
+        if check is not None:
+            check(model, temporary, use_safetensors)
+    return out_path
+
+
+def read_model(model_dir: Path) -> OriginalModel:
+    """Return the folder in the original layout; raises ExportError unless its names are exactly those of SD 1.x or 2.x.
+
+    Costs no memory to speak of: tensors are mapped, only the joined matrices of SD 2.x are copies.
+    """
+    missing = [part for part in PARTS if not (model_dir / part / "config.json").exists()]
+    if missing:
+        raise ExportError(
+            f"{model_dir} is no complete model.",
+            f"It lacks {', '.join(missing)}.",
+            "Name a diffusers folder, a run or one of its step folders.",
+        )
+    unet, vae, text_encoder = (_config(model_dir, part) for part in PARTS)
+    try:
+        weights = {part: part_weights(model_dir / part) for part in PARTS}
+    except BaseModelError as error:
+        raise ExportError(error.what, error.why, error.todo) from None
+    try:
+        open_clip = bool(unet.get("use_linear_projection"))
+        original = to_ldm(weights["unet"], weights["vae"], weights["text_encoder"], open_clip=open_clip)
+        expected = original_names(
+            unet["block_out_channels"], vae["block_out_channels"], int(text_encoder["num_hidden_layers"]),
+            open_clip=open_clip,
+        )  # fmt: skip
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise _no_such_model(model_dir, f"SD 1.x and 2.x have no tensor {error}.") from None
+    strange = sorted(original.keys() ^ expected)
+    if strange:
+        raise _no_such_model(model_dir, f"Missing or not of SD 1.x and 2.x: {', '.join(strange[:3])}.")
+    return OriginalModel(model_dir, original, expected, file_metadata_of(model_dir, open_clip=open_clip))
+
+
+def _config(model_dir: Path, part: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads((model_dir / part / "config.json").read_text("utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise ExportError(
+            f"{model_dir} is damaged.", f"{part}/config.json is not readable.", "Save the model again."
+        ) from None
+
+
+def _no_such_model(model_dir: Path, why: str) -> ExportError:
+    return ExportError(
+        f"{model_dir} is no SD 1.x or 2.x model.", why, "Only text-to-image models of these can be converted here."
+    )
+
+
+def _checked_target(out_path: Path, use_safetensors: bool | None) -> tuple[Path, bool]:
     if use_safetensors is None:
         use_safetensors = out_path.suffix == ".safetensors"
     if not use_safetensors and out_path.suffix != ".ckpt":
@@ -37,76 +130,35 @@ def convert(
         )
     if use_safetensors and out_path.suffix == ".ckpt":
         out_path = out_path.with_suffix(".safetensors")
-    weights = _original_layout(model_dir)
-    _check_room(weights, out_path, half)
-    total = len(weights)
-    for number, name in enumerate(weights):
-        tensor = weights[name]
-        weights[name] = (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
-        if on_progress is not None:
-            on_progress(number + 1, total)
-    with new_file(out_path) as temporary:
-        if use_safetensors:
-            from safetensors.torch import save_file
-
-            save_file(weights, temporary, metadata={"format": "pt"})
-            temporary.chmod(0o644)  # the library leaves it readable by its owner alone
-        else:
-            import torch
-
-            torch.save({"state_dict": weights}, temporary)
-    return out_path
+    return out_path, use_safetensors
 
 
-def _original_layout(model_dir: Path) -> "dict[str, Tensor]":
-    missing = [part for part in PARTS if not (model_dir / part / "config.json").exists()]
-    if missing:
-        raise ExportError(
-            f"{model_dir} is no complete model.",
-            f"It lacks {', '.join(missing)}.",
-            "Name a diffusers folder, a run or one of its step folders.",
-        )
-    try:
-        config = json.loads((model_dir / "unet" / "config.json").read_text("utf-8"))
-    except ValueError:
-        raise ExportError(
-            f"{model_dir} is damaged.", "unet/config.json is not readable.", "Save the model again."
-        ) from None
-    if config.get("use_linear_projection"):
-        raise ExportError(
-            f"{model_dir} is an SD 2.x model.", "Its one-file layout is another one.", "Keep it as a diffusers folder."
-        )
-    unet, vae, text_encoder = (_weights_of(model_dir / part) for part in PARTS)
-    try:
-        return to_ldm(unet, vae, text_encoder)
-    except KeyError as error:
-        raise ExportError(
-            f"{model_dir} is no SD 1.x model.", f"SD 1.x has no tensor {error}.", "Only SD 1.x can be converted here."
-        ) from None
+def float_dtype_of(precision: Precision | None) -> "torch.dtype | None":
+    """Return the number format that floats are stored in, None for the folder's own."""
+    import torch
+
+    return None if precision is None else {"fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
-def _weights_of(folder: Path) -> "dict[str, Tensor]":
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _write_ckpt(
+    path: Path, model: OriginalModel, float_dtype: "torch.dtype | None", on_tensor: Callable[[], None]
+) -> None:
+    """Write what torch.load gives back as {"state_dict": ..., "metadata": ...}; holds all cast tensors at once."""
+    import torch
 
-    files = sorted(folder.glob("*.safetensors"))
-    plain = [file for file in files if file.name in ("diffusion_pytorch_model.safetensors", "model.safetensors")]
-    weights: dict[str, Tensor] = {}
-    for file in plain or files:
-        try:
-            weights |= load_file(file)
-        except SafetensorError as error:
-            raise ExportError(f"{file} is damaged.", str(error)[:200], "Save the model again.") from None
-    if not weights:
-        raise ExportError(
-            f"{folder} has no .safetensors file.", "Its weights are missing or in an old format.",
-            "Load and save the model once with diffusers.",
-        )  # fmt: skip
-    return weights
+    stored: dict[str, Tensor] = {}
+    for name in sorted(model.weights):
+        # A view would take its whole storage along.
+        tensor = model.weights[name].to(stored_dtype(model.weights[name], float_dtype)).contiguous()
+        stored[name] = tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
+        on_tensor()
+    with path.open("wb") as file:
+        # Given a path, torch would write the file's name into the archive.
+        torch.save({"state_dict": stored, "metadata": dict(sorted(model.metadata.items()))}, file)
 
 
-def _check_room(weights: "dict[str, Tensor]", out_path: Path, half: bool) -> None:
-    sizes = (tensor.numel() * (2 if half else tensor.element_size()) for tensor in weights.values())
+def _check_room(weights: "dict[str, Tensor]", out_path: Path, float_dtype: "torch.dtype | None") -> None:
+    sizes = (tensor.numel() * stored_dtype(tensor, float_dtype).itemsize for tensor in weights.values())
     needed, free = sum(sizes) + SPARE_BYTES, free_bytes(out_path.absolute().parent)
     if needed > free:
         raise ExportError(

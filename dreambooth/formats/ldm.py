@@ -1,4 +1,4 @@
-"""The original layout of SD 1.x files and diffusers' layout of the same weights: names as data, both ways.
+"""The original layout of SD 1.x and 2.x files and diffusers' layout of the same weights: names as data, both ways.
 
 In the original layout the UNet's blocks are numbered through, the VAE's decoder counts from the bottom, and the VAE's
 one attention is made of 1x1 convolutions.
@@ -8,15 +8,20 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from dreambooth.formats.open_clip import OPEN_CLIP_PREFIX, from_open_clip, num_open_clip_layers, to_open_clip
+from dreambooth.formats.original import unet_names
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer.text_model."
+EMA_PREFIX = "model_ema."
 POSITION_IDS = TEXT_PREFIX + "embeddings.position_ids"
 
 NUM_LEVELS = 4
+SD2_TEXT_LAYERS = 23
 Pairs = tuple[tuple[str, str], ...]
 
 # (diffusers, original) of whole blocks ...
@@ -81,9 +86,16 @@ OLD_VAE_ATTENTION: Pairs = (("query", "to_q"), ("key", "to_k"), ("value", "to_v"
 
 
 def to_ldm(
-    unet: Mapping[str, "Tensor"], vae: Mapping[str, "Tensor"], text_encoder: Mapping[str, "Tensor"]
+    unet: Mapping[str, "Tensor"],
+    vae: Mapping[str, "Tensor"],
+    text_encoder: Mapping[str, "Tensor"],
+    *,
+    open_clip: bool = False,
 ) -> "dict[str, Tensor]":
-    """Return the three parts' weights under the original names; raises KeyError for a name SD 1.x does not have."""
+    """Return the three parts' weights under the original names; raises KeyError for a name that neither SD has.
+
+    `open_clip` is the text encoder of SD 2.x. That of SD 1.x gets its position_ids, which some loaders ask for.
+    """
     import torch
 
     result = {UNET_PREFIX + unet_key(name, to_original=True): tensor for name, tensor in unet.items()}
@@ -92,9 +104,10 @@ def to_ldm(
         if _is_vae_attention_matrix(original):
             tensor = tensor.reshape(*tensor.shape[:2], 1, 1)
         result[VAE_PREFIX + original] = tensor
-    for name, tensor in text_encoder.items():
-        if not name.endswith("position_ids"):
-            result[TEXT_PREFIX + name.removeprefix("text_model.")] = tensor
+    text = without_text_model(text_encoder)
+    if open_clip:
+        return result | {OPEN_CLIP_PREFIX + name: tensor for name, tensor in to_open_clip(text).items()}
+    result |= {TEXT_PREFIX + name: tensor for name, tensor in text.items()}
     length = result[TEXT_PREFIX + "embeddings.position_embedding.weight"].shape[0]
     result[POSITION_IDS] = torch.arange(length, dtype=torch.int64)[None]
     return result
@@ -103,16 +116,38 @@ def to_ldm(
 def from_ldm(
     weights: Mapping[str, "Tensor"],
 ) -> "tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]":
-    """Return (unet, vae, text encoder) under diffusers' names; the text encoder's without `text_model.`."""
-    unet = {unet_key(name, to_original=False): tensor for name, tensor in _under(weights, UNET_PREFIX)}
+    """Return (unet, vae, text encoder) under diffusers' names; the text encoder's without `text_model.`.
+
+    Of a file that holds nothing but the moving average of the UNet, that is the UNet. The original has one layer of
+    SD 2.x's text encoder more than is used.
+    """
+    unet = {unet_key(name, to_original=False): tensor for name, tensor in under(weights, UNET_PREFIX)}
+    if not unet:
+        unet = {unet_key(name, to_original=False): tensor for name, tensor in _averages(weights)}
     vae = {}
-    for name, tensor in _under(weights, VAE_PREFIX):
+    for name, tensor in under(weights, VAE_PREFIX):
         if name.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")):
             matrix = tensor[:, :, 0, 0] if _is_vae_attention_matrix(name) and tensor.ndim == 4 else tensor
             vae[vae_key(name, to_original=False)] = matrix
-    text = dict(_under(weights, "cond_stage_model.transformer."))
-    text = {name.removeprefix("text_model."): tensor for name, tensor in text.items()}
-    return unet, vae, {name: tensor for name, tensor in text.items() if not name.endswith("position_ids")}
+    open_clip = dict(under(weights, OPEN_CLIP_PREFIX))
+    if open_clip:
+        num_layers = num_open_clip_layers(open_clip)
+        # A file of the original has all 24, one of ours or of diffusers' the 23 that are used.
+        return unet, vae, from_open_clip(open_clip, min(num_layers, SD2_TEXT_LAYERS))
+    return unet, vae, without_text_model(dict(under(weights, "cond_stage_model.transformer.")))
+
+
+def without_text_model(text_encoder: Mapping[str, "Tensor"]) -> "dict[str, Tensor]":
+    """Return a text encoder's tensors without the prefix that some versions write, and without position_ids."""
+    bare = {name.removeprefix("text_model."): tensor for name, tensor in text_encoder.items()}
+    return {name: tensor for name, tensor in bare.items() if not name.endswith("position_ids")}
+
+
+def _averages(weights: Mapping[str, "Tensor"]) -> "Iterable[tuple[str, Tensor]]":
+    """Return the UNet's moving averages under its own names: their names are those without the dots."""
+    dotted = {name.replace(".", ""): name for name in unet_names((1, 2, 4, 4))}
+    prefix = EMA_PREFIX + "diffusion_model"
+    return ((dotted[name], tensor) for name, tensor in under(weights, prefix) if name in dotted)
 
 
 def unet_key(name: str, *, to_original: bool) -> str:
@@ -144,7 +179,8 @@ def _is_vae_attention_matrix(original: str) -> bool:
     return re.search(r"\.attn_1\.(q|k|v|proj_out)\.weight$", original) is not None
 
 
-def _under(weights: Mapping[str, "Tensor"], prefix: str) -> "Iterable[tuple[str, Tensor]]":
+def under(weights: Mapping[str, "Tensor"], prefix: str) -> "Iterable[tuple[str, Tensor]]":
+    """Return the tensors whose names begin with the prefix, without it."""
     return ((name[len(prefix) :], tensor) for name, tensor in weights.items() if name.startswith(prefix))
 
 

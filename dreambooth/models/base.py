@@ -8,16 +8,25 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config import TrainingConfig, describe
+from dreambooth.config import SD15, TrainingConfig, describe
 from dreambooth.errors import BaseModelError, ConfigError, quoted
-from dreambooth.formats.ldm import VAE_PREFIX, from_ldm, modern_vae_key
-from dreambooth.models.sd15 import SD15_CONFIGS, SD15_SCHEDULER
-from dreambooth.models.weights import fill, pickled_weights, read_weights
+from dreambooth.formats.ldm import modern_vae_key, without_text_model
+from dreambooth.models.original_file import (
+    OTHER_INPUTS,
+    OriginalParts,
+    parts_of_file,
+    refusal,
+    starter_folder,
+    text_encoder_with,
+    vae_of_file,
+)
+from dreambooth.models.weights import file_metadata, fill, pickled_weights
 
 if TYPE_CHECKING:
     import torch
@@ -25,18 +34,27 @@ if TYPE_CHECKING:
 
 STARTER = "starter"
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
-SUCCESSORS = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+SUCCESSORS = {"runwayml/stable-diffusion-v1-5": SD15}
+# In the front matter of a model's page on the Hub.
+LICENCE_LINE = re.compile(r"\A---\n(?:(?!---).*\n)*?license: *[\"']?([A-Za-z0-9.+_-]{1,100})")
 MAX_SHARD_BYTES = 9 * 10**6  # for the starter alone: files in its repository stay under 10 MB
 
 
 @dataclass(frozen=True)
 class BaseCard:
-    """What is known of a base beyond its weights: its size, whether it is a toy, and the recipe that suits it."""
+    """What is known of a model beyond its weights: its size, whether it is a toy, and the recipe that suits it.
+
+    `source` is the Hub id, or `starter`, that it was loaded from or taught from, and `licence` what it is under, both
+    carried on by what is taught from it; `step` is that of a run's saved model.
+    """
 
     native_px: int = 512
     is_toy: bool = False
     notice: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+    licence: str = ""
+    step: int | None = None
 
 
 @dataclass
@@ -50,11 +68,6 @@ class Base:
     tokenizer: Any
     noise_scheduler_config: dict[str, Any]
     card: BaseCard
-
-
-def starter_folder() -> Path:
-    """Return where the embedded model lies."""
-    return Path(__file__).parent / "starter"
 
 
 def read_card(name: str, models_dir: Path | None = None) -> BaseCard:
@@ -78,13 +91,25 @@ def _card_of(file: Path) -> BaseCard:
         TrainingConfig.from_json(card.recipe)
     except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
         raise _bad_card(file, f"{error}"[:300]) from None
-    kinds = (type(card.native_px), type(card.is_toy), type(card.notice))
-    if kinds != (int, bool, str) or not 16 <= card.native_px <= 4096:
-        raise _bad_card(file, "native_px is no size of 16 to 4096, is_toy not true or false, or notice no text.")
+    kinds = (type(card.native_px), type(card.is_toy), *map(type, (card.notice, card.source, card.licence)))
+    if kinds != (int, bool, str, str, str) or not 16 <= card.native_px <= 4096 or not isinstance(card.step, int | None):
+        raise _bad_card(
+            file, "native_px is no size of 16 to 4096, is_toy not true or false, notice, source or licence no text, or "
+            "step no number.",
+        )  # fmt: skip
     own = {info.name for info in describe(TrainingConfig) if info.group != "model"} - {"logging_dir"}
     if others := sorted(card.recipe.keys() - own):
         raise _bad_card(file, f"Its recipe names {', '.join(others)}, which is the user's to say.")
     return card
+
+
+def _licence_of(source: Path) -> str:
+    """Return the licence that a base's own page or file names, nothing when it names none."""
+    if source.is_file():
+        return file_metadata(source).get("modelspec.license", "")[:100]
+    page = source / "README.md"
+    match = LICENCE_LINE.search(page.read_text("utf-8", errors="replace")) if page.is_file() else None
+    return match[1] if match else ""
 
 
 def _bad_card(file: Path, why: str) -> BaseModelError:
@@ -104,14 +129,21 @@ def load_base(
     """Load a base's parts; raises BaseModelError saying what is wrong and what to do."""
     if revision == "fp16":  # as the seed notebook says it; on today's Hub fp16 is a variant, not a branch
         revision, variant = None, variant or "fp16"
-    _quiet_libraries()
+    quiet_libraries()
     source = _local(name, models_dir) or _downloaded(name, revision, variant, token)
     base = _from_file(source, tokenizer, token) if source.is_file() else _from_folder(source, variant)
     base.name, base.card = name, read_card(str(source))
     if source.is_file() or not (source / "card.json").exists():
         base.card = dataclasses.replace(base.card, native_px=8 * int(base.unet.config.sample_size))
+    from_here = name == STARTER or _local(name, models_dir) is None
+    base.card = dataclasses.replace(
+        base.card,
+        source=name if from_here else base.card.source,
+        licence=base.card.licence or _licence_of(source),
+        step=None,
+    )
     if tokenizer is not None:
-        base.tokenizer = _load_tokenizer(tokenizer, token)
+        base.tokenizer = load_tokenizer(tokenizer, token)
     if vae is not None:
         base.vae = _load_vae(vae, token)
     for part in (base.unet, base.text_encoder, base.vae):
@@ -119,7 +151,7 @@ def load_base(
     return base
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Keep libraries from filling the log with bars and advice of their own; their errors still show."""
     import logging
 
@@ -161,7 +193,7 @@ def _downloaded(name: str, revision: str | None, variant: str | None, token: str
 
     infix = f".{variant}" if variant else ""
     patterns = [
-        "model_index.json", "scheduler/*.json", "tokenizer/*", "*/config.json",
+        "README.md", "model_index.json", "scheduler/*.json", "tokenizer/*", "*/config.json",
         f"unet/diffusion_pytorch_model*{infix}.safetensors*", f"vae/diffusion_pytorch_model{infix}.safetensors",
         f"text_encoder/model{infix}.safetensors",
     ]  # fmt: skip
@@ -210,7 +242,7 @@ def _from_folder(folder: Path, variant: str | None) -> Base:
         text_encoder = _text_encoder_of(folder / "text_encoder", variant)
         vae = _diffusers_part(AutoencoderKL, folder / "vae", variant)
         scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
-        tokenizer = _load_tokenizer(str(folder / "tokenizer"), None)
+        tokenizer = load_tokenizer(str(folder / "tokenizer"), None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise BaseModelError(
             f"{folder} cannot be loaded.", quoted(error, 400), "Download or save the model again."
@@ -231,25 +263,20 @@ def _check_folder(folder: Path) -> None:
         ) from None
     kind = str(index.get("_class_name"))
     if "XL" in kind or unet.get("addition_embed_type"):
-        _refuse(folder, "an SDXL model")
-    if unet.get("in_channels", 4) == 9:
-        _refuse(folder, "an inpainting model")
+        raise refusal(folder.name, "an SDXL model")
+    inputs = unet.get("in_channels", 4)
+    if inputs != 4:
+        raise refusal(folder.name, OTHER_INPUTS.get(inputs, f"a model whose UNet takes {inputs} numbers a pixel"))
     if not kind.startswith("StableDiffusion"):
-        _refuse(folder, f"a {kind}")
+        raise refusal(folder.name, f"a {kind}")
 
 
-def _refuse(source: Path, kind: str) -> None:
-    raise BaseModelError(
-        f"{source.name} is {kind}.", "Only text-to-image models of SD 1.x and 2.x can be taught here.",
-        "Choose such a base, for example stable-diffusion-v1-5/stable-diffusion-v1-5.",
-    )  # fmt: skip
-
-
-def _load_tokenizer(source: str, token: str | None) -> Any:
+def load_tokenizer(source: str, token: str | None, **changes: str) -> Any:
+    """Load a tokenizer from a folder, the Hub or its cache; raises BaseModelError when it is in none of them."""
     from transformers import CLIPTokenizer
 
     try:
-        return CLIPTokenizer.from_pretrained(source, token=token)
+        return CLIPTokenizer.from_pretrained(source, token=token, **changes)
     except (OSError, ValueError, TypeError) as error:
         raise BaseModelError(
             f"The tokenizer {source} cannot be loaded.", quoted(error),
@@ -260,7 +287,7 @@ def _load_tokenizer(source: str, token: str | None) -> Any:
 def _load_vae(source: str, token: str | None) -> Any:
     folder = Path(source)
     if folder.is_file():
-        return _vae_from_file(folder)
+        return vae_of_file(folder)
     import torch
     from diffusers import AutoencoderKL
     from safetensors import SafetensorError
@@ -295,8 +322,7 @@ def _text_encoder_of(folder: Path, variant: str | None) -> Any:
 
     weights = pickled_weights(folder, variant)
     if weights is not None:
-        bare = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
-        return _text_encoder_with(CLIPTextConfig.from_pretrained(folder), bare)
+        return text_encoder_with(CLIPTextConfig.from_pretrained(folder), without_text_model(weights))
     options: dict[str, Any] = {"variant": variant} if variant else {}
     return CLIPTextModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **options)
 
@@ -305,113 +331,37 @@ def _text_encoder_of(folder: Path, variant: str | None) -> Any:
 
 
 def _from_file(path: Path, tokenizer: str | None, token: str | None) -> Base:
-    weights = read_weights(path)
-    _check_weights(path, weights)
-    try:
-        unet_weights, vae_weights, text_weights = from_ldm(weights)
-        unet, text_encoder, vae = _unet_from(unet_weights), _text_encoder_from(text_weights), _vae_from(vae_weights)
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise BaseModelError(
-            f"{path.name} is no complete SD 1.x model.", f"Missing, unknown or misshapen tensors: {error}"[:400],
-            "Choose an SD 1.x file that has UNet, VAE and text encoder.",
-        ) from None  # fmt: skip
+    parts = parts_of_file(path)
     return Base(
         str(path),
-        unet,
-        text_encoder,
-        vae,
-        None if tokenizer is not None else _tokenizer_for(text_weights, token),
-        dict(SD15_SCHEDULER),
+        parts.unet,
+        parts.text_encoder,
+        parts.vae,
+        None if tokenizer is not None else _tokenizer_for(parts, token),
+        parts.scheduler_config,
         BaseCard(),
     )
 
 
-def _check_weights(path: Path, weights: "Mapping[str, Tensor]") -> None:
-    names = weights.keys()
-    if any(name.startswith("conditioner.embedders.") for name in names):
-        _refuse(path, "an SDXL model")
-    if any("lora" in name for name in names):
-        _refuse(path, "a LoRA, an addition to a model,")
-    first = weights.get("model.diffusion_model.input_blocks.0.0.weight")
-    if first is None:
-        _refuse(
-            path, "a VAE alone" if "decoder.conv_in.weight" in names else "no complete model in the original layout"
-        )
-    elif first.ndim == 4 and first.shape[1] == 9:
-        _refuse(path, "an inpainting model")
-    if any(name.startswith("cond_stage_model.model.") for name in names):
-        _refuse(path, "an SD 2.x single file; as a diffusers folder it works, as a file it")
-
-
-def _unet_from(weights: "dict[str, Tensor]") -> Any:
-    """Build the UNet these tensors fit."""
-    from diffusers import UNet2DConditionModel
-
-    config = _config_of_file("unet", _widths(weights, "down_blocks"))
-    return fill(UNet2DConditionModel.from_config(config), weights)
-
-
-def _vae_from(weights: "dict[str, Tensor]") -> Any:
-    from diffusers import AutoencoderKL
-
-    config = _config_of_file("vae", _widths(weights, "encoder.down_blocks"))
-    return fill(AutoencoderKL.from_config(config), weights)
-
-
-def _vae_from_file(path: Path) -> Any:
-    """Load the VAE of a file in the original layout: a whole model's, or one with the VAE alone and no prefix."""
-    weights = read_weights(path)
-    if not any(name.startswith(VAE_PREFIX) for name in weights):
-        weights = {VAE_PREFIX + name: tensor for name, tensor in weights.items()}
-    try:
-        return _vae_from(from_ldm(weights)[1])
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise BaseModelError(
-            f"{path.name} holds no SD 1.x VAE.", f"Missing, unknown or misshapen tensors: {error}"[:300],
-            "Choose another, or leave pretrained_vae_name_or_path out.",
-        ) from None  # fmt: skip
-
-
-def _text_encoder_from(weights: "dict[str, Tensor]") -> Any:
-    from transformers import CLIPTextConfig
-
-    width = weights["embeddings.token_embedding.weight"].shape[1]
-    return _text_encoder_with(CLIPTextConfig(**_config_of_file("text_encoder", width)), weights)
-
-
-def _text_encoder_with(config: Any, weights: "Mapping[str, Tensor]") -> Any:
-    """Build a text encoder; the weights' names come without `text_model.`."""
-    from transformers import CLIPTextModel
-
-    text_encoder = CLIPTextModel(config)
-    prefix = "text_model." if hasattr(text_encoder, "text_model") else ""
-    wanted = {name: tensor for name, tensor in weights.items() if not name.endswith("position_ids")}
-    return fill(text_encoder, {prefix + name: tensor for name, tensor in wanted.items()})
-
-
-def _widths(weights: "Mapping[str, Tensor]", blocks: str) -> list[int]:
-    return [weights[f"{blocks}.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4)]
-
-
-def _config_of_file(part: str, width: int | list[int]) -> dict[str, Any]:
-    """Return what a single file does not say of a part: SD 1.5's configuration, or the starter's for its widths."""
-    key = "hidden_size" if part == "text_encoder" else "block_out_channels"
-    starter: dict[str, Any] = json.loads((starter_folder() / part / "config.json").read_text("utf-8"))
-    for config in (SD15_CONFIGS[part], starter):
-        if config[key] == width:
-            return {name: value for name, value in config.items() if not name.startswith("_")}
-    raise BaseModelError(
-        f"The file's {part} is {width} wide.", f"SD 1.x is {SD15_CONFIGS[part][key]} wide.", "Choose an SD 1.x file."
-    )
-
-
-def _tokenizer_for(text_weights: "Mapping[str, Tensor]", token: str | None) -> Any:
+def _tokenizer_for(parts: OriginalParts, token: str | None) -> Any:
     """Return the tokenizer that belongs to the text encoder: our starter's, or CLIP's from the Hub or its cache."""
-    vocabulary_size = text_weights["embeddings.token_embedding.weight"].shape[0]
     starter_tokenizer = starter_folder() / "tokenizer"
-    if len(json.loads((starter_tokenizer / "vocab.json").read_text("utf-8"))) == vocabulary_size:
-        return _load_tokenizer(str(starter_tokenizer), None)
-    return _load_tokenizer(CLIP_TOKENIZER, token)
+    if len(json.loads((starter_tokenizer / "vocab.json").read_text("utf-8"))) == parts.vocabulary_size:
+        return load_tokenizer(str(starter_tokenizer), None)
+    source = _cached_tokenizer() or CLIP_TOKENIZER
+    # That of SD 2.x has the same words, and fills prompts up with another one.
+    return load_tokenizer(source, token, **({"pad_token": "!"} if parts.is_sd2 else {}))
+
+
+def _cached_tokenizer() -> str | None:
+    """Return CLIP's tokenizer as a base that was used before has it, so that no network is needed for it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name, file in ((CLIP_TOKENIZER, "vocab.json"), (SD15, "tokenizer/vocab.json")):
+        found = try_to_load_from_cache(name, file)
+        if isinstance(found, str) and (Path(found).parent / "merges.txt").exists():
+            return str(Path(found).parent)
+    return None
 
 
 # Writing -------------------------------------------------------------------------------------------------------------

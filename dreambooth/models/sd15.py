@@ -1,4 +1,4 @@
-"""What SD 1.5 is, where a single file does not say it: sizes of its parts and its noise schedule."""
+"""What SD 1.5 and SD 2.x are, where a single file does not say it: sizes of their parts and their noise schedule."""
 
 from typing import Any
 
@@ -38,5 +38,21 @@ SD15_CONFIGS: dict[str, dict[str, Any]] = {
         "bos_token_id": 49406,
         "eos_token_id": 49407,
         "pad_token_id": 1,
+    },
+}
+# What is otherwise in SD 2.x, whose VAE is the same.
+SD2_CHANGES: dict[str, dict[str, Any]] = {
+    "unet": {
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+    },
+    "text_encoder": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 23,
+        "num_attention_heads": 16,
+        "projection_dim": 1024,
+        "hidden_act": "gelu",
     },
 }

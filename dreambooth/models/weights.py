@@ -1,4 +1,7 @@
-"""Files of weights, read as tensors and nothing else: the one place where a pickle is opened, never as a program."""
+"""Files of weights, read as tensors and nothing else: the one place where a pickle is opened, never as a program.
+
+Tensors are read from the mapped file when they are used, so that holding a model's names costs no memory.
+"""
 
 import pickle
 import pickletools
@@ -22,27 +25,60 @@ _READ_ERRORS = (
 )  # fmt: skip
 
 
-def read_weights(path: Path) -> "dict[str, Tensor]":
+def read_weights(path: Path, *, is_safetensors: bool | None = None) -> "dict[str, Tensor]":
     """Return a file's tensors by name; raises BaseModelError naming what else is in it, and how to resave it.
 
-    What is not .safetensors is a pickle, of which only plain tensors are read: anything else may be a program.
+    What is not .safetensors is a pickle, of which only plain tensors are read: anything else may be a program. Weights
+    may lie under `state_dict`, as trainers leave them. The suffix tells which it is unless `is_safetensors` does.
     """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if is_safetensors is None:
+        is_safetensors = path.suffix.lower() == ".safetensors"
     try:
-        if path.suffix.lower() == ".safetensors":
+        if is_safetensors:
             tensors: dict[str, Tensor] = load_file(path)
             return tensors
         _refuse_other_zips(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        # Files of before torch 1.6 are no archives, and cannot be mapped.
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, SafetensorError, *_READ_ERRORS) as error:
         raise _unreadable(path, error) from None
     weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     if not isinstance(weights, dict):
         weights = {}
     return {name: value for name, value in weights.items() if isinstance(name, str) and torch.is_tensor(value)}
+
+
+def file_metadata(path: Path) -> dict[str, str]:
+    """Return the texts in the header of a .safetensors file; none where there is no header, or no such file."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
+
+
+def part_weights(folder: Path) -> "dict[str, Tensor]":
+    """Return the weights of a diffusers part, in one file or several, of the plain variant where there is one.
+
+    Raises BaseModelError for a folder without any, and for damaged files.
+    """
+    stems = "(diffusion_pytorch_model|model|pytorch_model)"
+    for wanted in (rf"{stems}\.safetensors", rf"{stems}-\d+-of-\d+\.safetensors", rf"{stems}\..+\.safetensors"):
+        files = sorted(file for file in folder.glob("*.safetensors") if re.fullmatch(wanted, file.name))
+        if files:
+            return {name: tensor for file in files for name, tensor in read_weights(file).items()}
+    weights = pickled_weights(folder, None)
+    if weights is None:
+        raise BaseModelError(f"{folder} has no weights.", "No .safetensors file is in it.", "Save the model again.")
+    return weights
 
 
 def pickled_weights(folder: Path, variant: str | None) -> "dict[str, Tensor] | None":

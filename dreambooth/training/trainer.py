@@ -5,6 +5,7 @@ A step is: batch, loss, backward, update, report, due work - in that order, belo
 """
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import time
@@ -382,7 +383,7 @@ class Trainer:
                 tokenizer=base.tokenizer,
                 scheduler_config=base.noise_scheduler_config,
                 dtype=_save_dtype(self._config),
-                card=base.card,
+                card=dataclasses.replace(base.card, step=step),
             )
             (folder / "args.json").write_text(json.dumps(self._config.to_json(), indent=2) + "\n", "utf-8")
             self._take_over_samples(step, folder)

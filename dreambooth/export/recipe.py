@@ -1,0 +1,83 @@
+"""What an exported file says of itself: the run's recipe, and the header that other tools show.
+
+Everything comes from inside the model's folder, and no path of this machine nor a date, so that the same model always
+says the same.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+# Settings that name places on this machine, or say nothing about what was learned.
+PRIVATE_SETTINGS = ("output_dir", "logging_dir", "pretrained_vae_name_or_path", "tokenizer_name")
+PRIVATE_OF_CONCEPT = ("instance_data_dir", "class_data_dir")
+# https://github.com/Stability-AI/ModelSpec names the architectures and implementations so.
+SPEC_VERSION = "1.0.1"
+IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
+
+
+def file_metadata_of(model_dir: Path, *, open_clip: bool) -> dict[str, str]:
+    """Return the texts for a single file's header: `modelspec.*` and, of a run's step, `dreambooth.recipe`."""
+    settings = public_settings(model_dir)
+    card = _json(model_dir / "card.json")
+    step, licence = card.get("step"), card.get("licence")
+    prediction = _json(model_dir / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
+    side_px = _side_px(model_dir, card)
+    version = f"v2-{'768-v' if prediction == 'v_prediction' else '512'}" if open_clip else "v1"
+    prompts = [str(concept.get("instance_prompt")) for concept in settings.get("concepts", [])]
+    metadata = {
+        "format": "pt",
+        "modelspec.sai_model_spec": SPEC_VERSION,
+        "modelspec.architecture": f"stable-diffusion-{version}",
+        "modelspec.implementation": IMPLEMENTATION,
+        "modelspec.title": _title(prompts, step),
+        "modelspec.resolution": f"{side_px}x{side_px}",
+        "modelspec.prediction_type": "v" if prediction == "v_prediction" else "epsilon",
+    }
+    if isinstance(licence, str) and licence:
+        metadata["modelspec.license"] = licence
+    if prompts:
+        metadata["modelspec.usage_hint"] = f"Use: {', '.join(prompts)}"
+    if settings:
+        recipe = settings | ({"step": step} if isinstance(step, int) else {})
+        metadata["dreambooth.recipe"] = json.dumps(recipe, sort_keys=True)
+    return metadata
+
+
+def public_settings(model_dir: Path) -> dict[str, Any]:
+    """Return the settings a step was trained with, without what names a place on this machine; none for a base."""
+    settings = _json(model_dir / "args.json")
+    shown = {name: value for name, value in settings.items() if name not in PRIVATE_SETTINGS and value is not None}
+    concepts = shown.pop("concepts", None)
+    if isinstance(concepts, list):
+        shown["concepts"] = [
+            {name: value for name, value in concept.items() if name not in PRIVATE_OF_CONCEPT and value is not None}
+            for concept in concepts
+            if isinstance(concept, dict)
+        ]
+    if "pretrained_model_name_or_path" in shown:
+        # What the run was told may be a folder; the card knows where that came from.
+        shown["pretrained_model_name_or_path"] = _json(model_dir / "card.json").get("source") or "a local model"
+    return shown
+
+
+def _title(prompts: list[str], step: object) -> str:
+    subject = ", ".join(prompts) or "Stable Diffusion"
+    return f"{subject}, step {step}" if isinstance(step, int) else subject
+
+
+def _side_px(model_dir: Path, card: dict[str, Any]) -> int:
+    native = card.get("native_px")
+    if isinstance(native, int):
+        return native
+    sample_size = _json(model_dir / "unet" / "config.json").get("sample_size")
+    return 8 * sample_size if isinstance(sample_size, int) else 512
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """Return a JSON object of the folder; an empty one where there is none: a header is no reason to fail."""
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -1,0 +1,214 @@
+"""One file in the original layout, of SD 1.x or 2.x, as the parts of a base; and what else a file may be instead."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth import rng
+from dreambooth.errors import BaseModelError
+from dreambooth.formats.ldm import EMA_PREFIX, UNET_PREFIX, VAE_PREFIX, from_ldm
+from dreambooth.formats.open_clip import OPEN_CLIP_PREFIX
+from dreambooth.models.sd15 import SD2_CHANGES, SD15_CONFIGS, SD15_SCHEDULER
+from dreambooth.models.weights import file_metadata, fill, read_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FIRST_CONV = UNET_PREFIX + "input_blocks.0.0.weight"
+FIRST_AVERAGED_CONV = EMA_PREFIX + "diffusion_modelinput_blocks00weight"
+BASES = "Choose a text-to-image model of SD 1.x or 2.x, for example stable-diffusion-v1-5/stable-diffusion-v1-5."
+# What a UNet takes beside the four numbers of a noisy latent.
+OTHER_INPUTS = {5: "a depth model", 7: "an upscaler", 8: "an instruct model (pix2pix)", 9: "an inpainting model"}
+# A name of a tensor, what a file with such a one is, and what to do with it.
+OTHER_KINDS: tuple[tuple[str, str, str], ...] = (
+    (r"conditioner\.embedders\.", "an SDXL model", BASES),
+    (r"model\.diffusion_model\.(joint_blocks|double_blocks|transformer_blocks)\.|double_blocks\.|transformer\.single_",
+     "a model of a later family (SD 3, FLUX or the like)", BASES),
+    (r".*(lora|hada_w|lokr_)", "a LoRA, an addition to a model,",
+     "Merge it into its base with another tool and choose the result, or choose the base itself."),
+    (r"control_model\.|controlnet_|zero_convs?\.", "a ControlNet, an addition to a model,", BASES),
+    (r"(string_to_param|emb_params|clip_[lg])$", "an embedding (textual inversion), a word for a model,", BASES),
+    (r"(down_blocks|up_blocks|mid_block)\.", "one part of a diffusers folder",
+     "Name the folder that holds model_index.json."),
+    (r"(text_model\.)?encoder\.layers\.\d+\.(self_attn|layer_norm1)\.", "a text encoder alone",
+     "Name the folder that holds model_index.json, or a file with all three parts."),
+    (r"(encoder|decoder)\.conv_in\.weight$", "a VAE alone",
+     "Give it as pretrained_vae_name_or_path, beside a base."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OriginalParts:
+    """What one file gives: three parts in fp32, and what it says or lets see of the rest."""
+
+    unet: Any
+    text_encoder: Any
+    vae: Any
+    scheduler_config: dict[str, Any]
+    vocabulary_size: int
+    is_sd2: bool
+    native_px: int
+
+
+def starter_folder() -> Path:
+    """Return where the embedded model lies."""
+    return Path(__file__).parent / "starter"
+
+
+def parts_of_file(path: Path) -> OriginalParts:
+    """Read a file's three parts; raises BaseModelError that says what the file is instead, or what it lacks."""
+    weights = read_weights(path)
+    refuse_other_kinds(path, weights)
+    is_sd2 = any(name.startswith(OPEN_CLIP_PREFIX) for name in weights)
+    try:
+        unet_weights, vae_weights, text_weights = from_ldm(weights)
+        unet = _unet_of(unet_weights, is_sd2=is_sd2)
+        text_encoder = _text_encoder_of(text_weights, is_sd2=is_sd2)
+        vae = _vae_of(vae_weights)
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise BaseModelError(
+            f"{path.name} is no complete SD 1.x or 2.x model.",
+            f"Missing, unknown or misshapen tensors: {error}"[:400],
+            "Choose a file that has UNet, VAE and text encoder.",
+        ) from None
+    header = file_metadata(path)
+    prediction_type = _prediction_type(unet, header, is_sd2=is_sd2)
+    native_px = _native_px(header) or (768 if is_sd2 and prediction_type == "v_prediction" else _own_px(unet))
+    unet.register_to_config(sample_size=native_px // 8)
+    return OriginalParts(
+        unet, text_encoder, vae, SD15_SCHEDULER | {"prediction_type": prediction_type},
+        text_weights["embeddings.token_embedding.weight"].shape[0], is_sd2, native_px,
+    )  # fmt: skip
+
+
+def vae_of_file(path: Path) -> Any:
+    """Load the VAE of a file in the original layout: a whole model's, or one with the VAE alone and no prefix."""
+    weights = read_weights(path)
+    if not any(name.startswith(VAE_PREFIX) for name in weights):
+        weights = {VAE_PREFIX + name: tensor for name, tensor in weights.items()}
+    try:
+        return _vae_of(from_ldm(weights)[1])
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise BaseModelError(
+            f"{path.name} holds no SD 1.x VAE.", f"Missing, unknown or misshapen tensors: {error}"[:300],
+            "Choose another, or leave pretrained_vae_name_or_path out.",
+        ) from None  # fmt: skip
+
+
+def refuse_other_kinds(path: Path, weights: "Mapping[str, Tensor]") -> None:
+    """Raise BaseModelError for a file that is no text-to-image model of SD 1.x or 2.x: what it is, and what to do."""
+    first = weights.get(FIRST_CONV, weights.get(FIRST_AVERAGED_CONV))
+    for pattern, kind, todo in OTHER_KINDS:
+        # A whole model may carry additions; without its UNet a file is what its names say.
+        if any(re.match(pattern, name) for name in weights) and (first is None or kind.startswith("an SDXL")):
+            raise refusal(path.name, kind, todo)
+    if first is None:
+        why = f"It holds {min(weights)!r} and the like."[:300] if weights else "It holds no tensors."
+        raise BaseModelError(f"{path.name} is no complete model in the original layout.", why, BASES)
+    if first.ndim == 4 and first.shape[1] != 4:
+        inputs = first.shape[1]
+        raise refusal(path.name, OTHER_INPUTS.get(inputs, f"a model whose UNet takes {inputs} numbers a pixel"), BASES)
+
+
+def refusal(name: str, kind: str, todo: str = BASES) -> BaseModelError:
+    """Return the error for a file or folder that is a model of another kind."""
+    return BaseModelError(f"{name} is {kind}.", "Only text-to-image models of SD 1.x and 2.x can be taught here.", todo)
+
+
+# The parts -----------------------------------------------------------------------------------------------------------
+
+
+def _unet_of(weights: "dict[str, Tensor]", *, is_sd2: bool) -> Any:
+    """Build the UNet these tensors fit."""
+    from diffusers import UNet2DConditionModel
+
+    config = _config("unet", _widths(weights, "down_blocks"), is_sd2=is_sd2)
+    return fill(UNet2DConditionModel.from_config(config), weights)
+
+
+def _vae_of(weights: "dict[str, Tensor]") -> Any:
+    from diffusers import AutoencoderKL
+
+    config = _config("vae", _widths(weights, "encoder.down_blocks"), is_sd2=False)
+    return fill(AutoencoderKL.from_config(config), weights)
+
+
+def _text_encoder_of(weights: "dict[str, Tensor]", *, is_sd2: bool) -> Any:
+    from transformers import CLIPTextConfig
+
+    width = weights["embeddings.token_embedding.weight"].shape[1]
+    config = _config("text_encoder", width, is_sd2=is_sd2)
+    if is_sd2:
+        config["num_hidden_layers"] = sum(name.endswith(".layer_norm1.bias") for name in weights)
+    return text_encoder_with(CLIPTextConfig(**config), weights)
+
+
+def text_encoder_with(config: Any, weights: "Mapping[str, Tensor]") -> Any:
+    """Build a text encoder; the weights' names come without `text_model.` and position_ids."""
+    from transformers import CLIPTextModel
+
+    text_encoder = CLIPTextModel(config)
+    prefix = "text_model." if hasattr(text_encoder, "text_model") else ""
+    return fill(text_encoder, {prefix + name: tensor for name, tensor in weights.items()})
+
+
+def _widths(weights: "Mapping[str, Tensor]", blocks: str) -> list[int]:
+    return [weights[f"{blocks}.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4)]
+
+
+def _config(part: str, width: int | list[int], *, is_sd2: bool) -> dict[str, Any]:
+    """Return what a single file does not say of a part: the configuration of SD 1.5, SD 2.x or the starter."""
+    key = "hidden_size" if part == "text_encoder" else "block_out_channels"
+    changes = SD2_CHANGES[part] if is_sd2 else {}
+    starter: dict[str, Any] = json.loads((starter_folder() / part / "config.json").read_text("utf-8"))
+    # A narrow model keeps its sizes and takes on the rest.
+    narrow = starter | {name: value for name, value in changes.items() if isinstance(value, bool | str)}
+    full = SD15_CONFIGS[part] | changes
+    for config in (full, narrow):
+        if config[key] == width:
+            return {name: value for name, value in config.items() if not name.startswith("_")}
+    raise BaseModelError(
+        f"The file's {part} is {width} wide.", f"That of SD {'2.x' if is_sd2 else '1.x'} is {full[key]} wide.",
+        "Choose an SD 1.x or 2.x file.",
+    )  # fmt: skip
+
+
+# What the tensors do not say ------------------------------------------------------------------------------------------
+
+
+def _prediction_type(unet: Any, header: Mapping[str, str], *, is_sd2: bool) -> str:
+    """Return what the UNet was trained to predict: as the file says, else as it shows; SD 1.x predicts the noise."""
+    said = header.get("modelspec.prediction_type", "")
+    if said in ("v", "v_prediction"):
+        return "v_prediction"
+    if said == "epsilon" or not is_sd2:
+        return "epsilon"
+    return "epsilon" if _gives_noise_back(unet) else "v_prediction"
+
+
+def _gives_noise_back(unet: Any) -> bool:
+    """Return whether the UNet, shown almost pure noise, answers with that noise.
+
+    At the last timestep a model of the noise has to; one of v (Salimans and Ho, arXiv 2202.00512, eq. 10: v = alpha
+    eps - sigma x, alpha almost 0) answers with minus the picture, which has nothing to do with the noise.
+    """
+    import torch
+
+    noise = torch.randn(1, 4, 32, 32, generator=rng.generator(0, "generation"))
+    states = torch.zeros(1, 77, unet.config.cross_attention_dim)
+    with torch.no_grad():
+        answer = unet.eval()(noise, torch.tensor([999]), states).sample
+    return float(torch.corrcoef(torch.stack([noise.flatten(), answer.flatten()]))[0, 1]) > 0.5
+
+
+def _native_px(header: Mapping[str, str]) -> int | None:
+    match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", header.get("modelspec.resolution", ""))
+    side_px = min(int(match[1]), int(match[2])) if match else 0
+    return side_px if 16 <= side_px <= 2048 and side_px % 8 == 0 else None
+
+
+def _own_px(unet: Any) -> int:
+    return 8 * int(unet.config.sample_size)

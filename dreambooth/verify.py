@@ -1,0 +1,169 @@
+"""An export is held to the folder it was made from before it is called done: every name, every number, one picture.
+
+What is read here is the written file itself, by the way that a base is read from such a file.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.config import GenerationConfig
+from dreambooth.errors import ExportError
+from dreambooth.export.single_file import PARTS, OriginalModel, Precision, convert, float_dtype_of
+from dreambooth.formats.ldm import from_ldm, modern_vae_key, without_text_model
+from dreambooth.formats.safetensors_file import stored_dtype
+from dreambooth.generation import Pipe, generate_images
+from dreambooth.models.base import load_tokenizer, quiet_libraries
+from dreambooth.models.weights import part_weights, read_weights
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+PICTURE = GenerationConfig(
+    prompt="a photo", num_images_per_prompt=1, num_inference_steps=2, guidance_scale=1.0, height=64, width=64, seed=0
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found equal: tensors, their bytes, and a picture made of both; without one, why there is none."""
+
+    path: Path
+    num_tensors: int
+    num_bytes: int
+    no_picture: str = ""
+
+    def __str__(self) -> str:
+        picture = f"; {self.no_picture}" if self.no_picture else ", and a picture made from it is the folder's"
+        return f"Read again: all {self.num_tensors} tensors are there and equal{picture}."
+
+
+def convert_verified(
+    model_dir: Path,
+    out_path: Path,
+    *,
+    precision: Precision | None = None,
+    use_safetensors: bool | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Verdict:
+    """Write the folder as one file that was read again and found equal to it, and return what was compared.
+
+    Raises ExportError, leaving no file, when something differs; and for what `convert` raises it.
+    """
+    verdicts: list[Verdict] = []
+
+    def check(model: OriginalModel, written: Path, is_safetensors: bool) -> None:
+        verdicts.append(verify(model, written, precision=precision, is_safetensors=is_safetensors))
+
+    path = convert(
+        model_dir, out_path, precision=precision, use_safetensors=use_safetensors, on_progress=on_progress, check=check
+    )
+    (verdict,) = verdicts
+    return Verdict(path, verdict.num_tensors, verdict.num_bytes, verdict.no_picture)
+
+
+def verify(
+    model: OriginalModel, path: Path, *, precision: Precision | None = None, is_safetensors: bool | None = None
+) -> Verdict:
+    """Hold a written file to the model; raises ExportError naming what differs. Costs no copy of the model."""
+    weights = read_weights(path, is_safetensors=is_safetensors)
+    strange = sorted(weights.keys() ^ model.expected_names)
+    if strange:
+        raise _differs(path, f"Missing or not the original's: {', '.join(strange[:3])}.")
+    float_dtype = float_dtype_of(precision)
+    for name, tensor in weights.items():
+        wanted = model.weights[name]
+        if not _same(tensor, wanted, stored_dtype(wanted, float_dtype)):
+            raise _differs(path, f"{name} is not the folder's.")
+    num_bytes = sum(tensor.nbytes for tensor in weights.values())
+    if not (model.folder / "tokenizer").is_dir():
+        return Verdict(path, len(weights), num_bytes, "no picture was compared: the folder has no tokenizer")
+    if _picture(model.folder, from_ldm(weights), None) != _picture(model.folder, _parts_of(model.folder), float_dtype):
+        raise _differs(path, "A picture made from it is not the one made from the folder.")
+    return Verdict(path, len(weights), num_bytes)
+
+
+def _differs(path: Path, why: str) -> ExportError:
+    return ExportError(
+        "The written file is not the model.",
+        why,
+        "This is a defect of ours or of the disk: try another place, report it.",
+    )
+
+
+def _same(tensor: "Tensor", wanted: "Tensor", dtype: "torch.dtype") -> bool:
+    """Return whether both hold the same bits in this number format; a number that is none equals itself here."""
+    import torch
+
+    if tensor.dtype != dtype or tensor.shape != wanted.shape:
+        return False
+    one, other = (each.contiguous().reshape(-1).view(torch.uint8) for each in (tensor, wanted.to(dtype)))
+    return torch.equal(one, other)
+
+
+# The picture ---------------------------------------------------------------------------------------------------------
+
+Parts = tuple["dict[str, Tensor]", "dict[str, Tensor]", "dict[str, Tensor]"]
+
+
+def _parts_of(folder: Path) -> Parts:
+    unet, vae, text_encoder = (part_weights(folder / part) for part in PARTS)
+    return unet, {modern_vae_key(name): tensor for name, tensor in vae.items()}, without_text_model(text_encoder)
+
+
+def _picture(folder: Path, parts: Parts, rounded_to: "torch.dtype | None") -> "Image.Image":
+    """Make a small picture of these weights, computed in fp32, with what else the folder says of its model."""
+    quiet_libraries()
+    from accelerate import init_empty_weights
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    unet_weights, vae_weights, text_weights = parts
+    with init_empty_weights(include_buffers=False):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
+        text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
+    prefix = "text_model." if hasattr(text_encoder, "text_model") else ""
+    _take_up(unet, unet_weights, rounded_to)
+    _take_up(vae, vae_weights, rounded_to)
+    _take_up(text_encoder, {prefix + name: tensor for name, tensor in text_weights.items()}, rounded_to)
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    tokenizer = load_tokenizer(str(folder / "tokenizer"), None)
+    pipe = Pipe(unet, text_encoder, vae, tokenizer, scheduler)
+    return next(generate_images(pipe, PICTURE)).image
+
+
+def _take_up(module: Any, weights: "Mapping[str, Tensor]", rounded_to: "torch.dtype | None") -> None:
+    """Have a module compute with these weights in fp32, of which it holds one layer's at a time.
+
+    At rest it holds one zero in every place, so that it looks like any model in fp32 and takes no memory.
+    """
+    import torch
+
+    module.load_state_dict(
+        {name: torch.zeros(()).expand(tensor.shape) for name, tensor in weights.items()}, assign=True
+    )
+    for layer_name, layer in module.named_modules():
+        if at_rest := dict(layer.named_parameters(recurse=False)):
+            prefix = f"{layer_name}." if layer_name else ""
+            stored = {name: weights[prefix + name] for name in at_rest}
+            layer.register_forward_pre_hook(functools.partial(_fill, stored, rounded_to))
+            layer.register_forward_hook(functools.partial(_empty, at_rest))
+
+
+def _fill(stored: "Mapping[str, Tensor]", rounded_to: "torch.dtype | None", layer: Any, inputs: object) -> None:
+    import torch
+
+    for name, tensor in stored.items():
+        wide = tensor.to(rounded_to or tensor.dtype).float()
+        setattr(layer, name, torch.nn.Parameter(wide, requires_grad=False))
+
+
+def _empty(at_rest: Mapping[str, Any], layer: Any, inputs: object, output: object) -> None:
+    for name, parameter in at_rest.items():
+        setattr(layer, name, parameter)
