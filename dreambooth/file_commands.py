@@ -19,7 +19,7 @@ def convert_command(arguments: dict[str, Any]) -> int:
         problems.append(FieldProblem("half", "means fp16, and precision says fp32."))
     if problems:
         raise ConfigError(problems)
-    precision = "fp16" if arguments["half"] else arguments["precision"]
+    precision: Precision | None = "fp16" if arguments["half"] else arguments["precision"]
     verdict = converted(Path(model), Path(out), precision=precision, use_safetensors=arguments["use_safetensors"])
     print(f"{verdict.path}\n{verdict}")
     return 0

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,11 +71,8 @@ def averages_beside(weights: Weights) -> Weights:
 
 
 def training_leftovers(weights: Weights) -> Weights:
-    return weights | {
-        "betas": torch.ones(1000),
-        "alphas_cumprod": torch.ones(1000),
-        "first_stage_model.loss.w": torch.ones(1),
-    }
+    loss = {"first_stage_model.loss.logvar": torch.ones(1)}
+    return weights | loss | {name: torch.ones(1000) for name in ("betas", "alphas_cumprod")}
 
 
 def linear_vae_attention(weights: Weights) -> Weights:
@@ -139,7 +137,7 @@ def test_an_original_sd2_file_has_more_than_is_used(sd2_folder: Path, tmp_path: 
         prefix = "cond_stage_model.model."
         first = {name: tensor for name, tensor in weights.items() if ".resblocks.0." in name}
         more = {
-            name.replace(".resblocks.0.", f".resblocks.{layer}."): tensor
+            name.replace(".resblocks.0.", f".resblocks.{layer}."): tensor.clone()
             for name, tensor in first.items()
             for layer in range(2, 24)
         }
@@ -160,10 +158,11 @@ def test_an_sd2_file_that_does_not_say_is_asked_what_it_predicts(
     from diffusers import UNet2DConditionModel
 
     path = rewritten(sd2_folder, tmp_path, lambda weights: weights)
-    monkeypatch.setattr(
-        UNet2DConditionModel, "forward",
-        lambda self, noisy, *rest, **others: type("Answer", (), {"sample": noisy if answer == "noise" else noisy.flip(3)}),
-    )  # fmt: skip
+
+    def forward(self: object, noisy: torch.Tensor, *rest: object) -> object:
+        return SimpleNamespace(sample=noisy if answer == "noise" else noisy.flip(3))
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", forward)
     read = load_base(str(path))
     assert read.noise_scheduler_config["prediction_type"] == kind
     assert read.card.native_px == (32 if kind == "epsilon" else 768)

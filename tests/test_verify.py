@@ -204,10 +204,7 @@ def test_every_number_format_is_written_as_the_library_reads_it(tmp_path: Path, 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_file_carries_the_recipe_and_no_path(taught: Path, tmp_path: Path, suffix: str) -> None:
     path = convert(taught, tmp_path / f"model{suffix}")
-    if suffix == ".ckpt":
-        metadata = torch.load(path, weights_only=True)["metadata"]
-    else:
-        metadata = file_metadata(path)
+    metadata = torch.load(path, weights_only=True)["metadata"] if suffix == ".ckpt" else file_metadata(path)
     assert metadata["modelspec.architecture"] == "stable-diffusion-v1"
     assert metadata["modelspec.title"] == "photo of zwx dog, step 400"
     assert metadata["modelspec.resolution"] == "32x32"

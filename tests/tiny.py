@@ -12,7 +12,7 @@ TINY_PX = 32
 def tiny_base(
     folder: Path, *, prediction_type: str = "epsilon", num_text_layers: int = 2, seed: int = 0, is_sd2: bool = False
 ) -> Path:
-    """Write the base into `folder`, in fp32, and return it; `is_sd2` gives it SD 2.x's kind of text encoder and UNet."""
+    """Write the base into `folder`, in fp32, and return it; `is_sd2` makes it of SD 2.x's kind."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer

@@ -7,7 +7,8 @@ from pathlib import Path
 import gradio as gr
 
 from dreambooth.errors import ExportError
-from dreambooth.models.base import STARTER, starter_folder
+from dreambooth.models.base import STARTER
+from dreambooth.models.original_file import starter_folder
 from ui.boundary import Services, shown
 from ui.render import panel, size_in_words
 

@@ -126,12 +126,27 @@ def test_eight_browsers_and_24_clients_see_the_same_step(tmp_path: Path, photos:
     with an_app(tmp_path / "data", photos) as (child, url), a_browser() as browser:
         (run,) = Workspace(tmp_path / "data").runs()
 
+        def watched(page: "Page") -> None:
+            page.get_by_role("tab", name="Train", exact=True).click()
+            page.locator("#run-status", has_text=STATUS).wait_for()
+
+        @contextlib.contextmanager
+        def breaking_off() -> Iterator[None]:
+            """Pass over what Gradio says of the requests that a reload breaks off."""
+            told_before = len(problems)
+            yield
+            broken_off = ("AbortError", "Connection errored out")
+            problems[told_before:] = [
+                told for told in problems[told_before:] if not any(words in told for words in broken_off)
+            ]
+
         def opened() -> "Page":
             page = browser.new_context().new_page()
             page.set_default_timeout(WAIT_MS)
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.on("console", lambda told: problems.append(told.text) if told.type == "error" else None)
-            on_the_train_tab(page, url)
+            page.goto(url)
+            watched(page)
             return page
 
         def ask() -> None:
@@ -151,11 +166,13 @@ def test_eight_browsers_and_24_clients_see_the_same_step(tmp_path: Path, photos:
         apart: list[int] = []
         for number in range(12):
             if number % 4 == 1:
-                pages[number % 8].reload()
-                pages[number % 8].get_by_role("tab", name="Train", exact=True).click()
+                with breaking_off():
+                    pages[number % 8].reload()
+                    watched(pages[number % 8])
             if number % 4 == 3:
-                pages[0].context.close()
-                pages[0] = opened()
+                with breaking_off():
+                    pages[0].context.close()
+                    pages[0] = opened()
             for page in pages:
                 page.wait_for_timeout(500)
                 text = page.locator("#run-status").inner_text()
@@ -167,11 +184,12 @@ def test_eight_browsers_and_24_clients_see_the_same_step(tmp_path: Path, photos:
         ending.set()
         for asker in askers:
             asker.join()
-    slow = sorted(asked_s)
+    slow, late = sorted(asked_s), sorted(lag * STEP_S for lag in apart)
     print(
-        f"R17: {len(apart)} looks, {max(apart) * STEP_S:.1f} s behind at most; {spent_s / num_polls * 1000:.0f} ms of "
+        f"R17: {len(late)} looks, {late[len(late) // 2]:.1f} s behind in the middle, {late[-1]:.1f} s at most, "
+        f"{sum(lag <= 2 for lag in late)} within 2 s; {spent_s / num_polls * 1000:.0f} ms of "
         f"CPU a poll over {lasted_s:.0f} s; an answer in {slow[len(slow) // 2]:.2f} s, {slow[-1]:.2f} s at most; "
         f"{len(problems)} console errors"
     )
-    assert [problem for problem in problems if "AbortError" not in problem] == []
-    assert max(apart) * STEP_S <= 2
+    assert problems == []
+    assert late[-1] <= 2
