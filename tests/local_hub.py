@@ -43,6 +43,8 @@ class LocalHub:
     def answer(self, request: BaseHTTPRequestHandler, *, with_body: bool) -> None:
         """Answer one request as the Hub does."""
         path = unquote(urlsplit(request.path).path)
+        if self.refused(request, path):
+            return
         names = sorted(str(file.relative_to(self.folder)) for file in self.folder.rglob("*") if file.is_file())
         if path.startswith("/api/models/somebody/tiny/tree/"):
             body = json.dumps([self.entry(name) for name in names]).encode()
@@ -56,9 +58,27 @@ class LocalHub:
             etag = hashlib.sha256(body).hexdigest()
             self.send(request, body, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, with_body)
         else:
-            request.send_response(404)
-            request.send_header("Content-Length", "0")
-            request.end_headers()
+            self.refuse(request, 404, {"X-Error-Code": "EntryNotFound"})
+
+    def refused(self, request: BaseHTTPRequestHandler, path: str) -> bool:
+        """Answer what the Hub refuses, as it does: an unknown token, a gated model, and one that is not there."""
+        if request.headers.get("Authorization") == "Bearer hf_unknown":
+            self.refuse(request, 401, {"X-Error-Message": "Invalid credentials in Authorization header"})
+        elif "/somebody/gated" in path:
+            self.refuse(request, 403, {"X-Error-Code": "GatedRepo"})
+        elif "/somebody/tiny" not in path:
+            # One answer for what is missing and for what is private.
+            self.refuse(request, 401, {"X-Error-Code": "RepoNotFound"})
+        else:
+            return False
+        return True
+
+    def refuse(self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, str]) -> None:
+        """Send a refusal without a body."""
+        request.send_response(status)
+        for name, value in (headers | {"Content-Length": "0"}).items():
+            request.send_header(name, value)
+        request.end_headers()
 
     def entry(self, name: str) -> dict[str, Any]:
         """Return how a listing tells of a file."""

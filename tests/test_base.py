@@ -115,7 +115,7 @@ def test_the_seed_notebooks_revision_fp16_is_a_variant(monkeypatch: pytest.Monke
         asked.update(name=name, revision=revision, variant=variant, token=token)
         return tiny_base_folder
 
-    monkeypatch.setattr(bases, "_downloaded", downloaded)
+    monkeypatch.setattr(bases, "downloaded_base", downloaded)
     with pytest.raises(BaseModelError):  # the stand-in folder has no fp16 files
         load_base("owner/model", revision="fp16", token="hf_x")
     assert asked == {"name": "owner/model", "revision": None, "variant": "fp16", "token": "hf_x"}

@@ -22,7 +22,7 @@ FLOORS: list[dict[str, str]] = [
     {"config": "", "settings": ""},
     {"workspace": "", "hardware": ""},
     {"runlog": "", "doctor": "", "samples": "", "sample_grid": ""},
-    {"models": "base manager original_file sd15 weights"},
+    {"models": "base download manager original_file sd15 weights"},
     {"export": "recipe single_file", "scoring": "judge measures"},
     {"generation": ""},
     {"verify": ""},

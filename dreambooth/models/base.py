@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.config import SD15, TrainingConfig, describe
 from dreambooth.errors import BaseModelError, ConfigError, quoted
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
+from dreambooth.models.download import downloaded_base
 from dreambooth.models.original_file import (
     OTHER_INPUTS,
     OriginalParts,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 STARTER = "starter"
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
-SUCCESSORS = {"runwayml/stable-diffusion-v1-5": SD15}
 # In the front matter of a model's page on the Hub.
 LICENCE_LINE = re.compile(r"\A---\n(?:(?!---).*\n)*?license: *[\"']?([A-Za-z0-9.+_-]{1,100})")
 MAX_SHARD_BYTES = 9 * 10**6  # for the starter alone: files in its repository stay under 10 MB
@@ -130,7 +130,7 @@ def load_base(
     if revision == "fp16":  # as the seed notebook says it; on today's Hub fp16 is a variant, not a branch
         revision, variant = None, variant or "fp16"
     quiet_libraries()
-    source = _local(name, models_dir) or _downloaded(name, revision, variant, token)
+    source = _local(name, models_dir) or downloaded_base(name, revision, variant, token)
     base = _from_file(source, tokenizer, token) if source.is_file() else _from_folder(source, variant)
     base.name, base.card = name, read_card(str(source))
     if source.is_file() or not (source / "card.json").exists():
@@ -175,58 +175,6 @@ def _local(name: str, models_dir: Path | None) -> Path | None:
             if candidate.exists():
                 return candidate
     return None
-
-
-def _downloaded(name: str, revision: str | None, variant: str | None, token: str | None) -> Path:
-    """Return the folder of a Hub repository's parts, downloaded unless the cache has them."""
-    if name in SUCCESSORS:
-        raise BaseModelError(
-            f"{name} is no longer on the Hub.", "Its owner removed it in 2024.", f"Use {SUCCESSORS[name]}."
-        )
-    if name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith((".safetensors", ".ckpt")):
-        raise BaseModelError(
-            f"There is no base model {name!r}.",
-            "It is no file or folder here, and a Hub id reads owner/name.",
-            "Check the spelling, or use `starter`.",
-        )
-    from huggingface_hub import errors, snapshot_download
-
-    infix = f".{variant}" if variant else ""
-    patterns = [
-        "README.md", "model_index.json", "scheduler/*.json", "tokenizer/*", "*/config.json",
-        f"unet/diffusion_pytorch_model*{infix}.safetensors*", f"vae/diffusion_pytorch_model{infix}.safetensors",
-        f"text_encoder/model{infix}.safetensors",
-    ]  # fmt: skip
-    ignored = None if variant else ["*.fp16.safetensors*", "*.non_ema.safetensors*"]
-    try:
-        return Path(
-            snapshot_download(name, revision=revision, token=token, allow_patterns=patterns, ignore_patterns=ignored)
-        )
-    except errors.GatedRepoError:
-        raise BaseModelError(
-            f"{name} is gated.", "Its owner asks you to accept the terms first.",
-            "Accept them on its page, then set HF_TOKEN to a token of that account.",
-        ) from None  # fmt: skip
-    except errors.RepositoryNotFoundError:
-        raise BaseModelError(
-            f"The Hub has no model {name!r}.", "The name is mistyped, or the repository is private.",
-            "Check the name; for a private one set HF_TOKEN.",
-        ) from None  # fmt: skip
-    except errors.RevisionNotFoundError:
-        raise BaseModelError(
-            f"{name} has no revision {revision!r}.", "", "Leave it out, or look at its branches."
-        ) from None
-    except errors.HFValidationError:
-        raise BaseModelError(
-            f"There is no base model {name!r}.",
-            "It is no file or folder here, and no valid Hub id.",
-            "Check the spelling.",
-        ) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
-        raise BaseModelError(
-            f"{name} is not in the local cache and could not be downloaded.", quoted(error),
-            "Check the network, or name a folder, a file, or `starter`.",
-        ) from None  # fmt: skip
 
 
 # Folders -------------------------------------------------------------------------------------------------------------

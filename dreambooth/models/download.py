@@ -1,0 +1,157 @@
+"""A base on the Hub: its parts brought into the local cache, and in words why that failed.
+
+Without a network the cache alone is asked; it is then said what of a base is missing in it.
+"""
+
+from pathlib import Path
+
+from dreambooth.config import SD15
+from dreambooth.errors import BaseModelError, quoted
+
+# Names that people still type, and what their models are called now.
+SUCCESSORS = {
+    "runwayml/stable-diffusion-v1-5": SD15,
+    "runwayml/stable-diffusion-inpainting": SD15,
+}
+TEXTS = ("README.md", "model_index.json", "scheduler/*.json", "tokenizer/*", "*/config.json")
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+OLD_WEIGHTS = WEIGHTS | {"text_encoder": "pytorch_model"}
+NEEDED = ("model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in WEIGHTS))
+
+
+def downloaded_base(name: str, revision: str | None, variant: str | None, token: str | None) -> Path:
+    """Return the folder of a Hub repository's parts, downloaded unless the cache has them.
+
+    Raises BaseModelError with a sentence of its own for what is renamed, mistyped, gated, private, unreachable, not
+    whole in the cache, or no diffusers model.
+    """
+    if name in SUCCESSORS:
+        raise BaseModelError(
+            f"{name} is no longer on the Hub.", "Its owner removed it in 2024.", f"Use {SUCCESSORS[name]}."
+        )
+    if name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith((".safetensors", ".ckpt")):
+        raise BaseModelError(
+            f"There is no base model {name!r}.",
+            "It is no file or folder here, and a Hub id reads owner/name.",
+            "Check the spelling, or use `starter`.",
+        )
+    infix = f".{variant}" if variant else ""
+    wanted = [f"{part}/{stem}*{infix}.safetensors*" for part, stem in WEIGHTS.items()]
+    folder, from_hub = _snapshot(name, revision, token, [*TEXTS, *wanted], with_variants=bool(variant))
+    missing = missing_files(folder, variant)
+    if missing and not set(missing) & set(NEEDED):
+        # Before safetensors, weights were pickles; they are read as plain tensors.
+        old = [f"{part}/{stem}{infix}.bin" for part, stem in OLD_WEIGHTS.items()]
+        folder, from_hub = _snapshot(name, revision, token, [*TEXTS, *old], with_variants=bool(variant))
+        missing = missing_files(folder, variant)
+    if missing:
+        raise _not_whole(name, missing, from_hub=from_hub)
+    return folder
+
+
+def missing_files(folder: Path, variant: str | None) -> list[str]:
+    """Return what a folder lacks to be a base, as names or patterns below it."""
+    infix = f".{variant}" if variant else ""
+    missing = [name for name in NEEDED if not (folder / name).exists()]
+    if not any((folder / "tokenizer" / name).exists() for name in ("vocab.json", "tokenizer.json")):
+        missing.append("tokenizer/vocab.json")
+    for part, stem in WEIGHTS.items():
+        new = folder.glob(f"{part}/{stem}*{infix}.safetensors")
+        old = folder.glob(f"{part}/{OLD_WEIGHTS[part]}{infix}.bin")
+        if not any(new) and not any(old):
+            missing.append(f"{part}/{stem}{infix}.safetensors")
+    return missing
+
+
+def _not_whole(name: str, missing: list[str], *, from_hub: bool) -> BaseModelError:
+    from huggingface_hub import is_offline_mode
+
+    what = f"Missing: {', '.join(missing)}."
+    if from_hub:
+        return BaseModelError(
+            f"{name} is no whole diffusers model.", what,
+            "Choose a base of SD 1.x or 2.x; of a repository with one file, download that file and name it.",
+        )  # fmt: skip
+    why = "HF_HUB_OFFLINE forbids to download them" if is_offline_mode() else "The Hub cannot be reached"
+    return BaseModelError(
+        f"{name} is only partly in the local cache.", f"{what} {why}.",
+        "Connect once without HF_HUB_OFFLINE, or name a folder, a file, or `starter`.",
+    )  # fmt: skip
+
+
+def _snapshot(
+    name: str, revision: str | None, token: str | None, patterns: list[str], *, with_variants: bool
+) -> tuple[Path, bool]:
+    """Return the repository's folder in the cache, and whether the Hub was asked what belongs into it."""
+    from huggingface_hub import errors, is_offline_mode, snapshot_download
+
+    ignored = None if with_variants else ["*.fp16.*", "*.non_ema.*", "*.fp32.*"]
+    try:
+        folder = snapshot_download(
+            name, revision=revision, token=token, allow_patterns=patterns, ignore_patterns=ignored
+        )
+        return Path(folder), not is_offline_mode()
+    except errors.IncompleteSnapshotError as error:
+        # It misses something, perhaps nothing that is needed.
+        return Path(error.snapshot_path), False
+    except errors.GatedRepoError:
+        raise _gated(name, token) from None
+    except errors.RepositoryNotFoundError:
+        raise _not_found(name, token) from None
+    except errors.RevisionNotFoundError:
+        raise BaseModelError(
+            f"{name} has no revision {revision!r}.", "", "Leave it out, or look at its branches."
+        ) from None
+    except errors.HFValidationError:
+        raise BaseModelError(
+            f"There is no base model {name!r}.",
+            "It is no file or folder here, and no valid Hub id.",
+            "Check the spelling.",
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+        raise _unreachable(name, error) from None
+
+
+def _gated(name: str, token: str | None) -> BaseModelError:
+    if token is None:
+        return BaseModelError(
+            f"{name} is gated, and there is no token.", "Its owner wants to know who downloads it.",
+            "Accept the terms on its page, then set HF_TOKEN to a token of that account.",
+        )  # fmt: skip
+    return BaseModelError(
+        f"{name} is gated.", "The account of this HF_TOKEN has not been let in.",
+        "Accept the terms on its page with that account; some owners answer by hand.",
+    )  # fmt: skip
+
+
+def _not_found(name: str, token: str | None) -> BaseModelError:
+    # The Hub gives one answer to both, so that nobody learns which private names exist.
+    private = "it is private and there is no HF_TOKEN" if token is None else "this HF_TOKEN may not see it"
+    return BaseModelError(
+        f"The Hub has no model {name!r}.", f"The name is mistyped, or {private}.",
+        "Check the name; for a private one set HF_TOKEN to a token that may read it.",
+    )  # fmt: skip
+
+
+def _unreachable(name: str, error: Exception) -> BaseModelError:
+    from huggingface_hub import errors, is_offline_mode
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 401:
+        return BaseModelError(
+            "The Hub does not know this HF_TOKEN.", "It is mistyped, or was revoked.",
+            "Make a new one in the settings of your account, or remove HF_TOKEN for public models.",
+        )  # fmt: skip
+    if is_offline_mode() and isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        return BaseModelError(
+            f"{name} is not in the local cache and could not be downloaded.", "HF_HUB_OFFLINE forbids to download it.",
+            "Connect once without HF_HUB_OFFLINE, or name a folder, a file, or `starter`.",
+        )  # fmt: skip
+    return BaseModelError(
+        f"{name} is not in the local cache and could not be downloaded.", quoted(error),
+        "Check the network, or name a folder, a file, or `starter`.",
+    )  # fmt: skip
