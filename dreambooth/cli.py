@@ -124,7 +124,7 @@ def _add_file_commands(commands: Any) -> None:
 
     grid = _command(commands, "grid", file_commands.grid_command, "put a run's sample pictures into one, a row a step")
     grid.add_argument("run", type=Path, help="The run's folder.")
-    grid.add_argument("out", nargs="?", type=Path, help="The picture; `grid.png` in the run's folder when left out.")
+    grid.add_argument("out", nargs="?", type=Path, help="The picture; `grid.png` in this folder when left out.")
 
 
 def _add_starter(commands: Any) -> None:

@@ -51,5 +51,5 @@ def grid_command(arguments: dict[str, Any]) -> int:
     from dreambooth.sample_grid import write_sample_grid
 
     run: Path = arguments["run"]
-    print(write_sample_grid(run, arguments["out"] or run / "grid.png"))
+    print(write_sample_grid(run, arguments["out"] or Path("grid.png")))
     return 0

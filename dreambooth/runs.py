@@ -43,6 +43,7 @@ def start_records(config: TrainingConfig, run: RunFolder) -> TrainingConfig:
     """Make a new run's folder with its settings, seed included; raises RunFolderError when the folder is in use."""
     config.checked()
     run.refuse_if_used()
+    run.forget_failed_start()
     seed = secrets.randbelow(2**32) if config.seed is None else config.seed
     config = dataclasses.replace(config, seed=seed, output_dir=str(run.path))
     write_json(run.config_path, config.to_json())

@@ -160,7 +160,8 @@ def _fill(stored: "Mapping[str, Tensor]", rounded_to: "torch.dtype | None", laye
     import torch
 
     for name, tensor in stored.items():
-        wide = tensor.to(rounded_to or tensor.dtype).float()
+        # Always a copy: a mapped tensor lies as its file has it, and kernels add up otherwise on another alignment.
+        wide = tensor.to(rounded_to or tensor.dtype).to(torch.float32, copy=True)
         setattr(layer, name, torch.nn.Parameter(wide, requires_grad=False))
 
 

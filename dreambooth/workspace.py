@@ -172,13 +172,20 @@ class RunFolder:
         return {step: files for step, files in found.items() if files}
 
     def refuse_if_used(self) -> None:
-        """Raise RunFolderError when the folder already holds a run or saved steps."""
-        if self.steps() or self.config_path.exists():
+        """Raise RunFolderError when the folder holds saved steps, or a run that is at work or can go on."""
+        held = any(map(is_locked, (self.line_path, self.lock_path)))
+        if held or self.steps() or self.checkpoint_steps() or any(step for step in self.samples()):
             raise RunFolderError(
                 f"{self.path} already holds a run.",
                 "A new run there would mix its steps with the old ones.",
-                "Choose another --output_dir.",
+                "Choose another --output_dir, or go on with --resume_from_checkpoint latest.",
             )
+
+    def forget_failed_start(self) -> None:
+        """Remove the records of a run that ended before its first step, and the samples of its base; the log stays."""
+        for path in (self.events_path, self.state_path, self.config_path):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.step_folder(0) / "samples", ignore_errors=True)
 
 
 def newest_step_folder(path: Path) -> Path:

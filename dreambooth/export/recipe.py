@@ -8,9 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dreambooth.config import TrainingConfig, describe
+
 # Settings that name places on this machine, or say nothing about what was learned.
 PRIVATE_SETTINGS = ("output_dir", "logging_dir", "pretrained_vae_name_or_path", "tokenizer_name")
-PRIVATE_OF_CONCEPT = ("instance_data_dir", "class_data_dir")
+PUBLIC_OF_CONCEPT = ("instance_prompt", "class_prompt")
 # https://github.com/Stability-AI/ModelSpec names the architectures and implementations so.
 SPEC_VERSION = "1.0.1"
 IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
@@ -47,14 +49,17 @@ def file_metadata_of(model_dir: Path, *, open_clip: bool) -> dict[str, str]:
 def public_settings(model_dir: Path) -> dict[str, Any]:
     """Return the settings a step was trained with, without what names a place on this machine; none for a base."""
     settings = _json(model_dir / "args.json")
-    shown = {name: value for name, value in settings.items() if name not in PRIVATE_SETTINGS and value is not None}
-    concepts = shown.pop("concepts", None)
+    # By a list of what may be told: the seed script keeps the Hub's token among its settings.
+    public = {info.name for info in describe(TrainingConfig)} - set(PRIVATE_SETTINGS)
+    shown = {name: value for name, value in settings.items() if name in public and value is not None}
+    concepts = settings.get("concepts", settings.get("concepts_list"))
     if isinstance(concepts, list):
-        shown["concepts"] = [
-            {name: value for name, value in concept.items() if name not in PRIVATE_OF_CONCEPT and value is not None}
+        told = [
+            {name: concept[name] for name in PUBLIC_OF_CONCEPT if concept.get(name) is not None}
             for concept in concepts
             if isinstance(concept, dict)
         ]
+        shown["concepts"] = told
     if "pretrained_model_name_or_path" in shown:
         # What the run was told may be a folder; the card knows where that came from.
         shown["pretrained_model_name_or_path"] = _json(model_dir / "card.json").get("source") or "a local model"

@@ -127,10 +127,12 @@ def load_base(
     models_dir: Path | None = None,
 ) -> Base:
     """Load a base's parts; raises BaseModelError saying what is wrong and what to do."""
-    if revision == "fp16":  # as the seed notebook says it; on today's Hub fp16 is a variant, not a branch
-        revision, variant = None, variant or "fp16"
     quiet_libraries()
-    source = _local(name, models_dir) or downloaded_base(name, revision, variant, token)
+    source = _local(name, models_dir)
+    if source is None:
+        if revision == "fp16":  # as the seed notebook says it; on today's Hub fp16 is a variant, not a branch
+            revision, variant = None, variant or "fp16"
+        source = downloaded_base(name, revision, variant, token)
     base = _from_file(source, tokenizer, token) if source.is_file() else _from_folder(source, variant)
     base.name, base.card = name, read_card(str(source))
     if source.is_file() or not (source / "card.json").exists():
