@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreambooth.drive import bring_photos_back, ready_drive
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem, hide_in_tracebacks
 from dreambooth.settings import Settings, keep_to_itself, load_settings
 from dreambooth.workspace import Workspace, held_data_folder, held_lock, is_locked
@@ -157,9 +158,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def serve(arguments: argparse.Namespace, settings: Settings) -> int:
     """Build the page, launch it, and wait."""
     opened = door(arguments, settings)
-    workspace = Workspace(settings.data_dir)
+    workspace = Workspace(settings.data_dir, ready_drive(settings.drive_dir))
     # First of all: that a server is there already says more than that its port is taken.
     with held_data_folder(workspace):
+        bring_photos_back(workspace)
         check_port(opened.host, opened.port)
         return _serve_page(opened, workspace, settings)
 
@@ -184,7 +186,8 @@ def _serve_page(opened: Door, workspace: Workspace, settings: Settings) -> int:
             print(f"  User {opened.auth[0]}, password {opened.auth[1]}")
         if refusal is not None:
             print(f"  {refusal}")
-        print(f"  Files are kept in {settings.data_dir}.")
+        kept_too = f", finished work in {workspace.drive_dir} too" if workspace.drive_dir else ""
+        print(f"  Files are kept in {settings.data_dir}{kept_too}.")
         print("  Ctrl-C ends the app; a running training is saved first.\n", flush=True)
         # A timeout, because on Windows a wait without one cannot be interrupted.
         while not ending.wait(1.0):

@@ -156,6 +156,12 @@ class Jobs:
         with self._changed:
             self._refuse_at_the_end()
             run = self._workspace.run(name)
+            drive = self._workspace.drive_dir
+            if drive is not None and run.path.is_relative_to(drive):
+                raise RunFolderError(
+                    f"{name} lies on Google Drive only.", "Its exact state stayed on the machine that trained it.",
+                    "Train further from one of its steps: choose it as the base model.",
+                )  # fmt: skip
             if any(job.run.name == name for job in self._line):
                 raise RunFolderError(f"{name} is at work or in line already.", "It needs no second start.", "")
             self._queue(_Job(run, resumable_config(run), resume=True))

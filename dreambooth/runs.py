@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import TrainingConfig
+from dreambooth.drive import RunKeeper, ready_drive
 from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, TrainingError, without_secrets
 from dreambooth.events import Controls, Event, Notice, Resumed, StatusChanged
 from dreambooth.models.base import read_card
@@ -67,11 +68,14 @@ def execute(
     """
     log = RunLog(run, config.max_train_steps or 0)
     board = TensorBoardLog(run, config.logging_dir)
+    keeper: RunKeeper | None = None
 
     def report(event: Event) -> None:
         log(event)
         board(event)
         on_event(event)
+        if keeper is not None:
+            keeper(event)
 
     with held_lock(run.lock_path):
         reserve = run.records / "reserve"
@@ -80,6 +84,8 @@ def execute(
             sweep_unfinished(workspace.data_dir)
             reserve.write_bytes(bytes(RESERVE_BYTES))
             report(StatusChanged("running"))
+            if workspace.drive_dir is not None:
+                keeper = RunKeeper(run, _own_photos(config, workspace), workspace.drive_dir, report)
             with manager.lease("training", wait=True):
                 final = _train(
                     config,
@@ -102,7 +108,15 @@ def execute(
         reserve.unlink(missing_ok=True)
         report(final)
         board.close()
+        if keeper is not None:
+            keeper.close()
     return final
+
+
+def _own_photos(config: TrainingConfig, workspace: Workspace) -> list[Path]:
+    """Return the folders of photos that the page keeps; others are the user's own, wherever they lie."""
+    folders = {Path(concept.instance_data_dir) for concept in config.concepts}
+    return sorted(folder for folder in folders if folder.is_relative_to(workspace.datasets_dir))
 
 
 def _train(
@@ -201,7 +215,7 @@ def train(
 ) -> Path:
     """Train, and return the folder of the last saved step; raises DreamBoothError when the run fails."""
     settings = settings or load_settings()
-    workspace, manager = Workspace(settings.data_dir), ModelManager()
+    workspace, manager = Workspace(settings.data_dir, ready_drive(settings.drive_dir)), ModelManager()
 
     def records() -> TrainingConfig:
         own_folder = Path(config.output_dir).absolute() if config.output_dir else None
@@ -229,7 +243,8 @@ def resume(
     def records() -> TrainingConfig:
         return resumable_config(run)
 
-    return _run_here(records, Workspace(settings.data_dir), ModelManager(), settings, controls, on_event, resume=True)
+    workspace = Workspace(settings.data_dir, ready_drive(settings.drive_dir))
+    return _run_here(records, workspace, ModelManager(), settings, controls, on_event, resume=True)
 
 
 def resumable_config(run: RunFolder) -> TrainingConfig:

@@ -17,6 +17,7 @@ from dreambooth.errors import STARS, ConfigError, FieldProblem, hide
 
 DEFAULT_PORT = 7860
 SPACE_STORAGE = Path("/data")
+DRIVE_FOLDER = Path("/content/drive/MyDrive/DreamBooth")
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
@@ -71,6 +72,7 @@ class Settings:
     on_colab: bool = False
     names: tuple[str, ...] = ()
     space_id: str = ""
+    drive_dir: Path | None = None
 
 
 def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = None) -> Settings:
@@ -96,6 +98,7 @@ def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = No
         on_colab=on_colab,
         names=_names(values.get("DREAMBOOTH_NAMES"), values.get("SPACE_HOST"), problems),
         space_id=values.get("SPACE_ID", "").strip(),
+        drive_dir=_drive_dir(values.get("DREAMBOOTH_DRIVE")),
     )
     if problems:
         raise ConfigError(problems)
@@ -119,6 +122,14 @@ def _data_dir(text: str | None, on_space: bool, problems: list[FieldProblem]) ->
     if folder.exists() and not folder.is_dir():
         problems.append(FieldProblem("DREAMBOOTH_HOME", f"{folder} is a file; name a folder."))
     return folder
+
+
+def _drive_dir(text: str | None) -> Path | None:
+    """Return the folder on Google Drive: its usual place for a plain yes, else the one that is named."""
+    word = (text or "").strip()
+    if word.lower() in ("", "0", "no", "false", "off"):
+        return None
+    return DRIVE_FOLDER if word.lower() in ("1", "yes", "true", "on") else Path(word).expanduser().absolute()
 
 
 def _auth(text: str | None, problems: list[FieldProblem]) -> tuple[str, Secret] | None:

@@ -34,9 +34,13 @@ CLOCK_SLACK_S = 2.0
 
 @dataclass(frozen=True)
 class Workspace:
-    """The data folder and its rooms, made when first asked for."""
+    """The data folder and its rooms, made when first asked for.
+
+    `drive_dir` is where finished work is copied to on a machine that forgets, and read from when it is only there.
+    """
 
     data_dir: Path
+    drive_dir: Path | None = None
 
     def room(self, name: str) -> Path:
         """Return the named folder under the data folder, made if need be."""
@@ -80,11 +84,17 @@ class Workspace:
             raise RunFolderError(
                 f"{name!r} cannot be a run's name.", "Names become folders.", "Use letters, digits, - and _."
             )
-        return RunFolder(self.runs_dir / name)
+        run = RunFolder(self.runs_dir / name)
+        if self.drive_dir is not None and not run.path.exists() and (self.drive_dir / "runs" / name).is_dir():
+            return RunFolder(self.drive_dir / "runs" / name)
+        return run
 
     def runs(self) -> list["RunFolder"]:
         """Return every run of the data folder, newest first."""
-        found = [RunFolder(folder) for folder in self.runs_dir.iterdir() if (folder / ".run" / "config.json").exists()]
+        folders = {folder.name: folder for folder in self.runs_dir.iterdir()}
+        if self.drive_dir is not None:
+            folders = {folder.name: folder for folder in (self.drive_dir / "runs").iterdir()} | folders
+        found = [RunFolder(folder) for folder in folders.values() if (folder / ".run" / "config.json").exists()]
         return sorted(found, key=lambda run: (run.path / ".run" / "config.json").stat().st_mtime, reverse=True)
 
     def new_run_name(self, wish: str) -> str:

@@ -25,7 +25,15 @@ def old_objects_aside() -> None:
 def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give every test, and each process it starts, an empty data folder and no token; nothing of the user's counts."""
     home = tmp_path_factory.mktemp("home")
-    for name in ("HF_TOKEN", "DREAMBOOTH_AUTH", "DREAMBOOTH_HOST", "DREAMBOOTH_PORT", "SPACE_ID", "COLAB_RELEASE_TAG"):
+    for name in (
+        "HF_TOKEN",
+        "DREAMBOOTH_AUTH",
+        "DREAMBOOTH_HOST",
+        "DREAMBOOTH_PORT",
+        "SPACE_ID",
+        "COLAB_RELEASE_TAG",
+        "DREAMBOOTH_DRIVE",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DREAMBOOTH_HOME", str(home))
     return home

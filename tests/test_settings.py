@@ -90,7 +90,7 @@ def test_the_example_names_every_variable_and_sets_none() -> None:
     from dotenv import dotenv_values
 
     values = dotenv_values(EXAMPLE)
-    own = {f"DREAMBOOTH_{name}" for name in ("HOME", "AUTH", "HOST", "NAMES", "PORT")}
+    own = {f"DREAMBOOTH_{name}" for name in ("HOME", "AUTH", "DRIVE", "HOST", "NAMES", "PORT")}
     assert set(values) == own | {"HF_TOKEN"}
     assert not any(values.values())
     assert load_settings(env={}, dotenv=EXAMPLE) == load_settings(env={})

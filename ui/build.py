@@ -63,6 +63,8 @@ def build_page(
 
 def keeps_files(settings: Settings) -> bool:
     """Return whether the data folder survives a restart of the machine."""
+    if settings.drive_dir is not None:
+        return True
     if settings.on_space:
         return settings.data_dir.is_relative_to("/data")
     return not settings.on_colab or settings.data_dir.is_relative_to("/content/drive")

@@ -8,6 +8,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from dreambooth.data.photos import find_photos
+from dreambooth.drive import delete_photos
 from ui.boundary import Services, shown
 from ui.photo_sets import (
     DEFAULT_CLASS_WORDS,
@@ -260,6 +261,7 @@ class Handlers:
         """Delete the photos of a set and every copy of them on this machine; runs and their models stay."""
         if photo_set:
             self._services.shown.forget(self._set(photo_set).delete())
+            delete_photos(self._services.workspace, photo_set)
         contents = self._contents("", 64)
         contents[-2] = photo_report(0, [(True, "Your photos and all copies of them were deleted.")])
         return contents

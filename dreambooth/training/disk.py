@@ -29,6 +29,11 @@ class DiskNeed:
     picture_bytes: int
 
     @property
+    def kept_bytes(self) -> int:
+        """Return what is copied to a Drive: models and pictures."""
+        return self.num_models * self.model_bytes + self.picture_bytes
+
+    @property
     def total_bytes(self) -> int:
         """Return all of it and the reserve."""
         return (

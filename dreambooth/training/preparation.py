@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dreambooth.config import TrainingConfig
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.data.dataset import ConceptPhotos, load_concept, num_steps_per_epoch
+from dreambooth.drive import refuse_full_drive
 from dreambooth.events import Controls, Notice, PhaseProgress
 from dreambooth.generation import Pipe
 from dreambooth.models.base import Base, load_base, weights_fingerprint
@@ -59,6 +60,8 @@ def prepare(
         expected = config.max_train_steps or config.num_train_epochs * config.num_class_images
         need = disk_need(config, base.unet, base.text_encoder, base.vae, expected)
         refuse_short_disk(need, Path(config.output_dir))
+        if workspace.drive_dir is not None:
+            refuse_full_drive(workspace.drive_dir, need.kept_bytes)
     with process.main_process_first():
         config = with_class_images(config, base, workspace=workspace, manager=manager, report=report, controls=controls)
     if controls.stop.is_set():

@@ -1,0 +1,57 @@
+"""Folders as one archive to download: nothing in it is compressed, since weights and pictures do not shrink.
+
+The same files give the same bytes, so that a download that broke off goes on in the middle of the next one.
+"""
+
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from dreambooth.errors import ExportError
+from dreambooth.workspace import RunFolder, free_bytes, new_file
+
+SPARE_BYTES = 64 * 2**20
+READ_BYTES = 1 << 20
+# The earliest that the format knows: dates of files differ from copy to copy.
+NO_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def zip_model(model_dir: Path, out_path: Path, on_progress: Callable[[int, int], None] | None = None) -> Path:
+    """Write a model's folder with all that is in it but hidden files; raises ExportError when there is no model."""
+    if not (model_dir / "model_index.json").is_file():
+        raise ExportError(f"{model_dir} is no model.", "model_index.json is not in it.", "Name a step folder.")
+    return _zip({str(file.relative_to(model_dir)): file for file in _visible(model_dir)}, out_path, on_progress)
+
+
+def zip_samples(run: RunFolder, out_path: Path, on_progress: Callable[[int, int], None] | None = None) -> Path:
+    """Write a run's sample pictures as `<step>/<picture>`; raises ExportError when it has none."""
+    found = {f"{step}/{file.name}": file for step, files in run.samples().items() for file in files}
+    if not found:
+        raise ExportError(f"{run.name} has no sample pictures.", "None were asked for, or none made yet.", "")
+    return _zip(found, out_path, on_progress)
+
+
+def _visible(folder: Path) -> list[Path]:
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+
+
+def _zip(files: Mapping[str, Path], out_path: Path, on_progress: Callable[[int, int], None] | None) -> Path:
+    total = sum(file.stat().st_size for file in files.values())
+    if total + SPARE_BYTES > free_bytes(out_path.absolute().parent):
+        raise ExportError(
+            f"The disk is too full for {out_path.name}.", f"It takes {total / 1e9:.1f} GB.",
+            "Free some space or choose another place.",
+        )  # fmt: skip
+    done = 0
+    with new_file(out_path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(files):
+            about = zipfile.ZipInfo(name.replace("\\", "/"), NO_DATE)
+            about.external_attr = 0o644 << 16
+            with files[name].open("rb") as source, archive.open(about, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, READ_BYTES)
+            done += files[name].stat().st_size
+            if on_progress is not None:
+                on_progress(done, total)
+    return out_path
