@@ -232,6 +232,10 @@ class TrainingConfig:
     )
     save_min_steps: int = setting(0, "No saved models before this step.", "saving", unit="steps", low=0, high=10**6)
     save_precision: SavePrecision = setting("fp16", "Number format of the saved models.", "saving")
+    save_total_limit: int | None = setting(
+        None, "Newest saved models to keep; left out, all. Samples and settings of the others stay.", "saving",
+        unit="models", low=1, high=1000,
+    )  # fmt: skip
     checkpointing_steps: int | None = setting(
         None, "Steps between exact states to resume from; left out, about ten minutes; 0: only with saved models.",
         "saving", unit="steps", low=0, high=10**6,
@@ -245,6 +249,11 @@ class TrainingConfig:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; `from_json` gives the same settings back."""
         return dataclasses.asdict(self) | {"concepts": [dataclasses.asdict(concept) for concept in self.concepts]}
+
+    def departures(self) -> dict[str, Any]:
+        """Return what differs from the defaults; a setting that a later version adds changes nothing in it."""
+        defaults = type(self)().to_json()
+        return {name: value for name, value in self.to_json().items() if value != defaults[name]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

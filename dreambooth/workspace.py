@@ -255,17 +255,26 @@ def _unfinished(path: Path) -> Path:
 def sweep_unfinished(folder: Path) -> None:
     """Remove what processes that are no more left half-written anywhere under this folder."""
     # Others may write and finish there meanwhile: what vanishes under the walk is no error.
+    for entry in unfinished_in(folder):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def unfinished_in(folder: Path) -> list[Path]:
+    """Return what processes that are no more left half-written anywhere under this folder."""
+    found = []
     for place, folders, files in os.walk(folder):
         for name in [*folders, *files]:
             match = UNFINISHED.fullmatch(name)
             entry = Path(place, name)
             if match is None or _is_being_made(entry, int(match[1])):
                 continue
+            found.append(entry)
             if name in folders:
                 folders.remove(name)
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)
+    return found
 
 
 def _is_being_made(entry: Path, pid: int) -> bool:

@@ -22,6 +22,7 @@ FLOORS: list[dict[str, str]] = [
     {"config": "", "settings": ""},
     {"workspace": "", "hardware": ""},
     {"drive": "", "runlog": "", "doctor": "", "samples": "", "sample_grid": ""},
+    {"storage": ""},
     {"models": "base download manager original_file sd15 weights"},
     {"export": "archive recipe single_file", "scoring": "judge measures"},
     {"generation": ""},

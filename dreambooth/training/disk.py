@@ -51,6 +51,9 @@ def disk_need(config: TrainingConfig, unet: Any, text_encoder: Any, vae: Any, nu
     # The last step is saved whether the interval meets it or not, and a stop saves one more.
     first = max(config.save_min_steps, config.save_interval)
     num_models = 1 + max((num_steps - 1) // config.save_interval - (first - 1) // config.save_interval, 0)
+    if config.save_total_limit is not None:
+        # A new one lies beside the old ones until these are removed.
+        num_models = min(num_models, config.save_total_limit + 1)
     has_states = config.checkpointing_steps != 0 or num_models > 1
     prompts = [line for line in (config.save_sample_prompt or "").splitlines() if line.strip()]
     return DiskNeed(

@@ -19,6 +19,7 @@ from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Event, ModelSaved, Notice, PhaseProgress, Resumed, SamplesMade, StepLoss
 from dreambooth.models.base import Base
 from dreambooth.models.manager import ModelManager
+from dreambooth.storage import remove_weights
 from dreambooth.training import objective
 from dreambooth.training.batches import Batch, BatchMaker
 from dreambooth.training.captions import CaptionStates
@@ -104,7 +105,7 @@ class Trainer:
         self._kept_at_s = time.monotonic()
         self._prepare_models()
         self._prepare_updates()
-        self._surroundings = surroundings_of(config.to_json(), materials.photo_files, str(manager.device))
+        self._surroundings = surroundings_of(config.departures(), materials.photo_files, str(manager.device))
         self._first_step = 0 if resume is None else self._restored(resume)
         self._probes = [parameter.detach().clone() for parameter in self._parameters if parameter.ndim == 1]
 
@@ -364,11 +365,15 @@ class Trainer:
     def _save(self, step: int) -> None:
         self._saved_step = step
         # A resumed run comes by steps whose models are there already, and would make the same ones again.
-        if not self._is_main or (self._run.step_folder(step) / "model_index.json").exists():
+        # What was saved once and then made room for newer ones is not saved again either.
+        if not self._is_main or (self._run.step_folder(step) / "args.json").exists():
             return
         self._report(PhaseProgress("saving"))
         self._making_room(lambda: self._write_model(step))
         self._report(ModelSaved(step))
+        if self._config.save_total_limit is not None:
+            for old in self._run.steps()[: -self._config.save_total_limit]:
+                remove_weights(self._run, old)
 
     def _write_model(self, step: int) -> None:
         from dreambooth.models.base import write_model
