@@ -24,7 +24,7 @@ FLOORS: list[dict[str, str]] = [
     {"drive": "", "runlog": "", "doctor": "", "samples": "", "sample_grid": ""},
     {"storage": ""},
     {"models": "base download manager original_file sd15 weights"},
-    {"export": "archive recipe single_file", "scoring": "judge measures"},
+    {"export": "archive hub model_card recipe single_file", "scoring": "judge measures"},
     {"generation": ""},
     {"verify": ""},
     {"data": "photos archives dataset class_images"},
