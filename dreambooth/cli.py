@@ -29,6 +29,7 @@ from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem, hide_i
 from dreambooth.events import Controls, Event, PhaseProgress, StepLoss
 from dreambooth.limits import is_folder
 from dreambooth.settings import load_settings
+from dreambooth.storage import CHOICES as CLEANABLE
 from dreambooth.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ CONCEPT_FLAGS = {
     "class_data_dir": "Folder with class pictures; filled up when short, never replaced.",
     "class_prompt": "The words for its class, such as `photo of dog`.",
 }
-NOT_HERE_YET = ("push_to_hub", "hub_model_id")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--config", type=Path, help="JSON file of settings, as every run keeps; flags come before it.")
     for info in describe(TrainingConfig):
         _add_flag(train, info)
-    for name in ("hub_token", *NOT_HERE_YET, "local_rank"):
+    train.add_argument("--push_to_hub", action="store_true", help="Upload the last step when the run is done; private.")
+    train.add_argument("--hub_model_id", metavar="REPO", help="Where to: owner/name; without it, the run's own name.")
+    for name in ("hub_token", "local_rank"):
         train.add_argument(f"--{name}", nargs="?", const=True, default=None, help=argparse.SUPPRESS)
 
     generate = _command(commands, "generate", generate_command, "make pictures with a model")
@@ -122,6 +124,27 @@ def _add_file_commands(commands: Any) -> None:
     convert.add_argument("--precision", choices=("fp16", "fp32"), help="Number format; left out, the folder's own.")
     convert.add_argument("--use_safetensors", action="store_true", help="Write safetensors whatever the name.")
 
+    push = _command(commands, "push", file_commands.push_command, "upload a model to the Hub, private by default")
+    push.add_argument("model", help="A run, a step folder or any diffusers folder.")
+    push.add_argument("repo_id", help="owner/name, or a name of your own account; one that is there is updated.")
+    push.add_argument("--public", action="store_true", help="Make a new repository public.")
+    push.add_argument("--single_file", action="store_true", help="With one .safetensors file for web UIs beside it.")
+
+    pack = _command(commands, "zip", file_commands.zip_command, "pack a model's folder, or a run's samples")
+    pack.add_argument("model", type=Path, help="A run, a step folder or any diffusers folder.")
+    pack.add_argument("out", type=Path, help="The archive.")
+    pack.add_argument("--samples", action="store_true", help="The sample pictures of a run instead.")
+
+    clean = _command(commands, "clean", file_commands.clean_command, "say what takes the disk, and delete what can go")
+    clean.add_argument(
+        "run", nargs="?", type=Path, help="One run, wherever it lies; all of the data folder without it."
+    )
+    clean.add_argument(
+        "--what", nargs="+", choices=CLEANABLE, metavar="CHOICE",
+        help=f"What should go: {', '.join(map(repr, CLEANABLE))}; without it, intermediate weights and caches.",
+    )  # fmt: skip
+    clean.add_argument("--yes", action="store_true", help="Delete it; without this it is only told.")
+
     grid = _command(commands, "grid", file_commands.grid_command, "put a run's sample pictures into one, a row a step")
     grid.add_argument("run", type=Path, help="The run's folder.")
     grid.add_argument("out", nargs="?", type=Path, help="The picture; `grid.png` in this folder when left out.")
@@ -144,6 +167,11 @@ def train_command(arguments: dict[str, Any]) -> int:
     from dreambooth.runs import resume, train
 
     wanted = arguments.pop("resume_from_checkpoint")
+    push_to_hub, hub_model_id = arguments.pop("push_to_hub"), arguments.pop("hub_model_id")
+    if hub_model_id and not push_to_hub:
+        raise ConfigError([FieldProblem("hub_model_id", "says where to, and --push_to_hub is not given.")])
+    if push_to_hub:
+        file_commands.refuse_push_without_token()
     controls, bars = Controls(), _Bars()
     if wanted is None:
         config = training_config(arguments)
@@ -155,6 +183,8 @@ def train_command(arguments: dict[str, Any]) -> int:
         folder = resume(run, controls=controls, on_event=bars)
     bars.close()
     print(f"The model is in {folder}")
+    if push_to_hub and not controls.stop.is_set():
+        file_commands.pushed(folder, hub_model_id or folder.parent.name, private=True, single_file=False)
     return 0
 
 
@@ -206,14 +236,9 @@ def training_config(arguments: dict[str, Any]) -> TrainingConfig:
                 "hub_token", "is refused: it would show in process lists. Put HF_TOKEN in the environment or .env."
             )
         )
-    problems += [
-        FieldProblem(name, "is not in this version: upload the step folder with `hf upload`.")
-        for name in NOT_HERE_YET
-        if arguments.pop(name) is not None
-    ]
     if problems:
         raise ConfigError(problems)
-    for name in ("local_rank", "resume_from_checkpoint"):
+    for name in ("local_rank", "resume_from_checkpoint", "push_to_hub", "hub_model_id"):
         arguments.pop(name, None)
     preset_name, config_path = arguments.pop("preset"), arguments.pop("config")
     explicit = _settings_of_file(config_path) if config_path else {}

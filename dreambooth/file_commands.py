@@ -1,5 +1,6 @@
 """The commands about files: a model as one file, as an archive, on the Hub; samples in one picture; cleaning."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,82 @@ def converted(
             newest_step_folder(model), out, precision=precision, use_safetensors=use_safetensors or None,
             on_progress=on_progress,
         )  # fmt: skip
+
+
+def push_command(arguments: dict[str, Any]) -> int:
+    """Upload a model to the Hub and print where it is."""
+    from dreambooth.workspace import newest_step_folder
+
+    model = newest_step_folder(Path(arguments["model"]))
+    pushed(model, arguments["repo_id"], private=not arguments["public"], single_file=arguments["single_file"])
+    return 0
+
+
+def pushed(model: Path, repo_id: str, *, private: bool, single_file: bool) -> None:
+    """Upload a step folder, with its verified single file when asked for, in the name of the environment's token."""
+    from dreambooth.export.hub import push, single_file_name
+    from dreambooth.settings import load_settings
+
+    token = load_settings().token
+    with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
+        file = (
+            converted(model, Path(folder) / single_file_name(repo_id), precision="fp16").path if single_file else None
+        )
+        revealed = token.reveal() if token else None
+        print(push(model, repo_id, token=revealed, private=private, single_file=file))
+
+
+def refuse_push_without_token() -> None:
+    """Raise ConfigError now instead of after hours of training."""
+    from dreambooth.settings import load_settings
+
+    if load_settings().token is None:
+        message = "needs a token that may write: put HF_TOKEN into the environment or .env."
+        raise ConfigError([FieldProblem("push_to_hub", message)])
+
+
+def zip_command(arguments: dict[str, Any]) -> int:
+    """Write a model's folder, or a run's samples, as one archive and print where it is."""
+    from dreambooth.export.archive import zip_model, zip_samples
+    from dreambooth.workspace import RunFolder, newest_step_folder
+
+    model: Path = arguments["model"]
+    out: Path = arguments["out"]
+    print(zip_samples(RunFolder(model), out) if arguments["samples"] else zip_model(newest_step_folder(model), out))
+    return 0
+
+
+def clean_command(arguments: dict[str, Any]) -> int:
+    """Print what takes how much and what would be deleted; delete it with --yes alone."""
+    from dreambooth.settings import load_settings
+    from dreambooth.storage import CHOICES, COST, carry_out, plan, run_to_clean, usage
+    from dreambooth.workspace import Workspace
+
+    workspace = Workspace(load_settings().data_dir)
+    runs = [run_to_clean(arguments["run"])] if arguments["run"] else None
+    wanted = arguments["what"] or ["intermediate weights", "caches"]
+    if runs is None:
+        for one in usage(workspace):
+            print(f"{in_mb(one.num_bytes)}  {one.kind}: {one.name}" + (f"  [{one.choice}]" if one.choice else ""))
+        print()
+    agreed = plan(workspace, wanted, runs)
+    for choice in CHOICES:
+        if choice in wanted:
+            print(f"{choice}: {COST[choice]}")
+    for one_doomed in agreed.doomed:
+        print(f"{in_mb(one_doomed.num_bytes)}  {one_doomed.path}")
+    for sentence in agreed.kept:
+        print(sentence)
+    if not arguments["yes"]:
+        print(f"{in_mb(agreed.num_bytes)}  would be freed. Nothing was deleted; --yes deletes exactly these files.")
+        return 0
+    print(f"{in_mb(carry_out(workspace, agreed))}  freed.")
+    return 0
+
+
+def in_mb(num_bytes: int) -> str:
+    """Return a size in a column of its own."""
+    return f"{num_bytes / 1e6:10.1f} MB"
 
 
 def grid_command(arguments: dict[str, Any]) -> int:

@@ -37,7 +37,7 @@ FLOORS: list[dict[str, str]] = [
     {"cli": ""},
     {
         "__main__": "",
-        "ui": "login space boundary gate fields photo_sets render theme "
+        "ui": "login space boundary gate fields photo_sets render storage_section theme "
         "concepts_tab convert_tab generate_tab train_tab build",
     },
     {"app": ""},

@@ -26,7 +26,7 @@ from ui.gate import Gate, Uploads
 
 PUBLIC = {
     "/upload_photos", "/start_training", "/training_status", "/stop_training", "/list_runs", "/convert", "/list_models",
-    "/generate", "/try_sample",
+    "/generate", "/try_sample", "/push_to_hub", "/list_storage", "/clean_storage",
 }  # fmt: skip
 SHORT = {
     "max_train_steps": 4, "save_interval": 2, "num_class_images": 2, "n_save_sample": 1, "save_infer_steps": 1,

@@ -1,4 +1,4 @@
-"""The third tab: a saved step as one file for other tools, and its download."""
+"""The third tab: a saved step as files for other tools, their downloads, the Hub, and what takes the disk."""
 
 import re
 from dataclasses import dataclass
@@ -6,13 +6,22 @@ from pathlib import Path
 
 import gradio as gr
 
-from dreambooth.errors import ExportError
+from dreambooth.drive import keep_file
+from dreambooth.errors import ExportError, quoted
 from dreambooth.models.base import STARTER
 from dreambooth.models.original_file import starter_folder
+from dreambooth.workspace import RunFolder
+from ui import storage_section
 from ui.boundary import Services, shown
 from ui.render import panel, size_in_words
 
-FORMATS = {".safetensors": ".safetensors (A1111, ComfyUI and most others)", ".ckpt": ".ckpt (older tools)"}
+FORMATS = {
+    ".safetensors": ".safetensors (A1111, ComfyUI and most others)",
+    ".ckpt": ".ckpt (older tools)",
+    ".zip": "the diffusers folder, as .zip",
+    "-samples.zip": "the run's sample pictures, as .zip",
+}
+SINGLE_FILES = (".safetensors", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,12 @@ class ConvertTab:
     message: gr.HTML
     ready: gr.Column
     download: gr.DownloadButton
+    repo_id: gr.Textbox
+    private: gr.Checkbox
+    single_file: gr.Checkbox
+    push: gr.Button
+    pushed: gr.HTML
+    storage: storage_section.StorageSection
 
 
 def build(services: Services) -> ConvertTab:
@@ -53,7 +68,20 @@ def build(services: Services) -> ConvertTab:
         f"<p class='db-hint'>Files are kept in <code>{services.workspace.exports_dir}</code> "
         "and can be downloaded by everyone who can open this page.</p>"
     )
-    return ConvertTab(model, suffix, half, prepare, message, ready, download)
+    with gr.Accordion("Share on the Hub", open=False, elem_id="share"):
+        with gr.Row():
+            repo_id = gr.Textbox(
+                label="Repository", placeholder="owner/name, or a name of your own account", elem_id="repo-id",
+                info="One that is there already is updated; its name and visibility stay.",
+            )  # fmt: skip
+            private = gr.Checkbox(True, label="Private", info="Only you see it.", elem_id="push-private")
+            single_file = gr.Checkbox(True, label="With one .safetensors file for web UIs", elem_id="push-file")
+        push = gr.Button("Upload", elem_id="push")
+        pushed = gr.HTML(elem_id="push-message")
+    storage = storage_section.build()
+    return ConvertTab(
+        model, suffix, half, prepare, message, ready, download, repo_id, private, single_file, push, pushed, storage
+    )
 
 
 def convertible(services: Services) -> list[tuple[str, str]]:
@@ -69,6 +97,11 @@ def connect(tab: ConvertTab, services: Services) -> None:
         api_name="convert", concurrency_limit=1, show_progress_on=tab.message,
     )  # fmt: skip
     written.success(lambda: gr.Column(visible=True), None, tab.ready, api_visibility="private", show_progress="hidden")
+    tab.push.click(
+        handlers.push, [tab.model, tab.repo_id, tab.private, tab.single_file], tab.pushed,
+        api_name="push_to_hub", concurrency_limit=1, show_progress_on=tab.pushed,
+    )  # fmt: skip
+    storage_section.connect(tab.storage, services)
 
 
 class Handlers:
@@ -77,6 +110,15 @@ class Handlers:
     def __init__(self, services: Services) -> None:
         self._services = services
         self.convert = shown(self._convert)
+        self.push = shown(self._push)
+
+    def _folder_and_stem(self, model: str) -> tuple[Path, str]:
+        """Return a listed model's folder and a name for its files; raises ExportError for what is not in the list."""
+        known = dict((value, label) for label, value in convertible(self._services))
+        if model not in known:
+            raise ExportError(f"{model!r} cannot be converted.", "It is not in the list.", "Choose one of the list.")
+        folder = starter_folder() if model == STARTER else Path(model)
+        return folder, re.sub(r"[^A-Za-z0-9_-]+", "-", known[model]).strip("-")
 
     def _convert(
         self,
@@ -87,21 +129,73 @@ class Handlers:
     ) -> tuple[str, str]:
         """Write one file for other tools into the exports folder, compare it with the model, and return it.
 
-        `half` stores fp16, otherwise fp32. Also returned is a sentence with its size.
+        `suffix` is .safetensors, .ckpt, .zip (the folder) or -samples.zip; `half` stores fp16, otherwise fp32. Also
+        returned is a sentence with its size.
         """
+        folder, stem = self._folder_and_stem(model)
+        if suffix not in FORMATS:
+            raise ExportError(f"{suffix!r} is no kind of file here.", "", f"Choose one of {', '.join(FORMATS)}.")
+        exports = self._services.workspace.exports_dir
+        if suffix in SINGLE_FILES:
+            path, verdict = self._single_file(
+                folder, exports / f"{stem}-{'fp16' if half else 'fp32'}{suffix}", progress
+            )
+        else:
+            path, verdict = self._archive(folder, exports / f"{stem}{suffix}", progress), ""
+        kept = self._kept_on_drive(path)
+        size = size_in_words(path.stat().st_size)
+        sentences = " ".join(part for part in (verdict, f"It lies in {path.parent}.", kept) if part)
+        return str(path), panel(f"{path.name} is ready: {size}.", sentences, tone="good")
+
+    def _single_file(self, folder: Path, target: Path, progress: gr.Progress) -> tuple[Path, str]:
         from dreambooth.verify import convert_verified
 
-        known = dict((value, label) for label, value in convertible(self._services))
-        if model not in known or suffix not in FORMATS:
-            raise ExportError(f"{model!r} cannot be converted.", "It is not in the list.", "Choose one of the list.")
-        folder = starter_folder() if model == STARTER else Path(model)
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", known[model]).strip("-")
-        target = self._services.workspace.exports_dir / f"{stem}{'-fp16' if half else '-fp32'}{suffix}"
         verdict = convert_verified(
-            folder, target, precision="fp16" if half else "fp32",
+            folder, target, precision="fp16" if "-fp16." in target.name else "fp32",
             on_progress=lambda done, total: progress((done, total), "Converting"),
         )  # fmt: skip
-        path = verdict.path
-        size = size_in_words(path.stat().st_size)
-        done = panel(f"{path.name} is ready: {size}.", f"{verdict} It lies in {path.parent}.", tone="good")
-        return str(path), done
+        return verdict.path, str(verdict)
+
+    def _archive(self, folder: Path, target: Path, progress: gr.Progress) -> Path:
+        from dreambooth.export.archive import zip_model, zip_samples
+
+        def on_progress(done: int, total: int) -> None:
+            progress((done, total), "Packing")
+
+        if target.name.endswith("-samples.zip"):
+            return zip_samples(RunFolder(folder.parent), target, on_progress)
+        return zip_model(folder, target, on_progress)
+
+    def _kept_on_drive(self, path: Path) -> str:
+        drive = self._services.workspace.drive_dir
+        if drive is None:
+            return ""
+        try:
+            return f"A copy is at {keep_file(path, drive / 'exports')}."
+        except OSError as error:
+            return f"It could not be copied to Google Drive: {quoted(error)}"
+
+    def _push(
+        self,
+        model: str,
+        repo_id: str,
+        private: bool = True,
+        single_file: bool = True,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> str:
+        """Upload a model to the Hub in the name of the app's own token; returns a sentence with the address."""
+        from dreambooth.export.hub import push
+
+        # Whoever may not train here may not upload in the owner's name either.
+        self._services.check_training()
+        folder, stem = self._folder_and_stem(model)
+        file: Path | None = None
+        if single_file:
+            target = self._services.workspace.exports_dir / f"{stem}-fp16.safetensors"
+            file, _ = self._single_file(folder, target, progress)
+        token = self._services.settings.token
+        progress(None, desc="Uploading")
+        result = push(
+            folder, repo_id.strip(), token=token.reveal() if token else None, private=private, single_file=file
+        )
+        return panel(str(result), "", tone="good")

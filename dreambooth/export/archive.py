@@ -21,7 +21,7 @@ def zip_model(model_dir: Path, out_path: Path, on_progress: Callable[[int, int],
     """Write a model's folder with all that is in it but hidden files; raises ExportError when there is no model."""
     if not (model_dir / "model_index.json").is_file():
         raise ExportError(f"{model_dir} is no model.", "model_index.json is not in it.", "Name a step folder.")
-    return _zip({str(file.relative_to(model_dir)): file for file in _visible(model_dir)}, out_path, on_progress)
+    return _zip({file.relative_to(model_dir).as_posix(): file for file in _visible(model_dir)}, out_path, on_progress)
 
 
 def zip_samples(run: RunFolder, out_path: Path, on_progress: Callable[[int, int], None] | None = None) -> Path:
@@ -33,7 +33,7 @@ def zip_samples(run: RunFolder, out_path: Path, on_progress: Callable[[int, int]
 
 
 def _visible(folder: Path) -> list[Path]:
-    files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.is_symlink()]
     return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
@@ -46,8 +46,8 @@ def _zip(files: Mapping[str, Path], out_path: Path, on_progress: Callable[[int, 
         )  # fmt: skip
     done = 0
     with new_file(out_path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(files):
-            about = zipfile.ZipInfo(name.replace("\\", "/"), NO_DATE)
+        for name in files:
+            about = zipfile.ZipInfo(name, NO_DATE)
             about.external_attr = 0o644 << 16
             with files[name].open("rb") as source, archive.open(about, "w", force_zip64=True) as target:
                 shutil.copyfileobj(source, target, READ_BYTES)

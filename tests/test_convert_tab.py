@@ -1,0 +1,136 @@
+"""The third tab through HTTP: every kind of file, downloads that go on in the middle, the Hub's words, the storage."""
+
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from dreambooth.errors import DreamBoothError
+from dreambooth.workspace import RunFolder, write_json
+from tests.open_page import OpenPage, open_page
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
+    with open_page(tmp_path_factory.mktemp("page")) as page:
+        run = RunFolder(page.workspace.runs_dir / "dog")
+        write_json(run.config_path, {})
+        for step in (2, 10):
+            shutil.copytree(page.base, run.step_folder(step))
+            (run.step_folder(step) / "samples").mkdir()
+            (run.step_folder(step) / "samples" / "0.png").write_bytes(b"\x89PNG" + bytes([step]))
+            (run.step_folder(step) / "args.json").write_text("{}")
+        yield page
+
+
+@pytest.fixture(scope="module")
+def client(opened: OpenPage) -> Client:
+    return Client(opened.url, verbose=False)
+
+
+def address(opened: OpenPage, path: Path) -> str:
+    return f"{opened.url}gradio_api/file={path}"
+
+
+def copies_of(opened: OpenPage, path: Path) -> list[Path]:
+    size = path.stat().st_size
+    found = [*opened.copies_dir.rglob("*"), *opened.workspace.data_dir.rglob("*")]
+    return [file for file in found if file.is_file() and file.stat().st_size == size]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "half", "name"),
+    [
+        (".safetensors", True, "dog-step-10-fp16.safetensors"), (".safetensors", False, "dog-step-10-fp32.safetensors"),
+        (".ckpt", True, "dog-step-10-fp16.ckpt"), (".ckpt", False, "dog-step-10-fp32.ckpt"),
+        (".zip", True, "dog-step-10.zip"), ("-samples.zip", True, "dog-step-10-samples.zip"),
+    ],
+)  # fmt: skip
+def test_every_kind_of_file_is_made_and_downloaded_in_pieces(
+    opened: OpenPage, client: Client, suffix: str, half: bool, name: str
+) -> None:
+    model = str(opened.workspace.runs_dir / "dog" / "10")
+    file, sentence = client.predict(model, suffix, half, api_name="/convert")
+    export = opened.workspace.exports_dir / name
+    assert f"{name} is ready" in sentence
+    assert ("tensors are there and equal" in sentence) == (suffix in (".safetensors", ".ckpt"))
+    whole = export.read_bytes()
+    assert Path(file).read_bytes() == whole
+    middle = len(whole) // 2
+    rest = httpx.get(address(opened, export), headers={"Range": f"bytes={middle}-"})
+    assert (rest.status_code, rest.content) == (206, whole[middle:])
+    assert rest.headers["content-range"] == f"bytes {middle}-{len(whole) - 1}/{len(whole)}"
+    piece = httpx.get(address(opened, export), headers={"Range": "bytes=10-19"})
+    assert (piece.status_code, piece.content) == (206, whole[10:20])
+    assert copies_of(opened, export) == [export], "nothing makes a second copy of it on the server"
+
+
+def test_the_archives_hold_what_they_say(opened: OpenPage, client: Client) -> None:
+    model = str(opened.workspace.runs_dir / "dog" / "10")
+    client.predict(model, ".zip", True, api_name="/convert")
+    client.predict(model, "-samples.zip", True, api_name="/convert")
+    with zipfile.ZipFile(opened.workspace.exports_dir / "dog-step-10.zip") as opened_zip:
+        assert {"model_index.json", "samples/0.png", "unet/config.json"} <= set(opened_zip.namelist())
+    with zipfile.ZipFile(opened.workspace.exports_dir / "dog-step-10-samples.zip") as opened_zip:
+        assert opened_zip.namelist() == ["2/0.png", "10/0.png"]
+
+
+def test_nothing_but_exports_can_be_reached(opened: OpenPage) -> None:
+    run = opened.workspace.runs_dir / "dog"
+    for path in (run / "10" / "model_index.json", run / ".run" / "config.json", opened.base / "card.json"):
+        assert path.exists()
+        assert httpx.get(address(opened, path)).status_code in (403, 404)
+
+
+def test_what_is_not_in_the_list_is_refused(opened: OpenPage, client: Client) -> None:
+    model = str(opened.workspace.runs_dir / "dog" / "10")
+    for wrong in ((model, ".exe", True), ("/etc", ".zip", True), (str(opened.workspace.runs_dir), ".zip", True)):
+        with pytest.raises(AppError, match="not in the list of choices|cannot be converted"):
+            client.predict(*wrong, api_name="/convert")
+    with pytest.raises(AppError, match="no sample pictures"):
+        client.predict("starter", "-samples.zip", True, api_name="/convert")
+
+
+def test_the_hubs_words_reach_the_page(opened: OpenPage, client: Client) -> None:
+    model = str(opened.workspace.runs_dir / "dog" / "10")
+    with pytest.raises(AppError, match="no token for the Hub"):
+        client.predict(model, "ann/dog", True, False, api_name="/push_to_hub")
+    with pytest.raises(AppError, match="cannot be converted"):
+        client.predict("/etc", "ann/dog", True, False, api_name="/push_to_hub")
+
+
+def test_the_storage_is_told_and_cleaned(opened: OpenPage, client: Client) -> None:
+    run = opened.workspace.run("dog")
+    listed = client.predict(api_name="/list_storage")
+    assert {"kind": "saved model", "name": "dog, step 2", "choice": "intermediate weights"} in [
+        {key: one[key] for key in ("kind", "name", "choice")} for one in listed
+    ]
+    assert [one["bytes"] for one in listed] == sorted((one["bytes"] for one in listed), reverse=True)
+    told: dict[str, Any] = client.predict(["intermediate weights"], False, api_name="/clean_storage")
+    assert run.steps() == [2, 10]
+    assert told["deleted"] is False
+    assert all(Path(file).is_relative_to(run.step_folder(2)) for file in told["files"])
+    done = client.predict(["intermediate weights"], True, api_name="/clean_storage")
+    assert done["files"] == told["files"]
+    assert run.steps() == [10]
+    assert sorted(run.samples()) == [2, 10]
+    with pytest.raises(AppError, match="has no 'everything'"):
+        client.predict(["everything"], True, api_name="/clean_storage")
+
+
+def test_who_may_not_train_may_neither_upload_nor_delete(tmp_path: Path) -> None:
+    refusal = DreamBoothError("Nobody trains here without a login.", "", "")
+    with open_page(tmp_path, training_refusal=refusal) as page:
+        (page.workspace.exports_dir / "x.zip").write_bytes(b"x")
+        client = Client(page.url, verbose=False)
+        with pytest.raises(AppError, match="without a login"):
+            client.predict("starter", "ann/dog", True, False, api_name="/push_to_hub")
+        with pytest.raises(AppError, match="without a login"):
+            client.predict(["exports"], True, api_name="/clean_storage")
+        assert (page.workspace.exports_dir / "x.zip").exists()
