@@ -23,6 +23,7 @@ class DiskNeed:
     """What a run will have on disk at its peak, in bytes."""
 
     num_models: int
+    num_saves: int
     model_bytes: int
     num_states: int
     state_bytes: int
@@ -30,8 +31,8 @@ class DiskNeed:
 
     @property
     def kept_bytes(self) -> int:
-        """Return what is copied to a Drive: models and pictures."""
-        return self.num_models * self.model_bytes + self.picture_bytes
+        """Return what is copied to a Drive: every model that is saved, and the pictures."""
+        return self.num_saves * self.model_bytes + self.picture_bytes
 
     @property
     def total_bytes(self) -> int:
@@ -50,19 +51,19 @@ def disk_need(config: TrainingConfig, unet: Any, text_encoder: Any, vae: Any, nu
     per_weight = 4 + (MOMENT_8BIT_BYTES if config.use_8bit_adam else MOMENT_BYTES) + (4 if config.use_ema else 0)
     # The last step is saved whether the interval meets it or not, and a stop saves one more.
     first = max(config.save_min_steps, config.save_interval)
-    num_models = 1 + max((num_steps - 1) // config.save_interval - (first - 1) // config.save_interval, 0)
-    if config.save_total_limit is not None:
-        # A new one lies beside the old ones until these are removed.
-        num_models = min(num_models, config.save_total_limit + 1)
-    has_states = config.checkpointing_steps != 0 or num_models > 1
+    num_saves = 1 + max((num_steps - 1) // config.save_interval - (first - 1) // config.save_interval, 0)
+    # A new one lies beside the old ones until these are removed.
+    num_models = num_saves if config.save_total_limit is None else min(num_saves, config.save_total_limit + 1)
+    has_states = config.checkpointing_steps != 0 or num_saves > 1
     prompts = [line for line in (config.save_sample_prompt or "").splitlines() if line.strip()]
     return DiskNeed(
         num_models=num_models,
+        num_saves=num_saves,
         model_bytes=sum(counts) * WIDTH[config.save_precision] + headers,
         num_states=(config.checkpoints_total_limit or 1) + 1 if has_states else 1,
         state_bytes=round(learning * per_weight) + 3 * headers,
         # A PNG of a photo takes about two bytes a pixel.
-        picture_bytes=(num_models + 1) * len(prompts) * config.n_save_sample * 2 * config.resolution**2,
+        picture_bytes=(num_saves + 1) * len(prompts) * config.n_save_sample * 2 * config.resolution**2,
     )
 
 

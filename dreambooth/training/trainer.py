@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import GenerationConfig, TrainingConfig
-from dreambooth.errors import TrainingError
+from dreambooth.errors import RunFolderError, TrainingError
 from dreambooth.events import Controls, Event, ModelSaved, Notice, PhaseProgress, Resumed, SamplesMade, StepLoss
 from dreambooth.models.base import Base
 from dreambooth.models.manager import ModelManager
-from dreambooth.storage import remove_weights
+from dreambooth.storage import remove_weights, saved_steps
 from dreambooth.training import objective
 from dreambooth.training.batches import Batch, BatchMaker
 from dreambooth.training.captions import CaptionStates
@@ -366,14 +366,23 @@ class Trainer:
         self._saved_step = step
         # A resumed run comes by steps whose models are there already, and would make the same ones again.
         # What was saved once and then made room for newer ones is not saved again either.
-        if not self._is_main or (self._run.step_folder(step) / "args.json").exists():
-            return
-        self._report(PhaseProgress("saving"))
-        self._making_room(lambda: self._write_model(step))
-        self._report(ModelSaved(step))
-        if self._config.save_total_limit is not None:
-            for old in self._run.steps()[: -self._config.save_total_limit]:
+        if self._is_main and not (self._run.step_folder(step) / "args.json").exists():
+            self._report(PhaseProgress("saving"))
+            self._making_room(lambda: self._write_model(step))
+            self._report(ModelSaved(step))
+        if self._is_main and self._config.save_total_limit is not None:
+            # Here too when nothing was saved: the first part may have been killed before, or amid, the removal.
+            self._remove_older(step, self._config.save_total_limit)
+
+    def _remove_older(self, step: int, limit: int) -> None:
+        """Remove the weights of this run's older models: the newest `limit` and that of this step stay."""
+        own = saved_steps(self._run, self._config)
+        whole = [saved for saved in self._run.steps() if saved in own]
+        for old in sorted(set(own) - {*whole[-limit:], step}):
+            try:
                 remove_weights(self._run, old)
+            except RunFolderError as error:
+                self._report(Notice(f"{error.what} {error.why} It stays on the disk.", "warning"))
 
     def _write_model(self, step: int) -> None:
         from dreambooth.models.base import write_model
