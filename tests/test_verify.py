@@ -1,5 +1,6 @@
 """A written file is compared with its folder before it is called done, and the same model gives the same bytes."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -15,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from dreambooth import verify as verify_module
 from dreambooth.errors import ExportError
 from dreambooth.export import single_file
-from dreambooth.export.single_file import convert, read_model
+from dreambooth.export.single_file import Written, convert, read_model
 from dreambooth.formats.safetensors_file import write_safetensors
 from dreambooth.models.weights import file_metadata, read_weights
-from dreambooth.verify import convert_verified, verify
+from dreambooth.verify import convert_verified, folder_picture, verify
 from tests.tiny import tiny_base
 
 SUFFIXES = (".safetensors", ".ckpt")
@@ -88,12 +89,16 @@ def test_a_file_that_differs_in_anything_is_refused(tiny_base_folder: Path, tmp_
     unet = load_file(file)
     unet["conv_in.bias"].zero_()
     save_file(unet, file)
-    written = convert(folder, tmp_path / "model.safetensors")
-    model = read_model(folder)
-    assert verify(model, written).num_tensors == 971
-    save_file(changed(load_file(written), kind), tmp_path / "changed.safetensors")
+    seen: list[Written] = []
+
+    def check(written: Written) -> None:
+        assert verify(written, folder_picture(folder, None)).num_tensors == 971
+        seen.append(written)
+
+    path = convert(folder, tmp_path / "model.safetensors", check=check)
+    save_file(changed(load_file(path), kind), tmp_path / "changed.safetensors")
     with pytest.raises(ExportError, match=r"is not the folder's|Missing or not the original's"):
-        verify(model, tmp_path / "changed.safetensors")
+        verify(dataclasses.replace(seen[0], path=tmp_path / "changed.safetensors"), None)
 
 
 def test_names_that_are_swapped_the_same_way_in_both_directions_show_in_the_picture(
@@ -122,14 +127,16 @@ def test_what_fails_the_check_leaves_the_old_file(
     out.write_bytes(b"old")
     right = write_safetensors
 
-    def lying(path: Path, weights: dict[str, torch.Tensor], *rest: object, **others: object) -> None:
+    def lying(path: Path, weights: dict[str, torch.Tensor], *rest: object, **others: object) -> dict[str, int]:
         name = "first_stage_model.quant_conv.bias"
         right(path, weights | {name: weights[name] + 1}, *rest, **others)  # type: ignore[arg-type]
+        return right(path.with_name(".honest"), weights, *rest, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(single_file, "write_safetensors", lying)
     with pytest.raises(ExportError, match="quant_conv"):
         convert_verified(tiny_base_folder, out)
     assert out.read_bytes() == b"old"
+    (tmp_path / ".honest").unlink()
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
 

@@ -4,7 +4,8 @@ The same model gives the same bytes, whatever the file is called and wherever it
 """
 
 import json
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from dreambooth.errors import BaseModelError, ExportError
 from dreambooth.export.recipe import file_metadata_of
 from dreambooth.formats.ldm import to_ldm
 from dreambooth.formats.original import original_names
-from dreambooth.formats.safetensors_file import stored_dtype, write_safetensors
+from dreambooth.formats.safetensors_file import as_bytes, stored_dtype, write_safetensors
 from dreambooth.models.weights import part_weights
 from dreambooth.workspace import free_bytes, new_file
 
@@ -37,6 +38,17 @@ class OriginalModel:
     metadata: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Written:
+    """A file that has no name yet: what it was made of, in which format, and the CRC-32 of each tensor's bytes."""
+
+    model: OriginalModel
+    path: Path
+    is_safetensors: bool
+    float_dtype: "torch.dtype | None"
+    checksums: dict[str, int]
+
+
 def convert(
     model_dir: Path,
     out_path: Path,
@@ -44,13 +56,13 @@ def convert(
     precision: Precision | None = None,
     use_safetensors: bool | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-    check: Callable[[OriginalModel, Path, bool], None] | None = None,
+    check: Callable[[Written], None] | None = None,
 ) -> Path:
     """Write the diffusers folder as one `.safetensors` or `.ckpt`, and return the file's path.
 
     The suffix decides the format unless `use_safetensors` does. `precision` is that of the floats, left out that of the
-    folder; integers stay integers. `check` is given the model, the written file before it gets its name, and whether it
-    is safetensors; what it raises leaves nothing. Raises ExportError for a folder that is no SD 1.x or 2.x model and
+    folder; integers stay integers. `check` is given the written file before it gets its name; what it raises leaves
+    nothing. Raises ExportError for a folder that is no SD 1.x or 2.x model and
     for a disk without room.
     """
     out_path, use_safetensors = _checked_target(out_path, use_safetensors)
@@ -66,12 +78,10 @@ def convert(
             on_progress(done, total)
 
     with new_file(out_path) as temporary:
-        if use_safetensors:
-            write_safetensors(temporary, model.weights, model.metadata, float_dtype=float_dtype, on_tensor=on_tensor)
-        else:
-            _write_ckpt(temporary, model, float_dtype, on_tensor)
+        write = write_safetensors if use_safetensors else _write_ckpt
+        checksums = write(temporary, model.weights, model.metadata, float_dtype=float_dtype, on_tensor=on_tensor)
         if check is not None:
-            check(model, temporary, use_safetensors)
+            check(Written(model, temporary, use_safetensors, float_dtype, checksums))
     return out_path
 
 
@@ -142,20 +152,29 @@ def float_dtype_of(precision: Precision | None) -> "torch.dtype | None":
 
 
 def _write_ckpt(
-    path: Path, model: OriginalModel, float_dtype: "torch.dtype | None", on_tensor: Callable[[], None]
-) -> None:
-    """Write what torch.load gives back as {"state_dict": ..., "metadata": ...}; holds all cast tensors at once."""
+    path: Path,
+    weights: "Mapping[str, Tensor]",
+    metadata: Mapping[str, str],
+    *,
+    float_dtype: "torch.dtype | None" = None,
+    on_tensor: Callable[[], None] = lambda: None,
+) -> dict[str, int]:
+    """Write what torch.load gives back as {"state_dict": ..., "metadata": ...}; returns the CRC-32 of each tensor.
+
+    All tensors that are cast are held at once: torch writes them after it has seen them all.
+    """
     import torch
 
     stored: dict[str, Tensor] = {}
-    for name in sorted(model.weights):
+    for name in sorted(weights):
         # A view would take its whole storage along.
-        tensor = model.weights[name].to(stored_dtype(model.weights[name], float_dtype)).contiguous()
+        tensor = weights[name].to(stored_dtype(weights[name], float_dtype)).contiguous()
         stored[name] = tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
         on_tensor()
     with path.open("wb") as file:
         # Given a path, torch would write the file's name into the archive.
-        torch.save({"state_dict": stored, "metadata": dict(sorted(model.metadata.items()))}, file)
+        torch.save({"state_dict": stored, "metadata": dict(sorted(metadata.items()))}, file)
+    return {name: zlib.crc32(as_bytes(tensor)) for name, tensor in stored.items()}
 
 
 def _check_room(weights: "dict[str, Tensor]", out_path: Path, float_dtype: "torch.dtype | None") -> None:

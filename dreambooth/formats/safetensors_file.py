@@ -5,7 +5,9 @@ The library writes the same format, but wants all tensors at once (a full-size m
 """
 
 import json
+import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +26,11 @@ def write_safetensors(
     *,
     float_dtype: "torch.dtype | None" = None,
     on_tensor: Callable[[], None] = lambda: None,
-) -> None:
-    """Write the tensors, floats in `float_dtype` if one is given; holds one tensor's copy at a time.
+) -> dict[str, int]:
+    """Write the tensors, floats in `float_dtype` if one is given, and return the CRC-32 of each one's bytes.
 
-    The bytes depend on names, numbers and metadata alone, not on the order in which they come.
+    The bytes depend on names, numbers and metadata alone, not on the order in which they come. Two tensors' copies are
+    held at a time: the next one is made while one is written.
     """
     dtypes = {name: stored_dtype(tensor, float_dtype) for name, tensor in weights.items()}
     # Wide numbers first keep every tensor aligned to its own width.
@@ -41,12 +44,20 @@ def write_safetensors(
         }  # fmt: skip
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT_BYTES)
-    with path.open("wb") as file:
+    checksums = {}
+    with path.open("wb") as file, ThreadPoolExecutor(1) as ahead:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
-        for name in order:
-            file.write(as_bytes(weights[name].to(dtypes[name])))
+        due = ahead.submit(weights[order[0]].to, dtypes[order[0]]) if order else None
+        for name, following in zip(order, [*order[1:], None], strict=True):
+            assert due is not None
+            tensor = due.result()
+            due = None if following is None else ahead.submit(weights[following].to, dtypes[following])
+            data = as_bytes(tensor)
+            file.write(data)
+            checksums[name] = zlib.crc32(data)
             on_tensor()
+    return checksums
 
 
 def stored_dtype(tensor: "Tensor", float_dtype: "torch.dtype | None") -> "torch.dtype":
