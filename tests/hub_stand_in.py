@@ -5,13 +5,16 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-TOKENS = {"hf_ann_may_write": ("ann", True), "hf_ann_may_read": ("ann", False)}
+import yaml
+
+TOKENS = {"hf_of_ann_and_may_write": ("ann", True), "hf_of_ann_and_may_read": ("ann", False)}
+LICENCES = ("apache-2.0", "mit", "creativeml-openrail-m", "openrail++", "other")
 
 
 @dataclass
@@ -21,8 +24,10 @@ class Repository:
     files: dict[str, bytes] = field(default_factory=dict)
     private: bool = False
     commits: int = 1
-    # Answered to whoever commits, in place of the commit.
+    # Answered to whoever commits, in place of the commit, and what is said to it.
     refuse_with: int = 0
+    refusal: str = "The stand-in was told to refuse"
+    is_gated: bool = False
 
     @property
     def sha(self) -> str:
@@ -38,6 +43,10 @@ class HubStandIn:
         self.renamed: dict[str, str] = {}
         self.stored: dict[str, bytes] = {}
         self.requests: list[str] = []
+        # Answered to whoever puts a large file there.
+        self.storage_status = 200
+        # Done whenever a large file came.
+        self.on_stored: Callable[[], None] = lambda: None
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -71,14 +80,16 @@ class HubStandIn:
         body = read_body(request)
         account = TOKENS.get(request.headers.get("Authorization", "").removeprefix("Bearer "))
         if path.startswith("/stored/"):
-            self.stored[path.removeprefix("/stored/")] = body
-            return send(request, 200)
+            if self.storage_status == 200:
+                self.stored[path.removeprefix("/stored/")] = body
+                self.on_stored()
+            return send(request, self.storage_status)
         if "Authorization" in request.headers and account is None:
             return send(request, 401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
         if path == "/api/whoami-v2":
             return send(request, 200, {"name": account[0], "type": "user"} if account else {})
         if path == "/api/validate-yaml":
-            return send(request, 200, {"errors": [], "warnings": []})
+            return validate_card(request, json.loads(body)["content"])
         if path == "/api/repos/create":
             return self.create(request, json.loads(body), account)
         return self.of_repository(request, path, body, account)
@@ -99,8 +110,11 @@ class HubStandIn:
         """Answer what is asked of one repository; one that cannot be seen is not there."""
         parts = path.removeprefix("/api/models/").strip("/").split("/")
         full_id = "/".join(parts[:2]).removesuffix(".git")
-        full_id = self.renamed.get(full_id, full_id)
+        if full_id in self.renamed:
+            return send(request, 307, headers={"Location": path.replace(full_id, self.renamed[full_id])})
         found = self.repositories.get(full_id)
+        if found is not None and found.is_gated:
+            return send(request, 403, headers={"X-Error-Code": "GatedRepo"})
         if found is None or (found.private and (account is None or account[0] != full_id.split("/")[0])):
             return send(
                 request, 404, headers={"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
@@ -109,9 +123,11 @@ class HubStandIn:
         if writes and (account is None or not account[1] or account[0] != full_id.split("/")[0]):
             return send(request, 403, {"error": "Forbidden: pass a token with write access"})
         if path.endswith(".git/info/lfs/objects/batch"):
-            return self.batch(request, json.loads(body))
+            return self.batch(request, full_id, json.loads(body))
+        if path.endswith(".git/info/lfs/objects/verify"):
+            return send(request, 200 if json.loads(body)["oid"] in self.stored else 404)
         if "/preupload/" in path:
-            return send(request, 200, {"files": [self.upload_mode(one) for one in json.loads(body)["files"]]})
+            return send(request, 200, {"files": [upload_mode(one, found) for one in json.loads(body)["files"]]})
         if "/commit/" in path:
             return self.commit(request, full_id, body)
         if "/tree/" in path:
@@ -121,16 +137,13 @@ class HubStandIn:
             return send(request, 200, {"id": full_id, "sha": found.sha, "private": found.private, "siblings": siblings})
         return self.resolve(request, found, "/".join(path.strip("/").split("/")[4:]))
 
-    @staticmethod
-    def upload_mode(asked: dict[str, Any]) -> dict[str, Any]:
-        """Return how a file is to be sent: weights and pictures apart, texts in the commit."""
-        large = asked["path"].endswith((".safetensors", ".png"))
-        return {"path": asked["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
-
-    def batch(self, request: BaseHTTPRequestHandler, asked: dict[str, Any]) -> None:
-        """Say where each large file is to be put."""
+    def batch(self, request: BaseHTTPRequestHandler, full_id: str, asked: dict[str, Any]) -> None:
+        """Say where each large file is to be put, of those that are not there yet."""
+        verify = {"href": f"{self.address}/{full_id}.git/info/lfs/objects/verify"}
         objects = [
-            {**one, "authenticated": True, "actions": {"upload": {"href": f"{self.address}/stored/{one['oid']}"}}}
+            one
+            if one["oid"] in self.stored
+            else one | {"actions": {"upload": {"href": f"{self.address}/stored/{one['oid']}"}, "verify": verify}}
             for one in asked["objects"]
         ]
         send(request, 200, {"transfer": "basic", "objects": objects})
@@ -139,7 +152,7 @@ class HubStandIn:
         """Carry out all operations, or none."""
         repository = self.repositories[full_id]
         if repository.refuse_with:
-            return send(request, repository.refuse_with, {"error": "The stand-in was told to refuse"})
+            return send(request, repository.refuse_with, {"error": repository.refusal})
         files = dict(repository.files)
         for operation in (json.loads(line) for line in body.splitlines()):
             value = operation["value"]
@@ -165,6 +178,35 @@ class HubStandIn:
             return send(request, 404, headers={"X-Error-Code": "EntryNotFound"})
         etag = hashlib.sha256(data).hexdigest()
         return send(request, 200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": repository.sha})
+
+
+def validate_card(request: BaseHTTPRequestHandler, card: str) -> None:
+    """Refuse a page whose front matter is no YAML, or has a licence that is none of the Hub's."""
+    try:
+        matter = yaml.safe_load(card.split("---")[1])
+        errors = [] if matter["license"] in LICENCES else ['"license" must be one of those there are']
+    except yaml.YAMLError as error:
+        errors = [str(error)]
+    send(request, 400 if errors else 200, {"errors": [{"message": one} for one in errors], "warnings": []})
+
+
+def is_large(name: str) -> bool:
+    """Return whether a file is sent apart, as weights and pictures are, or in the commit."""
+    return name.endswith((".safetensors", ".png"))
+
+
+def upload_mode(asked: dict[str, Any], found: Repository) -> dict[str, Any]:
+    """Return how a file is to be sent, and the name of the content that is there."""
+    name = asked["path"]
+    mode = {"path": name, "uploadMode": "lfs" if is_large(name) else "regular", "shouldIgnore": False}
+    return mode | ({"oid": oid(name, found.files[name])} if name in found.files else {})
+
+
+def oid(name: str, data: bytes) -> str:
+    """Return the name that git gives this content."""
+    if is_large(name):
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def entry(name: str, data: bytes) -> dict[str, Any]:

@@ -1,24 +1,32 @@
 """A model as a repository on the Hub: private unless asked otherwise, updated in place, in one commit."""
 
 import fnmatch
+import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.errors import ExportError, quoted
+from dreambooth.errors import ExportError, hide, quoted
 from dreambooth.export.model_card import model_card, settings_json
-from dreambooth.storage import WEIGHT_FILES
+from dreambooth.storage import SHARD, WEIGHT_FILES
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
     from huggingface_hub.errors import HfHubHTTPError
 
 SETTINGS_FILE = "dreambooth.json"
-# What a push of ours may put there, and so takes away when a later one has it no more.
-OURS = (*WEIGHT_FILES, "samples/*.png", "README.md", SETTINGS_FILE)
+PARTS = ("unet", "vae", "text_encoder")
 # A repository that holds one of these is a model already; one that holds none and is not empty is somebody's work.
 SIGNS_OF_A_MODEL = ("model_index.json", SETTINGS_FILE)
 EMPTY = {".gitattributes", "README.md"}
+SAMPLE = re.compile(r"samples/[0-9]+\.png")
+# The libraries note where a part was loaded from: on the user's disk, or in the cache of an account.
+CONFIGS = ("config.json", "model_index.json", "scheduler_config.json", "tokenizer_config.json")
+PLACES = {"_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"}
+TOKEN = re.compile(r"[!-~]+")
+WHERE_TOKENS_ARE_MADE = "huggingface.co/settings/tokens"
 
 
 @dataclass(frozen=True)
@@ -36,47 +44,70 @@ class PushResult:
 
 
 def push(
-    model_dir: Path, repo_id: str, *, token: str | None, private: bool = True, single_file: Path | None = None
+    model_dir: Path,
+    repo_id: str,
+    *,
+    token: str | None,
+    private: bool = True,
+    single_file: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> PushResult:
     """Upload a model's folder, its samples, a card and perhaps its single file; return where it is.
 
-    `repo_id` is `owner/name`, or a name of one's own. A repository that is there is updated in one commit: files of an
-    earlier push that this one lacks go, all others stay, and so do its name and visibility. Raises ExportError, in a
-    sentence for each reason, before anything is changed.
+    `repo_id` is `owner/name`, or a name of one's own. A repository that is there is updated in one commit when it is
+    empty (a README alone counts as that) or holds a diffusers model, of ours or not; its name and visibility stay. What
+    an earlier push put there and this one lacks goes, README.md is written anew, every other file stays. Only names
+    that we write are uploaded, and nothing that says where they lay. `on_progress` is told the bytes of weights that
+    are there, and all of them.
+
+    Raises ExportError, in a sentence for each reason. The model then shows as it did before; a repository that was made
+    for it stays, empty, and the next push fills it.
     """
-    if token is None:
-        raise ExportError(
-            "There is no token for the Hub.", "Uploading is done in the name of an account.",
-            "Make one that may write, at huggingface.co/settings/tokens, and put it into HF_TOKEN or .env.",
-        )  # fmt: skip
-    if not (model_dir / "model_index.json").is_file():
-        raise ExportError(f"{model_dir} is no model.", "model_index.json is not in it.", "Name a step folder.")
+    token = _checked_token(token)
     _check_name(repo_id)
-    from huggingface_hub import HfApi, errors
+    files = _files(model_dir)
+    if single_file is not None:
+        files[single_file_name(repo_id)] = _checked_single_file(single_file)
+    from huggingface_hub import HfApi
 
     api = HfApi(token=token)
     try:
         full_id = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
+        _check_name(full_id)
         info = _existing(api, full_id)
         created = info is None
         if info is None:
             api.create_repo(full_id, private=private)
             info = api.model_info(full_id)
-        _upload(
-            api, full_id, info, _files(model_dir, full_id, single_file), model_card(model_dir, full_id, single_file)
-        )
-    except errors.RepositoryNotFoundError:
-        raise ExportError(
-            f"{repo_id} cannot be written to.", "It is another account's, or this HF_TOKEN may not see it.",
-            "Use a token of its owner, or a name of your own.",
-        ) from None  # fmt: skip
-    except errors.HfHubHTTPError as error:
-        raise _refused(repo_id, error) from None
-    except (errors.OfflineModeIsEnabled, OSError) as error:
-        raise ExportError(
-            "The Hub cannot be reached.", quoted(error), "Check the network; HF_HUB_OFFLINE must not be set."
-        ) from None
+        files |= {
+            "README.md": model_card(model_dir, full_id, single_file).encode(),
+            SETTINGS_FILE: settings_json(model_dir).encode(),
+        }
+        _upload(api, full_id, info, files, on_progress)
+    except (_http_error(), OSError, RuntimeError, ValueError) as error:
+        raise _told(repo_id, error) from None
     return PushResult(full_id, f"{api.endpoint}/{full_id}", created, bool(info.private))
+
+
+def single_file_name(repo_id: str) -> str:
+    """Return what the single file is called there: always the same, so that a later push replaces it."""
+    return f"{repo_id.rpartition('/')[2]}.safetensors"
+
+
+# What is given ------------------------------------------------------------------------------------------------------
+
+
+def _checked_token(token: str | None) -> str:
+    if not token:
+        raise ExportError(
+            "There is no token for the Hub.", "Uploading is done in the name of an account.",
+            f"Make one that may write, at {WHERE_TOKENS_ARE_MADE}, and put it into HF_TOKEN or .env.",
+        )  # fmt: skip
+    hide(token)
+    if not TOKEN.fullmatch(token):
+        # The client would show the whole header in its complaint.
+        raise ExportError("This HF_TOKEN is none.", "It holds a space or a strange character.", "Copy it once more.")
+    return token
 
 
 def _check_name(repo_id: str) -> None:
@@ -88,9 +119,69 @@ def _check_name(repo_id: str) -> None:
     except HFValidationError:
         raise ExportError(
             f"{repo_id[:200]!r} is no name of a repository.",
-            "It reads owner/name, of letters, digits, - _ and . , with no -- or .. and at most 96 of them.",
+            "It reads owner/name, each of 1 to 96 of A-Z, a-z, 0-9, - _ and . , with no -- or .. in it, no - or . at "
+            "its ends, and no .git at its end.",
             "Change it; it is never changed for you.",
         ) from None
+
+
+def _checked_single_file(file: Path) -> Path:
+    if file.suffix != ".safetensors" or not file.is_file():
+        raise ExportError(
+            f"{file.name} cannot be uploaded.", "It is no .safetensors file, or not there.",
+            "Convert the model to one, or push without it.",
+        )  # fmt: skip
+    return file
+
+
+def _files(model_dir: Path) -> dict[str, Path | bytes]:
+    """Return what is uploaded of a model's folder, by its name in the repository; raises ExportError for a part."""
+    if not (model_dir / "model_index.json").is_file():
+        raise ExportError(f"{model_dir} is no model.", "model_index.json is not in it.", "Name a step folder.")
+    found = [file for pattern in (*WEIGHT_FILES, "samples/*.png") for file in sorted(model_dir.glob(pattern))]
+    named = {file.relative_to(model_dir).as_posix(): file for file in found if file.is_file() and not file.is_symlink()}
+    files = {name: _without_places(file) for name, file in named.items() if _is_ours(name)}
+    missing = [f"{part}/config.json" for part in PARTS if f"{part}/config.json" not in files]
+    missing += [f"the weights of {part}" for part in PARTS if not any(_is_weights_of(part, name) for name in files)]
+    if missing:
+        raise ExportError(
+            f"{model_dir} is no complete model.", f"It lacks {', '.join(missing)}.",
+            "Save the model again as .safetensors, or name another step.",
+        )  # fmt: skip
+    return files
+
+
+def _is_weights_of(part: str, name: str) -> bool:
+    return name.startswith(f"{part}/") and name.endswith(".safetensors")
+
+
+def _is_ours(name: str) -> bool:
+    """Return whether a push writes this name; what else lies beside it is a person's."""
+    file = name.rpartition("/")[2]
+    if ".safetensors" in file and not SHARD.fullmatch(file):
+        return False
+    # `*` would go over folders.
+    return SAMPLE.fullmatch(name) is not None or any(
+        name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern) for pattern in WEIGHT_FILES
+    )
+
+
+def _without_places(file: Path) -> Path | bytes:
+    """Return the content of a part's settings that names places on this machine, without them; any other file as it is.
+
+    Raises ExportError when it cannot be read.
+    """
+    if file.name not in CONFIGS:
+        return file
+    try:
+        values = dict(json.loads(file.read_text("utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise ExportError(f"{file} is damaged.", "It is not readable as JSON.", "Save the model again.") from None
+    public = {name: value for name, value in values.items() if name not in PLACES}
+    return file if public == values else f"{json.dumps(public, indent=2)}\n".encode()
+
+
+# The repository -----------------------------------------------------------------------------------------------------
 
 
 def _existing(api: "HfApi", repo_id: str) -> "ModelInfo | None":
@@ -99,13 +190,15 @@ def _existing(api: "HfApi", repo_id: str) -> "ModelInfo | None":
 
     try:
         info = api.model_info(repo_id)
+    except errors.GatedRepoError:
+        raise
     except errors.RepositoryNotFoundError:
         return None
     if info.id != repo_id:
         raise ExportError(
-            f"{repo_id} was renamed to {info.id}.",
-            "The Hub would put the model there.",
-            f"Push to {info.id} by its name.",
+            f"{repo_id} is called {info.id} on the Hub.",
+            "It was renamed, or is spelled otherwise, and the Hub would put the model there without a word.",
+            f"Push to {info.id} by its name, or choose another.",
         )
     names = _names(info)
     if names - EMPTY and not names & set(SIGNS_OF_A_MODEL):
@@ -120,48 +213,93 @@ def _names(info: "ModelInfo") -> set[str]:
     return {one.rfilename for one in info.siblings or []}
 
 
-def _files(model_dir: Path, repo_id: str, single_file: Path | None) -> dict[str, Path]:
-    """Return what is uploaded as it lies there, by its name in the repository."""
-    found = [file for pattern in (*WEIGHT_FILES, "samples/*.png") for file in sorted(model_dir.glob(pattern))]
-    files = {file.relative_to(model_dir).as_posix(): file for file in found if file.is_file() and not file.is_symlink()}
-    if single_file is not None:
-        files[single_file_name(repo_id)] = single_file
-    return files
-
-
-def single_file_name(repo_id: str) -> str:
-    """Return what the single file is called there: always the same, so that a later push replaces it."""
-    return f"{repo_id.rpartition('/')[2]}.safetensors"
-
-
-def _upload(api: "HfApi", repo_id: str, info: "ModelInfo", files: dict[str, Path], card: str) -> None:
+def _upload(
+    api: "HfApi",
+    repo_id: str,
+    info: "ModelInfo",
+    files: dict[str, Path | bytes],
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    texts = {"README.md": card, SETTINGS_FILE: settings_json(files["model_index.json"].parent)}
-    wanted = files.keys() | texts.keys()
-    ours = (*OURS, single_file_name(repo_id))
-    stale = sorted(name for name in _names(info) - wanted if any(fnmatch.fnmatchcase(name, own) for own in ours))
-    operations: list[Any] = [CommitOperationAdd(name, path) for name, path in files.items()]
-    operations += [CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
-    operations += [CommitOperationDelete(name) for name in stale]
+    additions = [CommitOperationAdd(name, content) for name, content in files.items()]
+    weights = [one for one in additions if one.path_in_repo.endswith(".safetensors")]
+    total, done = sum(one.upload_info.size for one in weights), 0
+    for one in weights:
+        # Nothing of it shows before the commit.
+        api.preupload_lfs_files(repo_id, [one], free_memory=False)
+        done += one.upload_info.size
+        if on_progress is not None:
+            on_progress(done, total)
+    operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in _stale(repo_id, info, files))]
     # Against the state that was looked at: what somebody changed meanwhile is told instead of overwritten.
     api.create_commit(repo_id, operations, commit_message="Upload the model", parent_commit=info.sha)
 
 
+def _stale(repo_id: str, info: "ModelInfo", files: dict[str, Path | bytes]) -> list[str]:
+    """Return what would lie beside the new model as if it belonged to it."""
+    names = _names(info)
+    old = {name for name in names if _is_ours(name)}
+    if SETTINGS_FILE in names:
+        old.add(single_file_name(repo_id))
+    else:
+        # No push was here before: parts of the model are replaced, and pictures are somebody's.
+        old = {name for name in old if not SAMPLE.fullmatch(name)}
+    return sorted((old & names) - files.keys())
+
+
+# What went wrong ----------------------------------------------------------------------------------------------------
+
+
+def _http_error() -> type[Exception]:
+    """Return what the client's HTTP library raises, which is another library in each of its major versions."""
+    from huggingface_hub import errors
+
+    return errors.HTTPError  # type: ignore[attr-defined,no-any-return,unused-ignore]
+
+
+def _told(repo_id: str, error: BaseException) -> ExportError:
+    """Return the client's error in words for the user."""
+    from huggingface_hub import errors
+
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__  # the client says of large files only that they failed
+    if isinstance(error, errors.GatedRepoError):
+        return ExportError(
+            f"{repo_id} is gated.", "The account of this HF_TOKEN has not been let in.",
+            "Ask its owner, or use a name of your own.",
+        )  # fmt: skip
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return ExportError(
+            f"{repo_id} cannot be written to.", "It is another account's, or this HF_TOKEN may not see it.",
+            "Use a token of its owner, or a name of your own.",
+        )  # fmt: skip
+    if isinstance(error, errors.HfHubHTTPError):
+        return _refused(repo_id, error)
+    words = " ".join(quoted(error).split())
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return ExportError("The Hub cannot be reached.", "HF_HUB_OFFLINE forbids it.", "Unset it, then try again.")
+    if isinstance(error, (_http_error(), ConnectionError, TimeoutError)):
+        return ExportError("The Hub cannot be reached.", words, "Check the network, then try again.")
+    return ExportError("The upload was broken off.", words, "Try again; nothing of it shows before it is whole.")
+
+
 def _refused(repo_id: str, error: "HfHubHTTPError") -> ExportError:
-    status = error.response.status_code
+    # The client's words come on several lines.
+    status, words = error.response.status_code, " ".join(quoted(error).split())
+    if status == 413 or (status == 403 and "storage" in words):
+        return ExportError("The Hub has no more room for this account.", words, "Delete something there.")
+    if status >= 500:
+        return ExportError("The Hub is out of order.", words, "Try again in a while.")
     reasons = {
         401: ("The Hub does not know this HF_TOKEN.", "It is mistyped, or was revoked.", "Make a new one."),
         403: (
             f"This HF_TOKEN may not write to {repo_id}.", "It may only read, or the owner is another one.",
-            "Make a token that may write, at huggingface.co/settings/tokens.",
+            f"Make a token that may write, at {WHERE_TOKENS_ARE_MADE}.",
         ),
         409: (f"{repo_id} is being changed by somebody else.", "Nothing was uploaded over it.", "Try again."),
         412: (f"{repo_id} was changed meanwhile.", "Nothing was uploaded over it.", "Look at it, then try again."),
-        413: ("The Hub has no more room for this account.", "Its quota is used up.", "Delete something there."),
         429: ("The Hub asks to wait.", "There were too many requests.", "Try again in a while."),
     }  # fmt: skip
-    # The client's words come on several lines.
-    words = " ".join(quoted(error).split())
     what, why, todo = reasons.get(status, ("The Hub refused the upload.", words, "Try again in a while."))
     return ExportError(what, why, todo)

@@ -5,32 +5,49 @@ import re
 from pathlib import Path
 from typing import Any
 
+from natsort import natsorted
+
 from dreambooth.config import SD15, TrainingConfig
 from dreambooth.export.recipe import public_settings
+from dreambooth.models.download import SUCCESSORS
 
-# Of bases that were loaded without their page.
-KNOWN_LICENCES = {
-    SD15: "creativeml-openrail-m",
-    "CompVis/stable-diffusion-v1-4": "creativeml-openrail-m",
-    "stabilityai/stable-diffusion-2": "openrail++",
-    "stabilityai/stable-diffusion-2-base": "openrail++",
-    "stabilityai/stable-diffusion-2-1": "openrail++",
-    "stabilityai/stable-diffusion-2-1-base": "openrail++",
+OPENRAIL, OPENRAIL_OF_SD2 = "creativeml-openrail-m", "openrail++"
+# Of bases that were loaded without their page. Those of SD 2.x went to sd2-community in November 2025.
+KNOWN_LICENCES = {SD15: OPENRAIL} | {
+    **{f"CompVis/stable-diffusion-v1-{number}": OPENRAIL for number in range(1, 5)},
+    **{
+        f"{owner}/stable-diffusion-{name}": OPENRAIL_OF_SD2
+        for owner in ("stabilityai", "sd2-community")
+        for name in ("2", "2-base", "2-1", "2-1-base")
+    },
 }
+# The Hub refuses a page that names any other (huggingface_hub, issue 4218); `other` and `unknown` say nothing.
+HUB_LICENCES = """
+    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
+    afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
+    cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0
+    cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0
+    lgpl lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl
+    openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license
+    fair-noncommercial-research-license
+"""
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
-LICENCE = re.compile(r"[A-Za-z0-9.+_-]+")
+STARTER = "starter"
 PROMPT_WITHOUT_ONE = "a photo"
+MAX_SAMPLES = 8
 
 
 def model_card(model_dir: Path, repo_id: str, single_file: Path | None) -> str:
     """Return the README of a model's repository, as Markdown with the Hub's front matter."""
-    settings = public_settings(model_dir)
-    prompts = [str(concept.get("instance_prompt", "")) for concept in settings.get("concepts", [])]
+    settings = _settings(model_dir)
+    concepts = [concept for concept in settings.get("concepts", []) if str(concept.get("instance_prompt", "")).strip()]
+    prompts = [str(concept["instance_prompt"]) for concept in concepts]
     base, licence = base_and_licence(model_dir)
     parts = [
         _front_matter(base, licence, prompts),
         f"# {_plain(repo_id.rpartition('/')[2])}\n",
-        _about(base, licence, prompts, settings),
+        _about(base, licence, concepts),
         _samples(model_dir),
         _usage(repo_id, prompts, has_single_file=single_file is not None),
         _how_it_was_made(settings),
@@ -40,60 +57,87 @@ def model_card(model_dir: Path, repo_id: str, single_file: Path | None) -> str:
 
 def settings_json(model_dir: Path) -> str:
     """Return the settings of the training as JSON, without places on anybody's machine."""
-    return json.dumps(public_settings(model_dir), indent=2, sort_keys=True) + "\n"
+    return json.dumps(_settings(model_dir), indent=2, sort_keys=True) + "\n"
 
 
 def base_and_licence(model_dir: Path) -> tuple[str, str]:
     """Return the Hub id (or `starter`) that the model comes from and its licence; empty where they are not known."""
+    card, told = _object(model_dir / "card.json"), _object(model_dir / "args.json").get("pretrained_model_name_or_path")
+    base, licence = (card[name] if isinstance(card.get(name), str) else "" for name in ("source", "licence"))
+    named = SUCCESSORS.get(str(told), str(told))
+    if not base and named in KNOWN_LICENCES:
+        # Models of the seed's script, and ours of before cards told it; any other name may be a folder here.
+        base = named
+    if base != STARTER and not HUB_ID.fullmatch(base):
+        base = ""
+    licence = licence if licence.strip().lower() not in ("", "other", "unknown") else KNOWN_LICENCES.get(base, "")
+    return base, licence.strip()
+
+
+def _settings(model_dir: Path) -> dict[str, Any]:
+    settings = public_settings(model_dir)
+    if "pretrained_model_name_or_path" in settings:
+        settings["pretrained_model_name_or_path"] = base_and_licence(model_dir)[0] or "a local model"
+    return settings
+
+
+def _object(file: Path) -> dict[str, Any]:
     try:
-        card = dict(json.loads((model_dir / "card.json").read_text("utf-8")))
+        return dict(json.loads(file.read_text("utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
-        card = {}
-    base, licence = (card.get(name) if isinstance(card.get(name), str) else "" for name in ("source", "licence"))
-    licence = licence or KNOWN_LICENCES.get(str(base), "")
-    return str(base), licence if LICENCE.fullmatch(licence) else ""
+        return {}
+
+
+# Its parts ----------------------------------------------------------------------------------------------------------
 
 
 def _front_matter(base: str, licence: str, prompts: list[str]) -> str:
-    # JSON strings are YAML strings, whatever is in them.
-    lines = ["---", f"license: {json.dumps(licence or 'other')}"]
-    if HUB_ID.fullmatch(base):
-        lines.append(f"base_model: {json.dumps(base)}")
+    hub_licence = licence.lower() if licence.lower() in HUB_LICENCES.split() else "other"
+    lines = ["---", f"license: {hub_licence}"]
+    if base != STARTER and base:
+        lines.append(f"base_model: {_quoted(base)}")
     lines += ["library_name: diffusers", "pipeline_tag: text-to-image", "tags:"]
     lines += [f"- {tag}" for tag in ("stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "dreambooth")]
     if prompts:
-        lines.append(f"instance_prompt: {json.dumps(prompts[0])}")
+        lines.append(f"instance_prompt: {_quoted(prompts[0])}")
     return "\n".join([*lines, "---", ""])
 
 
-def _about(base: str, licence: str, prompts: list[str], settings: dict[str, Any]) -> str:
-    linked = f"[{base}](https://huggingface.co/{base})" if HUB_ID.fullmatch(base) else base or "a local model"
+def _about(base: str, licence: str, concepts: list[dict[str, Any]]) -> str:
+    linked = f"[{base}](https://huggingface.co/{base})" if base else "a local model"
+    if base == STARTER:
+        linked = "the starter of DreamBooth Studio, a toy model"
     lines = [f"A DreamBooth model, taught from {linked}.", ""]
-    if prompts:
-        lines += ["What to write in a prompt:", "", *(f"- {_code(prompt)}" for prompt in prompts), ""]
+    if concepts:
+        lines += ["What to write in a prompt:", "", *map(_concept, concepts), ""]
     if licence:
-        lines.append(f"The base's licence, {licence}, holds for this model too.")
+        lines.append(f"The base's licence, {_code(licence)}, holds for this model too.")
     else:
         lines.append("The licence of its base is not known here; it holds for this model too.")
     return "\n".join([*lines, ""])
 
 
+def _concept(concept: dict[str, Any]) -> str:
+    of_class = f", of the class {_code(concept['class_prompt'])}" if concept.get("class_prompt") else ""
+    return f"- {_code(concept['instance_prompt'])}{of_class}"
+
+
 def _samples(model_dir: Path) -> str:
-    names = sorted(file.name for file in (model_dir / "samples").glob("*.png") if re.fullmatch(r"\d+\.png", file.name))
+    names = [file.name for file in (model_dir / "samples").glob("*.png") if re.fullmatch(r"[0-9]+\.png", file.name)]
     if not names:
         return ""
-    pictures = [f"![A sample picture](samples/{name})" for name in names[:8]]
+    pictures = [f"![A sample picture](samples/{name})" for name in natsorted(names)[:MAX_SAMPLES]]
     return "\n".join(["## Samples", "", *pictures, ""])
 
 
 def _usage(repo_id: str, prompts: list[str], *, has_single_file: bool) -> str:
     prompt = prompts[0] if prompts else PROMPT_WITHOUT_ONE
     lines = [
-        "## Use", "", "With diffusers:", "", "```python", "import torch",
-        "from diffusers import StableDiffusionPipeline", "",
+        "## Use", "", "With diffusers (while the repository is private, after `hf auth login`):", "", "```python",
+        "import torch", "from diffusers import StableDiffusionPipeline", "",
         'device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)',
-        f"pipe = StableDiffusionPipeline.from_pretrained({json.dumps(repo_id)}, torch_dtype=dtype).to(device)",
-        f"pipe({json.dumps(prompt)}, num_inference_steps=24).images[0].save(\"picture.png\")", "```", "",
+        f"pipe = StableDiffusionPipeline.from_pretrained({_quoted(repo_id)}, torch_dtype=dtype).to(device)",
+        f'pipe({_quoted(prompt)}, num_inference_steps=24).images[0].save("picture.png")', "```", "",
     ]  # fmt: skip
     if has_single_file:
         name = f"{repo_id.rpartition('/')[2]}.safetensors"
@@ -116,7 +160,7 @@ def _how_it_was_made(settings: dict[str, Any]) -> str:
         return ""
     defaults = TrainingConfig().to_json()
     changed = {name: value for name, value in settings.items() if name in defaults and value != defaults[name]}
-    rows = [f"| {name} | {_code(value)} |" for name, value in sorted(changed.items()) if name != "concepts"]
+    rows = [f"| {name} | {_cell(value)} |" for name, value in sorted(changed.items()) if name != "concepts"]
     head = [
         "## How it was made",
         "",
@@ -126,12 +170,29 @@ def _how_it_was_made(settings: dict[str, Any]) -> str:
     return "\n".join([*head, "| setting | value |", "|---|---|", *rows, "", "All settings: `dreambooth.json`.", ""])
 
 
+# Words of others ----------------------------------------------------------------------------------------------------
+
+
+def _quoted(text: str) -> str:
+    """Return a text in quotes as YAML and Python both read it, whatever characters it has."""
+    # JSON's own escapes hold in both but for those of characters beyond 16 bits, which it gives as two.
+    return "".join(
+        char if char.isprintable() else f"\\u{ord(char):04x}" if ord(char) < 2**16 else f"\\U{ord(char):08x}"
+        for char in json.dumps(text, ensure_ascii=False)
+    )
+
+
 def _code(value: object) -> str:
-    """Return a value as code in Markdown, on one line and in one cell, whatever characters it has."""
-    text = " ".join(str(value).split()).replace("|", "\\|")
+    """Return a value as code in Markdown, on one line, whatever characters it has."""
+    # Unprintable ones turn the direction of the text, or cannot be encoded.
+    text = " ".join("".join(char if char.isprintable() else " " for char in str(value)).split())
     fence = "`" * (max((len(run) for run in re.findall(r"`+", text)), default=0) + 1)
     space = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{fence}{space}{text}{space}{fence}"
+    return f"{fence}{space}{text}{space}{fence}" if text else "nothing"
+
+
+def _cell(value: object) -> str:
+    return _code(value).replace("|", "\\|")
 
 
 def _plain(text: str) -> str:
