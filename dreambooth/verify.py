@@ -5,6 +5,7 @@ What is read here is the written file itself, by the way that a base is read fro
 
 import dataclasses
 import functools
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Mapping
@@ -84,17 +85,25 @@ def verify(written: Written, picture: "Image.Image | None") -> Verdict:
     strange = sorted(weights.keys() ^ model.expected_names)
     if strange:
         raise _differs(path, f"Missing or not the original's: {', '.join(strange[:3])}.")
-    for name, tensor in weights.items():
-        wanted = model.weights[name]
-        kind = (stored_dtype(wanted, written.float_dtype), wanted.shape)
-        if (tensor.dtype, tensor.shape) != kind or zlib.crc32(as_bytes(tensor)) != written.checksums[name]:
-            raise _differs(path, f"{name} is not the folder's.")
-    num_bytes = sum(tensor.nbytes for tensor in weights.values())
-    if picture is None:
-        return Verdict(path, len(weights), num_bytes, "no picture was compared: the folder has no tokenizer")
-    if _picture(model.folder, from_ldm(weights), None) != picture:
+    with ThreadPoolExecutor(1) as beside:
+        compared = beside.submit(_first_difference, written, weights)
+        kinds = {name: (stored_dtype(one, written.float_dtype), one.shape) for name, one in model.weights.items()}
+        misshapen = [name for name, one in weights.items() if (one.dtype, one.shape) != kinds[name]]
+        same_picture = misshapen or picture is None or _picture(model.folder, from_ldm(weights), None) == picture
+        different = misshapen[:1] or compared.result()
+    if different:
+        raise _differs(path, f"{different[0]} is not the folder's.")
+    if not same_picture:
         raise _differs(path, "A picture made from it is not the one made from the folder.")
-    return Verdict(path, len(weights), num_bytes)
+    num_bytes = sum(tensor.nbytes for tensor in weights.values())
+    without = "no picture was compared: the folder has no tokenizer" if picture is None else ""
+    return Verdict(path, len(weights), num_bytes, without)
+
+
+def _first_difference(written: Written, weights: "Mapping[str, Tensor]") -> list[str]:
+    """Return the name of a tensor whose bytes are not those that were written, if there is one."""
+    names = (name for name, one in weights.items() if zlib.crc32(as_bytes(one)) != written.checksums[name])
+    return list(itertools.islice(names, 1))
 
 
 def _differs(path: Path, why: str) -> ExportError:

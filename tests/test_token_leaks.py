@@ -51,6 +51,8 @@ def leaking(name, *, token=None, **others):
     kind = {"system": OSError, "value": ValueError, "plain": RuntimeError}[name.split("/")[1]]
     raise kind(told)
 huggingface_hub.snapshot_download = leaking
+# The first that a push asks the Hub.
+huggingface_hub.HfApi.model_info = lambda api, name, **others: leaking(name, token=api.token)
 """
 COMMANDS = """
 import json
@@ -68,6 +70,8 @@ assert main(["generate", "--model", f"{out}/good", *picture]) == 0
 for kind in ("system", "value", "plain"):
     assert train(f"somebody/{kind}", f"failed-{kind}") == 1
 assert train(base, "good") == 1
+assert main(["push", f"{out}/good", "somebody/system"]) == 1
+assert main(["push", f"{out}/good", "somebody/system", "--single_file", "--public"]) == 1
 assert main(["generate", "--model", "somebody/system", *picture]) == 1
 print("all ran", flush=True)
 main(["generate", "--model", "somebody/plain", *picture])
@@ -207,6 +211,8 @@ def visit(found: Traces, url: str, base: Path) -> None:
     ask(model, "a dog", "", 1, 1, 1.0, "32", "32", "1", api_name="/generate")
     for name in ("somebody/system", "somebody/plain", "somebody/value"):
         ask(name, "a dog", "", 1, 1, 1.0, "32", "32", "1", api_name="/generate")
+    for name in ("somebody/system", "somebody/plain", "somebody/value"):
+        ask(model, name, True, False, api_name="/push_to_hub")
     ask("x", "somebody/plain", "recommended", {}, api_name="/start_training")
     found.add("answers of the page's API", json.dumps(told))
     for answer in RawEvents(url).call("look", *[[run, None] for run in runs]):

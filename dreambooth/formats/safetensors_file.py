@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # The data begins on a multiple of this, as the library has it, so that mapped tensors are aligned.
 ALIGNMENT_BYTES = 8
+# Linux takes four times as long over a mapped tensor that is given to it in one piece.
+WRITE_BYTES = 1 << 20
 
 
 def write_safetensors(
@@ -45,7 +47,7 @@ def write_safetensors(
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT_BYTES)
     checksums = {}
-    with path.open("wb") as file, ThreadPoolExecutor(1) as ahead:
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as ahead:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         due = ahead.submit(weights[order[0]].to, dtypes[order[0]]) if order else None
@@ -54,7 +56,8 @@ def write_safetensors(
             tensor = due.result()
             due = None if following is None else ahead.submit(weights[following].to, dtypes[following])
             data = as_bytes(tensor)
-            file.write(data)
+            for start in range(0, len(data), WRITE_BYTES):
+                file.write(data[start : start + WRITE_BYTES])
             checksums[name] = zlib.crc32(data)
             on_tensor()
     return checksums
