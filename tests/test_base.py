@@ -88,6 +88,7 @@ def test_writing_leaves_the_models_alone_and_opens_with_diffusers(tiny_base_fold
     after = weights_of(base)
     assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
 
+    assert [file for file in folder.glob("*/config.json") if "_name_or_path" in file.read_text()] == []
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     assert isinstance(pipeline.scheduler, DDIMScheduler)
     assert pipeline.safety_checker is None

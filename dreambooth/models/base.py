@@ -337,7 +337,7 @@ def write_model(
     from diffusers import DDIMScheduler
 
     for name, module in (("unet", unet), ("vae", vae)):
-        module.save_config(folder / name)
+        _save_config(folder / name, module)
         _save_weights(folder / name, "diffusion_pytorch_model", module.state_dict(), dtype, card)
     _save_text_encoder(folder / "text_encoder", text_encoder, dtype, card)
     _save_tokenizer(folder / "tokenizer", tokenizer)
@@ -357,6 +357,14 @@ def write_model(
     }
     (folder / "card.json").write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", "utf-8")
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def _save_config(folder: Path, module: Any) -> None:
+    """Write a part's configuration without the folder of this machine that it was once read from."""
+    module.save_config(folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _save_weights(
@@ -386,7 +394,8 @@ def _save_text_encoder(folder: Path, text_encoder: Any, dtype: "torch.dtype", ca
         "architectures": ["CLIPTextModel"],
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
-    config.pop("dtype", None)
+    for name in ("dtype", "_name_or_path"):
+        config.pop(name, None)
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n", "utf-8")
 
 
