@@ -1,6 +1,7 @@
 """The page as an API: a real client does the whole job on a tiny base, and asks for what it must not get."""
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from dreambooth.samples import sample_folder
 from dreambooth.settings import Secret, Settings
 from dreambooth.workspace import Workspace
 from tests.open_page import OpenPage, open_page
+from tests.raw_events import RawEvents
 from ui.gate import Gate, Uploads
 
 PUBLIC = {
@@ -240,3 +242,13 @@ assert not {"torch", "diffusers", "transformers"} & set(sys.modules)
 """
     root = Path(app.__file__).parent
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root, check=True, timeout=120)
+
+
+def test_a_timer_that_is_faster_than_the_first_look_chooses_the_same_run(opened: OpenPage, client: Client) -> None:
+    """On a slow machine the two answers come in any order; neither may leave the page without its run."""
+    name = client.predict(api_name="/list_runs")[0]["run"]
+    events = RawEvents(opened.url)
+    for event, sent in (("look", [None, {}]), ("first_look", [])):
+        (answer,) = events.call(event, sent)
+        assert answer.error == ""
+        assert name in json.dumps(answer.outputs[1]), event
