@@ -72,7 +72,7 @@ class Base:
 
 def read_card(name: str, models_dir: Path | None = None) -> BaseCard:
     """Return the card of a base without loading it; a base without one gets the defaults of SD 1.5."""
-    source = _local(name, models_dir)
+    source = local_base(name, models_dir)
     if source is None or not source.is_dir():
         return BaseCard()
     if (source / "card.json").exists():
@@ -128,7 +128,7 @@ def load_base(
 ) -> Base:
     """Load a base's parts; raises BaseModelError saying what is wrong and what to do."""
     quiet_libraries()
-    source = _local(name, models_dir)
+    source = local_base(name, models_dir)
     if source is None:
         if revision == "fp16":  # as the seed notebook says it; on today's Hub fp16 is a variant, not a branch
             revision, variant = None, variant or "fp16"
@@ -137,7 +137,7 @@ def load_base(
     base.name, base.card = name, read_card(str(source))
     if source.is_file() or not (source / "card.json").exists():
         base.card = dataclasses.replace(base.card, native_px=8 * int(base.unet.config.sample_size))
-    from_here = name == STARTER or _local(name, models_dir) is None
+    from_here = name == STARTER or local_base(name, models_dir) is None
     base.card = dataclasses.replace(
         base.card,
         source=name if from_here else base.card.source,
@@ -169,7 +169,7 @@ def quiet_libraries() -> None:
 # Where it is ---------------------------------------------------------------------------------------------------------
 
 
-def _local(name: str, models_dir: Path | None) -> Path | None:
+def local_base(name: str, models_dir: Path | None) -> Path | None:
     if name == STARTER:
         return starter_folder()
     for candidate in (Path(name), *([models_dir / name] if models_dir else [])):

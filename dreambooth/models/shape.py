@@ -1,0 +1,289 @@
+"""The sizes of a base's parts, read from its configuration files without its weights and without torch.
+
+UNet and text encoder are laid out as the units whose forward is kept or recomputed as one, each with its numbers of
+weights and of values that its backward pass needs. The counts are those of diffusers 0.42 and transformers 5.23, and
+are held to them by tests.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreambooth.models.base import local_base
+from dreambooth.models.sd15 import SD15_CONFIGS
+
+TOKENS = 77
+# A configuration comes with its base from wherever that is from: beyond these it is no model that could be trained.
+MAX_LAYERS, MAX_SIZE = 200, 10**12
+UNET_DEFAULTS: dict[str, Any] = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 2,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+VAE_DEFAULTS: dict[str, Any] = {"in_channels": 3, "latent_channels": 4, "layers_per_block": 2}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A stretch of a forward pass: its weights, and what it keeps for backward, in numbers for one picture.
+
+    Values are counted by what they are under mixed precision: `norm_values` go in and out of normalisations,
+    `product_values` into matrix products, `copied_values` are held once more where normalisations give fp32,
+    `boundary_values` are all that is kept when the unit is recomputed (None: it never is). `widest` is its widest
+    tensor, `weight_values` those weights that a mixed-precision forward copies.
+    """
+
+    name: str
+    num_weights: int
+    weight_values: int
+    norm_values: int
+    product_values: int
+    copied_values: int
+    boundary_values: int | None
+    widest: int
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A base's sizes: its three configurations, from which counts follow."""
+
+    unet: Mapping[str, Any]
+    text_encoder: Mapping[str, Any]
+    vae: Mapping[str, Any]
+
+    @property
+    def num_unet(self) -> int:
+        """Return the number of the UNet's weights."""
+        return sum(unit.num_weights for unit in unet_units(self.unet, 64))
+
+    @property
+    def num_text_encoder(self) -> int:
+        """Return the number of the text encoder's weights."""
+        return sum(unit.num_weights for unit in text_units(self.text_encoder))
+
+    @property
+    def num_vae(self) -> int:
+        """Return the number of the VAE's weights."""
+        return count_vae(self.vae)
+
+    @property
+    def latent_scale(self) -> int:
+        """Return how many pixels a latent spans in each direction."""
+        return int(2 ** (len(self.vae["block_out_channels"]) - 1))
+
+    @property
+    def native_px(self) -> int:
+        """Return the side of the pictures that the base was made for."""
+        return int(self.unet["sample_size"]) * self.latent_scale
+
+
+SD15_SHAPE = ModelShape(
+    UNET_DEFAULTS | SD15_CONFIGS["unet"], SD15_CONFIGS["text_encoder"], VAE_DEFAULTS | SD15_CONFIGS["vae"]
+)
+
+
+def read_shape(name: str, models_dir: Path | None = None) -> ModelShape:
+    """Return the sizes of a base by its name; SD 1.5's where the base is not here yet, or one file."""
+    source = local_base(name, models_dir)
+    if source is None or not source.is_dir():
+        return SD15_SHAPE
+    try:
+        parts = [
+            dict(json.loads((source / part / "config.json").read_text("utf-8")))
+            for part in ("unet", "text_encoder", "vae")
+        ]
+        if max(parts[1]["num_hidden_layers"], parts[0].get("layers_per_block", 2)) > MAX_LAYERS:
+            return SD15_SHAPE
+        shape = ModelShape(UNET_DEFAULTS | parts[0], parts[1], VAE_DEFAULTS | parts[2])
+        sizes = shape.num_unet, shape.num_text_encoder, shape.num_vae, shape.native_px
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, OverflowError):
+        # What cannot be laid out may still load: it is then told when it does not fit, not before.
+        return SD15_SHAPE
+    return shape if all(0 < size < MAX_SIZE for size in sizes) else SD15_SHAPE
+
+
+# The UNet ------------------------------------------------------------------------------------------------------------
+
+
+def unet_units(config: Mapping[str, Any], latent_px: int) -> list[Unit]:
+    """Return the UNet's units in the order of its forward, for latents of this side."""
+    return list(_unet_units(config, latent_px))
+
+
+def _unet_units(config: Mapping[str, Any], latent_px: int) -> Iterator[Unit]:
+    widths: list[int] = list(config["block_out_channels"])
+    layers, text_width = int(config["layers_per_block"]), int(config["cross_attention_dim"])
+    step_width = 4 * widths[0]
+    area, side = latent_px * latent_px, latent_px
+    yield _plain("time", linear(widths[0], step_width) + linear(step_width, step_width), 0, widths[0] + step_width)
+    yield _convolution("in", config["in_channels"], widths[0], area, area)
+    width = widths[0]
+    for level, kind in enumerate(config["down_block_types"]):
+        for layer in range(layers):
+            yield _resnet(f"down {level}.{layer}", width, widths[level], area, step_width)
+            width = widths[level]
+            if "CrossAttn" in kind:
+                yield from _transformer(f"down {level}.{layer}", width, area, text_width)
+        if level < len(widths) - 1:
+            side = (side + 1) // 2
+            yield _convolution(f"down {level}", width, width, area, side * side)
+            area = side * side
+    yield _resnet("mid 0", width, width, area, step_width, checkpointed=False)
+    yield from _transformer("mid", width, area, text_width)
+    yield _resnet("mid 1", width, width, area, step_width)
+    upward = widths[::-1]
+    for level, kind in enumerate(config["up_block_types"]):
+        below = upward[min(level + 1, len(upward) - 1)]
+        for layer in range(layers + 1):
+            skip = below if layer == layers else upward[level]
+            yield _resnet(f"up {level}.{layer}", width + skip, upward[level], area, step_width)
+            width = upward[level]
+            if "CrossAttn" in kind:
+                yield from _transformer(f"up {level}.{layer}", width, area, text_width)
+        if level < len(widths) - 1:
+            side = min(side * 2, -(-latent_px // 2 ** (len(widths) - 2 - level)))
+            area = side * side
+            yield _convolution(f"up {level}", width, width, area, area)
+    yield Unit("out norm", 2 * width, 0, 2 * width * area, 0, 0, None, width * area)
+    yield _convolution("out", width, config["out_channels"], area, area)
+
+
+def _plain(name: str, num_weights: int, norm_values: int, product_values: int) -> Unit:
+    return Unit(name, num_weights, num_weights, norm_values, product_values, 0, None, product_values)
+
+
+def _convolution(name: str, inputs: int, outputs: int, area: int, area_after: int) -> Unit:
+    weights = convolution(inputs, outputs, 3)
+    return Unit(name, weights, weights, 0, inputs * area, 0, None, max(inputs * area, outputs * area_after))
+
+
+def _resnet(name: str, inputs: int, outputs: int, area: int, step_width: int, *, checkpointed: bool = True) -> Unit:
+    """norm, silu, convolution, the timestep added, norm, silu, convolution, and the input added."""
+    products = convolution(inputs, outputs, 3) + convolution(outputs, outputs, 3) + linear(step_width, outputs)
+    if inputs != outputs:
+        products += convolution(inputs, outputs, 1)
+    return Unit(
+        f"resnet {name}",
+        products + 2 * inputs + 2 * outputs,
+        products,
+        norm_values=2 * (inputs + outputs) * area,
+        product_values=(inputs + outputs) * area + step_width,
+        copied_values=inputs * area if inputs != outputs else 0,
+        boundary_values=inputs * area if checkpointed else None,
+        widest=max(inputs, outputs) * area,
+    )
+
+
+def _transformer(name: str, width: int, area: int, text_width: int) -> Iterator[Unit]:
+    """norm and projection, then the block (self-attention, attention to the text, gated layer), then projection."""
+    yield Unit(
+        f"attention in {name}",
+        2 * width + linear(width, width),
+        linear(width, width),
+        norm_values=width * area,
+        product_values=width * area,
+        copied_values=0,
+        boundary_values=None,
+        widest=width * area,
+    )
+    own = 3 * width * width + linear(width, width)
+    cross = width * width + 2 * text_width * width + linear(width, width)
+    gated = linear(width, 8 * width) + linear(4 * width, width)
+    yield Unit(
+        f"attention {name}",
+        own + cross + gated + 6 * width,
+        own + cross + gated,
+        norm_values=3 * width * area,
+        # Three norms' outputs, q, k, v and the result, q and the result, and 16 widths in the gated layer.
+        product_values=(3 + 4 + 2 + 16) * width * area + 2 * TOKENS * width,
+        copied_values=2 * width * area + 2 * TOKENS * text_width,
+        boundary_values=width * area,
+        widest=8 * width * area,
+    )
+    yield Unit(
+        f"attention out {name}",
+        linear(width, width),
+        linear(width, width),
+        norm_values=0,
+        product_values=width * area,
+        copied_values=0,
+        boundary_values=None,
+        widest=width * area,
+    )
+
+
+def skip_values(config: Mapping[str, Any], latent_px: int) -> int:
+    """Return the values that the way down hands to the way up, for one picture."""
+    widths: list[int] = list(config["block_out_channels"])
+    layers = int(config["layers_per_block"])
+    side, total = latent_px, widths[0] * latent_px**2
+    for level, width in enumerate(widths):
+        total += layers * width * side**2
+        if level < len(widths) - 1:
+            side = (side + 1) // 2
+            total += width * side**2
+    return total
+
+
+# Text encoder and VAE ------------------------------------------------------------------------------------------------
+
+
+def text_units(config: Mapping[str, Any], num_tokens: int = TOKENS) -> list[Unit]:
+    """Return the text encoder's units in the order of its forward, for one prompt."""
+    width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
+    embeddings = (int(config["vocab_size"]) + int(config.get("max_position_embeddings", TOKENS))) * width
+    products = 4 * linear(width, width) + linear(width, inner) + linear(inner, width)
+    layer = Unit(
+        "layer",
+        products + 4 * width,
+        products,
+        norm_values=2 * width * num_tokens,
+        product_values=(2 + 4) * width * num_tokens + 3 * inner * num_tokens,
+        copied_values=2 * width * num_tokens,
+        boundary_values=width * num_tokens,
+        widest=inner * num_tokens,
+    )
+    first = Unit("embeddings", embeddings, 0, 0, 0, 0, None, width * num_tokens)
+    last = Unit("final norm", 2 * width, 0, width * num_tokens, 0, 0, None, width * num_tokens)
+    return [first, *[layer] * int(config["num_hidden_layers"]), last]
+
+
+def count_vae(config: Mapping[str, Any]) -> int:
+    """Return the number of the VAE's weights."""
+    widths: list[int] = list(config["block_out_channels"])
+    layers = int(config["layers_per_block"])
+    latent, pixels = int(config["latent_channels"]), int(config["in_channels"])
+    top = widths[-1]
+    middle = 2 * _vae_resnet(top, top) + 2 * top + 4 * linear(top, top)
+    total = convolution(pixels, widths[0], 3) + middle + 2 * top + convolution(top, 2 * latent, 3)
+    total += convolution(2 * latent, 2 * latent, 1) + convolution(latent, latent, 1)
+    width = widths[0]
+    for level, out in enumerate(widths):
+        total += _vae_resnet(width, out) + (layers - 1) * _vae_resnet(out, out)
+        total += convolution(out, out, 3) if level < len(widths) - 1 else 0
+        width = out
+    total += convolution(latent, top, 3) + middle + 2 * widths[0] + convolution(widths[0], pixels, 3)
+    for level, out in enumerate(widths[::-1]):
+        total += _vae_resnet(width, out) + layers * _vae_resnet(out, out)
+        total += convolution(out, out, 3) if level < len(widths) - 1 else 0
+        width = out
+    return total
+
+
+def _vae_resnet(inputs: int, outputs: int) -> int:
+    shortcut = convolution(inputs, outputs, 1) if inputs != outputs else 0
+    return convolution(inputs, outputs, 3) + convolution(outputs, outputs, 3) + 2 * (inputs + outputs) + shortcut
+
+
+def convolution(inputs: int, outputs: int, side: int) -> int:
+    """Return the weights of a convolution with bias."""
+    return inputs * outputs * side * side + outputs
+
+
+def linear(inputs: int, outputs: int) -> int:
+    """Return the weights of a linear layer with bias."""
+    return inputs * outputs + outputs

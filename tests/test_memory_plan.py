@@ -1,0 +1,131 @@
+"""The memory planner: its counts are those of the real modules, and its plans follow from them."""
+
+import dataclasses
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreambooth.config import PRESETS, TrainingConfig, resolve
+from dreambooth.hardware import GIB, Device
+from dreambooth.memory_plan import fastest_plan, memory_need
+from dreambooth.models.shape import SD15_SHAPE, TOKENS, read_shape, text_units, unet_units
+
+
+def test_the_weights_are_counted_as_they_are(tiny_base_folder: Path) -> None:
+    from dreambooth.models.base import load_base
+
+    for name in ("starter", str(tiny_base_folder)):
+        base, shape = load_base(name), read_shape(name)
+        counted = (shape.num_unet, shape.num_text_encoder, shape.num_vae)
+        assert counted == tuple(
+            sum(parameter.numel() for parameter in part.parameters())
+            for part in (base.unet, base.text_encoder, base.vae)
+        )
+        assert shape.native_px == base.card.native_px
+    assert (SD15_SHAPE.num_unet, SD15_SHAPE.num_text_encoder, SD15_SHAPE.num_vae) == (
+        859_520_964, 123_060_480, 83_653_863,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_what_a_forward_keeps_for_backward_is_counted_within_three_percent(
+    tiny_base_folder: Path, checkpointing: bool
+) -> None:
+    import torch
+
+    from dreambooth.models.base import load_base
+
+    base, shape = load_base(str(tiny_base_folder)), read_shape(str(tiny_base_folder))
+    batch, latent_px = 2, 16
+    if checkpointing:
+        base.unet.enable_gradient_checkpointing()
+    inputs = torch.zeros(batch, 4, latent_px, latent_px), torch.zeros(batch, dtype=torch.int64)
+    states = torch.zeros(batch, TOKENS, base.unet.config.cross_attention_dim, requires_grad=True)
+    kept = kept_bytes(base.unet.train(), lambda: base.unet(*inputs, states))
+    counted = states.nbytes + 4 * batch * sum(
+        unit.boundary_values
+        if checkpointing and unit.boundary_values is not None
+        else unit.norm_values + unit.product_values
+        for unit in unet_units(shape.unet, latent_px)
+    )
+    assert counted == pytest.approx(kept, rel=0.03)
+    if not checkpointing:
+        ids = torch.zeros(batch, TOKENS, dtype=torch.int64)
+        kept = kept_bytes(base.text_encoder.train(), lambda: base.text_encoder(ids))
+        units = text_units(shape.text_encoder)
+        assert 4 * batch * sum(unit.norm_values + unit.product_values for unit in units) == pytest.approx(kept, rel=0.1)
+
+
+def kept_bytes(model: Any, forward: Any) -> int:
+    """Return the bytes of the tensors that a forward keeps for its backward, weights aside."""
+    from torch.autograd.graph import saved_tensors_hooks
+
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward()
+    assert result is not None
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def test_planning_takes_milliseconds_and_no_torch() -> None:
+    code = (
+        "import sys; from dreambooth.memory_plan import memory_need; from dreambooth.config import resolve\n"
+        "from dreambooth.models.shape import SD15_SHAPE\n"
+        "print(memory_need(resolve({}, None, 'minimum'), SD15_SHAPE, 'cuda').peak_bytes, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split()[1] == "False"
+    began_s = time.perf_counter()
+    memory_need(resolve({}, None, "minimum"), SD15_SHAPE, "cuda")
+    assert time.perf_counter() - began_s < 0.5
+
+
+def test_a_base_that_is_not_here_yet_is_planned_as_sd15() -> None:
+    assert read_shape("somebody/not-downloaded") is SD15_SHAPE
+
+
+def test_more_of_anything_never_takes_less() -> None:
+    plain = resolve({}, None, "recommended")
+    for kind in ("cuda", "cpu"):
+        need = memory_need(plain, SD15_SHAPE, kind).peak_bytes
+        for change in ({"train_batch_size": 4}, {"resolution": 768}, {"use_8bit_adam": False}, {"use_ema": True}):
+            assert memory_need(dataclasses.replace(plain, **change), SD15_SHAPE, kind).peak_bytes > need, change
+        less = dataclasses.replace(plain, gradient_checkpointing=True, train_text_encoder=False)
+        assert memory_need(less, SD15_SHAPE, kind).peak_bytes < need
+
+
+def test_the_fastest_plan_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dreambooth.memory_plan.precisions", lambda device: ("no", "fp16", "bf16"))
+    config = resolve({"train_batch_size": 1}, None, "recommended")
+
+    def plan(gib: float) -> TrainingConfig:
+        return fastest_plan(config, SD15_SHAPE, Device("cuda", "a card", round(gib * GIB), round(gib * GIB)))
+
+    assert not plan(40).use_8bit_adam
+    assert plan(14).use_8bit_adam
+    assert not plan(14).gradient_checkpointing
+    chosen = [memory_need(plan(gib), SD15_SHAPE, "cuda").peak_bytes for gib in (40, 14, 9.9)]
+    assert chosen == sorted(chosen, reverse=True)
+    for gib in (40, 14, 9.9):
+        assert memory_need(plan(gib), SD15_SHAPE, "cuda").peak_bytes <= gib * GIB
+        assert plan(gib).resolution == config.resolution
+
+
+def test_every_preset_can_be_planned_on_every_device() -> None:
+    for name in PRESETS:
+        for kind in ("cpu", "cuda", "mps"):
+            need = memory_need(resolve({}, None, name), SD15_SHAPE, kind)
+            assert 1 * GIB < need.peak_bytes < 40 * GIB
+            assert need.peak_bytes == (need.weights + need.gradients + need.optimizer + need.activations + need.other)
