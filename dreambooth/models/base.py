@@ -170,6 +170,7 @@ def quiet_libraries() -> None:
 
 
 def local_base(name: str, models_dir: Path | None) -> Path | None:
+    """Return the folder or file that a base's name means here, None where it is one of the Hub's."""
     if name == STARTER:
         return starter_folder()
     for candidate in (Path(name), *([models_dir / name] if models_dir else [])):
