@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 Status = Literal["queued", "running", "stopping", "stopped", "done", "failed", "paused", "interrupted"]
 FINAL_STATUSES: frozenset[Status] = frozenset({"stopped", "done", "failed"})
+Cause = Literal["", "out of memory", "disk full"]
 PhaseName = Literal["loading", "class images", "latents", "training", "saving", "samples"]
 
 
@@ -62,12 +63,13 @@ class Notice:
 
 @dataclass(frozen=True)
 class StatusChanged:
-    """The run's status changed; a failed one says what, why and what to do."""
+    """The run's status changed; a failed one says what, why and what to do, and names a cause the page can mend."""
 
     status: Status
     what: str = ""
     why: str = ""
     todo: str = ""
+    cause: Cause = ""
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,47 @@ def losses_of(events: list[tuple[float, Event]]) -> list[StepLoss]:
     """Return the loss of every update, once each: what a resumed run did again counts as it was done last."""
     losses: list[StepLoss] = []
     for _, event in events:
-        if isinstance(event, Resumed):
-            losses = [loss for loss in losses if loss.step <= event.step]
-        elif isinstance(event, StepLoss):
-            losses.append(event)
+        losses = _with_loss(losses, event)
     return losses
+
+
+def _with_loss(losses: list[StepLoss], event: Event) -> list[StepLoss]:
+    if isinstance(event, Resumed):
+        return [loss for loss in losses if loss.step <= event.step]
+    if isinstance(event, StepLoss):
+        losses.append(event)
+    return losses
+
+
+class LossReader:
+    """Reads the losses of a run that goes on, each time only what was written since the last."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file_id: tuple[int, int] | None = None
+        self._read_bytes = 0
+        self._losses: list[StepLoss] = []
+        self._lock = threading.Lock()
+
+    def losses(self) -> list[StepLoss]:
+        """Return the loss of every update so far, as `losses_of` does."""
+        with self._lock:
+            if not self._path.exists():
+                return []
+            about = self._path.stat()
+            if (about.st_dev, about.st_ino) != self._file_id or about.st_size < self._read_bytes:
+                self._file_id, self._read_bytes, self._losses = (about.st_dev, about.st_ino), 0, []
+            with self._path.open("rb") as file:
+                file.seek(self._read_bytes)
+                new = file.read()
+            # A line that is not whole yet is read the next time.
+            new = new[: new.rfind(b"\n") + 1]
+            self._read_bytes += len(new)
+            for line in new.decode("utf-8", errors="replace").splitlines():
+                event = _event_from_line(line)
+                if event is not None:
+                    self._losses = _with_loss(self._losses, event[1])
+            return list(self._losses)
 
 
 def _event_from_line(line: str) -> tuple[float, Event] | None:

@@ -91,14 +91,35 @@ def _output(command: list[str]) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def device_summary() -> str:
-    """Return the page's line about the device, such as `GPU: Tesla T4, 14.2 of 15.0 GB free`; torch is not imported."""
+@functools.cache
+def device_name() -> str:
+    """Return the name of the device that runs are trained on; torch is not imported."""
+    return look_at_device().name
+
+
+def look_at_device() -> Device:
+    """Return the device as its driver or the system tells it; torch is not imported."""
     card = read_card()
     if card is not None:
-        return f"GPU: {card.name}, {gb(card.free_bytes)} of {gb(card.total_bytes)} GB free"
+        return Device("cuda", card.name, card.total_bytes, card.free_bytes)
     cpu = describe_cpu()
-    kind = "Apple GPU" if (platform.system(), platform.machine()) == ("Darwin", "arm64") else f"No GPU: {cpu.name}"
-    return f"{kind}, {gb(cpu.free_bytes)} of {gb(cpu.total_bytes)} GB memory free"
+    if (platform.system(), platform.machine()) == ("Darwin", "arm64"):
+        return Device("mps", "Apple GPU", cpu.total_bytes, cpu.free_bytes)
+    return cpu
+
+
+def device_summary() -> str:
+    """Return the page's line about the device, such as `GPU: Tesla T4, 14.2 of 15.0 GB free`; torch is not imported."""
+    return in_a_line(look_at_device())
+
+
+def in_a_line(device: Device) -> str:
+    """Return a device with its memory, in words."""
+    free, total = gb(device.free_bytes), gb(device.total_bytes)
+    if device.kind == "cuda":
+        return f"GPU: {device.name}, {free} of {total} GB free"
+    name = device.name if device.kind == "mps" else f"No GPU: {device.name}"
+    return f"{name}, {free} of {total} GB memory free"
 
 
 def precisions(device: Device) -> tuple[str, ...]:

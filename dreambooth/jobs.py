@@ -17,11 +17,20 @@ from typing import TYPE_CHECKING
 
 from dreambooth.config import SD15, GenerationConfig, TrainingConfig
 from dreambooth.errors import DeviceError, RunFolderError, without_secrets
-from dreambooth.events import FINAL_STATUSES, Controls, Status, StatusChanged, StepLoss, losses_of, read_events
+from dreambooth.events import FINAL_STATUSES, Controls, LossReader, Status, StatusChanged, StepLoss
 from dreambooth.models.base import STARTER
 from dreambooth.models.manager import ModelManager
+from dreambooth.run_removal import Removed, remove_run
 from dreambooth.runlog import RunLog, read_state
-from dreambooth.runs import execute, read_config, resumable_config, revealed_token, start_records, unexpected_end
+from dreambooth.runs import (
+    execute,
+    read_config,
+    resumable_config,
+    revealed_token,
+    smaller_config,
+    start_records,
+    unexpected_end,
+)
 from dreambooth.settings import Settings, load_settings
 from dreambooth.workspace import RunFolder, Workspace, held_lock, newest_step_folder
 
@@ -44,6 +53,7 @@ class RunView:
     phase_done: int
     phase_total: int
     seconds_left: float | None
+    saves_in_time: bool
     error: StatusChanged | None
     queue_place: int | None
     losses: list[StepLoss]
@@ -138,6 +148,7 @@ class Jobs:
     def __init__(self, workspace: Workspace, manager: ModelManager, token: str | None = None) -> None:
         self._workspace, self._manager, self._token = workspace, manager, token
         self._line: list[_Job] = []
+        self._loss_readers: dict[Path, LossReader] = {}
         self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -209,6 +220,39 @@ class Jobs:
         with self._changed:
             return self._line[0].run.name if self._line else None
 
+    def waiting(self) -> list[str]:
+        """Return the names of the runs that wait for their turn, the next one first."""
+        with self._changed:
+            return [job.run.name for job in self._line[1:]]
+
+    def makes_pictures(self) -> bool:
+        """Return whether the device is lent to generation."""
+        return self._manager.holder == "generation"
+
+    def retry_with_less(self, name: str) -> str:
+        """Queue a new run with the settings of this one, changed to need less memory; returns its name."""
+        config = self.view(name).config
+        smaller = None if config is None else smaller_config(config)
+        if smaller is None:
+            raise RunFolderError(
+                f"There are no settings of {name} that need less.", "They are as small as they can be.",
+                "Train on a device with more memory.",
+            )  # fmt: skip
+        return self.start(dataclasses.replace(smaller, output_dir=None), name)
+
+    def remove(self, name: str) -> Removed:
+        """Delete a run and all that the program wrote into its folder; what others put there stays."""
+        run = self._workspace.run(name)
+        with self._changed:
+            if any(job.run.name == name for job in self._line):
+                raise RunFolderError(f"{name} is at work or in line.", "Its files are in use.", "Stop it first.")
+            self._loss_readers.pop(run.path, None)
+            return remove_run(self._workspace, run)
+
+    def _loss_reader(self, run: RunFolder) -> LossReader:
+        with self._changed:
+            return self._loss_readers.setdefault(run.path, LossReader(run.events_path))
+
     def view(self, name: str) -> RunView:
         """Return what the page shows of a run."""
         run = self._workspace.run(name)
@@ -229,9 +273,10 @@ class Jobs:
             phase_done=state.phase_done,
             phase_total=state.phase_total,
             seconds_left=state.seconds_left,
+            saves_in_time=state.saves_in_time,
             error=state.error,
             queue_place=places.get(name) or None,
-            losses=losses_of(read_events(run.events_path)),
+            losses=self._loss_reader(run).losses(),
             log_tail=_tail(run.log_path),
             samples=run.samples(),
             steps=run.steps(),

@@ -3,7 +3,7 @@
 The state file is rewritten at most once a second: a step may take less, and the page asks no oftener.
 """
 
-import collections
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -13,7 +13,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from dreambooth.config import TrainingConfig
 from dreambooth.errors import DreamBoothError, traceback_text, without_secrets
+from dreambooth.eta import Eta, TimeLeft
 from dreambooth.events import (
     FINAL_STATUSES,
     Event,
@@ -31,7 +33,9 @@ from dreambooth.events import (
 from dreambooth.workspace import RunFolder, is_locked, write_json
 
 STATE_INTERVAL_S = 1.0
-STEPS_BEFORE_ETA = 10
+# What reports nothing for minutes and yet is at work: a download, a large save, the first step, which may compile.
+BEATING_PHASES = ("loading", "saving")
+BEAT_S, MAX_BEATING_S = 5.0, 3600.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class RunState:
     phase_done: int = 0
     phase_total: int = 0
     seconds_left: float | None = None
+    # Whether the time of the saves to come is in it; none was seen before the first.
+    saves_in_time: bool = True
     owner_pid: int = 0
     heartbeat_s: float = 0.0
     error: StatusChanged | None = None
@@ -53,14 +59,16 @@ class RunState:
 class RunLog:
     """Writes what a run reports into its folder; one per run, called from the run's thread."""
 
-    def __init__(self, run: RunFolder, total_steps: int) -> None:
+    def __init__(self, run: RunFolder, total_steps: int, config: TrainingConfig | None = None) -> None:
         self._run = run
+        self._eta = Eta(config)
         # A run that goes on is still where it was until it reports its next step.
         kept = _kept_state(run)
         total_steps = total_steps or kept.total_steps
         self._state = RunState(step=kept.step, total_steps=total_steps, owner_pid=os.getpid())
         self._written_s = 0.0
-        self._step_times: collections.deque[tuple[int, float]] = collections.deque(maxlen=50)
+        self._first_step = 0
+        self._still: threading.Event | None = None
         self._lock = threading.Lock()
         run.records.mkdir(parents=True, exist_ok=True)
 
@@ -72,6 +80,7 @@ class RunLog:
                 isinstance(event, PhaseProgress) and event.phase != self._state.phase
             )
             self._state = self._next_state(event, now_s)
+            self._beat_where_nothing_is_told(event)
             if turned or not isinstance(event, PhaseProgress):
                 self._append(event, now_s)
             if turned or now_s - self._written_s >= STATE_INTERVAL_S:
@@ -93,19 +102,37 @@ class RunLog:
                     changes["seconds_left"] = None
             case PhaseProgress():
                 changes |= {"phase": event.phase, "phase_done": event.done, "phase_total": event.total}
-                if event.phase == "training":
-                    self._step_times.append((event.done, now_s))
-                    left_s = self._seconds_left(event)
-                    changes |= {"step": event.done, "total_steps": event.total, "seconds_left": left_s}
+        left = self._eta(event, now_s)
+        if isinstance(event, PhaseProgress) and event.phase == "training":
+            changes |= {"step": event.done, "total_steps": event.total, **_as_state(left)}
         return dataclasses.replace(self._state, **changes)
 
-    def _seconds_left(self, progress: PhaseProgress) -> float | None:
-        # The first steps warm caches and compile; an ETA from them would be wrong by a factor.
-        if len(self._step_times) < STEPS_BEFORE_ETA:
-            return None
-        (first_step, first_s), (last_step, last_s) = self._step_times[0], self._step_times[-1]
-        pace_s = (last_s - first_s) / max(last_step - first_step, 1)
-        return round(pace_s * (progress.total - progress.done), 1)
+    def close(self) -> None:
+        """End the heartbeat, however the run has ended."""
+        if self._still is not None:
+            self._still.set()
+
+    def _beat_where_nothing_is_told(self, event: Event) -> None:
+        """Keep the heartbeat going through work that reports nothing meanwhile, until it is over."""
+        if isinstance(event, Resumed):
+            self._first_step = event.step
+        if not isinstance(event, PhaseProgress | StatusChanged):
+            return
+        self.close()
+        self._still = None
+        if not isinstance(event, PhaseProgress):
+            return
+        if event.phase in BEATING_PHASES or (event.phase == "training" and event.done == self._first_step):
+            self._still = threading.Event()
+            threading.Thread(target=self._beat, args=(self._still,), name="heartbeat", daemon=True).start()
+
+    def _beat(self, ended: threading.Event) -> None:
+        end_s = time.monotonic() + MAX_BEATING_S
+        while not ended.wait(BEAT_S) and time.monotonic() < end_s:
+            with self._lock, contextlib.suppress(OSError):  # a full disk is told by what it hinders
+                if not ended.is_set():
+                    self._state = dataclasses.replace(self._state, heartbeat_s=time.time())
+                    write_json(self._run.state_path, dataclasses.asdict(self._state))
 
     def _append(self, event: Event, now_s: float) -> None:
         with self._run.events_path.open("a", encoding="utf-8") as events:
@@ -113,6 +140,12 @@ class RunLog:
         if text := as_text(event):
             with self._run.log_path.open("a", encoding="utf-8", errors="backslashreplace") as log:
                 log.write(f"{time.strftime('%H:%M:%S', time.localtime(now_s))} {text}\n")
+
+
+def _as_state(left: TimeLeft | None) -> dict[str, Any]:
+    if left is None:
+        return {"seconds_left": None}
+    return {"seconds_left": round(left.seconds, 1), "saves_in_time": left.with_saves}
 
 
 class TensorBoardLog:

@@ -3,6 +3,7 @@
 The run folder is the truth: whoever wants to know how a run stands reads it there.
 """
 
+import contextlib
 import dataclasses
 import json
 import secrets
@@ -16,6 +17,7 @@ from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, Trai
 from dreambooth.events import Controls, Event, Notice, Resumed, StatusChanged
 from dreambooth.models.base import read_card
 from dreambooth.models.manager import ModelManager
+from dreambooth.pace import remember_pace
 from dreambooth.runlog import RunLog, TensorBoardLog, failure, is_owned, read_state
 from dreambooth.settings import Settings, load_settings
 from dreambooth.workspace import (
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 # Given back when the disk is full, so that the run's end can still be written down.
 RESERVE_BYTES = 1 << 18
+# Below this, pictures of SD 1.5 fall apart: it is no way to make a run fit.
+MIN_RETRY_PX = 256
 
 
 # One run, from start to final status ---------------------------------------------------------------------------------
@@ -66,7 +70,7 @@ def execute(
 
     With `resume` it goes on from its newest valid state.
     """
-    log = RunLog(run, config.max_train_steps or 0)
+    log = RunLog(run, config.max_train_steps or 0, config)
     board = TensorBoardLog(run, config.logging_dir)
     keeper: RunKeeper | None = None
 
@@ -77,7 +81,7 @@ def execute(
         if keeper is not None:
             keeper(event)
 
-    with held_lock(run.lock_path):
+    with held_lock(run.lock_path), contextlib.closing(log):
         reserve = run.records / "reserve"
         try:
             sweep_unfinished(run.path)
@@ -110,6 +114,8 @@ def execute(
         board.close()
         if keeper is not None:
             keeper.close()
+        with contextlib.suppress(OSError):  # a full disk has no room for it, and has been told
+            remember_pace(workspace, run, config)
     return final
 
 
@@ -172,6 +178,7 @@ def unexpected_end(error: BaseException, config: TrainingConfig) -> StatusChange
             "The disk is full.",
             "What was saved before is whole; what was being written was taken back.",
             "Make room, then resume the run.",
+            cause="disk full",
         )
     if type(error).__name__ == "OutOfMemoryError":
         return StatusChanged(
@@ -179,6 +186,7 @@ def unexpected_end(error: BaseException, config: TrainingConfig) -> StatusChange
             "The device ran out of memory.",
             without_secrets(str(error)).split(". ", 1)[0] + ".",
             f"What needs less: {'; '.join(smaller_settings(config))}.",
+            cause="out of memory",
         )
     return StatusChanged(
         "failed",
@@ -190,17 +198,37 @@ def unexpected_end(error: BaseException, config: TrainingConfig) -> StatusChange
 
 def smaller_settings(config: TrainingConfig) -> list[str]:
     """Return what would lower the memory of these settings, the least harmful first; never empty."""
-    ways = [
-        (not config.gradient_checkpointing, "--gradient_checkpointing"),
-        (not config.use_8bit_adam, "--use_8bit_adam (on an NVIDIA GPU)"),
-        (config.mixed_precision == "no", "--mixed_precision fp16 or bf16"),
-        (config.train_batch_size > 1, "--train_batch_size 1, with --gradient_accumulation_steps instead"),
-        (config.use_ema, "no --use_ema"),
-        (config.not_cache_latents, "no --not_cache_latents"),
-        (config.train_text_encoder, "no --train_text_encoder"),
-        (True, f"a --resolution below {config.resolution}"),
+    return [words for _, words in _ways_to_need_less(config)]
+
+
+def smaller_config(config: TrainingConfig) -> TrainingConfig | None:
+    """Return these settings with the least harmful change that lowers their memory, None when none is left."""
+    for changes, _ in _ways_to_need_less(config):
+        smaller = dataclasses.replace(config, **changes)
+        if smaller != config and smaller.resolution >= MIN_RETRY_PX:
+            return smaller
+    return None
+
+
+def _ways_to_need_less(config: TrainingConfig) -> list[tuple[dict[str, Any], str]]:
+    batch = config.train_batch_size
+    as_many = {"train_batch_size": 1, "gradient_accumulation_steps": config.gradient_accumulation_steps * batch}
+    lower_px = max(config.resolution * 3 // 4 // 64 * 64, 16)
+    ways: list[tuple[bool, dict[str, Any], str]] = [
+        (not config.gradient_checkpointing, {"gradient_checkpointing": True}, "--gradient_checkpointing"),
+        (not config.use_8bit_adam, {"use_8bit_adam": True}, "--use_8bit_adam (on an NVIDIA GPU)"),
+        (config.mixed_precision == "no", {"mixed_precision": "fp16"}, "--mixed_precision fp16 or bf16"),
+        (batch > 1, as_many, "--train_batch_size 1, with --gradient_accumulation_steps instead"),
+        (config.use_ema, {"use_ema": False}, "no --use_ema"),
+        (config.not_cache_latents, {"not_cache_latents": False}, "no --not_cache_latents"),
+        (
+            config.train_text_encoder,
+            {"train_text_encoder": False, "text_encoder_lr": None, "text_encoder_stop_step": None},
+            "no --train_text_encoder",
+        ),
+        (True, {"resolution": lower_px}, f"a --resolution below {config.resolution}"),
     ]
-    return [way for applies, way in ways if applies]
+    return [(changes, words) for applies, changes, words in ways if applies]
 
 
 # From Python ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from ui import render
 
 VIEW = RunView(
     name="zwx-dog", path=Path("runs/zwx-dog"), status="running", step=30, total_steps=120, phase="training",
-    phase_done=30, phase_total=120, seconds_left=360.0, error=None, queue_place=None, losses=[], log_tail="",
+    phase_done=30, phase_total=120, seconds_left=360.0, saves_in_time=True, error=None, queue_place=None, losses=[],
+    log_tail="",
     samples={}, steps=[], resume_step=None, silent_s=0.0, config=None,
 )  # fmt: skip
 

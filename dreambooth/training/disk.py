@@ -19,6 +19,16 @@ MOMENT_BYTES, MOMENT_8BIT_BYTES = 8.0, 2.04
 
 
 @dataclass(frozen=True)
+class Counts:
+    """How many weights the parts of a base have, and in how many tensors they lie."""
+
+    unet: int
+    text_encoder: int
+    vae: int
+    num_tensors: int
+
+
+@dataclass(frozen=True)
 class DiskNeed:
     """What a run will have on disk at its peak, in bytes."""
 
@@ -45,9 +55,15 @@ class DiskNeed:
 def disk_need(config: TrainingConfig, unet: Any, text_encoder: Any, vae: Any, num_steps: int) -> DiskNeed:
     """Return what the run will write; a new state lies beside the old ones until they are removed."""
     parts = [list(part.parameters()) for part in (unet, text_encoder, vae)]
-    counts = [sum(parameter.numel() for parameter in part) for part in parts]
-    headers = HEADER_BYTES * sum(map(len, parts))
-    learning = counts[0] + (counts[1] if config.train_text_encoder else 0)
+    numbers = [sum(parameter.numel() for parameter in part) for part in parts]
+    counts = Counts(numbers[0], numbers[1], numbers[2], sum(map(len, parts)))
+    return disk_need_of_counts(config, counts, num_steps)
+
+
+def disk_need_of_counts(config: TrainingConfig, counts: Counts, num_steps: int) -> DiskNeed:
+    """Return what the run will write, from the numbers of weights alone: nothing is loaded for it."""
+    headers = HEADER_BYTES * counts.num_tensors
+    learning = counts.unet + (counts.text_encoder if config.train_text_encoder else 0)
     per_weight = 4 + (MOMENT_8BIT_BYTES if config.use_8bit_adam else MOMENT_BYTES) + (4 if config.use_ema else 0)
     # The last step is saved whether the interval meets it or not, and a stop saves one more.
     first = max(config.save_min_steps, config.save_interval)
@@ -59,7 +75,7 @@ def disk_need(config: TrainingConfig, unet: Any, text_encoder: Any, vae: Any, nu
     return DiskNeed(
         num_models=num_models,
         num_saves=num_saves,
-        model_bytes=sum(counts) * WIDTH[config.save_precision] + headers,
+        model_bytes=(counts.unet + counts.text_encoder + counts.vae) * WIDTH[config.save_precision] + headers,
         num_states=(config.checkpoints_total_limit or 1) + 1 if has_states else 1,
         state_bytes=round(learning * per_weight) + 3 * headers,
         # A PNG of a photo takes about two bytes a pixel.

@@ -1,0 +1,52 @@
+"""A run's settings as the command line that asks for the same ones, to copy."""
+
+import json
+import shlex
+from typing import Any
+
+from dreambooth.config import TrainingConfig, describe
+from dreambooth.models.base import read_card
+
+PROGRAM = "python -m dreambooth train"
+CONFIG_FILE = "settings.json"
+
+
+def command_line(config: TrainingConfig) -> str:
+    """Return the command for these settings, for a POSIX shell.
+
+    Flags can only switch on, and name one concept: what goes beyond that is read from `settings.json`, whose text is
+    `settings_text`.
+    """
+    unsaid = _by_themselves(config)
+    wanted = {info.name: getattr(config, info.name) for info in describe(TrainingConfig)}
+    differing = {name: value for name, value in wanted.items() if value != unsaid[name]}
+    beyond_flags = [name for name, value in differing.items() if value is None or value is False or value == ""]
+    if beyond_flags or len(config.concepts) != 1:
+        return f"{PROGRAM} --config {CONFIG_FILE}"
+    (concept,) = config.concepts
+    words = {
+        "instance_data_dir": concept.instance_data_dir,
+        "instance_prompt": concept.instance_prompt,
+        "class_data_dir": concept.class_data_dir,
+        "class_prompt": concept.class_prompt,
+    }
+    flags = [_flag(name, value) for name, value in (words | differing).items() if value is not None]
+    return " ".join([PROGRAM, *flags])
+
+
+def settings_text(config: TrainingConfig) -> str:
+    """Return all settings as the JSON that `--config` reads."""
+    return json.dumps(config.to_json(), indent=2) + "\n"
+
+
+def _by_themselves(config: TrainingConfig) -> dict[str, Any]:
+    """Return what every setting is when no flag says it: as the base's own recipe has it, else the default."""
+    defaults = {info.name: info.default for info in describe(TrainingConfig)}
+    return defaults | dict(read_card(config.pretrained_model_name_or_path).recipe)
+
+
+def _flag(name: str, value: Any) -> str:
+    if value is True:
+        return f"--{name}"
+    # A value that begins with a dash would be taken for a flag.
+    return shlex.quote(f"--{name}={value}") if str(value).startswith("-") else f"--{name} {shlex.quote(str(value))}"
