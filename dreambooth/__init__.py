@@ -9,10 +9,10 @@ from dreambooth.config import Concept, GenerationConfig, TrainingConfig
 from dreambooth.errors import DreamBoothError
 
 if TYPE_CHECKING:
-    from dreambooth.jobs import generate
+    from dreambooth.pictures import compare, generate
     from dreambooth.runs import resume, train
 
-__all__ = ["Concept", "DreamBoothError", "GenerationConfig", "TrainingConfig", "generate", "resume", "train"]
+__all__ = ["Concept", "DreamBoothError", "GenerationConfig", "TrainingConfig", "compare", "generate", "resume", "train"]
 __version__ = "0.1.0"
 
 
@@ -22,8 +22,8 @@ def __getattr__(name: str) -> Any:
         from dreambooth import runs
 
         return getattr(runs, name)
-    if name == "generate":
-        from dreambooth.jobs import generate
+    if name in ("compare", "generate"):
+        from dreambooth import pictures
 
-        return generate
+        return getattr(pictures, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,11 +5,12 @@ seed script's default (`config.resolve`).
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,15 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--output_dir", required=True, type=Path, help="Where the pictures go.")
     for info in describe(GenerationConfig):
         _add_flag(generate, info)
+
+    compare = _command(commands, "compare", compare_command, "make the same pictures with several steps of a run")
+    compare.add_argument("run", type=Path, help="The run's folder.")
+    compare.add_argument(
+        "--steps", type=int, nargs="+", default=[], help="Saved steps; 0 is the base; all saved ones when left out."
+    )
+    compare.add_argument("--output_dir", required=True, type=Path, help="Where the pictures and their grid go.")
+    for info in describe(GenerationConfig):
+        _add_flag(compare, info)
 
     _add_file_commands(commands)
     _command(commands, "doctor", doctor_command, "say what this machine has, lacks, and what to do")
@@ -344,9 +354,30 @@ def generate_command(arguments: dict[str, Any]) -> int:
 
 
 def _with_bar(model: str, config: GenerationConfig, output_dir: Path) -> list[Path]:
-    from tqdm import tqdm
+    from dreambooth.pictures import generate
 
-    from dreambooth.jobs import generate
+    with _step_bar() as on_step:
+        return generate(model, config, output_dir, on_step=on_step)
+
+
+def compare_command(arguments: dict[str, Any]) -> int:
+    """Make the same pictures with several steps of a run, and print where they and, last, their grid are."""
+    from dreambooth.pictures import compare
+
+    run, steps, output_dir = (arguments.pop(name) for name in ("run", "steps", "output_dir"))
+    # Several prompts are several lines, as in a file of settings; a shell's own newline is hard to type.
+    arguments["prompt"] = arguments.get("prompt", "").replace("\\n", "\n")
+    with _step_bar() as on_step:
+        paths = compare(run, GenerationConfig(**arguments), output_dir, steps=steps, on_step=on_step)
+    for path in paths:
+        print(path)
+    return 0
+
+
+@contextlib.contextmanager
+def _step_bar() -> Iterator[Callable[[int, int], None]]:
+    """Yield what shows (denoising steps done, in all) as a bar on the terminal."""
+    from tqdm import tqdm
 
     with tqdm(desc="Generating", unit="step", dynamic_ncols=True) as bar:
 
@@ -354,7 +385,7 @@ def _with_bar(model: str, config: GenerationConfig, output_dir: Path) -> list[Pa
             bar.total = total
             bar.update(done - bar.n)
 
-        return generate(model, config, output_dir, on_step=on_step)
+        yield on_step
 
 
 def doctor_command(arguments: dict[str, Any]) -> int:

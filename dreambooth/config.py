@@ -24,6 +24,8 @@ Precision = Literal["no", "fp16", "bf16"]
 SavePrecision = Literal["fp16", "fp32", "bf16"]
 Attention = Literal["sdpa", "xformers"]
 Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
+Sampler = Literal["DDIM", "DPM++ 2M", "DPM++ 2M Karras", "Euler", "Euler a"]
+SAMPLERS: tuple[Sampler, ...] = typing.get_args(Sampler)
 Group = Literal["model", "photos", "prior", "training", "optimizer", "memory", "samples", "saving"]
 
 
@@ -306,6 +308,9 @@ class GenerationConfig:
         None, "The same seed gives the same pictures; drawn and recorded when left out.", "samples",
         low=0, high=2**63 - 1,
     )  # fmt: skip
+    sampler: Sampler = setting(
+        "DDIM", "The way from noise to the picture; DPM++ needs fewer steps, Euler a varies more.", "samples"
+    )
 
     def checked(self) -> Self:
         """Return this request, or raise one ConfigError with all that is wrong with it."""

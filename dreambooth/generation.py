@@ -6,7 +6,6 @@ recipe gives it again.
 """
 
 import contextlib
-import inspect
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
 from dreambooth.config import GenerationConfig
+from dreambooth.recipes import CHUNK, recipe_text
+from dreambooth.samplers import adds_noise, scheduler_for
 from dreambooth.workspace import new_file
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_SEED = 2**63 - 1
-SAMPLER = "DDIM"
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,13 @@ def generate_images(
     for batch in batches:
         # Nothing is yielded inside: what surrounds inference must not leak to whoever takes the pictures.
         with _inference(pipe, autocast_dtype):
-            latents = _denoised(pipe, config, states, _noise(pipe, batch, stream, width, height), step_done)
+            noise = _noise(pipe, batch, stream, width, height)
+            latents = _denoised(pipe, config, states, noise, step_done, batch, stream)
             images = [] if latents is None else _decoded(pipe, latents, say)
         if latents is None:
             return
         for image, own_seed in zip(images, batch, strict=True):
-            yield Picture(image, own_seed, _recipe(config, own_seed, image.size, pipe.name))
+            yield Picture(image, own_seed, recipe_text(config, own_seed, image.size, pipe.name))
 
 
 def save_picture(picture: Picture, path: Path) -> None:
@@ -104,22 +105,9 @@ def save_picture(picture: Picture, path: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    info.add_text("parameters", picture.recipe)
+    info.add_text(CHUNK, picture.recipe)
     with new_file(path) as temporary:
         picture.image.save(temporary, format="PNG", pnginfo=info)
-
-
-def _recipe(config: GenerationConfig, seed: int, size: tuple[int, int], model: str) -> str:
-    lines = [config.prompt]
-    if config.negative_prompt:
-        lines.append(f"Negative prompt: {config.negative_prompt}")
-    settings = [
-        f"Steps: {config.num_inference_steps}", f"Sampler: {SAMPLER}", f"CFG scale: {config.guidance_scale:g}",
-        f"Seed: {seed}", f"Size: {size[0]}x{size[1]}",
-    ]  # fmt: skip
-    if model:
-        settings.append(f"Model: {model}")
-    return "\n".join([*lines, ", ".join(settings)])
 
 
 # Inference -----------------------------------------------------------------------------------------------------------
@@ -191,44 +179,39 @@ def _noise(pipe: Pipe, seeds: Sequence[int], stream: rng.Stream, width: int, hei
 
 
 def _denoised(
-    pipe: Pipe, config: GenerationConfig, states: "Tensor", latents: "Tensor", step_done: Callable[[], bool]
+    pipe: Pipe,
+    config: GenerationConfig,
+    states: "Tensor",
+    noise: "Tensor",
+    step_done: Callable[[], bool],
+    seeds: Sequence[int],
+    stream: rng.Stream,
 ) -> "Tensor | None":
     """Return clean latents, or None when told to stop.
 
-    Song et al. 2020 (DDIM, arXiv 2010.02502, eq. 12, sigma = 0), with the guidance of Ho & Salimans 2022
-    (arXiv 2207.12598, eq. 6): eps = eps_avoid + scale (eps_show - eps_avoid).
+    With the guidance of Ho & Salimans 2022 (arXiv 2207.12598, eq. 6): eps = eps_avoid + scale (eps_show - eps_avoid).
     """
     import torch
 
-    scheduler = _scheduler(pipe.scheduler_config, config.num_inference_steps)
+    scheduler = scheduler_for(config.sampler, pipe.scheduler_config, config.num_inference_steps)
     guided = len(states) == 2
-    states = states.repeat_interleave(len(latents), dim=0)
+    states = states.repeat_interleave(len(noise), dim=0)
     number_format = _parameter(pipe.unet).dtype
-    for t in scheduler.timesteps:
-        doubled = torch.cat([latents, latents]) if guided else latents
+    latents: Tensor = noise * scheduler.init_noise_sigma
+    for number, t in enumerate(scheduler.timesteps, 1):
+        scaled = scheduler.scale_model_input(latents, t)
+        doubled = torch.cat([scaled, scaled]) if guided else scaled
         prediction = pipe.unet(doubled.to(number_format), t, encoder_hidden_states=states).sample.float()
         if guided:
             avoid, show = prediction.chunk(2)
             prediction = avoid + config.guidance_scale * (show - avoid)
-        latents = scheduler.step(prediction, t, latents).prev_sample
+        drawn = {}
+        if adds_noise(config.sampler):
+            drawn = {"generator": [rng.generator(seed, stream, number) for seed in seeds]}
+        latents = scheduler.step(prediction, t, latents, **drawn).prev_sample
         if not step_done():
             return None
     return latents
-
-
-def _scheduler(scheduler_config: Mapping[str, Any], num_steps: int) -> Any:
-    """Return a DDIM scheduler over the model's own noise levels, set to this many steps."""
-    from diffusers import DDIMScheduler
-
-    # Latents are not pixels: they are never clipped to -1..1, whatever an old configuration says.
-    values = {"set_alpha_to_one": False, "steps_offset": 1} | dict(scheduler_config) | {"clip_sample": False}
-    num_levels = values.get("num_train_timesteps", 1000)
-    values["steps_offset"] = min(values["steps_offset"], num_levels - 1 - (num_steps - 1) * (num_levels // num_steps))
-    known = inspect.signature(DDIMScheduler.__init__).parameters
-    build: Callable[..., Any] = DDIMScheduler  # untyped in diffusers
-    scheduler = build(**{name: value for name, value in values.items() if name in known})
-    scheduler.set_timesteps(num_steps)
-    return scheduler
 
 
 def _decoded(pipe: Pipe, latents: "Tensor", say: Callable[[str], None]) -> list["Image.Image"]:

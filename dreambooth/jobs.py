@@ -5,39 +5,36 @@ is read from disk.
 """
 
 import contextlib
-import dataclasses
-import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from dreambooth.config import SD15, GenerationConfig, TrainingConfig
 from dreambooth.errors import DeviceError, RunFolderError, without_secrets
 from dreambooth.events import FINAL_STATUSES, Controls, LossReader, Status, StatusChanged, StepLoss
 from dreambooth.models.base import STARTER
 from dreambooth.models.manager import ModelManager
+from dreambooth.picture_line import Order, PictureLine
+from dreambooth.pictures import OnStep, Painter, folder_of, model_name, prompts_to_compare, steps_to_compare
 from dreambooth.run_removal import Removed, remove_run
 from dreambooth.runlog import RunLog, read_state
 from dreambooth.runs import (
     execute,
     read_config,
     resumable_config,
-    revealed_token,
     smaller_config,
     start_records,
     unexpected_end,
 )
-from dreambooth.settings import Settings, load_settings
-from dreambooth.workspace import RunFolder, Workspace, held_lock, newest_step_folder
-
-if TYPE_CHECKING:
-    from dreambooth.models.base import Base
+from dreambooth.workspace import RunFolder, Workspace, held_lock
 
 LOG_TAIL_BYTES = 16_000
+# What a request for pictures does while a run trains.
+When = Literal["ask", "after training", "pause training"]
 
 
 @dataclass(frozen=True)
@@ -65,70 +62,6 @@ class RunView:
     config: TrainingConfig | None
 
 
-# Pictures -----------------------------------------------------------------------------------------------------------
-
-
-def generate(
-    model: str | Path,
-    config: GenerationConfig,
-    output_dir: str | Path,
-    *,
-    settings: Settings | None = None,
-    on_step: Callable[[int, int], None] | None = None,
-) -> list[Path]:
-    """Make pictures with a model (a run, a step folder, a base), and return the PNG files written to `output_dir`."""
-    settings = settings or load_settings()
-    pictures = make_pictures(
-        str(model),
-        config.checked(),
-        Path(output_dir),
-        manager=ModelManager(),
-        models_dir=Workspace(settings.data_dir).models_dir,
-        token=revealed_token(settings),
-        on_step=on_step,
-    )
-    return list(pictures)
-
-
-def make_pictures(
-    model: str,
-    config: GenerationConfig,
-    output_dir: Path,
-    *,
-    manager: ModelManager,
-    models_dir: Path,
-    token: str | None,
-    on_step: Callable[[int, int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> Iterator[Path]:
-    """Yield each picture's file when it is written; raises DeviceError while something else has the device."""
-    from dreambooth.generation import Pipe, generate_images, save_picture
-    from dreambooth.models.base import load_base
-
-    key = str(newest_step_folder(Path(model)).absolute()) if Path(model).is_dir() else model
-
-    def load() -> "Base":
-        return load_base(key, token=token, models_dir=models_dir)
-
-    with manager.lease("generation", wait=False):
-        base = manager.resident(key, load)
-        side_px = base.card.native_px
-        config = dataclasses.replace(
-            config,
-            height=config.height or side_px,
-            width=config.width or side_px,
-            seed=secrets.randbelow(2**32) if config.seed is None else config.seed,
-        )
-        name = Path(key).name if not Path(key).name.isdecimal() else f"{Path(key).parent.name}/{Path(key).name}"
-        pipe = Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config, name)
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        for number, picture in enumerate(generate_images(pipe, config, on_step=on_step, should_stop=should_stop)):
-            path = output_dir / f"{stamp}-{config.seed}-{number}.png"
-            output_dir.mkdir(parents=True, exist_ok=True)
-            save_picture(picture, path)
-            yield path
-
-
 # For the page --------------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +85,11 @@ class Jobs:
         self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
+        self._painter = Painter(manager, workspace.models_dir, token)
+        self.pictures = PictureLine(self._changed, self._is_in_line, self._lent_device)
+
+    def _is_in_line(self, name: str) -> bool:
+        return any(job.run.name == name for job in self._line)
 
     def start(self, config: TrainingConfig, wish: str = "run") -> str:
         """Queue a run and return its name; raises ConfigError with every mistake before anything is written."""
@@ -285,32 +223,67 @@ class Jobs:
             config=read_config(run),
         )
 
-    def generate(
-        self,
-        model: str,
-        config: GenerationConfig,
-        *,
-        on_step: Callable[[int, int], None] | None = None,
-        should_stop: Callable[[], bool] | None = None,
-    ) -> Iterator[Path]:
-        """Yield picture files one by one; while a run trains, raises DeviceError that says how long it will take."""
-        active = self.active()
-        if active is not None:
-            seconds_left = read_state(self._workspace.run(active)).seconds_left
-            wait = (
-                "It is too early to say how long." if seconds_left is None else f"About {in_words(seconds_left)} left."
+    def generate(self, model: str, config: GenerationConfig, when: When = "ask") -> Iterator[Path]:
+        """Yield picture files one by one; `when` is for the time that a run trains, see `order`."""
+        yield from self.pictures.follow(self.order(model, config, when))
+
+    def order(self, model: str, config: GenerationConfig, when: When = "ask") -> Order:
+        """Queue a request for pictures.
+
+        While a run trains it begins after it, or has it pause; to `ask` raises DeviceError that says how long it takes.
+        """
+        config.checked()
+        folder = folder_of(model, self._workspace)
+
+        def work(on_step: OnStep, should_stop: Callable[[], bool]) -> Iterator[Path]:
+            return self._painter.pictures(model, config, folder, on_step=on_step, should_stop=should_stop, wait=True)
+
+        after = self._blocking_run(when)
+        return self.pictures.add(model_name(model), config.num_images_per_prompt, work, after)
+
+    def order_comparison(self, name: str, steps: Sequence[int], config: GenerationConfig, when: When = "ask") -> Order:
+        """Queue the same pictures of several steps of a run, 0 being its base, and the grid of them."""
+        run = self._workspace.run(name)
+        kept = read_config(run)
+        models = steps_to_compare(run, steps, kept.pretrained_model_name_or_path if kept else "")
+        prompts = prompts_to_compare(config, len(models))
+        folder = self._workspace.pictures_dir / run.name
+
+        def work(on_step: OnStep, should_stop: Callable[[], bool]) -> Iterator[Path]:
+            return self._painter.compare(
+                models, prompts, config, folder, on_step=on_step, should_stop=should_stop, wait=True
             )
-            raise DeviceError(f"The device is training {active}.", wait, "Try again then, or stop the training.")
-        yield from make_pictures(
-            model,
-            config.checked(),
-            self._workspace.pictures_dir,
-            manager=self._manager,
-            models_dir=self._workspace.models_dir,
-            token=self._token,
-            on_step=on_step,
-            should_stop=should_stop,
-        )
+
+        after = self._blocking_run(when)
+        num_pictures = len(models) * len(prompts) * config.num_images_per_prompt
+        return self.pictures.add(f"{name}: {len(models)} steps", num_pictures, work, after)
+
+    def _blocking_run(self, when: When) -> str:
+        """Return the run that a request waits for; raises DeviceError when one trains and nothing was said for that."""
+        active = self.active()
+        if active is None or when == "pause training":
+            return ""
+        if when == "after training":
+            return active
+        seconds_left = read_state(self._workspace.run(active)).seconds_left
+        wait = "It is too early to say how long." if seconds_left is None else f"About {in_words(seconds_left)} left."
+        raise DeviceError(
+            f"The device is training {active}.", wait,
+            "Ask for the pictures after the training, have it pause meanwhile, or stop it.",
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def _lent_device(self) -> Iterator[None]:
+        """Have the run that trains, if there is one, lend the device while the block lasts."""
+        with self._changed:
+            lenders = [job.controls.lend for job in self._line[:1]]
+        for lend in lenders:
+            lend.set()
+        try:
+            yield
+        finally:
+            for lend in lenders:
+                lend.clear()
 
     def models(self) -> list[tuple[str, str]]:
         """Return (label, value) of every model pictures can be made with, newest steps first."""
@@ -332,6 +305,7 @@ class Jobs:
             for job in self._line[1:]:
                 self._leave(job, "The app ended before its turn came.")
             self._changed.notify_all()
+        self.pictures.close()
         if self._thread is not None:
             self._thread.join()
 
@@ -344,7 +318,8 @@ class Jobs:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._line or self._closing)
+                # Pictures that waited for the run before come first.
+                self._changed.wait_for(lambda: self._closing or (self._line and not self.pictures.is_due()))
                 if not self._line:
                     return
                 job = self._line[0]
@@ -368,6 +343,7 @@ class Jobs:
                 with self._changed:
                     self._line.remove(job)
                     job.place.close()
+                    self._changed.notify_all()
 
 
 def _tell_end(job: _Job, error: BaseException) -> None:

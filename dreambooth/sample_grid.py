@@ -4,6 +4,7 @@ Steps and samples stand in natural order, the untaught base above all; what is m
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,35 +41,41 @@ def write_sample_grid(run_path: Path, out: Path) -> Path:
 
 def sample_grid(run: RunFolder) -> "Image.Image":
     """Return the grid; raises RunFolderError for a run without sample pictures."""
-    from PIL import Image, ImageDraw
-
-    rows = run.samples()
-    sizes = {path: size for files in rows.values() for path in files if (size := _size_of(path)) is not None}
-    if not sizes:
+    found = run.samples()
+    # The same name is the same seed, so that a gap in one row does not shift what stands under what.
+    columns = natsorted({path.name for files in found.values() for path in files if _size_of(path) is not None})
+    if not columns:
         raise RunFolderError(
             f"{run.path} has no sample pictures.",
             "A run makes them at every save when it has a --save_sample_prompt.",
             "Name the folder of a run that has some, the one with its step folders in it.",
         )
-    # The same name is the same seed, so that a gap in one row does not shift what stands under what.
-    columns = natsorted({path.name for path in sizes})
+    by_name = {step: {path.name: path for path in files} for step, files in found.items()}
+    return picture_grid({step_label(step): [files.get(name) for name in columns] for step, files in by_name.items()})
+
+
+def picture_grid(rows: Mapping[str, Sequence[Path | None]]) -> "Image.Image":
+    """Return one picture of all these, a labelled row each; at least one must be readable, others stay blank."""
+    from PIL import Image, ImageDraw
+
+    sizes = {path: size for row in rows.values() for path in row if path and (size := _size_of(path)) is not None}
+    num_columns = max(map(len, rows.values()))
     width, height = (max(sides) for sides in zip(*sizes.values(), strict=True))
-    scale = _scale(width * len(columns), height * len(rows))
+    scale = _scale(width * num_columns, height * len(rows))
     cell = (max(round(width * scale), 1), max(round(height * scale), 1))
 
     font = _font(cell[1])
-    labels = {step: step_label(step) for step in rows}
-    bounds = [_text_size(text, font) for text in labels.values()]
+    bounds = [_text_size(label, font) for label in rows]
     label_width = max(bound[0] for bound in bounds) + 2 * GAP_PX
     row_height = max(cell[1], *(bound[1] for bound in bounds)) + GAP_PX
-    grid = Image.new("RGB", (label_width + len(columns) * (cell[0] + GAP_PX), len(rows) * row_height + GAP_PX), "white")
+    grid = Image.new("RGB", (label_width + num_columns * (cell[0] + GAP_PX), len(rows) * row_height + GAP_PX), "white")
     draw = ImageDraw.Draw(grid)
-    for row, (step, files) in enumerate(rows.items()):
+    for row, (label, files) in enumerate(rows.items()):
         top = GAP_PX + row * row_height
-        _write_label(draw, labels[step], font, (GAP_PX, top, row_height - GAP_PX))
-        for path in files:
-            if path in sizes and (picture := _picture(path, scale)) is not None:
-                left = label_width + columns.index(path.name) * (cell[0] + GAP_PX)
+        _write_label(draw, label, font, (GAP_PX, top, row_height - GAP_PX))
+        for column, path in enumerate(files):
+            if path is not None and path in sizes and (picture := _picture(path, scale)) is not None:
+                left = label_width + column * (cell[0] + GAP_PX)
                 place = left + (cell[0] - picture.width) // 2, top + (row_height - GAP_PX - picture.height) // 2
                 grid.paste(picture, place)
     return grid

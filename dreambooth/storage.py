@@ -35,7 +35,7 @@ Choice = Literal[
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 # Names that this program gives: others in the same folders are not its own.
 CLASS_FOLDER, CLASS_IMAGE = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9]{5}\.png")
-PICTURE = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9]+-[0-9]+\.png")
+PICTURE = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9]+-([0-9]+|grid)\.png")
 SHARD = re.compile(r"[a-z_]+(-[0-9]{5}-of-[0-9]{5})?\.safetensors(\.index\.json)?")
 EXPORT_SUFFIXES = (".safetensors", ".ckpt", ".zip")
 # A run with a folder elsewhere cannot be seen from here; while it fills or reads class images, it may need these.

@@ -13,6 +13,7 @@ from PIL import Image
 from dreambooth import rng
 from dreambooth.config import GenerationConfig
 from dreambooth.generation import Picture, Pipe, generate_images, save_picture
+from dreambooth.samplers import scheduler_for
 
 REQUEST = GenerationConfig(
     prompt="photo of zwx dog", negative_prompt="grey", num_images_per_prompt=3, num_inference_steps=3, seed=40,
@@ -252,10 +253,8 @@ def test_an_overflow_is_told_and_black(pipe: Pipe) -> None:
 
 @pytest.mark.parametrize(("num_steps", "first", "last"), [(1, 1, 1), (24, 944, 1), (500, 999, 1), (1000, 999, 0)])
 def test_schedules_stay_within_the_noise_levels(num_steps: int, first: int, last: int) -> None:
-    from dreambooth.generation import _scheduler
-
     # 24 steps: 1000 // 24 = 41 apart, from 23 * 41 + 1 = 944 down to 1.
     config = {"num_train_timesteps": 1000, "steps_offset": 1, "clip_sample": True, "_class_name": "PNDMScheduler"}
-    scheduler = _scheduler(config, num_steps)
+    scheduler = scheduler_for("DDIM", config, num_steps)
     assert (int(scheduler.timesteps[0]), int(scheduler.timesteps[-1])) == (first, last)
     assert not scheduler.config.clip_sample

@@ -20,6 +20,7 @@ FLOORS: list[dict[str, str]] = [
     {"errors": "", "events": "", "rng": "", "formats": "ldm open_clip original safetensors_file"},
     {"limits": ""},
     {"config": "", "settings": ""},
+    {"recipes": "", "prompts": ""},
     {"workspace": "", "hardware": "", "eta": ""},
     {"pace": "", "drive": "", "runlog": "", "doctor": "", "samples": "", "sample_grid": ""},
     {"storage": ""},
@@ -27,12 +28,15 @@ FLOORS: list[dict[str, str]] = [
     {"models": "base download manager original_file sd15 shape weights"},
     {"shell_line": ""},
     {"export": "archive hub model_card recipe single_file", "scoring": "judge measures", "memory_plan": ""},
+    {"samplers": ""},
     {"generation": ""},
     {"verify": ""},
     {"data": "photos archives dataset class_images"},
     {"training": "objective optimizer captions batches checkpoint disk preparation trainer"},
     {"starter": "things places scenes subjects tokens loop judging build"},
     {"runs": ""},
+    {"pictures": ""},
+    {"picture_line": ""},
     {"jobs": ""},
     {"__init__": ""},
     {"file_commands": ""},
@@ -158,8 +162,9 @@ def test_everything_is_caught_at_the_tops_only() -> None:
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.ExceptHandler) and _catches_everything(node)
     }
-    # The tops of a run, of the thread that runs them, and of the page: they tell the user, and log the traceback.
-    assert found <= {"dreambooth/runs.py", "dreambooth/jobs.py", "ui/boundary.py"}
+    # The tops of a run, of the threads that train and make pictures, and of the page: they tell the user, and log the
+    # traceback.
+    assert found <= {"dreambooth/runs.py", "dreambooth/jobs.py", "dreambooth/picture_line.py", "ui/boundary.py"}
 
 
 def _catches_everything(handler: ast.ExceptHandler) -> bool:

@@ -14,8 +14,9 @@ import pytest
 from dreambooth.config import Concept, GenerationConfig, TrainingConfig
 from dreambooth.errors import ConfigError, DeviceError, DreamBoothError, RunFolderError
 from dreambooth.events import Controls, PhaseProgress, StatusChanged, StepLoss
-from dreambooth.jobs import Jobs, RunView, generate, in_words
+from dreambooth.jobs import Jobs, RunView, in_words
 from dreambooth.models.manager import ModelManager
+from dreambooth.pictures import generate
 from dreambooth.runlog import RunLog, TensorBoardLog, read_state
 from dreambooth.runs import start_records, train
 from dreambooth.workspace import RunFolder, Workspace, held_lock

@@ -182,7 +182,7 @@ def test_diffusers_reads_our_sd2_file(sd2_folder: Path, tmp_path: Path) -> None:
 
 def test_an_sd2_folder_is_trained_from_its_file(sd2_folder: Path, tmp_path: Path, photos: Path) -> None:
     from dreambooth import Concept, GenerationConfig, TrainingConfig, train
-    from dreambooth.jobs import generate
+    from dreambooth.pictures import generate
 
     config = TrainingConfig(
         concepts=(Concept(instance_prompt="photo of dog", instance_data_dir=str(photos)),),

@@ -113,11 +113,7 @@ class Handlers:
         yield [], panel("Loading the model and making the pictures.", tone="note")
         made: list[str] = []
         wanted = config.num_images_per_prompt
-        for path in self._services.jobs.generate(
-            model, config,
-            on_step=lambda done, total: progress((done, total), "Making pictures"),
-            should_stop=self._cancelled.is_set,
-        ):  # fmt: skip
+        for path in self._services.jobs.generate(model, config):
             made.append(self._services.shown.copy(path))
             yield list(made), panel(f"{len(made)} of {wanted} pictures.", tone="note")
         end = "Cancelled" if self._cancelled.is_set() else "Done"
@@ -127,6 +123,7 @@ class Handlers:
     def cancel(self) -> str:
         """End the pictures that are being made, after the denoising step they are at."""
         self._cancelled.set()
+        self._services.jobs.pictures.cancel()
         return panel("Cancelling.", tone="note")
 
     def _model_chosen(self, model: str, prompt: str, prefilled: str) -> tuple[Any, Any, Any]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.config import Concept, GenerationConfig
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.errors import ConfigError, FieldProblem, PhotoError
-from dreambooth.generation import SAMPLER, Pipe, generate_images, save_picture
+from dreambooth.generation import Pipe, generate_images, save_picture
+from dreambooth.samplers import DDIM
 from dreambooth.workspace import write_json
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _everything_they_depend_on(request: GenerationConfig, base_key: str, vae_key
         "base": base_key,
         "vae": vae_key,
         "prompt": request.prompt,
-        "sampler": SAMPLER,
+        "sampler": DDIM,
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": float(request.guidance_scale),
         "size_px": request.width,

@@ -21,7 +21,9 @@ def zip_model(model_dir: Path, out_path: Path, on_progress: Callable[[int, int],
     """Write a model's folder with all that is in it but hidden files; raises ExportError when there is no model."""
     if not (model_dir / "model_index.json").is_file():
         raise ExportError(f"{model_dir} is no model.", "model_index.json is not in it.", "Name a step folder.")
-    return _zip({file.relative_to(model_dir).as_posix(): file for file in _visible(model_dir)}, out_path, on_progress)
+    return zip_files(
+        {file.relative_to(model_dir).as_posix(): file for file in _visible(model_dir)}, out_path, on_progress
+    )
 
 
 def zip_samples(run: RunFolder, out_path: Path, on_progress: Callable[[int, int], None] | None = None) -> Path:
@@ -29,7 +31,7 @@ def zip_samples(run: RunFolder, out_path: Path, on_progress: Callable[[int, int]
     found = {f"{step}/{file.name}": file for step, files in run.samples().items() for file in files}
     if not found:
         raise ExportError(f"{run.name} has no sample pictures.", "None were asked for, or none made yet.", "")
-    return _zip(found, out_path, on_progress)
+    return zip_files(found, out_path, on_progress)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -37,7 +39,8 @@ def _visible(folder: Path) -> list[Path]:
     return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
-def _zip(files: Mapping[str, Path], out_path: Path, on_progress: Callable[[int, int], None] | None) -> Path:
+def zip_files(files: Mapping[str, Path], out_path: Path, on_progress: Callable[[int, int], None] | None = None) -> Path:
+    """Write these files under these names; raises ExportError when the disk is too full."""
     total = sum(file.stat().st_size for file in files.values())
     if total + SPARE_BYTES > free_bytes(out_path.absolute().parent):
         raise ExportError(

@@ -165,7 +165,7 @@ def test_from_photos_to_pictures_by_clicking(browser: "Browser", opened: OpenPag
     page.locator("#generate").click()
     visit.until("generate-message", "Done: 2 of 2 pictures")
     page.locator("#pictures img").nth(1).wait_for()
-    made = sorted(opened.workspace.pictures_dir.glob("*.png"))
+    made = sorted(opened.workspace.pictures_dir.rglob("*.png"))
     with Image.open(made[0]) as picture:
         assert "Seed: 9007199254740993" in picture.info["parameters"]
     source = page.locator("#pictures img").first.get_attribute("src")
