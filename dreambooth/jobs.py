@@ -5,6 +5,7 @@ is read from disk.
 """
 
 import contextlib
+import dataclasses
 import sys
 import threading
 import time
