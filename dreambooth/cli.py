@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth import file_commands
+from dreambooth import file_commands, quality_commands
 from dreambooth.config import (
     PRESETS,
     Concept,
@@ -94,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     for info in describe(GenerationConfig):
         _add_flag(compare, info)
 
+    quality_commands.add(commands)
     _add_file_commands(commands)
     _command(commands, "doctor", doctor_command, "say what this machine has, lacks, and what to do")
     _command(commands, "demo", demo_command, "the whole job on the bundled sample subject, in minutes")

@@ -1,13 +1,17 @@
 """The measures of the DreamBooth paper (Ruiz et al. 2023, arXiv 2208.12242, 4.2-4.4) on unit embeddings.
 
-Every argument is (pictures, size) with rows of length one. PRES and DIV here use the same embedding as fidelity; the
+Tensors are (pictures, size) with rows of length one. PRES and DIV here use the same embedding as fidelity; the
 paper takes DINO for PRES and LPIPS for DIV, so figures compare only within one encoder.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
+
+THUMBNAIL_PX = 24
 
 
 def similarity(pictures: "Tensor", references: "Tensor") -> float:
@@ -36,3 +40,47 @@ def retrieval(queries: "Tensor", gallery: "Tensor") -> float:
     """Return the share of queries whose nearest of the gallery is the one of the same row."""
     nearest = (queries @ gallery.T).argmax(1)
     return float((nearest == nearest.new_tensor(range(len(queries)))).float().mean())
+
+
+def thumbnails(images: "Sequence[Image.Image]") -> "Tensor":
+    """Return small versions of the images' middle squares as rows of mean zero and length one, (images, 3 x 24 x 24).
+
+    The product of two is their correlation, pixel by pixel: 1 for copies, whatever their light and contrast.
+    """
+    import numpy as np
+    import torch
+    from PIL import ImageOps
+
+    size = (THUMBNAIL_PX, THUMBNAIL_PX)
+    small = [np.asarray(ImageOps.fit(image.convert("RGB"), size)).astype("float32").ravel() for image in images]
+    rows = torch.from_numpy(np.stack(small))
+    rows = rows - rows.mean(1, keepdim=True)
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def nearest_photo(images: "Sequence[Image.Image]", photos: "Sequence[Image.Image]") -> list[float]:
+    """Return for each picture its correlation with the photo, or mirrored photo, that it is most like: 1 for a copy.
+
+    The copy check: likeness in an encoder's eyes is what is wanted, likeness pixel by pixel is a photo given back.
+    """
+    from PIL import ImageOps
+
+    pool = thumbnails([*photos, *(ImageOps.mirror(photo) for photo in photos)])
+    nearest: list[float] = (thumbnails(images) @ pool.T).max(1).values.tolist()
+    return nearest
+
+
+def pixel_change(images: "Sequence[Image.Image]", before: "Sequence[Image.Image]") -> list[float]:
+    """Return for each pair the mean difference of their pixels, 0 (the same) to 1 (black against white)."""
+    from PIL import ImageChops, ImageStat
+
+    pairs = zip(images, before, strict=True)
+    differences = [ImageChops.difference(one.convert("RGB"), two.convert("RGB").resize(one.size)) for one, two in pairs]
+    return [sum(ImageStat.Stat(difference).mean) / 3 / 255 for difference in differences]
+
+
+def share_of_way(value: float, start: float, goal: float) -> float:
+    """Return how far `value` is from `start` to `goal`, 0 to 1; 0 where the two cannot be told apart."""
+    if abs(goal - start) < 1e-6:
+        return 0.0
+    return min(max((value - start) / (goal - start), 0.0), 1.0)

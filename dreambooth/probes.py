@@ -1,0 +1,185 @@
+"""Pictures made to be scored: at every saved step the same prompts from the same seeds, kept under `.run/probes`.
+
+Four kinds: the subject in places that no photo has to show, its class without the identifier, something unrelated, and
+the empty prompt. The last three should look after training as they did before.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.config import Concept, GenerationConfig, TrainingConfig
+from dreambooth.data.photos import find_photos, read_photo
+from dreambooth.generation import Pipe, generate_images, save_picture
+from dreambooth.scoring.chart import write_chart
+from dreambooth.scoring.encoders import Examiner
+from dreambooth.scoring.figures import Kind, ProbePicture, Reference, ceiling, step_scores
+from dreambooth.scoring.records import RunScores, chart_path, read_scores, write_scores
+from dreambooth.workspace import RunFolder, new_folder
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+PLACES = (
+    "in the snow", "on the beach", "in the jungle", "with a city in the background", "on top of a wooden floor",
+    "floating on top of water", "with a mountain in the background", "on top of pink fabric",
+)  # fmt: skip
+UNRELATED = ("photo of teapot in the snow", "photo of dog on the beach")
+NAME = re.compile(r"([0-9]+)-(identifier|class|unrelated|empty)-([0-9]+)\.png")
+WITHOUT_ENCODERS = (
+    "No encoder is at hand: only what pixels tell is known. `python -m dreambooth score RUN` fetches DINO and CLIP "
+    "once (about 1 GB)."
+)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One picture to be made: of which concept and kind, its prompt, and the same in words that the base knows."""
+
+    concept: int
+    kind: Kind
+    number: int
+    prompt: str
+    asked: str
+
+    @property
+    def file_name(self) -> str:
+        """Return the name of its picture."""
+        return f"{self.concept}-{self.kind}-{self.number}.png"
+
+
+def probes_of(concepts: Sequence[Concept], num: int) -> list[Probe]:
+    """Return the probes of a run: `num` each of subject and class, half as many each of the two that are nobody's."""
+    probes = []
+    for concept, words in enumerate(concepts):
+        known = words.class_prompt or words.instance_prompt
+        for number in range(num):
+            place = PLACES[number % len(PLACES)]
+            asked = f"{known} {place}"
+            probes.append(Probe(concept, "identifier", number, f"{words.instance_prompt} {place}", asked))
+        others: list[tuple[Kind, str, int]] = [
+            ("unrelated", _unrelated_to(known), (num + 1) // 2), ("empty", "", (num + 1) // 2),
+        ]  # fmt: skip
+        if words.class_prompt:
+            others.insert(0, ("class", words.class_prompt, num))
+        probes += [Probe(concept, kind, number, text, text) for kind, text, count in others for number in range(count)]
+    return probes
+
+
+def _unrelated_to(known: str) -> str:
+    return next(prompt for prompt in UNRELATED if prompt.split()[2] not in known.lower().split())
+
+
+def probes_dir(run: RunFolder, step: int) -> Path:
+    """Return where the probe pictures of a step lie."""
+    return run.records / "probes" / str(step)
+
+
+def make_probes(
+    pipe: Pipe,
+    run: RunFolder,
+    step: int,
+    config: TrainingConfig,
+    probes: Sequence[Probe],
+    *,
+    autocast_dtype: "torch.dtype | None",
+    on_picture: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Make the pictures of these probes with the models of a step, unless they are there."""
+    folder = probes_dir(run, step)
+    if all((folder / probe.file_name).exists() for probe in probes):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    with new_folder(folder) as temporary:
+        for done, probe in enumerate(probes):
+            on_picture(done, len(probes))
+            request = GenerationConfig(
+                prompt=probe.prompt,
+                num_images_per_prompt=1,
+                num_inference_steps=config.save_infer_steps,
+                guidance_scale=config.save_guidance_scale,
+                height=config.resolution,
+                width=config.resolution,
+                seed=(config.seed or 0) % 2**62 + probe.number,
+            )
+            (picture,) = generate_images(pipe, request, autocast_dtype=autocast_dtype, stream="probes")
+            save_picture(picture, temporary / probe.file_name)
+
+
+def read_probes(run: RunFolder, step: int, probes: Sequence[Probe]) -> list[ProbePicture]:
+    """Return those of the probes that were made at a step, with their pictures."""
+    folder = probes_dir(run, step)
+    return [
+        ProbePicture(probe.concept, probe.kind, probe.asked, _picture(folder / probe.file_name))
+        for probe in probes
+        if (folder / probe.file_name).exists()
+    ]
+
+
+def _picture(path: Path) -> "Image.Image":
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def probed_steps(run: RunFolder) -> list[int]:
+    """Return the steps that have probe pictures, the base's 0 first."""
+    folder = run.records / "probes"
+    if not folder.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+
+
+def num_probes_made(run: RunFolder) -> int:
+    """Return how many subject pictures each step has, as far as the base shows it."""
+    names = [NAME.fullmatch(path.name) for path in probes_dir(run, 0).glob("0-identifier-*.png")]
+    return max((int(name[3]) + 1 for name in names if name), default=0)
+
+
+def photos_of(concepts: Sequence[Concept]) -> list[list["Image.Image"]]:
+    """Return each concept's photos, upright; those that cannot be read are passed over, as training does."""
+    from dreambooth.errors import PhotoError
+
+    found: list[list[Image.Image]] = []
+    for concept in concepts:
+        images = []
+        for path in find_photos(Path(concept.instance_data_dir)).photos:
+            try:
+                images.append(read_photo(path).image)
+            except PhotoError:
+                continue
+        found.append(images)
+    return found
+
+
+def update_scores(run: RunFolder, config: TrainingConfig, examiner: Examiner | None) -> RunScores | None:
+    """Score every step that has probe pictures and no figures of this examiner yet, and write scores and chart.
+
+    Returns None where there are no probe pictures of the base to hold others to.
+    """
+    steps = probed_steps(run)
+    if 0 not in steps:
+        return None
+    kept = read_scores(run)
+    name = examiner.name if examiner else ""
+    probes = probes_of(config.concepts, num_probes_made(run))
+    known = {one.step: one for one in kept.steps} if kept and kept.examiner == name else {}
+    photos = photos_of(config.concepts)
+    reference = Reference(photos, read_probes(run, 0, probes))
+    found = [
+        known.get(step) or step_scores(examiner, step, read_probes(run, step, probes), reference) for step in steps
+    ]
+    scores = RunScores(name, tuple(found), ceiling(examiner, photos), "" if examiner else WITHOUT_ENCODERS)
+    write_scores(run, scores)
+    write_chart(scores, scores.recommended(run.steps() or None), chart_path(run))
+    return scores
+
+
+def pipe_of(base: Any, name: str = "") -> Pipe:
+    """Return the models of a base as pictures are made with them."""
+    return Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config, name)

@@ -1,0 +1,123 @@
+"""A run on disk scored afterwards: missing probe pictures made, every step looked at, the best one named."""
+
+import functools
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+from dreambooth.config import TrainingConfig
+from dreambooth.errors import RunFolderError
+from dreambooth.models.base import Base, load_base, read_card
+from dreambooth.models.manager import ModelManager
+from dreambooth.probes import (
+    WITHOUT_ENCODERS,
+    make_probes,
+    num_probes_made,
+    pipe_of,
+    probes_dir,
+    probes_of,
+    update_scores,
+)
+from dreambooth.runs import read_config, revealed_token
+from dreambooth.scoring.encoders import Examiner, examiner_for
+from dreambooth.scoring.records import RunScores
+from dreambooth.settings import Settings, load_settings
+from dreambooth.workspace import RunFolder, Workspace
+
+NUM_PROBES = 4
+
+
+def score_run(
+    run_path: Path,
+    *,
+    settings: Settings | None = None,
+    num_probes: int | None = None,
+    download: bool = True,
+    manager: ModelManager | None = None,
+    on_picture: Callable[[int, int], None] = lambda done, total: None,
+) -> RunScores:
+    """Score every saved step of a run and return its scores, which then lie in its folder.
+
+    Pictures that are there are taken as they are, unless another number of them is asked for. Raises RunFolderError
+    for a folder without a saved step, and DeviceError while something else has the device.
+    """
+    settings, run, manager = settings or load_settings(), RunFolder(run_path.absolute()), manager or ModelManager()
+    config = read_config(run)
+    if config is None or not run.steps():
+        raise RunFolderError(f"{run.path} has no saved step.", "There is nothing to score.", "Name a run's folder.")
+    num = num_probes or num_probes_made(run) or NUM_PROBES
+    workspace, token = Workspace(settings.data_dir), revealed_token(settings)
+    with manager.lease("generation", wait=False):
+        _fill_up(run, config, num, manager, workspace, token, on_picture)
+        examiner = examiner_of(config, workspace, download=download, token=token)
+        scores = update_scores(run, config, examiner)
+    assert scores is not None, "the base's pictures were just made"
+    return scores
+
+
+def examiner_of(
+    config: TrainingConfig, workspace: Workspace, *, download: bool, token: str | None = None
+) -> Examiner | None:
+    """Return what can look at pictures of models taught from this run's base."""
+    card = read_card(config.pretrained_model_name_or_path, workspace.models_dir)
+    return examiner_for(is_toy=card.is_toy, download=download, token=token)
+
+
+def base_of(config: TrainingConfig, workspace: Workspace, token: str | None) -> Base:
+    """Load what a run started from, as it did."""
+    return load_base(
+        config.pretrained_model_name_or_path,
+        vae=config.pretrained_vae_name_or_path,
+        revision=config.revision,
+        variant=config.variant,
+        tokenizer=config.tokenizer_name,
+        token=token,
+        models_dir=workspace.models_dir,
+    )
+
+
+def _fill_up(
+    run: RunFolder,
+    config: TrainingConfig,
+    num: int,
+    manager: ModelManager,
+    workspace: Workspace,
+    token: str | None,
+    on_picture: Callable[[int, int], None],
+) -> None:
+    """Make the probe pictures that are missing, a model at a time."""
+    probes = probes_of(config.concepts, num)
+    missing = [
+        step
+        for step in (0, *run.steps())
+        if not all((probes_dir(run, step) / probe.file_name).exists() for probe in probes)
+    ]
+    total = len(missing) * len(probes)
+    for number, step in enumerate(missing):
+        model = load_base(str(run.step_folder(step))) if step else base_of(config, workspace, token)
+        for part in (model.unet, model.text_encoder, model.vae):
+            manager.place(part, dtype=manager.inference_dtype)
+        make_probes(
+            pipe_of(model, f"{run.name}/{step}"), run, step, config, probes, autocast_dtype=None,
+            on_picture=functools.partial(_from, number * len(probes), total, on_picture),
+        )  # fmt: skip
+        del model
+        gc.collect()
+
+
+def _from(first: int, total: int, on_picture: Callable[[int, int], None], done: int, of: int) -> None:
+    on_picture(first + done, total)
+
+
+def told(scores: RunScores, run: RunFolder) -> list[str]:
+    """Return the scores as lines for a terminal: a table, and the recommendation."""
+    names = list(dict.fromkeys(name for one in scores.steps for name in one.measures))
+    columns = ["likeness", "prompts", "drift", *names]
+    lines = [scores.examiner or WITHOUT_ENCODERS, "step".rjust(8) + "".join(name.rjust(15) for name in columns)]
+    for one in scores.steps:
+        values = [one.fidelity, one.prompt, one.drift, *(one.measures.get(name) for name in names)]
+        cells = ("-" if value is None else f"{value:.3f}" for value in values)
+        lines.append((str(one.step) if one.step else "base").rjust(8) + "".join(cell.rjust(15) for cell in cells))
+    lines += [f"real photos among each other: {name} {value:.3f}" for name, value in scores.ceiling.items()]
+    found = scores.recommended(run.steps())
+    return [*lines, found.why if found else "No step can be recommended: nothing measures its likeness."]

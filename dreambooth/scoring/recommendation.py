@@ -1,0 +1,115 @@
+"""Which saved step to take, and why in one sentence: a function of the scores and of nothing else.
+
+Three figures count, each from 0 to 1: fidelity (the untaught base to the real photos among each other), prompt (how far
+prompts are still followed) and drift (how far pictures that should not have changed became the subject).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+# Two steps that differ by less cannot be told apart by a dozen pictures: the later one is taken, which saw more.
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class StepScores:
+    """One saved step's figures; None where nothing could measure it. `measures` has all there is, by name."""
+
+    step: int
+    fidelity: float | None = None
+    prompt: float | None = None
+    drift: float | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The step to take and the sentence that says why."""
+
+    step: int
+    why: str
+
+
+def merit(fidelity: float | None, prompt: float | None, drift: float | None) -> float | None:
+    """Return one figure for a step, the geometric mean of fidelity, prompt and (1 - drift); None without fidelity.
+
+    A mean of products: what has lost one of the three altogether is worth nothing, whatever the others are.
+    """
+    if fidelity is None:
+        return None
+    parts = [fidelity, *([] if prompt is None else [prompt]), *([] if drift is None else [1 - drift])]
+    product = 1.0
+    for part in parts:
+        product *= min(max(part, 0.0), 1.0)
+    return float(product ** (1 / len(parts)))
+
+
+def recommended(scores: Sequence[StepScores], available: Sequence[int] | None = None) -> Recommendation | None:
+    """Return the step to take of those that are `available` (all, when left out); None where nothing was measured."""
+    ordered = sorted((one for one in scores if one.step), key=lambda one: one.step)
+    merits = smoothed_merits(ordered)
+    choices = [
+        (one, value)
+        for one, value in zip(ordered, merits, strict=True)
+        if value is not None and (available is None or one.step in available)
+    ]
+    if not choices:
+        return None
+    best = max(value for _, value in choices)
+    chosen = next(one for one, value in reversed(choices) if value >= best - TOLERANCE)
+    return Recommendation(chosen.step, _why(chosen, [one for one, _ in choices]))
+
+
+def smoothed_merits(ordered: Sequence[StepScores]) -> list[float | None]:
+    """Return the merit of each step from its own figures and, at half the weight, those of its two neighbours.
+
+    Each figure comes from a few pictures; the truth changes little from one saved step to the next.
+    """
+    smooth = {
+        name: _smoothed([getattr(one, name) for one in ordered]) for name in ("fidelity", "prompt", "drift")
+    }  # fmt: skip
+    return [merit(*(smooth[name][row] for name in ("fidelity", "prompt", "drift"))) for row in range(len(ordered))]
+
+
+def _smoothed(values: Sequence[float | None]) -> list[float | None]:
+    found: list[float | None] = []
+    for row, value in enumerate(values):
+        if value is None:
+            found.append(None)
+            continue
+        near = [(2.0, value)] + [
+            (1.0, other)
+            for place in (row - 1, row + 1)
+            if 0 <= place < len(values) and (other := values[place]) is not None
+        ]
+        found.append(sum(weight * one for weight, one in near) / sum(weight for weight, _ in near))
+    return found
+
+
+def _why(chosen: StepScores, all_steps: Sequence[StepScores]) -> str:
+    figures = [f"likeness {chosen.fidelity:.2f} of 1"] if chosen.fidelity is not None else []
+    figures += [f"prompts followed {chosen.prompt:.2f}"] if chosen.prompt is not None else []
+    figures += [f"drift {chosen.drift:.2f}"] if chosen.drift is not None else []
+    told = ", ".join(figures)
+    if len(all_steps) == 1:
+        return f"Step {chosen.step} is the only one that was scored ({told})."
+    last = all_steps[-1]
+    if chosen is last:
+        return f"Step {chosen.step}, the last, is the best: no earlier one has more in all ({told})."
+    return f"Step {chosen.step} is the best in all ({told}); {_what_later_steps_lose(chosen, last)}."
+
+
+def _what_later_steps_lose(chosen: StepScores, last: StepScores) -> str:
+    losses = {
+        "follows prompts less": _difference(chosen.prompt, last.prompt),
+        "has drifted further from the base": _difference(last.drift, chosen.drift),
+        "is less like the photos": _difference(chosen.fidelity, last.fidelity),
+    }
+    what = max(losses, key=lambda name: losses[name])
+    if losses[what] <= 0.005:
+        return f"step {last.step} adds nothing to it"
+    return f"step {last.step} {what}"
+
+
+def _difference(more: float | None, less: float | None) -> float:
+    return 0.0 if more is None or less is None else more - less

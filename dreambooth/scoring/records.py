@@ -1,0 +1,88 @@
+"""A run's scores as they lie in `.run/scores.json`; read without any of the libraries that made them."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dreambooth.scoring.recommendation import Recommendation, StepScores, recommended
+from dreambooth.workspace import RunFolder, write_json
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """All scored steps of a run, the untaught base (step 0) first, and the real photos held to each other.
+
+    `examiner` says who looked at the pictures; empty where nothing could and the fixed-noise losses stand alone.
+    """
+
+    examiner: str
+    steps: tuple[StepScores, ...] = ()
+    ceiling: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def base(self) -> StepScores | None:
+        """Return the figures of the untaught base."""
+        return next((one for one in self.steps if one.step == 0), None)
+
+    def recommended(self, available: Sequence[int] | None = None) -> Recommendation | None:
+        """Return the step to take, of those whose model is still there."""
+        return recommended(self.steps, available)
+
+
+def scores_path(run: RunFolder) -> Path:
+    """Return where a run's scores lie."""
+    return run.records / "scores.json"
+
+
+def chart_path(run: RunFolder) -> Path:
+    """Return where the picture of a run's fidelity and drift lies."""
+    return run.records / "scores.png"
+
+
+def write_scores(run: RunFolder, scores: RunScores) -> None:
+    """Write the scores with the recommendation that follows from them."""
+    found = scores.recommended(run.steps() or None)
+    values = {
+        "examiner": scores.examiner,
+        "note": scores.note,
+        "recommended_step": found.step if found else None,
+        "why": found.why if found else "",
+        "ceiling": dict(scores.ceiling),
+        "steps": [dataclasses.asdict(one) for one in scores.steps],
+    }
+    write_json(scores_path(run), values)
+
+
+def read_scores(run: RunFolder) -> RunScores | None:
+    """Return a run's scores, None where there are none or they cannot be read."""
+    try:
+        values = dict(json.loads(scores_path(run).read_text("utf-8")))
+        steps = tuple(_step(dict(one)) for one in values["steps"])
+        ceiling = {str(name): float(value) for name, value in dict(values["ceiling"]).items()}
+        return RunScores(str(values["examiner"]), steps, ceiling, str(values.get("note", "")))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _step(values: dict[str, object]) -> StepScores:
+    figures = {name: None if values.get(name) is None else _number(values[name]) for name in FIGURES}
+    measures = values.get("measures", {})
+    if not isinstance(measures, dict):
+        raise TypeError("measures must be an object")
+    return StepScores(
+        int(_number(values["step"])),
+        measures={str(name): _number(value) for name, value in measures.items()},
+        **figures,
+    )
+
+
+FIGURES = ("fidelity", "prompt", "drift")
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("figures are numbers")
+    return float(value)

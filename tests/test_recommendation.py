@@ -1,0 +1,87 @@
+"""The step that is recommended, on scores whose best step is known."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from dreambooth.scoring import chart, records
+from dreambooth.scoring.recommendation import StepScores, merit, recommended
+from dreambooth.scoring.records import RunScores, read_scores, write_scores
+from dreambooth.workspace import RunFolder
+
+OVERFITTING = [
+    StepScores(100, 0.30, 1.00, 0.00),
+    StepScores(200, 0.60, 1.00, 0.02),
+    StepScores(300, 0.85, 0.98, 0.05),
+    StepScores(400, 0.88, 0.95, 0.10),
+    StepScores(500, 0.90, 0.70, 0.40),
+    StepScores(600, 0.91, 0.40, 0.70),
+]
+
+
+def test_a_run_that_overfits_is_cut_before_it_does() -> None:
+    found = recommended(OVERFITTING)
+    assert found is not None
+    assert found.step in (300, 400)
+    assert found.why.startswith(f"Step {found.step} is the best in all (likeness 0.8")
+    assert "step 600 has drifted further" in found.why or "step 600 follows prompts less" in found.why
+
+
+def test_a_run_too_short_to_overfit_gives_its_last_step() -> None:
+    found = recommended(OVERFITTING[:3])
+    assert found is not None
+    assert found.step == 300
+    assert "the last" in found.why
+
+
+def test_steps_that_cannot_be_told_apart_give_the_last() -> None:
+    noise = random.Random(0)
+    even = [StepScores(step, 0.8 + noise.uniform(-0.004, 0.004), 1.0, 0.0) for step in (100, 200, 300, 400)]
+    found = recommended(even)
+    assert found is not None
+    assert found.step == 400
+
+
+def test_one_lucky_figure_does_not_decide() -> None:
+    lucky = [StepScores(step, 0.5 + step / 2000, 1.0, 0.0) for step in (100, 200, 300, 400, 500, 600)]
+    lucky[1] = StepScores(200, 0.74, 1.0, 0.0)
+    found = recommended(lucky)
+    assert found is not None
+    assert found.step >= 500
+
+
+def test_only_steps_that_are_still_there_are_recommended() -> None:
+    found = recommended(OVERFITTING, available=[500, 600])
+    assert found is not None
+    assert found.step == 500
+
+
+def test_nothing_is_recommended_where_nothing_was_measured() -> None:
+    assert recommended([]) is None
+    assert recommended([StepScores(0, 0.0, 1.0, 0.0)]) is None
+    assert recommended([StepScores(100, measures={"changed": 0.1})]) is None
+
+
+def test_merit_is_nothing_where_one_of_the_three_is_lost() -> None:
+    assert merit(1.0, 1.0, 0.0) == 1
+    assert merit(0.9, 0.0, 0.0) == 0
+    assert merit(0.9, 1.0, 1.0) == 0
+    assert merit(0.64, None, None) == pytest.approx(0.64)
+    assert merit(None, 1.0, 0.0) is None
+
+
+def test_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    scores = RunScores("judge", (StepScores(0, 0.0, 1.0, 0.0, {"DIV": 0.9}), *OVERFITTING), {"judge": 0.96}, "a note")
+    write_scores(run, scores)
+    assert read_scores(run) == scores
+    assert chart.write_chart(scores, scores.recommended(), records.chart_path(run))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"examiner": 1, "steps": [{"step": "x"}], "ceiling": {}}', '{"steps": 3}'])
+def test_damaged_scores_are_none(tmp_path: Path, text: str) -> None:
+    run = RunFolder(tmp_path)
+    run.records.mkdir()
+    records.scores_path(run).write_text(text)
+    assert read_scores(run) is None
