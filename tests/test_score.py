@@ -1,0 +1,88 @@
+"""A run on disk is scored, and its folder then says which step to take."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreambooth import probes, score
+from dreambooth.cli import main
+from dreambooth.config import Concept, TrainingConfig
+from dreambooth.errors import RunFolderError
+from dreambooth.models.base import starter_folder
+from dreambooth.runs import train
+from dreambooth.score import score_run, told
+from dreambooth.scoring.encoders import judge_examiner
+from dreambooth.scoring.judge import load_judge
+from dreambooth.scoring.records import chart_path, read_scores, scores_path
+from dreambooth.workspace import RunFolder
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Return a run of two saved steps."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("scored")
+    (folder / "photos").mkdir()
+    for number in range(3):
+        Image.linear_gradient("L").resize((48, 48)).rotate(90 * number).save(folder / "photos" / f"{number}.png")
+    config = TrainingConfig(
+        pretrained_model_name_or_path=str(tiny_base_folder), output_dir=str(folder / "run"),
+        concepts=(Concept("photo of zwx dog", str(folder / "photos"), "photo of dog"),), resolution=32, seed=3,
+        train_batch_size=1, max_train_steps=2, save_interval=1, save_infer_steps=2, num_crop_variants=1,
+        learning_rate=1e-3,
+    )  # fmt: skip
+    train(config)
+    return RunFolder(folder / "run")
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the starter's judge look at the tiny base's pictures: its figures mean nothing there, but they are some."""
+    examiner = judge_examiner(load_judge(starter_folder()))
+    monkeypatch.setattr(score, "examiner_of", lambda *wanted, **options: examiner)
+
+
+def test_without_encoders_only_pixels_are_told_and_it_is_said_plainly(trained: RunFolder) -> None:
+    scores = score_run(trained.path, num_probes=2)
+    assert [one.step for one in scores.steps] == [0, 1, 2]
+    assert scores.recommended() is None
+    assert scores.note == probes.WITHOUT_ENCODERS
+    assert told(scores, trained)[-1].startswith("No step can be recommended")
+    assert scores.steps[0].measures["changed"] == 0
+    assert scores.steps[2].measures["changed"] > 0
+    assert not chart_path(trained).exists()
+
+
+@pytest.mark.usefixtures("judged")
+def test_a_scored_run_says_which_step_to_take(trained: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", str(trained.path), "--offline"]) == 0
+    printed = capsys.readouterr().out
+    values = json.loads(scores_path(trained).read_text())
+    assert values["examiner"] == "the starter's judge"
+    assert values["recommended_step"] in (1, 2)
+    assert values["why"] in printed
+    assert chart_path(trained).exists()
+    assert set(values["ceiling"]) == {"judge"}
+    assert sorted(entry.name for entry in trained.path.iterdir() if entry.name.isdecimal()) == ["1", "2"]
+
+
+@pytest.mark.usefixtures("judged")
+def test_pictures_and_figures_that_are_there_are_not_made_again(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = score_run(trained.path)
+
+    def refuse(*given: Any, **named: Any) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(probes, "generate_images", refuse)
+    monkeypatch.setattr(probes, "step_scores", refuse)
+    assert score_run(trained.path) == first == read_scores(trained)
+
+
+def test_a_folder_without_steps_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="no saved step"):
+        score_run(tmp_path)
