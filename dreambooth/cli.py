@@ -1,7 +1,7 @@
 """The command line: one face of the engine, the page being the other.
 
 Flags come from the settings' own descriptions. What is not given is left to the base's card, the preset, and last the
-seed script's default (`config.resolve`).
+seed script's default (`presets.resolve`).
 """
 
 import argparse
@@ -15,20 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import file_commands, quality_commands
-from dreambooth.config import (
-    PRESETS,
-    Concept,
-    FieldInfo,
-    GenerationConfig,
-    TrainingConfig,
-    describe,
-    load_concepts_list,
-    load_config,
-    resolve,
-)
+from dreambooth.config import Concept, GenerationConfig, TrainingConfig, load_concepts_list, load_config
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem, hide_in_tracebacks
 from dreambooth.events import Controls, Event, PhaseProgress, StepLoss
+from dreambooth.fields import FieldInfo, describe
 from dreambooth.limits import is_folder
+from dreambooth.presets import PRESETS, resolve
 from dreambooth.settings import load_settings
 from dreambooth.storage import CHOICES as CLEANABLE
 from dreambooth.workspace import Workspace

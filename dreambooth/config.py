@@ -6,15 +6,13 @@ the well-known `train_dreambooth.py` where it has them, since its words are the 
 
 import dataclasses
 import json
-import math
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.fields import describe, others, out_of_range, setting, typed, unknown_fields
 from dreambooth.limits import is_folder, plain_name_problem, run_path_problem, shortly, text_problems
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -22,84 +20,11 @@ SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 Kind = Literal["person", "pet", "object", "style"]
 Precision = Literal["no", "fp16", "bf16"]
 SavePrecision = Literal["fp16", "fp32", "bf16"]
+WeightPrecision = Literal["fp32", "bf16"]
 Attention = Literal["sdpa", "xformers"]
 Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
 Sampler = Literal["DDIM", "DPM++ 2M", "DPM++ 2M Karras", "Euler", "Euler a"]
-SAMPLERS: tuple[Sampler, ...] = typing.get_args(Sampler)
-Group = Literal["model", "photos", "prior", "training", "optimizer", "memory", "samples", "saving"]
-
-
-def setting(
-    default: Any,
-    sentence: str,
-    group: Group,
-    *,
-    unit: str = "",
-    low: float | None = None,
-    high: float | None = None,
-) -> Any:
-    """Declare a field with what a person needs to know about it; `low` and `high` are inclusive."""
-    return dataclasses.field(
-        default=default, metadata={"sentence": sentence, "group": group, "unit": unit, "low": low, "high": high}
-    )
-
-
-@dataclass(frozen=True)
-class FieldInfo:
-    """A field as the form, the command line and the README show it."""
-
-    name: str
-    type: type
-    optional: bool
-    choices: tuple[str, ...]
-    default: Any
-    sentence: str
-    group: Group
-    unit: str
-    low: float | None
-    high: float | None
-
-    @property
-    def range_text(self) -> str:
-        """Return the allowed values in words, such as `1 to 64 pictures`."""
-        if self.choices:
-            return ", ".join(self.choices)
-        low, high = (None if bound is None else _plain(bound) for bound in (self.low, self.high))
-        bounds = {
-            (True, True): f"{low} to {high}",
-            (True, False): f"at least {low}",
-            (False, True): f"at most {high}",
-        }.get((low is not None, high is not None), "")
-        return f"{bounds} {self.unit}".strip()
-
-
-def _plain(number: float) -> str:
-    return str(int(number)) if number == int(number) else f"{number:g}"
-
-
-def describe(config_type: type) -> list[FieldInfo]:
-    """Return the fields of a settings class that carry a sentence, in the order of their declaration."""
-    hints = typing.get_type_hints(config_type)
-    described = []
-    for field in dataclasses.fields(config_type):
-        if "sentence" not in field.metadata:
-            continue
-        kind, optional, choices = _unpacked(hints[field.name])
-        described.append(
-            FieldInfo(
-                name=field.name, type=kind, optional=optional, choices=choices, default=field.default, **field.metadata
-            )
-        )
-    return described
-
-
-def _unpacked(hint: Any) -> tuple[type, bool, tuple[str, ...]]:
-    optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    if optional:
-        hint = next(option for option in typing.get_args(hint) if option is not type(None))
-    if typing.get_origin(hint) is Literal:
-        return str, optional, typing.get_args(hint)
-    return hint, optional, ()
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
 
 @dataclass(frozen=True)
@@ -207,10 +132,28 @@ class TrainingConfig:
     max_grad_norm: float = setting(
         1.0, "Gradients are scaled down to this global norm; 0 leaves them as they are.", "optimizer", low=0, high=1e6
     )
+    max_tensor_grad_norm: float | None = setting(
+        None, "Each weight tensor's gradient is scaled down to this norm of its own; with update_in_backward.",
+        "optimizer", low=0, high=1e6,
+    )  # fmt: skip
     use_ema: bool = setting(False, "Save a moving average of the weights instead of the last ones.", "optimizer")
     ema_decay: float = setting(0.999, "How slowly the moving average follows.", "optimizer", low=0.5, high=0.99999)
 
     mixed_precision: Precision = setting("no", "Arithmetic of the step, over weights kept in fp32.", "memory")
+    weight_precision: WeightPrecision = setting(
+        "fp32", "Number format of the weights that learn; bf16 halves them and rounds each update at random.", "memory"
+    )
+    update_in_backward: bool = setting(
+        False, "Update each weight as soon as its gradient is there, and free that: gigabytes less, no accumulation.",
+        "memory",
+    )  # fmt: skip
+    capture_step: bool = setting(
+        False, "Record the step once as a CUDA graph and replay it: faster on fast cards, for some more memory.",
+        "memory",
+    )  # fmt: skip
+    compile_unet: bool = setting(
+        False, "Compile the UNet with torch.compile: minutes at the start, then faster on fast cards.", "memory"
+    )
     gradient_checkpointing: bool = setting(
         False, "Recompute activations in the backward pass: less memory, more time.", "memory"
     )
@@ -262,7 +205,7 @@ class TrainingConfig:
         """Read settings written by `to_json`; raises ConfigError naming every unknown or mistyped field."""
         if not isinstance(values, Mapping):
             raise ConfigError([FieldProblem("settings", "must be a JSON object.")])
-        problems = _unknown_fields(cls, values)
+        problems = unknown_fields(cls, values)
         concepts: tuple[Concept, ...] = ()
         try:
             concepts = read_concepts(values.get("concepts", []))
@@ -273,7 +216,7 @@ class TrainingConfig:
         for name, value in values.items():
             if name in infos:
                 try:
-                    parsed[name] = _typed(infos[name], value)
+                    parsed[name] = typed(infos[name], value)
                 except ValueError as error:
                     problems.append(FieldProblem(name, str(error)))
         if problems:
@@ -282,8 +225,8 @@ class TrainingConfig:
 
     def checked(self) -> Self:
         """Return these settings, or raise one ConfigError with all that is wrong with them."""
-        problems = _out_of_range(self)
-        problems += _others(problems, _cross_checks(self))
+        problems = out_of_range(self)
+        problems += others(problems, _cross_checks(self))
         if problems:
             raise ConfigError(problems)
         return self
@@ -314,48 +257,13 @@ class GenerationConfig:
 
     def checked(self) -> Self:
         """Return this request, or raise one ConfigError with all that is wrong with it."""
-        problems = _out_of_range(self)
-        problems += _others(problems, _sizes_off_grid(self, ("height", "width")))
+        problems = out_of_range(self)
+        problems += others(problems, _sizes_off_grid(self, ("height", "width")))
         if not problems and not self.prompt.strip():
             problems = [FieldProblem("prompt", "is empty: write what the pictures should show.")]
         if problems:
             raise ConfigError(problems)
         return self
-
-
-# Presets -------------------------------------------------------------------------------------------------------------
-
-# The seed notebook's launch cell. Two differences: prompts are padded, because pictures are generated from padded
-# ones, and a model is saved every 200 steps, because the last step is seldom the best.
-NOTEBOOK_RECIPE: dict[str, Any] = {
-    "train_text_encoder": True,
-    "with_prior_preservation": True,
-    "prior_loss_weight": 1.0,
-    "num_class_images": 50,
-    "learning_rate": 1e-6,
-    "lr_scheduler": "constant",
-    "lr_warmup_steps": 0,
-    "max_train_steps": 800,
-    "resolution": 512,
-    "train_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "seed": 1337,
-    "save_interval": 200,
-    "pad_tokens": True,
-}
-UNET_ONLY_LEARNING_RATE = 2e-6
-
-MEMORY_CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "minimum": {"mixed_precision": "fp16", "use_8bit_adam": True, "gradient_checkpointing": True},
-    "recommended": {"mixed_precision": "fp16", "use_8bit_adam": True},
-    "high_speed": {"mixed_precision": "fp16", "use_8bit_adam": True, "train_batch_size": 2},
-    "full_precision": {"mixed_precision": "no", "gradient_checkpointing": True},
-}
-PRESETS = tuple(MEMORY_CONFIGURATIONS)
-
-STEP_RANGES: dict[Kind, tuple[int, int]] = {
-    "person": (800, 1200), "pet": (800, 800), "object": (400, 600), "style": (400, 600),
-}  # fmt: skip
 
 
 def load_config(path: Path) -> TrainingConfig:
@@ -365,35 +273,6 @@ def load_config(path: Path) -> TrainingConfig:
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError([FieldProblem("config", f"{path} cannot be read: {error}."[:300])]) from None
     return TrainingConfig.from_json(values)
-
-
-def preset(name: str) -> dict[str, Any]:
-    """Return the notebook's recipe under one of its memory configurations."""
-    if name not in MEMORY_CONFIGURATIONS:
-        raise ConfigError([FieldProblem("preset", f"{name!r} is not one of {', '.join(PRESETS)}.")])
-    return NOTEBOOK_RECIPE | MEMORY_CONFIGURATIONS[name]
-
-
-def recommended_num_steps(kind: Kind, num_photos: int) -> int:
-    """Return the step count for SD 1.5: the low end of the kind's range at 3 photos, the high end from 8 on."""
-    low, high = STEP_RANGES[kind]
-    share = min(max((num_photos - 3) / 5, 0), 1)
-    return round((low + share * (high - low)) / 50) * 50
-
-
-def resolve(
-    explicit: Mapping[str, Any], card_recipe: Mapping[str, Any] | None = None, preset_name: str | None = None
-) -> TrainingConfig:
-    """Merge by authority: what was asked for, then the base's card, then the preset, then the seed script's default."""
-    values = (preset(preset_name) if preset_name else {}) | dict(card_recipe or {}) | dict(explicit)
-    recipe_rate = preset_name and "learning_rate" not in {**(card_recipe or {}), **explicit}
-    if recipe_rate and not values["train_text_encoder"]:
-        values["learning_rate"] = UNET_ONLY_LEARNING_RATE
-    if preset_name and not values.get("save_sample_prompt"):
-        values["save_sample_prompt"] = "\n".join(concept.instance_prompt for concept in values.get("concepts", ()))
-    if not values.get("train_text_encoder") and "text_encoder_lr" not in explicit:
-        values.pop("text_encoder_lr", None)
-    return TrainingConfig(**values)
 
 
 # Concepts ------------------------------------------------------------------------------------------------------------
@@ -446,57 +325,6 @@ def dump_concepts_list(concepts: Iterable[Concept]) -> str:
 # Checks --------------------------------------------------------------------------------------------------------------
 
 
-def _unknown_fields(config_type: type, values: Mapping[str, Any]) -> list[FieldProblem]:
-    known = {field.name for field in dataclasses.fields(config_type)}
-    return [
-        FieldProblem(shortly(name).strip("'"), "is no setting of this version.") for name in values if name not in known
-    ]
-
-
-def _typed(info: FieldInfo, value: Any) -> Any:
-    """Return the value as the field's type, or raise ValueError saying what it should be."""
-    if value is None and info.optional:
-        return None
-    if info.type is bool and isinstance(value, bool):
-        return value
-    if info.type is str and isinstance(value, str):
-        return value
-    if info.type in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
-        if isinstance(value, int) and abs(value) > 2**64:  # beyond what a float holds, or what can be printed
-            raise ValueError(f"is far too large or too small: it must be {info.range_text or 'a usual number'}.")
-        if info.type is float:
-            return float(value)
-        if math.isfinite(value) and value == int(value):
-            return int(value)
-    wanted = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[info.type]
-    raise ValueError(f"is {shortly(value)}: it must be {wanted}.")
-
-
-def _out_of_range(config: TrainingConfig | GenerationConfig) -> list[FieldProblem]:
-    problems = []
-    for info in describe(type(config)):
-        value = getattr(config, info.name)
-        try:
-            value = _typed(info, value)
-        except ValueError as error:
-            problems.append(FieldProblem(info.name, str(error)))
-            continue
-        if value is None:
-            continue
-        if info.choices and value not in info.choices:
-            problems.append(FieldProblem(info.name, f"is {shortly(value)}: it must be one of {info.range_text}."))
-        elif isinstance(value, str):
-            problems += text_problems(info.name, value, is_name=info.group in ("model", "saving"))
-        elif not isinstance(value, bool) and not _within(value, info):
-            problems.append(FieldProblem(info.name, f"is {float(value):g}: it must be {info.range_text}."))
-    return problems
-
-
-def _others(told: list[FieldProblem], found: list[FieldProblem]) -> list[FieldProblem]:
-    """Return what was found wrong with fields of which nothing was told yet."""
-    return [problem for problem in found if problem.field not in {known.field for known in told}]
-
-
 def _sizes_off_grid(config: TrainingConfig | GenerationConfig, names: Iterable[str]) -> list[FieldProblem]:
     sizes = {name: getattr(config, name) for name in names}
     return [
@@ -504,12 +332,6 @@ def _sizes_off_grid(config: TrainingConfig | GenerationConfig, names: Iterable[s
         for name, size in sizes.items()
         if isinstance(size, int) and size % 8
     ]
-
-
-def _within(value: float, info: FieldInfo) -> bool:
-    low = -math.inf if info.low is None else info.low
-    high = math.inf if info.high is None else info.high
-    return math.isfinite(value) and low <= value <= high
 
 
 def _concept_problems(concept: Concept) -> list[FieldProblem]:
@@ -540,10 +362,45 @@ def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
             message = f"is missing for {shortly(concept.instance_prompt)}: prior preservation needs it."
             problems.append(FieldProblem("class_prompt", message))
     problems += _sizes_off_grid(config, ("resolution",))
+    problems += _update_problems(config)
     if not config.train_text_encoder:
         problems += [
             FieldProblem(name, "only has a meaning with train_text_encoder.")
             for name in ("text_encoder_lr", "text_encoder_stop_step")
             if getattr(config, name) is not None
         ]
+    return problems
+
+
+def _update_problems(config: TrainingConfig) -> list[FieldProblem]:
+    """Return what excludes itself in how the weights are updated."""
+    problems = []
+    if config.update_in_backward:
+        excluded = {
+            "gradient_accumulation_steps": (config.gradient_accumulation_steps != 1, "be 1"),
+            "max_grad_norm": (config.max_grad_norm != 0, "be 0 (max_tensor_grad_norm clips each tensor by itself)"),
+            "mixed_precision": (config.mixed_precision == "fp16", "be bf16 or no, which need no loss scale"),
+            "capture_step": (config.capture_step, "be off"),
+        }
+        reason = "update_in_backward sees one gradient at a time"
+        problems += [
+            FieldProblem(name, f"must {wanted}: {reason}.") for name, (wrong, wanted) in excluded.items() if wrong
+        ]
+    elif config.max_tensor_grad_norm is not None:
+        problems.append(FieldProblem("max_tensor_grad_norm", "only has a meaning with update_in_backward."))
+    if config.weight_precision == "bf16":
+        needed = {
+            "update_in_backward": (not config.update_in_backward, "must be on: only it rounds updates at random."),
+            "mixed_precision": (config.mixed_precision != "bf16", "must be bf16, as the weights are."),
+            "use_ema": (config.use_ema, "must be off: an average moves by less than bf16 can hold."),
+        }
+        problems += [
+            FieldProblem(name, f"{wanted[:-1]} (weight_precision is bf16).")
+            for name, (wrong, wanted) in needed.items()
+            if wrong
+        ]
+    if config.capture_step and (config.gradient_accumulation_steps != 1 or config.gradient_checkpointing):
+        problems.append(
+            FieldProblem("capture_step", "goes without gradient_checkpointing and gradient_accumulation_steps.")
+        )
     return problems

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth.config import TrainingConfig, describe
+from dreambooth.config import TrainingConfig
 from dreambooth.eta import num_saves_left
 from dreambooth.events import Event, ModelSaved, PhaseProgress, SamplesMade, StatusChanged, StepLoss, read_events
+from dreambooth.fields import describe
 from dreambooth.hardware import device_name
 from dreambooth.workspace import RunFolder, Workspace, write_json
 

@@ -11,7 +11,17 @@ if TYPE_CHECKING:
     import torch
 
 Stream = Literal[
-    "noise", "timesteps", "posterior", "crops", "order", "class_images", "samples", "generation", "probes", "starter"
+    "noise",
+    "timesteps",
+    "posterior",
+    "crops",
+    "order",
+    "class_images",
+    "samples",
+    "generation",
+    "probes",
+    "starter",
+    "rounding",
 ]
 
 

@@ -4,7 +4,8 @@ import json
 import shlex
 from typing import Any
 
-from dreambooth.config import TrainingConfig, describe
+from dreambooth.config import TrainingConfig
+from dreambooth.fields import describe
 from dreambooth.models.base import read_card
 
 PROGRAM = "python -m dreambooth train"

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from dreambooth import config as settings
-from dreambooth.config import Concept, GenerationConfig, TrainingConfig, describe, resolve
+from dreambooth import presets
+from dreambooth.config import Concept, GenerationConfig, TrainingConfig
 from dreambooth.errors import ConfigError
+from dreambooth.fields import describe
+from dreambooth.presets import resolve
 
 
 def problems_of(error: ConfigError) -> dict[str, str]:
@@ -124,7 +127,7 @@ def test_the_notebooks_recipe_and_its_memory_configurations() -> None:
     ],
 )
 def test_steps_follow_from_kind_and_photos(kind: settings.Kind, num_photos: int, num_steps: int) -> None:
-    assert settings.recommended_num_steps(kind, num_photos) == num_steps
+    assert presets.recommended_num_steps(kind, num_photos) == num_steps
 
 
 def test_concepts_list_as_the_seed_writes_it(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "xf
 FLOORS: list[dict[str, str]] = [
     {"errors": "", "events": "", "rng": "", "formats": "ldm open_clip original safetensors_file"},
     {"limits": ""},
+    {"fields": ""},
     {"config": "", "settings": ""},
-    {"recipes": "", "prompts": ""},
+    {"recipes": "", "prompts": "", "presets": ""},
     {"workspace": "", "hardware": "", "eta": ""},
     {"pace": "", "drive": "", "runlog": "", "doctor": "", "samples": "", "sample_grid": ""},
     {"storage": ""},
@@ -37,7 +38,10 @@ FLOORS: list[dict[str, str]] = [
     {"verify": ""},
     {"data": "photos archives dataset class_images"},
     {"probes": ""},
-    {"training": "objective optimizer captions batches checkpoint disk preparation trainer"},
+    {
+        "training": "objective optimizer updates captions batches materials checkpoint capture keeping disk "
+        "preparation trainer"
+    },
     {"starter": "things places scenes subjects tokens loop judging build"},
     {"runs": ""},
     {"score": ""},

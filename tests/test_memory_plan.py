@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config import PRESETS, TrainingConfig, resolve
+from dreambooth.config import TrainingConfig
 from dreambooth.hardware import GIB, Device
 from dreambooth.memory_plan import fastest_plan, memory_need
 from dreambooth.models.shape import SD15_SHAPE, TOKENS, read_shape, text_units, unet_units
+from dreambooth.presets import PRESETS, resolve
 
 
 def test_the_weights_are_counted_as_they_are(tiny_base_folder: Path) -> None:
@@ -81,7 +82,7 @@ def kept_bytes(model: Any, forward: Any) -> int:
 
 def test_planning_takes_milliseconds_and_no_torch() -> None:
     code = (
-        "import sys; from dreambooth.memory_plan import memory_need; from dreambooth.config import resolve\n"
+        "import sys; from dreambooth.memory_plan import memory_need; from dreambooth.presets import resolve\n"
         "from dreambooth.models.shape import SD15_SHAPE\n"
         "print(memory_need(resolve({}, None, 'minimum'), SD15_SHAPE, 'cuda').peak_bytes, 'torch' in sys.modules)"
     )

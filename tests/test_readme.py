@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from dreambooth.cli import build_parser, training_config
-from dreambooth.config import PRESETS, TrainingConfig, describe, load_concepts_list, preset
+from dreambooth.config import TrainingConfig, load_concepts_list
+from dreambooth.fields import describe
+from dreambooth.presets import PRESETS, preset
 from tests.tiny import tiny_base
 
 ROOT = Path(__file__).resolve().parent.parent

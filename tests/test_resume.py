@@ -128,6 +128,7 @@ CASES = [
     pytest.param(3, {"train_text_encoder": True, "text_encoder_stop_step": 6}, id="text encoder stops after"),
     pytest.param(5, {"train_text_encoder": True, "text_encoder_stop_step": 4}, id="text encoder stops at the state"),
     pytest.param(5, {"use_ema": True}, id="moving average"),
+    pytest.param(5, {"update_in_backward": True, "max_grad_norm": 0.0}, id="updates inside backward"),
     pytest.param(5, {"use_8bit_adam": True}, id="8-bit AdamW"),
     pytest.param(5, {"lr_scheduler": "cosine", "lr_warmup_steps": 3}, id="cosine schedule"),
     pytest.param(5, {"not_cache_latents": True}, id="latents not cached"),
@@ -142,8 +143,11 @@ CASES = [
 def test_a_killed_run_in_bf16_resumes_bit_for_bit(
     config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R4: under autocast too."""
-    compare_killed_with_whole(config(mixed_precision="bf16"), tmp_path, monkeypatch, step=5)
+    """R4: under autocast too, and with weights that are rounded at random."""
+    compare_killed_with_whole(config(mixed_precision="bf16"), tmp_path / "masters", monkeypatch, step=5)
+    monkeypatch.undo()
+    lean = {"weight_precision": "bf16", "update_in_backward": True, "max_grad_norm": 0.0, "use_8bit_adam": True}
+    compare_killed_with_whole(config(mixed_precision="bf16", **lean), tmp_path / "rounded", monkeypatch, step=5)
 
 
 @pytest.mark.parametrize(("step", "changes"), CASES)
@@ -424,18 +428,22 @@ def test_a_full_disk_pauses_the_run_which_resumes_exactly(
 
     settings = config(max_train_steps=6, checkpoints_total_limit=1)
     whole = train(dataclasses.replace(settings, output_dir=str(tmp_path / "whole")))
-    original = safetensors.torch.save_file
     for number in range(1, 9):
         calls = itertools.count(1)
 
-        def save_file(*arguments: Any, calls: Any = calls, number: int = number, **options: Any) -> None:
-            original(*arguments, **options)
-            if next(calls) == number:
-                raise OSError(errno.ENOSPC, "No space left on device")
+        def filling(write: Callable[..., Any], calls: Any = calls, number: int = number) -> Callable[..., Any]:
+            def written(*arguments: Any, **options: Any) -> Any:
+                result = write(*arguments, **options)
+                if next(calls) == number:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return result
+
+            return written
 
         folder = tmp_path / f"full {number}"
         with monkeypatch.context() as patch:
-            patch.setattr(safetensors.torch, "save_file", save_file)
+            patch.setattr(safetensors.torch, "save_file", filling(safetensors.torch.save_file))
+            patch.setattr(checkpoint, "write_safetensors", filling(checkpoint.write_safetensors))
             with pytest.raises(DreamBoothError, match="disk is full"):
                 train(dataclasses.replace(settings, output_dir=str(folder)))
         run = RunFolder(folder)
@@ -449,18 +457,16 @@ def test_a_full_disk_costs_the_older_state_before_it_pauses_the_run(
     config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R6: with two states, one makes room for what is written; the run then goes on."""
-    import safetensors.torch
-
-    original, failures = safetensors.torch.save_file, []
+    original, failures = checkpoint.write_safetensors, []
     folder = tmp_path / "run"
 
-    def save_file(*arguments: Any, **options: Any) -> None:
+    def write_safetensors(*arguments: Any, **options: Any) -> Any:
         if len(RunFolder(folder).checkpoint_steps()) > 1:
             failures.append(sorted(RunFolder(folder).checkpoint_steps()))
             raise OSError(errno.ENOSPC, "No space left on device")
-        original(*arguments, **options)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(safetensors.torch, "save_file", save_file)
+    monkeypatch.setattr(checkpoint, "write_safetensors", write_safetensors)
     settings = config(max_train_steps=4, checkpointing_steps=1, checkpoints_total_limit=2, output_dir=str(folder))
     events: list[Event] = []
     assert train(settings, on_event=events.append).name == "4"
@@ -562,15 +568,15 @@ def test_a_run_whose_weights_do_not_move_is_stopped_and_told(
 ) -> None:
     """R12: 25 updates that change no bit of any bias or norm."""
     part = Part(config(learning_rate=1e-9, adam_weight_decay=0.0), tmp_path)
-    monkey = Trainer._update
+    step = Trainer._step
 
-    def standing(self: Trainer, step: int, losses: Any) -> float:
+    def standing(self: Trainer, *arguments: Any) -> Any:
         for group in self._optimizer.param_groups:
             group["lr"] = 0.0
-        return monkey(self, step, losses)
+        return step(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_update", standing)
+        patch.setattr(Trainer, "_step", standing)
         with pytest.raises(TrainingError, match="have not moved in 8 steps"):
             part.train()
 

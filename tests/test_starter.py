@@ -81,7 +81,7 @@ def test_the_card_names_a_toy_and_a_valid_recipe() -> None:
 
 def test_its_recipe_trains_on_captions_as_long_as_generation_makes_them(starter: Any) -> None:
     """Trained on captions of their own length, it knew its subject there and seldom showed it when asked."""
-    from dreambooth.config import resolve
+    from dreambooth.presets import resolve
     from dreambooth.training.captions import tokenize
 
     config = resolve({}, read_card("starter").recipe, "recommended")

@@ -459,7 +459,7 @@ def test_a_run_killed_at_the_last_removal_resumes_to_the_same_files(
         return remove_weights(of, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr("dreambooth.training.trainer.remove_weights", dying)
+        patch.setattr("dreambooth.training.keeping.remove_weights", dying)
         with pytest.raises(Killed):
             train(dataclasses.replace(config, output_dir=str(run.path)))
     assert run.steps() == [3, 4, 5] if moment == "before" else [4, 5]
@@ -531,7 +531,7 @@ def test_weights_that_cannot_be_removed_do_not_end_a_run(
     def refused(run: RunFolder, step: int) -> int:
         raise RunFolderError("It cannot be deleted.", "Permission denied.", "")
 
-    monkeypatch.setattr("dreambooth.training.trainer.remove_weights", refused)
+    monkeypatch.setattr("dreambooth.training.keeping.remove_weights", refused)
     events: list[Event] = []
     run = RunFolder(train(config, on_event=events.append).parent)
     assert run.steps() == [1, 2, 3, 4, 5]

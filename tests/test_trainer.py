@@ -15,8 +15,10 @@ from dreambooth.events import Controls, Event, ModelSaved, Notice, PhaseProgress
 from dreambooth.models.base import load_base
 from dreambooth.models.manager import ModelManager
 from dreambooth.training import objective
+from dreambooth.training.materials import Materials
 from dreambooth.training.preparation import prepare
-from dreambooth.training.trainer import Materials, Trainer
+from dreambooth.training.trainer import Trainer
+from dreambooth.training.updates import GatheredUpdates
 from dreambooth.workspace import RunFolder, Workspace
 
 Make = Callable[..., "Run"]
@@ -183,16 +185,16 @@ def test_the_schedule_counts_updates(make: Make) -> None:
     assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
 
 
-def test_clipping_bounds_the_update(make: Make) -> None:
-    from dreambooth.training.optimizer import clip_gradients
-
-    parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))]
-    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
-    clip_gradients(parameters, 0)
-    assert parameters[1].grad.item() == 4.0
-    clip_gradients(parameters, 1.0)
-    assert parameters[0].grad.tolist() == pytest.approx([0.6, 0.0], abs=1e-5)
-    assert parameters[1].grad.item() == pytest.approx(0.8, abs=1e-5)
+def test_clipping_bounds_the_update() -> None:
+    for max_norm, expected in ((0.0, [3.0, 4.0]), (1.0, [0.6, 0.8])):
+        parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+        optimizer = torch.optim.SGD(parameters, lr=1.0)
+        config = TrainingConfig(max_grad_norm=max_norm)
+        updates = GatheredUpdates(config, optimizer, torch.amp.GradScaler("cpu", enabled=False), 1)
+        total = 3 * parameters[0].sum() + 4 * parameters[1].sum()
+        updates.backward(total, 0)
+        assert bool(updates.apply(total.detach()))
+        assert [-parameter.item() for parameter in parameters] == pytest.approx(expected, abs=1e-5)
 
 
 def test_eight_bit_adamw_steps(make: Make) -> None:

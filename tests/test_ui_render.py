@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config import TrainingConfig, describe
+from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.events import StatusChanged, StepLoss
+from dreambooth.fields import describe
 from dreambooth.jobs import RunView
 from ui import render
 

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dreambooth import events as events_module
-from dreambooth.config import TrainingConfig, describe, load_concepts_list, load_config, read_concepts
+from dreambooth.config import TrainingConfig, load_concepts_list, load_config, read_concepts
 from dreambooth.errors import BaseModelError, DreamBoothError
 from dreambooth.events import Event, ModelSaved, Notice, PhaseProgress, SamplesMade, StepLoss, losses_of, read_events
+from dreambooth.fields import describe
 from dreambooth.models.base import read_card
 from dreambooth.runlog import RunState, as_text, read_state
 from dreambooth.workspace import RunFolder

@@ -17,7 +17,8 @@ import pytest
 from gradio_client import Client, handle_file
 
 import dreambooth
-from dreambooth.config import GenerationConfig, TrainingConfig, describe
+from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.fields import describe
 from dreambooth.samples import sample_folder
 from tests.open_page import OpenPage, open_page
 from tests.raw_events import RawEvents

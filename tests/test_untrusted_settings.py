@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from dreambooth.cli import main
-from dreambooth.config import Concept, FieldInfo, GenerationConfig, TrainingConfig, describe
+from dreambooth.config import Concept, GenerationConfig, TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError
+from dreambooth.fields import FieldInfo, describe
 from dreambooth.settings import Secret
 from dreambooth.workspace import Workspace
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.config import FieldInfo, TrainingConfig, describe
+from dreambooth.config import TrainingConfig
+from dreambooth.fields import FieldInfo, describe
 from ui.render import field_label, field_note
 
 MAIN_FIELDS = (

@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.config import GenerationConfig, describe
+from dreambooth.config import GenerationConfig
+from dreambooth.fields import describe
 from dreambooth.models.base import STARTER, read_card
 from dreambooth.workspace import RunFolder
 from ui.boundary import Services, shown

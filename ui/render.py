@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from dreambooth.config import FieldInfo
 from dreambooth.errors import ConfigError, DreamBoothError
 from dreambooth.events import FINAL_STATUSES, Status, StepLoss
+from dreambooth.fields import FieldInfo
 from dreambooth.jobs import RunView, in_words
 
 MAX_PLOT_POINTS = 1000

@@ -7,10 +7,11 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from dreambooth.config import PRESETS, Concept, TrainingConfig, recommended_num_steps, resolve
+from dreambooth.config import Concept, TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.jobs import RunView
 from dreambooth.models.base import STARTER, read_card
+from dreambooth.presets import PRESETS, recommended_num_steps, resolve
 from ui.boundary import Services, shown
 from ui.fields import (
     GROUP_TITLES,

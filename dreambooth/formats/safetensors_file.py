@@ -50,11 +50,11 @@ def write_safetensors(
     with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as ahead:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
-        due = ahead.submit(weights[order[0]].to, dtypes[order[0]]) if order else None
+        due = ahead.submit(weights[order[0]].to, "cpu", dtypes[order[0]]) if order else None
         for name, following in zip(order, [*order[1:], None], strict=True):
             assert due is not None
             tensor = due.result()
-            due = None if following is None else ahead.submit(weights[following].to, dtypes[following])
+            due = None if following is None else ahead.submit(weights[following].to, "cpu", dtypes[following])
             data = as_bytes(tensor)
             for start in range(0, len(data), WRITE_BYTES):
                 file.write(data[start : start + WRITE_BYTES])

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config import SD15, TrainingConfig, describe
+from dreambooth.config import SD15, TrainingConfig
 from dreambooth.errors import BaseModelError, ConfigError, quoted
+from dreambooth.fields import describe
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
 from dreambooth.models.download import downloaded_base
 from dreambooth.models.original_file import (

@@ -52,13 +52,22 @@ class CaptionStates:
                 for caption, ids in self._token_ids.items()
             }
 
-    def __call__(self, captions: Sequence[str]) -> "Tensor":
-        """Return the hidden states of these captions, with a graph while the text encoder is trained."""
+    def inputs(self, captions: Sequence[str]) -> "Tensor":
+        """Return what `states` wants for these captions: token ids, or while frozen the remembered states."""
         import torch
 
         if self._frozen is not None:
             return torch.stack([self._frozen[caption] for caption in captions])
         device = next(self._text_encoder.parameters()).device
-        ids = torch.stack([self._token_ids[caption] for caption in captions]).to(device)
-        states: Tensor = self._text_encoder(ids)[0]
+        return torch.stack([self._token_ids[caption] for caption in captions]).to(device)
+
+    def states(self, inputs: "Tensor") -> "Tensor":
+        """Return the hidden states, with a graph while the text encoder is trained."""
+        if inputs.is_floating_point():
+            return inputs
+        states: Tensor = self._text_encoder(inputs)[0]
         return states
+
+    def __call__(self, captions: Sequence[str]) -> "Tensor":
+        """Return the hidden states of these captions."""
+        return self.states(self.inputs(captions))

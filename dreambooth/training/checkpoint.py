@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import TrainingError
+from dreambooth.formats.safetensors_file import write_safetensors
 from dreambooth.workspace import RunFolder, free_bytes, new_folder, remove_folder
 
 if TYPE_CHECKING:
@@ -62,12 +63,10 @@ class Checkpoint:
 
 def write_checkpoint(run: RunFolder, step: int, learner: Learner, surroundings: Surroundings, keep: int | None) -> None:
     """Write the state of a step, then remove all but the newest `keep`: by itself two where there is room, else one."""
-    from safetensors.torch import save_file
-
     with new_folder(run.checkpoints / str(step)) as folder:
         groups, values = _gathered(learner)
         for name, tensors in groups.items():
-            save_file(tensors, folder / f"{name}.safetensors")
+            write_safetensors(folder / f"{name}.safetensors", tensors, {})
         (folder / "values.json").write_text(json.dumps(values), "utf-8")
         files = {
             file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())
@@ -107,8 +106,7 @@ def _gathered(learner: Learner) -> "tuple[dict[str, dict[str, Tensor]], dict[str
     for number, parameter in enumerate(learner.parameters):
         for key, value in learner.optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                # bitsandbytes shares one table among all parameters, and a file may not hold a tensor twice.
-                moments[f"{number}.{key}"] = value.detach().clone()
+                moments[f"{number}.{key}"] = value.detach()
             else:
                 plain[f"{number}.{key}"] = value
     groups["optimizer"] = moments
@@ -116,7 +114,7 @@ def _gathered(learner: Learner) -> "tuple[dict[str, dict[str, Tensor]], dict[str
     if learner.ema is not None:
         groups["ema"] = {str(number): shadow for number, shadow in enumerate(learner.ema.shadow_params)}
         values["ema"] = {"optimization_step": learner.ema.optimization_step}
-    return {name: {key: value.contiguous() for key, value in group.items()} for name, group in groups.items()}, values
+    return groups, values
 
 
 # Reading -------------------------------------------------------------------------------------------------------------
@@ -192,8 +190,9 @@ def restore(checkpoint: Checkpoint, learner: Learner) -> None:
     for number, state in states.items():
         parameter = learner.parameters[number]
         # torch's AdamW keeps its count on the CPU on purpose: reading it there waits for no GPU.
+        counts_there = any(group.get("fused") or group.get("capturable") for group in learner.optimizer.param_groups)
         learner.optimizer.state[parameter] = {
-            field: value.to(parameter.device) if hasattr(value, "to") and field != "step" else value
+            field: value if field == "step" and not counts_there else _beside(parameter, value)
             for field, value in state.items()
         }
     learner.scaler.load_state_dict(values["scaler"])
@@ -203,6 +202,17 @@ def restore(checkpoint: Checkpoint, learner: Learner) -> None:
             shadows[str(number)].to(shadow.device) for number, shadow in enumerate(learner.ema.shadow_params)
         ]
         learner.ema.optimization_step = values["ema"]["optimization_step"]
+
+
+def _beside(parameter: "nn.Parameter", value: Any) -> Any:
+    """Return a value of the state on its parameter's device, and in its order of numbers where it has its shape."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
 
 
 # What both parts of a run share --------------------------------------------------------------------------------------

@@ -64,7 +64,11 @@ def disk_need_of_counts(config: TrainingConfig, counts: Counts, num_steps: int) 
     """Return what the run will write, from the numbers of weights alone: nothing is loaded for it."""
     headers = HEADER_BYTES * counts.num_tensors
     learning = counts.unet + (counts.text_encoder if config.train_text_encoder else 0)
-    per_weight = 4 + (MOMENT_8BIT_BYTES if config.use_8bit_adam else MOMENT_BYTES) + (4 if config.use_ema else 0)
+    per_weight = (
+        WIDTH[config.weight_precision]
+        + (MOMENT_8BIT_BYTES if config.use_8bit_adam else MOMENT_BYTES)
+        + (4 if config.use_ema else 0)
+    )
     # The last step is saved whether the interval meets it or not, and a stop saves one more.
     first = max(config.save_min_steps, config.save_interval)
     num_saves = 1 + max((num_steps - 1) // config.save_interval - (first - 1) // config.save_interval, 0)

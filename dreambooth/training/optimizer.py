@@ -1,4 +1,4 @@
-"""What updates the weights: AdamW in 32 or 8 bits, and its learning rates."""
+"""What updates the weights: AdamW in 32 or 8 bits, its learning rates, and how an update is rounded."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,7 @@ from dreambooth.config import TrainingConfig
 from dreambooth.hardware import eight_bit_adam_available
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
@@ -22,8 +23,10 @@ def build_optimizer(
 ) -> "Optimizer":
     """Return AdamW over the UNet and, when given, the text encoder at its own rate (Loshchilov & Hutter, 1711.05101).
 
-    Where bitsandbytes does not work, plain AdamW is used instead and `notice` says so.
+    Where bitsandbytes does not work, plain AdamW is used instead and `notice` says so; on CUDA that is fused.
     """
+    import torch
+
     scale = 1
     if config.scale_lr:
         scale = config.gradient_accumulation_steps * config.train_batch_size * num_processes
@@ -39,14 +42,91 @@ def build_optimizer(
     if config.use_8bit_adam:
         reason = eight_bit_adam_available()
         if reason is None:
-            from bitsandbytes.optim import AdamW8bit
-
-            eight_bit: Optimizer = AdamW8bit(groups, **options)
-            return eight_bit
+            return _eight_bit_adamw(groups, options)
         notice(f"8-bit AdamW does not work here ({reason}); using AdamW in 32 bits, which takes more memory.")
-    from torch.optim import AdamW
+    device = next(unet.parameters()).device
+    if device.type == "cuda":
+        options["fused"] = True
+    if config.capture_step:
+        # A graph replays addresses: a rate that changes has to be read from one.
+        options["capturable"] = True
+        groups = [group | {"lr": torch.tensor(group["lr"], device=device)} for group in groups]
+    return torch.optim.AdamW(groups, **options)
 
-    return AdamW(groups, **options)
+
+def _eight_bit_adamw(groups: list[dict[str, Any]], options: dict[str, Any]) -> "Optimizer":
+    from bitsandbytes.optim import AdamW8bit
+
+    class Unhurried(AdamW8bit):  # type: ignore[misc]
+        """AdamW in 8 bits whose step waits for the device not at all; the library's own waits once a tensor."""
+
+        def step(self, closure: None = None) -> None:
+            import torch
+
+            with torch.no_grad():
+                for group_number, group in enumerate(self.param_groups):
+                    for index, parameter in enumerate(group["params"]):
+                        if parameter.grad is not None:
+                            if not self.state[parameter]:
+                                self.init_state(group, parameter, group_number, index)
+                            self.update_step(group, parameter, group_number, index)
+
+    optimizer: Optimizer = Unhurried(groups, **options)
+    return optimizer
+
+
+def update_one(
+    optimizer: Any,
+    group: dict[str, Any],
+    place: tuple[int, int],
+    parameter: "nn.Parameter",
+    weights: "Tensor",
+    gradient: "Tensor",
+) -> None:
+    """Update `weights` (fp32, in place) as the optimizer would update this parameter alone with this gradient.
+
+    `place` is the parameter's group and its index there. The state stays with the parameter, as after a whole step.
+    """
+    state = optimizer.state[parameter]
+    if hasattr(optimizer, "update_step"):  # bitsandbytes
+        weights.grad = gradient
+        optimizer.state[weights] = state
+        try:
+            if not state:
+                optimizer.init_state(group, weights, *place)
+            optimizer.update_step(group, weights, *place)
+        finally:
+            del optimizer.state[weights]
+            weights.grad = None
+        return
+    import torch
+    from torch.optim.adamw import adamw
+
+    if not state:
+        count_device = weights.device if group["fused"] else "cpu"
+        state["step"] = torch.zeros((), dtype=torch.float32, device=count_device)
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weights), torch.zeros_like(weights)
+    beta1, beta2 = group["betas"]
+    adamw(
+        [weights], [gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
+        fused=group["fused"], amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"],
+        weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
+    )  # fmt: skip
+
+
+def stochastically_rounded(values: "Tensor", generator: "torch.Generator") -> "Tensor":
+    """Return fp32 values in bf16, each rounded up or down with a chance that keeps its mean.
+
+    Updates smaller than half a step of bf16 (1/256 of a weight) are lost in rounding to the nearest; so they arrive on
+    average. Zamirai et al. 2020 (Revisiting BFloat16 Training, arXiv 2010.06192, section 3). bf16 is the upper half of
+    fp32's bits: random lower halves are added, and what carries over is kept.
+    """
+    import torch
+
+    bits = values.contiguous().view(torch.int32)
+    noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+    rounded = noise.add_(bits).bitwise_and_(-(1 << 16)).view(torch.float32)
+    return rounded.to(torch.bfloat16).view(values.shape)
 
 
 def build_schedule(config: TrainingConfig, optimizer: "Optimizer", num_steps: int) -> "LRScheduler":
@@ -67,16 +147,11 @@ def trainable(module: "nn.Module") -> "list[nn.Parameter]":
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def clip_gradients(parameters: "Sequence[nn.Parameter]", max_norm: float) -> "Tensor":
-    """Scale all gradients down together to a global L2 norm of at most `max_norm`; 0 leaves them.
-
-    Returns the norm before, a scalar on the parameters' device.
-    """
-    from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+def gradient_norm(parameters: "Sequence[nn.Parameter]") -> "Tensor":
+    """Return the global L2 norm of all gradients, a scalar on the parameters' device."""
+    from torch.nn.utils import get_total_norm
 
     norm: Tensor = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-    if max_norm > 0:
-        clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
 
 

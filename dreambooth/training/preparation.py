@@ -15,7 +15,7 @@ from dreambooth.models.manager import ModelManager, use_attention
 from dreambooth.training.batches import BatchMaker, LatentPool
 from dreambooth.training.captions import CaptionStates, tokenize
 from dreambooth.training.disk import disk_need, refuse_short_disk
-from dreambooth.training.trainer import Materials, Report
+from dreambooth.training.materials import Materials, Report
 from dreambooth.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def prepare(
     caption_states = CaptionStates(base.text_encoder, token_ids, trained=config.train_text_encoder)
     if not config.train_text_encoder:
         manager.park(base.text_encoder)
-    alpha_bar = alphas_cumprod(base)
+    alpha_bar = alphas_cumprod(base).to(manager.device)
     batches = BatchMaker(
         config, seed, pool, concepts, base.vae.config.scaling_factor, len(alpha_bar),
         process.process_index, process.num_processes,

@@ -1,0 +1,58 @@
+"""A step recorded once as a CUDA graph and replayed, so that its thousands of kernels start without the host.
+
+On a fast card the host is slower at starting the kernels of a batch of two than the card is at computing them. A replay
+reads and writes the same addresses each time: inputs are copied into the recorded ones, weights and moments stay put.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# Steps before the recording: libraries choose their kernels and workspaces in the first ones, and moments come to be.
+NUM_STEPS_BEFORE = 3
+
+
+class CapturedStep:
+    """Runs `work`, a function of tensors that changes weights in place: its first calls plainly, later ones replayed.
+
+    Every call must bring inputs of the same shapes. The outputs are overwritten by the next call.
+    """
+
+    def __init__(self, work: "Callable[[Sequence[Tensor]], Sequence[Tensor]]") -> None:
+        self._work = work
+        self._num_calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: list[Tensor] = []
+        self._outputs: Sequence[Tensor] = ()
+
+    def __call__(self, inputs: "Sequence[Tensor]") -> "Sequence[Tensor]":
+        """Do the work on these inputs, and return what it returns."""
+        import torch
+
+        self._num_calls += 1
+        if self._num_calls <= NUM_STEPS_BEFORE:
+            return self._on_a_side_stream(inputs)
+        if self._graph is None:
+            self._inputs = [tensor.clone() for tensor in inputs]
+            self._graph = torch.cuda.CUDAGraph()
+            # Recording computes nothing: the replay below is this step's one and only run.
+            with torch.cuda.graph(self._graph):
+                self._outputs = self._work(self._inputs)
+        for own, new in zip(self._inputs, inputs, strict=True):
+            own.copy_(new)
+        self._graph.replay()
+        return self._outputs
+
+    def _on_a_side_stream(self, inputs: "Sequence[Tensor]") -> "Sequence[Tensor]":
+        """Work where a recording would: autograd remembers the stream that a weight's gradient was first made on."""
+        import torch
+
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            outputs = self._work(inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        return outputs

@@ -1,0 +1,205 @@
+"""What a run keeps on disk as it goes: models, exact states and sample pictures, each whole or not at all."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.errors import RunFolderError
+from dreambooth.events import ModelSaved, Notice, PhaseProgress, SamplesMade
+from dreambooth.models.manager import ModelManager
+from dreambooth.storage import remove_weights, saved_steps
+from dreambooth.training.checkpoint import Learner, Surroundings, prune, write_checkpoint
+from dreambooth.training.materials import Materials, Report
+from dreambooth.workspace import RunFolder, is_disk_full, new_folder, remove_folder
+
+if TYPE_CHECKING:
+    import torch
+
+STATE_INTERVAL_S = 600
+
+
+class Keeper:
+    """Writes what is due after a step, and remembers which step has been kept.
+
+    Of several processes the first one writes; the others go through the same calls and write nothing.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        materials: Materials,
+        run: RunFolder,
+        manager: ModelManager,
+        report: Report,
+        learner: Learner,
+        surroundings: Surroundings,
+    ) -> None:
+        self._config, self._materials, self._run = config, materials, run
+        self._manager, self._report = manager, report
+        self._learner, self._surroundings = learner, surroundings
+        self._base = materials.base
+        self._is_main = materials.batches.rank == 0
+        self._saved_step = self._kept_step = 0
+        self._kept_at_s = time.monotonic()
+
+    # The exact state -------------------------------------------------------------------------------------------------
+
+    def state_is_due(self, step: int) -> bool:
+        """Return whether it is time for an exact state: every so many steps, else every ten minutes."""
+        every = self._config.checkpointing_steps
+        late = every is None and time.monotonic() - self._kept_at_s > STATE_INTERVAL_S
+        return bool(late or (every and step % every == 0)) and self._kept_step < step
+
+    def keep_state(self, step: int) -> None:
+        """Write the exact state of a step, unless that was done."""
+        if self._kept_step == step:
+            return
+        if self._is_main:
+            self._report(PhaseProgress("saving"))
+            keep = self._config.checkpoints_total_limit
+            self._making_room(lambda: write_checkpoint(self._run, step, self._learner, self._surroundings, keep))
+            self._report(PhaseProgress("training", step, self._materials.num_steps))
+        self._kept_step, self._kept_at_s = step, time.monotonic()
+
+    def drop_states(self) -> None:
+        """Remove the exact states of a run that is done."""
+        if self._is_main and self._run.checkpoints.is_dir():
+            remove_folder(self._run.checkpoints)
+
+    def _making_room(self, write: Callable[[], None]) -> None:
+        """Write, and on a full disk once more after all states but the newest are gone; raises what ended the last."""
+        from safetensors import SafetensorError
+
+        try:
+            write()
+        except (OSError, SafetensorError) as error:
+            if not is_disk_full(error) or not prune(self._run, keep=1):
+                raise
+            self._report(Notice("The disk is full: all exact states but the newest were removed for room.", "warning"))
+            write()
+
+    # Models ----------------------------------------------------------------------------------------------------------
+
+    def save(self, step: int) -> None:
+        """Write the model of a step as a step folder, unless that was done."""
+        if self._saved_step == step:
+            return
+        self._saved_step = step
+        # A resumed run comes by steps whose models are there already, and would make the same ones again.
+        # What was saved once and then made room for newer ones is not saved again either.
+        if self._is_main and not (self._run.step_folder(step) / "args.json").exists():
+            self._report(PhaseProgress("saving"))
+            self._making_room(lambda: self._write_model(step))
+            self._report(ModelSaved(step))
+        if self._is_main and self._config.save_total_limit is not None:
+            # Here too when nothing was saved: the first part may have been killed before, or amid, the removal.
+            self._remove_older(step, self._config.save_total_limit)
+
+    def _remove_older(self, step: int, limit: int) -> None:
+        """Remove the weights of this run's older models: the newest `limit` and that of this step stay."""
+        own = saved_steps(self._run, self._config)
+        whole = [saved for saved in self._run.steps() if saved in own]
+        for old in sorted(set(own) - {*whole[-limit:], step}):
+            try:
+                remove_weights(self._run, old)
+            except RunFolderError as error:
+                self._report(Notice(f"{error.what} {error.why} It stays on the disk.", "warning"))
+
+    def _write_model(self, step: int) -> None:
+        from dreambooth.models.base import write_model
+
+        base = self._base
+        with averaged_weights(self._learner), new_folder(self._run.step_folder(step)) as folder:
+            write_model(
+                folder,
+                unet=base.unet,
+                text_encoder=base.text_encoder,
+                vae=base.vae,
+                tokenizer=base.tokenizer,
+                scheduler_config=base.noise_scheduler_config,
+                dtype=_save_dtype(self._config),
+                card=dataclasses.replace(base.card, step=step),
+            )
+            (folder / "args.json").write_text(json.dumps(self._config.to_json(), indent=2) + "\n", "utf-8")
+            self._take_over_samples(step, folder)
+
+    def _take_over_samples(self, step: int, folder: Path) -> None:
+        """Move pictures that were asked for at this step before its model was saved into the folder to come."""
+        early = self._run.step_folder(step)
+        if early.exists():
+            shutil.move(early / "samples", folder / "samples")
+            early.rmdir()
+
+    # Sample pictures -------------------------------------------------------------------------------------------------
+
+    def sample(self, step: int) -> None:
+        """Make the sample pictures of a step, the same seeds every time, in `<step>/samples`."""
+        config = self._config
+        prompts = [line for line in (config.save_sample_prompt or "").splitlines() if line.strip()]
+        folder = self._run.step_folder(step) / "samples"
+        if not prompts or not self._is_main or folder.exists():
+            return
+        from dreambooth.generation import Pipe, generate_images, save_picture
+
+        base, total = self._base, len(prompts) * config.n_save_sample
+        name = f"{self._run.name}/{step}"
+        pipe = Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config, name)
+        names: list[str] = []
+        with averaged_weights(self._learner), self._on_device(), new_folder(folder) as temporary:
+            for prompt in prompts:
+                request = GenerationConfig(
+                    prompt=prompt,
+                    negative_prompt=config.save_sample_negative_prompt or "",
+                    num_images_per_prompt=config.n_save_sample,
+                    num_inference_steps=config.save_infer_steps,
+                    guidance_scale=config.save_guidance_scale,
+                    height=config.resolution,
+                    width=config.resolution,
+                    seed=self._materials.seed,
+                )
+                for picture in generate_images(
+                    pipe, request, autocast_dtype=self._manager.autocast_dtype,
+                    on_step=lambda done, of: self._report(PhaseProgress("samples", len(names), total)),
+                ):  # fmt: skip
+                    save_picture(picture, temporary / f"{len(names)}.png")
+                    names.append(f"{len(names)}.png")
+        self._report(SamplesMade(step, tuple(names)))
+
+    @contextlib.contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """Have VAE and text encoder on the device, where training does not keep a cached one or a frozen one."""
+        self._manager.place(self._base.vae)
+        self._manager.place(self._base.text_encoder)
+        yield
+        if not self._config.not_cache_latents:
+            self._manager.park(self._base.vae)
+        if not any(parameter.requires_grad for parameter in self._base.text_encoder.parameters()):
+            self._manager.park(self._base.text_encoder)
+
+
+@contextlib.contextmanager
+def averaged_weights(learner: Learner) -> Iterator[None]:
+    """Put the moving average in the weights' place for a while, where there is one."""
+    if learner.ema is None:
+        yield
+        return
+    learner.ema.store(learner.parameters)
+    learner.ema.copy_to(learner.parameters)
+    try:
+        yield
+    finally:
+        learner.ema.restore(learner.parameters)
+
+
+def _save_dtype(config: TrainingConfig) -> "torch.dtype":
+    import torch
+
+    dtypes: dict[str, Any] = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
+    dtype: torch.dtype = dtypes[config.save_precision]
+    return dtype

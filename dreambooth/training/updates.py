@@ -1,0 +1,135 @@
+"""What a step's gradients do to the weights: all together after backward, or each as soon as it is there.
+
+Both ways hold one optimizer whose state belongs to the parameters, and neither lets a number that is none into the
+weights.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dreambooth import rng
+from dreambooth.config import TrainingConfig
+from dreambooth.training.optimizer import average_across_processes, gradient_norm, stochastically_rounded, update_one
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+CLIP_GUARD = 1e-6  # as torch's own clipping has it
+
+
+class GatheredUpdates:
+    """Gradients add up over a step's micro-batches, are clipped together, and update all weights at once."""
+
+    def __init__(
+        self, config: TrainingConfig, optimizer: "Optimizer", scaler: "torch.amp.GradScaler", num_processes: int
+    ) -> None:
+        self._max_norm, self._num_micro_batches = config.max_grad_norm, config.gradient_accumulation_steps
+        self._optimizer, self._scaler, self._num_processes = optimizer, scaler, num_processes
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        # AdamW's fused kernel looks at these two itself: it needs no word from the host, and no pass for the clipping.
+        self._is_guarded = all(group.get("fused") for group in optimizer.param_groups)
+
+    def backward(self, total: "Tensor", step: int) -> None:
+        """Add one micro-batch's share to the gradients."""
+        self._scaler.scale(total / self._num_micro_batches).backward()
+
+    def apply(self, total: "Tensor") -> "Tensor":
+        """Update the weights unless loss or gradients are no finite numbers, and return whether they were.
+
+        `total` is the step's mean loss; the answer is a bool scalar on its device. Gradients that overflow under a loss
+        scale do not count: the scale is lowered and the update left out.
+        """
+        average_across_processes(self._parameters, self._num_processes)
+        self._scaler.unscale_(self._optimizer)
+        norm = gradient_norm(self._parameters)
+        finite: Tensor = (total if self._scaler.is_enabled() else total + 0 * norm).isfinite()
+        if self._is_guarded:
+            self._apply_guarded(norm, finite)
+        elif bool(finite):
+            self._clip(norm)
+            self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return finite
+
+    def clear(self) -> None:
+        """Forget this step's gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _apply_guarded(self, norm: "Tensor", finite: "Tensor") -> None:
+        optimizer: Any = self._optimizer
+        if self._max_norm > 0:
+            optimizer.grad_scale = ((norm + CLIP_GUARD) / self._max_norm).clamp(min=1.0).float()
+        if self._scaler.is_enabled():
+            # A loss that is no number makes gradients that are none, and those the scaler has counted.
+            self._scaler.step(optimizer)
+            return
+        optimizer.found_inf = (~finite).float()
+        optimizer.step()
+        optimizer.grad_scale = optimizer.found_inf = None
+
+    def _clip(self, norm: "Tensor") -> None:
+        from torch.nn.utils import clip_grads_with_norm_
+
+        if self._max_norm > 0:
+            clip_grads_with_norm_(self._parameters, self._max_norm, norm)
+
+
+class UpdatesInBackward:
+    """Each weight is updated by a hook of the backward pass, and its gradient freed before the next one is made.
+
+    The memory of all gradients is saved, and with it all that needs them together: accumulation, a global norm, a loss
+    scale. Weights in bf16 are updated in fp32, one tensor at a time, and rounded at random (`stochastically_rounded`).
+    The way is that of fused or "in-backward" optimizers, such as Lv et al. 2023 (LOMO, arXiv 2306.09782, section 3).
+    """
+
+    def __init__(self, config: TrainingConfig, optimizer: "Optimizer", seed: int) -> None:
+        self._max_norm, self._seed, self._optimizer = config.max_tensor_grad_norm, seed, optimizer
+        self._step = 0
+        self._finite: Tensor | None = None
+        number = 0
+        for group_number, group in enumerate(optimizer.param_groups):
+            for index, parameter in enumerate(group["params"]):
+                parameter.register_post_accumulate_grad_hook(self._hook(group, (group_number, index), number))
+                number += 1
+
+    def backward(self, total: "Tensor", step: int) -> None:
+        """Update every weight that the loss reaches; none when the loss is no finite number. Waits for the device."""
+        self._step, self._finite = step, total.detach().isfinite()
+        if bool(self._finite):
+            total.backward()
+
+    def apply(self, total: "Tensor") -> "Tensor":
+        """Return whether loss and all gradients were finite; weights whose gradient was not are as they were."""
+        assert self._finite is not None, "backward comes first"
+        return self._finite
+
+    def clear(self) -> None:
+        """Do nothing: the gradients are gone."""
+
+    def _hook(self, group: dict[str, Any], place: tuple[int, int], number: int) -> "Callable[[nn.Parameter], None]":
+        import torch
+
+        def update(parameter: "nn.Parameter") -> None:
+            gradient = parameter.grad
+            assert gradient is not None
+            assert self._finite is not None
+            parameter.grad = None
+            norm = torch.linalg.vector_norm(gradient, dtype=torch.float32)
+            finite = norm.isfinite()
+            self._finite = self._finite & finite
+            # A pass over one tensor, where a choice would have to wait for the device 880 times a step.
+            gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+            if self._max_norm is not None:
+                gradient *= (self._max_norm / (norm + CLIP_GUARD)).clamp(max=1.0).nan_to_num(nan=0.0)
+            before = parameter.detach()
+            weights = before.float() if before.dtype == torch.bfloat16 else before.clone()
+            update_one(self._optimizer, group, place, parameter, weights, gradient.float())
+            if before.dtype == torch.bfloat16:
+                generator = torch.Generator(before.device)
+                generator.manual_seed(rng.derived_seed(self._seed, "rounding", self._step, number))
+                weights = stochastically_rounded(weights, generator)
+            before.copy_(torch.where(finite, weights, before))
+
+        return update
