@@ -29,6 +29,8 @@ PRESET_LABELS = {
     "recommended": "Recommended",
     "high_speed": "High speed",
     "full_precision": "Full precision",
+    "lean": "Lean",
+    "leanest": "Leanest",
 }
 TOY_NOTICE = "A toy model that shows the way; for real results take Stable Diffusion 1.5 and a GPU."
 ON_THE_STARTER = {"mixed_precision": "no", "use_8bit_adam": False}
