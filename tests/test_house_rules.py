@@ -54,7 +54,7 @@ FLOORS: list[dict[str, str]] = [
     {
         "__main__": "",
         "ui": "login space boundary gate fields photo_sets render storage_section theme "
-        "concepts_tab convert_tab generate_tab train_tab build",
+        "concepts_tab convert_tab picture_history pictures_view generate_tab train_tab build",
     },
     {"app": ""},
 ]

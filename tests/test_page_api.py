@@ -29,6 +29,7 @@ from ui.gate import Gate, Uploads
 PUBLIC = {
     "/upload_photos", "/start_training", "/training_status", "/stop_training", "/list_runs", "/convert", "/list_models",
     "/generate", "/try_sample", "/push_to_hub", "/list_storage", "/clean_storage",
+    "/compare", "/cancel_pictures", "/read_recipe", "/list_pictures", "/zip_pictures",
 }  # fmt: skip
 SHORT = {
     "max_train_steps": 4, "save_interval": 2, "num_class_images": 2, "n_save_sample": 1, "save_infer_steps": 1,
@@ -86,11 +87,13 @@ def test_from_photos_to_a_file_and_pictures(client: Client, opened: OpenPage, tm
     assert kept == [".json", *[".png"] * 5]
 
     run = client.predict(photo_set, str(opened.base), "recommended", SHORT, api_name="/start_training")
-    with pytest.raises(AppError, match="The device is training"):
-        client.predict("starter", "photo of dog", api_name="/generate")
+    early = client.submit(str(opened.base), "photo of dog", "", 1, 1, 3.0, "", "", "9", api_name="/generate")
     status = finished(client, run)
     assert (status["status"], status["error"]) == ("done", None)
     assert (status["step"], status["steps"]) == (4, [2, 4])
+    pictures, sentence = early.result(timeout=60)
+    assert "Done: 1 picture in" in sentence, "asked for while it trained, made after it"
+    assert len(pictures) == 1
     assert [one["run"] for one in client.predict(api_name="/list_runs")] == [run]
     models = [one["model"] for one in client.predict(api_name="/list_models")]
     assert models[:2] == [str(opened.workspace.runs_dir / run / step) for step in ("4", "2")]
@@ -104,10 +107,22 @@ def test_from_photos_to_a_file_and_pictures(client: Client, opened: OpenPage, tm
     pictures, sentence = client.predict(
         models[0], "photo of zwx dog", "", 2, 2, 3.0, "32", "32", "11", api_name="/generate"
     )
-    assert "Done: 2 of 2 pictures." in sentence
+    assert "Done: 2 pictures in" in sentence
     with Image.open(pictures[0]["image"]) as picture:
         assert picture.size == (32, 32)
         assert "Seed: 11" in picture.info["parameters"]
+    recipe = client.predict(handle_file(pictures[1]["image"]), api_name="/read_recipe")
+    assert recipe.startswith("photo of zwx dog\nSteps: 2, Sampler: DDIM, CFG scale: 3, Seed: 12, Size: 32x32")
+
+    pictures, sentence = client.predict(
+        run, [2, 4], "photo of zwx dog\nphoto of dog", "", 1, 1, 3.0, "", "", "7", "Euler a", api_name="/compare"
+    )
+    assert "Done: 4 pictures in" in sentence
+    assert len(pictures) == 5, "the grid of them is the last"
+    assert len(client.predict(models[0], api_name="/list_pictures")) == 7
+    archive = client.predict(models[0], api_name="/zip_pictures")
+    assert Path(archive).read_bytes() == (opened.workspace.exports_dir / f"pictures-{run}.zip").read_bytes()
+    assert client.predict(api_name="/cancel_pictures") == 0
 
     runs_folder = opened.workspace.runs_dir / run
     private = [runs_folder / ".run" / "state.json", runs_folder / "4" / "args.json", opened.base / "model_index.json"]

@@ -1,141 +1,420 @@
-"""The fourth tab: words in, pictures out, each with its recipe in the file."""
+"""The fourth tab: words in, pictures out, each with its recipe in the file; steps of a run side by side."""
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 
 from dreambooth.config import GenerationConfig
+from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.fields import describe
+from dreambooth.jobs import When
 from dreambooth.models.base import STARTER, read_card
+from dreambooth.picture_line import Order
+from dreambooth.prompts import NEGATIVE_PROMPT, example_prompts, kind_of
+from dreambooth.recipes import Recipe, read_recipe, text_of_picture
+from dreambooth.runs import read_config
 from dreambooth.workspace import RunFolder
+from ui import picture_history
 from ui.boundary import Services, shown
 from ui.fields import field_component, read_field
-from ui.render import panel
+from ui.pictures_view import request_status
+from ui.render import error_panel, time_left
 
-NUMBERS = ("num_images_per_prompt", "num_inference_steps", "guidance_scale", "height", "width", "seed")
+NUMBERS = (
+    "num_images_per_prompt", "num_inference_steps", "guidance_scale", "height", "width", "seed", "sampler",
+)  # fmt: skip
+BUSY_POLL_S, IDLE_POLL_S = 0.7, 4.0
+AFTER, PAUSE = "after training", "pause training"
+NUM_FOLLOWED = 8
+NO_RECIPE = "Choose a picture, and how it was made stands here."
 
 
 @dataclass(frozen=True)
 class GenerateTab:
     """The tab's components that others read or that events fill."""
 
+    ways: gr.Tabs
     model: gr.Dropdown
     prompt: gr.Textbox
+    examples: gr.Dataset
+    run: gr.Dropdown
+    steps: gr.Dropdown
+    prompts: gr.Textbox
     prefilled: gr.State
     negative_prompt: gr.Textbox
+    usual: gr.Button
     numbers: dict[str, Any]
+    when: gr.Radio
     generate: gr.Button
+    compare: gr.Button
     cancel: gr.Button
     message: gr.HTML
     pictures: gr.Gallery
+    files: gr.State
+    recipe: gr.Textbox
+    read_png: gr.UploadButton
+    use_settings: gr.Button
+    use_seed: gr.Button
+    history: picture_history.History
+    timer: gr.Timer
 
 
 def build(services: Services) -> GenerateTab:
     """Lay out the tab; `connect` gives it life."""
-    infos = {info.name: info for info in describe(GenerationConfig)}
-    choices = services.jobs.models()
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
+            asked = _build_request(services)
+        with gr.Column(scale=7, min_width=320):
+            message = gr.HTML(request_status(None, 0), elem_id="generate-message")
+            pictures = gr.Gallery(
+                label="Pictures", columns=2, height=520, object_fit="contain", interactive=False, elem_id="pictures",
+                buttons=["download", "fullscreen"],
+            )  # fmt: skip
+            recipe = gr.Textbox(
+                label="How the chosen picture was made", placeholder=NO_RECIPE, lines=3, max_lines=8,
+                elem_id="recipe", buttons=["copy"],
+                info="Its recipe, as it stands in the file. One from elsewhere can be pasted here.",
+            )  # fmt: skip
+            with gr.Row():
+                use_settings = gr.Button("Use these settings", size="sm", elem_id="use-settings")
+                use_seed = gr.Button("Use its seed", size="sm", elem_id="use-seed")
+                read_png = gr.UploadButton(
+                    "Read it from a PNG", size="sm", file_types=[".png"], elem_id="read-png", type="filepath"
+                )
+    history = picture_history.build()
+    return GenerateTab(
+        **asked, prefilled=gr.State(""), message=message, pictures=pictures, files=gr.State([]), recipe=recipe,
+        read_png=read_png, use_settings=use_settings, use_seed=use_seed, history=history, timer=gr.Timer(IDLE_POLL_S),
+    )  # fmt: skip
+
+
+def _build_request(services: Services) -> dict[str, Any]:
+    """Lay out what is asked for, and return its components by name."""
+    infos = {info.name: info for info in describe(GenerationConfig)}
+    choices = services.jobs.models()
+    with gr.Tabs(selected="make") as ways:
+        with gr.Tab("Make pictures", id="make"):
             model = gr.Dropdown(
                 choices, value=choices[0][1], label="Model", allow_custom_value=True, elem_id="generate-model",
                 info="A saved step of a run, or a base model.",
             )  # fmt: skip
             prompt = gr.Textbox(
-                "", label="Prompt", lines=2, elem_id="prompt",
+                "", label="Prompt", lines=3, elem_id="prompt",
                 info="What the pictures show, with the words your photos were given.",
             )  # fmt: skip
-            negative_prompt = gr.Textbox(
-                "", label="Not in the picture", elem_id="negative-prompt", info="`negative_prompt`"
-            )
-            numbers: dict[str, Any] = {}
-            with gr.Row(equal_height=False):
-                for name in ("num_images_per_prompt", "seed"):
-                    numbers[name] = field_component(infos[name], infos[name].default, "generate")
-            with gr.Accordion("Advanced", open=False):
-                for pair in (("num_inference_steps", "guidance_scale"), ("height", "width")):
-                    with gr.Row(equal_height=False):
-                        for name in pair:
-                            numbers[name] = field_component(infos[name], infos[name].default, "generate")
-            with gr.Row():
-                generate = gr.Button("Generate", variant="primary", elem_id="generate")
-                cancel = gr.Button("Cancel", elem_id="cancel")
-        with gr.Column(scale=7, min_width=320):
-            message = gr.HTML(elem_id="generate-message")
-            pictures = gr.Gallery(
-                label="Pictures", columns=2, height=520, object_fit="contain", interactive=False, elem_id="pictures",
-                buttons=["download", "download_all", "fullscreen"],
+            examples = gr.Dataset(
+                components=[gr.Textbox(visible=False)], samples=[], type="values", elem_id="examples", label="Try one",
+                samples_per_page=6,
             )  # fmt: skip
-    numbers = {name: numbers[name] for name in NUMBERS}
-    return GenerateTab(model, prompt, gr.State(""), negative_prompt, numbers, generate, cancel, message, pictures)
+        with gr.Tab("Compare steps", id="compare", elem_id="compare-way"):
+            run = gr.Dropdown([], label="Run", elem_id="compare-run", allow_custom_value=True)
+            steps = gr.Dropdown(
+                [], multiselect=True, allow_custom_value=True, label="Steps", elem_id="compare-steps",
+                info="Each gets a row of the same prompts and seeds; none chosen: all that are saved.",
+            )  # fmt: skip
+            prompts = gr.Textbox("", label="Prompts, one a line", lines=3, elem_id="compare-prompts")
+    negative_prompt = gr.Textbox(
+        "", label="Not in the picture", elem_id="negative-prompt", info="`negative_prompt`; may stay empty."
+    )
+    usual = gr.Button("Take the usual words", size="sm", elem_id="take-negative")
+    numbers: dict[str, Any] = {}
+    with gr.Row(equal_height=False):
+        for name in ("num_images_per_prompt", "seed"):
+            numbers[name] = field_component(infos[name], infos[name].default, "generate")
+    with gr.Accordion("Advanced", open=False, elem_id="generate-advanced"):
+        for pair in (("sampler", "num_inference_steps"), ("guidance_scale", "height"), ("width",)):
+            with gr.Row(equal_height=False):
+                for name in pair:
+                    numbers[name] = field_component(infos[name], infos[name].default, "generate")
+    when = gr.Radio(
+        [("After the training", AFTER), ("Now: pause it meanwhile", PAUSE)], value=AFTER, visible=False,
+        label="The device is training", elem_id="generate-when",
+        info="A paused training goes on by itself, as if it had not been paused.",
+    )  # fmt: skip
+    with gr.Row():
+        generate = gr.Button("Generate", variant="primary", elem_id="generate")
+        compare = gr.Button("Compare", variant="primary", visible=False, elem_id="compare")
+        cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
+    return {
+        "ways": ways, "model": model, "prompt": prompt, "examples": examples, "run": run, "steps": steps,
+        "prompts": prompts, "negative_prompt": negative_prompt, "usual": usual,
+        "numbers": {name: numbers[name] for name in NUMBERS}, "when": when, "generate": generate, "compare": compare,
+        "cancel": cancel,
+    }  # fmt: skip
 
 
 def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
     """Join the tab's components to what they do."""
     handlers = Handlers(services)
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    tab.generate.click(
-        handlers.generate, [tab.model, tab.prompt, tab.negative_prompt, *tab.numbers.values()],
-        [tab.pictures, tab.message], api_name="generate", concurrency_limit=1, show_progress_on=tab.message,
-    )  # fmt: skip
-    tab.cancel.click(handlers.cancel, None, tab.message, api_name="cancel_generate", concurrency_limit=None, **quiet)
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+    numbers = list(tab.numbers.values())
+    asked = [tab.model, tab.prompt, tab.negative_prompt, *numbers, tab.when]
+    compared = [tab.run, tab.steps, tab.prompts, tab.negative_prompt, *numbers, tab.when]
+    seen = gr.State({})
+    followed = [tab.message, tab.pictures, tab.files, tab.cancel, tab.when, tab.run, tab.timer, seen]
+
+    tab.generate.click(handlers.ask, [*asked, seen], followed, api_name="ask_for_pictures", **quiet)
+    tab.compare.click(handlers.ask_comparison, [*compared, seen], followed, api_name="ask_for_comparison", **quiet)
+    tab.cancel.click(handlers.cancel, seen, followed, api_name="cancel_pictures_here", **quiet)
+    gr.on([tab.timer.tick, page.load], handlers.look, seen, followed, api_name="look_at_pictures", **quiet)
     gr.on(
         [tab.model.change, page.load], handlers.model_chosen, [tab.model, tab.prompt, tab.prefilled],
-        [tab.prompt, tab.prefilled, tab.numbers["guidance_scale"]], api_name="model_chosen", **quiet,
+        [tab.prompt, tab.prefilled, tab.numbers["guidance_scale"], tab.examples, tab.run],
+        api_name="model_chosen", **quiet,
     )  # fmt: skip
+    tab.run.change(
+        handlers.run_chosen, [tab.run, tab.prompts], [tab.steps, tab.prompts], api_name="run_chosen", **quiet
+    )
+    tab.examples.click(lambda sample: sample[0], tab.examples, tab.prompt, api_name="take_example", **quiet)
+    tab.usual.click(lambda: NEGATIVE_PROMPT, None, tab.negative_prompt, api_name="take_negative", **quiet)
+    tab.ways.select(handlers.way_chosen, None, [tab.generate, tab.compare], api_name="way_chosen", **quiet)
+    tab.pictures.select(handlers.picture_chosen, tab.files, tab.recipe, api_name="picture_chosen", **quiet)
+    filled = [tab.prompt, tab.negative_prompt, *numbers]
+    tab.use_settings.click(
+        handlers.use_settings, tab.recipe, [tab.model, *filled, tab.ways], api_name="use_settings", **quiet
+    )
+    tab.use_seed.click(handlers.use_seed, tab.recipe, tab.numbers["seed"], api_name="use_seed", **quiet)
+    tab.read_png.upload(
+        handlers.read_picture, tab.read_png, tab.recipe, api_name="read_recipe", concurrency_limit=None
+    )  # fmt: skip
+    picture_history.connect(tab.history, services, page, tab.model, seen, tab.recipe)
+    _publish(tab, handlers, asked, compared)
+
+
+def _publish(tab: GenerateTab, handlers: "Handlers", asked: list[Any], compared: list[Any]) -> None:
+    """Give programs the same in plain values: an endpoint that hands the pictures out as they come."""
+    made = [gr.Gallery(visible=False), gr.HTML(visible=False)]
+    for name, handler, inputs in (
+        ("generate", handlers.generate, asked), ("compare", handlers.compare, compared),
+    ):  # fmt: skip
+        gr.Button(visible=False).click(handler, inputs, made, api_name=name, concurrency_limit=8)
+    gr.Button(visible=False).click(
+        handlers.cancel_all, None, gr.Number(visible=False), api_name="cancel_pictures", concurrency_limit=None
+    )
 
 
 class Handlers:
     """What the tab does, as functions of values."""
 
     def __init__(self, services: Services) -> None:
-        self._services = services
-        self._cancelled = threading.Event()
+        self._services, self._jobs = services, services.jobs
         self._infos = {info.name: info for info in describe(GenerationConfig)}
-        self.generate = shown(self._generate)
-        self.model_chosen = shown(self._model_chosen)
+        self.ask, self.ask_comparison = shown(self._ask), shown(self._ask_comparison)
+        self.cancel, self.look = shown(self._cancel), shown(self._look)
+        self.model_chosen, self.run_chosen = shown(self._model_chosen), shown(self._run_chosen)
+        self.picture_chosen, self.read_picture = shown(self._picture_chosen), shown(self._read_picture)
+        self.use_settings, self.use_seed = shown(self._use_settings), shown(self._use_seed)
+        self.generate, self.compare = shown(self._generate), shown(self._compare)
+
+    # Asking ----------------------------------------------------------------------------------------------------------
+
+    def _config(self, prompt: str, negative_prompt: str, values: Sequence[Any]) -> GenerationConfig:
+        given = dict(zip(NUMBERS, values, strict=True))
+        numbers: dict[str, Any] = {name: read_field(self._infos[name], value) for name, value in given.items()}
+        return GenerationConfig(prompt=prompt or "", negative_prompt=negative_prompt or "", **numbers)
+
+    def _order(self, model: str, prompt: str, negative_prompt: str, *values: Any) -> Order:
+        *numbers, when = values
+        return self._jobs.order(model, self._config(prompt, negative_prompt, numbers).checked(), _when(when))
+
+    def _order_comparison(
+        self, run: str, steps: Sequence[Any], prompts: str, negative_prompt: str, *values: Any
+    ) -> Order:
+        *numbers, when = values
+        config = self._config(prompts, negative_prompt, numbers)
+        return self._jobs.order_comparison(run or "", _whole_steps(steps), config, _when(when))
+
+    def _ask(self, *values: Any) -> list[Any]:
+        *asked, seen = values
+        return self._asked(lambda: self._order(*asked), seen)
+
+    def _ask_comparison(self, *values: Any) -> list[Any]:
+        *asked, seen = values
+        return self._asked(lambda: self._order_comparison(*asked), seen)
+
+    def _asked(self, order: Callable[[], Order], seen: dict[str, Any]) -> list[Any]:
+        """Queue a request and return what has become of it, or every mistake in it, which stays until the next."""
+        try:
+            order()
+        except DreamBoothError as error:
+            return [error_panel(error), *[gr.skip()] * (NUM_FOLLOWED - 1)]
+        return self._look(seen | {"message": None})
+
+    def _cancel(self, seen: dict[str, Any]) -> list[Any]:
+        order, _ = self._jobs.pictures.shown()
+        self._jobs.pictures.cancel(order)
+        return self._look(seen)
+
+    # Following -------------------------------------------------------------------------------------------------------
+
+    def _look(self, seen: dict[str, Any]) -> list[Any]:
+        """Return what the page has not seen of the request that is being made, or was made last."""
+        order, num_waiting = self._jobs.pictures.shown()
+        active = self._jobs.active()
+        view = self._jobs.view(active) if active else None
+        left = time_left(view) if view is not None else ""
+        making = order is not None and order.state == "making"
+        soon = making or (order is not None and order.state == "waiting" and not order.after)
+        values: dict[str, Any] = {
+            "message": request_status(order, num_waiting, (active or "") if making else "", left),
+            "files": [] if order is None else _grid_first(order.files),
+            "busy": order is not None and order.state in ("waiting", "making"),
+            "training": "" if active is None else f"The device is training {active}{f', {left}' if left else ''}",
+            "runs": [run.name for run in self._services.workspace.runs() if run.steps()],
+            "poll_s": BUSY_POLL_S if soon else IDLE_POLL_S,
+            "ended": -1 if order is None or order.state in ("waiting", "making") else order.number,
+        }
+
+        def unless_seen(part: str, update: Callable[[], Any]) -> Any:
+            return gr.skip() if part in seen and seen[part] == values[part] else update()
+
+        return [
+            unless_seen("message", lambda: values["message"]),
+            unless_seen("files", lambda: [self._shown(path) for path in values["files"]]),
+            unless_seen("files", lambda: values["files"]),
+            unless_seen("busy", lambda: gr.Button(interactive=values["busy"])),
+            unless_seen("training", lambda: gr.Radio(visible=bool(active), label=values["training"])),
+            unless_seen("runs", lambda: _runs(values["runs"], seen.get("runs", []))),
+            unless_seen("poll_s", lambda: gr.Timer(value=values["poll_s"])),
+            values,
+        ]
+
+    def _shown(self, path: str) -> tuple[str, str | None]:
+        caption = "All of them, a row a step" if Path(path).stem.endswith("grid") else None
+        return self._services.shown.copy(Path(path)), caption
+
+    # Choosing --------------------------------------------------------------------------------------------------------
+
+    def _model_chosen(self, model: str, prompt: str, prefilled: str) -> tuple[Any, ...]:
+        """Offer the run's own words as prompt, unless one was typed, the guidance its samples had, and examples."""
+        run = RunFolder(Path(model).parent) if model else None
+        is_run = run is not None and run.config_path.exists() and run.path.parent == self._services.workspace.runs_dir
+        config = read_config(run) if run is not None and is_run else None
+        own_prompt = prompt.strip() and prompt != prefilled
+        if run is None or config is None or not config.concepts:
+            guidance = read_card(STARTER).recipe.get("save_guidance_scale", 7.5) if model == STARTER else gr.skip()
+            samples = example_prompts("pet", "photo of a dog", is_toy=model == STARTER)
+            return gr.skip() if own_prompt else samples[0], samples[0], guidance, _dataset(samples), gr.skip()
+        words = config.concepts[0].instance_prompt
+        is_toy = read_card(config.pretrained_model_name_or_path).is_toy
+        kind = kind_of(*(concept.class_prompt or concept.instance_prompt for concept in config.concepts))
+        samples = [concept.instance_prompt for concept in config.concepts]
+        samples += example_prompts(kind, words, is_toy=is_toy)
+        return gr.skip() if own_prompt else words, words, config.save_guidance_scale, _dataset(samples), run.name
+
+    def _run_chosen(self, name: str, prompts: str) -> tuple[Any, Any]:
+        """Offer the run's steps, its base among them, and its own words."""
+        run = self._services.workspace.run(name) if name else None
+        config = None if run is None else read_config(run)
+        if run is None or config is None:
+            return gr.Dropdown(choices=[], value=[]), gr.skip()
+        choices = [("base, untaught", 0), *((f"step {step}", step) for step in run.steps())]
+        words = "\n".join(concept.instance_prompt for concept in config.concepts)
+        return gr.Dropdown(choices=choices, value=run.steps()), gr.skip() if prompts.strip() else words
+
+    def way_chosen(self, way: gr.SelectData) -> tuple[Any, Any]:
+        return gr.Button(visible=way.index == 0), gr.Button(visible=way.index == 1)
+
+    def _picture_chosen(self, files: list[str], picture: gr.SelectData) -> str:
+        """Return the recipe of the picture that was clicked; which file that is the server knows by itself."""
+        path = Path(files[picture.index]) if picture.index < len(files) else None
+        if path is None or path.stem.endswith("grid"):
+            return ""
+        return text_of_picture(path)
+
+    def _use_settings(self, text: str) -> list[Any]:
+        """Fill the form with a recipe, and choose its model if it is here."""
+        recipe = _recipe(text)
+        models = {label.replace(" · step ", "/"): value for label, value in self._jobs.models()}
+        model = models.get(recipe.model) or next(
+            (value for value in models.values() if Path(value).name == recipe.model), None
+        )
+        request = recipe.request
+        values = {name: getattr(request, name) for name in NUMBERS}
+        shown_values = ["" if value is None else str(value) if name in ("height", "width", "seed") else value
+                        for name, value in values.items()]  # fmt: skip
+        chosen = gr.skip() if model is None else model
+        return [chosen, request.prompt, request.negative_prompt, *shown_values, gr.Tabs(selected="make")]
+
+    def _use_seed(self, text: str) -> str:
+        seed = _recipe(text).request.seed
+        return "" if seed is None else str(seed)
+
+    def _read_picture(self, file: str) -> str:
+        """Return the recipe in a PNG that this page, or another tool, made."""
+        return text_of_picture(Path(file))
+
+    # For programs ----------------------------------------------------------------------------------------------------
 
     def _generate(
         self, model: str, prompt: str, negative_prompt: str = "", num_images_per_prompt: float | None = 4,
         num_inference_steps: float | None = 24, guidance_scale: float | None = 7.5, height: str = "",
-        width: str = "", seed: str = "", progress: gr.Progress = gr.Progress(),  # noqa: B008
+        width: str = "", seed: str = "", sampler: str = "DDIM", when: str = AFTER,
     ) -> Iterator[tuple[Any, str]]:  # fmt: skip
         """Make pictures and hand them out one by one, as PNG files with their recipe."""
-        self._cancelled.clear()
-        given = {
-            "num_images_per_prompt": num_images_per_prompt, "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale, "height": height, "width": width, "seed": seed,
-        }  # fmt: skip
-        numbers: dict[str, Any] = {name: read_field(self._infos[name], value) for name, value in given.items()}
-        config = GenerationConfig(prompt=prompt, negative_prompt=negative_prompt or "", **numbers).checked()
-        yield [], panel("Loading the model and making the pictures.", tone="note")
+        order = self._order(
+            model, prompt, negative_prompt, num_images_per_prompt, num_inference_steps, guidance_scale, height, width,
+            seed, sampler, when,
+        )  # fmt: skip
+        yield from self._as_they_come(order)
+
+    def _compare(
+        self, run: str, steps: list[Any], prompts: str, negative_prompt: str = "",
+        num_images_per_prompt: float | None = 4, num_inference_steps: float | None = 24,
+        guidance_scale: float | None = 7.5, height: str = "", width: str = "", seed: str = "", sampler: str = "DDIM",
+        when: str = AFTER,
+    ) -> Iterator[tuple[Any, str]]:  # fmt: skip
+        """Make the same prompts, one a line, and seeds with several steps of a run; 0 is its base. The grid is last."""
+        order = self._order_comparison(
+            run, steps, prompts, negative_prompt, num_images_per_prompt, num_inference_steps, guidance_scale, height,
+            width, seed, sampler, when,
+        )  # fmt: skip
+        yield from self._as_they_come(order)
+
+    def _as_they_come(self, order: Order) -> Iterator[tuple[Any, str]]:
         made: list[str] = []
-        wanted = config.num_images_per_prompt
-        for path in self._services.jobs.generate(model, config):
+        yield [], request_status(order, 0)
+        for path in self._jobs.pictures.follow(order):
             made.append(self._services.shown.copy(path))
-            yield list(made), panel(f"{len(made)} of {wanted} pictures.", tone="note")
-        end = "Cancelled" if self._cancelled.is_set() else "Done"
-        folder = self._services.workspace.pictures_dir
-        yield list(made), panel(f"{end}: {len(made)} of {wanted} pictures.", f"They lie in {folder}.", tone="good")
+            yield list(made), request_status(order, 0)
+        yield list(made), request_status(order, 0)
 
-    def cancel(self) -> str:
-        """End the pictures that are being made, after the denoising step they are at."""
-        self._cancelled.set()
-        self._services.jobs.pictures.cancel()
-        return panel("Cancelling.", tone="note")
+    def cancel_all(self) -> int:
+        """End the pictures that are being made and all that wait, and return how many requests those were."""
+        return self._jobs.pictures.cancel()
 
-    def _model_chosen(self, model: str, prompt: str, prefilled: str) -> tuple[Any, Any, Any]:
-        """Offer the run's own words as prompt, unless one was typed, and the guidance its samples had."""
-        run = RunFolder(Path(model).parent) if model else None
-        if run is None or not run.config_path.exists() or run.path.parent != self._services.workspace.runs_dir:
-            guidance = read_card(STARTER).recipe.get("save_guidance_scale", 7.5) if model == STARTER else gr.skip()
-            return gr.skip(), gr.skip(), guidance
-        config = self._services.jobs.view(run.name).config
-        if config is None or not config.concepts:
-            return gr.skip(), gr.skip(), gr.skip()
-        words = config.concepts[0].instance_prompt
-        own_prompt = prompt.strip() and prompt != prefilled
-        return (gr.skip() if own_prompt else words), words, config.save_guidance_scale
+
+def _when(text: str) -> When:
+    by_name: dict[str, When] = {name: name for name in get_args(When)}
+    if text not in by_name:
+        raise ConfigError([FieldProblem("when", f"is {text!r}: it must be {AFTER!r} or {PAUSE!r}.")])
+    return by_name[text]
+
+
+def _whole_steps(steps: Sequence[Any] | None) -> list[int]:
+    texts = [str(step).strip() for step in steps or []]
+    wrong = [text for text in texts if not (text.isascii() and text.isdigit() and len(text) < 10)]
+    if wrong:
+        raise ConfigError([FieldProblem("steps", f"{wrong[0][:40]!r} is no step.")])
+    return [int(text) for text in texts]
+
+
+def _recipe(text: str) -> Recipe:
+    if not (text or "").strip():
+        raise DreamBoothError("No picture is chosen.", "", "Click one, or paste a recipe.")
+    return read_recipe(text)
+
+
+def _grid_first(files: list[Path]) -> list[str]:
+    return [str(path) for path in sorted(files, key=lambda path: not path.stem.endswith("grid"))]
+
+
+def _dataset(samples: list[str]) -> Any:
+    return gr.Dataset(samples=[[sample] for sample in samples])
+
+
+def _runs(names: list[str], before: list[str]) -> Any:
+    return gr.Dropdown(choices=names, **({} if before or not names else {"value": names[0]}))

@@ -1,0 +1,60 @@
+"""What the Generate tab says of a request for pictures: its progress, its end, and a picture's recipe. No Gradio."""
+
+from html import escape
+
+from dreambooth.jobs import in_words
+from dreambooth.picture_line import Order
+from ui.render import error_panel, panel
+
+EMPTY = "Your pictures appear here. Each keeps its recipe in the file: choose one to see it and to use it again."
+
+
+def request_status(order: Order | None, num_waiting: int, pausing: str = "", training_left: str = "") -> str:
+    """Return how a request stands.
+
+    `pausing` is the run that lends the device meanwhile; `training_left` how long the one will take that is waited for.
+    """
+    if order is None:
+        return f"<div class='db-status'><span class='db-quiet'>{EMPTY}</span></div>"
+    behind = f" {num_waiting} more wait{'s' if num_waiting == 1 else ''} behind it." if num_waiting else ""
+    if order.state == "failed":
+        assert order.error is not None
+        return error_panel(order.error)
+    if order.state in ("done", "cancelled"):
+        return _end(order) + (f"<p class='db-hint'>{escape(behind)}</p>" if behind else "")
+    if order.state == "waiting" and order.after:
+        left = f" ({escape(training_left)})" if training_left else ""
+        return panel(
+            f"{_pictures(order.num_pictures)} will be made as soon as {order.after} has ended{left}.",
+            "They start by themselves; you may close this page." + behind, tone="note",
+        )  # fmt: skip
+    return _progress(order, behind, pausing)
+
+
+def _progress(order: Order, behind: str, pausing: str) -> str:
+    percent = round(order.share * 100)
+    if order.share == 0:
+        doing, left = "Loading the model", ""
+    else:
+        doing = f"Picture {min(len(order.files) + 1, order.num_pictures)} of {order.num_pictures}"
+        left = "" if order.seconds_left is None else f"{in_words(order.seconds_left)} left"
+    paused = f"{pausing} has paused for them and goes on by itself." if pausing else ""
+    notes = f"<p class='db-hint'>{escape(' '.join(filter(None, (paused, behind))))}</p>" if paused or behind else ""
+    return (
+        f"<div class='db-status'><div class='db-row'><span class='db-chip db-chip-running'>{escape(order.title)}</span>"
+        f"<b class='db-phase'>{escape(doing)}</b><span class='db-quiet'>{escape(left)}</span></div>"
+        f"<div class='db-bar' role='progressbar' aria-label='Pictures' aria-valuemin='0' aria-valuemax='100' "
+        f"aria-valuenow='{percent}'><i style='width:{percent}%'></i></div>{notes}</div>"
+    )
+
+
+def _end(order: Order) -> str:
+    made = sum(not path.stem.endswith("grid") for path in order.files)
+    if order.state == "cancelled":
+        return panel(f"Cancelled: {made} of {_pictures(order.num_pictures)} were made.", tone="note")
+    took = in_words(order.ended_s - order.began_s)
+    return panel(f"Done: {_pictures(made)} in {took}.", f"They lie in {order.files[0].parent}.", tone="good")
+
+
+def _pictures(number: int) -> str:
+    return f"{number} picture{'' if number == 1 else 's'}"
