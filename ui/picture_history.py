@@ -72,7 +72,7 @@ def connect(
     section.pictures.select(handlers.picture_chosen, section.files, recipe, api_name="earlier_picture_chosen", **quiet)
     section.pack.click(
         handlers.zip_pictures, [model, section.scope], section.download, api_name="zip_pictures", concurrency_limit=1
-    ).success(lambda: gr.Column(visible=True), None, section.packed, **quiet)
+    ).success(handlers.packed, section.download, [section.download, section.packed], **quiet)
     gr.Button(visible=False).click(
         handlers.list_pictures, [model, section.scope], gr.Gallery(visible=False), api_name="list_pictures",
         concurrency_limit=None,
@@ -114,15 +114,18 @@ class Handlers:
         path = Path(files[picture.index]) if picture.index < len(files) else None
         return "" if path is None or path.stem.endswith("grid") else text_of_picture(path)
 
-    def _zip_pictures(self, model: str, scope: str = THIS) -> Any:
+    def _zip_pictures(self, model: str, scope: str = THIS) -> str:
         """Write the pictures of a model (`this`), or `all`, as one archive into the exports folder, and return it."""
         files = self._files(model, scope)
         if not files:
             raise DreamBoothError("There are no pictures yet.", "", "Make some first.")
         name = "pictures" if scope == ALL else f"pictures-{folder_of(model, self._services.workspace).name}"
-        path = zip_pictures(files, self._services.workspace.exports_dir / f"{name}.zip")
-        size = size_in_words(path.stat().st_size)
-        return gr.DownloadButton(f"Download {len(files)} pictures ({size})", value=str(path))
+        return str(zip_pictures(files, self._services.workspace.exports_dir / f"{name}.zip"))
+
+    def packed(self, archive: str | None) -> tuple[Any, Any]:
+        """Show the download of what was packed, with its size."""
+        size = size_in_words(Path(archive).stat().st_size) if archive else ""
+        return gr.DownloadButton(f"Download the .zip ({size})"), gr.Column(visible=True)
 
     def _list_pictures(self, model: str, scope: str = THIS) -> list[str]:
         """Return the pictures of a model (`this`: of all steps of its run), or `all`, the newest first."""

@@ -81,9 +81,7 @@ def test_pictures_come_one_by_one_and_can_be_cancelled(browser: "Browser", opene
     visit.close()
 
 
-def test_a_chosen_picture_gives_its_settings_and_its_seed(
-    browser: "Browser", opened: OpenPage, tmp_path: Path
-) -> None:
+def test_a_chosen_picture_gives_its_settings_and_its_seed(browser: "Browser", opened: OpenPage, tmp_path: Path) -> None:
     visit = visit_tab(browser, opened)
     page = visit.page
     ask(visit, "2", "3", "41")
@@ -145,9 +143,7 @@ def test_steps_are_compared_in_a_grid_and_found_again(browser: "Browser", opened
     page.locator("#history-pack").click()
     with page.expect_download() as download:
         page.locator("#history-download").click()
-    assert Path(download.value.path()).read_bytes() == (
-        opened.workspace.exports_dir / "pictures-dog.zip"
-    ).read_bytes()
+    assert Path(download.value.path()).read_bytes() == (opened.workspace.exports_dir / "pictures-dog.zip").read_bytes()
     visit.close()
 
 
