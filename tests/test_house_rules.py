@@ -36,7 +36,7 @@ FLOORS: list[dict[str, str]] = [
     {"samplers": ""},
     {"generation": ""},
     {"verify": ""},
-    {"data": "photos archives dataset class_images"},
+    {"data": "photos archives focus findings dataset class_images"},
     {"probes": ""},
     {
         "training": "objective optimizer updates captions batches materials checkpoint capture keeping disk "

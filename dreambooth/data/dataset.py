@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth import rng
 from dreambooth.config import Concept
+from dreambooth.data.focus import Focus, focused, read_focus
 from dreambooth.data.photos import find_photos, read_photo, shown, square
 from dreambooth.errors import PhotoError
 from dreambooth.limits import MAX_PROMPT_CHARS
@@ -28,10 +29,11 @@ INSTANCE, CLASS = 0, 1  # positions in the random streams
 
 @dataclass(frozen=True)
 class CaptionedPhoto:
-    """A readable photo and the words it is trained with."""
+    """A readable photo, the words it is trained with, and the square of it that is trained where one was chosen."""
 
     path: Path
     caption: str
+    focus: Focus | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ def load_concept(
     """Return the concept's readable photos with their captions; what is skipped is told through `report`.
 
     With `num_class_images` above 0, that many of the readable pictures of `class_data_dir` come along, in natural
-    order. Raises PhotoError when no photo can be read.
+    order. Raises PhotoError when no photo can be read, or the squares chosen for them cannot.
     """
+    focuses = read_focus(Path(concept.instance_data_dir))
     photos = _readable_photos(Path(concept.instance_data_dir), report)
     captions = [
         _caption(path, concept.instance_prompt, report) if read_prompts_from_txts else concept.instance_prompt
@@ -81,7 +84,10 @@ def load_concept(
         class_images = _readable_photos(Path(concept.class_data_dir), report, at_most=num_class_images)
     class_prompt = concept.class_prompt or ""
     return ConceptPhotos(
-        tuple(map(CaptionedPhoto, photos, captions)),
+        tuple(
+            CaptionedPhoto(path, caption, focuses.get(path.name))
+            for path, caption in zip(photos, captions, strict=True)
+        ),
         tuple(CaptionedPhoto(path, class_prompt) for path in class_images),
     )
 
@@ -192,11 +198,11 @@ def num_steps_per_epoch(
 # Pixels --------------------------------------------------------------------------------------------------------------
 
 
-def cropped(image: "Image.Image", crop: Crop, resolution_px: int) -> "Image.Image":
-    """Return the crop of an upright photo, `resolution_px` on each side."""
+def cropped(image: "Image.Image", crop: Crop, resolution_px: int, focus: Focus | None = None) -> "Image.Image":
+    """Return the crop of an upright photo, `resolution_px` on each side: its focus where it has one."""
     from PIL import Image
 
-    view = square(image, resolution_px, crop.x, crop.y)
+    view = square(image, resolution_px, crop.x, crop.y) if focus is None else focused(image, resolution_px, focus)
     return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.flip else view
 
 

@@ -100,7 +100,8 @@ class LatentPool:
             self._seed, pick.concept, pick.photo, pick.variant,
             center_crop=config.center_crop, hflip=config.hflip, is_class=role == CLASS,
         )  # fmt: skip
-        image = cropped(self._image(self._photo(role, pick).path), crop, config.resolution)
+        photo = self._photo(role, pick)
+        image = cropped(self._image(photo.path), crop, config.resolution, photo.focus)
         with torch.no_grad():
             parameter = next(self._vae.parameters())
             posterior = self._vae.encode(pixels(image)[None].to(parameter)).latent_dist

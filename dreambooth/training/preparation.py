@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dreambooth.config import TrainingConfig
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.data.dataset import ConceptPhotos, load_concept, num_steps_per_epoch
+from dreambooth.data.focus import FOCUS_FILE
 from dreambooth.drive import refuse_full_drive
 from dreambooth.events import Controls, Notice, PhaseProgress
 from dreambooth.generation import Pipe
@@ -103,6 +104,8 @@ def prepare(
         config, concepts, process.num_processes
     )
     photo_files = [photo.path for pictures in concepts for photo in (*pictures.instance, *pictures.class_images)]
+    # Another square of a photo is another photo to the run.
+    photo_files += [file for one in config.concepts if (file := Path(one.instance_data_dir) / FOCUS_FILE).is_file()]
     return Materials(base, batches, caption_states, alpha_bar, seed, num_steps, photo_files)
 
 

@@ -1,0 +1,321 @@
+"""What is wrong with photos, in plain words: measured on the very square that is trained, without any weights.
+
+`measure` looks at one photo, `findings` at all of a set. How often each finding is right, and what cannot be found this
+way, stands in docs/photos.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from dreambooth.data.focus import Focus, blurred, content_box, focused
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    Plane = NDArray[np.float32]
+
+Code = Literal[
+    "small", "blurry", "dark", "duplicate", "backgrounds", "aspect", "bars", "filter", "compressed", "sideways", "note"
+]
+
+SMALL_SHARE = 0.9  # of the trained side: a tenth less is not seen
+BLURRY_PX = 1.45  # spread of the sharpest edges, in trained pixels
+FINE_PX, COARSE_PX = 1.0, 2.5
+EDGE_QUANTILE = 0.25
+DARK_BRIGHT = 85.0  # of 255: what the brightest twentieth of a dark photo does not reach
+ODD_ASPECT = 2.0
+DUPLICATE_CORRELATION = 0.88
+SAME_BACKGROUND = 16.0
+BACKGROUND_SHARE = 0.6
+TONED_OFF, TONED_CHROMA = 2.2, 40.0
+BLOCKINESS = 2.0
+THUMB_PX = 32
+MARGIN_PX = 3
+SHIFTS = (-2, -1, 0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about a photo that training will feel; `other` is the photo it is compared to."""
+
+    code: Code
+    sentence: str
+    other: str = ""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What was measured of a photo; lengths in pixels of the trained square, brightness in 0..255."""
+
+    width: int
+    height: int
+    side_px: float
+    edge_px: float
+    bright: float
+    chroma: float
+    tint: float
+    blockiness: float
+    has_bars: bool
+    thumb: "Plane"
+    background: "Plane"
+
+
+# One photo -----------------------------------------------------------------------------------------------------------
+
+
+def measure(image: "Image.Image", focus: Focus, resolution_px: int = 512) -> Measures:
+    """Return the measures of an upright photo as it is trained with this focus at this resolution."""
+    import numpy as np
+
+    side = focus.side(image.size)
+    seen_px = max(min(resolution_px, round(side)), 16)
+    view = focused(image, seen_px, focus)
+    pixels = np.asarray(view, dtype=np.float32)
+    grey = _grey(pixels)
+    chroma = _chroma(pixels)
+    box = content_box(image)
+    left, top, right, bottom = focus.box(image.size)
+    reaches_bars = left < box[0] - 1 or top < box[1] - 1 or right > box[2] + 1 or bottom > box[3] + 1
+    return Measures(
+        width=image.width,
+        height=image.height,
+        side_px=side,
+        edge_px=edge_spread(view),
+        bright=float(np.percentile(grey, 95)),
+        chroma=float(np.percentile(np.linalg.norm(chroma, axis=-1), 99)),
+        tint=_off_the_tint(grey, chroma),
+        blockiness=_blockiness(image),
+        has_bars=reaches_bars,
+        thumb=_thumb(image),
+        background=_background(view),
+    )
+
+
+def _grey(pixels: "Plane") -> "Plane":
+    import numpy as np
+
+    grey: Plane = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return grey
+
+
+def _chroma(pixels: "Plane") -> "Plane":
+    """Return the two colour differences of each pixel, as JPEG has them."""
+    import numpy as np
+
+    grey = _grey(pixels)
+    return np.stack([(pixels[..., 2] - grey) * 0.564, (pixels[..., 0] - grey) * 0.713], axis=-1).astype(np.float32)
+
+
+def edge_spread(view: "Image.Image") -> float:
+    """Return how wide the sharpest strong edges are: the blur's standard deviation in pixels, the worst of directions.
+
+    An edge blurred by s has at scale t a slope that goes with 1 / sqrt(s^2 + t^2); the slopes at two scales give s
+    (Elder & Zucker 1998). The sharpest edges count: a background out of focus is no fault.
+    """
+    import numpy as np
+    from PIL import Image
+
+    turned = view.rotate(45, Image.Resampling.BICUBIC)
+    cut = round(min(view.size) * (1 - 2**-0.5) / 2)
+    turned = turned.crop((cut, cut, view.width - cut, view.height - cut))
+    return max(_spread_both_ways(_grey(np.asarray(picture, dtype=np.float32))) for picture in (view, turned))
+
+
+def _spread_both_ways(grey: "Plane") -> float:
+    import numpy as np
+
+    spread = np.percentile(grey, 99) - np.percentile(grey, 1)
+    normal = grey * (200 / max(float(spread), 40.0))
+    fine, coarse = blurred(normal, FINE_PX), blurred(normal, COARSE_PX)
+    return max(_spread_along(fine, coarse), _spread_along(fine.T, coarse.T))
+
+
+def _spread_along(fine: "Plane", coarse: "Plane") -> float:
+    import numpy as np
+
+    slope, steep = np.abs(np.diff(coarse, axis=1)), np.abs(np.diff(fine, axis=1))
+    inner = slope[:, 2:-2]
+    is_edge = (inner >= slope[:, 1:-3]) & (inner > slope[:, 3:-1])
+    strong = max(float(np.percentile(inner, 90)), 2.0)
+    is_edge &= inner > strong
+    if is_edge.sum() < 40:
+        return 0.0
+    steepest = np.max([steep[:, shift : shift + inner.shape[1]] for shift in range(5)], axis=0)
+    ratio = steepest[is_edge] / inner[is_edge]
+    squared = (COARSE_PX**2 - ratio**2 * FINE_PX**2) / np.maximum(ratio**2 - 1, 1e-3)
+    spreads = np.sqrt(np.clip(squared, 0, 400))
+    return float(np.quantile(spreads, EDGE_QUANTILE))
+
+
+def _off_the_tint(grey: "Plane", chroma: "Plane") -> float:
+    """Return how far colours lie from what brightness alone explains: near 0 for black and white, sepia, tints."""
+    import numpy as np
+
+    flat, levels = chroma.reshape(-1, 2), (grey.reshape(-1) // 16).astype(int)
+    counts = np.maximum(np.bincount(levels, minlength=17), 1)
+    usual = np.stack([np.bincount(levels, flat[:, one], minlength=17) / counts for one in (0, 1)], axis=1)
+    return float(np.percentile(np.linalg.norm(flat - usual[levels], axis=1), 95))
+
+
+def _blockiness(image: "Image.Image") -> float:
+    """Return how much more the brightness jumps at the borders of 8 x 8 blocks than elsewhere (1: not at all)."""
+    import numpy as np
+
+    # Unmixed pixels: the blocks are those of the file, as it was taken; its middle says enough.
+    left, top = max((image.width - 1024) // 2, 0), max((image.height - 1024) // 2, 0)
+    part = np.asarray(image.crop((left, top, min(left + 1024, image.width), min(top + 1024, image.height))))
+    grey = _grey(part.astype(np.float32))
+    return min(_jumps(grey), _jumps(grey.T))
+
+
+def _jumps(grey: "Plane") -> float:
+    import numpy as np
+
+    if grey.shape[1] < 32:
+        return 1.0
+    # What bends within three pixels, limited so that true edges do not decide.
+    bend = np.minimum(np.abs(grey[:, 3:] - 3 * grey[:, 2:-1] + 3 * grey[:, 1:-2] - grey[:, :-3]), 24)
+    columns = bend.mean(axis=0)
+    phases = np.array([columns[phase::8].mean() for phase in range(8)])
+    return float((phases.max() + 0.25) / (np.median(phases) + 0.25))
+
+
+def _thumb(image: "Image.Image") -> "Plane":
+    """Return a small grey copy of the photo, whatever its shape."""
+    import numpy as np
+    from PIL import Image
+
+    return np.asarray(image.convert("L").resize((THUMB_PX, THUMB_PX), Image.Resampling.BOX), dtype=np.float32)
+
+
+def _background(view: "Image.Image") -> "Plane":
+    """Return colour and roughness of the cells around the middle of what is trained."""
+    import numpy as np
+
+    small = np.asarray(view.resize((96, 96)), dtype=np.float32)
+    grey, chroma = _grey(small), _chroma(small)
+    rough = np.abs(grey - blurred(grey, 1.5))
+    planes = np.stack([grey, chroma[..., 0] * 2, chroma[..., 1] * 2, rough * 3], axis=-1)
+    cells = planes.reshape(6, 16, 6, 16, 4).mean(axis=(1, 3))
+    around = np.ones((6, 6), dtype=bool)
+    around[1:, 1:5] = False
+    edge: Plane = cells[around]
+    return edge
+
+
+# All of a set --------------------------------------------------------------------------------------------------------
+
+
+def likeness(one: Measures, other: Measures) -> float:
+    """Return the highest correlation of two photos over small shifts, cuts and mirroring; 1 for the same picture."""
+    return max(_held(_views(one.thumb), other.thumb), _held(_views(other.thumb), one.thumb))
+
+
+def _held(views: "Plane", thumb: "Plane") -> float:
+    """Return how much the nearest of a photo's views is like the middle of another's thumb."""
+    middle = _without_shading(thumb)[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
+    return float((views @ _normal(middle.reshape(1, -1))[0]).max())
+
+
+def _views(thumb: "Plane") -> "Plane":
+    """Return the thumb as it looks when the photo was cut, moved or mirrored a little; one a row."""
+    import numpy as np
+    from PIL import Image
+
+    side, views = THUMB_PX - 2 * MARGIN_PX, []
+    upright = Image.fromarray(_without_shading(thumb))
+    for source in (upright, upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT)):
+        for inner in (side, 0.93 * side, 0.86 * side):
+            first = (THUMB_PX - inner) / 2
+            for top in (first + shift for shift in SHIFTS):
+                for left in (first + shift for shift in SHIFTS):
+                    box = (left, top, left + inner, top + inner)
+                    views.append(np.asarray(source.resize((side, side), Image.Resampling.BILINEAR, box=box)).ravel())
+    return _normal(np.stack(views))
+
+
+def _without_shading(thumb: "Plane") -> "Plane":
+    plane: Plane = thumb - blurred(thumb, 5.0)
+    return plane
+
+
+def _normal(rows: "Plane") -> "Plane":
+    import numpy as np
+
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    normal: Plane = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-3)
+    return normal
+
+
+def background_distance(one: Measures, other: Measures) -> float:
+    """Return how unlike the cells around the middle of two photos are."""
+    import numpy as np
+
+    return float(np.linalg.norm(one.background - other.background, axis=1).mean())
+
+
+def findings(measures: Mapping[str, Measures], resolution_px: int = 512) -> dict[str, list[Finding]]:
+    """Return what is found of each photo of a set, by its name, in the order of the set."""
+    names = list(measures)
+    found = {name: _alone(one, resolution_px) for name, one in measures.items()}
+    for name, other in _duplicates(measures).items():
+        sentence = f"It is nearly the same picture as photo {names.index(other) + 1}: keep the better one."
+        found[name].append(Finding("duplicate", sentence, other))
+    for name, like in _like_backgrounds(measures).items():
+        sentence = f"Its background is much like that of {like} other photos: the model may learn it with the subject."
+        found[name].append(Finding("backgrounds", sentence))
+    return found
+
+
+def _alone(one: Measures, resolution_px: int) -> list[Finding]:
+    """Return what is found of a photo by itself."""
+    found: list[Finding] = []
+    side = round(one.side_px)
+    if side < SMALL_SHARE * resolution_px:
+        text = f"It is small: {side} pixels are enlarged to {resolution_px}, and will look soft."
+        found.append(Finding("small", text))
+    if one.edge_px > BLURRY_PX:
+        found.append(Finding("blurry", "It is blurry: even its sharpest edges are soft."))
+    if one.bright < DARK_BRIGHT:
+        found.append(Finding("dark", "It is very dark: little of the subject can be seen."))
+    if max(one.width, one.height) > ODD_ASPECT * min(one.width, one.height):
+        how = "wide" if one.width > one.height else "tall"
+        found.append(Finding("aspect", f"It is very {how}: the square leaves out more than half of it."))
+    if one.has_bars:
+        found.append(Finding("bars", "It has flat bars at its edges inside the square: they would be learned too."))
+    if one.tint < TONED_OFF and one.chroma < TONED_CHROMA:
+        found.append(Finding("filter", "It is black and white or toned: pictures may come out that way."))
+    if one.blockiness > BLOCKINESS:
+        found.append(Finding("compressed", "It was compressed hard: its blocks would be learned too."))
+    return found
+
+
+def _duplicates(measures: Mapping[str, Measures]) -> dict[str, str]:
+    """Return the photos that show nearly what an earlier one does, with the first such."""
+    names = list(measures)
+    views = {name: _views(measures[name].thumb) for name in names}
+    found = {}
+    for number, name in enumerate(names):
+        for other in names[:number]:
+            alike = max(_held(views[name], measures[other].thumb), _held(views[other], measures[name].thumb))
+            if alike > DUPLICATE_CORRELATION:
+                found[name] = other
+                break
+    return found
+
+
+def _like_backgrounds(measures: Mapping[str, Measures]) -> dict[str, int]:
+    """Return the photos whose background is that of most others of the set, with the number of those."""
+    names = list(measures)
+    if len(names) < 3:
+        return {}
+    like = {
+        name: sum(
+            background_distance(measures[name], measures[other]) < SAME_BACKGROUND for other in names if other != name
+        )
+        for name in names
+    }
+    return {name: count for name, count in like.items() if count >= max(BACKGROUND_SHARE * (len(names) - 1), 2)}

@@ -1,0 +1,246 @@
+"""Which square of a photo is trained: a centre and a zoom per photo, kept in one small file beside the photos.
+
+A folder without that file is cropped as the settings say. Where the file names a photo, every step sees exactly this
+square of it. What matters in a photo is guessed from its colours and sharpness alone; no weights are needed for that.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.errors import PhotoError
+from dreambooth.workspace import write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    Plane = NDArray[np.float32]
+
+FOCUS_FILE = "focus.json"
+MAX_FOCUS_BYTES = 1024**2
+MAX_ZOOM = 8.0
+# The guess looks at a small copy: what matters in a photo is seen from afar.
+GUESS_PX = 96
+BAR_PX = 256
+MIN_BAR_SHARE = 0.03
+FLAT_LEVELS = 3.0
+STEP_LEVELS = 12.0
+FRAME_SHARE = 0.08
+CELL_LEVELS = 24
+NEARLY_ALL = 0.99
+
+
+@dataclass(frozen=True)
+class Focus:
+    """A square of a photo: its centre in 0..1 of width and height, and how much smaller than the largest one it is."""
+
+    x: float = 0.5
+    y: float = 0.5
+    zoom: float = 1.0
+
+    def side(self, size: tuple[int, int]) -> float:
+        """Return the square's side in pixels of a photo of this size; never less than one."""
+        return max(min(size) / self.zoom, 1.0)
+
+    def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return left, top, right and bottom in pixels; a centre too near the edge is moved in."""
+        side = self.side(size)
+        left = min(max(self.x * size[0] - side / 2, 0.0), size[0] - side)
+        top = min(max(self.y * size[1] - side / 2, 0.0), size[1] - side)
+        return left, top, left + side, top + side
+
+    def inside(self, size: tuple[int, int]) -> "Focus":
+        """Return the same square named by its true centre."""
+        left, top, right, bottom = self.box(size)
+        return Focus((left + right) / 2 / size[0], (top + bottom) / 2 / size[1], self.zoom)
+
+    def checked(self) -> "Focus":
+        """Return this focus, or raise PhotoError where no square is meant by it."""
+        numbers = (self.x, self.y, self.zoom)
+        right = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+        if not right or not (0 <= self.x <= 1 and 0 <= self.y <= 1 and 1 <= self.zoom <= MAX_ZOOM):
+            raise PhotoError(
+                "That is no place in a photo.", f"x and y lie in 0 to 1, zoom in 1 to {MAX_ZOOM:g}.",
+                "Move the square again.",
+            )  # fmt: skip
+        return Focus(float(self.x), float(self.y), float(self.zoom))
+
+
+def focused(image: "Image.Image", resolution_px: int, focus: Focus) -> "Image.Image":
+    """Return the focused square of an upright photo, `resolution_px` on each side."""
+    from PIL import Image
+
+    return image.resize((resolution_px, resolution_px), Image.Resampling.LANCZOS, box=focus.box(image.size))
+
+
+# The file ------------------------------------------------------------------------------------------------------------
+
+
+def read_focus(folder: Path) -> dict[str, Focus]:
+    """Return the focus of each photo of the folder that has one; raises PhotoError for a file that cannot be read."""
+    path = folder / FOCUS_FILE
+    try:
+        if not path.is_file():
+            return {}
+        with path.open("rb") as file:
+            content = file.read(MAX_FOCUS_BYTES + 1)
+        if len(content) > MAX_FOCUS_BYTES:
+            raise ValueError("it has more than 1 MB")
+        values = json.loads(content)
+        if not isinstance(values, dict):
+            raise ValueError("it is no JSON object")
+        return {str(name): _parsed(value) for name, value in values.items()}
+    except (OSError, ValueError, RecursionError, PhotoError) as error:
+        why = error.why if isinstance(error, PhotoError) else str(error)[:200]
+        raise PhotoError(
+            f"{path} cannot be read.", f"{why}", "Delete it to crop as the settings say, or set the squares again."
+        ) from None
+
+
+def _parsed(value: Any) -> Focus:
+    if not isinstance(value, dict) or set(value) != {"x", "y", "zoom"}:
+        raise ValueError("each photo needs x, y and zoom")
+    return Focus(**value).checked()
+
+
+def keep_focus(folder: Path, focuses: Mapping[str, Focus]) -> None:
+    """Write the folder's file anew."""
+    write_json(folder / FOCUS_FILE, {name: asdict(focus.checked()) for name, focus in sorted(focuses.items())})
+
+
+# The guess -----------------------------------------------------------------------------------------------------------
+
+
+def proposed_focus(image: "Image.Image") -> Focus:
+    """Return the largest square around what seems to matter in an upright photo, without bars at its edges."""
+    content = content_box(image)
+    left, top, right, bottom = content
+    part = image.resize(_small_size((right - left, bottom - top)), box=content)
+    across, down = _window(saliency(part))
+    width, height = right - left, bottom - top
+    side = min(width, height)
+    x = (left + across * (width - side) + side / 2) / image.width
+    y = (top + down * (height - side) + side / 2) / image.height
+    return Focus(x, y, max(min(image.size) / side, 1.0)).inside(image.size)
+
+
+def _small_size(size: tuple[float, float]) -> tuple[int, int]:
+    scale = GUESS_PX / max(size)
+    return max(round(size[0] * scale), 8), max(round(size[1] * scale), 8)
+
+
+def saliency(small: "Image.Image") -> "Plane":
+    """Return how much each pixel of a small picture seems to matter, in 0..1.
+
+    What is coloured unlike the frame of the picture (Wei et al. 2012: backgrounds touch the edges), sharp, and not at
+    the very edge counts.
+    """
+    import numpy as np
+
+    pixels = np.asarray(small.convert("RGB"), dtype=np.float32)
+    grey = pixels.mean(axis=2)
+    opponent = np.stack([grey, pixels[..., 0] - pixels[..., 1], pixels[..., 2] - grey], axis=2)
+    unlike = blurred(_distance_to_frame(opponent), 2.0)
+    detail = blurred(np.abs(grey - blurred(grey, 1.0)), 4.0)
+    height, width = grey.shape
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    middle = np.exp(-(((x + 0.5) / width - 0.5) ** 2 + ((y + 0.5) / height - 0.5) ** 2) / (2 * 0.38**2))
+    return _scaled((0.65 * _scaled(unlike) + 0.35 * _scaled(detail)) * middle)
+
+
+def _distance_to_frame(opponent: "Plane") -> "Plane":
+    """Return each pixel's distance to the nearest of the colours that the picture's frame mostly has."""
+    import numpy as np
+
+    height, width, _ = opponent.shape
+    band = max(round(min(height, width) * FRAME_SHARE), 1)
+    sides = (opponent[:band], opponent[-band:], opponent[:, :band], opponent[:, -band:])
+    frame = np.concatenate([side.reshape(-1, 3) for side in sides])
+    # Cells instead of clustering: the same for the same picture on every machine.
+    cells, counts = np.unique((frame // CELL_LEVELS).astype(np.int32), axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    num_usual = max(int(np.searchsorted(np.cumsum(counts[order]), 0.8 * len(frame))), 1)
+    distances = np.full(opponent.shape[:2], np.inf, dtype=np.float32)
+    for centre in (cells[order[:num_usual]][:64] + 0.5) * CELL_LEVELS:
+        distances = np.minimum(distances, np.linalg.norm(opponent - centre, axis=2).astype(np.float32))
+    return distances
+
+
+def _window(map_: "Plane") -> tuple[float, float]:
+    """Return where the largest square lies in what is left over (0..1 across and down) to hold most of the map."""
+    import numpy as np
+
+    height, width = map_.shape
+    side = min(height, width)
+    strong = np.maximum(map_ - map_.mean(), 0)
+    profile = strong.sum(axis=0) if width > height else strong.sum(axis=1)
+    room = max(height, width) - side
+    if not room:
+        return 0.5, 0.5
+    total = np.concatenate([[0.0], np.cumsum(profile)])
+    inside = total[side:] - total[: room + 1]
+    best = np.flatnonzero(inside >= inside.max() * NEARLY_ALL)
+    if width > height:
+        # In the middle of the places that hold nearly all that can be held: nothing is cut at an edge.
+        return float(best.mean()) / room, 0.5
+    # Heads are at the top, and are missed more than feet.
+    return 0.5, float(best[0] + 0.25 * (best[-1] - best[0])) / room
+
+
+def blurred(plane: "Plane", sigma: float) -> "Plane":
+    """Return the plane under a Gaussian of this standard deviation in pixels."""
+    import numpy as np
+
+    radius = max(math.ceil(3 * sigma), 1)
+    taps = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2)).astype(np.float32)
+    taps /= taps.sum()
+    for _ in range(2):  # down, then across
+        padded = np.pad(plane, ((radius, radius), (0, 0)), mode="edge")
+        total = np.zeros_like(plane)
+        for shift, tap in enumerate(taps):
+            total += tap * padded[shift : shift + len(plane)]
+        plane = total.T
+    return plane
+
+
+def _scaled(plane: "Plane") -> "Plane":
+    low, high = float(plane.min()), float(plane.max())
+    scaled: Plane = (plane - low) / max(high - low, 1e-6)
+    return scaled
+
+
+# Bars ----------------------------------------------------------------------------------------------------------------
+
+
+def content_box(image: "Image.Image") -> tuple[float, float, float, float]:
+    """Return the part of the photo without flat bars along its edges, in pixels; all of it where there are none."""
+    import numpy as np
+
+    small = image.resize((BAR_PX, BAR_PX)).convert("RGB")
+    pixels = np.asarray(small, dtype=np.float32)
+    top, bottom = _bar(pixels), _bar(pixels[::-1])
+    left, right = _bar(pixels.swapaxes(0, 1)), _bar(pixels.swapaxes(0, 1)[::-1])
+    if top + bottom > BAR_PX * 0.7 or left + right > BAR_PX * 0.7:
+        return 0.0, 0.0, float(image.width), float(image.height)
+    scale_x, scale_y = image.width / BAR_PX, image.height / BAR_PX
+    return left * scale_x, top * scale_y, image.width - right * scale_x, image.height - bottom * scale_y
+
+
+def _bar(rows: "NDArray[np.float32]") -> int:
+    """Return how many first rows are one flat colour that ends at once, across most of the picture."""
+    import numpy as np
+
+    flat = np.abs(rows - rows[0].mean(axis=0)).max(axis=(1, 2)) < 4 * FLAT_LEVELS
+    flat &= rows.std(axis=1).max(axis=1) < FLAT_LEVELS
+    num_rows = int(np.argmin(flat)) if not flat.all() else len(rows)
+    if num_rows < MIN_BAR_SHARE * len(rows) or num_rows > 0.45 * len(rows):
+        return 0
+    # The copy is softer than the photo: the row at the border is half bar, half picture.
+    beyond = rows[min(num_rows + 2, len(rows) - 1)]
+    differs = np.abs(beyond - rows[0].mean(axis=0)).max(axis=1) > STEP_LEVELS
+    return num_rows + 1 if float(differs.mean()) > 0.7 else 0
