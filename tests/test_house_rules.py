@@ -53,8 +53,9 @@ FLOORS: list[dict[str, str]] = [
     {"cli": ""},
     {
         "__main__": "",
-        "ui": "login space boundary gate fields photo_sets render storage_section theme "
-        "concepts_tab convert_tab picture_history pictures_view generate_tab train_tab build",
+        "ui": "login space boundary gate fields photo_sets render storage_section theme loss_plot forecast plan_text "
+        "run_panel runs_section concepts_tab convert_tab picture_history pictures_view generate_tab train_tab "
+        "follower api build",
     },
     {"app": ""},
 ]

@@ -1,6 +1,7 @@
 """What the page says, from runs and errors made up by hand."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.events import StatusChanged, StepLoss
 from dreambooth.fields import describe
+from dreambooth.hardware import Device
 from dreambooth.jobs import RunView
 from ui import render
+from ui.loss_plot import loss_plot, smoothed, thinned
 
 VIEW = RunView(
     name="zwx-dog", path=Path("runs/zwx-dog"), status="running", step=30, total_steps=120, phase="training",
     phase_done=30, phase_total=120, seconds_left=360.0, saves_in_time=True, error=None, queue_place=None, losses=[],
-    log_tail="",
-    samples={}, steps=[], resume_step=None, silent_s=0.0, config=None,
+    log_tail="", samples={}, steps=[], resume_step=None, silent_s=0.0, config=None,
 )  # fmt: skip
 
 
@@ -61,7 +63,13 @@ def test_the_bar_follows_the_steps_and_before_them_the_phase() -> None:
 
 def test_a_finished_run_has_no_time_left() -> None:
     assert render.time_left(run(status="done")) == ""
+    assert render.time_left(run(status="interrupted")) == ""
     assert render.time_left(run(seconds_left=None)) == ""
+
+
+def test_the_time_left_says_when_it_is_not_known_yet_and_what_is_not_in_it() -> None:
+    assert "time left: after the first steps" in render.status_card(run(seconds_left=None))
+    assert render.time_left(run(saves_in_time=False)) == "6 min left, and the saves"
 
 
 def test_a_failed_run_says_what_why_and_what_to_do_and_nothing_is_taken_as_html() -> None:
@@ -72,51 +80,82 @@ def test_a_failed_run_says_what_why_and_what_to_do_and_nothing_is_taken_as_html(
     assert "Take the preset `minimum`." in card
     assert "<script>" not in render.log_text("<script>alert(1)</script>")
     assert "<b>" not in render.error_text(DreamBoothError("<b>bold</b>"))
-    assert "<i>x" not in render.header("CPU", run(name="<i>x"), Path("/data"), True)
+    assert "<i>x" not in render.header("CPU", render.Doing(run(name="<i>x")), Path("/data"), True)
 
 
 def test_all_mistakes_are_listed_at_once() -> None:
     problems = [FieldProblem("max_train_steps", "is 0: it must be at least 1."), FieldProblem("seed", "is 'a'.")]
     text = render.error_panel(ConfigError(problems))
     assert "2 things need mending" in text
-    assert "<b>Steps</b> <code>max_train_steps</code> is 0" in text
-    assert "<b>Seed</b> <code>seed</code> is &#x27;a&#x27;." in text
+    assert "<a href='#field-max_train_steps'>Steps</a> <code>max_train_steps</code> is 0" in text
+    assert "<a href='#field-seed'>Seed</a> <code>seed</code> is &#x27;a&#x27;." in text
 
 
-def test_header_tells_where_files_do_not_stay() -> None:
-    assert "lost when this machine restarts" in render.header("CPU", None, Path("/content/x"), False)
-    kept = render.header("CPU", run(), Path("/data"), True)
+def test_header_tells_what_runs_and_where_files_do_not_stay() -> None:
+    assert "lost when this machine restarts" in render.header("CPU", render.Doing(), Path("/content/x"), False)
+    assert "Making pictures" in render.header("CPU", render.Doing(makes_pictures=True), Path("/data"), True)
+    kept = render.header("CPU", render.Doing(run(), num_waiting=2), Path("/data"), True)
     assert "lost" not in kept
-    assert "zwx-dog: Training: step 30 of 120 · 6 min left" in kept
+    assert "/data (kept)" in kept
+    assert "zwx-dog: Training: step 30 of 120 \u00b7 6 min left \u00b7 2 waiting" in kept
+
+
+def phases(view: RunView) -> dict[str, str]:
+    """Return each phase of the list with how it is shown."""
+    return {name: kind for kind, name in re.findall(r"<li class='db-(\w+)'[^>]*>([A-Za-z ]+)", render.phase_list(view))}
+
+
+def test_the_phases_show_what_is_behind_what_is_on_and_what_is_to_come() -> None:
+    assert phases(run()) == {
+        "Loading": "done", "Class pictures": "done", "Photos": "done", "Training": "now", "Saving": "next",
+        "Samples": "next",
+    }  # fmt: skip
+    making = run(phase="class images", phase_done=3, phase_total=50)
+    assert "Class pictures 3 of 50</li>" in render.phase_list(making)
+    assert phases(making)["Training"] == "next"
+    assert set(phases(run(status="done", phase="samples")).values()) == {"done"}
+    no_prior = run(config=TrainingConfig(with_prior_preservation=False))
+    assert "Class pictures" not in phases(no_prior)
+    assert render.phase_list(run(status="queued")) == ""
+
+
+def test_device_memory_is_told_while_a_run_is_at_work() -> None:
+    device = Device("cuda", "Tesla T4", 16 * 2**30, 4 * 2**30)
+    assert "Tesla T4: 12.0 of 16.0 GB memory in use" in render.status_card(run(), device)
+    assert "Tesla T4" not in render.status_card(run(status="done"), device)
 
 
 def test_smoothing_by_hand() -> None:
     # Averages 0.5*2 and 0.5*1+0.5*4, over weights 0.5 and 0.75.
-    assert render.smoothed([2.0, 4.0], weight=0.5) == pytest.approx([2.0, 10 / 3])
-    assert render.smoothed([3.0] * 50) == pytest.approx([3.0] * 50)
+    assert smoothed([2.0, 4.0], weight=0.5) == pytest.approx([2.0, 10 / 3])
+    assert smoothed([3.0] * 50) == pytest.approx([3.0] * 50)
 
 
-def test_few_losses_are_all_drawn() -> None:
-    rows = render.loss_rows(losses([2.0, 4.0]))
-    assert rows[:2] == [(1, 2.0, "each step"), (2, 4.0, "each step")]
-    assert [series for _, _, series in rows[2:]] == ["smoothed", "smoothed"]
-    assert render.loss_rows([]) == []
+@pytest.mark.parametrize("count", [1, 2, 499, 500, 501, 999, 1000, 1001, 12345])
+def test_many_losses_are_thinned_and_the_first_and_last_step_stay(count: int) -> None:
+    points = thinned(losses([float(number) for number in range(count)]))
+    assert len(points) <= 501
+    assert (points[0][0], points[-1][0]) == (1, count)
+    assert len({step for step, _, _ in points}) == len(points)
 
 
-@pytest.mark.parametrize("count", [499, 500, 501, 999, 1000, 1001, 12345])
-def test_many_losses_are_thinned_and_the_last_step_stays(count: int) -> None:
-    rows = render.loss_rows(losses([float(number) for number in range(count)]))
-    assert len(rows) <= 1000
-    assert rows[0][0] == 1
-    assert rows[-1][0] == count
-    assert len({(step, series) for step, _, series in rows}) == len(rows)
+def test_the_plot_has_a_faint_and_a_smoothed_course_and_marks_what_was_saved() -> None:
+    drawn = loss_plot(losses([0.5, 0.1, 0.3, 0.2]), 8, [2, 4])
+    assert drawn.count("<polyline") == 2
+    assert "saved at step 2" in drawn
+    assert "aria-label='Loss at step 4: 0.2" in drawn
+    assert "<svg" not in loss_plot([], 8)
+    assert "nan" not in loss_plot(losses([float("nan"), 0.5, float("inf"), 0.4]), 8)
+    assert "<svg" in loss_plot(losses([0.0, 0.0]), 2)
 
 
 def test_samples_begin_before_training() -> None:
-    items = render.sample_items({100: [Path("100/a.png")], 0: [Path("0/a.png"), Path("0/b.png")]})
-    assert items == [
-        (Path("0/a.png"), "before training"), (Path("0/b.png"), "before training"), (Path("100/a.png"), "step 100")
-    ]  # fmt: skip
+    found = {step: [Path(f"{step}/{name}.png") for name in "ab"] for step in (100, 0)}
+    shown = [(path.as_posix(), caption) for path, caption in render.sample_items(found)]
+    assert shown == [
+        ("0/a.png", "before"), ("100/a.png", "step 100"), ("0/b.png", "before"), ("100/b.png", "step 100")
+    ], "one seed after the other, over the steps"  # fmt: skip
+    assert render.sample_items({}) == []
 
 
 def test_photo_report_counts_and_advises() -> None:
@@ -145,3 +184,9 @@ def test_a_run_that_is_silent_for_a_minute_is_said_to_be() -> None:
 def test_a_paused_run_says_why() -> None:
     told = StatusChanged("paused", "The disk is full.", "", "Make room, then resume the run.")
     assert "Make room" in render.status_card(run(status="paused", error=told))
+
+
+def test_an_interrupted_run_says_so_and_how_to_go_on() -> None:
+    card = render.status_card(run(status="interrupted", resume_step=25))
+    assert "This run was interrupted" in card
+    assert "go on with it" in card

@@ -37,6 +37,11 @@ BEGINNING = {
     "sample_button": [],
     "start_shown_settings": None,
     "resume_shown_run": ["a-run"],
+    "retry_shown_run": ["a-run"],
+    "delete_shown_run": ["a-run"],
+    "resume_training": ["a-run"],
+    "retry_with_less_memory": ["a-run"],
+    "delete_run": ["a-run", True],
 }
 
 

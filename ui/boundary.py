@@ -5,8 +5,10 @@ import hashlib
 import inspect
 import logging
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -17,6 +19,7 @@ from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, travers
 
 from dreambooth.data.photos import read_photo, training_view
 from dreambooth.errors import DreamBoothError, traceback_text
+from dreambooth.hardware import Device, look_at_device
 from dreambooth.jobs import Jobs
 from dreambooth.settings import Settings
 from dreambooth.workspace import Workspace, new_file
@@ -25,6 +28,7 @@ from ui.render import error_text
 P = ParamSpec("P")
 R = TypeVar("R")
 
+DEVICE_POLL_S = 10.0
 NOT_UPLOADED = "That is nothing this page can take; a file has to be uploaded here first."
 
 log = logging.getLogger(__name__)
@@ -68,6 +72,22 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
+class DeviceWatch:
+    """The device and its free memory, asked for at most every ten seconds: asking the driver takes a process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: Device | None = None
+        self._seen_s = 0.0
+
+    def __call__(self) -> Device:
+        """Return the device as it was a moment ago."""
+        with self._lock:
+            if self._seen is None or time.monotonic() - self._seen_s > DEVICE_POLL_S:
+                self._seen, self._seen_s = look_at_device(), time.monotonic()
+            return self._seen
+
+
 @dataclass(frozen=True)
 class Services:
     """What the tabs work with."""
@@ -77,6 +97,7 @@ class Services:
     settings: Settings
     shown: Shown
     training_refusal: DreamBoothError | None = None
+    device: Callable[[], Device] = field(default_factory=DeviceWatch)
 
     def check_training(self) -> None:
         """Raise the reason why nobody may train here, if there is one."""

@@ -1,11 +1,12 @@
 """Form fields from the settings' own descriptions: one place decides how a setting is asked for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
 from dreambooth.config import TrainingConfig
+from dreambooth.errors import FieldProblem
 from dreambooth.fields import FieldInfo, describe
 from ui.render import field_label, field_note
 
@@ -76,3 +77,29 @@ def read_field(info: FieldInfo, value: Any) -> Any:
         return info.type(text)
     except ValueError:
         return text
+
+
+# Mistakes at their fields ---------------------------------------------------------------------------------------------
+
+
+def marks(
+    names: Iterable[str], notes: Mapping[str, str], problems: Iterable[FieldProblem], marked: Iterable[str]
+) -> list[Any]:
+    """Return the updates that mark every field with a problem, and take the mark from those mended since.
+
+    `notes` is what stands under each field else; `marked` are the fields that are marked now.
+    """
+    told = {problem.field: problem.message for problem in problems}
+    before = set(marked)
+
+    def update(name: str) -> Any:
+        if name in told:
+            return gr.update(info=f"{field_label(name)} {_plain(told[name])}", elem_classes=["db-wrong"])
+        return gr.update(info=notes[name], elem_classes=[]) if name in before else gr.skip()
+
+    return [update(name) for name in names]
+
+
+def _plain(text: str) -> str:
+    """Return the text as Markdown that shows it letter by letter, and no HTML."""
+    return "".join(letter if letter.isalnum() or letter in " .,:;-" else f"&#{ord(letter)};" for letter in text)

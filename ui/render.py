@@ -3,17 +3,17 @@
 Everything that came from a person or a file is escaped here; what leaves this module is safe to show.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from dreambooth.errors import ConfigError, DreamBoothError
-from dreambooth.events import FINAL_STATUSES, Status, StepLoss
+from dreambooth.events import FINAL_STATUSES, Status
 from dreambooth.fields import FieldInfo
+from dreambooth.hardware import Device, gb
 from dreambooth.jobs import RunView, in_words
 
-MAX_PLOT_POINTS = 1000
-SMOOTHING = 0.95
 # Told within a minute: the page asks once a second, and the heartbeat is up to a second old when it stops.
 SILENT_S = 55
 
@@ -25,6 +25,15 @@ PHASES = {
     "saving": "Saving the model",
     "samples": "Making sample pictures",
 }
+SHORT_PHASES = {
+    "loading": "Loading",
+    "class images": "Class pictures",
+    "latents": "Photos",
+    "training": "Training",
+    "saving": "Saving",
+    "samples": "Samples",
+}
+BEFORE_STEPS = ("loading", "class images", "latents")
 STATUSES: dict[Status, str] = {
     "queued": "waiting in line",
     "running": "running",
@@ -97,8 +106,8 @@ def error_panel(error: DreamBoothError) -> str:
     if not isinstance(error, ConfigError):
         return panel(error.what, error.why, error.todo)
     items = "".join(
-        f"<li><b>{escape(field_label(problem.field))}</b> <code>{escape(problem.field)}</code> "
-        f"{escape(problem.message)}</li>"
+        f"<li><a href='#field-{escape(problem.field)}'>{escape(field_label(problem.field))}</a> "
+        f"<code>{escape(problem.field)}</code> {escape(problem.message)}</li>"
         for problem in error.problems
     )
     count = "One thing needs" if len(error.problems) == 1 else f"{len(error.problems)} things need"
@@ -162,51 +171,125 @@ def progress_share(view: RunView) -> float:
 
 def time_left(view: RunView) -> str:
     """Return the time left in words, or nothing when it is not known or the run is over."""
-    if view.seconds_left is None or view.status in FINAL_STATUSES:
+    if view.seconds_left is None or view.status in (*FINAL_STATUSES, "interrupted", "paused"):
         return ""
-    return f"{in_words(view.seconds_left)} left"
+    return f"{in_words(view.seconds_left)} left" + ("" if view.saves_in_time else ", and the saves")
 
 
-def status_card(view: RunView | None) -> str:
+def time_told(view: RunView) -> str:
+    """Return the time left, or why it is not told yet."""
+    if view.status == "running" and view.seconds_left is None:
+        return "time left: after the first steps"
+    return time_left(view)
+
+
+def status_card(view: RunView | None, device: Device | None = None) -> str:
     """Return the run's status, phase, bar and time left; a failed run's panel stands under it."""
     if view is None:
         words = "No run yet. Choose photos, then start training."
         return f"<div class='db-status'><span class='db-quiet'>{words}</span></div>"
     percent = round(progress_share(view) * 100)
-    failed = (
-        panel(view.error.what or "The run failed.", view.error.why, view.error.todo)
-        if view.status in ("failed", "paused") and view.error
-        else ""
+    return (
+        f"<div class='db-status'><div class='db-row'><span class='db-chip db-chip-{escape(view.status)}'>"
+        f"{escape(STATUSES[view.status])}</span><b class='db-phase'>{escape(phase_text(view))}</b>"
+        f"<span class='db-quiet'>{escape(time_told(view))}</span></div>"
+        f"<div class='db-bar' role='progressbar' aria-label='Progress' aria-valuemin='0' aria-valuemax='100' "
+        f"aria-valuenow='{percent}'><i style='width:{percent}%'></i></div>"
+        f"{phase_list(view)}{_device_memory(view, device)}</div>{_trouble(view)}"
     )
+
+
+def phase_list(view: RunView) -> str:
+    """Return the phases of the run in their order, with those behind it, the one it is in, and those to come."""
+    if view.status in ("queued", "interrupted"):
+        return ""
+    own = [name for name in PHASES if name != "class images" or _makes_class_images(view)]
+    here = own.index(view.phase) if view.phase in own else -1
+    over = view.status in FINAL_STATUSES
+    # Saves and samples come again and again: they count as behind it at the end alone.
+    behind = own if view.status == "done" else [name for name in own[:here] if name in BEFORE_STEPS or over]
+    items = []
+    for name in own:
+        kind = "done" if name in behind else "now" if name == view.phase and not over else "next"
+        count = (
+            f" {view.phase_done} of {view.phase_total}"
+            if kind == "now" and view.phase_total and name != "training"
+            else ""
+        )
+        current = " aria-current='step'" if kind == "now" else ""
+        items.append(f"<li class='db-{kind}'{current}>{escape(SHORT_PHASES[name])}{escape(count)}</li>")
+    return f"<ol class='db-phases' aria-label='Phases of the run'>{''.join(items)}</ol>"
+
+
+def _makes_class_images(view: RunView) -> bool:
+    return view.config is None or view.config.with_prior_preservation or view.phase == "class images"
+
+
+def _device_memory(view: RunView, device: Device | None) -> str:
+    if device is None or view.status not in ("running", "stopping"):
+        return ""
+    used = device.total_bytes - device.free_bytes
+    percent = round(100 * used / max(device.total_bytes, 1))
+    told = f"{device.name}: {gb(used)} of {gb(device.total_bytes)} GB memory in use"
+    return (
+        f"<div class='db-memory'><span>{escape(told)}</span><div class='db-bar db-thin' role='meter' "
+        f"aria-label='Device memory in use' aria-valuemin='0' aria-valuemax='100' aria-valuenow='{percent}'>"
+        f"<i style='width:{percent}%'></i></div></div>"
+    )
+
+
+def _trouble(view: RunView) -> str:
+    """Return the panels of what went wrong, or seems to."""
+    told = ""
+    if view.status in ("failed", "paused") and view.error:
+        told += panel(view.error.what or "The run failed.", view.error.why, view.error.todo)
+    if view.status == "interrupted":
+        again = "It starts again at its first step." if not view.resume_step else ""
+        told += panel(
+            "This run was interrupted: the app, or the machine, ended while it was at work.", again,
+            "Press the button below to go on with it.", tone="note",
+        )  # fmt: skip
     if view.silent_s > SILENT_S:
         words = f"Not responding: nothing heard from it for {in_words(view.silent_s)}."
         why = "A step of a large model may take that long on a CPU. If it goes on, the training hangs."
         todo = "Then end the app (Ctrl-C twice), start it again, and resume the run: what it saved is whole."
-        failed += panel(words, why, todo, tone="note")
-    return (
-        f"<div class='db-status'><div class='db-row'><span class='db-chip db-chip-{escape(view.status)}'>"
-        f"{escape(STATUSES[view.status])}</span><b class='db-phase'>{escape(phase_text(view))}</b>"
-        f"<span class='db-quiet'>{escape(time_left(view))}</span></div>"
-        f"<div class='db-bar' role='progressbar' aria-label='Progress' aria-valuemin='0' aria-valuemax='100' "
-        f"aria-valuenow='{percent}'><i style='width:{percent}%'></i></div></div>{failed}"
-    )
+        told += panel(words, why, todo, tone="note")
+    return told
 
 
-def header(device: str, view: RunView | None, data_dir: Path, keeps_files: bool) -> str:
+@dataclass(frozen=True)
+class Doing:
+    """What the app is at: the run that trains or is next, how many wait behind it, and whether pictures are made."""
+
+    view: RunView | None = None
+    num_waiting: int = 0
+    makes_pictures: bool = False
+
+
+def header(device: str, doing: Doing, data_dir: Path, keeps_files: bool) -> str:
     """Return the line above the tabs: the device, what is running, and where files live."""
-    if view is None:
-        doing = "Idle"
-    else:
-        left = time_left(view)
-        doing = f"{view.name}: {phase_text(view)}" + (f" · {left}" if left else "")
     warning = "" if keeps_files else " (lost when this machine restarts: download what you need)"
-    where = f"Files in {data_dir}{warning}"
-    chips = [("db-device", device), ("db-doing db-live" if view else "db-doing", doing), ("db-where", where)]
+    kept = " (kept)" if keeps_files else ""
+    where = f"Files in {data_dir}{kept}{warning}"
+    busy = doing.view is not None or doing.makes_pictures
+    chips = [
+        ("db-device", device),
+        ("db-doing db-live" if busy else "db-doing", _doing_text(doing)),
+        ("db-where" if keeps_files else "db-where db-alarm", where),
+    ]
     return (
         "<div class='db-header'><h1>DreamBooth</h1><div class='db-chips'>"
         + "".join(f"<span class='{kind}'>{escape(text)}</span>" for kind, text in chips)
         + "</div></div>"
     )
+
+
+def _doing_text(doing: Doing) -> str:
+    if doing.view is None:
+        return "Making pictures" if doing.makes_pictures else "Idle"
+    left = time_left(doing.view)
+    waiting = f"{doing.num_waiting} waiting" if doing.num_waiting else ""
+    return " \u00b7 ".join(part for part in (f"{doing.view.name}: {phase_text(doing.view)}", left, waiting) if part)
 
 
 def log_text(log_tail: str) -> str:
@@ -216,32 +299,14 @@ def log_text(log_tail: str) -> str:
     return f"<div class='db-logbox' tabindex='0' aria-label='Log'><pre class='db-log'>{text}</pre></div>"
 
 
-def smoothed(values: Iterable[float], weight: float = SMOOTHING) -> list[float]:
-    """Return the moving average, corrected for its start at zero as in Adam (arXiv:1412.6980, section 3)."""
-    averages, average, share = [], 0.0, 0.0
-    for value in values:
-        average = weight * average + (1 - weight) * value
-        share = weight * share + (1 - weight)
-        averages.append(average / share)
-    return averages
-
-
-def loss_rows(losses: Sequence[StepLoss], max_points: int = MAX_PLOT_POINTS) -> list[tuple[int, float, str]]:
-    """Return (step, loss, series) for the plot, `each step` and `smoothed`, at most `max_points` rows in all."""
-    averages = smoothed([loss.loss for loss in losses])
-    # Rounded up, so that two series and the last step always fit.
-    stride = max(1, -(-len(losses) // max(max_points // 2 - 1, 1)))
-    kept = list(range(0, len(losses), stride))
-    if losses and kept[-1] != len(losses) - 1:
-        kept.append(len(losses) - 1)
-    raw = [(losses[place].step, losses[place].loss, "each step") for place in kept]
-    return raw + [(losses[place].step, averages[place], "smoothed") for place in kept]
-
-
 def sample_items(samples: dict[int, list[Path]]) -> list[tuple[Path, str]]:
-    """Return (file, caption) of every sample picture from step 0 on."""
+    """Return (file, caption) of every sample picture, one seed after the other, each over the steps from 0 on."""
+    most = max(map(len, samples.values()), default=0)
     return [
-        (path, "before training" if step == 0 else f"step {step}") for step in sorted(samples) for path in samples[step]
+        (samples[step][place], "before" if step == 0 else f"step {step}")
+        for place in range(most)
+        for step in sorted(samples)
+        if place < len(samples[step])
     ]
 
 

@@ -55,6 +55,11 @@ def theme() -> Base:
         button_secondary_background_fill_hover_dark="#3e3932",
         button_secondary_text_color="#3b352c",
         button_secondary_text_color_dark="#ece7df",
+        color_accent="#0f6b63",
+        checkbox_background_color_selected="#0f6b63",
+        checkbox_background_color_selected_dark="#14857a",
+        checkbox_border_color_selected="#0f6b63",
+        checkbox_border_color_selected_dark="#14857a",
         slider_color="#0f6b63",
         slider_color_dark="#2aa395",
         link_text_color="#0f6b63",
@@ -63,7 +68,15 @@ def theme() -> Base:
 
 
 CSS = """
+:root { --db-accent: #0f6b63; --db-bad: #b3402a; --db-warn: #b9791a; --db-raw: #8fbcb5; }
+.dark { --db-accent: #4cc3b5; --db-bad: #e8836d; --db-warn: #e0b15c; --db-raw: #3f6d67; }
 .gradio-container .main.fillable { max-width: 1120px !important; margin: 0 auto; padding: 1rem 1.2rem !important; }
+.gradio-container .html-container { padding: 0 .15rem !important; }
+.gradio-container .block:has(> .html-container > .prose:empty) { display: none; }
+.dark .tab-container button.selected { color: #4cc3b5 !important; }
+.gradio-container h3 { font-size: 1rem; font-weight: 650; margin: .3rem 0; }
+.gradio-container h3 .db-hint { font-weight: 400; margin-left: .35rem; }
+.gradio-container :focus-visible { outline: 2px solid var(--db-accent); outline-offset: 2px; }
 .db-header { display: flex; flex-wrap: wrap; align-items: baseline; gap: .3rem 1.2rem; padding: .4rem 0 .2rem; }
 .db-header h1 { font-size: 1.45rem; font-weight: 650; letter-spacing: -.015em; margin: 0; }
 .db-chips { display: flex; flex-wrap: wrap; gap: .35rem .5rem; font-size: .84rem;
@@ -71,6 +84,7 @@ CSS = """
 .db-chips span { padding: .12rem .65rem; border-radius: 99px; background: var(--background-fill-secondary);
   border: 1px solid var(--border-color-primary); overflow-wrap: anywhere; }
 .db-chips .db-live { color: var(--link-text-color); border-color: currentColor; }
+.db-chips .db-alarm { color: var(--db-bad); border-color: currentColor; }
 .db-row { display: flex; flex-wrap: wrap; gap: .3rem .7rem; align-items: center; }
 .db-quiet { color: var(--body-text-color-subdued); }
 .db-chip { font-size: .8rem; font-weight: 600; padding: .1rem .6rem; border-radius: 99px;
@@ -78,16 +92,48 @@ CSS = """
 .db-chip-running, .db-chip-stopping, .db-chip-queued { color: var(--link-text-color); border-color: currentColor; }
 .db-chip-done { color: #fff; background: #0f6b63; border-color: #0f6b63; }
 .db-chip-failed, .db-chip-interrupted { color: #fff; background: #a5402d; border-color: #a5402d; }
+.db-chip-paused { color: #fff; background: #86590f; border-color: #86590f; }
 .db-bar { height: .55rem; margin-top: .6rem; border-radius: 99px; overflow: hidden;
   background: var(--border-color-primary); }
 .db-bar i { display: block; height: 100%; border-radius: 99px; background: var(--slider-color);
   transition: width .6s; }
+.db-thin { height: .28rem; margin-top: .25rem; } .db-thin i { background: var(--body-text-color-subdued); }
+.db-phases { display: flex; flex-wrap: wrap; gap: .25rem .4rem; list-style: none; margin: .65rem 0 0; padding: 0;
+  font-size: .82rem; color: var(--body-text-color-subdued); }
+.db-phases li { display: flex; align-items: center; margin: 0; }
+.db-phases li::before { content: ""; width: .5rem; height: .5rem; border-radius: 99px; margin-right: .35rem;
+  border: 1.5px solid currentColor; }
+.db-phases li:not(:last-child)::after { content: ""; width: 1.1rem; height: 1px; margin-left: .45rem;
+  background: var(--border-color-primary); }
+.db-phases .db-done { color: var(--body-text-color); }
+.db-phases .db-done::before { background: var(--db-accent); border-color: var(--db-accent); }
+.db-phases .db-now { color: var(--db-accent); font-weight: 650; }
+.db-phases .db-now::before { background: currentColor; animation: db-pulse 1.6s infinite; }
+@keyframes db-pulse { 50% { opacity: .35; } }
+@media (prefers-reduced-motion: reduce) { .db-phases .db-now::before { animation: none; } }
+.db-memory { margin-top: .6rem; font-size: .82rem; color: var(--body-text-color-subdued); max-width: 26rem; }
 .db-panel { border: 1px solid var(--border-color-primary); border-left-width: 4px; border-radius: 10px;
   padding: .7rem 1rem; margin: .3rem 0; background: var(--block-background-fill); overflow-wrap: anywhere; }
 .db-panel p { margin: .25rem 0 0; } .db-panel ul { margin: .4rem 0 0; padding-left: 1.2rem; list-style: disc; }
-.db-panel .db-todo { font-weight: 550; }
+.db-panel .db-todo { font-weight: 550; } .db-panel li a { font-weight: 650; text-decoration: underline; }
 .db-bad { border-left-color: #c0492f; } .db-note { border-left-color: #c58a1f; }
 .db-good { border-left-color: #0f6b63; }
+.db-plan { display: flex; flex-wrap: wrap; gap: .1rem 0; margin: 0; font-size: 1rem; }
+.db-plan span:not(:last-child)::after { content: "\\00b7"; margin: 0 .5rem; color: var(--body-text-color-subdued); }
+.db-plan .db-wrong-part { color: var(--db-bad); font-weight: 650; }
+#start-row { align-items: center; } #start-row #plan { align-self: center; }
+.db-wrong, .db-wrong .block { border-color: var(--db-bad) !important; }
+.db-wrong input, .db-wrong textarea { border-color: var(--db-bad) !important;
+  box-shadow: 0 0 0 1px var(--db-bad) !important; }
+.db-wrong .info-text { color: var(--db-bad) !important; font-weight: 600; }
+#preset .wrap { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .6rem; }
+#preset .wrap label { background: none; border: 1px solid var(--border-color-primary);
+  align-items: flex-start; padding: .6rem .7rem; border-radius: 10px; white-space: pre-line;
+  line-height: 1.35; font-size: .9rem; }
+#preset .wrap label span { color: var(--body-text-color-subdued); }
+#preset .wrap label span::first-line { color: var(--body-text-color); font-weight: 650; }
+#preset .wrap label.selected { border-color: var(--db-accent); background: var(--background-fill-secondary); }
+#preset .wrap label input { margin-top: .2rem; }
 .db-report ul { margin: .35rem 0 0; padding-left: 0; list-style: none; font-size: .92rem; }
 .db-report li::before { content: "\\2713"; display: inline-block; width: 1.3rem; color: var(--link-text-color); }
 .db-report li.db-warn::before { content: "!"; color: #c0492f; font-weight: 700; }
@@ -96,8 +142,27 @@ CSS = """
   border: 1px solid var(--border-color-primary); border-radius: 10px; background: var(--background-fill-secondary); }
 .db-log { font-size: .8rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0;
   padding: .6rem .8rem; background: none !important; border: 0 !important; }
-#samples .grid-container, #views .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
+.db-plot { margin: 0; border: 1px solid var(--block-border-color); border-radius: 10px; padding: .5rem;
+  background: var(--block-background-fill); }
+.db-plot svg { width: 100%; height: auto; display: block; }
+.db-plot figcaption { font-size: .82rem; color: var(--body-text-color-subdued); padding: .2rem .3rem 0; }
+.db-empty { min-height: 8rem; display: grid; place-items: center; color: var(--body-text-color-subdued); }
+.db-grid line { stroke: var(--border-color-primary); stroke-width: 1; }
+.db-grid text { fill: var(--body-text-color-subdued); font-size: 12px; }
+.db-raw { fill: none; stroke: var(--db-raw); stroke-width: 1; opacity: .55; }
+.db-course { fill: none; stroke: var(--db-accent); stroke-width: 2.5; stroke-linejoin: round; }
+.db-now { fill: var(--db-accent); }
+.db-saved { stroke: var(--body-text-color-subdued); stroke-dasharray: 2 4; opacity: .7; }
+.db-table { border-collapse: collapse; font-size: .85rem; width: 100%; }
+.db-table th, .db-table td { border: 0 !important; text-align: left; padding: .2rem .6rem .2rem 0; vertical-align: top;
+  border-bottom: 1px solid var(--border-color-primary) !important; overflow-wrap: anywhere; }
+.db-table th { font-weight: 550; color: var(--body-text-color-subdued); white-space: nowrap; }
+#views .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
+#samples .grid-wrap { max-height: 30rem; overflow: auto; }
+#samples .grid-container { gap: .35rem;
+  grid-template-columns: repeat(var(--grid-cols), minmax(5.2rem, 6.8rem)) !important; }
 .db-panel code, .db-hint code { font-size: .82em; opacity: .75; }
 @media (max-width: 640px) { .gradio-container .main.fillable { padding: .5rem .6rem !important; }
-  .db-header h1 { font-size: 1.25rem; } #settings .form { flex-direction: column; } }
+  .db-header h1 { font-size: 1.25rem; } #settings .form { flex-direction: column; }
+  .db-phases li:not(:last-child)::after { width: .4rem; } }
 """

@@ -1,39 +1,36 @@
-"""The second tab: what a run starts from, its settings, and the run itself as it goes."""
+"""The second tab: what a run starts from, its settings, what it will take, and the start; then the run as it goes."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-import pandas as pd
 
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
-from dreambooth.jobs import RunView
 from dreambooth.models.base import STARTER, read_card
-from dreambooth.presets import PRESETS, recommended_num_steps, resolve
+from dreambooth.presets import MEMORY_CONFIGURATIONS
+from dreambooth.shell_line import CONFIG_FILE, command_line, settings_text
+from ui import run_panel, runs_section
 from ui.boundary import Services, shown
 from ui.fields import (
     GROUP_TITLES,
     MAIN_FIELDS,
     field_component,
     form_infos,
+    marks,
     read_fields,
     shown_value,
 )
+from ui.forecast import Offer, fitting, forecast, offers, proposed_config
 from ui.photo_sets import photo_set
-from ui.render import error_panel, log_text, loss_rows, panel, sample_items, status_card
+from ui.plan_text import preset_choices, preset_note, start_sentence
+from ui.render import error_panel, field_note, panel
 
-PRESET_LABELS = {
-    "minimum": "Minimum memory",
-    "recommended": "Recommended",
-    "high_speed": "High speed",
-    "full_precision": "Full precision",
-    "lean": "Lean",
-    "leanest": "Leanest",
-}
 TOY_NOTICE = "A toy model that shows the way; for real results take Stable Diffusion 1.5 and a GPU."
-ON_THE_STARTER = {"mixed_precision": "no", "use_8bit_adam": False}
+# What a preset decides, whoever typed something there before.
+OF_THE_PRESET = tuple(dict.fromkeys(name for values in MEMORY_CONFIGURATIONS.values() for name in values))
 
 
 @dataclass(frozen=True)
@@ -42,66 +39,62 @@ class TrainTab:
 
     base: gr.Dropdown
     preset: gr.Radio
+    preset_note: gr.HTML
     notice: gr.HTML
     fields: dict[str, Any]
     proposed: gr.State
+    marked: gr.State
     settings: gr.Accordion
+    advanced: gr.Accordion
+    plan: gr.HTML
     start: gr.Button
-    stop: gr.Button
-    save_now: gr.Button
-    sample_now: gr.Button
-    resume: gr.Button
     message: gr.HTML
-    run: gr.Dropdown
-    status: gr.HTML
-    samples: gr.Gallery
-    losses: gr.LinePlot
-    log: gr.HTML
+    command: gr.Code
+    as_json: gr.Code
+    panel: run_panel.RunPanel
+    runs: runs_section.RunsSection
 
     @property
-    def run_parts(self) -> list[Any]:
-        """Return what shows the viewed run."""
-        return [
-            self.status,
-            self.losses,
-            self.samples,
-            self.log,
-            self.stop,
-            self.save_now,
-            self.sample_now,
-            self.resume,
-        ]
+    def run(self) -> gr.Dropdown:
+        """Return the list of runs, whose choice is the run that is shown."""
+        return self.panel.run
+
+    @property
+    def told(self) -> list[Any]:
+        """Return what says what the form's run will take."""
+        return [self.preset, self.preset_note, self.plan, self.command, self.as_json]
 
 
 def build(services: Services) -> TrainTab:
     """Lay out the tab; `connect` gives it life."""
     infos = form_infos()
-    config = proposed_config(STARTER, "recommended", "pet", 5, {})
+    config = proposed_config(STARTER, "recommended", "pet", 5, {}, services.device())
     made: dict[str, Any] = {}
 
     def field(name: str) -> None:
         made[name] = field_component(infos[name], getattr(config, name))
 
-    with gr.Row(equal_height=False):
+    with gr.Accordion("New training", open=True, elem_id="settings") as settings:
         base = gr.Dropdown(
             base_choices(services), value=STARTER, label="Base model", allow_custom_value=True, elem_id="base",
             info="What the training starts from. A Hub id, a folder or one file can be typed in too.",
         )  # fmt: skip
+        notice = gr.HTML(base_notice(STARTER), elem_id="base-notice")
         preset = gr.Radio(
-            [(PRESET_LABELS[name], name) for name in PRESETS], value="recommended", label="Preset", elem_id="preset",
+            preset_choices([]), value="recommended", label="Preset", elem_id="preset",
             info="The same recipe, fitted to the memory there is.",
         )  # fmt: skip
-    notice = gr.HTML(base_notice(STARTER), elem_id="base-notice")
-    with gr.Accordion("Settings", open=True, elem_id="settings") as settings:
-        with gr.Row(equal_height=False):
-            for name in ("max_train_steps", "learning_rate", "save_interval", "resolution"):
-                field(name)
-        with gr.Row(equal_height=False):
-            for name in ("train_text_encoder", "with_prior_preservation", "num_class_images", "seed"):
-                field(name)
+        note = gr.HTML(elem_id="preset-note")
+        for row in (
+            ("max_train_steps", "learning_rate", "save_interval", "resolution"),
+            ("train_text_encoder", "with_prior_preservation", "num_class_images", "seed"),
+        ):
+            with gr.Row(equal_height=False):
+                for name in row:
+                    field(name)
         field("save_sample_prompt")
         made["save_sample_prompt"].placeholder = "The words for your photos, when left empty"
-        with gr.Accordion("Advanced", open=False):
+        with gr.Accordion("Advanced", open=False, elem_id="advanced") as advanced:
             for group, title in GROUP_TITLES.items():
                 names = [name for name, info in infos.items() if info.group == group and name not in MAIN_FIELDS]
                 gr.Markdown(f"#### {title}")
@@ -109,37 +102,27 @@ def build(services: Services) -> TrainTab:
                     with gr.Row(equal_height=False):
                         for name in names[start : start + 3]:
                             field(name)
-    message = gr.HTML(elem_id="start-message")
-    with gr.Row():
-        start = gr.Button("Start training", variant="primary", elem_id="start")
-        stop = gr.Button("Stop & save", interactive=False, elem_id="stop")
-        save_now = gr.Button("Save now", interactive=False, elem_id="save-now")
-        sample_now = gr.Button("Sample now", interactive=False, elem_id="sample-now")
-        resume = gr.Button("Resume", visible=False, elem_id="resume")
-    with gr.Row(equal_height=False):
-        status = gr.HTML(status_card(None), elem_id="run-status")
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=6, min_width=320):
-            gr.HTML("<b>What it makes</b> <span class='db-hint'>from the same seeds at every save</span>")
-            samples = gr.Gallery(
-                label="Samples", show_label=False, columns=4, height=330, elem_id="samples",
-                object_fit="contain", interactive=False, buttons=["fullscreen"],
+        with gr.Accordion("The same as a command line and as JSON", open=False, elem_id="as-command"):
+            command = gr.Code(
+                label="Command line", language="shell", interactive=False, elem_id="command", wrap_lines=True,
+                show_line_numbers=False, buttons=["copy"],
             )  # fmt: skip
-        with gr.Column(scale=5, min_width=320):
-            gr.HTML("<b>Loss</b> <span class='db-hint'>it wobbles, that is normal: judge by the pictures</span>")
-            losses = gr.LinePlot(
-                x="step", y="loss", color="series", label="Loss", show_label=False, height=330, color_title="",
-                elem_id="losses", buttons=["fullscreen"],
-                color_map={"each step": "#b9d5d0", "smoothed": "#0f6b63"}, y_lim=[0, None], tooltip="axis",
+            as_json = gr.Code(
+                label=f"Settings as JSON, for --config {CONFIG_FILE}", language="json", interactive=False,
+                elem_id="as-json", max_lines=14, buttons=["copy", "download"],
             )  # fmt: skip
-    log = gr.HTML(log_text(""), elem_id="log")
-    run = gr.Dropdown([], label="Run shown", elem_id="run", allow_custom_value=True)
+        with gr.Row(elem_id="start-row", equal_height=True):
+            plan = gr.HTML(elem_id="plan")
+            start_button = gr.Button("Start training", variant="primary", elem_id="start", scale=0, min_width=220)
+        message = gr.HTML(elem_id="start-message")
+    shown_run = run_panel.build()
+    runs = runs_section.build()
     # Its fields follow the declaration's order, whatever the layout.
     fields = {name: made[name] for name in infos}
     proposed = gr.State({name: shown_value(info, getattr(config, name)) for name, info in infos.items()})
     return TrainTab(
-        base, preset, notice, fields, proposed, settings, start, stop, save_now, sample_now, resume, message,
-        run, status, samples, losses, log,
+        base, preset, note, notice, fields, proposed, gr.State([]), settings, advanced, plan, start_button, message,
+        command, as_json, shown_run, runs,
     )  # fmt: skip
 
 
@@ -163,27 +146,14 @@ def base_notice(base: str) -> str:
     return panel(card.notice, tone="note") if card.notice else ""
 
 
-def proposed_config(
-    base: str, preset_name: str, kind: str, num_photos: int, explicit: Mapping[str, Any]
-) -> TrainingConfig:
-    """Return the settings the form proposes: what was typed, then the base's card, then the preset."""
-    card = read_card(base)
-    known: dict[str, Any] = {"resolution": card.native_px}
-    if card.is_toy:
-        known |= ON_THE_STARTER
-    else:
-        known["max_train_steps"] = recommended_num_steps(kind, num_photos)  # type: ignore[arg-type]
-    return resolve({"pretrained_model_name_or_path": base, **explicit}, known | dict(card.recipe), preset_name)
-
-
 def run_config(concept: Concept, base: str, typed: Mapping[str, Any]) -> TrainingConfig:
-    """Return the settings of a run as the form has them; raises ConfigError with every mistake."""
+    """Return the settings of a run as the form has them, not checked yet."""
     values = dict(typed)
     values["save_sample_prompt"] = values.get("save_sample_prompt") or concept.instance_prompt
     if not values.get("train_text_encoder"):
         # The form may have proposed them while the box was ticked.
         values |= {"text_encoder_lr": None, "text_encoder_stop_step": None}
-    return TrainingConfig(concepts=(concept,), pretrained_model_name_or_path=base.strip(), **values).checked()
+    return TrainingConfig(concepts=(concept,), pretrained_model_name_or_path=base.strip(), **values)
 
 
 def folded(while_training: bool) -> Any:
@@ -191,74 +161,52 @@ def folded(while_training: bool) -> Any:
     return gr.Accordion(open=not while_training)
 
 
-# The run shown -------------------------------------------------------------------------------------------------------
-
-
-def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
-    """Return what each of `TrainTab.run_parts` shows, as values that can be compared."""
-    if view is None:
-        return {"status": status_card(None), "losses": (), "samples": (), "log": log_text(""), "live": False,
-                "resume": None}  # fmt: skip
-    return {
-        "status": status_card(view),
-        "losses": tuple(loss_rows(view.losses)),
-        "samples": tuple(sample_items(view.samples)),
-        "log": log_text(view.log_tail),
-        "live": view.status in ("queued", "running"),
-        "resume": view.resume_step,
-    }
-
-
-def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
-    """Return the updates of `TrainTab.run_parts`, leaving out what the page has seen already."""
-
-    def unless_seen(name: str, update: Any) -> Any:
-        return gr.skip() if name in seen and seen[name] == values[name] else update
-
-    live = values["live"]
-    # An empty frame makes the plot compute with infinite limits.
-    rows = list(values["losses"])
-    plot = pd.DataFrame(rows, columns=["step", "loss", "series"]) if rows else None
-    pictures = [(services.shown.copy(path), caption) for path, caption in values["samples"]]
-    return [
-        unless_seen("status", values["status"]),
-        unless_seen("losses", plot),
-        unless_seen("samples", pictures),
-        unless_seen("log", values["log"]),
-        *(unless_seen("live", gr.Button(interactive=live)) for _ in range(3)),
-        unless_seen("resume", _resume_button(values["resume"])),
-    ]
-
-
-def _resume_button(step: int | None) -> Any:
-    text = "Start again" if step == 0 else f"Resume at step {step}"
-    return gr.Button(text, visible=step is not None)
-
-
 # Events --------------------------------------------------------------------------------------------------------------
 
 
 def connect(
-    tab: TrainTab, services: Services, *, photo_set: gr.Textbox, kind: gr.Radio, prompts: list[gr.Textbox]
+    tab: TrainTab,
+    services: Services,
+    *,
+    page: gr.Blocks,
+    photo_set: gr.Textbox,
+    kind: gr.Radio,
+    prompts: list[gr.Textbox],
 ) -> Any:
     """Join the tab's components to what they do; returns the start event, for what follows it."""
-    handlers = Handlers(services)
+    notes = [component.info or "" for component in prompts]
+    handlers = Handlers(services, dict(zip(("instance_prompt", "class_prompt"), notes, strict=True)))
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    latest: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": None, **quiet}
     fields = list(tab.fields.values())
-    gr.on(
-        [tab.base.change, tab.preset.change, kind.change, photo_set.change], handlers.propose,
-        [tab.base, tab.preset, kind, photo_set, tab.proposed, *fields], [tab.notice, tab.proposed, *fields],
-        trigger_mode="always_last", api_name="propose_settings", **quiet,
+    form = [photo_set, *prompts, tab.base, *fields]
+    proposal = [tab.base, tab.preset, kind, photo_set, tab.proposed, *fields]
+    proposed = [tab.preset, tab.notice, tab.proposed, *fields]
+    asked = [tab.preset, kind, tab.proposed, *form]
+    changed = gr.on(
+        [tab.base.change, kind.change, photo_set.change], handlers.propose, proposal, proposed,
+        api_name="propose_settings", **latest,
     )  # fmt: skip
-    for button, act, name in (
-        (tab.stop, handlers.stop, "stop_shown_run"),
-        (tab.save_now, handlers.save_now, "save_now"),
-        (tab.sample_now, handlers.sample_now, "sample_now"),
-        (tab.resume, handlers.resume, "resume_shown_run"),
-    ):
-        button.click(act, tab.run, tab.message, api_name=name, **quiet)
+    chosen = tab.preset.input(handlers.take_preset, proposal, proposed, api_name="take_preset", **latest)
+    for event in (changed, chosen):
+        event.then(handlers.tell, asked, tab.told, api_name="tell_after", **latest)
+    gr.on(
+        [page.load, *(field.change for field in fields), *(prompt.change for prompt in prompts)],
+        handlers.tell, asked, tab.told, api_name="tell_plan", **latest,
+    )  # fmt: skip
+    marked = [tab.marked, *fields, *prompts]
+    gr.on(
+        [field.change for field in (*fields, *prompts)], handlers.recheck, [tab.marked, *form], marked,
+        api_name="recheck_settings", **latest,
+    )  # fmt: skip
+    run_panel.connect(tab.panel, services)
+    runs_section.connect(tab.runs, tab.run)
+    tab.panel.reuse.click(
+        handlers.reuse, tab.run, [tab.panel.message, tab.base, tab.proposed, tab.settings, *fields],
+        api_name="reuse_settings", **quiet,
+    )  # fmt: skip
     return tab.start.click(
-        handlers.start, [photo_set, *prompts, tab.base, *fields], [tab.message, tab.run, tab.settings],
+        handlers.start, [tab.marked, *form], [tab.message, tab.run, tab.settings, tab.advanced, *marked],
         api_name="start_shown_settings", **quiet,
     )  # fmt: skip
 
@@ -266,82 +214,211 @@ def connect(
 class Handlers:
     """What the tab does, as functions of values."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, prompt_notes: Mapping[str, str] | None = None) -> None:
         self._services = services
         self._infos = form_infos()
+        self._notes = {name: field_note(info) for name, info in self._infos.items()} | dict(prompt_notes or {})
         self.propose = shown(self._propose)
+        self.take_preset = shown(self._take_preset)
+        self.tell = shown(self._tell)
+        self.recheck = shown(self._recheck)
+        self.reuse = shown(self._reuse)
         self.start = shown(self._start)
-        self.stop = shown(self._stop)
-        self.save_now = shown(self._save_now)
-        self.sample_now = shown(self._sample_now)
-        self.resume = shown(self._resume)
+
+    # The form --------------------------------------------------------------------------------------------------------
+
+    def _take_preset(
+        self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any], *values: Any
+    ) -> list[Any]:
+        """Follow a preset that was chosen: what it decides is no longer what somebody typed."""
+        typed = dict(zip(self._infos, values, strict=True))
+        proposed = dict(proposed) | {name: shown_value(self._infos[name], typed[name]) for name in OF_THE_PRESET}
+        return self._proposal(base, preset_name, kind, photo_set_name, proposed, values, keep_preset=True)
 
     def _propose(
         self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any], *values: Any
     ) -> list[Any]:
-        typed = read_fields(self._infos, values)
-        shown_now = {name: shown_value(self._infos[name], value) for name, value in typed.items()}
-        explicit = {name: value for name, value in typed.items() if shown_now[name] != proposed.get(name)}
+        return self._proposal(base, preset_name, kind, photo_set_name, proposed, values, keep_preset=False)
+
+    def _proposal(
+        self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any],
+        values: tuple[Any, ...], *, keep_preset: bool,
+    ) -> list[Any]:  # fmt: skip
+        explicit = self._explicit(proposed, values)
+        shown_now = {name: shown_value(self._infos[name], value) for name, value in self._read(values).items()}
         try:
             num_photos = self._num_photos(photo_set_name)
-            config = proposed_config(base, preset_name, kind, num_photos, explicit)
+            if not keep_preset:
+                preset_name = fitting(self._offers(base, kind, num_photos, {}), preset_name)
+            config = proposed_config(base, preset_name, kind, num_photos, explicit, self._services.device())
         except DreamBoothError as error:
-            return [error_panel(error), gr.skip(), *(gr.skip() for _ in values)]
+            return [gr.skip(), error_panel(error), gr.skip(), *(gr.skip() for _ in values)]
         new = {name: shown_value(info, getattr(config, name)) for name, info in self._infos.items()}
         # What a person typed stays theirs: only proposals are remembered as such.
         kept = {name: proposed.get(name) if name in explicit else value for name, value in new.items()}
         updates = [gr.skip() if shown_now[name] == value else value for name, value in new.items()]
-        return [base_notice(base), kept, *updates]
+        return [gr.Radio(value=preset_name), base_notice(base), kept, *updates]
+
+    def _read(self, values: tuple[Any, ...]) -> dict[str, Any]:
+        return read_fields(self._infos, values)
+
+    def _explicit(self, proposed: Mapping[str, Any], values: tuple[Any, ...]) -> dict[str, Any]:
+        """Return what differs from the proposals, and so was typed."""
+        return {
+            name: value
+            for name, value in self._read(values).items()
+            if shown_value(self._infos[name], value) != proposed.get(name)
+        }
+
+    def _offers(self, base: str, kind: str, num_photos: int, explicit: Mapping[str, Any]) -> list[Offer]:
+        return offers(self._services.workspace, base, kind, num_photos, explicit, self._services.device())
 
     def _num_photos(self, name: str) -> int:
         return len(photo_set(self._services.workspace, name).photos()) if name else 0
 
+    def _tell(
+        self, preset_name: str, kind: str, proposed: Mapping[str, Any], photo_set_name: str, instance_prompt: str,
+        class_prompt: str, base: str, *values: Any,
+    ) -> list[Any]:  # fmt: skip
+        """Return what the presets and the settings as they are would take, and the settings as a command."""
+        try:
+            num_photos = self._num_photos(photo_set_name)
+            explicit = self._explicit(proposed, values)
+            free = {name: value for name, value in explicit.items() if name not in OF_THE_PRESET}
+            offered = self._offers(base, kind, num_photos, free)
+            config = self._config(photo_set_name, instance_prompt, class_prompt, base, values)
+            told = forecast(self._services.workspace, config, num_photos, self._services.device())
+            said = [start_sentence(told), command_line(config), settings_text(config)]
+        # Settings that no run can have: they are told at their fields when a run is started with them.
+        except (DreamBoothError, TypeError, ValueError, ArithmeticError, KeyError):
+            unfit = "<p class='db-plan db-quiet'>Something in the settings cannot be: Start says what.</p>"
+            return [gr.skip(), gr.skip(), unfit, "", ""]
+        return [gr.Radio(choices=preset_choices(offered)), preset_note(offered, preset_name), *said]
+
+    def _config(
+        self, photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, values: tuple[Any, ...]
+    ) -> TrainingConfig:
+        """Return the form's run; raises ConfigError for photos that are not there."""
+        folder = photo_set(self._services.workspace, photo_set_name) if photo_set_name else None
+        if folder is None:
+            concept = Concept(instance_prompt.strip(), "", class_prompt.strip() or None)
+        else:
+            concept = folder.concept(instance_prompt, class_prompt)
+        return run_config(concept, base or "", self._read(values))
+
+    # Mistakes --------------------------------------------------------------------------------------------------------
+
+    def _problems(self, photo_set_name: str, config: TrainingConfig) -> list[FieldProblem]:
+        """Return every mistake there is, of the photos and of the settings."""
+        found = []
+        if not self._num_photos(photo_set_name):
+            found.append(FieldProblem("instance_data_dir", "holds no photos: drop some on the first tab."))
+        try:
+            config.checked()
+        except ConfigError as error:
+            found += [problem for problem in error.problems if problem.field != "instance_data_dir" or not found]
+        return found
+
+    def _marks(self, problems: list[FieldProblem], marked: list[str]) -> list[Any]:
+        names = [*self._infos, "instance_prompt", "class_prompt"]
+        updates = marks(names, self._notes, problems, marked)
+        return [[problem.field for problem in problems if problem.field in self._notes], *updates]
+
+    def _recheck(
+        self, marked: list[str], photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, *values: Any
+    ) -> list[Any]:
+        """Take the marks from fields that were mended; nothing is marked before the first start."""
+        if not marked:
+            return [gr.skip() for _ in range(len(values) + 3)]
+        config = self._config(photo_set_name, instance_prompt, class_prompt, base, values)
+        return self._marks(self._problems(photo_set_name, config), marked)
+
+    # The start -------------------------------------------------------------------------------------------------------
+
     def _start(
-        self, photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, *values: Any
-    ) -> tuple[str, Any, Any]:
+        self, marked: list[str], photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, *values: Any
+    ) -> list[Any]:
+        unmarked = [gr.skip() for _ in range(len(values) + 3)]
         try:
             self._services.check_training()
-            if not self._num_photos(photo_set_name):
-                problem = FieldProblem("instance_data_dir", "holds no photos: drop some on the first tab.")
-                raise ConfigError([problem])
-            chosen = photo_set(self._services.workspace, photo_set_name)
-            concept = chosen.concept(instance_prompt, class_prompt)
-            config = run_config(concept, base or "", read_fields(self._infos, values))
-            name = self._services.jobs.start(config, f"{chosen.words().identifier}-{chosen.words().class_word}")
+            config = self._config(photo_set_name, instance_prompt, class_prompt, base, values)
+            if problems := self._problems(photo_set_name, config):
+                return self._refused(problems, marked)
+            words = photo_set(self._services.workspace, photo_set_name).words()
+            name = self._services.jobs.start(config, f"{words.identifier}-{words.class_word}")
         except DreamBoothError as error:
-            return error_panel(error), gr.skip(), gr.skip()
-        return "", gr.Dropdown(value=name), folded(True)
+            return [error_panel(error), gr.skip(), gr.skip(), gr.skip(), *unmarked]
+        return [self._started(name), gr.Dropdown(value=name), folded(True), gr.skip(), *self._marks([], marked)]
+
+    def _refused(self, problems: list[FieldProblem], marked: list[str]) -> list[Any]:
+        fields = {problem.field for problem in problems} & set(self._infos)
+        deep = bool(fields - set(MAIN_FIELDS))
+        opened = [gr.Accordion(open=True) if fields else gr.skip(), gr.Accordion(open=True) if deep else gr.skip()]
+        return [error_panel(ConfigError(problems)), gr.skip(), *opened, *self._marks(problems, marked)]
+
+    def _started(self, name: str) -> str:
+        active = self._services.jobs.active()
+        if active in (None, name):
+            return ""
+        place = self._services.jobs.view(name).queue_place
+        return panel(f"{name} waits in line, at place {place}.", f"It begins when {active} is done.", tone="note")
+
+    def _reuse(self, name: str) -> list[Any]:
+        """Put a run's settings into the form; all of them count as typed."""
+        config = self._services.jobs.view(name).config
+        if config is None:
+            raise DreamBoothError(f"The settings of {name} cannot be read.", "Their file is gone or damaged.", "")
+        values = [shown_value(info, getattr(config, field)) for field, info in self._infos.items()]
+        told = panel(f"The form has the settings of {name} now.", "The photos are those of the first tab.", tone="good")
+        return [told, config.pretrained_model_name_or_path, {}, gr.Accordion(open=True), *values]
+
+    # For programs ----------------------------------------------------------------------------------------------------
+
+    def _set_config(
+        self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any]
+    ) -> tuple[TrainingConfig, int]:
+        chosen = photo_set(self._services.workspace, name)
+        words, num_photos = chosen.words(), len(chosen.photos())
+        config = proposed_config(base, preset_name, words.kind, num_photos, {}, self._services.device())
+        unknown = [FieldProblem(str(key), "is no setting of this form.") for key in explicit if key not in self._infos]
+        if not num_photos:
+            unknown.append(FieldProblem("instance_data_dir", f"the photo set {name!r} holds no photos."))
+        if unknown:
+            raise ConfigError(unknown)
+        typed = {key: getattr(config, key) for key in self._infos} | dict(explicit)
+        concept = chosen.concept(words.instance_prompt, words.class_prompt)
+        return run_config(concept, base, typed).checked(), num_photos
 
     def start_set(
         self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any], wish: str = ""
     ) -> tuple[str, TrainingConfig]:
         """Start a run on a photo set under its own words, with proposed settings where none are given."""
         self._services.check_training()
-        chosen = photo_set(self._services.workspace, name)
-        words = chosen.words()
-        config = proposed_config(base, preset_name, words.kind, len(chosen.photos()), {})
-        unknown = [FieldProblem(str(key), "is no setting of this form.") for key in explicit if key not in self._infos]
-        if not chosen.photos():
-            unknown.append(FieldProblem("instance_data_dir", f"the photo set {name!r} holds no photos."))
-        if unknown:
-            raise ConfigError(unknown)
-        typed = {key: getattr(config, key) for key in self._infos} | dict(explicit)
-        config = run_config(chosen.concept(words.instance_prompt, words.class_prompt), base, typed)
+        config, _ = self._set_config(name, base, preset_name, explicit)
+        words = photo_set(self._services.workspace, name).words()
         return self._services.jobs.start(config, wish or f"{words.identifier}-{words.class_word}"), config
 
-    def _stop(self, name: str) -> str:
-        self._services.jobs.stop(name)
-        return panel("The run finishes its step, saves, and stops.", tone="note")
+    def plan_set(self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what such a run would take, in numbers."""
+        config, num_photos = self._set_config(name, base, preset_name, explicit)
+        told = forecast(self._services.workspace, config, num_photos, self._services.device())
+        return {
+            "photos": num_photos,
+            "steps": config.max_train_steps,
+            "seconds": told.seconds,
+            "memory_bytes": told.need_bytes,
+            "memory_free_bytes": told.device.free_bytes,
+            "fits": told.fits,
+            "disk_bytes": told.disk_bytes,
+            "disk_free_bytes": told.disk_free_bytes,
+            "command": command_line(config),
+            "settings": dataclasses.replace(config).to_json(),
+        }
 
-    def _save_now(self, name: str) -> str:
-        self._services.jobs.save_now(name)
-        return panel("The model is saved after this step.", tone="note")
 
-    def _resume(self, name: str) -> str:
-        self._services.check_training()
-        self._services.jobs.resume(name)
-        return panel("The run goes on where it was.", tone="note")
+def start_sample(services: Services) -> tuple[str, TrainingConfig]:
+    """Start the bundled sample subject on the starter; returns the run's name and its settings."""
+    from ui import concepts_tab
 
-    def _sample_now(self, name: str) -> str:
-        self._services.jobs.sample_now(name)
-        return panel("Sample pictures are made after this step.", tone="note")
+    kept = concepts_tab.Handlers(services).sample_set()
+    return Handlers(services).start_set(kept.name, STARTER, "recommended", {}, "sample")

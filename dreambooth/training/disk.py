@@ -45,11 +45,14 @@ class DiskNeed:
         return self.num_saves * self.model_bytes + self.picture_bytes
 
     @property
+    def written_bytes(self) -> int:
+        """Return what lies there at the fullest moment."""
+        return self.num_models * self.model_bytes + self.num_states * self.state_bytes + self.picture_bytes
+
+    @property
     def total_bytes(self) -> int:
         """Return all of it and the reserve."""
-        return (
-            self.num_models * self.model_bytes + self.num_states * self.state_bytes + self.picture_bytes + RESERVE_BYTES
-        )
+        return self.written_bytes + RESERVE_BYTES
 
 
 def disk_need(config: TrainingConfig, unet: Any, text_encoder: Any, vae: Any, num_steps: int) -> DiskNeed:

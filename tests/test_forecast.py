@@ -1,0 +1,93 @@
+"""What a run will take, before it starts: presets with memory and time, and one sentence; nothing nobody measured."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from dreambooth.config import SD15, Concept
+from dreambooth.hardware import Device
+from dreambooth.models.base import STARTER
+from dreambooth.pace import likeness
+from dreambooth.presets import PRESETS
+from dreambooth.workspace import Workspace, write_json
+from ui import forecast, plan_text
+
+GIB = 2**30
+T4 = Device("cuda", "Tesla T4", 15 * GIB, int(14.2 * GIB))
+SMALL = Device("cuda", "GTX 1660", 6 * GIB, 5 * GIB)
+PROCESSOR = Device("cpu", "CPU with 2 cores", 16 * GIB, 12 * GIB)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "data")
+
+
+@pytest.mark.parametrize("device", [T4, PROCESSOR], ids=["gpu", "cpu"])
+@pytest.mark.parametrize("base", [SD15, STARTER])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_proposes_settings_that_can_be_run(base: str, preset: str, device: Device, photos: Path) -> None:
+    concept = Concept("photo of zwx dog", str(photos), "photo of dog")
+    for kind in ("person", "pet", "object", "style"):
+        config = forecast.proposed_config(base, preset, kind, 5, {}, device)
+        dataclasses.replace(config, concepts=(concept,)).checked()
+        assert device.kind != "cpu" or config.mixed_precision != "fp16"
+
+
+def test_the_fitting_preset_is_chosen_and_the_others_are_greyed_with_the_reason(workspace: Workspace) -> None:
+    offered = forecast.offers(workspace, SD15, "pet", 5, {}, SMALL)
+    assert forecast.fitting(offered, "recommended") not in ("recommended", "high_speed", "full_precision")
+    note = plan_text.preset_note(offered, "minimum")
+    assert "#preset label:nth-of-type(2)" in note
+    assert "GTX 1660 has 5.0 GB free, and they need more." in note
+    labels = {value: label for label, value in plan_text.preset_choices(offered)}
+    assert labels["recommended"].startswith("Recommended\nneeds ")
+    assert labels["recommended"].endswith("GB, 5.0 are free")
+
+
+def test_a_wish_that_fits_is_kept_and_nothing_is_greyed_on_the_starter(workspace: Workspace) -> None:
+    offered = forecast.offers(workspace, STARTER, "pet", 5, {}, PROCESSOR)
+    assert forecast.fitting(offered, "high_speed") == "high_speed"
+    assert plan_text.preset_note(offered, "high_speed") == ""
+
+
+def test_where_nothing_fits_it_is_said(workspace: Workspace) -> None:
+    offered = forecast.offers(workspace, SD15, "pet", 5, {}, Device("cuda", "Old card", GIB, GIB))
+    assert forecast.fitting(offered, "recommended") == "leanest"
+    assert "No preset fits: Old card has 1.0 GB free." in plan_text.preset_note(offered, "leanest")
+
+
+def test_time_is_told_only_where_a_like_run_was_timed_here(workspace: Workspace) -> None:
+    config = forecast.proposed_config(STARTER, "recommended", "pet", 5, {}, PROCESSOR)
+    assert forecast.forecast(workspace, config, 5, PROCESSOR).seconds is None
+    pace = {"step_s": 0.5, "class_image_step_s": 0.1, "sample_step_s": 0.1, "save_s": 2.0, "loading_s": 10.0}
+    write_json(workspace.data_dir / "paces.json", [{"likeness": likeness(config), "pace": pace}])
+    told = forecast.forecast(workspace, config, 5, PROCESSOR)
+    # Loading, 600 steps, 50 class pictures of 20 steps, 3 saves; no samples without words.
+    assert told.seconds == pytest.approx(10 + 300 + 100 + 6)
+    assert "about 7 min on this CPU" in plan_text.start_sentence(told)
+    other = dataclasses.replace(config, resolution=128)
+    assert plan_text.NOT_TIMED in plan_text.start_sentence(forecast.forecast(workspace, other, 5, PROCESSOR))
+
+
+def test_class_pictures_that_are_there_are_not_made_again(workspace: Workspace, photos: Path) -> None:
+    concept = Concept("photo of zwx dog", str(photos), "photo of dog")
+    config = forecast.proposed_config(STARTER, "recommended", "pet", 5, {"concepts": (concept,)}, PROCESSOR)
+    assert forecast.class_pictures_to_make(workspace, config) == 50
+    folder = workspace.class_images_dir / "0123456789abcdef"
+    folder.mkdir()
+    write_json(folder / "info.json", {"prompt": "photo of dog"})
+    for number in range(30):
+        (folder / f"{number:05}.png").touch()
+    (workspace.class_images_dir / "odd").mkdir()
+    (workspace.class_images_dir / "odd" / "info.json").write_text("[")
+    assert forecast.class_pictures_to_make(workspace, config) == 20
+
+
+def test_the_sentence_before_the_start_says_photos_steps_minutes_memory_and_disk(workspace: Workspace) -> None:
+    config = forecast.proposed_config(SD15, "recommended", "pet", 5, {}, T4)
+    told = plan_text.start_sentence(forecast.forecast(workspace, config, 5, T4))
+    for words in ("5 photos", "800 steps", plan_text.NOT_TIMED, " of 14.2 GB memory", "writes up to ", " free)"):
+        assert words in told
+    assert "db-wrong-part'>no photos yet" in plan_text.start_sentence(forecast.forecast(workspace, config, 0, T4))

@@ -1,0 +1,123 @@
+"""The page as an API: what its buttons do, for programs, in plain values; files and pictures are the tabs' events."""
+
+from typing import Any
+
+import gradio as gr
+
+from dreambooth.errors import DreamBoothError
+from dreambooth.models.base import STARTER
+from ui import train_tab
+from ui.boundary import Services, shown
+from ui.render import phase_text
+
+
+def publish(services: Services) -> None:
+    """Give programs a named function for everything that is done with runs."""
+    trainer, jobs = train_tab.Handlers(services), services.jobs
+
+    def start_training(
+        photo_set: str, base: str = STARTER, preset: str = "recommended", settings: dict[str, Any] | None = None
+    ) -> str:
+        """Start a run on an uploaded photo set and return its name; `settings` overrides what base and preset say."""
+        return trainer.start_set(photo_set, base, preset, settings or {})[0]
+
+    def plan_training(
+        photo_set: str, base: str = STARTER, preset: str = "recommended", settings: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return what that run would take: photos, steps, seconds, memory and disk; its command line and settings."""
+        return trainer.plan_set(photo_set, base, preset, settings or {})
+
+    def training_status(run: str = "") -> dict[str, Any]:
+        """Return where a run stands; without a name the one that trains, else the newest."""
+        return _status(services, _chosen(services, run))
+
+    def stop_training(run: str = "") -> str:
+        """Ask a run to save and stop, and return its name; without a name the one that trains."""
+        name = _training(services, run)
+        jobs.stop(name)
+        return name
+
+    def save_now(run: str = "") -> str:
+        """Ask a run to save its model after this step, and return its name; without a name the one that trains."""
+        name = _training(services, run)
+        jobs.save_now(name)
+        return name
+
+    def sample_now(run: str = "") -> str:
+        """Ask a run for sample pictures after this step, and return its name; without a name the one that trains."""
+        name = _training(services, run)
+        jobs.sample_now(name)
+        return name
+
+    def resume_training(run: str = "") -> str:
+        """Queue a run that was ended before its last step, to go on; returns its name, without one the newest's."""
+        services.check_training()
+        name = _chosen(services, run)
+        jobs.resume(name)
+        return name
+
+    def retry_with_less_memory(run: str) -> str:
+        """Start a new run with the settings of one that ran out of memory, changed to need less; returns its name."""
+        services.check_training()
+        return jobs.retry_with_less(run)
+
+    def delete_run(run: str, yes: bool = False) -> dict[str, Any]:
+        """Delete a run and all that the program wrote into its folder; only with `yes`."""
+        services.check_training()
+        if not yes:
+            raise DreamBoothError(f"{run} stays.", "A run is deleted with yes=True alone.", "")
+        removed = jobs.remove(run)
+        return {"run": run, "bytes": removed.num_bytes, "left": [str(path) for path in removed.left]}
+
+    def list_runs() -> list[dict[str, Any]]:
+        """Return every run, newest first."""
+        return [_status(services, run.name) for run in services.workspace.runs()]
+
+    def list_models() -> list[dict[str, str]]:
+        """Return every model pictures can be made with, newest steps first."""
+        return [{"label": label, "model": value} for label, value in jobs.models()]
+
+    def try_sample() -> str:
+        """Start training the bundled sample subject on the starter model, and return the run's name."""
+        return train_tab.start_sample(services)[0]
+
+    for function in (
+        start_training, plan_training, training_status, stop_training, save_now, sample_now, resume_training,
+        retry_with_less_memory, delete_run, list_runs, list_models, try_sample,
+    ):  # fmt: skip
+        gr.api(shown(function), api_name=function.__name__, concurrency_limit=None)
+
+
+def _training(services: Services, run: str) -> str:
+    name = run or services.jobs.active()
+    if not name:
+        raise DreamBoothError("Nothing is training.", "", "")
+    return name
+
+
+def _chosen(services: Services, run: str) -> str:
+    name = run or services.jobs.active() or next((run.name for run in services.workspace.runs()), "")
+    if not name:
+        raise DreamBoothError("There is no run yet.", "", "Start one first.")
+    return name
+
+
+def _status(services: Services, name: str) -> dict[str, Any]:
+    view = services.jobs.view(name)
+    error = None if view.error is None else {"what": view.error.what, "why": view.error.why, "todo": view.error.todo}
+    return {
+        "run": view.name,
+        "status": view.status,
+        "text": phase_text(view),
+        "step": view.step,
+        "total_steps": view.total_steps,
+        "phase": view.phase,
+        "seconds_left": view.seconds_left,
+        "queue_place": view.queue_place,
+        "resume_step": view.resume_step,
+        "silent_seconds": round(view.silent_s, 1),
+        "loss": view.losses[-1].loss if view.losses else None,
+        "steps": view.steps,
+        "models": [str(view.path / str(step)) for step in view.steps],
+        "error": error,
+    }

@@ -1,0 +1,86 @@
+"""What the page says before a run begins: presets with what they take, and the sentence about the whole of it."""
+
+from html import escape
+
+from dreambooth.config import TrainingConfig
+from dreambooth.hardware import gb
+from dreambooth.jobs import in_words
+from dreambooth.presets import PRESETS
+from ui.forecast import Forecast, Offer
+from ui.render import size_in_words
+
+PRESET_LABELS = {
+    "minimum": "Minimum memory",
+    "recommended": "Recommended",
+    "high_speed": "High speed",
+    "full_precision": "Full precision",
+    "lean": "Lean",
+    "leanest": "Leanest",
+}
+NOT_TIMED = "time told after the first steps"
+
+
+def preset_choices(offered: list[Offer]) -> list[tuple[str, str]]:
+    """Return (label, value) of every preset; a label says what the preset takes here."""
+    told = {offer.name: offer_text(offer) for offer in offered}
+    return [("\n".join(part for part in (PRESET_LABELS[name], told.get(name, "")) if part), name) for name in PRESETS]
+
+
+def offer_text(offer: Offer) -> str:
+    """Return what a preset takes: memory, and the time where a like run was timed on this device."""
+    forecast = offer.forecast
+    need = f"needs {gb(forecast.need_bytes)} GB"
+    if not forecast.fits:
+        return f"{need}, {gb(forecast.device.free_bytes)} are free"
+    return need if forecast.seconds is None else f"{need} \u00b7 {in_words(forecast.seconds)}"
+
+
+def preset_note(offered: list[Offer], chosen: str) -> str:
+    """Return the reasons of the presets that do not fit, and what greys them."""
+    small = [offer for offer in offered if not offer.forecast.fits]
+    if not small:
+        return ""
+    places = [PRESETS.index(offer.name) + 1 for offer in small]
+    greyed = ", ".join(f"#preset label:nth-of-type({place})" for place in places)
+    device = small[0].forecast.device
+    names = ", ".join(PRESET_LABELS[offer.name] for offer in small)
+    told = f"Greyed: {names}. {device.name} has {gb(device.free_bytes)} GB free, and they need more."
+    if len(small) == len(offered):
+        told = f"No preset fits: {device.name} has {gb(device.free_bytes)} GB free. Close what else uses it, "
+        told += "lower the resolution, or take the starter."
+    elif chosen in [offer.name for offer in small]:
+        told += f" {PRESET_LABELS[chosen]} is likely to run out of memory."
+    return f"<style>{greyed} {{ opacity: .45; }}</style><p class='db-hint'>{escape(told)}</p>"
+
+
+def start_sentence(told: Forecast) -> str:
+    """Return the one sentence before the start."""
+    config, device = told.config, told.device
+    photos = f"{told.num_photos} photo{'' if told.num_photos == 1 else 's'}" if told.num_photos else "no photos yet"
+    where = "this GPU" if device.kind != "cpu" else "this CPU"
+    time = NOT_TIMED if told.seconds is None else f"about {in_words(told.seconds)} on {where}"
+    parts = [
+        (photos, bool(told.num_photos)),
+        (f"{config.max_train_steps} steps", True),
+        (time, True),
+        (f"needs {gb(told.need_bytes)} of {gb(device.free_bytes)} GB memory", told.fits),
+        (
+            f"writes up to {size_in_words(told.disk_bytes)} ({size_in_words(told.disk_free_bytes)} free)",
+            told.disk_bytes < told.disk_free_bytes,
+        ),
+    ]
+    items = "".join(
+        f"<span class='{'db-ok' if fine else 'db-wrong-part'}'>{escape(text)}</span>" for text, fine in parts
+    )
+    return f"<p class='db-plan' role='status'>{items}</p>"
+
+
+def run_settings(config: TrainingConfig) -> str:
+    """Return a run's settings that differ from the defaults, as a table."""
+    shown = {name: value for name, value in config.departures().items() if name not in ("concepts", "output_dir")}
+    rows = [(f"photos of {concept.instance_prompt!r}", concept.instance_data_dir) for concept in config.concepts]
+    rows += [
+        (name, "on" if value is True else "off" if value is False else str(value)) for name, value in shown.items()
+    ]
+    cells = "".join(f"<tr><th scope='row'>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    return f"<table class='db-table'>{cells}</table>"

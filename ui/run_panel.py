@@ -1,0 +1,220 @@
+"""The run that is shown: its status, samples, loss and log as they come, and what can be done with it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from dreambooth.events import FINAL_STATUSES
+from dreambooth.jobs import RunView
+from ui.boundary import Services, shown
+from ui.loss_plot import loss_plot
+from ui.plan_text import run_settings
+from ui.render import log_text, panel, sample_items, size_in_words, status_card
+
+LIVE = ("queued", "running", "stopping", "paused")
+MAX_STEP_COLUMNS = 24
+STOP = "Stop & save"
+STOP_WORDS = {"queued": "Take it out of the line"}
+
+
+@dataclass(frozen=True)
+class RunPanel:
+    """The panel's components."""
+
+    run: gr.Dropdown
+    details: gr.Column
+    status: gr.HTML
+    stop: gr.Button
+    save_now: gr.Button
+    sample_now: gr.Button
+    resume: gr.Button
+    retry: gr.Button
+    pictures: gr.Button
+    message: gr.HTML
+    samples: gr.Gallery
+    losses: gr.HTML
+    log: gr.HTML
+    settings: gr.HTML
+    reuse: gr.Button
+    delete: gr.Button
+    sure: gr.Button
+
+    @property
+    def parts(self) -> list[Any]:
+        """Return what shows the run, in the order of `run_updates`."""
+        return [
+            self.details, self.status, self.losses, self.samples, self.log, self.settings, self.stop, self.save_now,
+            self.sample_now, self.resume, self.retry, self.pictures, self.delete, self.sure,
+        ]  # fmt: skip
+
+
+def build() -> RunPanel:
+    """Lay out the panel; `connect` gives it life."""
+    run = gr.Dropdown([], label="Run shown", elem_id="run", allow_custom_value=True)
+    status = gr.HTML(status_card(None), elem_id="run-status")
+    with gr.Row(elem_id="run-buttons"):
+        stop = gr.Button(STOP, visible=False, elem_id="stop")
+        save_now = gr.Button("Save now", visible=False, elem_id="save-now")
+        sample_now = gr.Button("Sample now", visible=False, elem_id="sample-now")
+        resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
+        retry = gr.Button("Retry with the plan that fits", variant="primary", visible=False, elem_id="retry")
+        pictures = gr.Button("Make pictures with it", variant="primary", visible=False, elem_id="make-pictures")
+    message = gr.HTML(elem_id="run-message")
+    with gr.Column(visible=False, elem_id="run-details") as details:
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=6, min_width=320):
+                gr.HTML("<h3>What it makes <span class='db-hint'>each row one seed, from step to step</span></h3>")
+                samples = gr.Gallery(
+                    label="Samples", show_label=False, columns=4, height="auto", elem_id="samples",
+                    object_fit="contain", interactive=False, buttons=["fullscreen", "download"],
+                )  # fmt: skip
+            with gr.Column(scale=5, min_width=320):
+                gr.HTML("<h3>Loss <span class='db-hint'>it wobbles, that is normal: judge by the pictures</span></h3>")
+                losses = gr.HTML(loss_plot([], 0), elem_id="losses")
+        gr.HTML("<h3>Log</h3>")
+        log = gr.HTML(log_text(""), elem_id="log")
+        with gr.Accordion("Settings of this run, and what to do with it", open=False, elem_id="run-more"):
+            settings = gr.HTML(elem_id="run-settings")
+            with gr.Row():
+                reuse = gr.Button("Take these settings over into the form", elem_id="reuse")
+                delete = gr.Button("Delete this run", elem_id="delete-run")
+                sure = gr.Button(
+                    "Yes, delete it and all it saved", variant="stop", visible=False, elem_id="delete-sure"
+                )
+    return RunPanel(
+        run, details, status, stop, save_now, sample_now, resume, retry, pictures, message, samples, losses, log,
+        settings, reuse, delete, sure,
+    )  # fmt: skip
+
+
+# What is shown -------------------------------------------------------------------------------------------------------
+
+
+def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
+    """Return what each of `RunPanel.parts` shows, as values that can be compared."""
+    if view is None:
+        return dict.fromkeys(("losses", "samples", "resume"), ()) | {
+            "details": False, "status": status_card(None), "log": log_text(""), "settings": "", "live": "",
+            "resume": None, "retry": False, "pictures": False, "deletable": False, "asked": None,
+        }  # fmt: skip
+    return {
+        "details": True,
+        "status": status_card(view, services.device()),
+        "losses": loss_plot(view.losses, view.total_steps, view.steps),
+        "samples": tuple(sample_items(_newest_columns(view.samples))),
+        "log": log_text(view.log_tail),
+        "settings": "" if view.config is None else run_settings(view.config),
+        "live": view.status,
+        "resume": view.resume_step,
+        "retry": view.error is not None and view.error.cause == "out of memory",
+        "pictures": bool(view.steps) and view.status not in LIVE,
+        "deletable": view.status not in LIVE or view.status == "paused",
+        # Another run, or another standing of it, takes the question back.
+        "asked": (view.name, view.status),
+    }
+
+
+def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
+    """Return the updates of `RunPanel.parts`, leaving out what the page has seen already."""
+
+    def unless_seen(name: str, update: Any) -> Any:
+        return gr.skip() if name in seen and seen[name] == values[name] else update
+
+    pictures = [(services.shown.copy(path), caption) for path, caption in values["samples"]]
+    columns = len({caption for _, caption in values["samples"]}) or 1
+    live, resume = values["live"], values["resume"]
+    again = "Start again" if resume == 0 else f"Resume at step {resume}"
+    return [
+        unless_seen("details", gr.Column(visible=values["details"])),
+        unless_seen("status", values["status"]),
+        unless_seen("losses", values["losses"] or loss_plot([], 0)),
+        unless_seen("samples", gr.Gallery(value=pictures, columns=columns)),
+        unless_seen("log", values["log"]),
+        unless_seen("settings", values["settings"]),
+        unless_seen("live", gr.Button(STOP_WORDS.get(live, STOP), visible=live in ("queued", "running"))),
+        *(unless_seen("live", gr.Button(visible=live == "running")) for _ in range(2)),
+        unless_seen("resume", gr.Button(again, visible=resume is not None)),
+        unless_seen("retry", gr.Button(visible=values["retry"])),
+        unless_seen("pictures", gr.Button(visible=values["pictures"])),
+        unless_seen("asked", gr.Button(visible=values["deletable"])),
+        unless_seen("asked", gr.Button(visible=False)),
+    ]
+
+
+def _newest_columns(samples: dict[int, list[Any]]) -> dict[int, list[Any]]:
+    """Return the base's samples and those of the newest steps: more columns than that show nothing."""
+    steps = sorted(samples)
+    kept = steps if len(steps) <= MAX_STEP_COLUMNS else [steps[0], *steps[-MAX_STEP_COLUMNS + 1 :]]
+    return {step: samples[step] for step in kept}
+
+
+# Events --------------------------------------------------------------------------------------------------------------
+
+
+def connect(parts: RunPanel, services: Services) -> None:
+    """Join the panel's buttons to what they do."""
+    handlers = Handlers(services)
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    for button, act, name in (
+        (parts.stop, handlers.stop, "stop_shown_run"),
+        (parts.save_now, handlers.save_now, "save_shown_run"),
+        (parts.sample_now, handlers.sample_now, "sample_shown_run"),
+        (parts.resume, handlers.resume, "resume_shown_run"),
+    ):
+        button.click(act, parts.run, parts.message, api_name=name, **quiet)
+    parts.retry.click(handlers.retry, parts.run, [parts.message, parts.run], api_name="retry_shown_run", **quiet)
+    parts.delete.click(lambda: gr.Button(visible=True), None, parts.sure, api_name="ask_delete_run", **quiet)
+    parts.sure.click(
+        handlers.delete, parts.run, [parts.message, parts.run, parts.sure], api_name="delete_shown_run", **quiet
+    )
+
+
+class Handlers:
+    """What the panel does, as functions of values."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self.stop = shown(self._stop)
+        self.save_now = shown(self._save_now)
+        self.sample_now = shown(self._sample_now)
+        self.resume = shown(self._resume)
+        self.retry = shown(self._retry)
+        self.delete = shown(self._delete)
+
+    def _stop(self, name: str) -> str:
+        self._services.jobs.stop(name)
+        return panel("The run finishes its step, saves, and stops.", tone="note")
+
+    def _save_now(self, name: str) -> str:
+        self._services.jobs.save_now(name)
+        return panel("The model is saved after this step.", tone="note")
+
+    def _sample_now(self, name: str) -> str:
+        self._services.jobs.sample_now(name)
+        return panel("Sample pictures are made after this step.", tone="note")
+
+    def _resume(self, name: str) -> str:
+        self._services.check_training()
+        self._services.jobs.resume(name)
+        place = self._services.jobs.view(name).queue_place
+        return panel(f"It waits in line, at place {place}." if place else "The run goes on where it was.", tone="note")
+
+    def _retry(self, name: str) -> tuple[str, Any]:
+        self._services.check_training()
+        new = self._services.jobs.retry_with_less(name)
+        return panel(f"{new} begins, with settings that need less memory.", tone="note"), gr.Dropdown(value=new)
+
+    def _delete(self, name: str) -> tuple[str, Any, Any]:
+        self._services.check_training()
+        removed = self._services.jobs.remove(name)
+        left = f"{len(removed.left)} files that are not its own stay in its folder." if removed.left else ""
+        told = panel(f"{name} was deleted: {size_in_words(removed.num_bytes)} are free.", left, tone="good")
+        others = [run.name for run in self._services.workspace.runs()]
+        return told, gr.Dropdown(value=others[0] if others else None), gr.Button(visible=False)
+
+
+def is_over(view: RunView) -> bool:
+    """Return whether nothing more will come of the run by itself."""
+    return view.status in FINAL_STATUSES or view.status == "interrupted"
