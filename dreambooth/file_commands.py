@@ -1,5 +1,7 @@
 """The commands about files: a model as one file, as an archive, on the Hub; samples in one picture; cleaning."""
 
+import ctypes
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,10 @@ from dreambooth.errors import ConfigError, FieldProblem
 if TYPE_CHECKING:
     from dreambooth.export.single_file import Precision
     from dreambooth.verify import Verdict
+
+# Of malloc.h.
+M_MMAP_THRESHOLD = -3
+LARGE_BYTES = 1 << 20
 
 
 def convert_command(arguments: dict[str, Any]) -> int:
@@ -21,9 +27,22 @@ def convert_command(arguments: dict[str, Any]) -> int:
     if problems:
         raise ConfigError(problems)
     precision: Precision | None = "fp16" if arguments["half"] else arguments["precision"]
+    _give_freed_memory_back_at_once()
     verdict = converted(Path(model), Path(out), precision=precision, use_safetensors=arguments["use_safetensors"])
     print(f"{verdict.path}\n{verdict}")
     return 0
+
+
+def _give_freed_memory_back_at_once() -> None:
+    """Have the C library map each large block by itself, so that the process holds no more than what is in use.
+
+    Left alone, glibc keeps what was freed for the next one: at SD 1.5's size 0.96 GB instead of 0.57. For a process
+    that only converts; a training would pay for it with page faults in every block it takes.
+    """
+    if sys.platform == "linux":
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if set_option is not None:
+            set_option(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def converted(

@@ -1,5 +1,6 @@
 """SD 1.5's own sizes with random weights: the whole key list, both file formats, and fp16 in 2.1 GB."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,14 @@ def test_the_file_has_sd15s_tensors_and_reads_back_equal(full_size: Path, tmp_pa
         original = load_file(full_size / part / "diffusion_pytorch_model.safetensors")
         assert read.keys() == original.keys()
         assert all(torch.equal(read[name], original[name]) for name in read)
+
+
+def test_a_conversion_with_its_check_holds_less_than_a_gigabyte_of_its_own(full_size: Path, tmp_path: Path) -> None:
+    """Beyond pages of files, of which a small machine gives up any."""
+    from benchmarks.conversion import measured
+
+    command = [sys.executable, "-m", "dreambooth", "convert"]
+    found = measured("ours", command, full_size, tmp_path, ".safetensors", half=True)
+    assert found.failed == ""
+    assert found.file_bytes > 2.1e9
+    assert found.peak_own_bytes < 1e9
