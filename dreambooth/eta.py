@@ -50,6 +50,10 @@ class Eta:
         if isinstance(event, ModelSaved):
             self._saved = True
         if isinstance(event, PhaseProgress):
+            if event.phase == "lent":
+                # Nothing that comes again: the next step is timed from when it goes on.
+                self._last = self._pause_began_s = None
+                return None
             if event.phase == "training":
                 self._at_step(event.done, now_s)
                 return self._time_left(event.done, event.total)

@@ -22,7 +22,7 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.picture_line import Order, PictureLine
 from dreambooth.pictures import OnStep, Painter, folder_of, model_name, prompts_to_compare, steps_to_compare
 from dreambooth.run_removal import Removed, remove_run
-from dreambooth.runlog import RunLog, read_state
+from dreambooth.runlog import RunLog, is_lent, read_state
 from dreambooth.runs import (
     execute,
     read_config,
@@ -219,7 +219,7 @@ class Jobs:
             log_tail=_tail(run.log_path),
             samples=run.samples(),
             steps=run.steps(),
-            resume_step=_resume_step(run, status),
+            resume_step=None if is_lent(state) else _resume_step(run, status),
             silent_s=max(time.time() - state.heartbeat_s, 0.0) if status in ("running", "stopping") else 0.0,
             config=read_config(run),
         )

@@ -181,6 +181,8 @@ def as_text(event: Event) -> str:
 def _as_text(event: Event) -> str:
     match event:
         case PhaseProgress():
+            if event.phase == "lent":
+                return ""
             return f"{event.phase.capitalize()}" + (f" ({event.total})" if event.total else "")
         case StepLoss():
             prior = "" if event.prior_loss is None else f" + class {event.prior_loss:.4f}"
@@ -203,10 +205,17 @@ def failure(error: DreamBoothError) -> StatusChanged:
     return StatusChanged("failed", error.what, error.why, error.todo)
 
 
+def is_lent(state: RunState) -> bool:
+    """Return whether the run is paused for as long as its device is lent, and not for good."""
+    return state.status == "paused" and state.error is not None and state.error.cause == "lent"
+
+
 def read_state(run: RunFolder) -> RunState:
     """Return where the run stands; `interrupted` when it has no owner left and no final status."""
     state = _kept_state(run)
-    if state.status in FINAL_STATUSES | {"paused"} or is_owned(run):
+    # One that lent its device goes on by itself, unless whoever had it is gone.
+    rests = state.status in FINAL_STATUSES or (state.status == "paused" and not is_lent(state))
+    if rests or is_owned(run):
         return state
     # It may have ended, and said so, between the look at its state and the look at its owner.
     again = _kept_state(run)

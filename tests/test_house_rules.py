@@ -39,7 +39,7 @@ FLOORS: list[dict[str, str]] = [
     {"data": "photos archives focus findings dataset class_images"},
     {"probes": ""},
     {
-        "training": "objective optimizer updates captions batches materials checkpoint capture keeping disk "
+        "training": "objective optimizer updates captions batches materials checkpoint lending capture keeping disk "
         "preparation trainer"
     },
     {"starter": "things places scenes subjects tokens loop judging build"},

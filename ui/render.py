@@ -154,6 +154,8 @@ def phase_text(view: RunView) -> str:
             "failed": f"Failed at step {view.step} of {view.total_steps}",
             "interrupted": f"The app ended while this run was at step {view.step}; its saved steps are usable",
         }[view.status]
+    if view.phase == "lent":
+        return f"Waiting at step {view.step} of {view.total_steps} while pictures are made"
     text = PHASES.get(view.phase, "Starting")
     if view.phase == "training":
         return f"{text}: step {view.step} of {view.total_steps}"
@@ -242,7 +244,8 @@ def _trouble(view: RunView) -> str:
     """Return the panels of what went wrong, or seems to."""
     told = ""
     if view.status in ("failed", "paused") and view.error:
-        told += panel(view.error.what or "The run failed.", view.error.why, view.error.todo)
+        tone = "note" if view.error.cause == "lent" else "bad"
+        told += panel(view.error.what or "The run failed.", view.error.why, view.error.todo, tone=tone)
     if view.status == "interrupted":
         again = "It starts again at its first step." if not view.resume_step else ""
         told += panel(

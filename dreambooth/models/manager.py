@@ -73,6 +73,19 @@ class ModelManager:
             if holder == "training":
                 self.collect()
 
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Let the training that holds the device give it to generation while the block lasts, and have it again."""
+        self.collect()
+        self._holder = None
+        self._lease.release()
+        try:
+            yield
+        finally:
+            self._lease.acquire()
+            self._holder = "training"
+            self._drop_resident()
+
     def resident(self, key: str, load: Callable[[], "Base"]) -> "Base":
         """Return the models of `key` on the device for inference, loaded if others or none are there.
 

@@ -17,6 +17,7 @@ from dreambooth.training.batches import Batch
 from dreambooth.training.capture import CapturedStep
 from dreambooth.training.checkpoint import Checkpoint, Learner, refuse_other, restore, surroundings_of
 from dreambooth.training.keeping import Keeper
+from dreambooth.training.lending import lend_device
 from dreambooth.training.materials import Materials, Report
 from dreambooth.training.optimizer import build_optimizer, build_schedule, trainable
 from dreambooth.training.updates import GatheredUpdates, UpdatesInBackward
@@ -64,7 +65,8 @@ class Trainer:
         resume: Checkpoint | None = None,
     ) -> None:
         self._config, self._materials = config, materials
-        self._device, self._report, self._controls = manager.device, report, controls
+        self._manager, self._device = manager, manager.device
+        self._report, self._controls = report, controls
         self._base = materials.base
         self._text_encoder_learns = config.train_text_encoder
         self._unreported: list[tuple[int, Tensor, Tensor, Tensor | None, float]] = []
@@ -339,6 +341,17 @@ class Trainer:
             self._report(PhaseProgress("training", step, num_steps))
         if step < num_steps and keeper.state_is_due(step):
             self._keep_state(step)
+        if step < num_steps and self._controls.lend.is_set():
+            self._lend_device(step)
+
+    def _lend_device(self, step: int) -> None:
+        """Pause while somebody else wants the device; a recorded step is recorded anew, for other addresses."""
+        self._report_losses()
+        base, was_recorded, self._captured = self._base, self._captured is not None, None
+        models = [base.unet, base.text_encoder, base.vae]
+        lend_device(self._manager, models, self._learner(), self._controls, self._report)
+        self._captured = CapturedStep(self._captured_work) if was_recorded else None
+        self._report(PhaseProgress("training", step, self._materials.num_steps))
 
     def _finish(self, step: int) -> None:
         self._report_losses()

@@ -1,0 +1,86 @@
+"""Lending the device in the middle of a run: everything large leaves it, and comes back bit for bit.
+
+What stays is small: the prepared latents, the captions, a batch made ahead.
+"""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.events import Controls, PhaseProgress, StatusChanged
+from dreambooth.models.manager import ModelManager
+from dreambooth.training.checkpoint import Learner
+from dreambooth.training.materials import Report
+
+if TYPE_CHECKING:
+    import torch
+
+BEAT_S = 0.2
+
+LENT = StatusChanged(
+    "paused",
+    "The device is lent to make pictures.",
+    "Somebody asked for them now. The run keeps its place.",
+    "It goes on by itself when they are made.",
+    cause="lent",
+)
+
+
+def lend_device(manager: ModelManager, models: list[Any], learner: Learner, controls: Controls, report: Report) -> None:
+    """Pause between two steps for as long as the device is wanted, and have everything back where it was."""
+    report(LENT)
+    put_back = _nothing if manager.device.type == "cpu" else _taken_off(models, learner, manager.device)
+    with manager.lent():
+        while controls.lend.is_set():
+            report(PhaseProgress("lent"))
+            time.sleep(BEAT_S)
+    put_back()
+    report(StatusChanged("running"))
+
+
+def _nothing() -> None:
+    """On the CPU there is nowhere to go."""
+
+
+def _taken_off(models: list[Any], learner: Learner, device: "torch.device") -> Callable[[], None]:
+    """Move models, moments and average to the CPU, and return what moves back those that were on the device.
+
+    Parameters stay the objects they are: the optimizer and its hooks know them by that.
+    """
+    for parameter in learner.parameters:
+        parameter.grad = None
+    moved = [model for model in models if next(model.parameters()).device.type == device.type]
+    for model in moved:
+        model.to("cpu")
+    # bitsandbytes shares one table among all parameters: it moves once, and is shared again afterwards.
+    on_cpu: dict[int, Any] = {}
+    back: dict[int, Any] = {}
+    places: list[tuple[Any, Any]] = []
+
+    def taken(holder: Any, key: Any) -> None:
+        tensor = holder[key]
+        if getattr(tensor, "is_cuda", False) or getattr(tensor, "is_mps", False):
+            on_cpu.setdefault(id(tensor), (tensor, tensor.to("cpu")))
+            places.append((holder, key))
+
+    for state in learner.optimizer.state.values():
+        for name in state:
+            taken(state, name)
+    if learner.ema is not None:
+        for number in range(len(learner.ema.shadow_params)):
+            taken(learner.ema.shadow_params, number)
+    for holder, key in places:
+        holder[key] = on_cpu[id(holder[key])][1]
+    on_cpu.clear()
+
+    def put_back() -> None:
+        for model in moved:
+            model.to(device)
+        for holder, key in places:
+            tensor = holder[key]
+            if id(tensor) not in back:
+                back[id(tensor)] = (tensor, tensor.to(device))
+            holder[key] = back[id(tensor)][1]
+        back.clear()
+
+    return put_back
