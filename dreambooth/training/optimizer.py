@@ -47,10 +47,10 @@ def build_optimizer(
     device = next(unet.parameters()).device
     if device.type == "cuda":
         options["fused"] = True
-    if config.capture_step:
-        # A graph replays addresses: a rate that changes has to be read from one.
-        options["capturable"] = True
-        groups = [group | {"lr": torch.tensor(group["lr"], device=device)} for group in groups]
+        if config.capture_step:
+            # A graph replays addresses: a rate that changes has to be read from one.
+            options["capturable"] = True
+            groups = [group | {"lr": torch.tensor(group["lr"], device=device)} for group in groups]
     return torch.optim.AdamW(groups, **options)
 
 

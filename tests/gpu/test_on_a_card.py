@@ -1,0 +1,239 @@
+"""What only a CUDA device can show: each way of training there, its exact resume, and memory that comes back.
+
+python -m pytest -m gpu -rP tests/gpu
+"""
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dreambooth.config import Concept, GenerationConfig, TrainingConfig
+from dreambooth.errors import TrainingError
+from dreambooth.events import Controls, Event, Notice, StepLoss
+from dreambooth.generation import Pipe, generate_images
+from dreambooth.hardware import xformers_problem
+from dreambooth.models.base import load_base
+from dreambooth.models.manager import ModelManager
+from dreambooth.presets import MEMORY_CONFIGURATIONS
+from dreambooth.training import objective
+from dreambooth.training.capture import NUM_STEPS_BEFORE
+from dreambooth.training.checkpoint import newest_checkpoint
+from dreambooth.training.preparation import prepare
+from dreambooth.training.trainer import Trainer
+from dreambooth.workspace import RunFolder, Workspace
+
+pytestmark = pytest.mark.gpu
+
+NUM_STEPS = NUM_STEPS_BEFORE + 5
+PLANS: dict[str, dict[str, Any]] = {
+    "fp32": {},
+    "fp16": {"mixed_precision": "fp16"},
+    "bf16": {"mixed_precision": "bf16"},
+    "8-bit AdamW": {"mixed_precision": "fp16", "use_8bit_adam": True},
+    "checkpointing": {"mixed_precision": "bf16", "gradient_checkpointing": True},
+    "recorded bf16": {"mixed_precision": "bf16", "capture_step": True},
+    "recorded fp16": {"mixed_precision": "fp16", "capture_step": True},
+    "lean": MEMORY_CONFIGURATIONS["lean"],
+    "leanest": MEMORY_CONFIGURATIONS["leanest"],
+}
+SETTLES = 0.05
+
+
+class Run:
+    """A run on the card: prepared anew each time it trains."""
+
+    def __init__(self, config: TrainingConfig, folder: Path) -> None:
+        self.config, self.folder, self.run = config, folder, RunFolder(folder / "run")
+        self.controls, self.manager, self.events = Controls(), ModelManager("cuda"), list[Event]()
+        self.trainer: Trainer | None = None
+
+    def train(self, stop_at: int | None = None, resume: bool = False) -> Trainer:
+        def report(event: Event) -> None:
+            self.events.append(event)
+            if stop_at is not None and getattr(event, "done", 0) == stop_at and getattr(event, "total", 0) == NUM_STEPS:
+                self.controls.stop.set()
+
+        self.controls.stop.clear()
+        materials = prepare(
+            self.config, workspace=Workspace(self.folder / "data"), manager=self.manager, token=None, report=report,
+            controls=self.controls,
+        )  # fmt: skip
+        assert materials is not None
+        state = newest_checkpoint(self.run, print) if resume else None
+        assert (state is not None) == resume
+        self.trainer = Trainer(self.config, materials, self.run, self.manager, report, self.controls, state)
+        self.trainer.run()
+        return self.trainer
+
+    @property
+    def losses(self) -> list[float]:
+        return [event.loss for event in self.events if isinstance(event, StepLoss)]
+
+
+@pytest.fixture
+def config(tiny_base_folder: Path, photos: Path) -> TrainingConfig:
+    return TrainingConfig(
+        pretrained_model_name_or_path=str(tiny_base_folder),
+        concepts=(Concept("photo of zwx dog", str(photos), "photo of dog"),),
+        resolution=32, train_batch_size=2, max_train_steps=NUM_STEPS, learning_rate=1e-3, seed=7,
+        num_class_images=2, save_infer_steps=2, num_crop_variants=2, log_interval=1, train_text_encoder=True,
+        with_prior_preservation=True,
+    )  # fmt: skip
+
+
+def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Return all that learns, as numbers on the CPU."""
+    base = trainer._base
+    return {
+        f"{part}.{name}": tensor.detach().float().cpu()
+        for part in ("unet", "text_encoder")
+        for name, tensor in getattr(base, part).state_dict().items()
+    }
+
+
+def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Return the largest difference between two sets of weights."""
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_plan_trains_and_its_losses_are_those_of_the_cpu(
+    plan: str, config: TrainingConfig, tmp_path: Path
+) -> None:
+    run = Run(dataclasses.replace(config, **PLANS[plan]).checked(), tmp_path)
+    before = weights_of_base(config)
+    trainer = run.train()
+    after = weights_of(trainer)
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    assert sum(not torch.equal(before[name], after[name]) for name in before) > 600
+    plain = Run(config, tmp_path / "plain")
+    plain.manager = ModelManager("cpu")
+    plain.train()
+    assert run.losses == pytest.approx(plain.losses, rel=SETTLES)
+    assert not [event.text for event in run.events if isinstance(event, Notice) and event.level == "warning"]
+
+
+def weights_of_base(config: TrainingConfig) -> dict[str, torch.Tensor]:
+    """Return the weights that a run starts from."""
+    base = load_base(config.pretrained_model_name_or_path)
+    return {
+        f"{part}.{name}": tensor.clone()
+        for part in ("unet", "text_encoder")
+        for name, tensor in getattr(base, part).state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_stopped_run_resumes_to_the_same_weights(plan: str, config: TrainingConfig, tmp_path: Path) -> None:
+    settings = dataclasses.replace(config, **PLANS[plan]).checked()
+    whole, again = Run(settings, tmp_path / "whole"), Run(settings, tmp_path / "again")
+    parted = Run(settings, tmp_path / "parted")
+    first, second = weights_of(whole.train()), weights_of(again.train())
+    parted.train(stop_at=NUM_STEPS - 3)
+    third = weights_of(parted.train(resume=True))
+    own, resumed = furthest(first, second), furthest(first, third)
+    print(f"{plan}: two whole runs differ by {own:g} at most, a resumed one by {resumed:g}")
+    assert resumed <= max(10 * own, 2e-4), "beyond what two whole runs differ by"
+
+
+def test_a_recorded_step_does_what_a_plain_one_does(config: TrainingConfig, tmp_path: Path) -> None:
+    settings = dataclasses.replace(config, text_encoder_stop_step=NUM_STEPS - 2)
+    plain, recorded = (
+        Run(dataclasses.replace(settings, capture_step=captured).checked(), tmp_path / str(captured))
+        for captured in (False, True)
+    )
+    one, other = weights_of(plain.train()), weights_of(recorded.train())
+    difference = furthest(one, other)
+    print(f"recorded against plain, fp32: {difference:g} at most after {NUM_STEPS} steps")
+    assert difference < 2e-4
+    assert recorded.losses == pytest.approx(plain.losses, rel=1e-3)
+
+
+@pytest.mark.parametrize("plan", ["fp16", "recorded bf16", "recorded fp16", "lean"])
+def test_a_loss_that_is_no_number_leaves_the_weights_as_they_were(
+    plan: str, config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(dataclasses.replace(config, **PLANS[plan]).checked(), tmp_path)
+    original, factor = objective.prior_preservation, torch.ones((), device="cuda")
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def poisoned(*arguments: Any) -> objective.Losses:
+        losses = original(*arguments)
+        return dataclasses.replace(losses, total=losses.total * factor)
+
+    def poison(trainer: Trainer, step: int) -> None:
+        if step == NUM_STEPS_BEFORE + 2:
+            kept.append(weights_of(trainer))
+            factor.fill_(float("nan"))
+
+    monkeypatch.setattr(objective, "prior_preservation", poisoned)
+    monkeypatch.setattr(Trainer, "_due_work", poison)
+    with pytest.raises(TrainingError, match=f"loss of step {NUM_STEPS_BEFORE + 3} "):
+        run.train()
+    assert run.trainer is not None
+    assert furthest(kept[0], weights_of(run.trainer)) == 0
+
+
+def test_a_compiled_unet_learns_the_same(config: TrainingConfig, tmp_path: Path) -> None:
+    plain, compiled = (
+        Run(dataclasses.replace(config, compile_unet=on, max_train_steps=3).checked(), tmp_path / str(on))
+        for on in (False, True)
+    )
+    plain.train()
+    compiled.train()
+    torch._dynamo.reset()
+    assert compiled.losses == pytest.approx(plain.losses, rel=1e-3)
+
+
+def test_xformers_gives_the_same_losses_where_it_loads(config: TrainingConfig, tmp_path: Path) -> None:
+    problem = xformers_problem()
+    if problem is not None:
+        pytest.skip(f"xformers does not load here: {problem}")
+    settings = dataclasses.replace(config, mixed_precision="fp16", max_train_steps=3)
+    plain = Run(settings.checked(), tmp_path / "sdpa")
+    other = Run(dataclasses.replace(settings, attention="xformers").checked(), tmp_path / "xformers")
+    plain.train()
+    other.train()
+    assert other.losses == pytest.approx(plain.losses, rel=SETTLES)
+
+
+def test_pictures_in_fp16_are_those_of_the_cpu_up_to_rounding(tiny_base_folder: Path) -> None:
+    import numpy as np
+
+    base = load_base(str(tiny_base_folder))
+    request = GenerationConfig(prompt="photo of dog", num_images_per_prompt=2, num_inference_steps=4, seed=3)
+    pictures = []
+    for name in ("cpu", "cuda"):
+        manager, own = ModelManager(name), copy.deepcopy(base)
+        held = manager.resident("base", lambda own=own: own)  # type: ignore[misc]
+        pipe = Pipe(held.unet, held.text_encoder, held.vae, held.tokenizer, held.noise_scheduler_config)
+        assert next(held.unet.parameters()).dtype == manager.inference_dtype
+        pictures.append([np.asarray(picture.image, dtype=float) for picture in generate_images(pipe, request)])
+    assert all(abs(one - other).mean() < 2 for one, other in zip(*pictures, strict=True)), "levels of 255"
+
+
+def test_the_swap_gives_all_memory_back_ten_times(config: TrainingConfig, tmp_path: Path) -> None:
+    manager = ModelManager("cuda")
+    held = []
+    for number in range(11):
+        run = Run(
+            dataclasses.replace(config, mixed_precision="fp16", max_train_steps=2).checked(), tmp_path / f"{number}"
+        )
+        run.manager = manager
+        with manager.lease("training", wait=False):
+            run.train()
+            run.trainer = None
+        del run
+        manager.collect()
+        held.append((torch.cuda.memory_allocated(), torch.cuda.memory_reserved()))
+        with manager.lease("generation", wait=False):
+            base = manager.resident("base", lambda: load_base(config.pretrained_model_name_or_path))
+            pipe = Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config)
+            list(generate_images(pipe, GenerationConfig(prompt="dog", num_images_per_prompt=1, num_inference_steps=2)))
+            del base, pipe
+    print("bytes allocated and reserved after each training:", held)
+    assert len(set(held[1:])) == 1, "what the first training leaves (libraries' workspaces) is left by each"
