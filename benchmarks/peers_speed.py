@@ -1,16 +1,19 @@
 """Train the same thing with ours and with other people's scripts, each in a process of its own, by turns.
 
     python -m benchmarks.peers_speed --runner RUN_PEER --peer NAME=SCRIPT [--peer ...] [--base DIR] [--rounds 3]
+                                     [--cpu-clock]
 
 A peer is a `train_dreambooth.py`; the runner starts it unchanged and prints a line `PEER {"steps", "step_s",
 "peak_rss_gb"}`. All get the same base (the mini one of `benchmarks.bases` when left out), photos, class pictures and
 arguments: text encoder and prior on, fp32, batch 1. Seconds are the median between two updates, memory is the largest
-of the whole process, its last save included.
+of the whole process, its last save included. On a machine that others use as well `--cpu-clock` counts the seconds of
+processor time of one thread instead, for all alike.
 """
 
 import argparse
 import json
 import resource
+import runpy
 import statistics
 import sys
 import tempfile
@@ -22,12 +25,20 @@ from benchmarks.measuring import heading, keep, random_pictures, told, watched
 from dreambooth.samples import sample_concept
 
 MARKER = "PEER "
+ON_CPU_CLOCK = "--on-cpu-clock"
 
 
 def main() -> None:
     """Measure by turns and print the table."""
+    if sys.argv[1:2] == [ON_CPU_CLOCK]:
+        time.perf_counter = time.process_time
+        del sys.argv[1]
     if sys.argv[1:2] == ["--ours"]:
         train_ours(sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["--theirs"]:
+        sys.argv = sys.argv[2:]
+        runpy.run_path(sys.argv[0], run_name="__main__")
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runner", type=Path, required=True)
@@ -36,6 +47,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cpu-clock", action="store_true")
     parser.add_argument("--extra", nargs="*", default=[], help="more arguments for ours, to try a setting of it")
     arguments = parser.parse_args()
     found: dict[str, list[dict[str, float]]] = {}
@@ -43,13 +55,15 @@ def main() -> None:
         folder = Path(name)
         base = arguments.base or random_base(folder / "mini", "mini")
         shared = common_arguments(base, folder, arguments.resolution, arguments.steps)
-        commands = {"ours": [sys.executable, "-m", "benchmarks.peers_speed", "--ours", *arguments.extra]}
+        this = [sys.executable, "-m", "benchmarks.peers_speed", *[ON_CPU_CLOCK] * arguments.cpu_clock]
+        commands = {"ours": [*this, "--ours", *arguments.extra]}
         for peer, _, script in (one.partition("=") for one in arguments.peer):
-            commands[peer] = [sys.executable, str(arguments.runner), script]
+            commands[peer] = [*this, "--theirs", str(arguments.runner), script]
         for number in range(arguments.rounds):
             for who, command in commands.items():
                 output = folder / f"{who.strip()}-{number}"
-                done = watched([*command, *shared, "--output_dir", str(output)])
+                threads = {"OMP_NUM_THREADS": "1"} if arguments.cpu_clock else {}
+                done = watched([*command, *shared, "--output_dir", str(output)], threads)
                 found.setdefault(who, []).append(told(done.output, MARKER))
                 print(who, found[who][-1], file=sys.stderr, flush=True)
     print(heading(), table(found), sep="\n\n")

@@ -190,8 +190,8 @@ def line(one: dict[str, Any]) -> str:
 
 def table(found: list[dict[str, Any]]) -> str:
     """Return predicted and measured as Markdown."""
-    head = "| setting | predicted, GiB | measured, GiB | predicted / measured | measured by phase, MiB |\n|---|---|---|---|---|"
-    return "\n".join([head, *map(line, found)])
+    head = "| setting | predicted, GiB | measured, GiB | predicted / measured | measured by phase, MiB |"
+    return "\n".join([head, "|---|---|---|---|---|", *map(line, found)])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ seed script's default (`presets.resolve`).
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import json
 import signal
 import sys
@@ -28,6 +29,8 @@ from dreambooth.workspace import Workspace
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+AUTO = "auto"
+PRESET_HELP = "The notebook's recipe in one of its memory configurations; auto: the fastest that fits the device."
 CONCEPT_FLAGS = {
     "instance_data_dir": "Folder or .zip with the photos of the subject.",
     "instance_prompt": "The words that will name the subject, such as `photo of zwx dog`.",
@@ -54,22 +57,17 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = _command(commands, "train", train_command, "teach a base model from photos")
-    for name, sentence in CONCEPT_FLAGS.items():
-        train.add_argument(f"--{name}", default=argparse.SUPPRESS, help=sentence)
-    train.add_argument("--concepts_list", type=Path, help="JSON file with several concepts; overrides the four above.")
+    _add_training_flags(train)
     train.add_argument(
         "--resume_from_checkpoint",
         metavar="latest|PATH",
         help="Go on with a run that was ended: that of --output_dir, else the newest (latest), or the one at PATH.",
     )
-    train.add_argument("--preset", choices=PRESETS, help="The notebook's recipe in one of its memory configurations.")
-    train.add_argument("--config", type=Path, help="JSON file of settings, as every run keeps; flags come before it.")
-    for info in describe(TrainingConfig):
-        _add_flag(train, info)
     train.add_argument("--push_to_hub", action="store_true", help="Upload the last step when the run is done; private.")
     train.add_argument("--hub_model_id", metavar="REPO", help="Where to: owner/name; without it, the run's own name.")
-    for name in ("hub_token", "local_rank"):
-        train.add_argument(f"--{name}", nargs="?", const=True, default=None, help=argparse.SUPPRESS)
+
+    trial = _command(commands, "preflight", preflight_command, "measure what a training will take, before it")
+    _add_training_flags(trial)
 
     generate = _command(commands, "generate", generate_command, "make pictures with a model")
     generate.add_argument("--model", required=True, help="A run, a step folder, a base, or `starter`.")
@@ -92,6 +90,18 @@ def build_parser() -> argparse.ArgumentParser:
     _command(commands, "demo", demo_command, "the whole job on the bundled sample subject, in minutes")
     _add_starter(commands)
     return parser
+
+
+def _add_training_flags(parser: argparse.ArgumentParser) -> None:
+    for name, sentence in CONCEPT_FLAGS.items():
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=sentence)
+    parser.add_argument("--concepts_list", type=Path, help="JSON file with several concepts; overrides the four above.")
+    parser.add_argument("--preset", choices=(*PRESETS, AUTO), help=PRESET_HELP)
+    parser.add_argument("--config", type=Path, help="JSON file of settings, as every run keeps; flags come before it.")
+    for info in describe(TrainingConfig):
+        _add_flag(parser, info)
+    for name in ("hub_token", "local_rank"):
+        parser.add_argument(f"--{name}", nargs="?", const=True, default=None, help=argparse.SUPPRESS)
 
 
 def _command(commands: Any, name: str, run: Callable[[dict[str, Any]], int], sentence: str) -> argparse.ArgumentParser:
@@ -249,7 +259,36 @@ def training_config(arguments: dict[str, Any]) -> TrainingConfig:
     explicit |= arguments | ({"concepts": concepts} if concepts else {})
     defaults = TrainingConfig()
     base = explicit.get("pretrained_model_name_or_path", defaults.pretrained_model_name_or_path)
-    return resolve(explicit, read_card(base).recipe, preset_name).checked()
+    if preset_name != AUTO:
+        return resolve(explicit, read_card(base).recipe, preset_name).checked()
+    from dreambooth.hardware import detect_device
+    from dreambooth.memory_plan import fastest_plan
+    from dreambooth.models.shape import read_shape
+
+    config = resolve(explicit, read_card(base).recipe, "recommended").checked()
+    return fastest_plan(config, read_shape(base), detect_device(), kept=explicit).checked()
+
+
+def preflight_command(arguments: dict[str, Any]) -> int:
+    """Try the settings for a few steps, a sampling and the saves, and print what a run with them will take."""
+    from dreambooth.models.manager import ModelManager
+    from dreambooth.preflight import preflight
+    from dreambooth.runs import revealed_token
+
+    settings, controls, bars = load_settings(), Controls(), _Bars()
+    config = training_config(arguments)
+    _stop_on_signals(controls)
+    found = preflight(
+        config,
+        workspace=Workspace(settings.data_dir),
+        manager=ModelManager(),
+        token=revealed_token(settings),
+        report=bars,
+        controls=controls,
+    )
+    bars.close()
+    print("Stopped before the end of the trial." if found is None else "\n".join(found.lines(datetime.datetime.now())))
+    return int(found is None)
 
 
 def _settings_of_file(path: Path) -> dict[str, Any]:

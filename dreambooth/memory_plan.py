@@ -7,7 +7,7 @@ context's own share.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ FP32, HALF = 4, 2
 # Two moments of each weight in 32 bits, and in 8 (with their scales, one per 256 weights).
 MOMENT_BYTES, MOMENT_8BIT_BYTES = 8.0, 2.04
 SAMPLES_AT_A_TIME = 4
+UPDATE_COPIES = 4
 # Left free for what else the device does when a plan is chosen.
 MARGIN = 0.05
 
@@ -30,22 +31,23 @@ class Constants:
     """What measurements add to the counts; `measured` says on what and when, nothing when they are not measured yet.
 
     `fixed_bytes` is there whatever is trained; `slack` is what the allocator holds per byte of activations;
-    `workspace` how many of a unit's widest tensors are at work beside what is kept; `inference` and `vae` the same for
-    a forward without gradients and for the VAE's widest picture.
+    `recomputing` the same where units are recomputed; `workspace` how many of a unit's widest tensors are at work beside
+    what is kept; `inference` and `vae` the same for a forward without gradients and for the VAE's widest picture.
     """
 
     measured: str
     fixed_bytes: int
     slack: float
+    recomputing: float
     workspace: float
     inference: float
     vae: float
 
 
 CONSTANTS: dict[DeviceKind, Constants] = {
-    "cpu": Constants("", 60 << 20, 1.0, 1.0, 2.0, 3.5),
-    "cuda": Constants("", 64 << 20, 1.0, 1.0, 2.0, 3.5),
-    "mps": Constants("", 64 << 20, 1.0, 1.0, 2.0, 3.5),
+    "cpu": Constants("", 70 << 20, 1.0, 2.75, 0.0, 2.0, 3.5),
+    "cuda": Constants("", 64 << 20, 1.0, 1.0, 1.0, 2.0, 3.5),
+    "mps": Constants("", 64 << 20, 1.0, 1.0, 1.0, 2.0, 3.5),
 }
 
 
@@ -90,24 +92,25 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> Iter
             weights=round(weights),
             gradients=round(gradients),
             optimizer=round(optimizer),
-            activations=round(activations * constants.slack),
+            activations=round(activations),
             other=round(other + constants.fixed_bytes),
             phase=phase,
             measured=constants.measured,
         )
 
+    # Autocast keeps a half-precision copy of every weight while pictures are made.
+    copies = shape.num_unet * HALF if kind == "cuda" else 0
     # Before the first step all parts are there in fp32.
     if config.with_prior_preservation:
         pictures = _inference_values(shape, config.resolution, config.sample_batch_size, constants)
-        yield need("class pictures", everything * FP32, 0, 0, pictures * _inference_bytes(kind))
+        yield need("class pictures", everything * FP32, 0, 0, pictures * _inference_bytes(kind), copies)
     gradients, activations = _step_peak(config, shape, kind)
     yield need("step", weights, gradients, state, activations)
-    yield need("update", weights, 0 if _in_backward(config) else learning * _weight_bytes(config), state, 0)
+    yield need("update", weights, 0 if config.update_in_backward else learning * _weight_bytes(config), state, 0)
     if config.save_sample_prompt:
         at_a_time = min(config.n_save_sample, SAMPLES_AT_A_TIME)
         pictures = _inference_values(shape, config.resolution, at_a_time, constants)
         pictures *= _inference_bytes(kind)
-        copies = shape.num_unet * HALF if kind == "cuda" else 0
         averages = learning * FP32 if config.use_ema and kind == "cpu" else 0
         yield need("samples", weights + _parked(config, shape, kind), 0, state, pictures, copies + averages)
     if kind == "cpu":
@@ -134,11 +137,7 @@ def _parked(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> int:
 
 
 def _weight_bytes(config: TrainingConfig) -> int:
-    return HALF if getattr(config, "weight_precision", "fp32") == "bf16" else FP32
-
-
-def _in_backward(config: TrainingConfig) -> bool:
-    return bool(getattr(config, "update_in_backward", False))
+    return HALF if config.weight_precision == "bf16" else FP32
 
 
 def _inference_bytes(kind: DeviceKind) -> int:
@@ -160,47 +159,58 @@ def _inference_values(shape: ModelShape, pixels: int, num_pictures: int, constan
 def _step_peak(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> tuple[float, float]:
     """Return bytes of gradients and of activations at the moment when they are most together."""
     batch = config.train_batch_size * (2 if config.with_prior_preservation else 1)
-    latent_px = config.resolution // shape.latent_scale
     units = text_units(shape.text_encoder, TOKENS) if config.train_text_encoder else []
-    units = [*units, *unet_units(shape.unet, latent_px)]
-    workspace = CONSTANTS[kind].workspace
-    kept = [_kept_bytes(unit, config, kind) for unit in units]
-    inner = [_saved_bytes(unit, config, kind) * batch + _copied_weights(unit, config) for unit in units]
-    width = FP32 if config.mixed_precision == "no" and _weight_bytes(config) == FP32 else HALF
-    at_work = [workspace * unit.widest * batch * width for unit in units]
+    units = [*units, *unet_units(shape.unet, config.resolution // shape.latent_scale)]
+    costs = [_unit_cost(unit, config, kind, batch) for unit in units]
+    gathered = 0.0 if config.update_in_backward else sum(cost.gradient for cost in costs)
+    # The CPU's allocator does not make room for the one out of what it freed of the other.
+    standing = gathered if kind == "cpu" or config.gradient_accumulation_steps > 1 else 0.0
 
-    # Forward: what is kept adds up, and so do the half-precision weights that autocast remembers.
-    live, cached, most = 0.0, 0.0, (0.0, 0.0)
-    gradient_bytes = _weight_bytes(config)
-    learning = sum(unit.num_weights for unit in units) * gradient_bytes
-    standing = learning if config.gradient_accumulation_steps > 1 else 0.0
-    for unit, keeps, works in zip(units, kept, at_work, strict=True):
-        recomputed = config.gradient_checkpointing and unit.boundary_values is not None
-        live += keeps * batch + (0 if recomputed else _copied_weights(unit, config))
-        cached += _copied_weights(unit, config) if recomputed and not _in_backward(config) else 0
-        most = max(most, (standing, live + cached + works), key=sum)
-    # Backward: activations go, gradients come, and recomputed units are whole once more.
+    # Forward: what is kept adds up. Backward: it goes as gradients come, and recomputed units are whole once more.
+    live, most = 0.0, (0.0, 0.0)
+    for cost in costs:
+        live += cost.kept
+        most = max(most, (standing, live + cost.at_work), key=sum)
     gradients = standing
-    for unit, keeps, whole, works in zip(
-        reversed(units), reversed(kept), reversed(inner), reversed(at_work), strict=True
-    ):
-        recomputed = config.gradient_checkpointing and unit.boundary_values is not None
-        own = unit.num_weights * gradient_bytes
-        gradients += 0 if standing or _in_backward(config) else own
-        here = gradients + (own if _in_backward(config) else 0)
-        most = max(most, (here, live + (whole if recomputed else 0) + works), key=sum)
-        live -= keeps * batch + (0 if recomputed else _copied_weights(unit, config))
-    return most
+    for cost in reversed(costs):
+        gradients += 0 if standing or config.update_in_backward else cost.gradient
+        here = gradients + (cost.update if config.update_in_backward else 0)
+        most = max(most, (here, live + cost.recomputed + cost.at_work), key=sum)
+        live -= cost.kept
+    constants = CONSTANTS[kind]
+    return most[0], most[1] * (constants.recomputing if config.gradient_checkpointing else constants.slack)
 
 
-def _kept_bytes(unit: Unit, config: TrainingConfig, kind: DeviceKind) -> int:
-    """Return what one picture's forward through the unit keeps until its backward."""
-    if config.gradient_checkpointing and unit.boundary_values is not None:
-        return unit.boundary_values * (FP32 if config.mixed_precision == "no" else HALF)
-    return _saved_bytes(unit, config, kind)
+@dataclass(frozen=True)
+class _Cost:
+    """A unit's bytes in a step: kept from forward to backward, made anew in backward, at work, and for its update."""
+
+    kept: float
+    recomputed: float
+    at_work: float
+    gradient: float
+    update: float
+
+
+def _unit_cost(unit: Unit, config: TrainingConfig, kind: DeviceKind, batch: int) -> _Cost:
+    in_fp32 = config.mixed_precision == "no"
+    number = FP32 if in_fp32 else HALF
+    copied = 0 if in_fp32 or config.weight_precision == "bf16" else HALF * unit.weight_values
+    whole = batch * _saved_bytes(unit, config, kind) + copied
+    is_recomputed = config.gradient_checkpointing and unit.boundary_values is not None
+    gradient = unit.num_weights * _weight_bytes(config)
+    return _Cost(
+        kept=batch * number * (unit.boundary_values or 0) if is_recomputed else whole,
+        recomputed=whole if is_recomputed else 0,
+        at_work=CONSTANTS[kind].workspace * batch * number * unit.widest,
+        gradient=gradient,
+        # One weight at a time, in fp32: its gradient twice, and the weight before and after.
+        update=UPDATE_COPIES * FP32 * unit.largest_weight,
+    )
 
 
 def _saved_bytes(unit: Unit, config: TrainingConfig, kind: DeviceKind) -> int:
+    """Return what one picture's forward through the unit needs in its backward."""
     if config.mixed_precision == "no":
         return FP32 * (unit.norm_values + unit.product_values)
     # CUDA's autocast normalises in fp32, and each product then takes a copy of its own; the CPU's stays in bf16.
@@ -208,37 +218,51 @@ def _saved_bytes(unit: Unit, config: TrainingConfig, kind: DeviceKind) -> int:
     return norms * unit.norm_values + HALF * unit.product_values + copies * unit.copied_values
 
 
-def _copied_weights(unit: Unit, config: TrainingConfig) -> int:
-    """Return the bytes of the unit's weights in half precision, as autocast makes them from fp32 masters."""
-    if config.mixed_precision == "no" or _weight_bytes(config) == HALF:
-        return 0
-    return HALF * unit.weight_values
-
-
 # A plan that fits ----------------------------------------------------------------------------------------------------
 
 
-def fastest_plan(config: TrainingConfig, shape: ModelShape, device: Device) -> TrainingConfig:
+def fastest_plan(
+    config: TrainingConfig, shape: ModelShape, device: Device, kept: Collection[str] = ()
+) -> TrainingConfig:
     """Return these settings with the fastest memory configuration that fits the device; the leanest where none does.
 
-    What makes the result another one (photos, rates, sizes, batch, the text encoder) stays as asked.
+    What makes the result another one (photos, rates, sizes, batch, the text encoder) stays as asked, and so do the
+    settings named in `kept`.
     """
     room = device.free_bytes * (1 - MARGIN)
-    plans = _plans(config, precisions(device))
+    plans = _plans(config, precisions(device), kept)
     needs = [memory_need(plan, shape, device.kind).peak_bytes for plan in plans]
     fitting = [plan for plan, need in zip(plans, needs, strict=True) if need <= room]
     return fitting[0] if fitting else plans[needs.index(min(needs))]
 
 
-def _plans(config: TrainingConfig, able: tuple[str, ...]) -> list[TrainingConfig]:
-    """Return memory configurations, the fastest first: each one pays for less memory with time."""
-    precision = config.mixed_precision
-    if "fp16" in able:  # a GPU
-        precision = "bf16" if "bf16" in able else "fp16"
-    plan = dataclasses.replace(config, mixed_precision=precision, use_8bit_adam=False, gradient_checkpointing=False)
-    plans = [plan]
-    changes: tuple[dict[str, Any], ...] = ({"use_8bit_adam": True}, {"gradient_checkpointing": True})
+def _plans(config: TrainingConfig, able: tuple[str, ...], kept: Collection[str]) -> list[TrainingConfig]:
+    """Return memory configurations, the fastest first: each one pays for less memory with time or digits."""
+    on_gpu, has_bf16 = "fp16" in able, "bf16" in able
+    precision = ("bf16" if has_bf16 else "fp16") if on_gpu else config.mixed_precision
+    changes: list[dict[str, Any]] = [
+        {
+            "mixed_precision": precision, "use_8bit_adam": False, "gradient_checkpointing": False,
+            "update_in_backward": False, "weight_precision": "fp32",
+        },
+        {"use_8bit_adam": True},
+        {"gradient_checkpointing": True},
+    ]  # fmt: skip
+    if config.gradient_accumulation_steps == 1:
+        # No loss scale goes with it, so that a card without bf16 computes in fp32 here.
+        changes.append(
+            {
+                "update_in_backward": True, "max_grad_norm": 0.0, "capture_step": False,
+                "mixed_precision": precision if precision != "fp16" else "no",
+            }
+        )  # fmt: skip
+        changes += [{"weight_precision": "bf16"}] if on_gpu and has_bf16 and not config.use_ema else []
+    plans = []
     for change in changes:
-        plan = dataclasses.replace(plan, **change)
-        plans.append(plan)
-    return plans
+        config = dataclasses.replace(config, **{name: value for name, value in change.items() if name not in kept})
+        plans.append(config)
+    return [plan for plan in plans if not (plan.update_in_backward and _needs_all_gradients(plan))]
+
+
+def _needs_all_gradients(config: TrainingConfig) -> bool:
+    return config.max_grad_norm > 0 or config.mixed_precision == "fp16" or config.capture_step

@@ -47,7 +47,7 @@ FLOORS: list[dict[str, str]] = [
     {"score": ""},
     {"pictures": ""},
     {"picture_line": ""},
-    {"jobs": ""},
+    {"jobs": "", "preflight": ""},
     {"__init__": ""},
     {"file_commands": "", "quality_commands": ""},
     {"cli": ""},

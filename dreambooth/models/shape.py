@@ -34,7 +34,7 @@ class Unit:
     Values are counted by what they are under mixed precision: `norm_values` go in and out of normalisations,
     `product_values` into matrix products, `copied_values` are held once more where normalisations give fp32,
     `boundary_values` are all that is kept when the unit is recomputed (None: it never is). `widest` is its widest
-    tensor, `weight_values` those weights that a mixed-precision forward copies.
+    tensor, `weight_values` those weights that a mixed-precision forward copies, `largest_weight` its largest one.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Unit:
     copied_values: int
     boundary_values: int | None
     widest: int
+    largest_weight: int = 0
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,7 @@ def _resnet(name: str, inputs: int, outputs: int, area: int, step_width: int, *,
         copied_values=inputs * area if inputs != outputs else 0,
         boundary_values=inputs * area if checkpointed else None,
         widest=max(inputs, outputs) * area,
+        largest_weight=9 * max(inputs, outputs) * outputs,
     )
 
 
@@ -203,6 +205,7 @@ def _transformer(name: str, width: int, area: int, text_width: int) -> Iterator[
         copied_values=2 * width * area + 2 * TOKENS * text_width,
         boundary_values=width * area,
         widest=8 * width * area,
+        largest_weight=8 * width * width,
     )
     yield Unit(
         f"attention out {name}",
@@ -247,7 +250,7 @@ def text_units(config: Mapping[str, Any], num_tokens: int = TOKENS) -> list[Unit
         boundary_values=width * num_tokens,
         widest=inner * num_tokens,
     )
-    first = Unit("embeddings", embeddings, 0, 0, 0, 0, None, width * num_tokens)
+    first = Unit("embeddings", embeddings, 0, 0, 0, 0, None, width * num_tokens, embeddings)
     last = Unit("final norm", 2 * width, 0, width * num_tokens, 0, 0, None, width * num_tokens)
     return [first, *[layer] * int(config["num_hidden_layers"]), last]
 
