@@ -31,8 +31,8 @@ class Constants:
     """What measurements add to the counts; `measured` says on what and when, nothing when they are not measured yet.
 
     `fixed_bytes` is there whatever is trained; `slack` is what the allocator holds per byte of activations;
-    `recomputing` the same where units are recomputed; `workspace` how many of a unit's widest tensors are at work beside
-    what is kept; `inference` and `vae` the same for a forward without gradients and for the VAE's widest picture.
+    `recomputing` the same where units are recomputed; `workspace` how many of a unit's widest tensors are at work
+    beside what is kept, `inference` in a forward without gradients; `vae` the same of the VAE's widest picture.
     """
 
     measured: str
