@@ -12,8 +12,11 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from dreambooth.errors import DreamBoothError
+from dreambooth.export.sizes import samples_bytes, single_file_bytes
 from dreambooth.workspace import RunFolder, write_json
 from tests.open_page import OpenPage, open_page
+from ui.convert_tab import export_list
+from ui.render import size_in_words
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,44 @@ def test_every_kind_of_file_is_made_and_downloaded_in_pieces(
     piece = httpx.get(address(opened, export), headers={"Range": "bytes=10-19"})
     assert (piece.status_code, piece.content) == (206, whole[10:20])
     assert copies_of(opened, export) == [export], "nothing makes a second copy of it on the server"
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_the_size_told_before_is_about_that_of_the_file_and_told_exactly_after(
+    opened: OpenPage, client: Client, half: bool
+) -> None:
+    model = str(opened.workspace.runs_dir / "dog" / "10")
+    told = client.predict(model, api_name="/list_sizes")
+    assert sorted(told) == ["-samples.zip", ".ckpt", ".safetensors", ".zip"]
+    for suffix in (".safetensors", ".zip", "-samples.zip"):
+        file, _ = client.predict(model, suffix, True, api_name="/convert")
+        size = Path(file).stat().st_size
+        assert abs(told[suffix] - size) < 0.1 * size + 500, suffix
+    folder = opened.workspace.runs_dir / "dog" / "10"
+    file, sentence = client.predict(model, ".safetensors", half, api_name="/convert")
+    size = Path(file).stat().st_size
+    guess = single_file_bytes(folder, 2 if half else 4)
+    assert guess is not None
+    assert abs(guess - size) < 0.05 * size
+    assert size_in_words(size) in sentence
+
+
+def test_a_folder_whose_weights_tell_no_size_has_none(tmp_path: Path) -> None:
+    assert single_file_bytes(tmp_path, 2) is None
+    for part in ("unet", "vae", "text_encoder"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "model.safetensors").write_bytes(b"\xff" * 40)
+    assert single_file_bytes(tmp_path, 2) is None
+    assert samples_bytes(RunFolder(tmp_path)) is None
+
+
+def test_prepared_files_are_listed_as_links(tmp_path: Path) -> None:
+    told = export_list([(tmp_path / "a'<b>.zip", 1_500_000)])
+    assert "a&#x27;&lt;b&gt;.zip</a>" in told
+    assert "<b>" not in told
+    assert "%27%3Cb%3E.zip" in told
+    assert "2 MB" in told
+    assert export_list([]) == ""
 
 
 def test_the_archives_hold_what_they_say(opened: OpenPage, client: Client) -> None:

@@ -29,7 +29,7 @@ FLOORS: list[dict[str, str]] = [
     {"models": "base download manager original_file sd15 shape weights"},
     {"shell_line": ""},
     {
-        "export": "archive hub model_card recipe single_file",
+        "export": "archive hub model_card recipe single_file sizes",
         "scoring": "judge measures encoders figures recommendation records chart",
         "memory_plan": "",
     },

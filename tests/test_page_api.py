@@ -30,7 +30,7 @@ PUBLIC = {
     "/plan_training", "/save_now", "/sample_now", "/resume_training", "/retry_with_less_memory", "/delete_run",
     "/upload_photos", "/start_training", "/training_status", "/stop_training", "/list_runs", "/convert", "/list_models",
     "/generate", "/try_sample", "/push_to_hub", "/list_storage", "/clean_storage",
-    "/compare", "/cancel_pictures", "/read_recipe", "/list_pictures", "/zip_pictures",
+    "/compare", "/cancel_pictures", "/read_recipe", "/list_pictures", "/zip_pictures", "/list_sizes",
 }  # fmt: skip
 SHORT = {
     "max_train_steps": 4, "save_interval": 2, "num_class_images": 2, "n_save_sample": 1, "save_infer_steps": 1,

@@ -53,7 +53,7 @@ def build_page(
             train, services, page=page, photo_set=concepts.photo_set, kind=concepts.kind,
             prompts=[concepts.instance_prompt, concepts.class_prompt],
         )  # fmt: skip
-        convert_tab.connect(convert, services)
+        convert_tab.connect(convert, services, page)
         generate_tab.connect(generate, services, page)
         _connect_whole(page, services, top, tabs, concepts, train, convert, generate)
         publish(services)

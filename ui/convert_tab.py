@@ -2,24 +2,28 @@
 
 import re
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 
 from dreambooth.drive import keep_file
 from dreambooth.errors import ExportError, quoted
+from dreambooth.export.sizes import folder_bytes, samples_bytes, single_file_bytes
 from dreambooth.models.base import STARTER
 from dreambooth.models.original_file import starter_folder
-from dreambooth.workspace import RunFolder
+from dreambooth.workspace import RunFolder, free_bytes
 from ui import storage_section
 from ui.boundary import Services, shown
 from ui.render import panel, size_in_words
 
 FORMATS = {
-    ".safetensors": ".safetensors (A1111, ComfyUI and most others)",
-    ".ckpt": ".ckpt (older tools)",
-    ".zip": "the diffusers folder, as .zip",
-    "-samples.zip": "the run's sample pictures, as .zip",
+    ".safetensors": "One .safetensors file: A1111, ComfyUI and most others",
+    ".ckpt": "One .ckpt file: older tools",
+    ".zip": "The diffusers folder, as .zip",
+    "-samples.zip": "The run's sample pictures, as .zip",
 }
 SINGLE_FILES = (".safetensors", ".ckpt")
 
@@ -33,6 +37,8 @@ class ConvertTab:
     half: gr.Checkbox
     prepare: gr.Button
     message: gr.HTML
+    room: gr.HTML
+    exports: gr.HTML
     ready: gr.Column
     download: gr.DownloadButton
     repo_id: gr.Textbox
@@ -47,23 +53,31 @@ def build(services: Services) -> ConvertTab:
     """Lay out the tab; `connect` gives it life."""
     choices = convertible(services)
     with gr.Row(equal_height=False):
-        model = gr.Dropdown(
-            choices, value=choices[0][1], label="Model", allow_custom_value=True, elem_id="convert-model",
-            info="A saved step of a run, or a model folder.",
-        )  # fmt: skip
-        with gr.Column():
+        with gr.Column(scale=5, min_width=320):
+            model = gr.Dropdown(
+                choices, value=choices[0][1], label="Model", allow_custom_value=True, elem_id="convert-model",
+                info="A saved step of a run, or a model folder.",
+            )  # fmt: skip
             suffix = gr.Radio(
-                [(label, value) for value, label in FORMATS.items()], value=".safetensors", label="File",
+                [(label, value) for value, label in FORMATS.items()], value=".safetensors", label="What you get",
                 elem_id="convert-format",
             )  # fmt: skip
             half = gr.Checkbox(
                 True, label="Half precision (fp16)", elem_id="convert-half",
                 info="What most tools compute in, at half the size of fp32.",
             )  # fmt: skip
-    prepare = gr.Button("Prepare the file", variant="primary", elem_id="prepare")
-    message = gr.HTML(elem_id="convert-message")
-    with gr.Column(visible=False) as ready:
-        download = gr.DownloadButton("Download the file", elem_id="download")
+            room = gr.HTML(elem_id="convert-room")
+            prepare = gr.Button("Prepare the file", variant="primary", elem_id="prepare")
+        with gr.Column(scale=7, min_width=320):
+            message = gr.HTML(
+                "<div class='db-status'><span class='db-quiet'>The file is written, read again and compared with the "
+                "model tensor by tensor, and a picture made from it with one made from the model. Only then is it "
+                "offered.</span></div>",
+                elem_id="convert-message",
+            )  # fmt: skip
+            with gr.Column(visible=False) as ready:
+                download = gr.DownloadButton("Download the file", variant="primary", elem_id="download")
+            exports = gr.HTML(elem_id="exports")
     gr.HTML(
         f"<p class='db-hint'>Files are kept in <code>{services.workspace.exports_dir}</code> "
         "and can be downloaded by everyone who can open this page.</p>"
@@ -80,7 +94,21 @@ def build(services: Services) -> ConvertTab:
         pushed = gr.HTML(elem_id="push-message")
     storage = storage_section.build()
     return ConvertTab(
-        model, suffix, half, prepare, message, ready, download, repo_id, private, single_file, push, pushed, storage
+        model,
+        suffix,
+        half,
+        prepare,
+        message,
+        room,
+        exports,
+        ready,
+        download,
+        repo_id,
+        private,
+        single_file,
+        push,
+        pushed,
+        storage,
     )
 
 
@@ -89,14 +117,22 @@ def convertible(services: Services) -> list[tuple[str, str]]:
     return [(label, value) for label, value in services.jobs.models() if value == STARTER or Path(value).is_dir()]
 
 
-def connect(tab: ConvertTab, services: Services) -> None:
+def connect(tab: ConvertTab, services: Services, page: gr.Blocks) -> None:
     """Join the tab's components to what they do."""
     handlers = Handlers(services)
     written = tab.prepare.click(
         handlers.convert, [tab.model, tab.suffix, tab.half], [tab.download, tab.message],
         api_name="convert", concurrency_limit=1, show_progress_on=tab.message,
     )  # fmt: skip
-    written.success(lambda: gr.Column(visible=True), None, tab.ready, api_visibility="private", show_progress="hidden")
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+    written.success(handlers.written, tab.download, [tab.ready, tab.download, tab.exports], **quiet)
+    gr.on(
+        [tab.model.change, tab.half.change, tab.suffix.change, page.load], handlers.sizes,
+        [tab.model, tab.suffix, tab.half], [tab.suffix, tab.half, tab.room, tab.prepare], api_name="export_sizes",
+        **quiet,
+    )  # fmt: skip
+    page.load(handlers.exports, None, tab.exports, api_name="exports", **quiet)
+    gr.api(handlers.list_sizes, api_name="list_sizes", concurrency_limit=1)
     tab.push.click(
         handlers.push, [tab.model, tab.repo_id, tab.private, tab.single_file], tab.pushed,
         api_name="push_to_hub", concurrency_limit=1, show_progress_on=tab.pushed,
@@ -110,6 +146,13 @@ class Handlers:
     def __init__(self, services: Services) -> None:
         self._services = services
         self.convert = shown(self._convert)
+        self.sizes = shown(self._sizes)
+
+        def list_sizes(model: str) -> dict[str, int]:
+            """Return the bytes that each kind of file of a model takes, by suffix; single files in fp16."""
+            return {suffix: size for suffix, size in self._bytes(model, True).items() if size is not None}
+
+        self.list_sizes = shown(list_sizes)
         self.push = shown(self._push)
 
     def _folder_and_stem(self, model: str) -> tuple[Path, str]:
@@ -119,6 +162,50 @@ class Handlers:
             raise ExportError(f"{model!r} cannot be converted.", "It is not in the list.", "Choose one of the list.")
         folder = starter_folder() if model == STARTER else Path(model)
         return folder, re.sub(r"[^A-Za-z0-9_-]+", "-", known[model]).strip("-")
+
+    # Sizes -----------------------------------------------------------------------------------------------------------
+
+    def _bytes(self, model: str, half: bool) -> dict[str, int | None]:
+        """Return what each kind of file will take, None for what there is not or cannot be told."""
+        folder, _ = self._folder_and_stem(model)
+        single = single_file_bytes(folder, 2 if half else 4)
+        samples = samples_bytes(RunFolder(folder.parent)) if model != STARTER else None
+        return {".safetensors": single, ".ckpt": single, ".zip": folder_bytes(folder), "-samples.zip": samples}
+
+    def _sizes(self, model: str, suffix: str, half: bool) -> list[Any]:
+        """Tell what each kind of file will take, and whether there is room for the chosen one."""
+        if model not in dict((value, label) for label, value in convertible(self._services)):
+            return [gr.skip(), gr.skip(), "", gr.Button(interactive=False)]
+        sizes = self._bytes(model, half)
+        choices = [
+            (f"{label} · {size_in_words(size)}" if (size := sizes[value]) is not None else label, value)
+            for value, label in FORMATS.items()
+            if value != "-samples.zip" or sizes[value] is not None
+        ]
+        suffix = suffix if suffix in [value for _, value in choices] else ".safetensors"
+        free = free_bytes(self._services.workspace.exports_dir)
+        needed = sizes[suffix]
+        fits = needed is None or needed < free
+        told = f"{size_in_words(free)} are free on the disk{'' if fits else ': too little for it'}."
+        return [
+            gr.Radio(choices=choices, value=suffix),
+            gr.Checkbox(visible=suffix in SINGLE_FILES),
+            f"<p class='db-hint'>{told}</p>",
+            gr.Button("Prepare the file" + (f" ({size_in_words(needed)})" if needed else ""), interactive=fits),
+        ]
+
+    def written(self, file: str | None) -> list[Any]:
+        """Offer what was written, under its true size, and list it with the others."""
+        size = f" ({size_in_words(Path(file).stat().st_size)})" if file else ""
+        return [gr.Column(visible=True), gr.DownloadButton(f"Download {Path(file or '').name}{size}"), self.exports()]
+
+    def exports(self) -> str:
+        """List the files of the exports folder with their sizes, each to download."""
+        folder = self._services.workspace.exports_dir
+        files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+        return export_list([(path, path.stat().st_size) for path in sorted(files, key=_newest_first)])
+
+    # Writing ---------------------------------------------------------------------------------------------------------
 
     def _convert(
         self,
@@ -199,3 +286,19 @@ class Handlers:
             folder, repo_id.strip(), token=token.reveal() if token else None, private=private, single_file=file
         )
         return panel(str(result), "", tone="good")
+
+
+def _newest_first(path: Path) -> float:
+    return -path.stat().st_mtime
+
+
+def export_list(files: list[tuple[Path, int]]) -> str:
+    """Return files as links with their sizes; the exports folder is the only one whose files have an address."""
+    if not files:
+        return ""
+    items = "".join(
+        f"<li><a href='gradio_api/file={quote(str(path))}' download='{escape(path.name, quote=True)}'>"
+        f"{escape(path.name)}</a> <span class='db-quiet'>{size_in_words(size)}</span></li>"
+        for path, size in files
+    )
+    return f"<div class='db-report'><strong>Ready to download</strong><ul>{items}</ul></div>"

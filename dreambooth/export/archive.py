@@ -22,7 +22,7 @@ def zip_model(model_dir: Path, out_path: Path, on_progress: Callable[[int, int],
     if not (model_dir / "model_index.json").is_file():
         raise ExportError(f"{model_dir} is no model.", "model_index.json is not in it.", "Name a step folder.")
     return zip_files(
-        {file.relative_to(model_dir).as_posix(): file for file in _visible(model_dir)}, out_path, on_progress
+        {file.relative_to(model_dir).as_posix(): file for file in model_files(model_dir)}, out_path, on_progress
     )
 
 
@@ -34,7 +34,8 @@ def zip_samples(run: RunFolder, out_path: Path, on_progress: Callable[[int, int]
     return zip_files(found, out_path, on_progress)
 
 
-def _visible(folder: Path) -> list[Path]:
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that belong to its archive: all but hidden ones and links."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.is_symlink()]
     return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 

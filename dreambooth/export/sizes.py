@@ -1,0 +1,53 @@
+"""How large a file will be, before it is written: read from the headers of the model's own files, without torch."""
+
+import json
+from pathlib import Path
+
+from dreambooth.export.archive import model_files
+from dreambooth.workspace import RunFolder
+
+PARTS = ("unet", "vae", "text_encoder")
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+# What a tensor's name, shape and place take in the header, about.
+HEADER_BYTES = 150
+MAX_HEADER_BYTES = 100 * 2**20
+
+
+def single_file_bytes(model_dir: Path, bytes_per_float: int) -> int | None:
+    """Return the size of the model as one file, None where its folder does not tell."""
+    total = 0
+    for part in PARTS:
+        files = sorted((model_dir / part).glob("*.safetensors"))
+        counted = [_tensor_bytes(file, bytes_per_float) for file in files]
+        if not counted or None in counted:
+            return None
+        total += sum(size for size in counted if size is not None)
+    return total
+
+
+def _tensor_bytes(file: Path, bytes_per_float: int) -> int | None:
+    """Return the bytes of a file's tensors with floats of this width, header included."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(min(length, MAX_HEADER_BYTES)))
+        header.pop("__metadata__", None)
+        total = 0
+        for tensor in header.values():
+            begin, end = tensor["data_offsets"]
+            stored = FLOAT_BYTES.get(tensor["dtype"])
+            total += (end - begin) // stored * bytes_per_float if stored else end - begin
+        return int(total) + HEADER_BYTES * len(header)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def folder_bytes(model_dir: Path) -> int:
+    """Return the size of the folder's archive."""
+    return sum(file.stat().st_size for file in model_files(model_dir))
+
+
+def samples_bytes(run: RunFolder) -> int | None:
+    """Return the size of the archive of a run's samples, None when it has none."""
+    files = [file for files in run.samples().values() for file in files]
+    return sum(file.stat().st_size for file in files) if files else None
