@@ -86,6 +86,12 @@ class TrainingConfig:
         7.5, "Guidance scale of generated class pictures; high ones teach the class harsher colors.", "prior",
         low=0, high=50,
     )  # fmt: skip
+    teacher_prior: bool = setting(
+        False, "Hold class pictures to what the base says of them, computed once, instead of to their noise.", "prior"
+    )
+    keep_class_latents: bool = setting(
+        False, "Train on generated class pictures as the sampler left them, not decoded and encoded again.", "prior"
+    )
     sample_batch_size: int = setting(4, "Class pictures generated at a time.", "prior", unit="pictures", low=1, high=64)
 
     train_text_encoder: bool = setting(
@@ -105,6 +111,23 @@ class TrainingConfig:
         None, "Min-SNR weighting: nearly noiseless steps count less, so that shape and colour count more; often 5.",
         "training", low=0.01, high=1000,
     )  # fmt: skip
+    stratified_timesteps: bool = setting(
+        False, "Let each photo meet all noise levels evenly over its visits instead of by chance.", "training"
+    )
+    caption_dropout: float = setting(
+        0.0, "Share of pictures that are trained without their caption.", "training", low=0, high=1
+    )
+    noise_offset: float = setting(
+        0.0, "Noise that shifts a whole photo, for very dark and very bright ones; often 0.05.", "training",
+        low=0, high=1,
+    )  # fmt: skip
+    background_weight: float = setting(
+        1.0, "How much a photo's background counts against the subject, which the base finds itself.", "training",
+        low=0, high=1,
+    )  # fmt: skip
+    zero_terminal_snr: bool = setting(
+        False, "Let the last noise level be nothing but noise; for v-prediction bases such as SD 2.1.", "training"
+    )
     num_train_epochs: int = setting(
         1, "Passes over the larger of photos and class pictures; max_train_steps overrides it.", "training",
         unit="passes", low=1, high=100_000,
@@ -188,6 +211,10 @@ class TrainingConfig:
     checkpoints_total_limit: int | None = setting(
         None, "Newest exact states to keep; left out, two where there is room, else one.", "saving", low=1, high=100
     )
+    gauge_interval: int = setting(
+        50, "Steps between two looks at the losses at fixed noise, also taken at saves; 0: none.", "saving",
+        unit="steps", low=0, high=10**6,
+    )  # fmt: skip
     log_interval: int = setting(10, "Steps between two lines of the log.", "saving", unit="steps", low=1, high=10_000)
     logging_dir: str = setting("logs", "Folder for TensorBoard under `0/`, where TensorBoard is installed.", "saving")
 
@@ -347,6 +374,27 @@ def _concept_problems(concept: Concept) -> list[FieldProblem]:
     return problems
 
 
+def _recipe_problems(config: TrainingConfig) -> list[FieldProblem]:
+    """Return which options miss what they build on."""
+    problems = [
+        FieldProblem(name, "only has a meaning with with_prior_preservation.")
+        for name in ("teacher_prior", "keep_class_latents")
+        if getattr(config, name) and not config.with_prior_preservation
+    ]
+    if config.teacher_prior and config.not_cache_latents:
+        problems.append(FieldProblem("teacher_prior", "needs cached latents: leave out not_cache_latents."))
+    if config.teacher_prior and config.zero_terminal_snr:
+        message = "cannot go with zero_terminal_snr: the base knows nothing of those noise levels."
+        problems.append(FieldProblem("teacher_prior", message))
+    if config.background_weight != 1:
+        if config.not_cache_latents:
+            problems.append(FieldProblem("background_weight", "needs cached latents: leave out not_cache_latents."))
+        if not all((concept.class_prompt or "").strip() for concept in config.concepts):
+            message = "needs a class_prompt for every concept: its last word is what the base looks for."
+            problems.append(FieldProblem("background_weight", message))
+    return problems
+
+
 def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
     problems = []
     if isinstance(config.logging_dir, str):
@@ -363,6 +411,7 @@ def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
             problems.append(FieldProblem("class_prompt", message))
     problems += _sizes_off_grid(config, ("resolution",))
     problems += _update_problems(config)
+    problems += _recipe_problems(config)
     if not config.train_text_encoder:
         problems += [
             FieldProblem(name, "only has a meaning with train_text_encoder.")

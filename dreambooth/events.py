@@ -39,6 +39,21 @@ class StepLoss:
 
 
 @dataclass(frozen=True)
+class FixedNoiseLosses:
+    """Losses of a step at noise and timesteps that are the same at every step, so that they compare from step to step.
+
+    `seen` is that of the photos as they are trained, `unseen` that of other crops and mirrored views of them; `drift`
+    is how far (squared, per number) the model's predictions have moved from the base's on what `drift_on` says.
+    """
+
+    step: int
+    seen: float
+    unseen: float
+    drift: float
+    drift_on: Literal["class pictures", "photos by the class prompt", "photos without a prompt"]
+
+
+@dataclass(frozen=True)
 class SamplesMade:
     """Sample pictures of a step lie in `<step>/samples`."""
 
@@ -79,7 +94,7 @@ class Resumed:
     step: int
 
 
-Event = PhaseProgress | StepLoss | SamplesMade | ModelSaved | Notice | StatusChanged | Resumed
+Event = PhaseProgress | StepLoss | FixedNoiseLosses | SamplesMade | ModelSaved | Notice | StatusChanged | Resumed
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Event)}
 
 
@@ -118,34 +133,76 @@ def _with_loss(losses: list[StepLoss], event: Event) -> list[StepLoss]:
 
 
 class LossReader:
-    """Reads the losses of a run that goes on, each time only what was written since the last."""
+    """Reads both kinds of losses of a run that goes on, each time only what was written since the last."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file_id: tuple[int, int] | None = None
         self._read_bytes = 0
         self._losses: list[StepLoss] = []
+        self._at_fixed_noise: dict[int, FixedNoiseLosses] = {}
         self._lock = threading.Lock()
 
     def losses(self) -> list[StepLoss]:
         """Return the loss of every update so far, as `losses_of` does."""
         with self._lock:
-            if not self._path.exists():
-                return []
-            about = self._path.stat()
-            if (about.st_dev, about.st_ino) != self._file_id or about.st_size < self._read_bytes:
-                self._file_id, self._read_bytes, self._losses = (about.st_dev, about.st_ino), 0, []
-            with self._path.open("rb") as file:
-                file.seek(self._read_bytes)
-                new = file.read()
-            # A line that is not whole yet is read the next time.
-            new = new[: new.rfind(b"\n") + 1]
-            self._read_bytes += len(new)
-            for line in new.decode("utf-8", errors="replace").splitlines():
-                event = _event_from_line(line)
-                if event is not None:
-                    self._losses = _with_loss(self._losses, event[1])
+            self._read_on()
             return list(self._losses)
+
+    def at_fixed_noise(self) -> list[FixedNoiseLosses]:
+        """Return the losses at fixed noise so far, as `fixed_noise_losses_of` does."""
+        with self._lock:
+            self._read_on()
+            return _in_order(self._at_fixed_noise)
+
+    def _read_on(self) -> None:
+        if not self._path.exists():
+            self._losses, self._at_fixed_noise = [], {}
+            return
+        about = self._path.stat()
+        if (about.st_dev, about.st_ino) != self._file_id or about.st_size < self._read_bytes:
+            self._file_id, self._read_bytes = (about.st_dev, about.st_ino), 0
+            self._losses, self._at_fixed_noise = [], {}
+        with self._path.open("rb") as file:
+            file.seek(self._read_bytes)
+            new = file.read()
+        # A line that is not whole yet is read the next time.
+        new = new[: new.rfind(b"\n") + 1]
+        self._read_bytes += len(new)
+        for line in new.decode("utf-8", errors="replace").splitlines():
+            event = _event_from_line(line)
+            if event is not None:
+                self._losses = _with_loss(self._losses, event[1])
+                self._at_fixed_noise = _with_look(self._at_fixed_noise, event[1])
+
+
+def fixed_noise_losses_of(events: list[tuple[float, Event]]) -> list[FixedNoiseLosses]:
+    """Return the losses at fixed noise in the order of their steps, as `losses_of` does with those of the updates."""
+    found: dict[int, FixedNoiseLosses] = {}
+    for _, event in events:
+        found = _with_look(found, event)
+    return _in_order(found)
+
+
+def _with_look(found: dict[int, FixedNoiseLosses], event: Event) -> dict[int, FixedNoiseLosses]:
+    if isinstance(event, Resumed):
+        return {step: one for step, one in found.items() if step <= event.step}
+    if isinstance(event, FixedNoiseLosses):
+        found[event.step] = event
+    return found
+
+
+def _in_order(found: dict[int, FixedNoiseLosses]) -> list[FixedNoiseLosses]:
+    return [found[step] for step in sorted(found)]
+
+
+def memorisation_of(found: list[FixedNoiseLosses]) -> list[float]:
+    """Return for each entry how far the gap between unseen views and seen ones has grown since the first.
+
+    It rises when a model learns the photos' pixels rather than what they show. The first gap is the views' own: a
+    crop that shows less is denoised more or less easily by any model.
+    """
+    return [(one.unseen - one.seen) - (found[0].unseen - found[0].seen) for one in found]
 
 
 def _event_from_line(line: str) -> tuple[float, Event] | None:

@@ -43,11 +43,15 @@ class Pipe:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture, the seed that makes it alone, and its recipe as the text other tools read and write in PNGs."""
+    """One picture, the seed that makes it alone, and its recipe as the text other tools read and write in PNGs.
+
+    latents: what it was decoded from, (channels, height / 8, width / 8) fp32 on the CPU, scaled.
+    """
 
     image: "Image.Image"
     seed: int
     recipe: str
+    latents: "Tensor | None" = None
 
 
 def generate_images(
@@ -96,8 +100,8 @@ def generate_images(
             images = [] if latents is None else _decoded(pipe, latents, say)
         if latents is None:
             return
-        for image, own_seed in zip(images, batch, strict=True):
-            yield Picture(image, own_seed, recipe_text(config, own_seed, image.size, pipe.name))
+        for image, own_seed, own_latents in zip(images, batch, latents.float().cpu(), strict=True):
+            yield Picture(image, own_seed, recipe_text(config, own_seed, image.size, pipe.name), own_latents.clone())
 
 
 def save_picture(picture: Picture, path: Path) -> None:

@@ -22,6 +22,8 @@ Stream = Literal[
     "probes",
     "starter",
     "rounding",
+    "captions",
+    "gauges",
 ]
 
 

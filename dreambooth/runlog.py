@@ -19,6 +19,7 @@ from dreambooth.eta import Eta, TimeLeft
 from dreambooth.events import (
     FINAL_STATUSES,
     Event,
+    FixedNoiseLosses,
     ModelSaved,
     Notice,
     PhaseProgress,
@@ -158,14 +159,19 @@ class TensorBoardLog:
 
     def __call__(self, event: Event) -> None:
         """Record a step's numbers; other events are passed over."""
-        if self._missing or not isinstance(event, StepLoss):
+        if self._missing or not isinstance(event, StepLoss | FixedNoiseLosses):
             return
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(self._folder))
-        self._writer.add_scalar("loss", event.loss, event.step)
-        self._writer.add_scalar("lr", event.learning_rate, event.step)
+        numbers = (
+            {"loss": event.loss, "lr": event.learning_rate}
+            if isinstance(event, StepLoss)
+            else {f"fixed noise/{name}": getattr(event, name) for name in ("seen", "unseen", "drift")}
+        )
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, event.step)
 
     def close(self) -> None:
         """End the file, if one was begun."""
@@ -188,6 +194,9 @@ def _as_text(event: Event) -> str:
             prior = "" if event.prior_loss is None else f" + class {event.prior_loss:.4f}"
             parts = f"photos {event.instance_loss:.4f}{prior}"
             return f"step {event.step}: loss {event.loss:.4f} ({parts}), rate {event.learning_rate:.2e}"
+        case FixedNoiseLosses():
+            numbers = f"photos {event.seen:.4f}, unseen views {event.unseen:.4f}, drift on {event.drift_on}"
+            return f"step {event.step} at fixed noise: {numbers} {event.drift:.5f}"
         case SamplesMade():
             return f"{len(event.files)} sample pictures of step {event.step}"
         case ModelSaved():

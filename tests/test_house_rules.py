@@ -39,8 +39,8 @@ FLOORS: list[dict[str, str]] = [
     {"data": "photos archives focus findings dataset class_images"},
     {"probes": ""},
     {
-        "training": "objective optimizer updates captions batches materials checkpoint lending capture keeping disk "
-        "preparation trainer"
+        "training": "objective optimizer updates captions batches predictions gauges materials checkpoint lending "
+        "capture keeping disk subject_mask teacher preparation trainer"
     },
     {"starter": "things places scenes subjects tokens loop judging build"},
     {"runs": ""},

@@ -61,3 +61,33 @@ def test_each_picture_counts_by_its_own_weight_subject_and_class_apart() -> None
 def test_an_unknown_prediction_type_is_refused() -> None:
     with pytest.raises(BaseModelError, match="sample"):
         objective.checked_prediction_type("sample")
+
+
+def test_zero_terminal_snr_is_algorithm_1_and_that_of_diffusers() -> None:
+    from diffusers import DDPMScheduler
+
+    shared = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    plain = DDPMScheduler(**shared).alphas_cumprod
+    theirs = DDPMScheduler(**shared, rescale_betas_zero_snr=True).alphas_cumprod
+    ours = objective.zero_terminal_snr(plain)
+    assert ours[0].item() == pytest.approx(plain[0].item())
+    assert ours[-1].item() == 0.0
+    torch.testing.assert_close(ours[:-1], theirs[:-1])  # they put 2 ** -24 in the last one's place
+    # By hand: sqrt gives 0.9, 0.5, 0.1; less 0.1 and times 0.9 / 0.8: 0.9, 0.45, 0
+    moved = objective.zero_terminal_snr(torch.tensor([0.81, 0.25, 0.01]))
+    assert moved.tolist() == pytest.approx([0.81, 0.2025, 0.0], abs=1e-7)
+
+
+def test_a_noise_offset_shifts_each_channel_of_a_picture_as_a_whole() -> None:
+    noise, shift = torch.zeros(2, 3, 3), torch.tensor([2.0, -4.0]).view(2, 1, 1)
+    shifted = objective.offset_noise(noise, shift, 0.1)
+    assert shifted[0].unique().tolist() == pytest.approx([0.2])
+    assert shifted[1].unique().tolist() == pytest.approx([-0.4])
+
+
+def test_places_count_by_their_own_weight() -> None:
+    prediction = torch.tensor([[1.0, 3.0], [2.0, 2.0]]).view(2, 1, 1, 2)
+    weights = torch.tensor([[2.0, 0.0], [1.0, 1.0]]).view(2, 1, 1, 2)
+    losses = objective.prior_preservation(prediction, torch.zeros(2, 1, 1, 2), 1, 1.0, None, weights)
+    assert losses.prior is not None
+    assert (losses.instance.item(), losses.prior.item()) == (1.0, 4.0)  # (2 * 1 + 0 * 9) / 2, (4 + 4) / 2

@@ -4,6 +4,7 @@ Picture i is made from its own seed, so an interrupted job goes on where it was,
 pictures instead of making all of them again.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -14,12 +15,16 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.config import Concept, GenerationConfig
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.errors import ConfigError, FieldProblem, PhotoError
-from dreambooth.generation import Pipe, generate_images, save_picture
+from dreambooth.generation import Picture, Pipe, generate_images, save_picture
 from dreambooth.samplers import DDIM
-from dreambooth.workspace import write_json
+from dreambooth.workspace import new_file, write_json
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
+    from torch import Tensor
+
+LATENTS_FOLDER = ".latents"
 
 
 def ensure_class_images(
@@ -39,13 +44,14 @@ def ensure_class_images(
     should_stop: Callable[[], bool],
     autocast_dtype: "torch.dtype | None" = None,
     notice: Callable[[str], None] | None = None,
+    keep_latents: bool = False,
 ) -> list[Path]:
     """Return the first `num_class_images` readable class pictures, in natural order, fewer only when stopped.
 
     A `class_data_dir` of the user's is filled up with PNGs: nothing in it is replaced or deleted, and only readable
     pictures count. Without one, the pictures lie in a folder of `cache_dir` that belongs to everything they depend on.
     `pipe_factory` is called only when a picture is missing; `report` is told (pictures there, pictures wanted), also
-    between the denoising steps.
+    between the denoising steps. With `keep_latents` each new picture's latents are kept beside it (`kept_latents`).
     """
     if not (concept.class_prompt or "").strip():
         message = f"is missing for {concept.instance_prompt!r}: prior preservation needs it."
@@ -58,7 +64,7 @@ def ensure_class_images(
         width=resolution_px,
         seed=seed,
     )
-    recipe = _everything_they_depend_on(request, base_key, vae_key)
+    recipe = {**_everything_they_depend_on(request, base_key, vae_key), **({"latents": True} if keep_latents else {})}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     if concept.class_data_dir:
         folder, prefix = Path(concept.class_data_dir), f"generated-{key[:8]}-"
@@ -74,6 +80,7 @@ def ensure_class_images(
         _fill(
             folder, prefix, request, num_class_images - present, pipe_factory(),
             batch_size=batch_size, autocast_dtype=autocast_dtype, should_stop=should_stop, notice=notice,
+            keep_latents=keep_latents,
             report=lambda made: report(present + made, num_class_images),
         )  # fmt: skip
     return _readable(folder, at_most=num_class_images)
@@ -122,6 +129,7 @@ def _fill(
     report: Callable[[int], None],
     should_stop: Callable[[], bool],
     notice: Callable[[str], None] | None,
+    keep_latents: bool,
 ) -> None:
     """Make the missing pictures under the lowest numbers that are free, each written as soon as it is there."""
     free = (number for number in itertools.count() if not (folder / f"{prefix}{number:05d}.png").exists())
@@ -139,6 +147,45 @@ def _fill(
         notice=notice,
     )
     for number, picture in zip(numbers, pictures, strict=False):  # fewer pictures when stopped
-        save_picture(picture, folder / f"{prefix}{number:05d}.png")
+        path = folder / f"{prefix}{number:05d}.png"
+        if keep_latents:
+            _keep_latents(picture, path)
+        save_picture(picture, path)
         made += 1
         report(made)
+
+
+# Latents -------------------------------------------------------------------------------------------------------------
+
+
+def kept_latents(picture: Path) -> "Tensor | None":
+    """Return what the sampler left for this class picture, (channels, height / 8, width / 8) fp32, scaled.
+
+    None for a picture that was not generated with its latents, or is another by now.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with contextlib.suppress(OSError, SafetensorError, PhotoError), safe_open(_latents_path(picture), "pt") as opened:
+        if (opened.metadata() or {}).get("pixels") == _pixel_hash(read_photo(picture).image):
+            latents: Tensor = opened.get_tensor("latents")
+            return latents
+    return None
+
+
+def _keep_latents(picture: Picture, path: Path) -> None:
+    """Write the latents before the picture: once that is there, they are too."""
+    from safetensors.torch import save
+
+    assert picture.latents is not None
+    kept = _latents_path(path)
+    kept.parent.mkdir(exist_ok=True)
+    with new_file(kept) as temporary:
+        temporary.write_bytes(save({"latents": picture.latents}, {"pixels": _pixel_hash(picture.image)}))
+
+
+def _latents_path(picture: Path) -> Path:
+    return picture.parent / LATENTS_FOLDER / f"{picture.stem}.safetensors"
+
+
+def _pixel_hash(image: "Image.Image") -> str:
+    return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()

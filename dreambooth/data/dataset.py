@@ -154,6 +154,12 @@ def class_pick(seed: int, k: int, concept_sizes: Sequence[int], num_variants: in
     return _pick(seed, k, concept_sizes, num_variants, CLASS)
 
 
+def visit_number(k: int, concept_sizes: Sequence[int]) -> int:
+    """Return how often the photo that example k shows was shown before: a pass shows each once."""
+    turn, concept = divmod(k, len(concept_sizes))
+    return turn // concept_sizes[concept]
+
+
 def _pick(seed: int, k: int, concept_sizes: Sequence[int], num_variants: int, role: int) -> Pick:
     import torch
 

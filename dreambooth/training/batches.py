@@ -4,15 +4,28 @@ Examples are counted over the whole run, across micro-batches and processes: exa
 and timestep whether it comes in a batch of four, in four accumulated micro-batches, or on one of four devices.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from dreambooth import rng
 from dreambooth.config import TrainingConfig
-from dreambooth.data.dataset import ConceptPhotos, Pick, class_pick, crop_variant, cropped, instance_pick, pixels
+from dreambooth.data.class_images import kept_latents
+from dreambooth.data.dataset import (
+    ConceptPhotos,
+    Crop,
+    Pick,
+    class_pick,
+    crop_variant,
+    cropped,
+    instance_pick,
+    pixels,
+    visit_number,
+)
 from dreambooth.data.photos import read_photo
+from dreambooth.training import objective
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +33,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INSTANCE, CLASS = 0, 1
+TENSORS = ("latents", "noise", "timesteps", "teacher", "place_weights")  # of a batch, the last two not always
 FRESH_CROPS = 2**31  # so many variants that a crop hardly ever comes twice
+GOLDEN_RATIO = 0.6180339887498949
+TEACHER_DRAWS = 8  # noises and timesteps for which the base's word on a class picture is kept, in turn
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,8 @@ class Batch:
     """The photos of a micro-batch first, then their class pictures.
 
     latents and noise: (batch, channels, height / 8, width / 8) fp32; timesteps: (batch,) int64; captions: one each.
+    teacher: what the base predicts on the class pictures, where that is their target; place_weights: (batch, 1,
+    height / 8, width / 8), where the places of a picture count differently.
     """
 
     latents: "Tensor"
@@ -35,6 +53,28 @@ class Batch:
     timesteps: "Tensor"
     captions: tuple[str, ...]
     num_instance: int
+    teacher: "Tensor | None" = None
+    place_weights: "Tensor | None" = None
+
+    def tensors(self) -> "list[Tensor]":
+        """Return the tensors that are there, in the order of the fields."""
+        return [value for name in TENSORS if (value := getattr(self, name)) is not None]
+
+    def with_tensors(self, tensors: "Sequence[Tensor]") -> Self:
+        """Return this batch with others in their place."""
+        names = [name for name in TENSORS if getattr(self, name) is not None]
+        changes: dict[str, Any] = dict(zip(names, tensors, strict=True))
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture of a batch: what it shows, how often the run showed it before, and its place in all streams."""
+
+    role: int
+    pick: Pick
+    visit: int
+    position: tuple[int, ...]
 
 
 class LatentPool:
@@ -82,6 +122,20 @@ class LatentPool:
         caption: str = self._photo(role, pick).caption
         return caption
 
+    def view(self, role: int, pick: Pick, crop: Crop, side_px: int) -> "Image.Image":
+        """Return a crop of a picture that need not be one of the pool's."""
+        photo = self._photo(role, pick)
+        return cropped(self._image(photo.path), crop, side_px, photo.focus)
+
+    def encode(self, image: "Image.Image") -> "tuple[Tensor, Tensor]":
+        """Return mean and standard deviation for a square picture of the run's resolution."""
+        import torch
+
+        with torch.no_grad():
+            parameter = next(self._vae.parameters())
+            posterior = self._vae.encode(pixels(image)[None].to(parameter)).latent_dist
+        return posterior.mean[0].float().to(self._device), posterior.std[0].float().to(self._device)
+
     def _image(self, path: Path) -> "Image.Image":
         # A phone's photo takes a second to decode, and its crops are asked for one after the other.
         if self._last_image is None or self._last_image[0] != path:
@@ -93,19 +147,18 @@ class LatentPool:
         return (pictures.instance if role == INSTANCE else pictures.class_images)[pick.photo]
 
     def _encoded(self, role: int, pick: Pick) -> "tuple[Tensor, Tensor]":
-        import torch
-
         config = self._config
         crop = crop_variant(
             self._seed, pick.concept, pick.photo, pick.variant,
             center_crop=config.center_crop, hflip=config.hflip, is_class=role == CLASS,
         )  # fmt: skip
         photo = self._photo(role, pick)
-        image = cropped(self._image(photo.path), crop, config.resolution, photo.focus)
-        with torch.no_grad():
-            parameter = next(self._vae.parameters())
-            posterior = self._vae.encode(pixels(image)[None].to(parameter)).latent_dist
-        return posterior.mean[0].float().to(self._device), posterior.std[0].float().to(self._device)
+        kept = kept_latents(photo.path) if role == CLASS and config.keep_class_latents else None
+        if kept is not None and kept.shape[-1] * 8 == config.resolution:
+            # They are the picture: of no spread, and mirrored as they are.
+            mean = (kept.flip(-1) if crop.flip else kept).to(self._device) / self._vae.config.scaling_factor
+            return mean, mean.new_zeros(mean.shape)
+        return self.encode(cropped(self._image(photo.path), crop, config.resolution, photo.focus))
 
 
 @dataclass(frozen=True)
@@ -120,6 +173,8 @@ class BatchMaker:
     num_train_timesteps: int
     rank: int
     num_processes: int
+    teacher: "dict[tuple[int, ...], Tensor]" = field(default_factory=dict)
+    subject_weights: "dict[Pick, Tensor]" = field(default_factory=dict)
 
     def batch(self, step: int, micro_step: int) -> Batch:
         """Return what this process trains on in this micro-step of this update."""
@@ -129,35 +184,96 @@ class BatchMaker:
         first = (step * config.gradient_accumulation_steps + micro_step) * self.num_processes + self.rank
         numbers = range(first * config.train_batch_size, (first + 1) * config.train_batch_size)
         roles = (INSTANCE, CLASS) if config.with_prior_preservation else (INSTANCE,)
-        examples = [(role, k, self._pick(role, k)) for role in roles for k in numbers]
+        examples = [self.example(role, k) for role in roles for k in numbers]
 
-        latents = torch.stack([self._latents(role, k, pick) for role, k, pick in examples])
-        noise = [
-            torch.randn(latents.shape[1:], generator=rng.generator(self.seed, "noise", k, role))
-            for role, k, _ in examples
-        ]
-        timesteps = [
-            torch.randint(self.num_train_timesteps, (1,), generator=rng.generator(self.seed, "timesteps", k, role))
-            for role, k, _ in examples
-        ]
+        latents = torch.stack([self.latents(example) for example in examples])
+        noise = torch.stack([self.noise(example, latents.shape[1:]) for example in examples])
+        timesteps = torch.tensor([self.timestep(example) for example in examples])
+        teacher = [self.teacher[example.position] for example in examples if example.position in self.teacher]
         return Batch(
             latents=latents,
-            noise=torch.stack(noise).to(latents.device),
-            timesteps=torch.cat(timesteps).to(latents.device),
-            captions=tuple(self.pool.caption(role, pick) for role, _, pick in examples),
+            noise=noise.to(latents.device),
+            timesteps=timesteps.to(latents.device),
+            captions=tuple(self.caption(example) for example in examples),
             num_instance=len(numbers),
+            teacher=torch.stack(teacher) if teacher else None,
+            place_weights=self._place_weights(examples, latents) if self.subject_weights else None,
         )
 
-    def _pick(self, role: int, k: int) -> Pick:
-        if role == INSTANCE:
-            sizes = [len(pictures.instance) for pictures in self.concepts]
-            return instance_pick(self.seed, k, sizes, self.pool.num_variants)
-        sizes = [len(pictures.class_images) for pictures in self.concepts]
-        return class_pick(self.seed, k, sizes, self.pool.num_class_variants)
+    def example(self, role: int, k: int) -> Example:
+        """Return example k of this role.
 
-    def _latents(self, role: int, k: int, pick: Pick) -> "Tensor":
+        Where a teacher's predictions stand for the noise, a class picture comes with the same few draws in turn.
+        """
+        concepts, pool = self.concepts, self.pool
+        if role == INSTANCE:
+            sizes = [len(pictures.instance) for pictures in concepts]
+            return Example(
+                role, instance_pick(self.seed, k, sizes, pool.num_variants), visit_number(k, sizes), (k, role)
+            )
+        sizes = [len(pictures.class_images) for pictures in concepts]
+        pick, visit = class_pick(self.seed, k, sizes, pool.num_class_variants), visit_number(k, sizes)
+        if not self.config.teacher_prior:
+            return Example(role, pick, visit, (k, role))
+        draw = visit % TEACHER_DRAWS
+        return Example(role, pick, draw, (pick.concept, pick.photo, pick.variant, draw, role))
+
+    def latents(self, example: Example) -> "Tensor":
+        """Return the picture's latents, (channels, height / 8, width / 8), drawn from their posterior."""
         import torch
 
-        mean, spread = self.pool.posterior(role, pick)
-        draw = torch.randn(mean.shape, generator=rng.generator(self.seed, "posterior", k, role)).to(mean.device)
-        return (mean + spread * draw) * self.scaling_factor
+        mean, spread = self.pool.posterior(example.role, example.pick)
+        generator = rng.generator(self.seed, "posterior", *example.position)
+        return (mean + spread * torch.randn(mean.shape, generator=generator).to(mean.device)) * self.scaling_factor
+
+    def noise(self, example: Example, shape: "torch.Size") -> "Tensor":
+        """Return the noise of a picture on the CPU; a photo's is shifted as a whole where the settings say so."""
+        import torch
+
+        noise = torch.randn(shape, generator=rng.generator(self.seed, "noise", *example.position))
+        if example.role == CLASS or not self.config.noise_offset:
+            return noise
+        generator = rng.generator(self.seed, "noise", *example.position, 1)
+        return objective.offset_noise(
+            noise, torch.randn((shape[0], 1, 1), generator=generator), self.config.noise_offset
+        )
+
+    def timestep(self, example: Example) -> int:
+        """Return the timestep of a picture: drawn evenly, or the next of its photo's own even course."""
+        import torch
+
+        if not (self.config.stratified_timesteps or len(example.position) > 2):
+            generator = rng.generator(self.seed, "timesteps", *example.position)
+            return int(torch.randint(self.num_train_timesteps, (1,), generator=generator))
+        pick, pictures = example.pick, self.concepts[example.pick.concept]
+        num_pictures = len(pictures.instance if example.role == INSTANCE else pictures.class_images)
+        generator = rng.generator(self.seed, "timesteps", pick.concept, example.role, 0)
+        start = float(torch.rand(1, generator=generator, dtype=torch.float64)) + pick.photo / num_pictures
+        return stratified(start, example.visit, self.num_train_timesteps)
+
+    def caption(self, example: Example) -> str:
+        """Return the caption of a picture, or nothing where it is dropped (Ho & Salimans 2022, 2207.12598, alg. 1)."""
+        import torch
+
+        if self.config.caption_dropout:
+            generator = rng.generator(self.seed, "captions", *example.position)
+            if float(torch.rand(1, generator=generator)) < self.config.caption_dropout:
+                return ""
+        return self.pool.caption(example.role, example.pick)
+
+    def _place_weights(self, examples: list[Example], latents: "Tensor") -> "Tensor":
+        import torch
+
+        even = latents.new_ones((1, *latents.shape[-2:]))
+        weights = [even if one.role == CLASS else self.subject_weights[one.pick] for one in examples]
+        return torch.stack(weights)
+
+
+def stratified(start: float, visit: int, num_timesteps: int) -> int:
+    """Return the timestep of a photo's visit: any run of visits covers all noise levels nearly evenly.
+
+    A Kronecker sequence, t = T frac(start + visit * golden ratio), the most even of its kind (Niederreiter 1992, Random
+    Number Generation and Quasi-Monte Carlo Methods, section 3.1). Photos that start evenly apart cover them in each
+    pass as well.
+    """
+    return int(num_timesteps * ((start + visit * GOLDEN_RATIO) % 1.0))

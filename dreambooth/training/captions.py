@@ -12,9 +12,17 @@ if TYPE_CHECKING:
 
 
 def tokenize(
-    tokenizer: Any, captions: Iterable[str], *, pad_tokens: bool, notice: Callable[[str], None]
+    tokenizer: Any,
+    captions: Iterable[str],
+    *,
+    pad_tokens: bool,
+    notice: Callable[[str], None],
+    also: Iterable[str] = (),
 ) -> "dict[str, Tensor]":
-    """Return the token ids of each caption, each (length,) int64; a cut caption is told through `notice`."""
+    """Return the token ids of each caption, each (length,) int64; a cut caption is told through `notice`.
+
+    `also` names captions that are only looked at: they get the length that the trained ones have.
+    """
     unique = sorted(set(captions))
     limit = tokenizer.model_max_length
     for caption in unique:
@@ -28,7 +36,14 @@ def tokenize(
         truncation=True,
         return_tensors="pt",
     ).input_ids
-    return dict(zip(unique, encoded, strict=True))
+    others = sorted(set(also) - set(unique))
+    found = dict(zip(unique, encoded, strict=True))
+    if others:
+        ids = tokenizer(
+            others, padding="max_length", max_length=encoded.shape[1], truncation=True, return_tensors="pt"
+        ).input_ids
+        found |= dict(zip(others, ids, strict=True))
+    return found
 
 
 class CaptionStates:

@@ -9,6 +9,7 @@ from dreambooth.events import Event
 from dreambooth.models.base import Base
 from dreambooth.training.batches import BatchMaker
 from dreambooth.training.captions import CaptionStates
+from dreambooth.training.gauges import Gauges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,3 +28,4 @@ class Materials:
     seed: int
     num_steps: int
     photo_files: list[Path]
+    gauges: Gauges | None = None

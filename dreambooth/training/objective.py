@@ -57,6 +57,27 @@ def min_snr_weights(alpha_bar: "Tensor", gamma: float, prediction_type: Predicti
     return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
 
 
+def zero_terminal_snr(alpha_bar: "Tensor") -> "Tensor":
+    """Return the noise schedule moved so that nothing of the picture is left at its last timestep; the first stays.
+
+    Lin et al. 2023 (Common Diffusion Noise Schedules and Sample Steps are Flawed, arXiv 2305.08891, algorithm 1):
+    sqrt(alpha_bar) is shifted until its last value is 0, and scaled until its first is what it was.
+    """
+    signal = alpha_bar.sqrt()
+    first, last = signal[0], signal[-1]
+    moved: Tensor = ((signal - last) * (first / (first - last))).square()
+    return moved
+
+
+def offset_noise(noise: "Tensor", shift: "Tensor", strength: float) -> "Tensor":
+    """Return eps + strength * delta, with one delta (channels, 1, 1) for all of a picture's places.
+
+    Guttenberg 2023 (Diffusion with Offset Noise): what the UNet must remove then contains the mean of the picture too,
+    so that very dark and very bright ones can be learned. Plain noise has next to none in its mean.
+    """
+    return noise + strength * shift
+
+
 @dataclass(frozen=True)
 class Losses:
     """The parts of a step's loss, as scalar tensors still attached to the graph."""
@@ -72,14 +93,17 @@ def prior_preservation(
     num_instance: int,
     prior_loss_weight: float,
     picture_weights: "Tensor | None" = None,
+    place_weights: "Tensor | None" = None,
 ) -> Losses:
     """Return L = L_instance + w L_prior (Ruiz et al. 2023, DreamBooth, arXiv 2208.12242, eq. 2).
 
     The first `num_instance` pictures of the batch are the subject, the rest its class; each part is the mean over its
     own pictures, so that their numbers may differ. Without class pictures the prior is absent, not zero. Each picture
-    counts by its own weight, where there are any (batch,).
+    counts by its own weight, where there are any (batch,), and each of its places too (batch, 1, height, width), with
+    a mean of 1 in each picture: the masked loss of Avrahami et al. 2023 (Break-A-Scene, arXiv 2305.16311, eq. 1).
     """
-    per_picture = (prediction.float() - wanted.float()).square().flatten(1).mean(1)
+    squares = (prediction.float() - wanted.float()).square()
+    per_picture = (squares if place_weights is None else squares * place_weights).flatten(1).mean(1)
     if picture_weights is not None:
         per_picture = per_picture * picture_weights
     instance = per_picture[:num_instance].mean()

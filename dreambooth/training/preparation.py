@@ -1,14 +1,16 @@
 """Before the first step: the base loaded, class pictures made, crops encoded, captions tokenized."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import TrainingConfig
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.data.dataset import ConceptPhotos, load_concept, num_steps_per_epoch
 from dreambooth.data.focus import FOCUS_FILE
 from dreambooth.drive import refuse_full_drive
+from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.events import Controls, Notice, PhaseProgress
 from dreambooth.generation import Pipe
 from dreambooth.models.base import Base, load_base, weights_fingerprint
@@ -16,7 +18,11 @@ from dreambooth.models.manager import ModelManager, use_attention
 from dreambooth.training.batches import BatchMaker, LatentPool
 from dreambooth.training.captions import CaptionStates, tokenize
 from dreambooth.training.disk import disk_need, refuse_short_disk
+from dreambooth.training.gauges import Gauges, gauge_pictures
 from dreambooth.training.materials import Materials, Report
+from dreambooth.training.objective import zero_terminal_snr
+from dreambooth.training.subject_mask import find_subjects
+from dreambooth.training.teacher import fill_teacher
 from dreambooth.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -77,10 +83,13 @@ def prepare(
         for concept in config.concepts
     ]
     pool = LatentPool(config, seed, concepts, base.vae, manager.device)
+    manager.place(base.vae)
     if not config.not_cache_latents:
-        manager.place(base.vae)
         pool.fill(lambda done, total: report(PhaseProgress("latents", done, total)), controls.stop.is_set)
-        manager.park(base.vae)
+    pictures = None
+    if config.gauge_interval and process.is_main_process and not controls.stop.is_set():
+        pictures = gauge_pictures(config, seed, concepts, pool, base.vae.config.scaling_factor)
+    manager.park(base.vae)
     if controls.stop.is_set():
         return None
 
@@ -91,10 +100,15 @@ def prepare(
     captions = [
         photo.caption for pictures in concepts for photo in (*pictures.instance, *pictures.class_images)
     ]  # fmt: skip
-    token_ids = tokenize(base.tokenizer, captions, pad_tokens=config.pad_tokens, notice=notice)
+    captions += [""] * (config.caption_dropout > 0)
+    looked_at = [*(pictures.drift_captions if pictures else ())]
+    looked_at += [concept.class_prompt or "" for concept in config.concepts] * (config.background_weight != 1)
+    token_ids = tokenize(base.tokenizer, captions, pad_tokens=config.pad_tokens, notice=notice, also=looked_at)
     caption_states = CaptionStates(base.text_encoder, token_ids, trained=config.train_text_encoder)
     if not config.train_text_encoder:
         manager.park(base.text_encoder)
+    if config.zero_terminal_snr:
+        base.noise_scheduler_config |= zero_terminal_schedule(base.noise_scheduler_config)
     alpha_bar = alphas_cumprod(base).to(manager.device)
     batches = BatchMaker(
         config, seed, pool, concepts, base.vae.config.scaling_factor, len(alpha_bar),
@@ -103,10 +117,25 @@ def prepare(
     num_steps = config.max_train_steps or config.num_train_epochs * steps_per_epoch(
         config, concepts, process.num_processes
     )
+    if config.teacher_prior:
+        fill_teacher(
+            batches, base.unet, caption_states, alpha_bar, num_steps,
+            lambda done, total: report(PhaseProgress("latents", done, total)), controls.stop.is_set,
+        )  # fmt: skip
+    if config.background_weight != 1:
+        find_subjects(batches, base.unet, base.tokenizer, caption_states, alpha_bar, controls.stop.is_set)
+    gauges = None
+    if pictures is not None and not controls.stop.is_set():
+        gauges = Gauges(
+            pictures, base.unet, caption_states, alpha_bar,
+            base.noise_scheduler_config.get("prediction_type", "epsilon"), config.mixed_precision, seed,
+        )  # fmt: skip
+    if controls.stop.is_set():
+        return None
     photo_files = [photo.path for pictures in concepts for photo in (*pictures.instance, *pictures.class_images)]
     # Another square of a photo is another photo to the run.
     photo_files += [file for one in config.concepts if (file := Path(one.instance_data_dir) / FOCUS_FILE).is_file()]
-    return Materials(base, batches, caption_states, alpha_bar, seed, num_steps, photo_files)
+    return Materials(base, batches, caption_states, alpha_bar, seed, num_steps, photo_files, gauges)
 
 
 def steps_per_epoch(config: TrainingConfig, concepts: list[ConceptPhotos], num_processes: int) -> int:
@@ -119,12 +148,26 @@ def steps_per_epoch(config: TrainingConfig, concepts: list[ConceptPhotos], num_p
     )
 
 
+def zero_terminal_schedule(scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what changes in a base's noise schedule so that its last level is pure noise, for samplers to read too.
+
+    Raises ConfigError for a base that predicts eps: of pure noise that is the noise itself, and nothing is learned
+    (Lin et al. 2023, arXiv 2305.08891, section 3.1). Samplers have to start at that level (section 3.3).
+    """
+    if scheduler_config.get("prediction_type", "epsilon") != "v_prediction":
+        message = "is for bases that predict v, such as SD 2.1 at 768 px; this one predicts the noise itself."
+        raise ConfigError([FieldProblem("zero_terminal_snr", message)])
+    return {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+
+
 def alphas_cumprod(base: Base) -> "Tensor":
     """Return alpha_bar_t for every timestep t of the base's noise schedule, shape (timesteps,)."""
     from diffusers import DDPMScheduler
 
-    alpha_bar: Tensor = DDPMScheduler.from_config(base.noise_scheduler_config).alphas_cumprod
-    return alpha_bar
+    config = dict(base.noise_scheduler_config)
+    is_zero_at_last = config.pop("rescale_betas_zero_snr", False)
+    alpha_bar: Tensor = DDPMScheduler.from_config(config).alphas_cumprod
+    return zero_terminal_snr(alpha_bar) if is_zero_at_last else alpha_bar
 
 
 def with_class_images(
@@ -162,6 +205,7 @@ def with_class_images(
             guidance_scale=config.class_guidance_scale,
             batch_size=config.sample_batch_size,
             autocast_dtype=manager.autocast_dtype,
+            keep_latents=config.keep_class_latents,
             report=lambda done, total: report(PhaseProgress("class images", done, total)),
             should_stop=controls.stop.is_set,
             notice=lambda text: report(Notice(text, "warning")),

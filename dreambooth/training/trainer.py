@@ -16,7 +16,7 @@ from dreambooth.training import objective
 from dreambooth.training.batches import Batch
 from dreambooth.training.capture import CapturedStep
 from dreambooth.training.checkpoint import Checkpoint, Learner, refuse_other, restore, surroundings_of
-from dreambooth.training.keeping import Keeper
+from dreambooth.training.keeping import Keeper, averaged_weights
 from dreambooth.training.lending import lend_device
 from dreambooth.training.materials import Materials, Report
 from dreambooth.training.optimizer import build_optimizer, build_schedule, trainable
@@ -42,13 +42,19 @@ def step_loss(
 
     states: the captions' hidden states (batch, length, width). Nothing here waits for the device.
     """
+    import torch
+
     level = alpha_bar[batch.timesteps]
     noisy = objective.noised(batch.latents, batch.noise, level)
     prediction = unet(noisy, batch.timesteps, states).sample
     kind = objective.checked_prediction_type(prediction_type)
     wanted = objective.target(batch.latents, batch.noise, level, kind)
     weights = None if snr_gamma is None else objective.min_snr_weights(level, snr_gamma, kind)
-    return objective.prior_preservation(prediction, wanted, batch.num_instance, prior_loss_weight, weights)
+    if batch.teacher is not None:
+        wanted = torch.cat([wanted[: batch.num_instance], batch.teacher])
+    return objective.prior_preservation(
+        prediction, wanted, batch.num_instance, prior_loss_weight, weights, batch.place_weights
+    )
 
 
 class Trainer:
@@ -71,6 +77,7 @@ class Trainer:
         self._text_encoder_learns = config.train_text_encoder
         self._unreported: list[tuple[int, Tensor, Tensor, Tensor | None, float]] = []
         self._ahead: tuple[int, Batch] | None = None
+        self._form: Batch
         self._prepare_models()
         self._prepare_updates()
         self._surroundings = surroundings_of(config.departures(), materials.photo_files, str(manager.device))
@@ -83,6 +90,8 @@ class Trainer:
         config, num_steps = self._config, self._materials.num_steps
         self._keeper.sample(0)
         step = self._first_step
+        if step == 0:
+            self._look(step)
         self._report(PhaseProgress("training", step, num_steps))
         while step < num_steps and not self._controls.stop.is_set():
             stop_step = config.text_encoder_stop_step
@@ -185,7 +194,8 @@ class Trainer:
         if self._captured is not None:
             (batch,) = batches
             captions = self._materials.caption_states.inputs(batch.captions)
-            outputs = self._captured([batch.latents, batch.noise, batch.timesteps, captions])
+            self._form = batch
+            outputs = self._captured([captions, *batch.tensors()])
             finite, total, instance, *prior = outputs
             return [objective.Losses(total, instance, prior[0] if prior else None)], finite
         losses = [
@@ -196,10 +206,10 @@ class Trainer:
         return losses, finite
 
     def _captured_work(self, inputs: "Sequence[Tensor]") -> "Sequence[Tensor]":
-        """Do one step as a function of tensors: latents, noise, timesteps and captions."""
-        latents, noise, timesteps, captions = inputs
+        """Do one step as a function of tensors: the captions', and those of a batch of the form of the last one."""
+        captions, *tensors = inputs
         self._updates.clear()
-        batch = Batch(latents, noise, timesteps, (), self._config.train_batch_size)
+        batch = self._form.with_tensors(tensors)
         losses = self._backward(0, batch, captions)
         finite = self._updates.apply(losses.total.detach())
         parts = (losses.total, losses.instance, losses.prior)
@@ -325,9 +335,18 @@ class Trainer:
 
     # Due work --------------------------------------------------------------------------------------------------------
 
+    def _look(self, step: int) -> None:
+        """Report the losses at fixed noise, of the weights that would be saved."""
+        if self._materials.gauges is not None:
+            with averaged_weights(self._learner()):
+                self._report(self._materials.gauges.look(step))
+
     def _due_work(self, step: int) -> None:
         config, keeper, num_steps = self._config, self._keeper, self._materials.num_steps
         due = step % config.save_interval == 0 and step >= config.save_min_steps and step < num_steps
+        is_saved = due or self._controls.save_now.is_set() or step == num_steps
+        if is_saved or (config.gauge_interval and step % config.gauge_interval == 0):
+            self._look(step)
         if due or self._controls.save_now.is_set():
             self._controls.save_now.clear()
             keeper.save(step)

@@ -1,0 +1,146 @@
+"""Losses at noise that never changes, looked at while a run trains.
+
+The raw loss of a step says which timestep was drawn more than how the training goes. Here pictures, noise and timesteps
+are the same at every look, so that a difference is the model's. Three numbers: the photos as they are trained, views of
+them that are never trained (what separates the two is memorisation, and costs no photo), and how far the predictions on
+class pictures have moved from the base's. Nothing here draws from a stream that training reads.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from dreambooth import rng
+from dreambooth.config import TrainingConfig
+from dreambooth.data.dataset import ConceptPhotos, Crop, Pick
+from dreambooth.events import FixedNoiseLosses
+from dreambooth.training import objective
+from dreambooth.training.batches import CLASS, INSTANCE, LatentPool
+from dreambooth.training.predictions import predicted
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+NUM_PAIRS = 8  # pictures of each kind, each at a timestep of its own
+ZOOM = 0.85  # side of an unseen crop, as a share of the photo's square
+
+DriftOn = Literal["class pictures", "photos by the class prompt", "photos without a prompt"]
+
+
+@dataclass(frozen=True)
+class GaugePictures:
+    """The pictures that are looked at: clean latents (pictures, channels, height, width), and a caption for each."""
+
+    seen: "Tensor"
+    unseen: "Tensor"
+    captions: tuple[str, ...]
+    drift: "Tensor"
+    drift_captions: tuple[str, ...]
+    drift_on: DriftOn
+
+
+def gauge_pictures(
+    config: TrainingConfig, seed: int, concepts: Sequence[ConceptPhotos], pool: LatentPool, scaling_factor: float
+) -> GaugePictures:
+    """Choose and encode the pictures; the VAE has to be on the device."""
+    import torch
+
+    def clean(means: "list[Tensor]") -> "Tensor":
+        return torch.stack(means) * scaling_factor
+
+    photos = [(number, photo) for number, one in enumerate(concepts) for photo in range(len(one.instance))]
+    chosen = [photos[number % len(photos)] for number in range(NUM_PAIRS)]
+    picks = [
+        Pick(concept, photo, number // len(photos) % pool.num_variants)
+        for number, (concept, photo) in enumerate(chosen)
+    ]
+    seen = clean([pool.posterior(INSTANCE, pick)[0] for pick in picks])
+    views = [
+        _unseen_view(pool, pick, config, seed, number, is_mirrored=not config.hflip and number % 2 == 0)
+        for number, pick in enumerate(picks)
+    ]
+    unseen = clean([pool.encode(view)[0] for view in views])
+    captions = tuple(pool.caption(INSTANCE, pick) for pick in picks)
+    of_class = [(number, photo) for number, one in enumerate(concepts) for photo in range(len(one.class_images))]
+    if of_class:
+        class_picks = [Pick(*of_class[number * len(of_class) // NUM_PAIRS], 0) for number in range(NUM_PAIRS)]
+        drift = clean([pool.posterior(CLASS, pick)[0] for pick in class_picks])
+        drift_captions = tuple(pool.caption(CLASS, pick) for pick in class_picks)
+        return GaugePictures(seen, unseen, captions, drift, drift_captions, "class pictures")
+    prompts = tuple(config.concepts[pick.concept].class_prompt or "" for pick in picks)
+    drift_on: DriftOn = "photos by the class prompt" if all(prompts) else "photos without a prompt"
+    return GaugePictures(seen, unseen, captions, seen, prompts, drift_on)
+
+
+def _unseen_view(
+    pool: LatentPool, pick: Pick, config: TrainingConfig, seed: int, number: int, *, is_mirrored: bool
+) -> "Image.Image":
+    """Return a view that training never shows: the photo mirrored, or a smaller crop of it at another place."""
+    import torch
+
+    x, y, across, down = torch.rand(4, generator=rng.generator(seed, "gauges", number)).tolist()
+    if config.center_crop:
+        x = y = 0.5
+    if is_mirrored:
+        return pool.view(INSTANCE, pick, Crop(x, y, True), config.resolution)
+    side_px = round(config.resolution / ZOOM)
+    left, top = (round(share * (side_px - config.resolution)) for share in (across, down))
+    larger = pool.view(INSTANCE, pick, Crop(x, y, False), side_px)
+    return larger.crop((left, top, left + config.resolution, top + config.resolution))
+
+
+class Gauges:
+    """The same look at every step it is asked for; made while the model is still the base."""
+
+    def __init__(
+        self,
+        pictures: GaugePictures,
+        unet: Any,
+        states_of: "Callable[[Sequence[str]], Tensor]",
+        alpha_bar: "Tensor",
+        prediction_type: str,
+        mixed_precision: str,
+        seed: int,
+    ) -> None:
+        import torch
+
+        self._pictures, self._unet, self._states_of = pictures, unet, states_of
+        self._alpha_bar, self._mixed_precision = alpha_bar.to(pictures.seen.device), mixed_precision
+        self._kind = objective.checked_prediction_type(prediction_type)
+        num_pairs, device = len(pictures.seen), pictures.seen.device
+        levels = (torch.arange(num_pairs) + 0.5) / num_pairs
+        # One timestep from each stratum of the schedule; photos and views of them share noise and timestep.
+        self._timesteps = (levels * len(alpha_bar)).long().to(device)
+        shape = (2, *pictures.seen.shape)
+        noise = torch.randn(shape, generator=rng.generator(seed, "gauges", num_pairs, 0)).to(device)
+        self._photo_noise, self._class_noise = noise[0], noise[1]
+        self._by_base = self._on_class()
+
+    def look(self, step: int) -> FixedNoiseLosses:
+        """Return the losses of the model as it is; changes nothing, and waits for the device once."""
+        import torch
+
+        pictures = self._pictures
+        with torch.no_grad():
+            states = self._states_of(pictures.captions)
+            seen, unseen = (self._photo_loss(latents, states) for latents in (pictures.seen, pictures.unseen))
+            drift = (self._on_class() - self._by_base).square().mean()
+            seen_loss, unseen_loss, moved = torch.stack([seen, unseen, drift]).tolist()
+        return FixedNoiseLosses(step, seen_loss, unseen_loss, moved, pictures.drift_on)
+
+    def _photo_loss(self, latents: "Tensor", states: "Tensor") -> "Tensor":
+        prediction = self._predicted(latents, self._photo_noise, states)
+        level = self._alpha_bar[self._timesteps]
+        wanted = objective.target(latents, self._photo_noise, level, self._kind)
+        return (prediction - wanted).square().mean()
+
+    def _on_class(self) -> "Tensor":
+        import torch
+
+        with torch.no_grad():
+            states = self._states_of(self._pictures.drift_captions)
+        return self._predicted(self._pictures.drift, self._class_noise, states)
+
+    def _predicted(self, latents: "Tensor", noise: "Tensor", states: "Tensor") -> "Tensor":
+        return predicted(self._unet, states, latents, noise, self._timesteps, self._alpha_bar, self._mixed_precision)

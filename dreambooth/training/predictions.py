@@ -1,0 +1,48 @@
+"""What a UNet says of noised pictures when nothing is learned from it: what is computed once, or only looked at."""
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.training import objective
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# Two pictures of SD 1.5 at a time: looking must never need more memory than a step of training.
+PLACES_AT_ONCE = 2 * 64 * 64
+
+
+def arithmetic(mixed_precision: str, device: "torch.device") -> contextlib.AbstractContextManager[Any]:
+    """Return autocast in the run's precision, as its steps have it; it keeps no half-precision copy of the weights."""
+    import torch
+
+    if mixed_precision == "no":
+        return contextlib.nullcontext()
+    dtype = torch.float16 if mixed_precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, cache_enabled=False)
+
+
+def predicted(
+    unet: Any,
+    states: "Tensor",
+    latents: "Tensor",
+    noise: "Tensor",
+    timesteps: "Tensor",
+    alpha_bar: "Tensor",
+    mixed_precision: str,
+) -> "Tensor":
+    """Return the UNet's predictions (batch, channels, height, width) in fp32, for latents noised here, without a graph.
+
+    alpha_bar: (timesteps,) of the whole schedule. A few pictures are computed at a time.
+    """
+    import torch
+
+    noisy = objective.noised(latents, noise, alpha_bar.to(timesteps.device)[timesteps])
+    num_at_once = max(1, PLACES_AT_ONCE // (latents.shape[-1] * latents.shape[-2]))
+    parts = []
+    with torch.no_grad(), arithmetic(mixed_precision, latents.device):
+        for start in range(0, len(noisy), num_at_once):
+            piece = slice(start, start + num_at_once)
+            parts.append(unet(noisy[piece], timesteps[piece], states[piece]).sample.float())
+    return torch.cat(parts)

@@ -1,0 +1,136 @@
+"""Where the subject is in a photo, as the base itself sees it: no other model is needed.
+
+The maps are those of Tang et al. 2022 (DAAM, arXiv 2210.04885, eq. 5 and 6): how much each place of a noised photo
+looks at the class noun, over heads, layers and noise levels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dreambooth import rng
+from dreambooth.data.dataset import Pick
+from dreambooth.training.batches import INSTANCE, BatchMaker
+from dreambooth.training.objective import noised
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NOISE_LEVELS = (
+    0.3,
+    0.5,
+    0.7,
+)  # shares of the timesteps; with less noise few words are needed, with more all is guessed
+COARSEST = 4  # maps of less than a quarter of the latents' side only say "in the middle"
+
+
+def find_subjects(
+    batches: BatchMaker,
+    unet: Any,
+    tokenizer: Any,
+    states_of: "Callable[[Sequence[str]], Tensor]",
+    alpha_bar: "Tensor",
+    should_stop: Callable[[], bool],
+) -> None:
+    """Weigh the places of every prepared crop of every photo; to be called while the model is still the base."""
+    import torch
+
+    config = batches.config
+    for number, (concept, photos) in enumerate(zip(config.concepts, batches.concepts, strict=True)):
+        prompt = concept.class_prompt or ""
+        positions = noun_positions(tokenizer, prompt)
+        with torch.no_grad():
+            state = states_of([prompt])[0]
+        for photo in range(len(photos.instance)):
+            for variant in range(batches.pool.num_variants):
+                if should_stop():
+                    return
+                pick = Pick(number, photo, variant)
+                latents = batches.pool.posterior(INSTANCE, pick)[0] * batches.scaling_factor
+                found = subject_map(unet, state, positions, latents, alpha_bar, batches.seed, pick)
+                batches.subject_weights[pick] = place_weights(found, config.background_weight)
+
+
+class _Watcher:
+    """Cross-attention as diffusers computes it, which keeps how much each place looks at some of the tokens."""
+
+    def __init__(self, positions: Sequence[int]) -> None:
+        self._positions = list(positions)
+        self.maps: list[Tensor] = []
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: "Tensor",
+        encoder_hidden_states: "Tensor",
+        attention_mask: "Tensor | None" = None,
+        **ignored: Any,
+    ) -> "Tensor":
+        import torch
+
+        query, key, value = (
+            attn.head_to_batch_dim(layer(states))
+            for layer, states in (
+                (attn.to_q, hidden_states), (attn.to_k, encoder_hidden_states), (attn.to_v, encoder_hidden_states),
+            )
+        )  # fmt: skip
+        looks = attn.get_attention_scores(query, key, attention_mask)
+        num_pictures, num_places = hidden_states.shape[:2]
+        side = round(num_places**0.5)
+        of_noun = looks[..., self._positions].sum(-1).float().view(num_pictures, -1, side, side)
+        self.maps.append(of_noun.mean(1, keepdim=True))
+        out = attn.batch_to_head_dim(torch.bmm(looks, value))
+        result: Tensor = attn.to_out[1](attn.to_out[0](out))
+        return result
+
+
+def noun_positions(tokenizer: Any, class_prompt: str) -> list[int]:
+    """Return which tokens of the class prompt are its last word: `photo of a dog` is looked through for a dog."""
+    words = class_prompt.split()
+    before = len(tokenizer(" ".join(words[:-1])).input_ids) - 1
+    end = len(tokenizer(class_prompt).input_ids) - 1
+    last = tokenizer.model_max_length - 1
+    return list(range(min(before, last - 1), min(end, last)))
+
+
+def subject_map(
+    unet: Any, state: "Tensor", positions: Sequence[int], latents: "Tensor", alpha_bar: "Tensor", seed: int, pick: Pick
+) -> "Tensor":
+    """Return how much each place of a photo shows the subject, 0 to 1, (1, height, width).
+
+    state: hidden states of the class prompt (length, width); latents: (channels, height, width), clean. The processors
+    of the UNet's attention are afterwards what they were.
+    """
+    import torch
+
+    timesteps = torch.tensor([round(level * (len(alpha_bar) - 1)) for level in NOISE_LEVELS], device=latents.device)
+    generator = rng.generator(seed, "gauges", pick.concept, pick.photo, pick.variant)
+    noise = torch.randn((len(timesteps), *latents.shape), generator=generator).to(latents.device)
+    clean = latents.expand_as(noise)
+    before = unet.attn_processors
+    watcher = _Watcher(positions)
+    watched = {name: watcher if ".attn2." in name else processor for name, processor in before.items()}
+    try:
+        unet.set_attn_processor(watched)
+        with torch.no_grad():
+            noisy = noised(clean, noise, alpha_bar.to(latents.device)[timesteps])
+            unet(noisy, timesteps, state.expand(len(timesteps), *state.shape))
+    finally:
+        unet.set_attn_processor(before)
+    return _together(watcher.maps, latents.shape[-1])
+
+
+def _together(maps: "list[Tensor]", side: int) -> "Tensor":
+    """Return the mean over layers and noise levels at the latents' size, its darkest place 0 and its brightest 1."""
+    import torch
+
+    fine = [one for one in maps if one.shape[-1] >= side / COARSEST]
+    scaled = [torch.nn.functional.interpolate(one, (side, side), mode="bilinear") for one in fine]
+    mean: Tensor = torch.cat(scaled).mean(0)
+    low, high = mean.min(), mean.max()
+    return (mean - low) / (high - low).clamp(min=1e-12)
+
+
+def place_weights(subject: "Tensor", background_weight: float) -> "Tensor":
+    """Return the weight of each place of a photo, with a mean of 1, so that the loss stays as large as it was."""
+    weights = background_weight + (1 - background_weight) * subject
+    return weights / weights.mean().clamp(min=1e-12)

@@ -1,0 +1,58 @@
+"""The base as its own teacher: what it says of the class pictures, computed once while it is still the base.
+
+The paper's prior has the model denoise class pictures; the picture's noise is then a noisy word on what the base knew.
+With a teacher the target is the base's own prediction, as in Li & Hoiem 2016 (Learning without Forgetting, arXiv
+1606.09282, eq. 3, with a squared distance): L_prior = || eps_theta(x_t, c) - eps_base(x_t, c) ||^2, which is 0 at the
+first step and grows with nothing but drift. No second model is held, since the pairs are chosen beforehand: each
+picture comes with TEACHER_DRAWS noises and timesteps in turn.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.training.batches import CLASS, BatchMaker, Example
+from dreambooth.training.predictions import predicted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EXAMPLES_AT_ONCE = 32
+
+
+def fill_teacher(
+    batches: BatchMaker,
+    unet: Any,
+    states_of: "Callable[[Sequence[str]], Tensor]",
+    alpha_bar: "Tensor",
+    num_steps: int,
+    report: Callable[[int, int], None],
+    should_stop: Callable[[], bool],
+) -> None:
+    """Compute the prediction for every class example of the run; `report` is told (done, total).
+
+    A resumed run computes the same again from the same base: nothing is kept on the disk that could be another's.
+    """
+    import torch
+
+    needed = list(_needed(batches, num_steps).values())
+    for start in range(0, len(needed), EXAMPLES_AT_ONCE):
+        if should_stop():
+            return
+        report(start, len(needed))
+        some = needed[start : start + EXAMPLES_AT_ONCE]
+        latents = torch.stack([batches.latents(example) for example in some])
+        noise = torch.stack([batches.noise(example, latents.shape[1:]) for example in some]).to(latents.device)
+        timesteps = torch.tensor([batches.timestep(example) for example in some]).to(latents.device)
+        with torch.no_grad():
+            states = states_of([batches.caption(example) for example in some])
+        said = predicted(unet, states, latents, noise, timesteps, alpha_bar, batches.config.mixed_precision)
+        batches.teacher.update({example.position: one for example, one in zip(some, said, strict=True)})
+    report(len(needed), len(needed))
+
+
+def _needed(batches: BatchMaker, num_steps: int) -> dict[tuple[int, ...], Example]:
+    """Return the different class examples among all those of the run."""
+    config = batches.config
+    per_step = config.train_batch_size * config.gradient_accumulation_steps * batches.num_processes
+    examples = (batches.example(CLASS, k) for k in range(num_steps * per_step))
+    return {example.position: example for example in examples}
