@@ -22,12 +22,13 @@ from typing import Any
 
 from benchmarks.judged import add_common_arguments, judge_with_validity, pictures_of
 from dreambooth import rng
-from dreambooth.config import Concept, resolve
+from dreambooth.config import Concept
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.events import FixedNoiseLosses, memorisation_of
 from dreambooth.generation import Pipe
 from dreambooth.models.base import STARTER, Base, load_base, read_card, starter_folder, weights_fingerprint
 from dreambooth.models.manager import ModelManager
+from dreambooth.presets import resolve
 from dreambooth.runs import train
 from dreambooth.scoring import measures
 from dreambooth.scoring.judge import Judge, as_pictures, load_judge
@@ -130,6 +131,7 @@ def measured(unit: Unit, work: Path, num_steps: int | None, judge: Judge) -> dic
         "pretrained_model_name_or_path": STARTER, "concepts": (concept,), "output_dir": str(run), "seed": unit.seed,
         "with_prior_preservation": True, "mixed_precision": "no", "use_8bit_adam": False, "checkpointing_steps": 10**6,
         "max_train_steps": steps, "save_interval": steps, "log_interval": steps, "gauge_interval": steps,
+        "capture_step": ModelManager().device.type == "cuda",
         **OPTIONS[unit.option],
     }  # fmt: skip
     looks: list[FixedNoiseLosses] = []
@@ -282,9 +284,9 @@ def main() -> None:
         temporary.replace(kept)
         shown = {name: round(value, 3) for name, value in result.items() if isinstance(value, float)}
         print(f"{time.monotonic() - began_s:6.0f} s {unit.name:45}", shown, flush=True)
-    _, validity = judge_with_validity(load_base(STARTER).vae, arguments.validity_scenes)
     figures = table(results, arguments.options)
     if arguments.json:
+        _, validity = judge_with_validity(load_base(STARTER).vae, arguments.validity_scenes)
         arguments.json.write_text(json.dumps({"validity": validity, "differences": figures}, indent=1) + "\n", "utf-8")
 
 
