@@ -176,7 +176,7 @@ def _serve_page(opened: Door, workspace: Workspace, settings: Settings) -> int:
         from ui.build import build_page
         from ui.space import training_refusal
 
-        refusal = training_refusal(settings.space_id, has_login=opened.auth is not None)
+        refusal = training_refusal(settings.space_id, has_login=opened.auth is not None, zero_gpu=settings.zero_gpu)
         jobs = Jobs(workspace, ModelManager(), settings.token.reveal() if settings.token else None)
         page = build_page(jobs, workspace, settings, copies_dir, refusal)
         page.queue(max_size=MAX_WAITING_EVENTS)

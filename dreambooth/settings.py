@@ -73,6 +73,8 @@ class Settings:
     names: tuple[str, ...] = ()
     space_id: str = ""
     drive_dir: Path | None = None
+    zero_gpu: bool = False
+    accelerator: str = ""
 
 
 def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = None) -> Settings:
@@ -99,6 +101,9 @@ def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = No
         names=_names(values.get("DREAMBOOTH_NAMES"), values.get("SPACE_HOST"), problems),
         space_id=values.get("SPACE_ID", "").strip(),
         drive_dir=_drive_dir(values.get("DREAMBOOTH_DRIVE")),
+        # What a Space says of its hardware: `none`, `t4`, ...
+        zero_gpu=values.get("SPACES_ZERO_GPU", "").strip().lower() in ("1", "true", "t", "yes"),
+        accelerator=values.get("ACCELERATOR", "").strip().lower(),
     )
     if problems:
         raise ConfigError(problems)

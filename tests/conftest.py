@@ -31,6 +31,8 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
         "DREAMBOOTH_HOST",
         "DREAMBOOTH_PORT",
         "SPACE_ID",
+        "SPACES_ZERO_GPU",
+        "ACCELERATOR",
         "COLAB_RELEASE_TAG",
         "DREAMBOOTH_DRIVE",
     ):

@@ -16,6 +16,7 @@ from ui.api import publish
 from ui.boundary import Page, Services, Shown, shown
 from ui.follower import BUSY_POLL_S, Follower, keeps_files
 from ui.render import Doing, error_panel, header
+from ui.space import space_notice
 
 CACHE_SWEEP_S, CACHE_AGE_S = 3600, 86400
 ONE_HOUSEHOLD = "One app, one household: whoever can open this page sees every run, photo and picture in it."
@@ -36,6 +37,8 @@ def build_page(
     with page:
         line = header(in_a_line(services.device()), Doing(), settings.data_dir, keeps_files(settings))
         top = gr.HTML(line, elem_id="header")
+        if settings.on_space:
+            gr.HTML(space_notice(settings))
         with gr.Tabs(selected="concepts", elem_id="tabs") as tabs:
             with gr.Tab("Upload & Concepts", id="concepts"):
                 concepts = concepts_tab.build()
