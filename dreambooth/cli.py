@@ -135,6 +135,11 @@ def _add_file_commands(commands: Any) -> None:
     convert.add_argument("--checkpoint_path", help="The same as OUT.")
     convert.add_argument("--half", action="store_true", help="Store weights in fp16.")
     convert.add_argument("--precision", choices=("fp16", "fp32"), help="Number format; left out, the folder's own.")
+    for name in ("unet", "text_encoder"):
+        convert.add_argument(
+            f"--{name}_strength", type=float, default=1.0, metavar="FLOAT",
+            help="How much of what it learned is baked in: 0 is the base, 1 all of it, at most 2.",
+        )  # fmt: skip
     convert.add_argument("--use_safetensors", action="store_true", help="Write safetensors whatever the name.")
 
     push = _command(commands, "push", file_commands.push_command, "upload a model to the Hub, private by default")

@@ -281,6 +281,13 @@ class GenerationConfig:
     sampler: Sampler = setting(
         "DDIM", "The way from noise to the picture; DPM++ needs fewer steps, Euler a varies more.", "samples"
     )
+    unet_strength: float = setting(
+        1.0, "How much of what the UNet learned counts: 0 is the base, below 1 weakens an overdone training.",
+        "samples", low=0, high=2,
+    )  # fmt: skip
+    text_encoder_strength: float = setting(
+        1.0, "The same for the text encoder, where it was taught.", "samples", low=0, high=2
+    )
 
     def checked(self) -> Self:
         """Return this request, or raise one ConfigError with all that is wrong with it."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.models.strength import WHOLE, Strength
 
 if TYPE_CHECKING:
     from dreambooth.export.single_file import Precision
@@ -28,7 +29,13 @@ def convert_command(arguments: dict[str, Any]) -> int:
         raise ConfigError(problems)
     precision: Precision | None = "fp16" if arguments["half"] else arguments["precision"]
     _give_freed_memory_back_at_once()
-    verdict = converted(Path(model), Path(out), precision=precision, use_safetensors=arguments["use_safetensors"])
+    strength = Strength(arguments["unet_strength"], arguments["text_encoder_strength"])
+    wrong = [name for name in ("unet_strength", "text_encoder_strength") if not 0 <= arguments[name] <= 2]
+    if wrong:
+        raise ConfigError([FieldProblem(name, f"is {arguments[name]:g}: it must be 0 to 2.") for name in wrong])
+    verdict = converted(
+        Path(model), Path(out), precision=precision, use_safetensors=arguments["use_safetensors"], strength=strength
+    )
     print(f"{verdict.path}\n{verdict}")
     return 0
 
@@ -46,9 +53,14 @@ def _give_freed_memory_back_at_once() -> None:
 
 
 def converted(
-    model: Path, out: Path, *, precision: "Precision | None" = None, use_safetensors: bool = False
+    model: Path,
+    out: Path,
+    *,
+    precision: "Precision | None" = None,
+    use_safetensors: bool = False,
+    strength: Strength = WHOLE,
 ) -> "Verdict":
-    """Write one verified file of a run, a step or a folder, with a bar on the terminal."""
+    """Write one verified file of a run, a step or a folder, at this strength, with a bar on the terminal."""
     from tqdm import tqdm
 
     from dreambooth.verify import convert_verified
@@ -61,8 +73,8 @@ def converted(
             bar.update(done - bar.n)
 
         return convert_verified(
-            newest_step_folder(model), out, precision=precision, use_safetensors=use_safetensors or None,
-            on_progress=on_progress,
+            newest_step_folder(model), out, strength=strength, precision=precision,
+            use_safetensors=use_safetensors or None, on_progress=on_progress,
         )  # fmt: skip
 
 

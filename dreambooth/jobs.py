@@ -31,6 +31,7 @@ from dreambooth.runs import (
     start_records,
     unexpected_end,
 )
+from dreambooth.scoring.records import RunScores, read_scores
 from dreambooth.workspace import RunFolder, Workspace, held_lock
 
 LOG_TAIL_BYTES = 16_000
@@ -61,6 +62,9 @@ class RunView:
     resume_step: int | None
     silent_s: float
     config: TrainingConfig | None
+    scores: RunScores | None = None
+    recommended_step: int | None = None
+    why_recommended: str = ""
 
 
 # For the page --------------------------------------------------------------------------------------------------------
@@ -202,6 +206,8 @@ class Jobs:
             stopping = any(job.run.name == name and job.controls.stop.is_set() for job in self._line)
         state = read_state(run)
         status: Status = "stopping" if stopping and state.status not in FINAL_STATUSES else state.status
+        steps, scores = run.steps(), read_scores(run)
+        pick = scores.recommended(steps) if scores else None
         return RunView(
             name=name,
             path=run.path,
@@ -218,10 +224,13 @@ class Jobs:
             losses=self._loss_reader(run).losses(),
             log_tail=_tail(run.log_path),
             samples=run.samples(),
-            steps=run.steps(),
+            steps=steps,
             resume_step=None if is_lent(state) else _resume_step(run, status),
             silent_s=max(time.time() - state.heartbeat_s, 0.0) if status in ("running", "stopping") else 0.0,
             config=read_config(run),
+            scores=scores,
+            recommended_step=pick.step if pick else None,
+            why_recommended=pick.why if pick else "",
         )
 
     def generate(self, model: str, config: GenerationConfig, when: When = "ask") -> Iterator[Path]:

@@ -102,14 +102,15 @@ class Painter:
         should_stop: Callable[[], bool] | None,
     ) -> Iterator[Path]:
         from dreambooth.generation import Pipe, generate_images, save_picture
-        from dreambooth.models.base import load_base
+        from dreambooth.models.strength import Strength, load_at_strength
 
         key = str(newest_step_folder(Path(model)).absolute()) if Path(model).is_dir() else model
+        strength = Strength(config.unet_strength, config.text_encoder_strength)
 
         def load() -> "Base":
-            return load_base(key, token=self.token, models_dir=self.models_dir)
+            return load_at_strength(key, strength, token=self.token, models_dir=self.models_dir)
 
-        base = self.manager.resident(key, load)
+        base = self.manager.resident(key if strength.is_whole else f"{key} at {strength}", load)
         side_px = base.card.native_px
         config = dataclasses.replace(config, height=config.height or side_px, width=config.width or side_px)
         pipe = Pipe(

@@ -15,6 +15,7 @@ CHUNK = "parameters"
 NEGATIVE = "Negative prompt: "
 SETTINGS_LINE = re.compile(r"Steps: \d+,? ?")
 SETTING = re.compile(r'\s*([A-Za-z][A-Za-z0-9 _-]*): ("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+STRENGTHS = ("UNet strength", "Text encoder strength")
 MAX_TEXT = 100_000
 
 
@@ -35,6 +36,9 @@ def recipe_text(config: GenerationConfig, seed: int, size: tuple[int, int], mode
         f"Steps: {config.num_inference_steps}", f"Sampler: {config.sampler}", f"CFG scale: {config.guidance_scale:g}",
         f"Seed: {seed}", f"Size: {size[0]}x{size[1]}",
     ]  # fmt: skip
+    for name, strength in zip(STRENGTHS, (config.unet_strength, config.text_encoder_strength), strict=True):
+        if strength != 1:
+            settings.append(f"{name}: {strength:g}")
     if model:
         settings.append(f"Model: {model}")
     return "\n".join([*lines, ", ".join(settings)])
@@ -81,6 +85,8 @@ def read_recipe(text: str) -> Recipe:
         height=_whole(height),
         width=_whole(width),
         seed=_whole(given.get("Seed")),
+        unet_strength=_number(given.get(STRENGTHS[0]), 1.0),
+        text_encoder_strength=_number(given.get(STRENGTHS[1]), 1.0),
         sampler=_sampler(given.get("Sampler", ""), given.get("Schedule type", "")),
     )
     return Recipe(request.checked(), given.get("Model", ""))

@@ -21,6 +21,7 @@ from dreambooth.formats.ldm import from_ldm, modern_vae_key, without_text_model
 from dreambooth.formats.safetensors_file import as_bytes, stored_dtype
 from dreambooth.generation import Pipe, generate_images
 from dreambooth.models.base import load_tokenizer, quiet_libraries
+from dreambooth.models.strength import WHOLE, Strength, folder_at_strength
 from dreambooth.models.weights import part_weights, read_weights
 
 if TYPE_CHECKING:
@@ -53,12 +54,27 @@ def convert_verified(
     *,
     precision: Precision | None = None,
     use_safetensors: bool | None = None,
+    strength: Strength = WHOLE,
+    models_dir: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Verdict:
     """Write the folder as one file that was read again and found equal to it, and return what was compared.
 
+    With another strength than 1 it is the folder of base + s (taught - base), which is made for it and removed again.
+
     Raises ExportError, leaving no file, when something differs; and for what `convert` raises it.
     """
+    with folder_at_strength(model_dir, strength, out_path, models_dir=models_dir) as folder:
+        return _convert_verified(folder, out_path, precision, use_safetensors, on_progress)
+
+
+def _convert_verified(
+    model_dir: Path,
+    out_path: Path,
+    precision: Precision | None,
+    use_safetensors: bool | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> Verdict:
     verdicts: list[Verdict] = []
     with ThreadPoolExecutor(1) as beside:
         # The folder's picture needs nothing of the file: it is made while that is written.

@@ -247,6 +247,18 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """Yield an empty folder beside this path for the time of the block; what a kill leaves of it is swept away."""
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _unfinished(beside)
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _unfinished(path: Path) -> Path:
     """Return a name beside `path` for what is not whole yet; it tells which process makes it."""
     return path.with_name(f".{path.name[:80]}.{os.getpid()}-{uuid.uuid4().hex[:8]}")

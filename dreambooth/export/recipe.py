@@ -43,6 +43,8 @@ def file_metadata_of(model_dir: Path, *, open_clip: bool) -> dict[str, str]:
         metadata["modelspec.usage_hint"] = f"Use: {', '.join(prompts)}"
     if settings:
         recipe = settings | ({"step": step} if isinstance(step, int) else {})
+        if strength := card.get("strength"):
+            recipe["strength"] = str(strength)
         metadata["dreambooth.recipe"] = json.dumps(recipe, sort_keys=True)
     return metadata
 

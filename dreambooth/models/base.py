@@ -46,7 +46,7 @@ class BaseCard:
     """What is known of a model beyond its weights: its size, whether it is a toy, and the recipe that suits it.
 
     `source` is the Hub id, or `starter`, that it was loaded from or taught from, and `licence` what it is under, both
-    carried on by what is taught from it; `step` is that of a run's saved model.
+    carried on by what is taught from it; `step` is that of a run's saved model, and `strength` what was made of it.
     """
 
     native_px: int = 512
@@ -56,6 +56,7 @@ class BaseCard:
     source: str = ""
     licence: str = ""
     step: int | None = None
+    strength: str = ""
 
 
 @dataclass
@@ -92,11 +93,12 @@ def _card_of(file: Path) -> BaseCard:
         TrainingConfig.from_json(card.recipe)
     except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
         raise _bad_card(file, f"{error}"[:300]) from None
-    kinds = (type(card.native_px), type(card.is_toy), *map(type, (card.notice, card.source, card.licence)))
-    if kinds != (int, bool, str, str, str) or not 16 <= card.native_px <= 4096 or not isinstance(card.step, int | None):
+    texts = (card.notice, card.source, card.licence, card.strength)
+    kinds = (type(card.native_px), type(card.is_toy), {type(text) for text in texts})
+    if kinds != (int, bool, {str}) or not 16 <= card.native_px <= 4096 or not isinstance(card.step, int | None):
         raise _bad_card(
-            file, "native_px is no size of 16 to 4096, is_toy not true or false, notice, source or licence no text, or "
-            "step no number.",
+            file, "native_px is no size of 16 to 4096, is_toy not true or false, notice, source, licence or strength "
+            "no text, or step no number.",
         )  # fmt: skip
     own = {info.name for info in describe(TrainingConfig) if info.group != "model"} - {"logging_dir"}
     if others := sorted(card.recipe.keys() - own):
@@ -144,6 +146,7 @@ def load_base(
         source=name if from_here else base.card.source,
         licence=base.card.licence or _licence_of(source),
         step=None,
+        strength="",
     )
     if tokenizer is not None:
         base.tokenizer = load_tokenizer(tokenizer, token)
