@@ -195,6 +195,11 @@ class TrainingConfig:
         20, "Denoising steps of samples and class pictures.", "samples", unit="steps", low=1, high=1000
     )
 
+    num_probe_images: int = setting(
+        4, "Pictures of the subject, and as many of its class, that score each save of a run with samples; 0: none.",
+        "samples", unit="pictures", low=0, high=64,
+    )  # fmt: skip
+
     save_interval: int = setting(
         10_000, "Steps between saved models; a last one is always saved.", "saving", unit="steps", low=1, high=10**6
     )
@@ -221,6 +226,12 @@ class TrainingConfig:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; `from_json` gives the same settings back."""
         return dataclasses.asdict(self) | {"concepts": [dataclasses.asdict(concept) for concept in self.concepts]}
+
+    @property
+    def num_probe_pictures(self) -> int:
+        """Return how many pictures score each save; none in a run without sample pictures."""
+        has_samples = bool((self.save_sample_prompt or "").strip())
+        return len(self.concepts) * (2 * self.num_probe_images + 2 * -(-self.num_probe_images // 4)) * has_samples
 
     def departures(self) -> dict[str, Any]:
         """Return what differs from the defaults; a setting that a later version adds changes nothing in it."""

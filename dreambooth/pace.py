@@ -170,7 +170,7 @@ def expected_seconds(pace: Pace, config: TrainingConfig, num_photos: int, num_cl
     num_steps = config.max_train_steps or 0
     prompts = [line for line in (config.save_sample_prompt or "").splitlines() if line.strip()]
     saves = num_saves_left(config, 0, num_steps)
-    pictures = (saves + 1) * len(prompts) * config.n_save_sample
+    pictures = (saves + 1) * (len(prompts) * config.n_save_sample + config.num_probe_pictures)
     parts = [
         (1, pace.loading_s),
         (num_photos * config.num_crop_variants, pace.crop_s),

@@ -53,7 +53,7 @@ class Probe:
 
 
 def probes_of(concepts: Sequence[Concept], num: int) -> list[Probe]:
-    """Return the probes of a run: `num` each of subject and class, half as many each of the two that are nobody's."""
+    """Return the probes of a run: `num` each of subject and class, a quarter each of the two that are nobody's."""
     probes = []
     for concept, words in enumerate(concepts):
         known = words.class_prompt or words.instance_prompt
@@ -62,7 +62,7 @@ def probes_of(concepts: Sequence[Concept], num: int) -> list[Probe]:
             asked = f"{known} {place}"
             probes.append(Probe(concept, "identifier", number, f"{words.instance_prompt} {place}", asked))
         others: list[tuple[Kind, str, int]] = [
-            ("unrelated", _unrelated_to(known), (num + 1) // 2), ("empty", "", (num + 1) // 2),
+            ("unrelated", _unrelated_to(known), -(-num // 4)), ("empty", "", -(-num // 4)),
         ]  # fmt: skip
         if words.class_prompt:
             others.insert(0, ("class", words.class_prompt, num))

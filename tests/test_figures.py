@@ -138,7 +138,7 @@ def test_a_prompt_without_a_place_is_not_judged(judge: Examiner) -> None:
 def test_probes_are_of_four_kinds_and_name_places_that_the_judge_knows() -> None:
     probes = probes_of([Concept("photo of zwx teapot", "photos", "photo of teapot")], 4)
     assert [sum(probe.kind == kind for probe in probes) for kind in ("identifier", "class", "unrelated", "empty")] == [
-        4, 4, 2, 2,
+        4, 4, 1, 1,
     ]  # fmt: skip
     assert {probe.prompt for probe in probes if probe.kind == "unrelated"} == {"photo of dog on the beach"}
     assert len({probe.file_name for probe in probes}) == len(probes)

@@ -30,7 +30,7 @@ FLOORS: list[dict[str, str]] = [
     {"shell_line": ""},
     {
         "export": "archive hub model_card recipe single_file sizes",
-        "scoring": "judge measures encoders figures recommendation records chart",
+        "scoring": "judge measures encoders figures recommendation records chart protocol",
         "memory_plan": "",
     },
     {"samplers": ""},
@@ -40,11 +40,12 @@ FLOORS: list[dict[str, str]] = [
     {"probes": ""},
     {
         "training": "objective optimizer updates captions batches predictions gauges materials checkpoint lending "
-        "capture keeping disk subject_mask teacher preparation trainer"
+        "capture scored_saves keeping disk subject_mask teacher preparation trainer"
     },
     {"starter": "things places scenes subjects tokens loop judging build"},
     {"runs": ""},
     {"score": ""},
+    {"evaluate": ""},
     {"pictures": ""},
     {"picture_line": ""},
     {"jobs": "", "preflight": ""},

@@ -86,3 +86,31 @@ def test_pictures_and_figures_that_are_there_are_not_made_again(
 def test_a_folder_without_steps_is_told(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="no saved step"):
         score_run(tmp_path)
+
+
+def test_a_run_with_samples_is_scored_as_it_goes_beside_the_seeds_folders(
+    tiny_base_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dreambooth.events import Event, Notice
+    from dreambooth.training import scored_saves
+
+    examiner = judge_examiner(load_judge(starter_folder()))
+    monkeypatch.setattr(scored_saves, "examiner_for", lambda **options: examiner)
+    events: list[Event] = []
+    config = TrainingConfig(
+        pretrained_model_name_or_path=str(tiny_base_folder), output_dir=str(tmp_path / "run"),
+        concepts=(Concept("photo of zwx dog", str(photos), "photo of dog"),), resolution=32, seed=3,
+        train_batch_size=1, max_train_steps=2, save_interval=1, save_infer_steps=1, num_crop_variants=1,
+        learning_rate=1e-3, save_sample_prompt="photo of zwx dog", n_save_sample=1, num_probe_images=2,
+    )  # fmt: skip
+    train(config, on_event=events.append)
+    run = RunFolder(tmp_path / "run")
+    scores = read_scores(run)
+    assert scores is not None
+    assert [one.step for one in scores.steps] == [0, 1, 2]
+    pick = scores.recommended(run.steps())
+    assert pick is not None
+    assert pick.why in [event.text for event in events if isinstance(event, Notice)]
+    assert [path.name for path in (run.path / "2" / "samples").iterdir()] == ["0.png"]
+    assert sorted(entry.name for entry in (run.path / "0").iterdir()) == ["samples"]
+    assert len(list(probes.probes_dir(run, 2).iterdir())) == config.num_probe_pictures == 6

@@ -56,6 +56,7 @@ LABELS = {
     "save_sample_prompt": "Sample prompt",
     "save_sample_negative_prompt": "Sample negative prompt",
     "n_save_sample": "Sample pictures per save",
+    "num_probe_images": "Pictures that score each save",
     "save_guidance_scale": "Guidance of the samples",
     "save_infer_steps": "Denoising steps of the samples",
     "hflip": "Mirror half of the photos",

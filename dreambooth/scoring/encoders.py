@@ -38,6 +38,7 @@ class Examiner:
     obedience_name: str
     obedience: Callable[[Sequence["Image.Image"], Sequence[str]], list[float | None]]
     photos_are_zero: bool
+    can_judge: Callable[[str], bool] = lambda prompt: True
 
 
 def examiner_for(
@@ -91,7 +92,10 @@ def judge_examiner(judge: Judge) -> Examiner:
     def embed(images: Sequence["Image.Image"]) -> "Tensor":
         return judge.embeddings_of(as_pictures(images))
 
-    return Examiner("the starter's judge", {"judge": embed}, "place", obedience, photos_are_zero=False)
+    def knows(prompt: str) -> bool:
+        return place_named(prompt, judge.words["context"]) is not None
+
+    return Examiner("the starter's judge", {"judge": embed}, "place", obedience, photos_are_zero=False, can_judge=knows)
 
 
 def place_named(prompt: str, places: Sequence[str]) -> str | None:

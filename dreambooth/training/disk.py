@@ -79,6 +79,7 @@ def disk_need_of_counts(config: TrainingConfig, counts: Counts, num_steps: int) 
     num_models = num_saves if config.save_total_limit is None else min(num_saves, config.save_total_limit + 1)
     has_states = config.checkpointing_steps != 0 or num_saves > 1
     prompts = [line for line in (config.save_sample_prompt or "").splitlines() if line.strip()]
+    pictures = len(prompts) * config.n_save_sample + config.num_probe_pictures
     return DiskNeed(
         num_models=num_models,
         num_saves=num_saves,
@@ -86,7 +87,7 @@ def disk_need_of_counts(config: TrainingConfig, counts: Counts, num_steps: int) 
         num_states=(config.checkpoints_total_limit or 1) + 1 if has_states else 1,
         state_bytes=round(learning * per_weight) + 3 * headers,
         # A PNG of a photo takes about two bytes a pixel.
-        picture_bytes=(num_saves + 1) * len(prompts) * config.n_save_sample * 2 * config.resolution**2,
+        picture_bytes=(num_saves + 1) * pictures * 2 * config.resolution**2,
     )
 
 

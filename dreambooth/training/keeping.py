@@ -16,6 +16,7 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.storage import remove_weights, saved_steps
 from dreambooth.training.checkpoint import Learner, Surroundings, prune, write_checkpoint
 from dreambooth.training.materials import Materials, Report
+from dreambooth.training.scored_saves import SavesScorer
 from dreambooth.workspace import RunFolder, is_disk_full, new_folder, remove_folder
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Keeper:
         self._manager, self._report = manager, report
         self._learner, self._surroundings = learner, surroundings
         self._base = materials.base
+        self._scorer = SavesScorer(config, run, materials.base, manager, report)
         self._is_main = materials.batches.rank == 0
         self._saved_step = self._kept_step = 0
         self._kept_at_s = time.monotonic()
@@ -170,6 +172,18 @@ class Keeper:
                     save_picture(picture, temporary / f"{len(names)}.png")
                     names.append(f"{len(names)}.png")
         self._report(SamplesMade(step, tuple(names)))
+
+    def score(self, step: int) -> None:
+        """Make the probe pictures of a saved step, or of the base, and score it."""
+        if self._is_main and self._scorer.is_on:
+            with averaged_weights(self._learner), self._on_device():
+                self._scorer.make(step)
+            self._scorer.score()
+
+    def recommend(self) -> None:
+        """Tell which of the saved steps to take."""
+        if self._is_main:
+            self._scorer.tell()
 
     @contextlib.contextmanager
     def _on_device(self) -> Iterator[None]:

@@ -89,6 +89,7 @@ class Trainer:
         """Train to the end or until stopped, save, and return the number of updates made."""
         config, num_steps = self._config, self._materials.num_steps
         self._keeper.sample(0)
+        self._keeper.score(0)
         step = self._first_step
         if step == 0:
             self._look(step)
@@ -351,6 +352,7 @@ class Trainer:
             self._controls.save_now.clear()
             keeper.save(step)
             keeper.sample(step)
+            keeper.score(step)
             self._report(PhaseProgress("training", step, num_steps))
             # After the model: a run that is killed in between does the step's work again.
             self._keep_state(step)
@@ -378,6 +380,8 @@ class Trainer:
             self._keeper.save(step)
         if step == self._materials.num_steps:
             self._keeper.sample(step)
+            self._keeper.score(step)
+            self._keeper.recommend()
             self._keeper.drop_states()
         elif step:
             self._keep_state(step)

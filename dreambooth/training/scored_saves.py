@@ -1,0 +1,61 @@
+"""A run scored as it goes: probe pictures at every save, looked at by whatever is at hand without a download."""
+
+from collections.abc import Callable
+from typing import Any
+
+from dreambooth.config import TrainingConfig
+from dreambooth.events import Notice, PhaseProgress
+from dreambooth.models.base import Base
+from dreambooth.models.manager import ModelManager
+from dreambooth.probes import make_probes, pipe_of, probes_of, update_scores
+from dreambooth.scoring.encoders import Examiner, examiner_for
+from dreambooth.scoring.records import RunScores
+from dreambooth.workspace import RunFolder
+
+
+class SavesScorer:
+    """Makes the probe pictures of a step and scores it; idle in a run without samples or probes.
+
+    Encoders look on the CPU: the device has no room to spare for them, and a save brings a dozen pictures.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        run: RunFolder,
+        base: Base,
+        manager: ModelManager,
+        report: Callable[[Any], None],
+    ) -> None:
+        self._config, self._run, self._base = config, run, base
+        self._manager, self._report = manager, report
+        self._examiner: tuple[Examiner | None] | None = None
+        self.is_on = config.num_probe_pictures > 0
+
+    def make(self, step: int) -> None:
+        """Make the probe pictures with the models as they are, which must be on the device, unless they are there."""
+        if not self.is_on:
+            return
+        make_probes(
+            pipe_of(self._base, f"{self._run.name}/{step}"), self._run, step, self._config,
+            probes_of(self._config.concepts, self._config.num_probe_images),
+            autocast_dtype=self._manager.autocast_dtype,
+            on_picture=lambda done, total: self._report(PhaseProgress("scores", done, total)),
+        )  # fmt: skip
+
+    def score(self) -> RunScores | None:
+        """Score the steps that have pictures, and write the run's scores."""
+        if not self.is_on:
+            return None
+        if self._examiner is None:
+            self._examiner = (examiner_for(is_toy=self._base.card.is_toy, download=False),)
+        return update_scores(self._run, self._config, self._examiner[0])
+
+    def tell(self) -> None:
+        """Tell which step to take, at the end of a run."""
+        scores = self.score()
+        found = scores.recommended(self._run.steps()) if scores else None
+        if found is not None:
+            self._report(Notice(found.why))
+        elif scores is not None and scores.note:
+            self._report(Notice(scores.note))
