@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from benchmarks.examined import exam_pictures, examined, figures
 from benchmarks.units import Unit, add_unit_arguments, run_missing, unit_path
 from dreambooth.config import Concept, GenerationConfig, TrainingConfig
 from dreambooth.generation import generate_images
-from dreambooth.models.base import STARTER, load_base, read_card, starter_folder
+from dreambooth.models.base import STARTER, BaseCard, load_base, read_card, starter_folder, write_model
 from dreambooth.models.manager import ModelManager
 from dreambooth.presets import resolve
 from dreambooth.probes import pipe_of
@@ -63,15 +63,42 @@ def prepare(number: int, work: Path) -> tuple[str, Path]:
     """Make photos and class pictures of an individual once for all, and return its class and where they lie."""
     subject = individuals(number + 1, SUBJECT_SEED)[number]
     folder = work / "individuals" / str(number)
-    while not (folder / "class").is_dir():
+
+    def make() -> None:
+        write_photos(subject, folder / "photos", SUBJECT_SEED, 64)
+        _write_class_pictures(subject.class_word, folder / "class", number)
+
+    once(folder / "class", make)
+    return subject.class_word, folder
+
+
+def once(folder: Path, make: Callable[[], None]) -> None:
+    """Have a folder made by one of all the processes that want it, and wait until it is there."""
+    while not folder.is_dir():
         try:
-            with held_lock(folder.with_suffix(".lock")):
-                if not (folder / "class").is_dir():
-                    write_photos(subject, folder / "photos", SUBJECT_SEED, 64)
-                    _write_class_pictures(subject.class_word, folder / "class", number)
+            with held_lock(folder.with_name(f"{folder.name}.lock")):
+                if not folder.is_dir():
+                    make()
         except BlockingIOError:
             time.sleep(1)
-    return subject.class_word, folder
+
+
+def wide_starter(work: Path) -> Path:
+    """Return the starter's same weights in fp32: some scripts refuse to start from fewer digits."""
+    import torch
+
+    target = work / "starter-fp32"
+
+    def make() -> None:
+        base = load_base(STARTER)
+        with new_folder(target) as folder:
+            write_model(
+                folder, unet=base.unet, text_encoder=base.text_encoder, vae=base.vae, tokenizer=base.tokenizer,
+                scheduler_config=base.noise_scheduler_config, dtype=torch.float32, card=BaseCard(native_px=64),
+            )  # fmt: skip
+
+    once(target, make)
+    return target
 
 
 def _write_class_pictures(class_word: str, folder: Path, number: int) -> None:
@@ -155,7 +182,7 @@ def _train_peer(arguments: argparse.Namespace, who: str, concept: Concept, folde
     out = folder / "peer"
     command = [
         sys.executable, str(arguments.runner), str(script), *flags, f"--seed={seed}", f"--output_dir={out}",
-        f"--pretrained_model_name_or_path={starter_folder()}",
+        f"--pretrained_model_name_or_path={wide_starter(arguments.work)}",
     ]  # fmt: skip
     subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True)
     return newest_step_folder(out)

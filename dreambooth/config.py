@@ -128,6 +128,9 @@ class TrainingConfig:
     zero_terminal_snr: bool = setting(
         False, "Let the last noise level be nothing but noise; for v-prediction bases such as SD 2.1.", "training"
     )
+    stop_when_good: bool = setting(
+        False, "End the run when two saves in a row have added nothing to an earlier one; needs samples.", "training"
+    )
     num_train_epochs: int = setting(
         1, "Passes over the larger of photos and class pictures; max_train_steps overrides it.", "training",
         unit="passes", low=1, high=100_000,

@@ -252,5 +252,6 @@ class Controls:
     stop: threading.Event = field(default_factory=threading.Event)
     save_now: threading.Event = field(default_factory=threading.Event)
     sample_now: threading.Event = field(default_factory=threading.Event)
+    finish_now: threading.Event = field(default_factory=threading.Event)
     # Set for as long as something else wants the device; the training then pauses, and goes on by itself.
     lend: threading.Event = field(default_factory=threading.Event)

@@ -154,6 +154,10 @@ class Jobs:
         """Ask a run to save its model after this step."""
         self._job(name).controls.save_now.set()
 
+    def finish_now(self, name: str) -> None:
+        """Ask a run to end well before its last step: a short cool-down to rate zero, then its last save."""
+        self._job(name).controls.finish_now.set()
+
     def sample_now(self, name: str) -> None:
         """Ask a run for sample pictures after this step."""
         self._job(name).controls.sample_now.set()

@@ -18,6 +18,12 @@ def add(commands: Any) -> None:
     score.add_argument("--probes", type=int, metavar="NUMBER", help="Pictures of the subject per step; left out, 4.")
     score.add_argument("--offline", action="store_true", help="Fetch no encoders; take those that are there.")
 
+    sentence = "show what a saved step changed that it should not have: base against taught, ranked"
+    bleed = commands.add_parser("bleed", help=sentence, description=sentence.capitalize() + ".")
+    bleed.set_defaults(run_command=bleed_command)
+    bleed.add_argument("run", type=Path, help="The run's folder.")
+    bleed.add_argument("--step", type=int, help="A saved step; the last when left out.")
+    bleed.add_argument("--offline", action="store_true", help="Fetch no encoders; take those that are there.")
     _add_evaluate(commands)
 
 
@@ -33,6 +39,19 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("--prompts", type=int, metavar="N", help="The first N prompts alone, of 25.")
     evaluate.add_argument("--images", type=int, default=4, metavar="N", help="Pictures of each prompt; 4 in the paper.")
     evaluate.add_argument("--max_train_steps", type=int, metavar="N", help="Another number than the recipe's.")
+
+
+def bleed_command(arguments: dict[str, Any]) -> int:
+    """Write the report of what a step changed besides its subject, and print it."""
+    from dreambooth.bleed import bleed_report, told
+    from dreambooth.export.model_card import bleed_dir
+    from dreambooth.workspace import RunFolder
+
+    run, step = RunFolder(arguments["run"]), arguments["step"]
+    with _bar("Pictures of other things") as on_picture:
+        ranked = bleed_report(run.path, step, download=not arguments["offline"], on_picture=on_picture)
+    print("\n".join(told(ranked, bleed_dir(run.step_folder(step or run.steps()[-1])))))
+    return 0
 
 
 def evaluate_command(arguments: dict[str, Any]) -> int:

@@ -145,9 +145,12 @@ def _train(
     materials = prepare(config, workspace=workspace, manager=manager, token=token, report=report, controls=controls)
     if materials is None:
         return StatusChanged("stopped", "Stopped before the first step.")
-    num_steps = Trainer(config, materials, run, manager, report, controls, checkpoint).run()
-    if num_steps < materials.num_steps:
+    trainer = Trainer(config, materials, run, manager, report, controls, checkpoint)
+    num_steps = trainer.run()
+    if num_steps < trainer.num_steps:
         return StatusChanged("stopped", f"Stopped and saved after {num_steps} of {materials.num_steps} steps.")
+    if num_steps < materials.num_steps:
+        return StatusChanged("done", f"{num_steps} steps, finished before all {materials.num_steps}.")
     return StatusChanged("done", f"{num_steps} steps.")
 
 

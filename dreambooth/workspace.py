@@ -156,6 +156,11 @@ class RunFolder:
         """Return the run's settings."""
         return self.records / "config.json"
 
+    @property
+    def finish_path(self) -> Path:
+        """Return the file that says where a run that was told to finish ends."""
+        return self.records / "finish.json"
+
     def step_folder(self, step: int) -> Path:
         """Return where the model of this step is or will be."""
         return self.path / str(step)
@@ -193,7 +198,7 @@ class RunFolder:
 
     def forget_failed_start(self) -> None:
         """Remove the records of a run that ended before its first step, and the samples of its base; the log stays."""
-        for path in (self.events_path, self.state_path, self.config_path):
+        for path in (self.events_path, self.state_path, self.config_path, self.finish_path):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.step_folder(0) / "samples", ignore_errors=True)
 

@@ -40,12 +40,12 @@ FLOORS: list[dict[str, str]] = [
     {"probes": ""},
     {
         "training": "objective optimizer updates captions batches predictions gauges materials checkpoint lending "
-        "capture scored_saves keeping disk subject_mask teacher preparation trainer"
+        "capture scored_saves finishing keeping disk subject_mask teacher preparation trainer"
     },
     {"starter": "things places scenes subjects tokens loop judging build"},
     {"runs": ""},
     {"score": ""},
-    {"evaluate": ""},
+    {"evaluate": "", "bleed": ""},
     {"pictures": ""},
     {"picture_line": ""},
     {"jobs": "", "preflight": ""},

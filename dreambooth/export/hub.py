@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import ExportError, hide, quoted
-from dreambooth.export.model_card import model_card, settings_json
+from dreambooth.export.model_card import BLEED_PICTURE, bleed_dir, model_card, settings_json
 from dreambooth.storage import SHARD, WEIGHT_FILES
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ PARTS = ("unet", "vae", "text_encoder")
 # A repository that holds one of these is a model already; one that holds none and is not empty is somebody's work.
 SIGNS_OF_A_MODEL = ("model_index.json", SETTINGS_FILE)
 EMPTY = {".gitattributes", "README.md"}
-SAMPLE = re.compile(r"samples/[0-9]+\.png")
+SAMPLE = re.compile(rf"samples/[0-9]+\.png|{re.escape(BLEED_PICTURE)}")
 # The libraries note where a part was loaded from: on the user's disk, or in the cache of an account.
 CONFIGS = ("config.json", "model_index.json", "scheduler_config.json", "tokenizer_config.json")
 PLACES = {"_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"}
@@ -141,6 +141,8 @@ def _files(model_dir: Path) -> dict[str, Path | bytes]:
     found = [file for pattern in (*WEIGHT_FILES, "samples/*.png") for file in sorted(model_dir.glob(pattern))]
     named = {file.relative_to(model_dir).as_posix(): file for file in found if file.is_file() and not file.is_symlink()}
     files = {name: _without_places(file) for name, file in named.items() if _is_ours(name)}
+    if (picture := bleed_dir(model_dir) / BLEED_PICTURE).is_file():
+        files[BLEED_PICTURE] = picture
     missing = [f"{part}/config.json" for part in PARTS if f"{part}/config.json" not in files]
     missing += [f"the weights of {part}" for part in PARTS if not any(_is_weights_of(part, name) for name in files)]
     if missing:

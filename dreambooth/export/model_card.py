@@ -36,6 +36,9 @@ HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 STARTER = "starter"
 PROMPT_WITHOUT_ONE = "a photo"
 MAX_SAMPLES = 8
+# What `dreambooth.bleed` leaves in the run's folder of a step.
+BLEED_PICTURE, BLEED_REPORT = "bleed.png", "bleed.json"
+MAX_BLED = 6
 
 
 def model_card(model_dir: Path, repo_id: str, single_file: Path | None) -> str:
@@ -49,6 +52,7 @@ def model_card(model_dir: Path, repo_id: str, single_file: Path | None) -> str:
         f"# {_plain(repo_id.rpartition('/')[2])}\n",
         _about(base, licence, concepts),
         _samples(model_dir),
+        _bleed(model_dir),
         _usage(repo_id, prompts, has_single_file=single_file is not None),
         _how_it_was_made(settings),
     ]
@@ -128,6 +132,36 @@ def _samples(model_dir: Path) -> str:
         return ""
     pictures = [f"![A sample picture](samples/{name})" for name in natsorted(names)[:MAX_SAMPLES]]
     return "\n".join(["## Samples", "", *pictures, ""])
+
+
+def bleed_dir(model_dir: Path) -> Path:
+    """Return where the report of what a run's step changed besides its subject lies, if there is one."""
+    return model_dir.absolute().parent / ".run" / "bleed" / model_dir.name
+
+
+def _bleed(model_dir: Path) -> str:
+    """Return what the training changed that it should not have, as far as that was looked at."""
+    rows = [row for row in _object(bleed_dir(model_dir) / BLEED_REPORT).get("prompts", []) if _is_bled(row)]
+    if not rows:
+        return ""
+    lines = [
+        "## What else it changed", "",
+        "Prompts without the identifier, the same seeds with the base and with this model; the most changed first.", "",
+        "| prompt | change | became the subject |", "|---|---|---|",
+    ]  # fmt: skip
+    for row in rows[:MAX_BLED]:
+        became = "" if row["became_subject"] is None else f"{row['became_subject']:.2f}"
+        lines.append(f"| {_cell(row['prompt'] or '(no words)')} | {row['change']:.2f} | {became} |")
+    if (bleed_dir(model_dir) / BLEED_PICTURE).is_file():
+        lines += ["", f"![The base and this model side by side]({BLEED_PICTURE})"]
+    return "\n".join([*lines, ""])
+
+
+def _is_bled(row: object) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+        return False
+    became = row.get("became_subject")
+    return all(isinstance(value, int | float) for value in (row.get("change"), 0 if became is None else became))
 
 
 def _usage(repo_id: str, prompts: list[str], *, has_single_file: bool) -> str:

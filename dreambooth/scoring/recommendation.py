@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 # Two steps that differ by less cannot be told apart by a dozen pictures: the later one is taken, which saw more.
 TOLERANCE = 0.01
+# Saves that have to add nothing before a run that stops when it is good does so.
+PATIENCE = 2
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,13 @@ def recommended(scores: Sequence[StepScores], available: Sequence[int] | None = 
     best = max(value for _, value in choices)
     chosen = next(one for one, value in reversed(choices) if value >= best - TOLERANCE)
     return Recommendation(chosen.step, _why(chosen, [one for one, _ in choices]))
+
+
+def is_past_best(scores: Sequence[StepScores]) -> bool:
+    """Return whether the newest saves have all added nothing to an earlier one, which is then the best."""
+    steps = sorted(one.step for one in scores if one.step and one.fidelity is not None)
+    found = recommended(scores)
+    return found is not None and sum(step > found.step for step in steps) >= PATIENCE
 
 
 def smoothed_merits(ordered: Sequence[StepScores]) -> list[float | None]:

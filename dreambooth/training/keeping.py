@@ -45,6 +45,7 @@ class Keeper:
         self._manager, self._report = manager, report
         self._learner, self._surroundings = learner, surroundings
         self._base = materials.base
+        self.num_steps = materials.num_steps
         self._scorer = SavesScorer(config, run, materials.base, manager, report)
         self._is_main = materials.batches.rank == 0
         self._saved_step = self._kept_step = 0
@@ -66,7 +67,7 @@ class Keeper:
             self._report(PhaseProgress("saving"))
             keep = self._config.checkpoints_total_limit
             self._making_room(lambda: write_checkpoint(self._run, step, self._learner, self._surroundings, keep))
-            self._report(PhaseProgress("training", step, self._materials.num_steps))
+            self._report(PhaseProgress("training", step, self.num_steps))
         self._kept_step, self._kept_at_s = step, time.monotonic()
 
     def drop_states(self) -> None:
@@ -179,6 +180,10 @@ class Keeper:
             with averaged_weights(self._learner), self._on_device():
                 self._scorer.make(step)
             self._scorer.score()
+
+    def is_past_best(self) -> bool:
+        """Return whether the newest saves have added nothing to an earlier one."""
+        return self._is_main and self._scorer.is_past_best()
 
     def recommend(self) -> None:
         """Tell which of the saved steps to take."""

@@ -9,6 +9,7 @@ from dreambooth.models.base import Base
 from dreambooth.models.manager import ModelManager
 from dreambooth.probes import make_probes, pipe_of, probes_of, update_scores
 from dreambooth.scoring.encoders import Examiner, examiner_for
+from dreambooth.scoring.recommendation import is_past_best
 from dreambooth.scoring.records import RunScores
 from dreambooth.workspace import RunFolder
 
@@ -30,6 +31,7 @@ class SavesScorer:
         self._config, self._run, self._base = config, run, base
         self._manager, self._report = manager, report
         self._examiner: tuple[Examiner | None] | None = None
+        self._scores: RunScores | None = None
         self.is_on = config.num_probe_pictures > 0
 
     def make(self, step: int) -> None:
@@ -49,7 +51,12 @@ class SavesScorer:
             return None
         if self._examiner is None:
             self._examiner = (examiner_for(is_toy=self._base.card.is_toy, download=False),)
-        return update_scores(self._run, self._config, self._examiner[0])
+        self._scores = update_scores(self._run, self._config, self._examiner[0])
+        return self._scores
+
+    def is_past_best(self) -> bool:
+        """Return whether the newest saves have added nothing to an earlier one."""
+        return self._scores is not None and is_past_best(self._scores.steps)
 
     def tell(self) -> None:
         """Tell which step to take, at the end of a run."""

@@ -16,6 +16,7 @@ from dreambooth.training import objective
 from dreambooth.training.batches import Batch
 from dreambooth.training.capture import CapturedStep
 from dreambooth.training.checkpoint import Checkpoint, Learner, refuse_other, restore, surroundings_of
+from dreambooth.training.finishing import Finish, cool_down_from, read_finish, write_finish
 from dreambooth.training.keeping import Keeper, averaged_weights
 from dreambooth.training.lending import lend_device
 from dreambooth.training.materials import Materials, Report
@@ -81,20 +82,22 @@ class Trainer:
         self._prepare_models()
         self._prepare_updates()
         self._surroundings = surroundings_of(config.departures(), materials.photo_files, str(manager.device))
+        self._finish_path, self._early_end = run.finish_path, read_finish(run.finish_path)
         self._keeper = Keeper(config, materials, run, manager, report, self._learner(), self._surroundings)
         self._first_step = 0 if resume is None else self._restored(resume)
         self._probes = [parameter.detach().clone() for parameter in self._parameters if parameter.ndim == 1]
 
     def run(self) -> int:
         """Train to the end or until stopped, save, and return the number of updates made."""
-        config, num_steps = self._config, self._materials.num_steps
+        config = self._config
         self._keeper.sample(0)
         self._keeper.score(0)
         step = self._first_step
         if step == 0:
             self._look(step)
-        self._report(PhaseProgress("training", step, num_steps))
-        while step < num_steps and not self._controls.stop.is_set():
+        self._report(PhaseProgress("training", step, self.num_steps))
+        while step < self.num_steps and not self._controls.stop.is_set():
+            self._set_rates(step)
             stop_step = config.text_encoder_stop_step
             if self._text_encoder_learns and stop_step is not None and step >= stop_step:
                 self._stop_text_encoder()
@@ -109,12 +112,12 @@ class Trainer:
 
             # Report
             self._remember(step, losses, rate)
-            if step % config.log_interval == 0 or step in (1, num_steps):
+            if step % config.log_interval == 0 or step in (1, self.num_steps):
                 self._report_losses()
-            self._report(PhaseProgress("training", step, num_steps))
+            self._report(PhaseProgress("training", step, self.num_steps))
 
             # Due work
-            if step == min(self._first_step + STEPS_TO_MOVE, num_steps):
+            if step == min(self._first_step + STEPS_TO_MOVE, self.num_steps):
                 self._refuse_standing_still(step)
             self._due_work(step)
         self._finish(step)
@@ -249,7 +252,7 @@ class Trainer:
 
     def _prefetch(self, step: int) -> None:
         """Make the next batch while the card computes; on the CPU there is no such while."""
-        if self._device.type == "cuda" and step < self._materials.num_steps:
+        if self._device.type == "cuda" and step < self.num_steps:
             self._ahead = step, self._materials.batches.batch(step, 0)
 
     def _mean_total(self, losses: list[objective.Losses]) -> "Tensor":
@@ -265,7 +268,7 @@ class Trainer:
 
     def _advance(self) -> float:
         """Move schedule and average on by one update, and return the rate it was made with."""
-        rate = float(self._schedule.get_last_lr()[0])
+        rate = float(self._optimizer.param_groups[0]["lr"])
         with _quiet_schedule():
             self._schedule.step()
         if self._ema is not None:
@@ -343,7 +346,9 @@ class Trainer:
                 self._report(self._materials.gauges.look(step))
 
     def _due_work(self, step: int) -> None:
-        config, keeper, num_steps = self._config, self._keeper, self._materials.num_steps
+        config, keeper = self._config, self._keeper
+        self._finish_if_told(step)
+        num_steps = self.num_steps
         due = step % config.save_interval == 0 and step >= config.save_min_steps and step < num_steps
         is_saved = due or self._controls.save_now.is_set() or step == num_steps
         if is_saved or (config.gauge_interval and step % config.gauge_interval == 0):
@@ -353,6 +358,8 @@ class Trainer:
             keeper.save(step)
             keeper.sample(step)
             keeper.score(step)
+            if config.stop_when_good and keeper.is_past_best():
+                self._end_early(Finish(step, step), "Nothing was gained any more: the run ends here.")
             self._report(PhaseProgress("training", step, num_steps))
             # After the model: a run that is killed in between does the step's work again.
             self._keep_state(step)
@@ -372,13 +379,42 @@ class Trainer:
         models = [base.unet, base.text_encoder, base.vae]
         lend_device(self._manager, models, self._learner(), self._controls, self._report)
         self._captured = CapturedStep(self._captured_work) if was_recorded else None
-        self._report(PhaseProgress("training", step, self._materials.num_steps))
+        self._report(PhaseProgress("training", step, self.num_steps))
+
+    @property
+    def num_steps(self) -> int:
+        """Return after how many updates the run is done, which is sooner when it was told to finish."""
+        return self._materials.num_steps if self._early_end is None else self._early_end.end
+
+    def _finish_if_told(self, step: int) -> None:
+        """Begin the cool-down when someone asked for it; later wishes change nothing."""
+        if self._controls.finish_now.is_set() and self._early_end is None and step < self.num_steps:
+            finish = cool_down_from(step, self.num_steps)
+            self._end_early(finish, f"Finishing: the rate falls to zero over {finish.end - step} more steps.")
+
+    def _end_early(self, finish: Finish, what: str) -> None:
+        if self._early_end is None:
+            write_finish(self._finish_path, finish)
+            self._early_end = finish
+            self._keeper.num_steps = finish.end
+            self._report(Notice(what))
+
+    def _set_rates(self, step: int) -> None:
+        """Lower the rates of the coming update in a run that is told to finish; the schedule's own stay as they are."""
+        if self._early_end is None:
+            return
+        factor = self._early_end.rate_factor(step)
+        for group, rate in zip(self._optimizer.param_groups, self._schedule.get_last_lr(), strict=True):
+            if isinstance(group["lr"], float):
+                group["lr"] = float(rate) * factor
+            else:
+                group["lr"].fill_(float(rate) * factor)
 
     def _finish(self, step: int) -> None:
         self._report_losses()
         if step:
             self._keeper.save(step)
-        if step == self._materials.num_steps:
+        if step == self.num_steps:
             self._keeper.sample(step)
             self._keeper.score(step)
             self._keeper.recommend()

@@ -1,0 +1,173 @@
+"""What a training changed that it should not have: the same prompts from the same seeds, base against taught, ranked.
+
+None of the prompts has the identifier. What comes out first has changed most; the report lies in the run's folder, and
+its picture goes into the model's card.
+"""
+
+import dataclasses
+import gc
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.errors import RunFolderError
+from dreambooth.export.model_card import BLEED_PICTURE, BLEED_REPORT, bleed_dir
+from dreambooth.generation import generate_images
+from dreambooth.models.base import Base, load_base
+from dreambooth.models.manager import ModelManager
+from dreambooth.probes import photos_of, pipe_of
+from dreambooth.runs import read_config, revealed_token
+from dreambooth.sample_grid import picture_grid
+from dreambooth.score import base_of, examiner_of
+from dreambooth.scoring import measures
+from dreambooth.scoring.encoders import Examiner
+from dreambooth.settings import Settings, load_settings
+from dreambooth.workspace import RunFolder, Workspace, new_file, write_json
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NUM_PICTURES = 3
+SEED = 20_000
+# The class and its kin, other kinds of things, a style, a face that everyone knows, and nothing at all.
+NEIGHBOURS = {
+    "dog": ("cat", "horse"), "cat": ("dog", "rabbit"), "person": ("man", "woman"), "man": ("woman", "person"),
+    "woman": ("man", "person"), "teapot": ("vase", "bowl"), "vase": ("teapot", "bowl"), "backpack": ("sneaker", "dog"),
+    "toy": ("dog", "cat"),
+}  # fmt: skip
+OTHERS = ("photo of person", "photo of teapot", "photo of a mountain in the background")
+STYLES = ("an oil painting of a mountain lake", "portrait photo of Albert Einstein")
+
+
+@dataclass(frozen=True)
+class Bled:
+    """One prompt: how much its pictures changed, and how far they became the subject (None where nothing can tell)."""
+
+    prompt: str
+    change: float
+    became_subject: float | None
+
+
+def battery(config: TrainingConfig, *, is_toy: bool) -> list[str]:
+    """Return the prompts to look at, without the identifier; the starter's world has no styles and no faces."""
+    prompts = []
+    for concept in config.concepts:
+        if concept.class_prompt:
+            word = concept.class_prompt.split()[-1]
+            prompts += [concept.class_prompt, f"{concept.class_prompt} on the beach"]
+            prompts += [f"photo of {other}" for other in NEIGHBOURS.get(word, ("dog", "cat"))]
+    prompts += [prompt for prompt in OTHERS if prompt not in prompts]
+    return list(dict.fromkeys([*prompts, *(() if is_toy else STYLES), ""]))
+
+
+def bleed_report(
+    run_path: Path,
+    step: int | None = None,
+    *,
+    settings: Settings | None = None,
+    manager: ModelManager | None = None,
+    download: bool = True,
+    on_picture: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Bled]:
+    """Return what a saved step (the last, when left out) changed, most first, and write report and picture.
+
+    Raises RunFolderError where there is no such step.
+    """
+    settings, manager = settings or load_settings(), manager or ModelManager()
+    run = RunFolder(run_path.absolute())
+    config, steps = read_config(run), run.steps()
+    if config is None or not steps or (step is not None and step not in steps):
+        raise RunFolderError(f"{run.path} has no saved step {step or ''}.", "", "Name a run's folder and its step.")
+    step = steps[-1] if step is None else step
+    workspace, token = Workspace(settings.data_dir), revealed_token(settings)
+    with manager.lease("generation", wait=False):
+        examiner = examiner_of(config, workspace, download=download, token=token)
+        base = base_of(config, workspace, token)
+        prompts = battery(config, is_toy=base.card.is_toy)
+        total = 2 * len(prompts)
+        before = _pictures(base, manager, config, prompts, lambda done: on_picture(done, total))
+        del base
+        gc.collect()
+        taught = load_base(str(run.step_folder(step)))
+        after = _pictures(taught, manager, config, prompts, lambda done: on_picture(len(prompts) + done, total))
+    photos = [photo for photos in photos_of(config.concepts) for photo in photos]
+    ranked = ranking(examiner, before, after, photos)
+    _write(run, step, examiner, ranked, before, after)
+    return ranked
+
+
+def ranking(
+    examiner: Examiner | None,
+    before: dict[str, list["Image.Image"]],
+    after: dict[str, list["Image.Image"]],
+    photos: Sequence["Image.Image"],
+) -> list[Bled]:
+    """Return the prompts by how much their pictures changed, the most first: in an encoder's eyes, else in pixels."""
+    found = []
+    for prompt in before:
+        if examiner is None:
+            change = statistics.fmean(measures.pixel_change(after[prompt], before[prompt]))
+            found.append(Bled(prompt, change, None))
+            continue
+        embed = next(iter(examiner.likeness.values()))
+        then, now, real = embed(before[prompt]), embed(after[prompt]), embed(photos)
+        change = float(1 - (then * now).sum(1).mean())
+        start, goal = measures.similarity(then, real), measures.own_similarity(real) if len(photos) > 1 else 1.0
+        became = measures.share_of_way(measures.similarity(now, real), start, goal)
+        found.append(Bled(prompt, change, became))
+    return sorted(found, key=lambda one: one.change, reverse=True)
+
+
+def _pictures(
+    model: Base,
+    manager: ModelManager,
+    config: TrainingConfig,
+    prompts: Sequence[str],
+    on_prompt: Callable[[int], None],
+) -> dict[str, list["Image.Image"]]:
+    for part in (model.unet, model.text_encoder, model.vae):
+        manager.place(part, dtype=manager.inference_dtype)
+    found = {}
+    for done, prompt in enumerate(prompts):
+        on_prompt(done)
+        request = GenerationConfig(
+            prompt=prompt, num_images_per_prompt=NUM_PICTURES, num_inference_steps=config.save_infer_steps,
+            guidance_scale=config.save_guidance_scale, height=config.resolution, width=config.resolution, seed=SEED,
+        )  # fmt: skip
+        found[prompt] = [picture.image for picture in generate_images(pipe_of(model), request)]
+    return found
+
+
+def _write(
+    run: RunFolder,
+    step: int,
+    examiner: Examiner | None,
+    ranked: Sequence[Bled],
+    before: dict[str, list["Image.Image"]],
+    after: dict[str, list["Image.Image"]],
+) -> None:
+    folder = bleed_dir(run.step_folder(step))
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[Path | None]] = {}
+    for place, one in enumerate(ranked):
+        for who, made in (("base", before), ("taught", after)):
+            row = rows.setdefault(f"{one.prompt or '(no words)'}\n{who}", [])
+            for number, image in enumerate(made[one.prompt]):
+                row.append(folder / f"{place}-{who}-{number}.png")
+                image.save(folder / f"{place}-{who}-{number}.png")
+    with new_file(folder / BLEED_PICTURE) as temporary:
+        picture_grid(rows).save(temporary, format="PNG")
+    judged = examiner.name if examiner else "pixels"
+    write_json(folder / BLEED_REPORT, {"judged_by": judged, "prompts": [dataclasses.asdict(one) for one in ranked]})
+
+
+def told(ranked: Sequence[Bled], folder: Path) -> list[str]:
+    """Return the report as lines for a terminal."""
+    lines = [f"{'change':>8}{'became the subject':>20}  prompt, without the identifier"]
+    for one in ranked:
+        became = "-" if one.became_subject is None else f"{one.became_subject:.3f}"
+        lines.append(f"{one.change:8.3f}{became:>20}  {one.prompt or '(no words)'}")
+    return [*lines, f"The pictures are in {folder / BLEED_PICTURE}."]

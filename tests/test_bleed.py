@@ -1,0 +1,80 @@
+"""What a training changed besides its subject is found, ranked and told in the model's card."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dreambooth import bleed
+from dreambooth.cli import main
+from dreambooth.config import Concept, TrainingConfig
+from dreambooth.export.model_card import BLEED_PICTURE, BLEED_REPORT, bleed_dir, model_card
+from dreambooth.models.base import starter_folder
+from dreambooth.runs import train
+from dreambooth.scoring.encoders import judge_examiner
+from dreambooth.scoring.judge import load_judge
+from dreambooth.starter import scenes
+from dreambooth.starter.subjects import Subject, render_subject
+
+SUBJECT = Subject("teapot", "red", "white", "star", "blue")
+
+
+def plain(class_word: str, seed: int) -> Image.Image:
+    return scenes.render(scenes.Scene(class_word, "gray", "plain", "snow"), 64, random.Random(seed))
+
+
+def portrait(seed: int) -> Image.Image:
+    return render_subject(SUBJECT, ("beach", "rug", "snow")[seed % 3], 64, random.Random(seed))
+
+
+def test_a_prompt_that_became_the_subject_comes_first_and_an_unchanged_one_last() -> None:
+    before = {"photo of teapot": [plain("teapot", seed) for seed in range(3)], "": [plain("cat", 9)] * 3,
+              "photo of dog": [plain("dog", seed) for seed in range(3)]}  # fmt: skip
+    after = before | {
+        "photo of teapot": [portrait(seed) for seed in range(3)],
+        "photo of dog": [plain("dog", seed + 20) for seed in range(3)],
+    }
+    examiner = judge_examiner(load_judge(starter_folder()))
+    ranked = bleed.ranking(examiner, before, after, [portrait(seed + 50) for seed in range(3)])
+    assert [ranked[0].prompt, ranked[-1].prompt] == ["photo of teapot", ""]
+    assert ranked[0].became_subject is not None
+    assert ranked[0].became_subject > 0.9
+    assert ranked[-1].change == pytest.approx(0, abs=1e-5)
+    by_pixels = bleed.ranking(None, before, after, [])
+    assert by_pixels[-1].prompt == ""
+    assert by_pixels[-1].change == 0
+
+
+def test_the_battery_has_no_identifier_and_names_the_class_first() -> None:
+    config = TrainingConfig(concepts=(Concept("photo of zwx dog", "photos", "photo of dog"),))
+    prompts = bleed.battery(config, is_toy=False)
+    assert prompts[0] == "photo of dog"
+    assert prompts[-1] == ""
+    assert "photo of cat" in prompts
+    assert not any("zwx" in prompt for prompt in prompts)
+    assert set(prompts) > set(bleed.battery(config, is_toy=True))
+
+
+def test_the_report_goes_into_the_run_and_into_the_card(
+    tiny_base_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TrainingConfig(
+        pretrained_model_name_or_path=str(tiny_base_folder), output_dir=str(tmp_path / "run"),
+        concepts=(Concept("photo of zwx dog", str(photos), "photo of dog"),), resolution=32, seed=3,
+        train_batch_size=1, max_train_steps=1, save_infer_steps=1, num_crop_variants=1, learning_rate=1e-2,
+    )  # fmt: skip
+    step_folder = train(config)
+    assert "What else it changed" not in model_card(step_folder, "me/dog", None)
+    assert main(["bleed", str(tmp_path / "run"), "--offline"]) == 0
+    printed = capsys.readouterr().out
+    report = json.loads((bleed_dir(step_folder) / BLEED_REPORT).read_text())
+    changes = [row["change"] for row in report["prompts"]]
+    assert changes == sorted(changes, reverse=True)
+    assert changes[0] > 0
+    assert report["prompts"][0]["prompt"] in printed
+    assert (bleed_dir(step_folder) / BLEED_PICTURE).exists()
+    card = model_card(step_folder, "me/dog", None)
+    assert "## What else it changed" in card
+    assert f"({BLEED_PICTURE})" in card
