@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth.scoring import chart, records
-from dreambooth.scoring.recommendation import StepScores, merit, recommended
+from dreambooth.scoring.recommendation import UNSEEN_LOSS, StepScores, merit, recommended
 from dreambooth.scoring.records import RunScores, read_scores, write_scores
 from dreambooth.workspace import RunFolder
 
@@ -61,6 +61,14 @@ def test_nothing_is_recommended_where_nothing_was_measured() -> None:
     assert recommended([]) is None
     assert recommended([StepScores(0, 0.0, 1.0, 0.0)]) is None
     assert recommended([StepScores(100, measures={"changed": 0.1})]) is None
+
+
+def test_without_encoders_the_losses_at_fixed_noise_decide_and_say_so() -> None:
+    losses = {100: 0.20, 200: 0.15, 300: 0.12, 400: 0.1205, 500: 0.14, 600: 0.18}
+    found = recommended([StepScores(step, measures={UNSEEN_LOSS: loss}) for step, loss in losses.items()])
+    assert found is not None
+    assert found.step == 400
+    assert "no encoder has looked" in found.why
 
 
 def test_merit_is_nothing_where_one_of_the_three_is_lost() -> None:

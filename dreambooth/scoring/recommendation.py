@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 # Two steps that differ by less cannot be told apart by a dozen pictures: the later one is taken, which saw more.
 TOLERANCE = 0.01
+UNSEEN_LOSS = "loss on unseen views"
 # Saves that have to add nothing before a run that stops when it is good does so.
 PATIENCE = 2
 
@@ -56,15 +57,34 @@ def recommended(scores: Sequence[StepScores], available: Sequence[int] | None = 
         if value is not None and (available is None or one.step in available)
     ]
     if not choices:
-        return None
+        return _by_losses(ordered, available)
     best = max(value for _, value in choices)
     chosen = next(one for one, value in reversed(choices) if value >= best - TOLERANCE)
     return Recommendation(chosen.step, _why(chosen, [one for one, _ in choices]))
 
 
+def _by_losses(ordered: Sequence[StepScores], available: Sequence[int] | None) -> Recommendation | None:
+    """Return the step to take where nothing looked at the pictures: by the losses at fixed noise alone.
+
+    Views of the photos that are never trained on are denoised better while the subject is learned, and worse once the
+    photos are learned by heart.
+    """
+    known = [
+        (one.step, one.measures[UNSEEN_LOSS])
+        for one in ordered
+        if UNSEEN_LOSS in one.measures and (available is None or one.step in available)
+    ]
+    if not known:
+        return None
+    lowest = min(loss for _, loss in known)
+    step, loss = next(pair for pair in reversed(known) if pair[1] <= lowest * (1 + TOLERANCE))
+    why = f"Step {step} denoises views of the photos that it never saw the best (loss {loss:.4f} at fixed noise)"
+    return Recommendation(step, f"{why}; no encoder has looked at its pictures.")
+
+
 def is_past_best(scores: Sequence[StepScores]) -> bool:
     """Return whether the newest saves have all added nothing to an earlier one, which is then the best."""
-    steps = sorted(one.step for one in scores if one.step and one.fidelity is not None)
+    steps = sorted(one.step for one in scores if one.step)
     found = recommended(scores)
     return found is not None and sum(step > found.step for step in steps) >= PATIENCE
 

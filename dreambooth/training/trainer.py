@@ -358,7 +358,9 @@ class Trainer:
             keeper.save(step)
             keeper.sample(step)
             keeper.score(step)
-            if config.stop_when_good and keeper.is_past_best():
+            # Of several processes only the first has scores, and all must end at the same step.
+            alone = self._materials.batches.num_processes == 1
+            if config.stop_when_good and alone and keeper.is_past_best():
                 self._end_early(Finish(step, step), "Nothing was gained any more: the run ends here.")
             self._report(PhaseProgress("training", step, num_steps))
             # After the model: a run that is killed in between does the step's work again.
