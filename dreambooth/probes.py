@@ -4,6 +4,7 @@ Four kinds: the subject in places that no photo has to show, its class without t
 the empty prompt. The last three should look after training as they did before.
 """
 
+import dataclasses
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import Concept, GenerationConfig, TrainingConfig
 from dreambooth.data.photos import find_photos, read_photo
+from dreambooth.events import FixedNoiseLosses, fixed_noise_losses_of, read_events
 from dreambooth.generation import Pipe, generate_images, save_picture
 from dreambooth.scoring.chart import write_chart
 from dreambooth.scoring.encoders import Examiner
 from dreambooth.scoring.figures import Kind, ProbePicture, Reference, ceiling, step_scores
+from dreambooth.scoring.recommendation import DRIFT_LOSS, SEEN_LOSS, UNSEEN_LOSS, StepScores
 from dreambooth.scoring.records import RunScores, chart_path, read_scores, write_scores
 from dreambooth.workspace import RunFolder, new_folder
 
@@ -31,8 +34,8 @@ PLACES = (
 UNRELATED = ("photo of teapot in the snow", "photo of dog on the beach")
 NAME = re.compile(r"([0-9]+)-(identifier|class|unrelated|empty)-([0-9]+)\.png")
 WITHOUT_ENCODERS = (
-    "No encoder is at hand: only what pixels tell is known. `python -m dreambooth score RUN` fetches DINO and CLIP "
-    "once (about 1 GB)."
+    "No encoder is at hand: pixels and losses at fixed noise are all that is known. `python -m dreambooth score RUN` "
+    "fetches DINO and CLIP once (about 1 GB)."
 )
 
 
@@ -174,10 +177,22 @@ def update_scores(run: RunFolder, config: TrainingConfig, examiner: Examiner | N
     found = [
         known.get(step) or step_scores(examiner, step, read_probes(run, step, probes), reference) for step in steps
     ]
+    found = with_losses(found, fixed_noise_losses_of(read_events(run.events_path)))
     scores = RunScores(name, tuple(found), ceiling(examiner, photos), "" if examiner else WITHOUT_ENCODERS)
     write_scores(run, scores)
     write_chart(scores, scores.recommended(run.steps() or None), chart_path(run))
     return scores
+
+
+def with_losses(scores: Sequence[StepScores], losses: Sequence[FixedNoiseLosses]) -> list[StepScores]:
+    """Return the scores with the losses at fixed noise that the run itself reported of the same steps."""
+    by_step = {one.step: one for one in losses}
+    found = []
+    for one in scores:
+        own = by_step.get(one.step)
+        told = {} if own is None else {SEEN_LOSS: own.seen, UNSEEN_LOSS: own.unseen, DRIFT_LOSS: own.drift}
+        found.append(dataclasses.replace(one, measures={**one.measures, **told}))
+    return found
 
 
 def pipe_of(base: Any, name: str = "") -> Pipe:

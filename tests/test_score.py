@@ -15,6 +15,7 @@ from dreambooth.runs import train
 from dreambooth.score import score_run, told
 from dreambooth.scoring.encoders import judge_examiner
 from dreambooth.scoring.judge import load_judge
+from dreambooth.scoring.recommendation import UNSEEN_LOSS
 from dreambooth.scoring.records import chart_path, read_scores, scores_path
 from dreambooth.workspace import RunFolder
 
@@ -48,9 +49,12 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_encoders_only_pixels_are_told_and_it_is_said_plainly(trained: RunFolder) -> None:
     scores = score_run(trained.path, num_probes=2)
     assert [one.step for one in scores.steps] == [0, 1, 2]
-    assert scores.recommended() is None
+    pick = scores.recommended()
+    assert pick is not None
+    assert "no encoder has looked at its pictures" in pick.why
     assert scores.note == probes.WITHOUT_ENCODERS
-    assert told(scores, trained)[-1].startswith("No step can be recommended")
+    assert told(scores, trained)[-1] == pick.why
+    assert UNSEEN_LOSS in scores.steps[1].measures
     assert scores.steps[0].measures["changed"] == 0
     assert scores.steps[2].measures["changed"] > 0
     assert not chart_path(trained).exists()

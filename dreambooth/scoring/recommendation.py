@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 # Two steps that differ by less cannot be told apart by a dozen pictures: the later one is taken, which saw more.
 TOLERANCE = 0.01
-UNSEEN_LOSS = "loss on unseen views"
+SEEN_LOSS, UNSEEN_LOSS, DRIFT_LOSS = "loss on photos", "loss on unseen views", "loss against base"
 # Saves that have to add nothing before a run that stops when it is good does so.
 PATIENCE = 2
 
