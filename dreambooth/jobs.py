@@ -31,6 +31,7 @@ from dreambooth.runs import (
     start_records,
     unexpected_end,
 )
+from dreambooth.score import score_here
 from dreambooth.scoring.records import RunScores, read_scores
 from dreambooth.workspace import RunFolder, Workspace, held_lock
 
@@ -236,6 +237,13 @@ class Jobs:
             recommended_step=pick.step if pick else None,
             why_recommended=pick.why if pick else "",
         )
+
+    def score(
+        self, name: str, on_picture: Callable[[int, int], None] = lambda done, total: None, *, download: bool = True
+    ) -> RunScores:
+        """Score every saved step of a run that has ended; raises DeviceError while something else has the device."""
+        run = self._workspace.run(name)
+        return score_here(run, self._workspace, self._manager, self._token, download=download, on_picture=on_picture)
 
     def generate(self, model: str, config: GenerationConfig, when: When = "ask") -> Iterator[Path]:
         """Yield picture files one by one; `when` is for the time that a run trains, see `order`."""

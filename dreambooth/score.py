@@ -41,12 +41,28 @@ def score_run(
     Pictures that are there are taken as they are, unless another number of them is asked for. Raises RunFolderError
     for a folder without a saved step, and DeviceError while something else has the device.
     """
-    settings, run, manager = settings or load_settings(), RunFolder(run_path.absolute()), manager or ModelManager()
+    settings = settings or load_settings()
+    return score_here(
+        RunFolder(run_path.absolute()), Workspace(settings.data_dir), manager or ModelManager(),
+        revealed_token(settings), num_probes=num_probes, download=download, on_picture=on_picture,
+    )  # fmt: skip
+
+
+def score_here(
+    run: RunFolder,
+    workspace: Workspace,
+    manager: ModelManager,
+    token: str | None,
+    *,
+    num_probes: int | None = None,
+    download: bool = True,
+    on_picture: Callable[[int, int], None] = lambda done, total: None,
+) -> RunScores:
+    """Do what `score_run` does with an app's own folders and device."""
     config = read_config(run)
     if config is None or not run.steps():
         raise RunFolderError(f"{run.path} has no saved step.", "There is nothing to score.", "Name a run's folder.")
     num = num_probes or num_probes_made(run) or NUM_PROBES
-    workspace, token = Workspace(settings.data_dir), revealed_token(settings)
     with manager.lease("generation", wait=False):
         _fill_up(run, config, num, manager, workspace, token, on_picture)
         examiner = examiner_of(config, workspace, download=download, token=token)

@@ -265,3 +265,24 @@ def test_importing_the_jobs_needs_no_torch() -> None:
 
     code = "import sys, dreambooth.jobs, dreambooth.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False).returncode == 0
+
+
+def test_the_view_names_the_recommended_step_of_those_whose_model_is_there(
+    jobs: Jobs, workspace: Workspace, config: TrainingConfig
+) -> None:
+    from dreambooth.scoring.recommendation import StepScores
+    from dreambooth.scoring.records import RunScores, write_scores
+
+    run = workspace.run("scored")
+    start_records(config, run)
+    assert jobs.view("scored").recommended_step is None
+    for step in (100, 300):
+        run.step_folder(step).mkdir()
+        (run.step_folder(step) / "model_index.json").write_text("{}")
+    steps = (StepScores(100, 0.5, 1.0, 0.0), StepScores(200, 0.9, 1.0, 0.0), StepScores(300, 0.9, 0.2, 0.8))
+    write_scores(run, RunScores("judge", steps))
+    view = jobs.view("scored")
+    assert view.recommended_step == 100
+    assert view.why_recommended.startswith("Step 100 is the best")
+    assert view.scores is not None
+    assert len(view.scores.steps) == 3

@@ -118,3 +118,29 @@ def test_a_run_with_samples_is_scored_as_it_goes_beside_the_seeds_folders(
     assert [path.name for path in (run.path / "2" / "samples").iterdir()] == ["0.png"]
     assert sorted(entry.name for entry in (run.path / "0").iterdir()) == ["samples"]
     assert len(list(probes.probes_dir(run, 2).iterdir())) == config.num_probe_pictures == 6
+
+
+@pytest.mark.slow
+def test_a_run_without_prior_drifts_and_its_scores_say_so(tmp_path: Path) -> None:
+    from dreambooth.models.base import STARTER, read_card
+    from dreambooth.presets import resolve
+    from dreambooth.samples import sample_concept
+
+    explicit = {
+        "pretrained_model_name_or_path": STARTER, "concepts": (sample_concept(),), "output_dir": str(tmp_path / "run"),
+        "seed": 1, "with_prior_preservation": False, "max_train_steps": 150, "save_interval": 75,
+        "lr_scheduler": "constant", "n_save_sample": 1, "save_infer_steps": 12, "num_probe_images": 3,
+        "num_crop_variants": 1, "mixed_precision": "no", "use_8bit_adam": False, "checkpointing_steps": 0,
+    }  # fmt: skip
+    train(resolve(explicit, read_card(STARTER).recipe, "recommended").checked())
+    scores = read_scores(RunFolder(tmp_path / "run"))
+    assert scores is not None
+    base, first, last = scores.steps
+    assert base.drift == 0
+    assert last.drift is not None
+    assert last.drift > 0.2
+    assert last.measures["PRES"] > base.measures["PRES"] + 0.2
+    assert last.fidelity is not None
+    assert last.fidelity > 0.3
+    assert scores.recommended() is not None
+    assert first.step == 75
