@@ -16,7 +16,7 @@ from typing import Literal
 
 from dreambooth.config import SD15, GenerationConfig, TrainingConfig
 from dreambooth.errors import DeviceError, RunFolderError, without_secrets
-from dreambooth.events import FINAL_STATUSES, Controls, LossReader, Status, StatusChanged, StepLoss
+from dreambooth.events import FINAL_STATUSES, Controls, FixedNoiseLosses, LossReader, Status, StatusChanged, StepLoss
 from dreambooth.models.base import STARTER
 from dreambooth.models.manager import ModelManager
 from dreambooth.picture_line import Order, PictureLine
@@ -66,6 +66,7 @@ class RunView:
     scores: RunScores | None = None
     recommended_step: int | None = None
     why_recommended: str = ""
+    at_fixed_noise: list[FixedNoiseLosses] = field(default_factory=list)
 
 
 # For the page --------------------------------------------------------------------------------------------------------
@@ -236,6 +237,7 @@ class Jobs:
             scores=scores,
             recommended_step=pick.step if pick else None,
             why_recommended=pick.why if pick else "",
+            at_fixed_noise=self._loss_reader(run).at_fixed_noise(),
         )
 
     def score(

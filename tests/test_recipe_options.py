@@ -100,6 +100,31 @@ def test_a_teachers_word_is_the_bases_own_and_comes_with_its_draw(make: Make, ti
         assert again == same
 
 
+def test_a_teacher_holds_back_the_drift_that_a_run_without_prior_shows(make: Make, tmp_path: Path) -> None:
+    shared = {"with_prior_preservation": True, "max_train_steps": 12, "learning_rate": 3e-3, "gauge_interval": 12}
+    drifts = []
+    for name, changes in (("none", {"prior_loss_weight": 0.0}), ("teacher", {"teacher_prior": True})):
+        materials = make(**shared, **changes)
+        losses_of(materials, tmp_path / name)
+        assert materials.gauges is not None
+        drifts.append(materials.gauges.look(12).drift)
+    without, with_teacher = drifts
+    assert with_teacher < 0.7 * without
+
+
+def test_the_moving_average_follows_fast_at_first_and_then_at_its_decay() -> None:
+    from diffusers.training_utils import EMAModel
+
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    average = EMAModel([weight], decay=0.5)
+    for value in (2.0, 4.0, 8.0):
+        weight.data.fill_(value)
+        average.step([weight])
+    # decay (1 + n) / (10 + n) until that reaches 0.5: first a copy, then 2/11 * 2 + 9/11 * 4, then 3/12 and 9/12
+    second = 2 / 11 * 2 + 9 / 11 * 4
+    assert average.shadow_params[0].item() == pytest.approx(3 / 12 * second + 9 / 12 * 8)
+
+
 def test_class_latents_are_those_of_the_sampler_with_no_spread(make: Make, tmp_path: Path) -> None:
     materials = make(with_prior_preservation=True, keep_class_latents=True)
     batches = materials.batches

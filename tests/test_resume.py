@@ -128,6 +128,14 @@ CASES = [
     pytest.param(3, {"train_text_encoder": True, "text_encoder_stop_step": 6}, id="text encoder stops after"),
     pytest.param(5, {"train_text_encoder": True, "text_encoder_stop_step": 4}, id="text encoder stops at the state"),
     pytest.param(5, {"use_ema": True}, id="moving average"),
+    pytest.param(
+        5,
+        {
+            "with_prior_preservation": True, "teacher_prior": True, "keep_class_latents": True, "gauge_interval": 2,
+            "stratified_timesteps": True, "caption_dropout": 0.3, "noise_offset": 0.1, "background_weight": 0.3,
+        },
+        id="all options of the recipe",
+    ),
     pytest.param(5, {"update_in_backward": True, "max_grad_norm": 0.0}, id="updates inside backward"),
     pytest.param(5, {"use_8bit_adam": True}, id="8-bit AdamW"),
     pytest.param(5, {"lr_scheduler": "cosine", "lr_warmup_steps": 3}, id="cosine schedule"),

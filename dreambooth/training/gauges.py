@@ -115,32 +115,37 @@ class Gauges:
         shape = (2, *pictures.seen.shape)
         noise = torch.randn(shape, generator=rng.generator(seed, "gauges", num_pairs, 0)).to(device)
         self._photo_noise, self._class_noise = noise[0], noise[1]
-        self._by_base = self._on_class()
+        self._by_base = self._said()[2]
 
     def look(self, step: int) -> FixedNoiseLosses:
         """Return the losses of the model as it is; changes nothing, and waits for the device once."""
         import torch
 
         pictures = self._pictures
-        with torch.no_grad():
-            states = self._states_of(pictures.captions)
-            seen, unseen = (self._photo_loss(latents, states) for latents in (pictures.seen, pictures.unseen))
-            drift = (self._on_class() - self._by_base).square().mean()
-            seen_loss, unseen_loss, moved = torch.stack([seen, unseen, drift]).tolist()
+        seen, unseen, on_class = self._said()
+        level = self._alpha_bar[self._timesteps]
+        of_photos = [
+            (said - objective.target(latents, self._photo_noise, level, self._kind)).square().mean()
+            for said, latents in ((seen, pictures.seen), (unseen, pictures.unseen))
+        ]
+        drift = (on_class - self._by_base).square().mean()
+        seen_loss, unseen_loss, moved = torch.stack([*of_photos, drift]).tolist()
         return FixedNoiseLosses(step, seen_loss, unseen_loss, moved, pictures.drift_on)
 
-    def _photo_loss(self, latents: "Tensor", states: "Tensor") -> "Tensor":
-        prediction = self._predicted(latents, self._photo_noise, states)
-        level = self._alpha_bar[self._timesteps]
-        wanted = objective.target(latents, self._photo_noise, level, self._kind)
-        return (prediction - wanted).square().mean()
-
-    def _on_class(self) -> "Tensor":
+    def _said(self) -> "tuple[Tensor, ...]":
+        """Return the model's predictions on photos, unseen views and class pictures, all computed together."""
         import torch
 
+        pictures = self._pictures
         with torch.no_grad():
-            states = self._states_of(self._pictures.drift_captions)
-        return self._predicted(self._pictures.drift, self._class_noise, states)
-
-    def _predicted(self, latents: "Tensor", noise: "Tensor", states: "Tensor") -> "Tensor":
-        return predicted(self._unet, states, latents, noise, self._timesteps, self._alpha_bar, self._mixed_precision)
+            states = self._states_of([*pictures.captions, *pictures.captions, *pictures.drift_captions])
+        said = predicted(
+            self._unet,
+            states,
+            torch.cat([pictures.seen, pictures.unseen, pictures.drift]),
+            torch.cat([self._photo_noise, self._photo_noise, self._class_noise]),
+            self._timesteps.repeat(3),
+            self._alpha_bar,
+            self._mixed_precision,
+        )
+        return said.chunk(3)
