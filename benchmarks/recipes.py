@@ -206,8 +206,9 @@ def work_off(todo: list[Unit], arguments: argparse.Namespace) -> Iterator[tuple[
 
 
 def _start(device: str) -> None:
-    """Make a worker of one thread, which sees a GPU only where it is to use it."""
-    if device == "cpu":
+    """Make a worker of one thread, which sees a GPU only where it is to use it: with `both`, every second one."""
+    number = multiprocessing.current_process()._identity[0]  # type: ignore[attr-defined]
+    if device == "cpu" or (device == "both" and number % 2 == 0):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
@@ -264,7 +265,7 @@ def main() -> None:
     parser.add_argument("--options", nargs="+", default=list(OPTIONS), choices=list(OPTIONS), metavar="OPTION")
     parser.add_argument("--steps", type=int, help="Another length than the recipe's, to try the command.")
     parser.add_argument("--workers", type=int, default=1, help="Processes, each of one thread.")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda", "both"), default="cpu")
     parser.add_argument("--units", type=int, help="Measure at most so many of what is missing.")
     parser.add_argument("--minutes", type=float, help="Begin no unit after this time.")
     parser.add_argument("--work", type=Path, default=Path("outputs/recipes"), help="For photos, class pictures, runs.")
