@@ -140,6 +140,7 @@ def test_memory_is_afterwards_where_it_was(
 
     def settled() -> int:
         """Return what is allocated while the run lends its device to nobody in particular."""
+        waited(lambda: manager.holder, lambda holder: holder == "training")
         job.controls.lend.set()
         waited(lambda: manager.holder, lambda holder: holder is None)
         free: int = torch.cuda.memory_allocated()
