@@ -155,6 +155,8 @@ def prepared(here: Ground, config: TrainingConfig, watch: Watch, tweak: Callable
     try:
         yield trainer
     finally:
+        # The caller's name for it stays until it has returned: what is large goes now.
+        trainer.__dict__.clear()
         del trainer, materials, own, loaded
         torch._dynamo.reset()
         collect()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dreambooth.models.base import BaseCard, write_model
+from dreambooth.models.base import BaseCard, quiet_libraries, write_model
 from dreambooth.models.sd15 import SD15_CONFIGS, SD15_SCHEDULER
 from dreambooth.starter.tokens import write_tokenizer
 
@@ -22,6 +22,7 @@ CONFIGS = {"full": SD15_CONFIGS, "narrow": NARROW}
 
 def write_random_base(folder: Path, size: str, device: str) -> Path:
     """Write a base of this size (full or narrow) in fp32 and return the folder; weights come from seed 0."""
+    quiet_libraries()
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer

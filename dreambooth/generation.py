@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
+from dreambooth.capture import CapturedWork
 from dreambooth.config import GenerationConfig
 from dreambooth.recipes import CHUNK, recipe_text
 from dreambooth.samplers import adds_noise, scheduler_for
@@ -203,10 +204,19 @@ def _denoised(
     states = states.repeat_interleave(len(noise), dim=0)
     number_format = _parameter(pipe.unet).dtype
     latents: Tensor = noise * scheduler.init_noise_sigma
+
+    def predicted(inputs: "Sequence[Tensor]") -> "Sequence[Tensor]":
+        noisy, timestep, hidden = inputs
+        return [pipe.unet(noisy, timestep, encoder_hidden_states=hidden).sample]
+
+    # While it trains, the UNet's memory is the training's: a recording would keep some of its own.
+    records = noise.device.type == "cuda" and not _parameter(pipe.unet).requires_grad
+    predict = CapturedWork(predicted) if records else predicted
     for number, t in enumerate(scheduler.timesteps, 1):
         scaled = scheduler.scale_model_input(latents, t)
         doubled = torch.cat([scaled, scaled]) if guided else scaled
-        prediction = pipe.unet(doubled.to(number_format), t, encoder_hidden_states=states).sample.float()
+        (prediction,) = predict([doubled.to(number_format), t.to(noise.device), states])
+        prediction = prediction.float()
         if guided:
             avoid, show = prediction.chunk(2)
             prediction = avoid + config.guidance_scale * (show - avoid)

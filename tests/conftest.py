@@ -12,6 +12,8 @@ import pytest
 # Before torch is imported, for this process and those it starts: thread counts change sums, and two cores serve all.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Without it cuBLAS may add up in another order each time, and no two runs on a card are the same.
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,7 +22,7 @@ FLOORS: list[dict[str, str]] = [
     {"fields": ""},
     {"config": "", "settings": ""},
     {"recipes": "", "prompts": "", "presets": ""},
-    {"workspace": "", "hardware": "", "eta": ""},
+    {"workspace": "", "hardware": "", "capture": "", "eta": ""},
     {"pace": "", "drive": "", "runlog": "", "doctor": "", "samples": "", "sample_grid": ""},
     {"storage": ""},
     {"run_removal": ""},

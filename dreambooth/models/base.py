@@ -7,8 +7,11 @@ said.
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import json
 import re
+import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,8 +161,10 @@ def load_base(
 
 
 def quiet_libraries() -> None:
-    """Keep libraries from filling the log with bars and advice of their own; their errors still show."""
+    """Load diffusers and transformers, and keep them from filling the log with bars and advice; errors still show."""
     import logging
+
+    _import_apart("diffusers.models.unets.unet_2d_condition")
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from diffusers.utils import logging as diffusers_logging
@@ -168,6 +173,18 @@ def quiet_libraries() -> None:
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
+
+
+def _import_apart(name: str) -> None:
+    """Import a module in a thread of its own.
+
+    An xformers that does not fit keeps the exception of its import, which keeps every frame that was above it: the
+    models that these come to hold in their variables would never be freed.
+    """
+    if name not in sys.modules:
+        thread = threading.Thread(target=importlib.import_module, args=(name,))
+        thread.start()
+        thread.join()
 
 
 # Where it is ---------------------------------------------------------------------------------------------------------

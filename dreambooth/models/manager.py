@@ -24,6 +24,7 @@ class ModelManager:
 
     def __init__(self, device_name: str | None = None) -> None:
         self._device_name = device_name
+        self._device: torch.device | None = None
         self._lease = threading.Lock()
         self._holder: Holder | None = None
         self._resident: tuple[str, Base] | None = None
@@ -33,10 +34,13 @@ class ModelManager:
         """Return the device, found when first asked for: CUDA, then Apple's, then the CPU."""
         import torch
 
-        if self._device_name is None:
+        if self._device is None:
             found = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()]
-            self._device_name = found[0] if found else "cpu"
-        return torch.device(self._device_name)
+            self._device = torch.device(self._device_name or (found[0] if found else "cpu"))
+            if self._device.type == "cuda":
+                # Freed memory of all sizes can then be joined: half a gigabyte less lies idle beside a lean run.
+                torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+        return self._device
 
     @property
     def inference_dtype(self) -> "torch.dtype":
@@ -95,7 +99,12 @@ class ModelManager:
             self._drop_resident()
             base = load()
             for part in (base.unet, base.text_encoder, base.vae):
-                self.place(part, dtype=self.inference_dtype)
+                self.place(part.requires_grad_(False), dtype=self.inference_dtype)
+            if self.device.type == "cuda":
+                import torch
+
+                for part in (base.unet, base.vae):  # the order of numbers that half-precision convolutions want
+                    part.to(memory_format=torch.channels_last)
             self._resident = (key, base)
         return self._resident[1]
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 STATE_INTERVAL_S = 600
+SAMPLES_AT_A_TIME = 4
 
 
 class Keeper:
@@ -168,6 +169,8 @@ class Keeper:
                 )
                 for picture in generate_images(
                     pipe, request, autocast_dtype=self._manager.autocast_dtype,
+                    # One at a time where memory is so short that gradients are not kept.
+                    batch_size=1 if config.update_in_backward else SAMPLES_AT_A_TIME,
                     on_step=lambda done, of: self._report(PhaseProgress("samples", len(names), total)),
                 ):  # fmt: skip
                     save_picture(picture, temporary / f"{len(names)}.png")

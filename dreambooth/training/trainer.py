@@ -8,13 +8,13 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.capture import CapturedWork
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Notice, PhaseProgress, Resumed, StepLoss
 from dreambooth.models.manager import ModelManager
 from dreambooth.training import objective
 from dreambooth.training.batches import Batch
-from dreambooth.training.capture import CapturedStep
 from dreambooth.training.checkpoint import Checkpoint, Learner, refuse_other, restore, surroundings_of
 from dreambooth.training.finishing import Finish, cool_down_from, read_finish, write_finish
 from dreambooth.training.keeping import Keeper, averaged_weights
@@ -89,6 +89,12 @@ class Trainer:
 
     def run(self) -> int:
         """Train to the end or until stopped, save, and return the number of updates made."""
+        try:
+            return self._run()
+        finally:
+            self._updates.close()
+
+    def _run(self) -> int:
         config = self._config
         self._keeper.sample(0)
         self._keeper.score(0)
@@ -141,6 +147,9 @@ class Trainer:
             if self._text_encoder_learns:
                 text_encoder = base.text_encoder  # transformers 5.23 renamed the method
                 getattr(text_encoder, "activation_checkpointing_enable", text_encoder.gradient_checkpointing_enable)()
+        if self._device.type == "cuda" and config.mixed_precision != "no" and not config.use_8bit_adam:
+            # The order of numbers that half-precision convolutions want; bitsandbytes would turn it back.
+            base.unet.to(memory_format=torch.channels_last)
         # Pictures are made with the UNet itself: other shapes would be compiled anew.
         self._unet = torch.compile(base.unet) if config.compile_unet else base.unet
 
@@ -163,7 +172,7 @@ class Trainer:
             self._updates = UpdatesInBackward(config, self._optimizer, self._materials.seed)
         else:
             self._updates = GatheredUpdates(config, self._optimizer, self._scaler, num_processes)
-        self._captured = CapturedStep(self._captured_work) if self._can_capture() else None
+        self._captured = CapturedWork(self._captured_work) if self._can_capture() else None
         self._ema = None
         if config.use_ema:
             from diffusers.training_utils import EMAModel
@@ -188,7 +197,7 @@ class Trainer:
         for parameter in self._base.text_encoder.parameters():
             parameter.grad = None
         if self._captured is not None:
-            self._captured = CapturedStep(self._captured_work)
+            self._captured = CapturedWork(self._captured_work)
         self._report(Notice(f"The text encoder stays as it is from step {self._config.text_encoder_stop_step} on."))
 
     # The step --------------------------------------------------------------------------------------------------------
@@ -380,7 +389,7 @@ class Trainer:
         base, was_recorded, self._captured = self._base, self._captured is not None, None
         models = [base.unet, base.text_encoder, base.vae]
         lend_device(self._manager, models, self._learner(), self._controls, self._report)
-        self._captured = CapturedStep(self._captured_work) if was_recorded else None
+        self._captured = CapturedWork(self._captured_work) if was_recorded else None
         self._report(PhaseProgress("training", step, self.num_steps))
 
     @property

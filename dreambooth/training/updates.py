@@ -57,6 +57,10 @@ class GatheredUpdates:
         """Forget this step's gradients."""
         self._optimizer.zero_grad(set_to_none=True)
 
+    def close(self) -> None:
+        """Free the gradients of a run that has ended."""
+        self.clear()
+
     def _apply_guarded(self, norm: "Tensor", finite: "Tensor") -> None:
         optimizer: Any = self._optimizer
         if self._max_norm > 0:
@@ -88,10 +92,12 @@ class UpdatesInBackward:
         self._max_norm, self._seed, self._optimizer = config.max_tensor_grad_norm, seed, optimizer
         self._step = 0
         self._finite: Tensor | None = None
+        self._hooks = []
         number = 0
         for group_number, group in enumerate(optimizer.param_groups):
             for index, parameter in enumerate(group["params"]):
-                parameter.register_post_accumulate_grad_hook(self._hook(group, (group_number, index), number))
+                hook = self._hook(group, (group_number, index), number)
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(hook))
                 number += 1
 
     def backward(self, total: "Tensor", step: int) -> None:
@@ -108,6 +114,11 @@ class UpdatesInBackward:
     def clear(self) -> None:
         """Do nothing: the gradients are gone."""
 
+    def close(self) -> None:
+        """Take the hooks off: through one, a weight holds the optimizer and all others, and is never collected."""
+        for hook in self._hooks:
+            hook.remove()
+
     def _hook(self, group: dict[str, Any], place: tuple[int, int], number: int) -> "Callable[[nn.Parameter], None]":
         import torch
 
@@ -119,8 +130,8 @@ class UpdatesInBackward:
             norm = torch.linalg.vector_norm(gradient, dtype=torch.float32)
             finite = norm.isfinite()
             self._finite = self._finite & finite
-            # A pass over one tensor, where a choice would have to wait for the device 880 times a step.
-            gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+            # In place, where a choice would have to wait for the device 880 times a step.
+            torch.nan_to_num_(gradient, nan=0.0, posinf=0.0, neginf=0.0)
             if self._max_norm is not None:
                 gradient *= (self._max_norm / (norm + CLIP_GUARD)).clamp(max=1.0).nan_to_num(nan=0.0)
             before = parameter.detach()
@@ -130,6 +141,6 @@ class UpdatesInBackward:
                 generator = torch.Generator(before.device)
                 generator.manual_seed(rng.derived_seed(self._seed, "rounding", self._step, number))
                 weights = stochastically_rounded(weights, generator)
-            before.copy_(torch.where(finite, weights, before))
+            torch.where(finite, weights, before, out=before)
 
         return update
