@@ -32,6 +32,7 @@ from dreambooth.presets import MEMORY_CONFIGURATIONS
 FAST: dict[str, Any] = {"mixed_precision": "bf16"}
 SEED_PLANS = ("minimum", "recommended", "high_speed", "full_precision")
 LEAN_PLANS = ("lean", "leanest")
+NUM_PLANNER_STEPS = 5
 SECTIONS = ("plans", "levers", "batches", "roofline", "generation", "planner", "peers", "compile")
 
 
@@ -104,13 +105,15 @@ def sections(arguments: argparse.Namespace) -> dict[str, Callable[[Ground, Repor
     """Return what measures each section."""
     steps: int = arguments.steps
 
-    def plain_rows(title: str, rows: dict[str, dict[str, Any]], head: str = HEAD) -> Callable[[Ground, Report], None]:
+    def plain_rows(
+        title: str, rows: dict[str, dict[str, Any]], num_steps: int = steps
+    ) -> Callable[[Ground, Report], None]:
         def run(here: Ground, report: Report) -> None:
             found = []
             for name, changes in rows.items():
-                found.append(measured(here, name, steps, **changes))
+                found.append(measured(here, name, num_steps, **changes))
                 report.say(found[-1].row())
-            report.add(title, "\n".join([head, *(one.row() for one in found)]), as_json(found))
+            report.add(title, "\n".join([HEAD, *(one.row() for one in found)]), as_json(found))
 
         return run
 
@@ -123,7 +126,7 @@ def sections(arguments: argparse.Namespace) -> dict[str, Callable[[Ground, Repor
         ),
         "roofline": lambda here, report: roofline(here, report, steps),
         "generation": generation,
-        "planner": plain_rows("Settings the planner was not fitted to", PLANNER_ROWS),
+        "planner": plain_rows("Settings the planner was not fitted to", PLANNER_ROWS, NUM_PLANNER_STEPS),
         "peers": lambda here, report: peers(here, report, arguments),
         "compile": plain_rows(
             "torch.compile of the UNet, bf16, fused AdamW",
@@ -192,7 +195,6 @@ def levers(here: Ground, report: Report, steps: int) -> None:
         ("... steps recorded", FAST | {"capture_step": True}, _leave),
         ("... steps recorded, channels first", FAST | {"capture_step": True}, channels_first),
         ("... 8-bit AdamW without its waits", FAST | {"use_8bit_adam": True}, _leave),
-        ("... xformers", FAST | {"attention": "xformers"}, _leave),
         ("... latents not cached", FAST | {"not_cache_latents": True}, _leave),
     ]
     found = []

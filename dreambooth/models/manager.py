@@ -38,8 +38,7 @@ class ModelManager:
             found = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()]
             self._device = torch.device(self._device_name or (found[0] if found else "cpu"))
             if self._device.type == "cuda":
-                # Freed memory of all sizes can then be joined: half a gigabyte less lies idle beside a lean run.
-                torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+                _join_freed_memory()
         return self._device
 
     @property
@@ -138,6 +137,17 @@ class ModelManager:
         if self._resident is not None:
             self._resident = None
             self.collect()
+
+
+def _join_freed_memory() -> None:
+    """Let the allocator join freed memory of all sizes, where the driver can: less of it then lies idle."""
+    import torch
+
+    torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+    try:
+        torch.zeros(1, device="cuda")
+    except RuntimeError:
+        torch.cuda.memory._set_allocator_settings("expandable_segments:False")
 
 
 def use_attention(modules: list[Any], backend: str, notice: Callable[[str], None]) -> None:
