@@ -25,6 +25,7 @@ from dreambooth.workspace import Workspace, held_data_folder, held_lock, is_lock
 
 MAX_FILE_SIZE = "1gb"
 MAX_WAITING_EVENTS = 32
+ICON = Path(__file__).parent / "ui" / "icon.svg"
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ def launch_arguments(opened: Door, workspace: Workspace, settings: Settings, cop
         "mcp_server": False,
         "ssr_mode": False,
         "num_workers": 0,
-        "pwa": False,
+        # A browser can install it as an app of its own where it is at home; a link that ends is no home.
+        "pwa": is_local(opened.host) and not (opened.share or settings.on_space or settings.on_colab),
+        "favicon_path": str(ICON),
         # What a handler says is shown all the same; what Gradio itself trips over is not.
         "show_error": False,
         "footer_links": ["api", "settings"],

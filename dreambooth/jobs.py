@@ -17,8 +17,11 @@ from typing import Literal
 from dreambooth.config import SD15, GenerationConfig, TrainingConfig
 from dreambooth.errors import DeviceError, RunFolderError, without_secrets
 from dreambooth.events import FINAL_STATUSES, Controls, FixedNoiseLosses, LossReader, Status, StatusChanged, StepLoss
+from dreambooth.hardware import look_at_device
+from dreambooth.memory_plan import fastest_plan, memory_need
 from dreambooth.models.base import STARTER
 from dreambooth.models.manager import ModelManager
+from dreambooth.models.shape import read_shape
 from dreambooth.picture_line import Order, PictureLine
 from dreambooth.pictures import OnStep, Painter, folder_of, model_name, prompts_to_compare, steps_to_compare
 from dreambooth.run_removal import Removed, remove_run
@@ -181,13 +184,21 @@ class Jobs:
     def retry_with_less(self, name: str) -> str:
         """Queue a new run with the settings of this one, changed to need less memory; returns its name."""
         config = self.view(name).config
-        smaller = None if config is None else smaller_config(config)
+        smaller = None if config is None else self._that_fits(config)
         if smaller is None:
             raise RunFolderError(
                 f"There are no settings of {name} that need less.", "They are as small as they can be.",
                 "Train on a device with more memory.",
             )  # fmt: skip
         return self.start(dataclasses.replace(smaller, output_dir=None), name)
+
+    def _that_fits(self, config: TrainingConfig) -> TrainingConfig | None:
+        """Return the fastest plan for the device if it needs less, else the least harmful change that lowers it."""
+        device = look_at_device()
+        shape = read_shape(config.pretrained_model_name_or_path, self._workspace.models_dir)
+        plan = fastest_plan(config, shape, device)
+        needs = [memory_need(one, shape, device.kind).peak_bytes for one in (plan, config)]
+        return plan if needs[0] < needs[1] else smaller_config(config)
 
     def remove(self, name: str) -> Removed:
         """Delete a run and all that the program wrote into its folder; what others put there stays."""

@@ -142,7 +142,7 @@ def test_the_page_itself_and_programs_pass(opened: OpenPage) -> None:
 
 PUBLIC = {
     "/", "/assets/x", "/static/x", "/svelte/x", "/favicon.ico", "/robots.txt", "/theme.css", "/gradio_api/theme.css",
-    "/gradio_api/app_id", "/gradio_api/startup-events", "/logout", "/login",
+    "/gradio_api/app_id", "/gradio_api/startup-events", "/logout", "/login", "/manifest.json", "/pwa_icon",
 }  # fmt: skip
 
 

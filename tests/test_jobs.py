@@ -156,6 +156,45 @@ def test_a_failed_run_says_why_and_the_next_one_works(
     assert finished(jobs, jobs.start(config)).status == "done"
 
 
+def test_a_run_out_of_memory_is_tried_again_with_the_plan_that_fits(
+    jobs: Jobs, config: TrainingConfig, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R11: each retry needs less, one thing at a time, until nothing is left to give up."""
+    stub.error = type("OutOfMemoryError", (RuntimeError,), {})("Tried to allocate 2 GiB. x")
+    stub.go_on.set()
+    monkeypatch.setattr("dreambooth.runs.MIN_RETRY_PX", 24)
+    name, seen, refusal = jobs.start(dataclasses.replace(config, train_text_encoder=True, use_ema=True)), [], ""
+    while not refusal:
+        view = finished(jobs, name)
+        assert view.error is not None
+        assert view.error.cause == "out of memory"
+        seen.append(view.config)
+        try:
+            name = jobs.retry_with_less(name)
+        except RunFolderError as error:
+            refusal = str(error)
+    assert "as small as they can be" in refusal
+    assert len(seen) >= 4
+    assert len(set(seen)) == len(seen), "no settings are tried twice"
+    last = seen[-1]
+    assert last is not None
+    assert (last.gradient_checkpointing, last.use_ema, last.train_text_encoder) == (True, False, False)
+
+
+def test_a_run_is_deleted_only_when_it_is_over(jobs: Jobs, config: TrainingConfig, stub: Stub) -> None:
+    names = [jobs.start(config) for _ in range(2)]
+    waited(lambda: stub.order, len)
+    assert jobs.waiting() == names[1:]
+    for name in names:
+        with pytest.raises(RunFolderError, match="Stop it first"):
+            jobs.remove(name)
+    stub.go_on.set()
+    path = finished(jobs, names[0]).path
+    waited(lambda: jobs.active() != names[0], bool)
+    assert jobs.remove(names[0]).num_bytes > 0
+    assert not path.exists()
+
+
 def test_pictures_while_training_are_told_how_long_it_takes(jobs: Jobs, config: TrainingConfig, stub: Stub) -> None:
     name = jobs.start(config)
     waited(lambda: stub.order, len)

@@ -209,12 +209,38 @@ def test_the_launch_call(tmp_path: Path) -> None:
         "mcp_server": False,
         "ssr_mode": False,
         "num_workers": 0,
-        "pwa": False,
+        "pwa": True,
+        "favicon_path": str(Path(app.__file__).parent / "ui" / "icon.svg"),
         "show_error": False,
         "footer_links": ["api", "settings"],
         "prevent_thread_lock": True,
         "quiet": True,
     }
+
+
+def test_it_is_installable_at_home_and_nowhere_else(tmp_path: Path) -> None:
+    def pwa(settings: Settings, **door: Any) -> bool:
+        opened = app.Door(
+            **{"host": "127.0.0.1", "port": 1, "share": False, "auth": None, "made_password": False} | door
+        )
+        return bool(app.launch_arguments(opened, Workspace(tmp_path), settings, tmp_path / "page")["pwa"])
+
+    assert pwa(Settings(tmp_path))
+    assert not pwa(Settings(tmp_path), share=True)
+    assert not pwa(Settings(tmp_path), host="0.0.0.0")
+    assert not pwa(Settings(tmp_path, on_space=True))
+    assert not pwa(Settings(tmp_path, on_colab=True))
+
+
+def test_the_app_has_a_manifest_and_an_icon_of_its_own(opened: OpenPage) -> None:
+    with urllib.request.urlopen(f"{opened.url}manifest.json", timeout=20) as response:
+        manifest = json.loads(response.read())
+    assert (manifest["name"], manifest["display"]) == ("DreamBooth", "standalone")
+    (icon,) = manifest["icons"]
+    assert (icon["sizes"], icon["type"]) == ("any", "image/svg+xml")
+    with urllib.request.urlopen(urllib.parse.urljoin(opened.url, icon["src"]), timeout=20) as response:
+        assert response.read() == app.ICON.read_bytes()
+    assert answer(f"{opened.url}pwa_icon/100000") in (403, 404), "no picture of any size that somebody asks for"
 
 
 def test_who_may_come_in(tmp_path: Path) -> None:

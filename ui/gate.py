@@ -38,7 +38,7 @@ UPLOAD, LOGIN, LOGOUT, FILE = f"{API}/upload", "/login", "/logout", f"{API}/file
 # What the page and its clients ask for; everything else that Gradio would answer to is not found here.
 BEFORE_LOGIN = (
     "/", LOGOUT, "/favicon.ico", "/robots.txt", "/theme.css", f"{API}/theme.css", f"{API}/app_id",
-    f"{API}/startup-events",
+    f"{API}/startup-events", "/manifest.json", "/pwa_icon",
 )  # fmt: skip
 UNDER_BEFORE_LOGIN = ("/assets/", "/static/", "/svelte/")
 AFTER_LOGIN = (

@@ -84,3 +84,14 @@ def run_settings(config: TrainingConfig) -> str:
     ]
     cells = "".join(f"<tr><th scope='row'>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
     return f"<table class='db-table'>{cells}</table>"
+
+
+def changes(before: TrainingConfig, now: TrainingConfig) -> str:
+    """Return in words what is otherwise in the second settings."""
+    told = {name: value for name, value in now.to_json().items() if name not in ("concepts", "output_dir", "seed")}
+    changed = {name: value for name, value in told.items() if value != before.to_json()[name]}
+    return "; ".join(f"{name}: {_said(value)}" for name, value in changed.items())
+
+
+def _said(value: object) -> str:
+    return "on" if value is True else "off" if value is False else str(value)

@@ -10,7 +10,7 @@ from dreambooth.events import FINAL_STATUSES
 from dreambooth.jobs import RunView
 from ui.boundary import Services, shown
 from ui.loss_plot import loss_plot
-from ui.plan_text import run_settings
+from ui.plan_text import changes, run_settings
 from ui.render import log_text, panel, sample_items, size_in_words, status_card
 
 LIVE = ("queued", "running", "stopping", "paused")
@@ -203,8 +203,13 @@ class Handlers:
 
     def _retry(self, name: str) -> tuple[str, Any]:
         self._services.check_training()
-        new = self._services.jobs.retry_with_less(name)
-        return panel(f"{new} begins, with settings that need less memory.", tone="note"), gr.Dropdown(value=new)
+        jobs = self._services.jobs
+        new = jobs.retry_with_less(name)
+        before, now = jobs.view(name).config, jobs.view(new).config
+        changed = changes(before, now) if before and now else ""
+        return panel(f"{new} begins, with settings that need less memory.", changed, tone="note"), gr.Dropdown(
+            value=new
+        )
 
     def _delete(self, name: str) -> tuple[str, Any, Any]:
         self._services.check_training()

@@ -1,7 +1,7 @@
 """The second tab: what a run starts from, its settings, what it will take, and the start; then the run as it goes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,14 +146,15 @@ def base_notice(base: str) -> str:
     return panel(card.notice, tone="note") if card.notice else ""
 
 
-def run_config(concept: Concept, base: str, typed: Mapping[str, Any]) -> TrainingConfig:
+def run_config(concepts: Sequence[Concept], base: str, typed: Mapping[str, Any]) -> TrainingConfig:
     """Return the settings of a run as the form has them, not checked yet."""
     values = dict(typed)
-    values["save_sample_prompt"] = values.get("save_sample_prompt") or concept.instance_prompt
+    words = "\n".join(concept.instance_prompt for concept in concepts)
+    values["save_sample_prompt"] = values.get("save_sample_prompt") or words
     if not values.get("train_text_encoder"):
         # The form may have proposed them while the box was ticked.
         values |= {"text_encoder_lr": None, "text_encoder_stop_step": None}
-    return TrainingConfig(concepts=(concept,), pretrained_model_name_or_path=base.strip(), **values)
+    return TrainingConfig(concepts=tuple(concepts), pretrained_model_name_or_path=base.strip(), **values)
 
 
 def folded(while_training: bool) -> Any:
@@ -301,10 +302,10 @@ class Handlers:
         """Return the form's run; raises ConfigError for photos that are not there."""
         folder = photo_set(self._services.workspace, photo_set_name) if photo_set_name else None
         if folder is None:
-            concept = Concept(instance_prompt.strip(), "", class_prompt.strip() or None)
+            concepts = [Concept(instance_prompt.strip(), "", class_prompt.strip() or None)]
         else:
-            concept = folder.concept(instance_prompt, class_prompt)
-        return run_config(concept, base or "", self._read(values))
+            concepts = [folder.concept(instance_prompt, class_prompt)]
+        return run_config(concepts, base or "", self._read(values))
 
     # Mistakes --------------------------------------------------------------------------------------------------------
 
@@ -386,8 +387,8 @@ class Handlers:
         if unknown:
             raise ConfigError(unknown)
         typed = {key: getattr(config, key) for key in self._infos} | dict(explicit)
-        concept = chosen.concept(words.instance_prompt, words.class_prompt)
-        return run_config(concept, base, typed).checked(), num_photos
+        concepts = [chosen.concept(words.instance_prompt, words.class_prompt)]
+        return run_config(concepts, base, typed).checked(), num_photos
 
     def start_set(
         self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any], wish: str = ""
