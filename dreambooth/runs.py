@@ -207,9 +207,8 @@ def smaller_settings(config: TrainingConfig) -> list[str]:
 def smaller_config(config: TrainingConfig) -> TrainingConfig | None:
     """Return these settings with the least harmful change that lowers their memory, None when none is left."""
     for changes, _ in _ways_to_need_less(config):
-        smaller = dataclasses.replace(config, **changes)
-        if smaller != config and smaller.resolution >= MIN_RETRY_PX:
-            return smaller
+        if changes.get("resolution", MIN_RETRY_PX) >= MIN_RETRY_PX:
+            return dataclasses.replace(config, **changes)
     return None
 
 

@@ -157,12 +157,11 @@ def test_a_failed_run_says_why_and_the_next_one_works(
 
 
 def test_a_run_out_of_memory_is_tried_again_with_the_plan_that_fits(
-    jobs: Jobs, config: TrainingConfig, stub: Stub, monkeypatch: pytest.MonkeyPatch
+    jobs: Jobs, config: TrainingConfig, stub: Stub
 ) -> None:
     """R11: each retry needs less, one thing at a time, until nothing is left to give up."""
     stub.error = type("OutOfMemoryError", (RuntimeError,), {})("Tried to allocate 2 GiB. x")
     stub.go_on.set()
-    monkeypatch.setattr("dreambooth.runs.MIN_RETRY_PX", 24)
     name, seen, refusal = jobs.start(dataclasses.replace(config, train_text_encoder=True, use_ema=True)), [], ""
     while not refusal:
         view = finished(jobs, name)

@@ -101,5 +101,5 @@ def marks(
 
 
 def _plain(text: str) -> str:
-    """Return the text as Markdown that shows it letter by letter, and no HTML."""
-    return "".join(letter if letter.isalnum() or letter in " .,:;-" else f"&#{ord(letter)};" for letter in text)
+    """Return the text without what Gradio's notes read as marks; HTML they escape themselves."""
+    return text.replace("`", "'").replace("*", chr(0x2217)).replace("_", " ")

@@ -125,6 +125,7 @@ CSS = """
 .db-wrong, .db-wrong .block { border-color: var(--db-bad) !important; }
 .db-wrong input, .db-wrong textarea { border-color: var(--db-bad) !important;
   box-shadow: 0 0 0 1px var(--db-bad) !important; }
+.db-wrong .info-text code { all: unset; }
 .db-wrong .info-text { color: var(--db-bad) !important; font-weight: 600; }
 #preset .wrap { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .6rem; }
 #preset .wrap label { background: none; border: 1px solid var(--border-color-primary);

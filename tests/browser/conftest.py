@@ -1,0 +1,86 @@
+"""What the browser tests share: one browser, and a training that is played instead of computed."""
+
+import dataclasses
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from dreambooth.config import TrainingConfig
+from dreambooth.events import ModelSaved, PhaseProgress, SamplesMade, StatusChanged, StepLoss
+from dreambooth.samples import sample_folder
+from dreambooth.workspace import RunFolder
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+PLAYED_STEPS = 3000
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """Start the system's Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclasses.dataclass
+class Played:
+    """Stands in for the training: reports as the real one does, at its own pace, and ends as it is told to."""
+
+    step_s: float = 0.05
+    error: BaseException | None = None
+    go_on: threading.Event = dataclasses.field(default_factory=threading.Event)
+    seen: list[TrainingConfig] = dataclasses.field(default_factory=list)
+
+    def __call__(
+        self, config: TrainingConfig, run: RunFolder, *, report: Any, controls: Any, **_: Any
+    ) -> StatusChanged:
+        self.seen.append(config)
+        report(PhaseProgress("loading"))
+        report(PhaseProgress("class images", 1, 2))
+        self._sample(run, 0, report)
+        num_steps = config.max_train_steps or PLAYED_STEPS
+        for step in range(1, num_steps + 1):
+            report(PhaseProgress("training", step, num_steps))
+            report(StepLoss(step, 0.2 + 0.1 * (step % 3), 0.2, None, 1e-6))
+            if self.error is not None and step == 3:
+                raise self.error
+            if controls.save_now.is_set() or step == num_steps or controls.stop.is_set():
+                controls.save_now.clear()
+                self._save(run, step, report)
+            if controls.stop.is_set():
+                return StatusChanged("stopped", f"Stopped and saved after {step} steps.")
+            if not self.go_on.is_set():
+                time.sleep(self.step_s)
+        return StatusChanged("done")
+
+    def _save(self, run: RunFolder, step: int, report: Any) -> None:
+        report(PhaseProgress("saving"))
+        run.step_folder(step).mkdir(parents=True, exist_ok=True)
+        (run.step_folder(step) / "model_index.json").write_text("{}")
+        report(ModelSaved(step))
+        self._sample(run, step, report)
+
+    def _sample(self, run: RunFolder, step: int, report: Any) -> None:
+        samples = run.step_folder(step) / "samples"
+        samples.mkdir(parents=True, exist_ok=True)
+        for name in ("0.png", "1.png"):
+            shutil.copy(sample_folder() / "1.png", samples / name)
+        report(SamplesMade(step, ("0.png", "1.png")))
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Played:
+    """Play trainings for the length of a test."""
+    played = Played()
+    monkeypatch.setattr("dreambooth.runs._train", played)
+    return played

@@ -1,0 +1,213 @@
+"""The Train tab as a person meets it: mistakes at their fields, a failure with its button, the line, the way back."""
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dreambooth.samples import sample_folder
+from tests.browser.conftest import Played
+from tests.browser.test_page import TABS, Visit
+from tests.open_page import OpenPage, open_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.browser
+# Everything that can be operated, and whether something tells a screen reader what it is.
+NAMELESS = """() => {
+  const shown = element => element.offsetParent !== null && getComputedStyle(element).visibility !== 'hidden';
+  const controls = document.querySelectorAll('input, textarea, select, button, [role=combobox], [role=tab], img:not([alt])');
+  return [...controls].filter(shown).filter(control => {
+    const labelled = control.getAttribute('aria-labelledby');
+    const told = control.getAttribute('aria-label') || control.alt || control.title
+      || (labelled && document.getElementById(labelled)?.innerText)
+      || control.closest('label')?.innerText || [...(control.labels || [])].map(label => label.innerText).join('')
+      || control.innerText;
+    return !(told || '').trim();
+  }).map(control => control.outerHTML.slice(0, 200));
+}"""
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
+    """Open a page for all tests of this file."""
+    with open_page(tmp_path_factory.mktemp("page")) as page:
+        yield page
+
+
+@pytest.fixture
+def visit(browser: "Browser", opened: OpenPage, played: Played) -> Iterator[Visit]:
+    """Open a window, and end what still trains in the end."""
+    visit = Visit(browser, opened.url)
+    yield visit
+    played.go_on.set()
+    visit.close()
+
+
+def with_photos(visit: Visit) -> None:
+    """Have five photos in the first tab, after what the page does when it opens."""
+    photos = sorted(sample_folder().glob("*.png"))
+    visit.page.wait_for_timeout(1500)
+    # Without photos the report says how many are recommended.
+    if not visit.page.locator("#report").inner_text().startswith("5 photos"):
+        visit.page.locator("#photos input[type=file]").first.set_input_files([str(path) for path in photos])
+        visit.until("report", "^5 photos")
+
+
+def test_five_photos_become_a_gallery_in_three_clicks_and_a_drop(visit: Visit, played: Played) -> None:
+    page = visit.page
+    page.locator("#kind").get_by_text("Object", exact=True).click()
+    with_photos(visit)
+    page.locator("#go-on").click()
+    visit.until("plan", r"(?s)5 photos.*600 steps.*needs .* GB memory.*writes up to")
+    page.locator("#start").click()
+    page.locator("#samples img").nth(1).wait_for()
+    visit.until("run-status", r"running\s+Training: step \d+ of 600")
+    assert not page.locator("#field-max_train_steps").is_visible(), "out of the way while it runs"
+    visit.until("run-status", r"\d+ s left|min left")
+    visit.until("run-status", "GB memory in use")
+    page.locator("#save-now").click()
+    page.locator("#samples img").nth(3).wait_for()
+    played.go_on.set()
+    visit.until("run-status", "Finished after 600 steps")
+    page.locator("#make-pictures").click()
+    page.locator("#pictures img").nth(1).wait_for()
+    assert "step 600" in visit.value("generate-model")
+
+
+def test_every_mistake_is_marked_at_its_field_until_it_is_mended(visit: Visit, opened: OpenPage) -> None:
+    with_photos(visit)
+    visit.tab("Train")
+    visit.fill("field-max_train_steps", "0")
+    visit.fill("field-seed", "<b>some</b> *number*")
+    visit.page.locator("#advanced > button").click()
+    visit.fill("field-adam_beta1", "7")
+    visit.page.locator("#advanced > button").click()
+    runs = opened.workspace.runs()
+    visit.page.locator("#start").click()
+    assert "3 things need mending" in visit.until("start-message", "mending")
+    for name, told in (
+        ("max_train_steps", "is 0: it must be 1 to 1000000 steps"),
+        ("seed", "is '<b>some</b> \u2217number\u2217': it must be a whole number"),
+        ("adam_beta1", "is 7: it must be 0 to 0.9999"),
+    ):
+        field = visit.page.locator(f"#field-{name}.db-wrong")
+        field.wait_for()
+        assert told in field.inner_text(), "Advanced was opened for its field"
+    assert opened.workspace.runs() == runs, "before anything starts"
+    visit.fill("field-max_train_steps", "5")
+    visit.page.wait_for_function("!document.querySelector('#field-max_train_steps.db-wrong')")
+    assert visit.page.locator(".db-wrong").count() == 2
+    visit.fill("field-seed", "")
+    visit.fill("field-adam_beta1", "0.9")
+    visit.page.wait_for_function("!document.querySelector('.db-wrong')")
+
+
+def test_out_of_memory_is_a_panel_with_a_button_that_works(visit: Visit, played: Played) -> None:
+    with_photos(visit)
+    visit.tab("Train")
+    played.error = type("OutOfMemoryError", (RuntimeError,), {})("Tried to allocate 2.00 GiB. More words")
+    visit.page.locator("#start").click()
+    told = visit.until("run-status", "ran out of memory")
+    assert "Tried to allocate 2.00 GiB." in told
+    assert "What needs less: --gradient_checkpointing" in told
+    played.error = None
+    visit.page.locator("#retry").click()
+    visit.until("run-message", "gradient_checkpointing: on")
+    visit.until("run-status", r"Training: step \d+ of")
+    assert [config.gradient_checkpointing for config in played.seen] == [False, True]
+    assert not visit.page.locator("#retry").is_visible()
+
+
+def test_a_second_training_waits_in_line_and_an_old_run_goes(visit: Visit, played: Played, opened: OpenPage) -> None:
+    with_photos(visit)
+    visit.tab("Train")
+    page = visit.page
+    page.locator("#start").click()
+    visit.until("run-status", "Training: step")
+    page.locator("#settings > button").click()
+    page.locator("#start").click()
+    visit.until("start-message", "waits in line, at place 1")
+    visit.until("run-status", "Waiting in line, place 1")
+    visit.until("header", "1 waiting")
+    page.locator("#stop", has_text="Take it out of the line").click()
+    visit.until("run-status", "stopped")
+    page.locator("#my-runs > button").click()
+    name = visit.value("run")
+    page.locator("#runs-table").get_by_text(name, exact=True).last.wait_for()
+    page.locator("#run-more > button").click()
+    page.locator("#delete-run").click()
+    page.locator("#delete-sure").click()
+    visit.until("run-message", f"{name} was deleted")
+    assert not (opened.workspace.runs_dir / name).exists()
+    played.go_on.set()
+    visit.until("header", "Idle")
+
+
+def test_a_run_of_the_past_is_chosen_in_the_table_and_its_settings_are_taken_over(visit: Visit, played: Played) -> None:
+    with_photos(visit)
+    visit.tab("Train")
+    page = visit.page
+    visit.fill("field-max_train_steps", "17")
+    visit.fill("field-learning_rate", "0.00123")
+    played.go_on.set()
+    page.locator("#start").click()
+    visit.until("run-status", "Finished after 17 steps")
+    name = visit.value("run")
+    page.reload()
+    page.locator("#try-sample").wait_for()
+    visit.tab("Train")
+    visit.until("plan", "5 photos")
+    assert visit.value("field-max_train_steps") == "600"
+    page.locator("#my-runs > button").click()
+    page.locator("#runs-table").get_by_text(name, exact=True).last.click()
+    page.wait_for_function("name => document.querySelector('#run input').value == name", arg=name)
+    page.locator("#run-more > button").click()
+    visit.until("run-settings", r"learning_rate\s+0.00123")
+    page.locator("#reuse").click()
+    page.wait_for_function("document.querySelector('#field-max_train_steps input').value == '17'")
+    assert visit.value("field-learning_rate") == "0.00123"
+    page.locator("#as-command > button").click()
+    visit.until("command", r"python -m dreambooth train .*--max_train_steps 17")
+    # What Gradio says of the requests that the reload broke off.
+    broken_off = ("AbortError", "Connection errored out")
+    visit.problems = [told for told in visit.problems if not any(words in told for words in broken_off)]
+
+
+def test_everything_has_a_name_and_the_keyboard_reaches_the_start(visit: Visit) -> None:
+    for name in TABS:
+        visit.tab(name)
+        visit.page.wait_for_timeout(400)
+        assert visit.page.evaluate(NAMELESS) == [], name
+    visit.tab("Train")
+    visit.page.get_by_role("tab", name="Train", exact=True).focus()
+    for _ in range(60):
+        visit.page.keyboard.press("Tab")
+        if visit.page.evaluate("document.activeElement.id || document.activeElement.parentElement.id") == "start":
+            break
+    else:
+        raise AssertionError("60 tabs do not reach Start training")
+
+
+def test_a_phone_shows_a_run_without_scrolling_sideways(browser: "Browser", opened: OpenPage, played: Played) -> None:
+    desk = Visit(browser, opened.url)
+    with_photos(desk)
+    desk.tab("Train")
+    desk.page.locator("#start").click()
+    desk.until("run-status", "Training: step")
+    phone = Visit(browser, opened.url, width_px=390)
+    phone.tab("Train")
+    phone.until("run-status", r"Training: step \d+ of")
+    phone.page.locator("#samples img").first.wait_for()
+    for place in ("#run-more", "#my-runs"):
+        phone.page.locator(f"{place} > button").click()
+        phone.page.wait_for_timeout(300)
+        assert phone.page.evaluate("document.documentElement.scrollWidth") == 390
+    phone.page.locator("#stop").click()
+    stopped = phone.until("run-status", r"Stopped after \d+ of")
+    step = re.findall(r"after (\d+)", stopped)[0]
+    desk.until("run-status", f"Stopped after {step} of")
+    for window in (desk, phone):
+        window.close()
