@@ -18,7 +18,8 @@ pytestmark = pytest.mark.browser
 # Everything that can be operated, and whether something tells a screen reader what it is.
 NAMELESS = """() => {
   const shown = element => element.offsetParent !== null && getComputedStyle(element).visibility !== 'hidden';
-  const controls = document.querySelectorAll('input, textarea, select, button, [role=combobox], [role=tab], img:not([alt])');
+  const kinds = 'input, textarea, select, button, [role=combobox], [role=tab], img:not([alt])';
+  const controls = document.querySelectorAll(kinds);
   return [...controls].filter(shown).filter(control => {
     const labelled = control.getAttribute('aria-labelledby');
     const told = control.getAttribute('aria-label') || control.alt || control.title
