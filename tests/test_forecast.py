@@ -15,7 +15,7 @@ from ui import forecast, plan_text
 
 GIB = 2**30
 T4 = Device("cuda", "Tesla T4", 15 * GIB, int(14.2 * GIB))
-SMALL = Device("cuda", "GTX 1660", 6 * GIB, 5 * GIB)
+SMALL = Device("cuda", "RTX 3060", 8 * GIB, 7 * GIB)
 PROCESSOR = Device("cpu", "CPU with 2 cores", 16 * GIB, 12 * GIB)
 
 
@@ -40,10 +40,10 @@ def test_the_fitting_preset_is_chosen_and_the_others_are_greyed_with_the_reason(
     assert forecast.fitting(offered, "recommended") not in ("recommended", "high_speed", "full_precision")
     note = plan_text.preset_note(offered, "minimum")
     assert "#preset label:nth-of-type(2)" in note
-    assert "GTX 1660 has 5.0 GB free, and they need more." in note
+    assert "RTX 3060 has 7.0 GB free, and they need more." in note
     labels = {value: label for label, value in plan_text.preset_choices(offered)}
     assert labels["recommended"].startswith("Recommended\nneeds ")
-    assert labels["recommended"].endswith("GB, 5.0 are free")
+    assert labels["recommended"].endswith("GB, 7.0 are free")
 
 
 def test_a_wish_that_fits_is_kept_and_nothing_is_greyed_on_the_starter(workspace: Workspace) -> None:
