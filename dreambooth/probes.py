@@ -97,20 +97,30 @@ def make_probes(
     if all((folder / probe.file_name).exists() for probe in probes):
         return
     shutil.rmtree(folder, ignore_errors=True)
+    by_prompt: dict[str, list[Probe]] = {}
+    for probe in probes:
+        by_prompt.setdefault(probe.prompt, []).append(probe)
+    made: list[Probe] = []
     with new_folder(folder) as temporary:
-        for done, probe in enumerate(probes):
-            on_picture(done, len(probes))
+        for prompt, alike in by_prompt.items():
             request = GenerationConfig(
-                prompt=probe.prompt,
-                num_images_per_prompt=1,
+                prompt=prompt,
                 num_inference_steps=config.save_infer_steps,
                 guidance_scale=config.save_guidance_scale,
                 height=config.resolution,
                 width=config.resolution,
-                seed=(config.seed or 0) % 2**62 + probe.number,
+                seed=(config.seed or 0) % 2**62,
             )
-            (picture,) = generate_images(pipe, request, autocast_dtype=autocast_dtype, stream="probes")
-            save_picture(picture, temporary / probe.file_name)
+            numbers = sorted({probe.number for probe in alike})
+            pictures = generate_images(
+                pipe, request, autocast_dtype=autocast_dtype, stream="probes", indices=numbers,
+                on_step=lambda *steps: on_picture(len(made), len(probes)),
+            )  # fmt: skip
+            for number, picture in zip(numbers, pictures, strict=True):
+                # Concepts of one class share its pictures.
+                for probe in (one for one in alike if one.number == number):
+                    save_picture(picture, temporary / probe.file_name)
+                    made.append(probe)
 
 
 def read_probes(run: RunFolder, step: int, probes: Sequence[Probe]) -> list[ProbePicture]:
