@@ -66,6 +66,11 @@ def door(arguments: argparse.Namespace, settings: Settings) -> Door:
     return Door(host, arguments.port or settings.port, share, auth, made)
 
 
+def is_own(opened: Door, settings: Settings) -> bool:
+    """Return whether nobody but this machine's user can open the page."""
+    return is_local(opened.host) and not (opened.share or settings.on_space or settings.on_colab or settings.names)
+
+
 def is_local(host: str) -> bool:
     """Return whether only this machine can reach that address."""
     if host == "localhost":
@@ -181,7 +186,7 @@ def _serve_page(opened: Door, workspace: Workspace, settings: Settings) -> int:
 
         refusal = training_refusal(settings.space_id, has_login=opened.auth is not None, zero_gpu=settings.zero_gpu)
         jobs = Jobs(workspace, ModelManager(), settings.token.reveal() if settings.token else None)
-        page = build_page(jobs, workspace, settings, copies_dir, refusal)
+        page = build_page(jobs, workspace, settings, copies_dir, refusal, takes_folders=is_own(opened, settings))
         page.queue(max_size=MAX_WAITING_EVENTS)
         _, url, link = page.launch(**launch_arguments(opened, workspace, settings, copies_dir))
         print(f"\n  The page is open at {url}" + (f"\n  and at {link}" if link else ""))

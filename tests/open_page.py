@@ -44,6 +44,7 @@ def open_page(
     token: str | None = None,
     auth: tuple[str, str] | None = None,
     training_refusal: DreamBoothError | None = None,
+    takes_folders: bool = False,
 ) -> Iterator[OpenPage]:
     """Open the page as the app does, over a data folder of its own with a tiny base in it."""
     workspace = Workspace(folder / "data")
@@ -54,7 +55,7 @@ def open_page(
         patch.setenv("GRADIO_TEMP_DIR", str(copies_dir))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
         patch.setattr("tempfile.tempdir", str(copies_dir))
-        page = build_page(jobs, workspace, settings, copies_dir, training_refusal)
+        page = build_page(jobs, workspace, settings, copies_dir, training_refusal, takes_folders=takes_folders)
         door = app.Door("127.0.0.1", free_port(), share=False, auth=auth, made_password=False)
         _, url, _ = page.launch(**app.launch_arguments(door, workspace, settings, copies_dir))
         try:

@@ -31,6 +31,9 @@ PUBLIC = {
     "/upload_photos", "/start_training", "/training_status", "/stop_training", "/list_runs", "/convert", "/list_models",
     "/generate", "/try_sample", "/push_to_hub", "/list_storage", "/clean_storage",
     "/compare", "/cancel_pictures", "/read_recipe", "/list_pictures", "/zip_pictures", "/list_sizes",
+    "/list_photo_sets", "/check_photos", "/add_folder", "/set_focus", "/change_photo", "/set_caption", "/set_words",
+    "/check_identifier", "/propose_identifier", "/train_together", "/export_concepts", "/class_pictures",
+    "/delete_photos",
 }  # fmt: skip
 SHORT = {
     "max_train_steps": 4, "save_interval": 2, "num_class_images": 2, "n_save_sample": 1, "save_infer_steps": 1,
@@ -85,7 +88,7 @@ def test_the_public_names_are_these(client: Client) -> None:
 def test_from_photos_to_a_file_and_pictures(client: Client, opened: OpenPage, tmp_path: Path) -> None:
     photo_set = upload(client)
     kept = sorted(path.suffix for path in (opened.workspace.datasets_dir / photo_set).iterdir())
-    assert kept == [".json", *[".png"] * 5]
+    assert kept == [*[".json"] * 3, *[".png"] * 5]
 
     run = client.predict(photo_set, str(opened.base), "recommended", SHORT, api_name="/start_training")
     early = client.submit(str(opened.base), "photo of dog", "", 1, 1, 3.0, "", "", "9", api_name="/generate")

@@ -158,15 +158,6 @@ def test_samples_begin_before_training() -> None:
     assert render.sample_items({}) == []
 
 
-def test_photo_report_counts_and_advises() -> None:
-    report = render.photo_report(2, [(True, "a.jpg was added."), (False, "b<.txt is no photo.")])
-    assert "<strong>2 photos</strong>" in report
-    assert "3 to 5 photos are recommended" in report
-    assert "<li class='db-warn'>b&lt;.txt is no photo.</li>" in report
-    assert "recommended" not in render.photo_report(5, [])
-    assert "No photos yet" in render.photo_report(0, [])
-
-
 def test_sizes_and_notes_in_words() -> None:
     sizes = [render.size_in_words(size) for size in (962_000, 53_400_000, 2_130_000_000)]
     assert sizes == ["962 kB", "53 MB", "2.1 GB"]

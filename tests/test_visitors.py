@@ -261,8 +261,11 @@ def test_delete_my_photos_removes_every_copy(tmp_path: Path) -> None:
         kept = [path.read_bytes() for path in sorted((page.workspace.datasets_dir / photo_set).glob("me-*"))]
         assert len(kept) == 3
         for size in (32, 64):
-            events.call("photo_views", [photo_set, size])
+            events.call("photo_views", [photo_set, None, size])
             events.call("earlier_photos", [photo_set, size])
+        photo_name = client.predict(photo_set, 64, api_name="/check_photos")[0]["photo"]
+        events.call("photo_views", [photo_set, photo_name, 32])  # with the whole photo for its editor
+        client.predict(photo_set, photo_name, "photo of my-own-caption", api_name="/set_caption")
         run = client.predict(
             photo_set, str(page.base), "recommended",
             {"max_train_steps": 2, "mixed_precision": "no", "use_8bit_adam": False, "n_save_sample": 1,
@@ -273,10 +276,14 @@ def test_delete_my_photos_removes_every_copy(tmp_path: Path) -> None:
             time.sleep(0.1)
         assert client.predict(run, api_name="/training_status")["status"] == "done"
         assert len(copies(page, kept, pictures)) >= 9
-        told = events.call("delete_photos", [photo_set])[0]
+        told = events.call("delete_shown_photos", [photo_set])[0]
         assert "Your photos and all copies of them were deleted." in told.as_html
         assert copies(page, [*originals, *kept], pictures) == set()
         assert not (page.workspace.datasets_dir / photo_set).exists()
+        in_photos = [
+            content for path, content in everything(page).items() if page.workspace.runs_dir not in path.parents
+        ]
+        assert not any(b"my-own-caption" in content for content in in_photos)
         # Runs and what they made stay.
         assert client.predict(api_name="/list_runs")[0]["run"] == run
     assert copies(page, [*originals, *kept], pictures) == set()

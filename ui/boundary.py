@@ -17,7 +17,8 @@ import gradio as gr
 from gradio.blocks import BlockFunction
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
 
-from dreambooth.data.photos import read_photo, training_view
+from dreambooth.data.focus import Focus, focused
+from dreambooth.data.photos import read_photo
 from dreambooth.errors import DreamBoothError, traceback_text
 from dreambooth.hardware import Device, look_at_device
 from dreambooth.jobs import Jobs
@@ -29,6 +30,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEVICE_POLL_S = 10.0
+PREVIEW_PX = 900
 NOT_UPLOADED = "That is nothing this page can take; a file has to be uploaded here first."
 
 log = logging.getLogger(__name__)
@@ -52,13 +54,34 @@ class Shown:
                 shutil.copyfile(path, temporary)
         return str(target)
 
-    def training_view(self, photo: Path, resolution_px: int) -> str:
-        """Return the photo as training with a centered crop sees it."""
-        target = self.folder / "shown" / _digest(photo, photo.stat().st_mtime_ns, resolution_px) / f"{photo.stem}.png"
+    def training_view(self, photo: Path, resolution_px: int, focus: Focus) -> str:
+        """Return the square of the photo that is trained, pixel for pixel."""
+        target = self._place(f"{photo.stem}.png", photo, photo.stat().st_mtime_ns, resolution_px, focus)
         if not target.exists():
             with new_file(target) as temporary:
-                training_view(read_photo(photo).image, resolution_px).save(temporary, format="PNG")
+                focused(read_photo(photo).image, resolution_px, focus).save(temporary, format="PNG")
         return str(target)
+
+    def preview(self, photo: Path) -> str:
+        """Return the whole photo, small enough for a screen."""
+        target = self._place(f"{photo.stem}.jpg", photo, photo.stat().st_mtime_ns, "preview")
+        if not target.exists():
+            image = read_photo(photo).image
+            image.thumbnail((PREVIEW_PX, PREVIEW_PX))
+            with new_file(target) as temporary:
+                image.save(temporary, format="JPEG", quality=88)
+        return str(target)
+
+    def note(self, name: str, text: str) -> str:
+        """Return a text as a file that can be downloaded under this name."""
+        target = self._place(name, text)
+        if not target.exists():
+            with new_file(target) as temporary:
+                temporary.write_text(text, "utf-8")
+        return str(target)
+
+    def _place(self, name: str, *what: object) -> Path:
+        return self.folder / "shown" / _digest(*what) / name
 
     def forget(self, photos: Iterable[Path]) -> None:
         """Remove every copy of these photos; a photo's name holds the digest of its content."""
@@ -98,6 +121,7 @@ class Services:
     shown: Shown
     training_refusal: DreamBoothError | None = None
     device: Callable[[], Device] = field(default_factory=DeviceWatch)
+    takes_folders: bool = False
 
     def check_training(self) -> None:
         """Raise the reason why nobody may train here, if there is one."""

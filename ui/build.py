@@ -28,9 +28,16 @@ def build_page(
     settings: Settings,
     copies_dir: Path,
     training_refusal: DreamBoothError | None = None,
+    *,
+    takes_folders: bool = False,
 ) -> gr.Blocks:
-    """Return the page; `copies_dir` is a temporary folder for the copies of pictures that browsers are given."""
-    services = Services(jobs, workspace, settings, Shown(copies_dir), training_refusal)
+    """Return the page; `copies_dir` is a temporary folder for the copies of pictures that browsers are given.
+
+    With `takes_folders` photos are read from folders that are typed in: where nobody else can open the page.
+    """
+    services = Services(
+        jobs, workspace, settings, Shown(copies_dir), training_refusal, takes_folders=takes_folders
+    )  # fmt: skip
     # A download is then sent as it lies there instead of being copied into Gradio's cache first.
     gr.set_static_paths([workspace.exports_dir])
     page = Page(title="DreamBooth", analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S), fill_width=True)
@@ -41,7 +48,7 @@ def build_page(
             gr.HTML(space_notice(settings))
         with gr.Tabs(selected="concepts", elem_id="tabs") as tabs:
             with gr.Tab("Upload & Concepts", id="concepts"):
-                concepts = concepts_tab.build()
+                concepts = concepts_tab.build(services)
             with gr.Tab("Train", id="train"):
                 train = train_tab.build(services)
             with gr.Tab("Convert", id="convert"):
@@ -51,7 +58,8 @@ def build_page(
         gr.HTML(f"<p class='db-hint' id='one-household'>{ONE_HOUSEHOLD}</p>")
         if training_refusal is not None:
             gr.HTML(error_panel(training_refusal), elem_id="training-refusal")
-        concepts_tab.connect(concepts, services, train.fields["resolution"])
+        concepts_tab.connect(concepts, services, train.base, train.fields)
+        concepts_tab.connect_go_on(concepts, services, train.base, tabs)
         train_tab.connect(
             train, services, page=page, photo_set=concepts.photo_set, kind=concepts.kind,
             prompts=[concepts.instance_prompt, concepts.class_prompt],
@@ -85,7 +93,6 @@ def _connect_whole(
 
     handlers = concepts_tab.Handlers(services)
     page.load(shown(handlers.newest), train.fields["resolution"], concepts.contents, api_name="newest_photos", **quiet)
-    concepts.go_on.click(lambda: gr.Tabs(selected="train"), None, tabs, api_name="go_on", **quiet)
 
     def sample() -> list[Any]:
         name, config = train_tab.start_sample(services)

@@ -1,32 +1,24 @@
 """The first tab: photos in, shown as they will be trained, and the words for them."""
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
-from dreambooth.data.photos import find_photos
-from dreambooth.drive import delete_photos
-from ui.boundary import Services, shown
-from ui.photo_sets import (
-    DEFAULT_CLASS_WORDS,
-    KINDS,
-    PhotoSet,
-    Words,
-    new_set_name,
-    photo_set,
-    photo_sets,
-    prompts_for,
-)
-from ui.render import photo_report
+from dreambooth.identifiers import judged, vocabulary_of
+from dreambooth.models.base import STARTER
+from ui import concepts_api
+from ui.boundary import Services
+from ui.concept_handlers import NOTES, SAMPLE_SET, Handlers, class_pictures_text, verdict_html
+from ui.photo_cards import CARDS_CSS, CARDS_JS, CUT_CSS, EDITOR_CSS, EDITOR_JS, cards, set_report
+from ui.photo_sets import KINDS, Words
+
+__all__ = ["SAMPLE_SET", "ConceptsTab", "Handlers", "build", "connect", "connect_go_on"]
 
 RIGHTS = (
     "Only use photos you have the right to use, and photos of people only with their consent. "
     "Photos stay on the machine this app runs on."
 )
-SAMPLE_SET = "sample-subject"
 
 
 @dataclass(frozen=True)
@@ -34,21 +26,45 @@ class ConceptsTab:
     """The tab's components that others read or that events fill."""
 
     photo_set: gr.Textbox
+    concepts: gr.Radio
+    add_concept: gr.Button
+    leave: gr.Button
     kind: gr.Radio
     files: gr.File
+    folder: gr.Textbox
+    take_folder: gr.Button
     report: gr.HTML
-    views: gr.Gallery
-    identifier: gr.Textbox
-    class_word: gr.Textbox
-    instance_prompt: gr.Textbox
-    class_prompt: gr.Textbox
+    views: gr.HTML
     chosen: gr.State
+    box: gr.Column
+    editor: gr.HTML
+    cut: gr.HTML
+    caption: gr.Textbox
     remove: gr.Button
+    refocus: gr.Button
     new_set: gr.Button
     delete: gr.Button
-    earlier: gr.Dropdown
-    sample: gr.Button
+    identifier: gr.Textbox
+    propose: gr.Button
+    class_word: gr.Textbox
+    verdict: gr.HTML
+    instance_prompt: gr.Textbox
+    class_prompt: gr.Textbox
+    marked: gr.State
+    message: gr.HTML
     go_on: gr.Button
+    sample: gr.Button
+    class_box: gr.Accordion
+    class_on: gr.Checkbox
+    class_count: gr.Number
+    class_files: gr.File
+    class_note: gr.HTML
+    class_views: gr.Gallery
+    class_remove: gr.Button
+    earlier: gr.Dropdown
+    listed: gr.File
+    export: gr.Button
+    exported: gr.File
 
     @property
     def words(self) -> list[Any]:
@@ -56,236 +72,284 @@ class ConceptsTab:
         return [getattr(self, field.name) for field in fields(Words)]
 
     @property
+    def photo_parts(self) -> list[Any]:
+        """Return what shows the photos and the chosen one of them."""
+        return [self.report, self.views, self.chosen, self.box, self.editor, self.cut, self.caption, self.remove]
+
+    @property
     def contents(self) -> list[Any]:
-        """Return what shows one photo set: its name, words, views and report, and the list of sets."""
-        return [self.photo_set, *self.words, self.views, self.report, self.earlier]
+        """Return what shows one photo set: its name, words, companions, the list of sets, and its photos."""
+        return [self.photo_set, *self.words, self.concepts, self.earlier, *self.photo_parts]
 
 
-def build() -> ConceptsTab:
+def build(services: Services) -> ConceptsTab:
     """Lay out the tab; `connect` gives it life."""
     usual = Words()
-    # The photo set's name is the page's only memory of it; the photos and words lie on the server.
-    name = gr.Textbox("", label="Photo set", visible=False, elem_id="photo-set")
-    chosen = gr.State(None)
+    made: dict[str, Any] = {
+        # The photo set's name is the page's only memory of it; the photos and words lie on the server.
+        "photo_set": gr.Textbox("", label="Photo set", visible=False, elem_id="photo-set"),
+        "chosen": gr.State(None),
+        "marked": gr.State([]),
+    }
+    made["concepts"] = gr.Radio(
+        [], label="Concepts trained together", visible=False, elem_id="concepts",
+        info="Choose one to see its photos and words.",
+    )  # fmt: skip
     with gr.Row(equal_height=False):
-        with gr.Column(scale=5):
-            kind = gr.Radio(
-                [(word.capitalize(), word) for word in KINDS], value=usual.kind, elem_id="kind",
-                label="What do the photos show?", info="Sets the class word and the recommended number of steps.",
-            )  # fmt: skip
-            files = gr.File(
-                label="Drop 3 to 5 photos here", file_count="multiple", height=150, elem_id="photos",
-            )  # fmt: skip
-            report = gr.HTML(photo_report(0, []), elem_id="report")
-            sample = gr.Button("Try it with sample photos", elem_id="try-sample")
-        with gr.Column(scale=7):
-            gr.HTML("<b>As the model will see them</b> <span class='db-hint'>upright, and cut square</span>")
-            views = gr.Gallery(
-                label="As the model will see them", show_label=False, columns=4, height=330,
-                object_fit="contain", interactive=False, allow_preview=False, format="png", elem_id="views", buttons=[],
+        with gr.Column(scale=4, min_width=300):
+            made |= _intake(usual, services)
+        with gr.Column(scale=8, min_width=320):
+            made |= _photos()
+    made |= _words(usual)
+    made["message"] = gr.HTML(elem_id="concept-message")
+    made["go_on"] = gr.Button("Continue to training", variant="primary", elem_id="go-on")
+    made |= _class_pictures()
+    made |= _more()
+    gr.HTML(f"<p class='db-hint'>{RIGHTS}</p>")
+    return ConceptsTab(**made)
+
+
+def _intake(usual: Words, services: Services) -> dict[str, Any]:
+    kind = gr.Radio(
+        [(word.capitalize(), word) for word in KINDS], value=usual.kind, elem_id="kind",
+        label="What do the photos show?", info="Sets the class word, the number of steps and the example prompts.",
+    )  # fmt: skip
+    files = gr.File(
+        label="Drop 3 to 5 photos, or a zip of them", file_count="multiple", height=150, elem_id="photos",
+    )  # fmt: skip
+    with gr.Accordion(
+        "From a folder of this computer", open=False, visible=services.takes_folders, elem_id="from-folder"
+    ):
+        folder = gr.Textbox(label="Folder", placeholder="/home/me/photos/dog", max_lines=1, elem_id="folder")
+        take_folder = gr.Button("Take its photos in", size="sm", elem_id="take-folder")
+    report = gr.HTML(set_report(0, [], {}, usual.kind), elem_id="report")
+    sample = gr.Button("Try it with sample photos", elem_id="try-sample")
+    return {
+        "kind": kind, "files": files, "folder": folder, "take_folder": take_folder, "report": report, "sample": sample,
+    }  # fmt: skip
+
+
+def _photos() -> dict[str, Any]:
+    gr.HTML("<b>As the model will see them</b> <span class='db-hint'>upright, and cut square</span>")
+    with gr.Column(visible=False, elem_id="editor-box") as box, gr.Row(equal_height=False):
+        with gr.Column(scale=6, min_width=280):
+            gr.HTML("<b>Move the square</b> <span class='db-hint'>drag it, or use the arrow keys, + and -</span>")
+            editor = gr.HTML("", elem_id="editor", css_template=EDITOR_CSS, js_on_load=EDITOR_JS)
+        with gr.Column(scale=4, min_width=220):
+            cut = gr.HTML("", elem_id="cut", css_template=CUT_CSS)
+            caption = gr.Textbox(
+                label="Words for this photo alone", lines=2, elem_id="caption",
+                info="Left empty, the words for all photos are its caption.",
             )  # fmt: skip
             with gr.Row():
+                refocus = gr.Button("Guess the square again", size="sm", elem_id="refocus")
                 remove = gr.Button("Remove the chosen photo", size="sm", interactive=False, elem_id="remove")
-                new_set = gr.Button("Start with new photos", size="sm", elem_id="new-set")
-                delete = gr.Button("Delete my photos", size="sm", variant="stop", elem_id="delete-photos")
+    views = gr.HTML(cards([], None), elem_id="views", css_template=CARDS_CSS, js_on_load=CARDS_JS)
+    with gr.Row():
+        add_concept = gr.Button("Add another concept", size="sm", elem_id="add-concept")
+        new_set = gr.Button("Start with new photos", size="sm", elem_id="new-set")
+        delete = gr.Button("Delete my photos", size="sm", variant="stop", elem_id="delete-photos")
+    return {
+        "views": views, "box": box, "editor": editor, "cut": cut, "caption": caption, "refocus": refocus,
+        "remove": remove, "add_concept": add_concept, "new_set": new_set, "delete": delete,
+    }  # fmt: skip
+
+
+def _words(usual: Words) -> dict[str, Any]:
     with gr.Row(equal_height=False):
-        identifier = gr.Textbox(
-            usual.identifier, label="Identifier", max_lines=1, elem_id="identifier",
-            info="A short made-up word that will mean your subject and nothing else.",
-        )  # fmt: skip
+        with gr.Column(min_width=280):
+            identifier = gr.Textbox(
+                usual.identifier, label="Identifier", max_lines=1, elem_id="identifier", info=NOTES["identifier"],
+            )  # fmt: skip
+            propose = gr.Button("Propose another", size="sm", elem_id="propose")
         class_word = gr.Textbox(
-            usual.class_word, label="Class word", max_lines=1, elem_id="class-word",
-            info="What kind of thing it is, in one or two words.",
+            usual.class_word, label="Class word", max_lines=1, elem_id="class-word", info=NOTES["class_word"],
+            min_width=280,
         )  # fmt: skip
+    verdict = gr.HTML(
+        verdict_html(
+            judged(usual.identifier, usual.class_word, vocabulary_of(STARTER)), usual.kind, usual.identifier,
+            usual.class_word,
+        ), elem_id="verdict",
+    )  # fmt: skip
     with gr.Row(equal_height=False):
         instance_prompt = gr.Textbox(
             usual.instance_prompt, label="Words for your photos", elem_id="instance-prompt",
-            info="Use these words in prompts later. `instance_prompt`",
+            info=NOTES["instance_prompt"], min_width=280,
         )  # fmt: skip
         class_prompt = gr.Textbox(
-            usual.class_prompt, label="Words for the class", elem_id="class-prompt",
-            info="What the model should keep knowing. `class_prompt`",
+            usual.class_prompt, label="Words for the class", elem_id="class-prompt", info=NOTES["class_prompt"],
+            min_width=280,
         )  # fmt: skip
-    go_on = gr.Button("Continue to training", variant="primary", elem_id="go-on")
-    with gr.Accordion("Photos used earlier", open=False):
+    return {
+        "identifier": identifier, "propose": propose, "class_word": class_word, "verdict": verdict,
+        "instance_prompt": instance_prompt, "class_prompt": class_prompt,
+    }  # fmt: skip
+
+
+def _class_pictures() -> dict[str, Any]:
+    with gr.Accordion("Class pictures", open=False, elem_id="class-box") as class_box:
+        gr.HTML(
+            "<p class='db-hint'>While it learns your subject, the model also looks at usual pictures of the class, so "
+            "that not every dog becomes yours. It matters most for people and animals.</p>"
+        )
+        with gr.Row(equal_height=False):
+            class_on = gr.Checkbox(
+                True, label="Train with class pictures", elem_id="class-on", info="`with_prior_preservation`",
+                min_width=220,
+            )  # fmt: skip
+            class_count = gr.Number(
+                50, label="How many", precision=0, elem_id="class-count", min_width=220,
+                info="Missing ones are made before the training. `num_class_images`",
+            )  # fmt: skip
+        class_files = gr.File(
+            label="Drop class pictures of your own, if you have some", file_count="multiple", height=120,
+            elem_id="class-photos",
+        )  # fmt: skip
+        class_note = gr.HTML(class_pictures_text(0, 0), elem_id="class-note")
+        class_views = gr.Gallery(
+            label="Class pictures", show_label=False, columns=6, height=260, object_fit="cover", interactive=False,
+            format="png", elem_id="class-views", buttons=["fullscreen"],
+        )  # fmt: skip
+        class_remove = gr.Button("Remove my own class pictures", size="sm", interactive=False, elem_id="class-remove")
+    return {
+        "class_box": class_box, "class_on": class_on, "class_count": class_count, "class_files": class_files,
+        "class_note": class_note, "class_views": class_views, "class_remove": class_remove,
+    }  # fmt: skip
+
+
+def _more() -> dict[str, Any]:
+    with gr.Accordion("Photos used earlier, several concepts, concepts_list.json", open=False, elem_id="more"):
         earlier = gr.Dropdown([], label="Take photos from before", elem_id="earlier", allow_custom_value=True)
-    gr.HTML(f"<p class='db-hint'>{RIGHTS}</p>")
-    return ConceptsTab(
-        name, kind, files, report, views, identifier, class_word, instance_prompt, class_prompt, chosen, remove,
-        new_set, delete, earlier, sample, go_on,
-    )  # fmt: skip
+        leave = gr.Button("Train this concept by itself again", size="sm", elem_id="leave")
+        with gr.Row(equal_height=False):
+            listed = gr.File(
+                label="Take concepts from a concepts_list.json", file_types=[".json"], height=110, elem_id="listed",
+            )  # fmt: skip
+            with gr.Column():
+                export = gr.Button("Export concepts_list.json", size="sm", elem_id="export")
+                exported = gr.File(label="Download", visible=False, interactive=False, elem_id="exported")
+    return {"earlier": earlier, "leave": leave, "listed": listed, "export": export, "exported": exported}
 
 
-def connect(tab: ConceptsTab, services: Services, resolution: gr.Number) -> None:
-    """Join the tab's components to what they do."""
-    handlers = Handlers(services)
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    tab.files.upload(
-        handlers.upload, [tab.files, tab.photo_set, *tab.words, resolution],
-        [tab.photo_set, tab.report, tab.views, tab.earlier, tab.files], api_name="upload_photos",
+# Events --------------------------------------------------------------------------------------------------------------
+
+
+def connect(tab: ConceptsTab, services: Services, base: gr.Dropdown, settings: dict[str, Any]) -> None:
+    """Join the tab's components to what they do; `settings` are the fields of the Train tab."""
+    handlers, resolution = Handlers(services), settings["resolution"]
+    _connect_photos(tab, handlers, resolution)
+    _connect_words(tab, handlers, base)
+    _connect_sets(tab, handlers, base, resolution)
+    _connect_class_pictures(tab, handlers, settings)
+    concepts_api.publish(services, handlers)
+
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def _connect_photos(tab: ConceptsTab, handlers: Handlers, resolution: gr.Number) -> None:
+    taken = [tab.photo_set, *tab.photo_parts, tab.earlier, tab.concepts]
+    given = [tab.photo_set, *tab.words, resolution]
+    tab.files.upload(handlers.upload, [tab.files, *given], [*taken, tab.files], api_name="upload_photos")
+    gr.on(
+        [tab.take_folder.click, tab.folder.submit], handlers.add_folder, [tab.folder, *given], taken,
+        api_name="take_folder", api_visibility="private",
     )  # fmt: skip
+    seen = [tab.photo_set, tab.chosen, resolution]
+    tab.views.click(
+        handlers.card_clicked,
+        [tab.photo_set, resolution, tab.chosen],
+        tab.photo_parts,
+        api_name="photo_chosen",
+        **QUIET,
+    )
+    tab.editor.release(
+        handlers.focus_moved, [tab.photo_set, resolution], [tab.report, tab.views, tab.cut], api_name="square_moved",
+        trigger_mode="always_last", **QUIET,
+    )  # fmt: skip
+    tab.caption.blur(
+        handlers.caption_left, [tab.photo_set, tab.chosen, tab.caption, resolution], [tab.report, tab.views],
+        api_name="caption_left", **QUIET,
+    )  # fmt: skip
+    tab.remove.click(handlers.remove, seen, tab.photo_parts, api_name="remove_chosen", **QUIET)
+    tab.refocus.click(handlers.refocus, seen, tab.photo_parts, api_name="guess_square", **QUIET)
+    resolution.change(handlers.views, seen, tab.photo_parts, api_name="photo_views", **QUIET)
+
+
+def _connect_words(tab: ConceptsTab, handlers: Handlers, base: gr.Dropdown) -> None:
+    prompts = [tab.instance_prompt, tab.class_prompt]
     tab.kind.input(
-        handlers.kind_chosen, [tab.photo_set, tab.kind, tab.identifier],
-        [tab.class_word, tab.instance_prompt, tab.class_prompt], api_name="kind_chosen", **quiet,
+        handlers.kind_chosen, [tab.photo_set, tab.kind, tab.identifier], [tab.class_word, *prompts],
+        api_name="kind_chosen", **QUIET,
     )  # fmt: skip
     gr.on(
         [tab.identifier.input, tab.class_word.input], handlers.words_typed,
-        [tab.photo_set, tab.kind, tab.identifier, tab.class_word], [tab.instance_prompt, tab.class_prompt],
-        trigger_mode="always_last", api_name="words_typed", **quiet,
+        [tab.photo_set, tab.kind, tab.identifier, tab.class_word], prompts,
+        trigger_mode="always_last", api_name="words_typed", **QUIET,
     )  # fmt: skip
     gr.on(
         [tab.instance_prompt.input, tab.class_prompt.input, tab.instance_prompt.blur, tab.class_prompt.blur],
         handlers.keep_words, [tab.photo_set, *tab.words], None,
-        trigger_mode="always_last", api_name="keep_words", **quiet,
+        trigger_mode="always_last", api_name="keep_words", **QUIET,
     )  # fmt: skip
     # A paste with the mouse is no `input` to Gradio.
     gr.on(
-        [tab.identifier.blur, tab.class_word.blur],
-        handlers.words_left,
-        [tab.photo_set, *tab.words],
-        [tab.instance_prompt, tab.class_prompt],
-        api_name="words_left",
-        **quiet,
-    )
-    tab.views.select(handlers.photo_chosen, None, [tab.chosen, tab.remove], api_name="photo_chosen", **quiet)
-    tab.remove.click(
-        handlers.remove, [tab.photo_set, tab.chosen, resolution],
-        [tab.views, tab.report, tab.chosen, tab.remove], api_name="remove_photo", **quiet,
+        [tab.identifier.blur, tab.class_word.blur], handlers.words_left, [tab.photo_set, *tab.words], prompts,
+        api_name="words_left", **QUIET,
     )  # fmt: skip
-    tab.new_set.click(lambda: handlers.contents("", 64), None, tab.contents, api_name="new_photo_set", **quiet)
-    tab.delete.click(handlers.delete, [tab.photo_set], tab.contents, api_name="delete_photos", **quiet)
-    tab.earlier.input(handlers.contents, [tab.earlier, resolution], tab.contents, api_name="earlier_photos", **quiet)
-    resolution.change(handlers.views, [tab.photo_set, resolution], [tab.views], api_name="photo_views", **quiet)
+    gr.on(
+        [tab.identifier.change, tab.class_word.change, tab.kind.change, base.change], handlers.verdict,
+        [tab.identifier, tab.class_word, tab.kind, base], [tab.verdict],
+        trigger_mode="always_last", api_name="identifier_read", **QUIET,
+    )  # fmt: skip
+    tab.propose.click(
+        handlers.propose, [tab.photo_set, tab.kind, tab.identifier, tab.class_word, base],
+        [tab.identifier, *prompts], api_name="identifier_proposed", **QUIET,
+    )  # fmt: skip
 
 
-class Handlers:
-    """What the tab does, as functions of values."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self.upload = shown(self._upload)
-        self.kind_chosen = shown(self._kind_chosen)
-        self.words_typed = shown(self._words_typed)
-        self.words_left = shown(self._words_left)
-        self.keep_words = shown(self._keep_words)
-        self.remove = shown(self._remove)
-        self.delete = shown(self._delete)
-        self.contents = shown(self._contents)
-        self.views = shown(self._views)
-
-    def _set(self, name: str) -> PhotoSet:
-        return photo_set(self._services.workspace, name)
-
-    def _upload(
-        self, files: list[str] | None, photo_set: str, kind: str, identifier: str, class_word: str,
-        instance_prompt: str, class_prompt: str, resolution: float,
-    ) -> tuple[Any, ...]:  # fmt: skip
-        """Take uploaded photos in, upright and without metadata, and show them as they will be trained."""
-        paths = [Path(file) for file in files or []]
-        target = self._set(photo_set or new_set_name())
-        try:
-            lines = target.add(paths)
-        finally:
-            # The set holds its own copy; the upload, with all its metadata, is not kept.
-            for path in paths:
-                if path.resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-                    path.unlink(missing_ok=True)
-        if not target.photos():
-            return photo_set, photo_report(0, lines), [], gr.skip(), None
-        target.keep_words(_words(kind, identifier, class_word, instance_prompt, class_prompt))
-        report = photo_report(len(target.photos()), lines)
-        return target.name, report, self._views(target.name, resolution), self._earlier(target.name), None
-
-    def _views(self, photo_set: str, resolution: float) -> list[str]:
-        if not photo_set:
-            return []
-        side_px = max(16, min(int(resolution or 512), 1024))
-        return [self._services.shown.training_view(photo, side_px) for photo in self._set(photo_set).photos()]
-
-    def _earlier(self, value: str) -> Any:
-        sets = photo_sets(self._services.workspace)
-        choices = [(f"{one.words().instance_prompt} ({len(one.photos())} photos)", one.name) for one in sets]
-        return gr.Dropdown(choices=choices, value=value or None)
-
-    def _contents(self, photo_set: str, resolution: float) -> list[Any]:
-        """Return everything the tab shows of a set; an empty name is a new one."""
-        kept = self._set(photo_set) if photo_set else None
-        words = kept.words() if kept else Words()
-        photos = kept.photos() if kept else []
-        return [
-            photo_set, words.kind, words.identifier, words.class_word, words.instance_prompt, words.class_prompt,
-            self._views(photo_set, resolution), photo_report(len(photos), []), self._earlier(photo_set),
-        ]  # fmt: skip
-
-    def newest(self, resolution: float) -> list[Any]:
-        """Return what a freshly opened page shows: the photos last worked with."""
-        sets = photo_sets(self._services.workspace)
-        return self._contents(sets[0].name if sets else "", resolution)
-
-    def _kind_chosen(self, photo_set: str, kind: str, identifier: str) -> tuple[str, str, str]:
-        class_word = DEFAULT_CLASS_WORDS[kind]  # type: ignore[index]
-        return (class_word, *self._words_typed(photo_set, kind, identifier, class_word))
-
-    def _words_typed(self, photo_set: str, kind: str, identifier: str, class_word: str) -> tuple[str, str]:
-        instance_prompt, class_prompt = prompts_for(kind, identifier, class_word)
-        self._keep_words(photo_set, kind, identifier, class_word, instance_prompt, class_prompt)
-        return instance_prompt, class_prompt
-
-    def _words_left(
-        self, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str
-    ) -> tuple[Any, Any]:
-        """Make the prompts anew where they lack the words, so that prompts edited by hand stay."""
-        if identifier in instance_prompt and class_word in instance_prompt:
-            return gr.skip(), gr.skip()
-        return self._words_typed(photo_set, kind, identifier, class_word)
-
-    def _keep_words(
-        self, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str
-    ) -> None:
-        if photo_set:
-            self._set(photo_set).keep_words(_words(kind, identifier, class_word, instance_prompt, class_prompt))
-
-    def photo_chosen(self, event: gr.SelectData) -> tuple[int, Any]:
-        """Remember which view was clicked."""
-        return int(event.index), gr.Button(interactive=True)
-
-    def _remove(self, photo_set: str, chosen: int | None, resolution: float) -> tuple[Any, ...]:
-        photos = self._set(photo_set).photos() if photo_set else []
-        if chosen is not None and 0 <= chosen < len(photos):
-            self._set(photo_set).remove(photos[chosen].name)
-            self._services.shown.forget([photos[chosen]])
-        views = self._views(photo_set, resolution)
-        return views, photo_report(len(views), []), None, gr.Button(interactive=False)
-
-    def _delete(self, photo_set: str) -> list[Any]:
-        """Delete the photos of a set and every copy of them on this machine; runs and their models stay."""
-        if photo_set:
-            self._services.shown.forget(self._set(photo_set).delete())
-            delete_photos(self._services.workspace, photo_set)
-        contents = self._contents("", 64)
-        contents[-2] = photo_report(0, [(True, "Your photos and all copies of them were deleted.")])
-        return contents
-
-    def sample_set(self) -> PhotoSet:
-        """Return the bundled sample subject as a photo set, made on first use."""
-        from dreambooth.samples import sample_concept
-
-        concept = sample_concept()
-        target = self._set(SAMPLE_SET)
-        if not target.photos():
-            target.add(find_photos(Path(concept.instance_data_dir)).photos)
-        identifier, class_word = _identifier_and_class(concept.instance_prompt, concept.class_prompt or "")
-        target.keep_words(Words("object", identifier, class_word, concept.instance_prompt, concept.class_prompt or ""))
-        return target
+def _connect_sets(tab: ConceptsTab, handlers: Handlers, base: gr.Dropdown, resolution: gr.Number) -> None:
+    tab.new_set.click(lambda: handlers.contents("", 64), None, tab.contents, api_name="new_photo_set", **QUIET)
+    tab.delete.click(handlers.delete, [tab.photo_set], tab.contents, api_name="delete_shown_photos", **QUIET)
+    tab.earlier.input(handlers.contents, [tab.earlier, resolution], tab.contents, api_name="earlier_photos", **QUIET)
+    tab.concepts.input(handlers.contents, [tab.concepts, resolution], tab.contents, api_name="shown_concept", **QUIET)
+    tab.add_concept.click(
+        handlers.add_concept, [tab.photo_set, base, resolution], tab.contents, api_name="one_more_concept", **QUIET
+    )
+    tab.leave.click(handlers.leave, [tab.photo_set, resolution], tab.contents, api_name="leave_concepts", **QUIET)
+    tab.listed.upload(
+        handlers.import_concepts, [tab.listed, resolution], [*tab.contents, tab.listed], api_name="list_taken", **QUIET
+    )
+    tab.export.click(handlers.export_concepts, [tab.photo_set], [tab.exported], api_name="list_exported", **QUIET)
 
 
-def _words(kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str) -> Words:
-    known = next((one for one in KINDS if one == kind), KINDS[0])
-    return Words(known, identifier.strip(), class_word.strip(), instance_prompt.strip(), class_prompt.strip())
+def _connect_class_pictures(tab: ConceptsTab, handlers: Handlers, settings: dict[str, Any]) -> None:
+    """Show the class pictures; number and switch are those of the Train tab, asked for in both places."""
+    shown = [tab.class_views, tab.class_note, tab.class_remove]
+    gr.on(
+        [tab.class_box.expand, tab.photo_set.change, tab.class_prompt.change], handlers.class_pictures,
+        [tab.photo_set, tab.class_prompt], shown, trigger_mode="always_last", api_name="class_pictures_shown", **QUIET,
+    )  # fmt: skip
+    tab.class_files.upload(
+        handlers.add_class_pictures, [tab.class_files, tab.photo_set, tab.class_prompt], [*shown, tab.class_files],
+        api_name="class_pictures_dropped", **QUIET,
+    )  # fmt: skip
+    tab.class_remove.click(
+        handlers.remove_class_pictures, [tab.photo_set, tab.class_prompt], shown, api_name="class_pictures_removed",
+        **QUIET,
+    )  # fmt: skip
+    pairs = ((tab.class_on, "with_prior_preservation"), (tab.class_count, "num_class_images"))
+    for here, name in pairs:
+        here.input(lambda value: value, here, settings[name], api_name=f"{name}_here", **QUIET)
+        settings[name].change(lambda value: value, settings[name], here, api_name=f"{name}_there", **QUIET)
 
 
-def _identifier_and_class(instance_prompt: str, class_prompt: str) -> tuple[str, str]:
-    """Return the word only the instance prompt has, and the class prompt's last word."""
-    known = class_prompt.split()
-    own = [word for word in instance_prompt.split() if word not in known]
-    return (own[-1] if own else ""), (known[-1] if known else "")
+def connect_go_on(tab: ConceptsTab, services: Services, base: gr.Dropdown, tabs: gr.Tabs) -> None:
+    """Let the main button go on to the training when nothing has to be mended."""
+    fields = [tab.identifier, tab.class_word, tab.instance_prompt, tab.class_prompt]
+    tab.go_on.click(
+        Handlers(services).go_on, [tab.marked, tab.photo_set, *tab.words, base],
+        [tabs, tab.marked, tab.message, *fields],
+        api_name="go_on", **QUIET,
+    )  # fmt: skip

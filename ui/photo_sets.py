@@ -1,24 +1,42 @@
-"""The photos of one subject and the words for it, as the page keeps them: a folder under the data folder's datasets."""
+"""The photos of one subject and the words for it, as the page keeps them: a folder under the data folder's datasets.
 
+Beside the photos lie their squares (`focus.json`), their captions (`<photo>.txt`), what is known of them
+(`photos.json`), the words (`words.json`) and the sets trained together with this one (`together.json`). Class pictures
+of the user's own lie in a folder of the same name that ends in `.class`.
+"""
+
+import contextlib
 import json
+import os
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from dreambooth.config import Concept, Kind
-from dreambooth.data.photos import SUFFIXES, ingest
+from dreambooth.data.archives import unpack_photos
+from dreambooth.data.findings import Finding, Measures, findings, measure
+from dreambooth.data.focus import Focus, keep_focus, proposed_focus, read_focus
+from dreambooth.data.photos import SUFFIXES, find_photos, ingest, read_photo
 from dreambooth.errors import DreamBoothError, PhotoError
-from dreambooth.workspace import Workspace, remove_folder, write_json
+from dreambooth.limits import MAX_PROMPT_CHARS, text_problems
+from dreambooth.workspace import Workspace, new_file, remove_folder, write_json, write_text
 
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
-WORDS_FILE = "words.json"
+WORDS_FILE, PHOTOS_FILE, TOGETHER_FILE = "words.json", "photos.json", "together.json"
+CLASS_SUFFIX = ".class"
 DEFAULT_IDENTIFIER = "zwx"
 DEFAULT_CLASS_WORDS: dict[Kind, str] = {"person": "person", "pet": "dog", "object": "toy", "style": "painting"}
 KINDS: tuple[Kind, ...] = get_args(Kind)
+MAX_FOLDER_PHOTOS = 500
+MAX_SIDECAR_BYTES = 4 * 1024**2
+MAX_REMEMBERED = 256
+BRIGHT_MEAN = 105.0
+
+_measured: dict[tuple[str, int, Focus, int], Measures] = {}
 
 
 @dataclass(frozen=True)
@@ -56,13 +74,23 @@ class PhotoSet:
         if not self.folder.is_dir():
             return []
         files = [path for path in self.folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith(".")]
-        return sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
+        place = {name: number for number, name in enumerate(self._records())}
+        return sorted(files, key=lambda path: (place.get(path.name, len(place)), path.stat().st_mtime_ns, path.name))
+
+    def photo(self, name: str) -> Path:
+        """Return the photo of this file name; raises PhotoError when it is not there."""
+        for photo in self.photos():
+            if photo.name == name:
+                return photo
+        raise PhotoError("That photo is not in this set.", "It was removed before.", "")
+
+    # Words -----------------------------------------------------------------------------------------------------------
 
     def words(self) -> Words:
         """Return the words kept with the photos, or the usual ones."""
         try:
             return Words(**json.loads((self.folder / WORDS_FILE).read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return Words()
 
     def keep_words(self, words: Words) -> None:
@@ -70,35 +98,284 @@ class PhotoSet:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / WORDS_FILE, asdict(words))
 
+    def caption(self, name: str) -> str:
+        """Return the photo's own caption; empty where the words for all photos are its caption."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return self.photo(name).with_suffix(".txt").read_text("utf-8").strip()
+        return ""
+
+    def keep_caption(self, name: str, text: str) -> None:
+        """Write or remove the photo's own caption."""
+        file, text = self.photo(name).with_suffix(".txt"), " ".join(text.split())
+        if problems := text_problems("caption", text, is_name=False):
+            raise PhotoError(f"The caption {problems[0].message}", "", f"At most {MAX_PROMPT_CHARS} characters.")
+        if text:
+            write_text(file, text + "\n")
+        else:
+            file.unlink(missing_ok=True)
+
+    def has_captions(self) -> bool:
+        """Return whether any photo has a caption of its own."""
+        return any(self.caption(photo.name) for photo in self.photos())
+
+    # Photos ----------------------------------------------------------------------------------------------------------
+
     def add(self, files: Iterable[Path]) -> list[tuple[bool, str]]:
-        """Take photos in; returns per file whether it was taken and a sentence about it."""
+        """Take photos and zips of photos in; returns per file whether it was taken and a sentence about it."""
+        report: list[tuple[bool, str]] = []
+        for file in files:
+            try:
+                if file.suffix.lower() == ".zip":
+                    report += self._add_archive(file)
+                else:
+                    notes = self._take(file)
+                    report.append((True, f"{file.name} was added{': it ' + '; '.join(notes) if notes else ''}."))
+            except PhotoError as error:
+                report.append((False, str(error)))
+        return report
+
+    def _take(self, file: Path) -> tuple[str, ...]:
+        kept = ingest(file, self.folder)
+        notes = read_photo(file).notes
+        self._remember({kept.name: {"name": file.name[:100], "notes": list(notes)}})
+        self._propose([kept])
+        return notes
+
+    def _add_archive(self, archive: Path) -> list[tuple[bool, str]]:
+        room = self.folder.with_name(f".{self.folder.name}.{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            unpacked = unpack_photos(archive, room)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            new = [photo for photo in unpacked.photos if not (self.folder / photo.name).exists()]
+            for file in [caption for photo in new if (caption := photo.with_suffix(".txt")).exists()] + new:
+                file.rename(self.folder / file.name)
+        finally:
+            if room.is_dir():
+                remove_folder(room)
+        self._remember({photo.name: {"name": photo.name, "notes": []} for photo in new})
+        self._propose([self.folder / photo.name for photo in new])
+        told = [(True, f"{archive.name}: {len(new)} photos were added.")]
+        return told + [(False, f"{path.name} {reason}.") for path, reason in unpacked.skipped]
+
+    def add_folder(self, folder: Path) -> list[tuple[bool, str]]:
+        """Take in the photos that lie in a folder of this machine, and captions beside them."""
+        found = find_photos(folder)
+        if len(found.photos) > MAX_FOLDER_PHOTOS:
+            raise PhotoError(
+                f"{folder.name} holds {len(found.photos)} photos.", f"At most {MAX_FOLDER_PHOTOS} are taken in.",
+                "Put the best ones into a folder of their own.",
+            )  # fmt: skip
+        report: list[tuple[bool, str]] = []
+        for photo in found.photos:
+            report += self.add([photo])
+            caption = photo.with_suffix(".txt")
+            if report[-1][0] and caption.is_file() and caption.stat().st_size < 8 * MAX_PROMPT_CHARS:
+                with contextlib.suppress(PhotoError, UnicodeDecodeError, OSError):
+                    self.keep_caption(self.photos()[-1].name, caption.read_text("utf-8-sig"))
+        return report + [(False, f"{path.name} {reason}.") for path, reason in found.skipped]
+
+    def remove(self, name: str) -> None:
+        """Delete one photo by its file name, and all that is kept of it; raises PhotoError when it is not there."""
+        photo = self.photo(name)
+        photo.unlink()
+        photo.with_suffix(".txt").unlink(missing_ok=True)
+        focuses, records = self.focuses(), self._records()
+        if focuses.pop(name, None):
+            keep_focus(self.folder, focuses)
+        if records.pop(name, None):
+            write_json(self.folder / PHOTOS_FILE, records)
+
+    def delete(self) -> list[Path]:
+        """Delete the folder with all photos and words; returns the photos that were in it."""
+        photos = [*self.photos(), *self.class_pictures()]
+        for other in self.together():
+            if other != self:
+                other.keep_together([one for one in other.together() if one != self])
+        for folder in (self.folder, self.class_folder):
+            if folder.is_dir():
+                remove_folder(folder)
+        return photos
+
+    def turn(self, name: str) -> None:
+        """Turn a photo by a quarter to the right, its square with it."""
+        from PIL import Image
+
+        photo, focus = self.photo(name), self.focus(name)
+        self._rewrite(photo, read_photo(photo).image.transpose(Image.Transpose.ROTATE_270))
+        keep_focus(self.folder, self.focuses() | {name: Focus(1 - focus.y, focus.x, focus.zoom)})
+
+    def brighten(self, name: str) -> None:
+        """Lighten a dark photo, the dark parts most: its mean comes near that of a usual photo."""
+        import math
+
+        from PIL import ImageStat
+
+        photo = self.photo(name)
+        image = read_photo(photo).image
+        mean = min(max(ImageStat.Stat(image.convert("L")).mean[0], 4.0), 250.0)
+        gamma = min(max(math.log(BRIGHT_MEAN / 255) / math.log(mean / 255), 0.3), 1.0)
+        self._rewrite(photo, image.point([round(255 * (value / 255) ** gamma) for value in range(256)] * 3))
+
+    def _rewrite(self, photo: Path, image: Any) -> None:
+        with new_file(photo) as temporary:
+            if photo.suffix == ".png":
+                image.save(temporary, format="PNG")
+            else:
+                image.save(temporary, format="JPEG", quality=95, subsampling=0)
+
+    # What is known of them -------------------------------------------------------------------------------------------
+
+    def focuses(self) -> dict[str, Focus]:
+        """Return the squares chosen or proposed; a file that cannot be read counts as none."""
+        try:
+            return read_focus(self.folder)
+        except PhotoError:
+            return {}
+
+    def focus(self, name: str) -> Focus:
+        """Return the photo's square; the middle one where none was chosen."""
+        return self.focuses().get(name, Focus())
+
+    def keep_focus(self, name: str, focus: Focus) -> None:
+        """Choose the square of a photo that is trained."""
+        size = read_photo(self.photo(name)).image.size
+        keep_focus(self.folder, self.focuses() | {name: focus.checked().inside(size)})
+
+    def propose_again(self, name: str) -> None:
+        """Put the square back to where the guess has it."""
+        self._propose([self.photo(name)])
+
+    def _propose(self, photos: Sequence[Path]) -> None:
+        if photos:
+            new = {photo.name: proposed_focus(read_photo(photo).image) for photo in photos}
+            keep_focus(self.folder, self.focuses() | new)
+
+    def findings(self, resolution_px: int) -> dict[str, list[Finding]]:
+        """Return what is found of each photo as it is trained; photos that cannot be read any more are left out."""
+        measures, records = {}, self._records()
+        for photo in self.photos():
+            with contextlib.suppress(PhotoError):
+                measures[photo.name] = _measures(photo, self.focus(photo.name), resolution_px)
+        found = findings(measures, resolution_px)
+        for name, said in found.items():
+            notes = records.get(name, {}).get("notes", [])
+            said += [Finding("sideways" if "sideways" in note else "note", f"It {note}.") for note in notes]
+        return found
+
+    def shown_name(self, name: str) -> str:
+        """Return the name the user knows the photo by."""
+        return str(self._records().get(name, {}).get("name") or name)
+
+    def _records(self) -> dict[str, dict[str, Any]]:
+        try:
+            with (self.folder / PHOTOS_FILE).open("rb") as file:
+                values = json.loads(file.read(MAX_SIDECAR_BYTES))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        records = values if isinstance(values, dict) else {}
+        return {name: {"name": one["name"], "notes": one["notes"]} for name, one in records.items() if _is_record(one)}
+
+    def _remember(self, new: dict[str, dict[str, Any]]) -> None:
+        write_json(self.folder / PHOTOS_FILE, self._records() | new)
+
+    # Class pictures --------------------------------------------------------------------------------------------------
+
+    @property
+    def class_folder(self) -> Path:
+        """Return where class pictures of the user's own lie."""
+        return self.folder.with_name(self.folder.name + CLASS_SUFFIX)
+
+    def class_pictures(self) -> list[Path]:
+        """Return the class pictures of the user's own, and those a training added to them."""
+        try:
+            return find_photos(self.class_folder).photos
+        except PhotoError:
+            return []
+
+    def add_class_pictures(self, files: Iterable[Path]) -> list[tuple[bool, str]]:
+        """Take class pictures of the user's own in."""
         report = []
         for file in files:
             try:
-                ingest(file, self.folder)
+                ingest(file, self.class_folder)
                 report.append((True, f"{file.name} was added."))
             except PhotoError as error:
                 report.append((False, str(error)))
         return report
 
-    def remove(self, name: str) -> None:
-        """Delete one photo by its file name; raises PhotoError when it is not there."""
-        for photo in self.photos():
-            if photo.name == name:
-                photo.unlink()
-                return
-        raise PhotoError(f"{name} is not in this set.", "It was removed before.", "")
+    def remove_class_pictures(self) -> list[Path]:
+        """Delete the class pictures of the user's own; returns them."""
+        pictures = self.class_pictures()
+        if self.class_folder.is_dir():
+            remove_folder(self.class_folder)
+        return pictures
 
-    def delete(self) -> list[Path]:
-        """Delete the folder with all photos and words; returns the photos that were in it."""
-        photos = self.photos()
-        if self.folder.is_dir():
-            remove_folder(self.folder)
-        return photos
+    # Several concepts ------------------------------------------------------------------------------------------------
+
+    def together(self) -> list["PhotoSet"]:
+        """Return the sets trained together with this one, itself among them, in their order."""
+        try:
+            names = json.loads((self.folder / TOGETHER_FILE).read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
+            names = []
+        listed = names if isinstance(names, list) else []
+        known = [name for name in listed if isinstance(name, str) and SET_NAME.fullmatch(name)]
+        sets = [PhotoSet(self.folder.with_name(name)) for name in dict.fromkeys(known)]
+        there = [one for one in sets if one.folder.is_dir()]
+        return there if self in there else [self, *there]
+
+    def keep_together(self, sets: Sequence["PhotoSet"]) -> None:
+        """Have these sets trained together, this one among them."""
+        members = list(dict.fromkeys([*sets, self])) if self not in sets else list(dict.fromkeys(sets))
+        for one in members:
+            one.folder.mkdir(parents=True, exist_ok=True)
+            write_json(one.folder / TOGETHER_FILE, [member.name for member in members])
+
+    def leave(self) -> None:
+        """Train this set by itself again, and the others without it."""
+        for other in self.together():
+            if other != self:
+                other.keep_together([one for one in other.together() if one != self])
+        (self.folder / TOGETHER_FILE).unlink(missing_ok=True)
 
     def concept(self, instance_prompt: str, class_prompt: str) -> Concept:
         """Return what training reads: this folder under these two prompts."""
-        return Concept(instance_prompt.strip(), str(self.folder), class_prompt.strip() or None)
+        class_dir = str(self.class_folder) if self.class_pictures() else None
+        return Concept(instance_prompt.strip(), str(self.folder), class_prompt.strip() or None, class_dir)
+
+    def with_captions(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of a run, with captions read from files where any photo has one of its own."""
+        captioned = any(one.has_captions() for one in self.together())
+        return settings | ({"read_prompts_from_txts": True} if captioned else {})
+
+    def concepts(self, instance_prompt: str, class_prompt: str) -> tuple[Concept, ...]:
+        """Return this set's concept under these prompts, and those of the sets trained together under their own."""
+        found = []
+        for one in self.together():
+            words = one.words()
+            prompts = (instance_prompt, class_prompt) if one == self else (words.instance_prompt, words.class_prompt)
+            if one == self or one.photos():
+                found.append(one.concept(*prompts))
+        return tuple(found)
+
+
+def _is_record(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("name"), str)
+        and isinstance(value.get("notes"), list)
+        and all(isinstance(note, str) for note in value["notes"])
+    )
+
+
+def _measures(photo: Path, focus: Focus, resolution_px: int) -> Measures:
+    """Return the photo's measures, remembered as long as neither it nor its square changes."""
+    key = (str(photo), photo.stat().st_mtime_ns, focus, resolution_px)
+    if key not in _measured:
+        if len(_measured) >= MAX_REMEMBERED:
+            _measured.clear()
+        _measured[key] = measure(read_photo(photo).image, focus, resolution_px)
+    return _measured[key]
 
 
 def photo_sets(workspace: Workspace) -> list[PhotoSet]:
@@ -110,7 +387,7 @@ def photo_sets(workspace: Workspace) -> list[PhotoSet]:
 
 def photo_set(workspace: Workspace, name: str) -> PhotoSet:
     """Return the set of this name, which need not exist yet; refuses names that could leave the datasets folder."""
-    if not SET_NAME.fullmatch(name):
+    if not isinstance(name, str) or not SET_NAME.fullmatch(name):
         raise DreamBoothError(f"{name!r} cannot be a photo set's name.", "Names become folders.", "Use letters.")
     return PhotoSet(workspace.datasets_dir / name)
 

@@ -3,7 +3,6 @@
 Everything that came from a person or a file is escaped here; what leaves this module is safe to show.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -121,24 +120,6 @@ def error_panel(error: DreamBoothError) -> str:
 def error_text(error: DreamBoothError) -> str:
     """Return the error as one escaped text, for a toast."""
     return escape(" ".join(str(error).split()), quote=False)
-
-
-# Photos --------------------------------------------------------------------------------------------------------------
-
-
-def photo_report(num_photos: int, lines: Sequence[tuple[bool, str]]) -> str:
-    """Return how many photos are there and, per line, whether all is well and the sentence about it."""
-    advice = ""
-    if num_photos < 3:
-        advice = "3 to 5 photos are recommended: one subject, several angles, lights and backgrounds."
-    elif num_photos > 20:
-        advice = "More than 20 photos seldom help; choose the best ones."
-    head = f"{num_photos} photo{'' if num_photos == 1 else 's'}" if num_photos else "No photos yet"
-    items = "".join(f"<li class='{'db-ok' if fine else 'db-warn'}'>{escape(sentence)}</li>" for fine, sentence in lines)
-    return (
-        f"<div class='db-report'><strong>{head}</strong>{f' <span>{escape(advice)}</span>' if advice else ''}"
-        f"{f'<ul>{items}</ul>' if items else ''}</div>"
-    )
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------

@@ -302,10 +302,10 @@ class Handlers:
         """Return the form's run; raises ConfigError for photos that are not there."""
         folder = photo_set(self._services.workspace, photo_set_name) if photo_set_name else None
         if folder is None:
-            concepts = [Concept(instance_prompt.strip(), "", class_prompt.strip() or None)]
-        else:
-            concepts = [folder.concept(instance_prompt, class_prompt)]
-        return run_config(concepts, base or "", self._read(values))
+            concept = Concept(instance_prompt.strip(), "", class_prompt.strip() or None)
+            return run_config([concept], base or "", self._read(values))
+        concepts = folder.concepts(instance_prompt, class_prompt)
+        return run_config(concepts, base or "", folder.with_captions(self._read(values)))
 
     # Mistakes --------------------------------------------------------------------------------------------------------
 
@@ -387,8 +387,8 @@ class Handlers:
         if unknown:
             raise ConfigError(unknown)
         typed = {key: getattr(config, key) for key in self._infos} | dict(explicit)
-        concepts = [chosen.concept(words.instance_prompt, words.class_prompt)]
-        return run_config(concepts, base, typed).checked(), num_photos
+        concepts = chosen.concepts(words.instance_prompt, words.class_prompt)
+        return run_config(concepts, base, chosen.with_captions(typed)).checked(), num_photos
 
     def start_set(
         self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any], wish: str = ""

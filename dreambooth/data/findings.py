@@ -279,16 +279,18 @@ def _alone(one: Measures, resolution_px: int) -> list[Finding]:
         found.append(Finding("small", text))
     if one.edge_px > BLURRY_PX:
         found.append(Finding("blurry", "It is blurry: even its sharpest edges are soft."))
-    if one.bright < DARK_BRIGHT:
+    is_dark = one.bright < DARK_BRIGHT
+    if is_dark:
         found.append(Finding("dark", "It is very dark: little of the subject can be seen."))
     if max(one.width, one.height) > ODD_ASPECT * min(one.width, one.height):
         how = "wide" if one.width > one.height else "tall"
         found.append(Finding("aspect", f"It is very {how}: the square leaves out more than half of it."))
     if one.has_bars:
         found.append(Finding("bars", "It has flat bars at its edges inside the square: they would be learned too."))
-    if one.tint < TONED_OFF and one.chroma < TONED_CHROMA:
+    if not is_dark and one.tint < TONED_OFF and one.chroma < TONED_CHROMA:
         found.append(Finding("filter", "It is black and white or toned: pictures may come out that way."))
-    if one.blockiness > BLOCKINESS:
+    # In the dark neither colours nor blocks are what they are in the light.
+    if not is_dark and one.blockiness > BLOCKINESS:
         found.append(Finding("compressed", "It was compressed hard: its blocks would be learned too."))
     return found
 

@@ -1,0 +1,141 @@
+"""The word that will mean the subject: how a base reads it, and whether it already means something there.
+
+No list of words is needed: a base's own vocabulary says what it has often read. A whole word of it is one piece, and
+the earlier a piece was learnt, the more frequent it was (Sennrich et al. 2016, arXiv 1508.07909).
+"""
+
+import functools
+import json
+import random
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreambooth.models.base import CLIP_TOKENIZER, local_base
+
+WORD_END = "</w>"
+SHAPE = re.compile(r"[A-Za-z0-9]{2,20}")
+MAX_PIECES = 4
+MIN_WORD_CHARS = 3
+# Of the vocabulary in the order of learning: what comes after this share was seldom read.
+SELDOM_SHARE = 0.9
+COMMON_SHARE = 0.6
+RARE_LETTERS = "zxqjkvwhgbfp"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The pieces a tokenizer knows and the order in which it joins them."""
+
+    ids: dict[str, int]
+    ranks: dict[tuple[str, str], int]
+
+    def pieces(self, word: str) -> list[str]:
+        """Return the pieces this word of plain letters and digits is read as; what ends a part ends in `</w>`.
+
+        As CLIP does, runs of letters are parts of their own, and so is every digit.
+        """
+        return [piece for part in re.findall(r"[a-z]+|[0-9]", word.lower()) for piece in self._joined(part)]
+
+    def _joined(self, part: str) -> list[str]:
+        parts = [*part[:-1], part[-1:] + WORD_END]
+        while len(parts) > 1:
+            pairs = list(zip(parts, parts[1:], strict=False))
+            rank, place = min((self.ranks.get(pair, len(self.ranks)), place) for place, pair in enumerate(pairs))
+            if rank == len(self.ranks):
+                break
+            parts[place : place + 2] = ["".join(pairs[place])]
+        return parts
+
+    def share(self, piece: str) -> float:
+        """Return how late a piece was learnt, in 0..1; 1 for one that was not."""
+        return self.ids.get(piece, len(self.ids)) / len(self.ids)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a word will do as an identifier, and why in a sentence."""
+
+    fine: bool
+    sentence: str
+
+
+def vocabulary_of(base: str, models_dir: Path | None = None) -> Vocabulary | None:
+    """Return the vocabulary of a base as far as it lies on this machine; nothing is fetched for it."""
+    source = local_base(base, models_dir)
+    if source is not None and source.is_dir():
+        return _read(source / "tokenizer")
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    # Every Stable Diffusion 1.x has CLIP's vocabulary.
+    for name, file in ((base, "tokenizer/vocab.json"), (CLIP_TOKENIZER, "vocab.json")):
+        try:
+            found = try_to_load_from_cache(name, file)
+        except (HFValidationError, OSError, ValueError):
+            continue
+        if isinstance(found, str) and (vocabulary := _read(Path(found).parent)):
+            return vocabulary
+    return None
+
+
+def _read(folder: Path) -> Vocabulary | None:
+    try:
+        stamp = (folder / "vocab.json").stat().st_mtime_ns
+        return _parsed(folder, stamp)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+@functools.lru_cache(maxsize=4)
+def _parsed(folder: Path, stamp: int) -> Vocabulary | None:
+    ids = json.loads((folder / "vocab.json").read_text("utf-8"))
+    lines = (folder / "merges.txt").read_text("utf-8").splitlines()
+    pairs = [tuple(line.split()) for line in lines if not line.startswith("#version")]
+    ranks = {(pair[0], pair[1]): rank for rank, pair in enumerate(pairs) if len(pair) == 2}
+    whole = isinstance(ids, dict) and all(isinstance(number, int) for number in ids.values())
+    return Vocabulary(ids, ranks) if whole and ids and ranks else None
+
+
+def judged(identifier: str, class_word: str, vocabulary: Vocabulary | None) -> Verdict:
+    """Return whether this identifier will do in this base."""
+    word = identifier.strip()
+    if not word:
+        return Verdict(False, "It is empty: the subject needs a word of its own.")
+    if not SHAPE.fullmatch(word):
+        return Verdict(False, "Use 2 to 20 letters and digits, without spaces or signs.")
+    if word.lower() in class_word.lower().split():
+        return Verdict(False, "It is the class word: the model would lose what that means.")
+    if vocabulary is None:
+        return Verdict(True, "How the base reads it is known once its tokenizer is on this machine.")
+    pieces = vocabulary.pieces(word)
+    read_as = " + ".join(piece.removesuffix(WORD_END) for piece in pieces)
+    if len(pieces) == 1:
+        if vocabulary.share(pieces[0]) < SELDOM_SHARE:
+            return Verdict(False, "The base knows this word, so it already means something: take another.")
+        return Verdict(True, "One piece that the base has seldom read.")
+    if known := _known_word(pieces, vocabulary):
+        return Verdict(False, f"The base reads {read_as}, and “{known}” already means something: take another.")
+    if len(pieces) > MAX_PIECES:
+        return Verdict(False, f"The base reads {read_as}: so many pieces are learnt slowly, take a shorter word.")
+    return Verdict(True, f"The base reads {read_as}: {len(pieces)} pieces that mean nothing by themselves.")
+
+
+def _known_word(pieces: Iterable[str], vocabulary: Vocabulary) -> str:
+    """Return the first piece that is by itself a word the base has often read, or nothing."""
+    for piece in pieces:
+        letters = piece.removesuffix(WORD_END)
+        if len(letters) >= MIN_WORD_CHARS and vocabulary.share(letters + WORD_END) < COMMON_SHARE:
+            return letters
+    return ""
+
+
+def proposed(taken: Iterable[str], class_word: str, vocabulary: Vocabulary | None) -> str:
+    """Return a short word that means nothing in this base and is none of those taken; the same for the same."""
+    used = {word.lower() for word in taken}
+    draw = random.Random(" ".join(sorted(used)))
+    word = "zwx"
+    while word in used or not judged(word, class_word, vocabulary).fine:
+        word = "".join(draw.sample(RARE_LETTERS, 3))
+    return word

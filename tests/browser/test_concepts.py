@@ -1,0 +1,222 @@
+"""The first tab in a real browser: drop photos, read what is wrong, move a square, and train exactly that."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image, ImageFilter
+
+from dreambooth.data.dataset import Crop, cropped, load_concept
+from dreambooth.data.photos import read_photo
+from tests.browser.test_page import Visit, browser
+from tests.made_photos import darkened, made_photo
+from tests.open_page import OpenPage, open_page
+from ui.photo_sets import PhotoSet, photo_sets
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+__all__ = ["browser"]
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
+    """Open a page of this machine alone."""
+    with open_page(tmp_path_factory.mktemp("page"), takes_folders=True) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def dropped(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return five photos as files: two without a fault, one blurry, one dark, one that is the first again."""
+    folder = tmp_path_factory.mktemp("photos")
+    first = made_photo(0)
+    photos = {
+        "good.jpg": first, "other.jpg": made_photo(1), "soft.jpg": made_photo(2).filter(ImageFilter.GaussianBlur(5)),
+        "night.jpg": darkened(made_photo(3), 0.15), "again.jpg": first.crop((24, 0, *first.size)),
+    }  # fmt: skip
+    for name, photo in photos.items():
+        photo.save(folder / name, quality=93)
+    return [str(folder / name) for name in photos]
+
+
+def newest(opened: OpenPage) -> PhotoSet:
+    """Return the set last worked with."""
+    return photo_sets(opened.workspace)[0]
+
+
+def drop(visit: Visit, files: list[str], count: int) -> None:
+    """Drop photos and wait until their cards are there."""
+    visit.page.locator("#photos input[type=file]").first.set_input_files(files)
+    visit.page.locator("#views .db-photo").nth(count - 1).wait_for()
+
+
+def at_512(visit: Visit) -> None:
+    """Set the resolution that photos are judged at to that of Stable Diffusion."""
+    visit.tab("Train")
+    visit.page.locator("#field-resolution input").wait_for()
+    visit.fill("field-resolution", "512")
+    visit.tab("Upload & Concepts")
+    visit.page.locator("#views [data-code=blurry]").wait_for()
+
+
+def test_from_dropped_photos_to_the_square_that_is_trained(
+    browser: "Browser", opened: OpenPage, dropped: list[str]
+) -> None:
+    visit = Visit(browser, opened.url)
+    page = visit.page
+    drop(visit, dropped, 5)
+    visit.until("report", "5 photos")
+    at_512(visit)
+    cards = page.locator("#views .db-photo")
+    assert "Nothing to complain of." in cards.nth(0).inner_text()
+    assert "blurry" in cards.nth(2).inner_text()
+    assert "very dark" in cards.nth(3).inner_text()
+    assert "same picture as photo 1" in cards.nth(4).inner_text()
+    visit.until("report", "3 have something to look at")
+
+    # A finding goes with one click: the dark one is lightened, the second of two removed.
+    cards.nth(3).get_by_role("button", name="Lighten it").click()
+    page.wait_for_function("!document.querySelector('#views [data-code=dark]')")
+    cards.nth(4).get_by_role("button", name="Remove photo 5").click()
+    visit.until("report", "again.jpg was removed.")
+
+    # The square is moved by hand, then with the keyboard; the cut follows, and is what training cuts.
+    cards.nth(0).locator(".db-view").click()
+    square = page.locator("#editor .db-square")
+    square.wait_for()
+    square.scroll_into_view_if_needed()
+    page.wait_for_timeout(800)
+    before = page.locator("#cut img").get_attribute("src")
+    box = square.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 25, y, steps=4)
+    page.mouse.up()
+    page.wait_for_function(f"document.querySelector('#cut img').getAttribute('src') != {json.dumps(before)}")
+    moved = page.locator("#cut img").get_attribute("src")
+    for key in ("ArrowLeft", "ArrowLeft", "+", "+"):
+        square.press(key)
+    page.wait_for_function(f"document.querySelector('#cut img').getAttribute('src') != {json.dumps(moved)}")
+    kept = newest(opened)
+    photo = kept.photos()[0]
+    focus = kept.focus(photo.name)
+    assert focus.zoom == pytest.approx(1.21, abs=0.01)
+    (loaded,) = [
+        one for one in load_concept(kept.concept("a", ""), read_prompts_from_txts=False, num_class_images=0,
+                                    report=print).instance if one.path == photo
+    ]  # fmt: skip
+    source = page.locator("#cut img").get_attribute("src")
+    assert source == page.locator("#views .db-photo").nth(0).locator("img").get_attribute("src")
+    with Image.open(io.BytesIO(page.request.get(f"{opened.url}{source}").body())) as shown:
+        trained = cropped(read_photo(photo).image, Crop(0.1, 0.9, False), 512, loaded.focus)
+        assert shown.size == (512, 512)
+        assert shown.tobytes() == trained.tobytes()
+
+    # Words for one photo alone.
+    visit.fill("caption", "photo of zwx dog <b>asleep</b>")
+    page.locator("#views .db-caption").wait_for()
+    assert "<b>asleep</b>" in page.locator("#views .db-caption").inner_text()
+    assert kept.caption(photo.name) == "photo of zwx dog <b>asleep</b>"
+    page.locator("#delete-photos").click()
+    visit.until("report", "all copies of them were deleted")
+    visit.close()
+
+
+def test_mistakes_are_marked_at_their_fields_all_at_once(
+    browser: "Browser", opened: OpenPage, dropped: list[str]
+) -> None:
+    visit = Visit(browser, opened.url)
+    page = visit.page
+    page.locator("#new-set").click()
+    visit.until("report", "No photos yet")
+    visit.fill("identifier", "two words")
+    page.wait_for_function("document.querySelector('#instance-prompt textarea').value == 'photo of two words dog'")
+    visit.fill("class-prompt", "")
+    page.locator("#go-on").click()
+    told = visit.until("concept-message", "Drop at least one photo")
+    assert "2 fields are marked below." in told
+    assert "one word of 2 to 20 letters" in page.locator("#identifier").inner_text()
+    assert "is empty" in page.locator("#class-prompt").inner_text()
+    assert page.locator("#identifier.db-wrong, #class-prompt.db-wrong").count() == 2
+
+    drop(visit, dropped[:3], 3)
+    page.locator("#propose").click()
+    page.wait_for_function("document.querySelector('#identifier input, #identifier textarea').value != 'two words'")
+    visit.until("verdict", "mean nothing")
+    visit.fill("class-prompt", "photo of dog")
+    page.locator("#go-on").click()
+    page.get_by_role("tab", name="Train", selected=True).wait_for()
+    visit.tab("Upload & Concepts")
+    assert page.locator("#identifier.db-wrong, #class-prompt.db-wrong").count() == 0
+    visit.fill("identifier", "cat")
+    visit.until("verdict", "already means something")
+    visit.close()
+
+
+def test_concepts_class_pictures_and_lists(
+    browser: "Browser", opened: OpenPage, dropped: list[str], tmp_path: Path
+) -> None:
+    visit = Visit(browser, opened.url)
+    page = visit.page
+    page.locator("#new-set").click()
+    visit.until("report", "No photos yet")
+    page.locator("#kind").get_by_text("Pet").click()
+    drop(visit, dropped[:2], 2)
+    page.locator("#add-concept").click()
+    visit.until("report", "A new concept")
+    page.locator("#concepts input").nth(1).wait_for()
+    page.locator("#kind").get_by_text("Object").click()
+    drop(visit, dropped[2:4], 2)
+    page.wait_for_function("document.querySelector('#class-word input, #class-word textarea').value == 'toy'")
+    page.locator("#concepts label").first.click()
+    page.wait_for_function("document.querySelector('#class-word input, #class-word textarea').value == 'dog'")
+    first = newest(opened)
+    assert len(first.together()) == 2
+
+    page.locator("#class-box > button").click()
+    page.locator("#class-photos input[type=file]").first.set_input_files(dropped[:2])
+    visit.until("class-note", "2 class pictures of your own")
+    page.locator("#class-views img").nth(1).wait_for()
+    visit.fill("class-count", "7")
+    visit.tab("Train")
+    page.wait_for_function("document.querySelector('#field-num_class_images input').value == '7'")
+    visit.tab("Upload & Concepts")
+
+    page.locator("#more > button").click()
+    page.locator("#export").click()
+    page.locator("#exported a").first.wait_for()
+    with page.expect_download() as download:
+        page.locator("#exported a").first.click()
+    listed = tmp_path / "concepts_list.json"
+    download.value.save_as(listed)
+    entries = json.loads(listed.read_text())
+    assert [entry.get("class_data_dir") for entry in entries].count(None) == 1
+    page.locator("#listed input[type=file]").first.set_input_files(str(listed))
+    visit.until("report", "2 concepts were taken from the list")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    made_photo(7).save(folder / "seven.png")
+    page.locator("#from-folder > button").click()
+    visit.fill("folder", str(folder))
+    page.locator("#take-folder").click()
+    visit.until("report", "seven.png was added")
+    visit.close()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_tab_with_photos_fits_a_phone(browser: "Browser", opened: OpenPage, dropped: list[str], dark: bool) -> None:
+    visit = Visit(browser, opened.url, width_px=390, dark=dark)
+    visit.page.locator("#new-set").click()
+    visit.until("report", "No photos yet")
+    drop(visit, dropped, 5)
+    visit.page.locator("#views .db-view").nth(4).click()
+    visit.page.locator("#editor .db-square").wait_for()
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
+    visit.close()
