@@ -16,6 +16,7 @@ from dreambooth.models.base import CLIP_TOKENIZER, local_base
 
 WORD_END = "</w>"
 SHAPE = re.compile(r"[A-Za-z0-9]{2,20}")
+MAX_FILE_BYTES = 16 * 1024**2
 MAX_PIECES = 4
 MIN_WORD_CHARS = 3
 # Of the vocabulary in the order of learning: what comes after this share was seldom read.
@@ -82,8 +83,10 @@ def vocabulary_of(base: str, models_dir: Path | None = None) -> Vocabulary | Non
 
 def _read(folder: Path) -> Vocabulary | None:
     try:
-        stamp = (folder / "vocab.json").stat().st_mtime_ns
-        return _parsed(folder, stamp)
+        files = [(folder / name).stat() for name in ("vocab.json", "merges.txt")]
+        if max(file.st_size for file in files) > MAX_FILE_BYTES:
+            return None
+        return _parsed(folder, files[0].st_mtime_ns)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -80,7 +80,7 @@ def _bars(image: Image.Image, number: int) -> Image.Image:
 DEFECTS: dict[Code, Defect] = {
     "small": Defect("short side 180 to 440 px", lambda: each(_small, NUM_BAD)),
     "blurry": Defect(
-        "out of focus by 2 to 5 px, or shaken along 12 to 24 px in four directions", lambda: each(_blurry, NUM_BAD)
+        "out of focus by 2 to 5 trained px, or shaken along 12 to 24 in four directions", lambda: each(_blurry, NUM_BAD)
     ),
     "dark": Defect(
         "10 to 28 % of the light", lambda: each(lambda image, n: darkened(image, _between(0.1, 0.28, n)), NUM_BAD)
@@ -234,6 +234,13 @@ def unreadable_recall(folder: Path) -> tuple[int, int]:
 def test_unreadable_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     found, count = unreadable_recall(tmp_path)
     assert found == count >= 20
+
+
+def test_every_finding_is_in_the_table() -> None:
+    table = (Path(__file__).parent.parent / "docs" / "photos.md").read_text("utf-8")
+    codes = [*DEFECTS, "duplicate", "backgrounds", "sideways"]
+    assert [code for code in codes if f"(`{code}`)" not in table] == []
+    assert [defect.amounts for defect in DEFECTS.values() if defect.amounts not in table] == []
 
 
 # Details -------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ FLOORS: list[dict[str, str]] = [
     {"storage": ""},
     {"run_removal": ""},
     {"models": "base download manager original_file sd15 shape strength weights"},
-    {"shell_line": ""},
+    {"shell_line": "", "identifiers": ""},
     {
         "export": "archive hub model_card recipe single_file sizes",
         "scoring": "judge measures encoders figures recommendation records chart protocol",

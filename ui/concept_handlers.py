@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ class Handlers:
         event: gr.EventData = None,  # type: ignore[assignment]
     ) -> list[Any]:
         """Do what a card's button says."""
-        asked = getattr(event, "_data", None) or {}
+        asked = _told_by(event)
         act, name = str(asked.get("act", "")), str(asked.get("photo", ""))
         if not photo_set or act not in ("choose", "remove", "turn", "brighten", "refocus"):
             return [gr.skip()] * 8
@@ -202,7 +203,7 @@ class Handlers:
         event: gr.EventData = None,  # type: ignore[assignment]
     ) -> list[Any]:
         """Keep the square that was moved by hand, and show the cut that will be trained."""
-        asked = getattr(event, "_data", None) or {}
+        asked = _told_by(event)
         if not photo_set or not {"photo", "x", "y", "zoom"} <= set(asked):
             return [gr.skip()] * 3
         kept, name = self.set_of(photo_set), str(asked["photo"])
@@ -502,6 +503,12 @@ def _identifier_and_class(instance_prompt: str, class_prompt: str) -> tuple[str,
     return (own[-1] if own else ""), (known[-1] if known else "")
 
 
+def _told_by(event: Any) -> dict[str, Any]:
+    """Return what a component of our own tells with its event; nothing when a program calls it by number."""
+    told = getattr(event, "_data", None)
+    return told if isinstance(told, dict) else {}
+
+
 def _side(resolution: float) -> int:
     return max(16, min(int(resolution or 512), 1024))
 
@@ -517,8 +524,6 @@ def _told(problems: Sequence[FieldProblem]) -> str:
 
 def verdict_html(verdict: Verdict, kind: str, identifier: str, class_word: str) -> str:
     """Return what the base makes of the identifier, and prompts to try with it later."""
-    from html import escape
-
     subject = subject_of(prompts_for(kind, identifier, class_word)[0])
     examples = [text.format(subject=subject) for text in EXAMPLES[_kind(kind)][:3]]
     tone = "db-ok" if verdict.fine else "db-warn"
