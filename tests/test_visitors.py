@@ -18,7 +18,8 @@ from gradio_client import Client, handle_file
 from PIL import Image, ImageChops, ImageStat
 
 import app
-from dreambooth.data.photos import read_photo, training_view
+from dreambooth.data.focus import focused, proposed_focus
+from dreambooth.data.photos import read_photo
 from dreambooth.jobs import Jobs
 from dreambooth.models.manager import ModelManager
 from dreambooth.settings import Secret, Settings
@@ -249,7 +250,7 @@ def test_delete_my_photos_removes_every_copy(tmp_path: Path) -> None:
     taken = [photo(tmp_path / f"me-{number}.{kind}", number) for number, kind in enumerate(("jpg", "png", "jpg"))]
     originals = [path.read_bytes() for path in taken]
     upright = [read_photo(path).image.convert("RGB") for path in taken]
-    pictures = [*upright, *(training_view(image, 32) for image in upright)]
+    pictures = [*upright, *(focused(image, 32, proposed_focus(image)) for image in upright)]
     with open_page(tmp_path / "page") as page:
         client = Client(page.url, verbose=False, download_files=str(tmp_path / "browser"))
         events = RawEvents(page.url)
