@@ -220,7 +220,7 @@ class TrainingConfig:
         None, "Newest exact states to keep; left out, two where there is room, else one.", "saving", low=1, high=100
     )
     gauge_interval: int = setting(
-        50, "Steps between two looks at the losses at fixed noise, also taken at saves; 0: none.", "saving",
+        100, "Steps between two looks at the losses at fixed noise, also taken at saves; 0: none.", "saving",
         unit="steps", low=0, high=10**6,
     )  # fmt: skip
     log_interval: int = setting(10, "Steps between two lines of the log.", "saving", unit="steps", low=1, high=10_000)
