@@ -56,8 +56,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no min-SNR": {"snr_gamma": None},
     "min-SNR 5": {"snr_gamma": 5.0},
     "one rate for both": {"text_encoder_lr": None},
-    "text encoder stops at half": {"text_encoder_stop_step": 300},
+    "text encoder stops at half": {},
 }
+
+
+def changes_of(option: str, num_steps: int) -> dict[str, Any]:
+    """Return the settings in which an option differs from the plain recipe, in a run of this length."""
+    if option == "text encoder stops at half":
+        return {"text_encoder_stop_step": max(num_steps // 2, 1)}
+    return OPTIONS[option]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +139,7 @@ def measured(unit: Unit, work: Path, num_steps: int | None, judge: Judge) -> dic
         "with_prior_preservation": True, "mixed_precision": "no", "use_8bit_adam": False, "checkpointing_steps": 10**6,
         "max_train_steps": steps, "save_interval": steps, "log_interval": steps, "gauge_interval": steps,
         "capture_step": ModelManager().device.type == "cuda",
-        **OPTIONS[unit.option],
+        **changes_of(unit.option, steps),
     }  # fmt: skip
     looks: list[FixedNoiseLosses] = []
     config = dataclasses.replace(resolve(explicit, card.recipe, "recommended"), save_sample_prompt=None).checked()
@@ -149,6 +156,7 @@ def measured(unit: Unit, work: Path, num_steps: int | None, judge: Judge) -> dic
         "memorisation": memorisation_of(looks)[-1],
         "drift": looks[-1].drift,
         "device": str(ModelManager().device),
+        "num_steps": steps,
         "train_s": round(trained_s, 1),
         "unit_s": round(time.monotonic() - began_s, 1),
         "unit_cpu_s": round(time.process_time() - cpu_began_s, 1),
@@ -263,7 +271,7 @@ def main() -> None:
     parser.add_argument("--individuals", type=int, default=3, help="How many, each of another class; at most 10.")
     parser.add_argument("--seeds", type=int, default=3, help="Trainings of each individual with each option.")
     parser.add_argument("--options", nargs="+", default=list(OPTIONS), choices=list(OPTIONS), metavar="OPTION")
-    parser.add_argument("--steps", type=int, help="Another length than the recipe's, to try the command.")
+    parser.add_argument("--steps", type=int, help="Another length than the recipe's; with --results of its own.")
     parser.add_argument("--workers", type=int, default=1, help="Processes, each of one thread.")
     parser.add_argument("--device", choices=("cpu", "cuda", "both"), default="cpu")
     parser.add_argument("--units", type=int, help="Measure at most so many of what is missing.")
