@@ -51,6 +51,10 @@ def test_the_guess_leaves_bars_out() -> None:
     assert top >= 79
     assert bottom <= 401
     assert content_box(photo) == (0, 0, 480, 320)
+    # A flat ground is none either.
+    ground = photo.copy()
+    ground.paste((90, 70, 50), (0, 280, 480, 320))
+    assert content_box(ground) == (0, 0, 480, 320)
     # A drawing on white has no bars: nothing ends there at once.
     drawing = Image.new("RGB", (400, 400), "white")
     drawing.paste((200, 0, 20), (150, 120, 260, 300))

@@ -223,12 +223,21 @@ def content_box(image: "Image.Image") -> tuple[float, float, float, float]:
 
     small = image.resize((BAR_PX, BAR_PX)).convert("RGB")
     pixels = np.asarray(small, dtype=np.float32)
-    top, bottom = _bar(pixels), _bar(pixels[::-1])
-    left, right = _bar(pixels.swapaxes(0, 1)), _bar(pixels.swapaxes(0, 1)[::-1])
+    top, bottom = _bars(pixels)
+    left, right = _bars(pixels.swapaxes(0, 1))
     if top + bottom > BAR_PX * 0.7 or left + right > BAR_PX * 0.7:
         return 0.0, 0.0, float(image.width), float(image.height)
     scale_x, scale_y = image.width / BAR_PX, image.height / BAR_PX
     return left * scale_x, top * scale_y, image.width - right * scale_x, image.height - bottom * scale_y
+
+
+def _bars(rows: "NDArray[np.float32]") -> tuple[int, int]:
+    """Return the rows of the bars at both ends; one alone, or two of unlike colours, may be ground, sky or wall."""
+    import numpy as np
+
+    first, last = _bar(rows), _bar(rows[::-1])
+    alike = bool(np.abs(rows[0].mean(axis=0) - rows[-1].mean(axis=0)).max() < STEP_LEVELS)
+    return (first, last) if first and last and alike else (0, 0)
 
 
 def _bar(rows: "NDArray[np.float32]") -> int:
