@@ -138,6 +138,29 @@ def test_from_photos_to_a_file_and_pictures(client: Client, opened: OpenPage, tm
 
 
 @pytest.mark.slow
+def test_the_readmes_example_runs(opened: OpenPage, tmp_path: Path) -> None:
+    from tests.test_readme import block_after, run
+
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cup").symlink_to(sample_folder())
+    code = block_after("run: api", "python")
+    for shown, quick in {
+        '"http://127.0.0.1:7860"': f"{opened.url!r}, verbose=False",
+        '"starter"': repr(str(opened.base)),
+        '{"max_train_steps": 600}': repr(SHORT),
+        "time.sleep(5)": "time.sleep(0.5)",
+        '"photo of zwx dog", api_name': '"photo of zwx dog", "", 1, 1, api_name',
+    }.items():
+        assert shown in code
+        code = code.replace(shown, quick)
+    printed = run(code, tmp_path)
+    assert "3 photos," in printed
+    assert "python -m dreambooth train" in printed
+    assert "Finished after 4 steps" in printed
+    assert ".png" in printed.splitlines()[-1]
+
+
+@pytest.mark.slow
 def test_stop_saves_and_the_next_in_line_starts(client: Client, opened: OpenPage) -> None:
     photo_set = upload(client)
     long = SHORT | {"max_train_steps": 5000, "save_interval": 5000, "with_prior_preservation": False}

@@ -181,3 +181,10 @@ def test_an_interrupted_run_says_so_and_how_to_go_on() -> None:
     card = render.status_card(run(status="interrupted", resume_step=25))
     assert "This run was interrupted" in card
     assert "go on with it" in card
+
+
+def test_the_recommended_step_is_told_when_the_run_is_over() -> None:
+    done = run(status="done", recommended_step=90, why_recommended="It looks most like the photos.")
+    assert "Step 90 is recommended." in render.status_card(done)
+    assert "It looks most like the photos." in render.status_card(done)
+    assert "recommended" not in render.status_card(run(recommended_step=90))

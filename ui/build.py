@@ -104,11 +104,11 @@ def _connect_whole(
     concepts.sample.click(shown(sample), None, started, api_name="sample_button", **quiet)
 
     def make_pictures(name: str) -> list[Any]:
-        """Show the newest step's own samples in the Generate tab, and choose its model there."""
+        """Show the best step's own samples in the Generate tab, the newest's where none is known, and choose it."""
         view = services.jobs.view(name)
-        newest = view.steps[-1] if view.steps else None
-        model = gr.skip() if newest is None else gr.Dropdown(value=str(view.path / str(newest)))
-        samples = [services.shown.copy(path) for path in view.samples.get(newest or 0, [])]
+        step = view.recommended_step or (view.steps[-1] if view.steps else None)
+        model = gr.skip() if step is None else gr.Dropdown(value=str(view.path / str(step)))
+        samples = [services.shown.copy(path) for path in view.samples.get(step or 0, [])]
         return [gr.Tabs(selected="generate"), model, samples or gr.skip()]
 
     train.panel.pictures.click(

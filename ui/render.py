@@ -179,8 +179,14 @@ def status_card(view: RunView | None, device: Device | None = None) -> str:
         f"<span class='db-quiet'>{escape(time_told(view))}</span></div>"
         f"<div class='db-bar' role='progressbar' aria-label='Progress' aria-valuemin='0' aria-valuemax='100' "
         f"aria-valuenow='{percent}'><i style='width:{percent}%'></i></div>"
-        f"{phase_list(view)}{_device_memory(view, device)}</div>{_trouble(view)}"
+        f"{phase_list(view)}{_device_memory(view, device)}</div>{_trouble(view)}{_recommendation(view)}"
     )
+
+
+def _recommendation(view: RunView) -> str:
+    if view.recommended_step is None or view.status not in FINAL_STATUSES:
+        return ""
+    return panel(f"Step {view.recommended_step} is recommended.", view.why_recommended, tone="good")
 
 
 def phase_list(view: RunView) -> str:
