@@ -156,7 +156,9 @@ class PictureLine:
                     self._make(order)
             # The top of the thread: what is no known error is told on the page, and its traceback where the app runs.
             except BaseException as error:
-                order.error = error if isinstance(error, DreamBoothError) else unexpected(error)
+                # What was cancelled while it waited for the device has not failed.
+                if not (isinstance(error, DreamBoothError) and order.cancel.is_set()):
+                    order.error = error if isinstance(error, DreamBoothError) else unexpected(error)
             with self._changed:
                 self._leave(order, "failed" if order.error else "cancelled" if order.cancel.is_set() else "done")
 

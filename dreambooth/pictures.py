@@ -52,7 +52,7 @@ class Painter:
     ) -> Iterator[Path]:
         """Yield each picture's file when it is written; without `wait` raises DeviceError while the device is taken."""
         prefix = _prefix(config := _with_seed(config))
-        with self.manager.lease("generation", wait=wait):
+        with self.manager.lease("generation", wait=wait, give_up=should_stop or _never):
             yield from self._painted(model, config, folder, prefix, 0, on_step, should_stop)
 
     def compare(
@@ -75,7 +75,7 @@ class Painter:
         requests = [dataclasses.replace(request, seed=config.seed) for request in requests]
         rows: dict[str, list[Path | None]] = {}
         num_parts, num_done = len(models) * len(requests), 0
-        with self.manager.lease("generation", wait=wait):
+        with self.manager.lease("generation", wait=wait, give_up=should_stop or _never):
             for label, model in models.items():
                 row = rows.setdefault(label, [])
                 for request in requests:
@@ -122,6 +122,10 @@ class Painter:
             path = folder / f"{prefix}-{number}.png"
             save_picture(picture, path)
             yield path
+
+
+def _never() -> bool:
+    return False
 
 
 def _with_seed(config: GenerationConfig) -> GenerationConfig:

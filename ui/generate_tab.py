@@ -259,7 +259,13 @@ class Handlers:
         making = order is not None and order.state == "making"
         soon = making or (order is not None and order.state == "waiting" and not order.after)
         values: dict[str, Any] = {
-            "message": request_status(order, num_waiting, (active or "") if making else "", left),
+            "message": request_status(
+                order,
+                num_waiting,
+                (active or "") if making else "",
+                left,
+                has_paused=view is not None and view.status == "paused",
+            ),  # fmt: skip
             "files": [] if order is None else _grid_first(order.files),
             "busy": order is not None and order.state in ("waiting", "making"),
             "training": "" if active is None else f"The device is training {active}{f', {left}' if left else ''}",

@@ -9,10 +9,13 @@ from ui.render import error_panel, panel
 EMPTY = "Your pictures appear here. Each keeps its recipe in the file: choose one to see it and to use it again."
 
 
-def request_status(order: Order | None, num_waiting: int, pausing: str = "", training_left: str = "") -> str:
+def request_status(
+    order: Order | None, num_waiting: int, pausing: str = "", training_left: str = "", *, has_paused: bool = True
+) -> str:
     """Return how a request stands.
 
-    `pausing` is the run that lends the device meanwhile; `training_left` how long the one will take that is waited for.
+    `pausing` is the run that lends the device meanwhile, which it does between two steps, so that at first it may not
+    have paused; `training_left` how long the one will take that is waited for.
     """
     if order is None:
         return f"<div class='db-status'><span class='db-quiet'>{EMPTY}</span></div>"
@@ -28,17 +31,19 @@ def request_status(order: Order | None, num_waiting: int, pausing: str = "", tra
             f"{_pictures(order.num_pictures)} will be made as soon as {order.after} has ended{left}.",
             "They start by themselves; you may close this page." + behind, tone="note",
         )  # fmt: skip
-    return _progress(order, behind, pausing)
+    return _progress(order, behind, pausing, has_paused)
 
 
-def _progress(order: Order, behind: str, pausing: str) -> str:
+def _progress(order: Order, behind: str, pausing: str, has_paused: bool) -> str:
     percent = round(order.share * 100)
     if order.share == 0:
-        doing, left = "Loading the model", ""
+        doing, left = "Loading the model" if has_paused or not pausing else "Waiting for the device", ""
     else:
         doing = f"Picture {min(len(order.files) + 1, order.num_pictures)} of {order.num_pictures}"
         left = "" if order.seconds_left is None else f"{in_words(order.seconds_left)} left"
     paused = f"{pausing} has paused for them and goes on by itself." if pausing else ""
+    if pausing and not has_paused:
+        paused = f"{pausing} pauses as soon as the step it is at, or what it prepares before its first, is done."
     notes = f"<p class='db-hint'>{escape(' '.join(filter(None, (paused, behind))))}</p>" if paused or behind else ""
     return (
         f"<div class='db-status'><div class='db-row'><span class='db-chip db-chip-running'>{escape(order.title)}</span>"

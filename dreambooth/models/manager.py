@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from dreambooth.models.base import Base
 
 Holder = Literal["training", "generation"]
+# So often someone who waits for the device is asked whether to go on waiting.
+WAIT_S = 0.2
 
 
 class ModelManager:
@@ -59,9 +61,17 @@ class ModelManager:
         return self._holder
 
     @contextlib.contextmanager
-    def lease(self, holder: Holder, *, wait: bool) -> Iterator["torch.device"]:
-        """Lend the device; without `wait`, raises DeviceError when it is taken. Afterwards its memory is given back."""
-        if not self._lease.acquire(blocking=wait):
+    def lease(
+        self, holder: Holder, *, wait: bool, give_up: Callable[[], bool] = lambda: False
+    ) -> Iterator["torch.device"]:
+        """Lend the device; afterwards its memory is given back.
+
+        Raises DeviceError when it is taken, with `wait` only once `give_up` says so.
+        """
+        taken = self._lease.acquire(blocking=False)
+        while not taken and wait and not give_up():
+            taken = self._lease.acquire(timeout=WAIT_S)
+        if not taken:
             raise DeviceError(
                 f"The device is busy with {self._holder}.", "One thing runs at a time.", "Try again when it is done."
             )
