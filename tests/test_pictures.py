@@ -255,11 +255,10 @@ def test_a_request_that_pauses_a_training_asks_it_to_lend_the_device(jobs: Jobs,
 
 def test_pictures_that_wait_for_the_device_can_be_cancelled(jobs: Jobs, training: tuple[Stub, str]) -> None:
     """A training that prepares its first step lends nothing for minutes."""
-    with jobs._manager.lease("training", wait=True):
-        order = jobs.order("starter", GenerationConfig(prompt="a dog"), "pause training")
-        waited(lambda: order.state, lambda state: state == "making")
-        assert jobs.pictures.cancel() == 1
-        assert ended(order) == "cancelled"
+    order = jobs.order("starter", GenerationConfig(prompt="a dog"), "pause training")
+    waited(lambda: order.state, lambda state: state == "making")
+    assert jobs.pictures.cancel() == 1
+    assert ended(order) == "cancelled"
     assert order.error is None
 
 
