@@ -1,33 +1,39 @@
 """Measure the memory of short trainings, each in a process of its own, beside what the planner said before.
 
     python -m benchmarks.planner [--mini DIR] [--full DIR] [--fit] [--only NAME ...]
-    python -m benchmarks.planner --cuda [--full DIR]
+    python -m benchmarks.planner --cuda [--full DIR] [--fit]
 
-A training makes three updates, then samples and a save where asked for. On the CPU the figure is the rise of the
-process's largest resident memory over what it held with all libraries imported and no weights; on a GPU what torch's
-allocator reserved at most, its statistics reset and its cache emptied before each setting. `--fit` measures the
-settings that the planner's constants come from, without it those that had no part in them. Without `--full` the
-settings of the full-size base (16 GB of memory) are left out; `--mini` is written when left out.
+A training makes three updates (two of the full-size base on the CPU), then samples and a save where asked for. On the
+CPU the figure is the rise of the process's largest resident memory over what it held with all libraries imported and no
+weights. On a GPU all run in one process, and the figure is what torch's allocator reserved at most, its statistics
+reset and its cache emptied before each. `--fit` measures the settings that the planner's constants come from and
+prints those that fit best; without it, settings that had no part in them. Without `--full` the CPU leaves out the
+full-size base (11 GB of memory), and a GPU's is made.
 """
 
 import argparse
 import dataclasses
 import gc
+import itertools
 import json
+import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bases import random_base
 from benchmarks.measuring import heading, keep, random_pictures, status_of, told, watched
 from dreambooth.config import Concept, TrainingConfig
-from dreambooth.memory_plan import memory_need
+from dreambooth.memory_plan import CONSTANTS, Constants, DeviceKind, memory_need
 from dreambooth.models.shape import read_shape
+from dreambooth.presets import MEMORY_CONFIGURATIONS
 
 MARKER = "MEASURED "
 STEPS = 3
 MINI = {"train_batch_size": 1, "resolution": 128, "with_prior_preservation": True, "train_text_encoder": True}
+FULL = {"use_8bit_adam": True, "max_train_steps": 2}
 
 # What the constants of `dreambooth.memory_plan` are fitted to, by hand, phase by phase.
 FITTED: dict[str, dict[str, Any]] = {
@@ -58,10 +64,32 @@ HELD_OUT: dict[str, dict[str, Any]] = {
                                        "gradient_checkpointing": True},
     "starter, batch 4": MINI | {"resolution": 64, "train_batch_size": 4},
     "starter, 8-bit, UNet only": MINI | {"resolution": 64, "use_8bit_adam": True, "train_text_encoder": False},
-    "full, 8-bit, checkpointing, 256 px": MINI
-    | {"resolution": 256, "use_8bit_adam": True, "gradient_checkpointing": True},
-    "full, 8-bit, UNet only, 128 px": MINI | {"use_8bit_adam": True, "train_text_encoder": False},
+    "full, 8-bit, checkpointing, 256 px": MINI | FULL | {"resolution": 256, "gradient_checkpointing": True},
+    "full, 8-bit, UNet only, 128 px": MINI | FULL | {"train_text_encoder": False},
 }  # fmt: skip
+
+
+SD15 = MINI | {"resolution": 512, "save_sample_prompt": "photo", "save_infer_steps": 2}
+# On a GPU, at SD 1.5's own size: the presets are fitted, the others held out.
+CUDA_FITTED: dict[str, dict[str, Any]] = {
+    name: SD15 | changes | ({"train_batch_size": 2} if name == "high_speed" else {})
+    for name, changes in MEMORY_CONFIGURATIONS.items()
+}
+CUDA_HELD_OUT: dict[str, dict[str, Any]] = {
+    "768 px, checkpointing": CUDA_FITTED["minimum"] | {"resolution": 768},
+    "640 px": CUDA_FITTED["recommended"] | {"resolution": 640},
+    "UNet only": CUDA_FITTED["recommended"] | {"train_text_encoder": False},
+    "UNet only, checkpointing": CUDA_FITTED["minimum"] | {"train_text_encoder": False},
+    "batch 4": CUDA_FITTED["recommended"] | {"train_batch_size": 4},
+    "batch 8, checkpointing": CUDA_FITTED["minimum"] | {"train_batch_size": 8},
+    "bf16, plain AdamW": CUDA_FITTED["recommended"] | {"mixed_precision": "bf16", "use_8bit_adam": False},
+    "fp32, 8-bit, checkpointing": CUDA_FITTED["full_precision"] | {"use_8bit_adam": True},
+    "two micro-batches": CUDA_FITTED["recommended"] | {"gradient_accumulation_steps": 2},
+    "moving average": CUDA_FITTED["minimum"] | {"use_ema": True},
+    "no prior": CUDA_FITTED["recommended"] | {"with_prior_preservation": False},
+    "lean, 768 px": CUDA_FITTED["lean"] | {"resolution": 768},
+    "leanest, batch 4": CUDA_FITTED["leanest"] | {"train_batch_size": 4},
+}
 
 
 def main() -> None:
@@ -73,29 +101,68 @@ def main() -> None:
     parser.add_argument("--mini", type=Path)
     parser.add_argument("--full", type=Path)
     parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--only", nargs="*")
     arguments = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bases = {
-            "mini": str(arguments.mini or random_base(folder / "mini", "mini")),
-            "starter": "starter",
-            "full": str(arguments.full) if arguments.full else None,
-        }
-        random_pictures(folder / "photos", 5, 256)
-        random_pictures(folder / "class", 5, 256)
-        for what, changes in (FITTED if arguments.fit else HELD_OUT).items():
-            base = bases[what.split(",")[0]]
-            if base is None or (arguments.only and what not in arguments.only):
-                continue
-            config = setting(base, folder, changes)
-            done = watched([sys.executable, "-m", "benchmarks.planner", "--one", json.dumps(config.to_json())])
-            found.append({"setting": what, "predicted": predicted(config, "cpu"), **told(done.output, MARKER)})
+        random_pictures(folder / "photos", 5, 512)
+        random_pictures(folder / "class", 5, 512)
+        for what, config in asked_for(arguments, folder):
+            said = predicted(config, "cuda" if arguments.cuda else "cpu")
+            if arguments.cuda:
+                measured = measured_here(config, cuda=True)
+            else:
+                command = [sys.executable, "-m", "benchmarks.planner", "--one", json.dumps(config.to_json())]
+                measured = told(watched(command).output, MARKER)
+            found.append({"setting": what, "config": config.to_json(), "predicted": said, **measured})
             print(line(found[-1]), file=sys.stderr, flush=True)
-    print(heading(), table(found), sep="\n\n")
+        print(heading(), table(found), sep="\n\n")
+        if arguments.fit:
+            print(f"\nBest: {best_constants(found, 'cuda' if arguments.cuda else 'cpu')}")
     if not arguments.only:
-        keep("planner_fit" if arguments.fit else "planner", found)
+        keep(f"planner{'_cuda' * arguments.cuda}{'_fit' * arguments.fit}", found)
+
+
+def asked_for(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, TrainingConfig]]:
+    """Yield the settings to measure, by name."""
+    if arguments.cuda:
+        bases = {"full": arguments.full or random_base(folder / "full", "full")}
+        settings = CUDA_FITTED if arguments.fit else CUDA_HELD_OUT
+    else:
+        bases = {"mini": arguments.mini or random_base(folder / "mini", "mini"), "starter": "starter"}
+        bases |= {"full": arguments.full} if arguments.full else {}
+        settings = FITTED if arguments.fit else HELD_OUT
+    for what, changes in settings.items():
+        base = "full" if arguments.cuda else what.split(",")[0]
+        if base in bases and (not arguments.only or what in arguments.only):
+            yield what, setting(str(bases[base]), folder, changes)
+
+
+def best_constants(found: list[dict[str, Any]], kind: DeviceKind) -> Constants:
+    """Return the constants whose largest error over these settings is smallest, from a grid."""
+    grid = itertools.product(
+        (0, 32, 44, 64, 128, 256), (1.0, 1.02, 1.04, 1.06), (1.0, 1.2, 1.5, 2.0, 2.75), (0.0, 1.0, 2.0, 3.0),
+        (1.0, 2.0, 3.0),
+    )  # fmt: skip
+    shapes = {one["config"]["pretrained_model_name_or_path"] for one in found}
+    known = {name: read_shape(name) for name in shapes}
+    configs = [(TrainingConfig.from_json(one["config"]), one["peak_bytes"]) for one in found]
+    before, best = CONSTANTS[kind], (float("inf"), CONSTANTS[kind])
+    for fixed_mib, slack, recomputing, workspace, inference in grid:
+        CONSTANTS[kind] = dataclasses.replace(
+            before, fixed_bytes=fixed_mib << 20, slack=slack, recomputing=recomputing, workspace=workspace,
+            inference=inference,
+        )  # fmt: skip
+        error = max(
+            abs(memory_need(config, known[config.pretrained_model_name_or_path], kind).peak_bytes / peak - 1)
+            for config, peak in configs
+        )
+        best = min(best, (error, CONSTANTS[kind]), key=lambda one: one[0])
+    CONSTANTS[kind] = before
+    print(f"largest error {best[0]:.3f}", file=sys.stderr)
+    return best[1]
 
 
 def setting(base: str, folder: Path, changes: dict[str, Any]) -> TrainingConfig:
@@ -109,7 +176,7 @@ def setting(base: str, folder: Path, changes: dict[str, Any]) -> TrainingConfig:
     return TrainingConfig(**(values | changes))
 
 
-def predicted(config: TrainingConfig, kind: Any) -> dict[str, Any]:
+def predicted(config: TrainingConfig, kind: DeviceKind) -> dict[str, Any]:
     """Return what the planner says of these settings."""
     need = memory_need(config, read_shape(config.pretrained_model_name_or_path), kind)
     return dataclasses.asdict(need) | {"peak_bytes": need.peak_bytes}
@@ -122,6 +189,10 @@ def measured_here(config: TrainingConfig, *, cuda: bool) -> dict[str, Any]:
 
     import_libraries()
     gc.collect()
+    if cuda:
+        import torch
+
+        torch.cuda.empty_cache()
     peaks: dict[str, int] = {}
     phase = "loading"
     before = 0 if cuda else status_of_this()["VmRSS"]
@@ -154,8 +225,6 @@ def import_libraries() -> None:
 
 def status_of_this() -> dict[str, int]:
     """Return Linux's sizes of this process."""
-    import os
-
     return status_of(os.getpid())
 
 

@@ -30,9 +30,10 @@ MARGIN = 0.05
 class Constants:
     """What measurements add to the counts; `measured` says on what and when, nothing when they are not measured yet.
 
-    `fixed_bytes` is there whatever is trained; `slack` is what the allocator holds per byte of activations;
-    `recomputing` the same where units are recomputed; `workspace` how many of a unit's widest tensors are at work
-    beside what is kept, `inference` in a forward without gradients; `vae` the same of the VAE's widest picture.
+    `fixed_bytes` is there whatever is trained; `slack` is what the allocator holds per byte of what stays,
+    `recomputing` per byte of activations where units are recomputed; `workspace` how many of a unit's widest tensors
+    are at work beside what is kept, `inference` in a forward without gradients; `vae` the same of the VAE's widest
+    picture.
     """
 
     measured: str
@@ -45,7 +46,7 @@ class Constants:
 
 
 CONSTANTS: dict[DeviceKind, Constants] = {
-    "cpu": Constants("", 70 << 20, 1.0, 2.75, 0.0, 2.0, 3.5),
+    "cpu": Constants("", 44 << 20, 1.04, 2.75, 0.0, 2.0, 3.5),
     "cuda": Constants("", 64 << 20, 1.0, 1.0, 1.0, 2.0, 3.5),
     "mps": Constants("", 64 << 20, 1.0, 1.0, 1.0, 2.0, 3.5),
 }
@@ -89,9 +90,9 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> Iter
         phase: str, weights: float, gradients: float, optimizer: float, activations: float, other: float = 0.0
     ) -> MemoryNeed:
         return MemoryNeed(
-            weights=round(weights),
-            gradients=round(gradients),
-            optimizer=round(optimizer),
+            weights=round(weights * constants.slack),
+            gradients=round(gradients * constants.slack),
+            optimizer=round(optimizer * constants.slack),
             activations=round(activations),
             other=round(other + constants.fixed_bytes),
             phase=phase,
@@ -177,8 +178,7 @@ def _step_peak(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> t
         here = gradients + (cost.update if config.update_in_backward else 0)
         most = max(most, (here, live + cost.recomputed + cost.at_work), key=sum)
         live -= cost.kept
-    constants = CONSTANTS[kind]
-    return most[0], most[1] * (constants.recomputing if config.gradient_checkpointing else constants.slack)
+    return most[0], most[1] * (CONSTANTS[kind].recomputing if config.gradient_checkpointing else 1)
 
 
 @dataclass(frozen=True)
