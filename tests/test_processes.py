@@ -59,5 +59,31 @@ def test_two_processes_give_the_losses_of_one_with_the_doubled_batch(
     assert max((weights[0][name] - tensor).abs().max().item() for name, tensor in weights[1].items()) < 1e-4
 
 
+def test_a_run_of_two_processes_that_was_killed_goes_on_with_two(
+    tiny_base_folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    shared = [
+        "--pretrained_model_name_or_path", str(tiny_base_folder), "--instance_data_dir", str(photos),
+        "--instance_prompt", "photo of zwx dog", "--resolution", "32", "--max_train_steps", "3", "--log_interval", "1",
+        "--learning_rate", "1e-3", "--num_crop_variants", "1", "--seed", "5", "--save_precision", "fp32",
+        "--train_batch_size", "1", "--train_text_encoder", "--checkpointing_steps", "2",
+    ]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    commands = [
+        [*launch, "dreambooth", "train", *shared, "--output_dir", str(whole)],
+        [*launch, "tests.ended_amid_steps", *shared, "--output_dir", str(parts)],
+        [*launch, "dreambooth", "train", "--resume_from_checkpoint", "latest", "--output_dir", str(parts)],
+    ]
+    statuses = [subprocess.run(command, capture_output=True, text=True, timeout=300).returncode for command in commands]
+    assert statuses[0] == statuses[2] == 0
+    assert statuses[1] != 0
+    assert RunFolder(parts).steps() == [3]
+    for part, file in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        one, other = (load_file(folder / "3" / part / f"{file}.safetensors") for folder in (whole, parts))
+        assert all(one[name].equal(tensor) for name, tensor in other.items())
+    assert losses(parts) == losses(whole)
+
+
 def losses(folder: Path) -> list[float]:
     return [event.loss for _, event in read_events(RunFolder(folder).events_path) if isinstance(event, StepLoss)]

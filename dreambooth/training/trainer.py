@@ -183,8 +183,8 @@ class Trainer:
         """Return whether steps are recorded as asked for, and tell of it when they cannot be."""
         if not self._config.capture_step:
             return False
-        fused = all(group.get("fused") for group in self._optimizer.param_groups)
-        if fused and self._materials.batches.num_processes == 1:
+        capturable = all(group.get("capturable") for group in self._optimizer.param_groups)
+        if capturable and self._materials.batches.num_processes == 1:
             return True
         self._report(Notice("Steps cannot be recorded here: that takes CUDA, plain AdamW and one process.", "warning"))
         return False
