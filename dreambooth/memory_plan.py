@@ -20,7 +20,8 @@ DeviceKind = Literal["cuda", "mps", "cpu"]
 FP32, HALF = 4, 2
 # Two moments of each weight in 32 bits, and in 8 (with their scales, one per 256 weights).
 MOMENT_BYTES, MOMENT_8BIT_BYTES = 8.0, 2.04
-SAMPLES_AT_A_TIME = 4
+# How many a forward without gradients takes at once: sample pictures, and examples for the base as teacher.
+SAMPLES_AT_A_TIME, TEACHER_EXAMPLES = 4, 32
 UPDATE_COPIES = 4
 # Left free for what else the device does when a plan is chosen.
 MARGIN = 0.05
@@ -105,6 +106,9 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> Iter
     if config.with_prior_preservation:
         pictures = _inference_values(shape, config.resolution, config.sample_batch_size, constants)
         yield need("class pictures", everything * FP32, 0, 0, pictures * _inference_bytes(kind), copies)
+    if config.teacher_prior:
+        values = _forward_values(shape, config.resolution, TEACHER_EXAMPLES, constants)
+        yield need("teacher", weights, 0, 0, values * (FP32 if config.mixed_precision == "no" else HALF), copies)
     gradients, activations = _step_peak(config, shape, kind)
     yield need("step", weights, gradients, state, activations)
     yield need("update", weights, 0 if config.update_in_backward else learning * _weight_bytes(config), state, 0)
@@ -147,11 +151,16 @@ def _inference_bytes(kind: DeviceKind) -> int:
 
 def _inference_values(shape: ModelShape, pixels: int, num_pictures: int, constants: Constants) -> float:
     """Return the values at work when pictures are made: the UNet's under guidance, or the VAE's of one picture."""
+    widths: list[int] = list(shape.vae["block_out_channels"])
+    vae = constants.vae * widths[min(1, len(widths) - 1)] * pixels**2
+    return max(_forward_values(shape, pixels, 2 * num_pictures, constants), vae)
+
+
+def _forward_values(shape: ModelShape, pixels: int, batch: int, constants: Constants) -> float:
+    """Return the values at work in a UNet's forward that keeps nothing for a backward."""
     latent_px = pixels // shape.latent_scale
     widest = max(unit.widest for unit in unet_units(shape.unet, latent_px))
-    unet = 2 * num_pictures * (skip_values(shape.unet, latent_px) + constants.inference * widest)
-    widths: list[int] = list(shape.vae["block_out_channels"])
-    return max(unet, constants.vae * widths[min(1, len(widths) - 1)] * pixels**2)
+    return batch * (skip_values(shape.unet, latent_px) + constants.inference * widest)
 
 
 # A step --------------------------------------------------------------------------------------------------------------
