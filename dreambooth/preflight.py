@@ -21,7 +21,7 @@ from dreambooth.config import TrainingConfig
 from dreambooth.data.photos import find_photos
 from dreambooth.errors import PhotoError, TrainingError
 from dreambooth.events import Controls, Event, ModelSaved, PhaseProgress
-from dreambooth.hardware import gb
+from dreambooth.hardware import freed_memory_kept, gb
 from dreambooth.memory_plan import DeviceKind, MemoryNeed, memory_need
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.shape import read_shape
@@ -129,7 +129,8 @@ def preflight(
         if materials is None:
             return None
         clock.stop_when_kept = inner
-        Trainer(short, materials, run, manager, clock, inner).run()
+        with freed_memory_kept(kind):
+            Trainer(short, materials, run, manager, clock, inner).run()
         if not clock.kept_s:
             return None
         num_steps = config.max_train_steps or config.num_train_epochs * _steps_per_epoch(config)

@@ -15,6 +15,7 @@ from dreambooth.config import TrainingConfig
 from dreambooth.drive import RunKeeper, ready_drive
 from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, TrainingError, without_secrets
 from dreambooth.events import Controls, Event, Notice, Resumed, StatusChanged
+from dreambooth.hardware import freed_memory_kept
 from dreambooth.models.base import read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.pace import remember_pace
@@ -146,7 +147,8 @@ def _train(
     if materials is None:
         return StatusChanged("stopped", "Stopped before the first step.")
     trainer = Trainer(config, materials, run, manager, report, controls, checkpoint)
-    num_steps = trainer.run()
+    with freed_memory_kept(manager.device.type):
+        num_steps = trainer.run()
     if num_steps < trainer.num_steps:
         return StatusChanged("stopped", f"Stopped and saved after {num_steps} of {materials.num_steps} steps.")
     if num_steps < materials.num_steps:

@@ -93,3 +93,20 @@ def test_the_gpu_is_detected() -> None:
     device = hardware.detect_device()
     assert device.kind == "cuda"
     assert 0 < device.free_bytes <= device.total_bytes
+
+
+def test_freed_memory_is_kept_during_a_training_and_given_back_after_it() -> None:
+    import psutil
+    import torch
+
+    def resident() -> int:
+        return int(psutil.Process().memory_info().rss)
+
+    before = resident()
+    with hardware.freed_memory_kept("cpu"):
+        tensors = [torch.ones(1 << 20) for _ in range(64)]  # 4 MiB each
+        assert resident() - before > 200 << 20
+        del tensors
+    assert resident() - before < 100 << 20
+    with hardware.freed_memory_kept("cuda"):
+        pass
