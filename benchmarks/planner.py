@@ -143,17 +143,17 @@ def asked_for(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str
 def best_constants(found: list[dict[str, Any]], kind: DeviceKind) -> Constants:
     """Return the constants whose largest error over these settings is smallest, from a grid."""
     grid = itertools.product(
-        (0, 32, 44, 64, 128, 256), (1.0, 1.02, 1.04, 1.06), (1.0, 1.2, 1.5, 2.0, 2.75), (0.0, 1.0, 2.0, 3.0),
-        (1.0, 2.0, 3.0),
+        (0, 44, 64, 128, 256), (1.0, 1.02, 1.04, 1.06), (1.0, 1.1, 1.2, 1.3), (1.0, 1.25, 1.5, 2.0, 2.75),
+        (0.0, 1.0, 2.0),
     )  # fmt: skip
     shapes = {one["config"]["pretrained_model_name_or_path"] for one in found}
     known = {name: read_shape(name) for name in shapes}
     configs = [(TrainingConfig.from_json(one["config"]), one["peak_bytes"]) for one in found]
     before, best = CONSTANTS[kind], (float("inf"), CONSTANTS[kind])
-    for fixed_mib, slack, recomputing, workspace, inference in grid:
+    for fixed_mib, slack, keeping, recomputing, workspace in grid:
         CONSTANTS[kind] = dataclasses.replace(
-            before, fixed_bytes=fixed_mib << 20, slack=slack, recomputing=recomputing, workspace=workspace,
-            inference=inference,
+            before, fixed_bytes=fixed_mib << 20, slack=slack, keeping=keeping, recomputing=recomputing,
+            workspace=workspace,
         )  # fmt: skip
         error = max(
             abs(memory_need(config, known[config.pretrained_model_name_or_path], kind).peak_bytes / peak - 1)
