@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image, ImageFilter
@@ -44,6 +44,13 @@ def dropped(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(folder / name) for name in photos]
 
 
+def settled(browser: "Browser", url: str, **how: Any) -> Visit:
+    """Open a window and let its first look at the photos last worked with come in: it fills the fields."""
+    visit = Visit(browser, url, **how)
+    visit.page.wait_for_timeout(4000)
+    return visit
+
+
 def newest(opened: OpenPage) -> PhotoSet:
     """Return the set last worked with."""
     return photo_sets(opened.workspace)[0]
@@ -67,7 +74,7 @@ def at_512(visit: Visit) -> None:
 def test_from_dropped_photos_to_the_square_that_is_trained(
     browser: "Browser", opened: OpenPage, dropped: list[str]
 ) -> None:
-    visit = Visit(browser, opened.url)
+    visit = settled(browser, opened.url)
     page = visit.page
     drop(visit, dropped, 5)
     visit.until("report", "5 photos")
@@ -132,7 +139,7 @@ def test_from_dropped_photos_to_the_square_that_is_trained(
 def test_mistakes_are_marked_at_their_fields_all_at_once(
     browser: "Browser", opened: OpenPage, dropped: list[str]
 ) -> None:
-    visit = Visit(browser, opened.url)
+    visit = settled(browser, opened.url)
     page = visit.page
     page.locator("#new-set").click()
     visit.until("report", "No photos yet")
@@ -163,7 +170,7 @@ def test_mistakes_are_marked_at_their_fields_all_at_once(
 def test_concepts_class_pictures_and_lists(
     browser: "Browser", opened: OpenPage, dropped: list[str], tmp_path: Path
 ) -> None:
-    visit = Visit(browser, opened.url)
+    visit = settled(browser, opened.url)
     page = visit.page
     page.locator("#new-set").click()
     visit.until("report", "No photos yet")
@@ -212,7 +219,7 @@ def test_concepts_class_pictures_and_lists(
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_the_tab_with_photos_fits_a_phone(browser: "Browser", opened: OpenPage, dropped: list[str], dark: bool) -> None:
-    visit = Visit(browser, opened.url, width_px=390, dark=dark)
+    visit = settled(browser, opened.url, width_px=390, dark=dark)
     visit.page.locator("#new-set").click()
     visit.until("report", "No photos yet")
     drop(visit, dropped, 5)
