@@ -6,14 +6,14 @@ import gradio as gr
 
 from dreambooth.errors import DreamBoothError
 from dreambooth.models.base import STARTER
-from ui import train_tab
+from ui import train_handlers
 from ui.boundary import Services, shown
 from ui.render import phase_text
 
 
 def publish(services: Services) -> None:
     """Give programs a named function for everything that is done with runs."""
-    trainer, jobs = train_tab.Handlers(services), services.jobs
+    trainer, jobs = train_handlers.Handlers(services), services.jobs
 
     def start_training(
         photo_set: str, base: str = STARTER, preset: str = "recommended", settings: dict[str, Any] | None = None
@@ -79,7 +79,7 @@ def publish(services: Services) -> None:
 
     def try_sample() -> str:
         """Start training the bundled sample subject on the starter model, and return the run's name."""
-        return train_tab.start_sample(services)[0]
+        return train_handlers.start_sample(services)[0]
 
     for function in (
         start_training, plan_training, training_status, stop_training, save_now, sample_now, resume_training,

@@ -11,7 +11,7 @@ from dreambooth.jobs import Jobs
 from dreambooth.models.base import STARTER
 from dreambooth.settings import Settings
 from dreambooth.workspace import Workspace
-from ui import concepts_tab, convert_tab, generate_tab, train_tab
+from ui import concepts_tab, convert_tab, generate_tab, train_handlers, train_tab
 from ui.api import publish
 from ui.boundary import Page, Services, Shown, shown
 from ui.follower import BUSY_POLL_S, Follower, keeps_files
@@ -95,9 +95,9 @@ def _connect_whole(
     page.load(shown(handlers.newest), train.fields["resolution"], concepts.contents, api_name="newest_photos", **quiet)
 
     def sample() -> list[Any]:
-        name, config = train_tab.start_sample(services)
+        name, config = train_handlers.start_sample(services)
         contents = handlers.contents(concepts_tab.SAMPLE_SET, config.resolution)
-        shown_run = [gr.Dropdown(value=name), train_tab.folded(True)]
+        shown_run = [gr.Dropdown(value=name), train_handlers.folded(True)]
         return [gr.Tabs(selected="train"), *shown_run, STARTER, *contents]
 
     started = [tabs, train.run, train.settings, train.base, *concepts.contents]

@@ -1,0 +1,263 @@
+"""What the Train tab does, as functions of values: the form's proposals, its mistakes, its start."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from dreambooth.config import Concept, TrainingConfig
+from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
+from dreambooth.models.base import STARTER, read_card
+from dreambooth.presets import MEMORY_CONFIGURATIONS
+from dreambooth.shell_line import command_line, settings_text
+from ui.boundary import Services, shown
+from ui.fields import MAIN_FIELDS, form_infos, marks, read_fields, shown_value
+from ui.forecast import Offer, fitting, forecast, offers, proposed_config
+from ui.photo_sets import photo_set
+from ui.plan_text import preset_choices, preset_note, start_sentence
+from ui.render import error_panel, field_note, panel
+
+TOY_NOTICE = "A toy model that shows the way; for real results take Stable Diffusion 1.5 and a GPU."
+# What a preset decides, whoever typed something there before.
+OF_THE_PRESET = tuple(dict.fromkeys(name for values in MEMORY_CONFIGURATIONS.values() for name in values))
+
+
+def base_notice(base: str) -> str:
+    """Return the panel that says before the start what this base is good for."""
+    try:
+        card = read_card(base)
+    except DreamBoothError as error:
+        return error_panel(error)
+    if card.is_toy:
+        return panel(card.notice or TOY_NOTICE, tone="note")
+    return panel(card.notice, tone="note") if card.notice else ""
+
+
+def run_config(concepts: Sequence[Concept], base: str, typed: Mapping[str, Any]) -> TrainingConfig:
+    """Return the settings of a run as the form has them, not checked yet."""
+    values = dict(typed)
+    words = "\n".join(concept.instance_prompt for concept in concepts)
+    values["save_sample_prompt"] = values.get("save_sample_prompt") or words
+    if not values.get("train_text_encoder"):
+        # The form may have proposed them while the box was ticked.
+        values |= {"text_encoder_lr": None, "text_encoder_stop_step": None}
+    return TrainingConfig(concepts=tuple(concepts), pretrained_model_name_or_path=base.strip(), **values)
+
+
+def folded(while_training: bool) -> Any:
+    """Return the update of the settings: out of the way while a run is watched."""
+    return gr.Accordion(open=not while_training)
+
+
+class Handlers:
+    """What the tab does, as functions of values."""
+
+    def __init__(self, services: Services, prompt_notes: Mapping[str, str] | None = None) -> None:
+        self._services = services
+        self._infos = form_infos()
+        self._notes = {name: field_note(info) for name, info in self._infos.items()} | dict(prompt_notes or {})
+        self.propose = shown(self._propose)
+        self.take_preset = shown(self._take_preset)
+        self.tell = shown(self._tell)
+        self.recheck = shown(self._recheck)
+        self.reuse = shown(self._reuse)
+        self.start = shown(self._start)
+
+    # The form --------------------------------------------------------------------------------------------------------
+
+    def _take_preset(
+        self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any], *values: Any
+    ) -> list[Any]:
+        """Follow a preset that was chosen: what it decides is no longer what somebody typed."""
+        typed = dict(zip(self._infos, values, strict=True))
+        proposed = dict(proposed) | {name: shown_value(self._infos[name], typed[name]) for name in OF_THE_PRESET}
+        return self._proposal(base, preset_name, kind, photo_set_name, proposed, values, keep_preset=True)
+
+    def _propose(
+        self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any], *values: Any
+    ) -> list[Any]:
+        return self._proposal(base, preset_name, kind, photo_set_name, proposed, values, keep_preset=False)
+
+    def _proposal(
+        self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any],
+        values: tuple[Any, ...], *, keep_preset: bool,
+    ) -> list[Any]:  # fmt: skip
+        explicit = self._explicit(proposed, values)
+        shown_now = {name: shown_value(self._infos[name], value) for name, value in self._read(values).items()}
+        try:
+            num_photos = self._num_photos(photo_set_name)
+            if not keep_preset:
+                preset_name = fitting(self._offers(base, kind, num_photos, {}), preset_name)
+            config = proposed_config(base, preset_name, kind, num_photos, explicit, self._services.device())
+        except DreamBoothError as error:
+            return [gr.skip(), error_panel(error), gr.skip(), *(gr.skip() for _ in values)]
+        new = {name: shown_value(info, getattr(config, name)) for name, info in self._infos.items()}
+        # What a person typed stays theirs: only proposals are remembered as such.
+        kept = {name: proposed.get(name) if name in explicit else value for name, value in new.items()}
+        updates = [gr.skip() if shown_now[name] == value else value for name, value in new.items()]
+        return [gr.Radio(value=preset_name), base_notice(base), kept, *updates]
+
+    def _read(self, values: tuple[Any, ...]) -> dict[str, Any]:
+        return read_fields(self._infos, values)
+
+    def _explicit(self, proposed: Mapping[str, Any], values: tuple[Any, ...]) -> dict[str, Any]:
+        """Return what differs from the proposals, and so was typed."""
+        return {
+            name: value
+            for name, value in self._read(values).items()
+            if shown_value(self._infos[name], value) != proposed.get(name)
+        }
+
+    def _offers(self, base: str, kind: str, num_photos: int, explicit: Mapping[str, Any]) -> list[Offer]:
+        return offers(self._services.workspace, base, kind, num_photos, explicit, self._services.device())
+
+    def _num_photos(self, name: str) -> int:
+        return len(photo_set(self._services.workspace, name).photos()) if name else 0
+
+    def _tell(
+        self, preset_name: str, kind: str, proposed: Mapping[str, Any], photo_set_name: str, instance_prompt: str,
+        class_prompt: str, base: str, *values: Any,
+    ) -> list[Any]:  # fmt: skip
+        """Return what the presets and the settings as they are would take, and the settings as a command."""
+        try:
+            num_photos = self._num_photos(photo_set_name)
+            explicit = self._explicit(proposed, values)
+            free = {name: value for name, value in explicit.items() if name not in OF_THE_PRESET}
+            offered = self._offers(base, kind, num_photos, free)
+            config = self._config(photo_set_name, instance_prompt, class_prompt, base, values)
+            told = forecast(self._services.workspace, config, num_photos, self._services.device())
+            said = [start_sentence(told), command_line(config), settings_text(config)]
+        # Settings that no run can have: they are told at their fields when a run is started with them.
+        except (DreamBoothError, TypeError, ValueError, ArithmeticError, KeyError):
+            unfit = "<p class='db-plan db-quiet'>Something in the settings cannot be: Start says what.</p>"
+            return [gr.skip(), gr.skip(), unfit, "", ""]
+        return [gr.Radio(choices=preset_choices(offered)), preset_note(offered, preset_name), *said]
+
+    def _config(
+        self, photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, values: tuple[Any, ...]
+    ) -> TrainingConfig:
+        """Return the form's run; raises ConfigError for photos that are not there."""
+        folder = photo_set(self._services.workspace, photo_set_name) if photo_set_name else None
+        if folder is None:
+            concept = Concept(instance_prompt.strip(), "", class_prompt.strip() or None)
+            return run_config([concept], base or "", self._read(values))
+        concepts = folder.concepts(instance_prompt, class_prompt)
+        return run_config(concepts, base or "", folder.with_captions(self._read(values)))
+
+    # Mistakes --------------------------------------------------------------------------------------------------------
+
+    def _problems(self, photo_set_name: str, config: TrainingConfig) -> list[FieldProblem]:
+        """Return every mistake there is, of the photos and of the settings."""
+        found = []
+        if not self._num_photos(photo_set_name):
+            found.append(FieldProblem("instance_data_dir", "holds no photos: drop some on the first tab."))
+        try:
+            config.checked()
+        except ConfigError as error:
+            found += [problem for problem in error.problems if problem.field != "instance_data_dir" or not found]
+        return found
+
+    def _marks(self, problems: list[FieldProblem], marked: list[str]) -> list[Any]:
+        names = [*self._infos, "instance_prompt", "class_prompt"]
+        updates = marks(names, self._notes, problems, marked)
+        return [[problem.field for problem in problems if problem.field in self._notes], *updates]
+
+    def _recheck(
+        self, marked: list[str], photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, *values: Any
+    ) -> list[Any]:
+        """Take the marks from fields that were mended; nothing is marked before the first start."""
+        if not marked:
+            return [gr.skip() for _ in range(len(values) + 3)]
+        config = self._config(photo_set_name, instance_prompt, class_prompt, base, values)
+        return self._marks(self._problems(photo_set_name, config), marked)
+
+    # The start -------------------------------------------------------------------------------------------------------
+
+    def _start(
+        self, marked: list[str], photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, *values: Any
+    ) -> list[Any]:
+        unmarked = [gr.skip() for _ in range(len(values) + 3)]
+        try:
+            self._services.check_training()
+            config = self._config(photo_set_name, instance_prompt, class_prompt, base, values)
+            if problems := self._problems(photo_set_name, config):
+                return self._refused(problems, marked)
+            words = photo_set(self._services.workspace, photo_set_name).words()
+            name = self._services.jobs.start(config, f"{words.identifier}-{words.class_word}")
+        except DreamBoothError as error:
+            return [error_panel(error), gr.skip(), gr.skip(), gr.skip(), *unmarked]
+        return [self._started(name), gr.Dropdown(value=name), folded(True), gr.skip(), *self._marks([], marked)]
+
+    def _refused(self, problems: list[FieldProblem], marked: list[str]) -> list[Any]:
+        fields = {problem.field for problem in problems} & set(self._infos)
+        deep = bool(fields - set(MAIN_FIELDS))
+        opened = [gr.Accordion(open=True) if fields else gr.skip(), gr.Accordion(open=True) if deep else gr.skip()]
+        return [error_panel(ConfigError(problems)), gr.skip(), *opened, *self._marks(problems, marked)]
+
+    def _started(self, name: str) -> str:
+        active = self._services.jobs.active()
+        if active in (None, name):
+            return ""
+        place = self._services.jobs.view(name).queue_place
+        return panel(f"{name} waits in line, at place {place}.", f"It begins when {active} is done.", tone="note")
+
+    def _reuse(self, name: str) -> list[Any]:
+        """Put a run's settings into the form; all of them count as typed."""
+        config = self._services.jobs.view(name).config
+        if config is None:
+            raise DreamBoothError(f"The settings of {name} cannot be read.", "Their file is gone or damaged.", "")
+        values = [shown_value(info, getattr(config, field)) for field, info in self._infos.items()]
+        told = panel(f"The form has the settings of {name} now.", "The photos are those of the first tab.", tone="good")
+        return [told, config.pretrained_model_name_or_path, {}, gr.Accordion(open=True), *values]
+
+    # For programs ----------------------------------------------------------------------------------------------------
+
+    def _set_config(
+        self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any]
+    ) -> tuple[TrainingConfig, int]:
+        chosen = photo_set(self._services.workspace, name)
+        words, num_photos = chosen.words(), len(chosen.photos())
+        config = proposed_config(base, preset_name, words.kind, num_photos, {}, self._services.device())
+        unknown = [FieldProblem(str(key), "is no setting of this form.") for key in explicit if key not in self._infos]
+        if not num_photos:
+            unknown.append(FieldProblem("instance_data_dir", f"the photo set {name!r} holds no photos."))
+        if unknown:
+            raise ConfigError(unknown)
+        typed = {key: getattr(config, key) for key in self._infos} | dict(explicit)
+        concepts = chosen.concepts(words.instance_prompt, words.class_prompt)
+        return run_config(concepts, base, chosen.with_captions(typed)).checked(), num_photos
+
+    def start_set(
+        self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any], wish: str = ""
+    ) -> tuple[str, TrainingConfig]:
+        """Start a run on a photo set under its own words, with proposed settings where none are given."""
+        self._services.check_training()
+        config, _ = self._set_config(name, base, preset_name, explicit)
+        words = photo_set(self._services.workspace, name).words()
+        return self._services.jobs.start(config, wish or f"{words.identifier}-{words.class_word}"), config
+
+    def plan_set(self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what such a run would take, in numbers."""
+        config, num_photos = self._set_config(name, base, preset_name, explicit)
+        told = forecast(self._services.workspace, config, num_photos, self._services.device())
+        return {
+            "photos": num_photos,
+            "steps": config.max_train_steps,
+            "seconds": told.seconds,
+            "memory_bytes": told.need_bytes,
+            "memory_free_bytes": told.device.free_bytes,
+            "fits": told.fits,
+            "disk_bytes": told.disk_bytes,
+            "disk_free_bytes": told.disk_free_bytes,
+            "command": command_line(config),
+            "settings": dataclasses.replace(config).to_json(),
+        }
+
+
+def start_sample(services: Services) -> tuple[str, TrainingConfig]:
+    """Start the bundled sample subject on the starter; returns the run's name and its settings."""
+    from ui import concepts_tab
+
+    kept = concepts_tab.Handlers(services).sample_set()
+    return Handlers(services).start_set(kept.name, STARTER, "recommended", {}, "sample")
