@@ -3,13 +3,13 @@
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
-from dreambooth.events import StatusChanged, StepLoss
+from dreambooth.events import PhaseName, StatusChanged, StepLoss
 from dreambooth.fields import describe
 from dreambooth.hardware import Device
 from dreambooth.jobs import RunView
@@ -188,3 +188,10 @@ def test_the_recommended_step_is_told_when_the_run_is_over() -> None:
     assert "Step 90 is recommended." in render.status_card(done)
     assert "It looks most like the photos." in render.status_card(done)
     assert "recommended" not in render.status_card(run(recommended_step=90))
+
+
+def test_every_phase_has_its_words() -> None:
+    for phase in get_args(PhaseName):
+        text = render.phase_text(run(phase=phase, phase_done=1, phase_total=10))
+        assert "Starting" not in text
+        assert "aria-current='step'" in render.phase_list(run(phase=phase))

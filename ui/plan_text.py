@@ -10,7 +10,7 @@ from ui.forecast import Forecast, Offer
 from ui.render import size_in_words
 
 PRESET_LABELS = {
-    "minimum": "Minimum memory",
+    "minimum": "Minimum",
     "recommended": "Recommended",
     "high_speed": "High speed",
     "full_precision": "Full precision",

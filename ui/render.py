@@ -23,6 +23,8 @@ PHASES = {
     "training": "Training",
     "saving": "Saving the model",
     "samples": "Making sample pictures",
+    "scores": "Scoring the saved step",
+    "lent": "Paused while pictures are made",
 }
 SHORT_PHASES = {
     "loading": "Loading",
@@ -31,7 +33,11 @@ SHORT_PHASES = {
     "training": "Training",
     "saving": "Saving",
     "samples": "Samples",
+    "scores": "Scores",
+    "lent": "Pictures",
 }
+# Told of while they last.
+SOMETIMES = ("scores", "lent")
 BEFORE_STEPS = ("loading", "class images", "latents")
 STATUSES: dict[Status, str] = {
     "queued": "waiting in line",
@@ -193,7 +199,9 @@ def phase_list(view: RunView) -> str:
     """Return the phases of the run in their order, with those behind it, the one it is in, and those to come."""
     if view.status in ("queued", "interrupted"):
         return ""
-    own = [name for name in PHASES if name != "class images" or _makes_class_images(view)]
+    own = [name for name in PHASES if name not in SOMETIMES or name == view.phase]
+    if not _makes_class_images(view):
+        own.remove("class images")
     here = own.index(view.phase) if view.phase in own else -1
     over = view.status in FINAL_STATUSES
     # Saves and samples come again and again: they count as behind it at the end alone.
