@@ -8,6 +8,7 @@ minutes on a processor.
 
 import argparse
 import io
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -75,7 +76,7 @@ def make_screens(url: str, folder: Path) -> None:
         page = visited(browser, url, "light")
         page.locator("#try-sample").click()
         page.locator("#run-status", has_text="Training: step").wait_for(timeout=WAIT_MS)
-        page.locator("#run-status", has_text="left").wait_for(timeout=WAIT_MS)
+        page.locator("#run-status", has_text=re.compile(r"\d (s|min) left")).wait_for(timeout=WAIT_MS)
         page.locator("#save-now").click()
         page.locator("#samples img").nth(4).wait_for(timeout=WAIT_MS)
         tour(browser, url, folder, "running")
