@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.events import StepLoss, read_events
+from dreambooth.runlog import read_state
 from dreambooth.runs import train
 from dreambooth.workspace import RunFolder
 
@@ -83,6 +84,21 @@ def test_a_run_of_two_processes_that_was_killed_goes_on_with_two(
         one, other = (load_file(folder / "3" / part / f"{file}.safetensors") for folder in (whole, parts))
         assert all(one[name].equal(tensor) for name, tensor in other.items())
     assert losses(parts) == losses(whole)
+
+
+def test_processes_stop_together_when_one_is_told(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        "-m", "tests.stopped_in_one_process",
+        "--pretrained_model_name_or_path", str(tiny_base_folder), "--instance_data_dir", str(photos),
+        "--instance_prompt", "photo of zwx dog", "--resolution", "32", "--max_train_steps", "9", "--log_interval", "1",
+        "--num_crop_variants", "1", "--seed", "5", "--train_batch_size", "1", "--output_dir", str(tmp_path / "run"),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
+    run = RunFolder(tmp_path / "run")
+    assert run.steps() == [2]
+    assert read_state(run).status == "stopped"
+    assert run.checkpoint_steps() == [2]
 
 
 def losses(folder: Path) -> list[float]:

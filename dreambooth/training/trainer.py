@@ -102,7 +102,7 @@ class Trainer:
         if step == 0:
             self._look(step)
         self._report(PhaseProgress("training", step, self.num_steps))
-        while step < self.num_steps and not self._controls.stop.is_set():
+        while step < self.num_steps and not self._is_stopped():
             self._set_rates(step)
             stop_step = config.text_encoder_stop_step
             if self._text_encoder_learns and stop_step is not None and step >= stop_step:
@@ -128,6 +128,16 @@ class Trainer:
             self._due_work(step)
         self._finish(step)
         return step
+
+    def _is_stopped(self) -> bool:
+        """Return whether to stop; several processes agree on it, for each is told by itself and in its own time."""
+        is_told = self._controls.stop.is_set()
+        if self._materials.batches.num_processes == 1:
+            return is_told
+        import torch
+        from accelerate.utils import reduce
+
+        return bool(reduce(torch.tensor(float(is_told), device=self._device), reduction="sum"))
 
     # Preparation -----------------------------------------------------------------------------------------------------
 
