@@ -1,5 +1,6 @@
 """The third tab through HTTP: every kind of file, downloads that go on in the middle, the Hub's words, the storage."""
 
+import json
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -13,8 +14,11 @@ from gradio_client.exceptions import AppError
 
 from dreambooth.errors import DreamBoothError
 from dreambooth.export.sizes import samples_bytes, single_file_bytes
+from dreambooth.scoring.recommendation import StepScores
+from dreambooth.scoring.records import RunScores, write_scores
 from dreambooth.workspace import RunFolder, write_json
 from tests.open_page import OpenPage, open_page
+from tests.raw_events import RawEvents
 from ui.convert_tab import export_list
 from ui.render import size_in_words
 
@@ -45,6 +49,21 @@ def copies_of(opened: OpenPage, path: Path) -> list[Path]:
     size = path.stat().st_size
     found = [*opened.copies_dir.rglob("*"), *opened.workspace.data_dir.rglob("*")]
     return [file for file in found if file.is_file() and file.stat().st_size == size]
+
+
+def test_the_recommended_step_is_chosen_here_and_in_generate_with_why(opened: OpenPage) -> None:
+    run = RunFolder(opened.workspace.runs_dir / "dog")
+    steps = (StepScores(2, 0.8, 0.9, 0.1), StepScores(10, 0.9, 0.3, 0.7))
+    write_scores(run, RunScores("made up", steps))
+    events, best = RawEvents(opened.url), str(run.step_folder(2))
+    (look,) = events.call("first_look", [])
+    lists = [json.loads(value) for kind, value in look.outputs if kind == "dropdown"]
+    assert [one.get("value") for one in lists].count(best) == 2
+    for event in ("advise_convert", "advise_generate"):
+        good, late, other = events.call(event, [best], [str(run.step_folder(10))], ["starter"])
+        assert "Recommended.</b> Step 2 is the best in all" in good.as_html
+        assert "Step 2 is recommended instead.</b> Step 2 is the best" in late.as_html
+        assert json.loads(other.as_html.strip()) == ""
 
 
 @pytest.mark.parametrize(

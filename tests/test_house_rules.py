@@ -55,8 +55,8 @@ FLOORS: list[dict[str, str]] = [
     {
         "__main__": "",
         "ui": "login space boundary gate fields photo_sets photo_cards render storage_section theme loss_plot forecast "
-        "plan_text concept_handlers concepts_api run_panel runs_section concepts_tab convert_tab picture_history "
-        "pictures_view generate_tab train_handlers train_tab follower api build",
+        "advice plan_text concept_handlers concepts_api run_panel runs_section concepts_tab convert_tab "
+        "picture_history pictures_view generate_tab train_handlers train_tab follower api build",
     },
     {"app": ""},
 ]

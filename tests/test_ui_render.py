@@ -13,7 +13,9 @@ from dreambooth.events import PhaseName, StatusChanged, StepLoss
 from dreambooth.fields import describe
 from dreambooth.hardware import Device
 from dreambooth.jobs import RunView
+from dreambooth.scoring.recommendation import Recommendation
 from ui import render
+from ui.advice import preselected
 from ui.loss_plot import loss_plot, smoothed, thinned
 
 VIEW = RunView(
@@ -195,3 +197,23 @@ def test_every_phase_has_its_words() -> None:
         text = render.phase_text(run(phase=phase, phase_done=1, phase_total=10))
         assert "Starting" not in text
         assert "aria-current='step'" in render.phase_list(run(phase=phase))
+
+
+# What is recommended -------------------------------------------------------------------------------------------------
+
+
+def test_a_step_just_saved_is_chosen_and_the_recommended_one_when_its_run_is_over() -> None:
+    saved = ["/runs/a/20", "/runs/a/10", "starter"]
+    assert preselected(saved, [], [], []) == "/runs/a/20"
+    assert preselected(["/runs/a/30", *saved], saved, [], []) == "/runs/a/30", "it trains: the newest"
+    assert preselected(saved, saved, ["/runs/a/10"], []) == "/runs/a/10", "over, and scored"
+    assert preselected(saved, [], ["/runs/b/5", "/runs/a/10"], []) == "/runs/a/10", "of the newest run"
+    assert preselected(saved, saved, ["/runs/a/10"], ["/runs/a/10"]) is None, "what one chose since stays"
+
+
+def test_what_stands_beside_a_step_says_which_one_is_recommended_and_why() -> None:
+    pick = Recommendation(10, "Step 10 is <best>.")
+    assert "<b>Recommended.</b> Step 10 is &lt;best&gt;." in render.advice_text(pick, 10, 2)
+    assert "Step 10 is recommended instead." in render.advice_text(pick, 20, 2)
+    assert "Score this run" in render.advice_text(None, 20, 2)
+    assert render.advice_text(None, 20, 1) == ""

@@ -12,6 +12,7 @@ from dreambooth.models.base import STARTER
 from dreambooth.settings import Settings
 from dreambooth.workspace import Workspace
 from ui import concepts_tab, convert_tab, generate_tab, train_handlers, train_tab
+from ui.advice import Advice
 from ui.api import publish
 from ui.boundary import Page, Services, Shown, shown
 from ui.follower import BUSY_POLL_S, Follower, keeps_files
@@ -83,13 +84,21 @@ def _connect_whole(
 ) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
     follower = Follower(services)
-    seen, timer = gr.State({}), gr.Timer(BUSY_POLL_S)
+    seen, advised, timer = gr.State({}), gr.State(()), gr.Timer(BUSY_POLL_S)
     followed = [
-        top, train.run, *train.panel.parts, train.runs.table, convert.model, generate.model, timer, seen,
+        top, train.run, *train.panel.parts, train.runs.table, convert.model, generate.model, advised, timer,
+        seen,
     ]  # fmt: skip
     # A fresh page has seen nothing, whatever the session remembers: a reload is sent everything.
     gr.on([timer.tick, train.run.change], follower.look, [train.run, seen], followed, api_name="look", **quiet)
     page.load(follower.first_look, None, [*followed, train.settings], api_name="first_look", **quiet)
+
+    advice = Advice(services)
+    for tab, name in ((convert, "advise_convert"), (generate, "advise_generate")):
+        gr.on(
+            [tab.model.change, advised.change, page.load], shown(advice.told), tab.model, tab.advice, api_name=name,
+            **quiet,
+        )  # fmt: skip
 
     handlers = concepts_tab.Handlers(services)
     page.load(shown(handlers.newest), train.fields["resolution"], concepts.contents, api_name="newest_photos", **quiet)

@@ -33,6 +33,7 @@ class ConvertTab:
     """The tab's components that others read or that events fill."""
 
     model: gr.Dropdown
+    advice: gr.HTML
     suffix: gr.Radio
     half: gr.Checkbox
     prepare: gr.Button
@@ -58,6 +59,7 @@ def build(services: Services) -> ConvertTab:
                 choices, value=choices[0][1], label="Model", allow_custom_value=True, elem_id="convert-model",
                 info="A saved step of a run, or a model folder.",
             )  # fmt: skip
+            advice = gr.HTML(elem_id="convert-advice")
             suffix = gr.Radio(
                 [(label, value) for value, label in FORMATS.items()], value=".safetensors", label="What you get",
                 elem_id="convert-format",
@@ -95,6 +97,7 @@ def build(services: Services) -> ConvertTab:
     storage = storage_section.build()
     return ConvertTab(
         model,
+        advice,
         suffix,
         half,
         prepare,

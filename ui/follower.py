@@ -12,6 +12,7 @@ from dreambooth.hardware import in_a_line
 from dreambooth.jobs import RunView
 from dreambooth.settings import Settings
 from ui import convert_tab, run_panel
+from ui.advice import Advice, preselected
 from ui.boundary import Services, shown
 from ui.render import Doing, header
 from ui.runs_section import RunsTable
@@ -36,6 +37,7 @@ class Follower:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._table = RunsTable(services)
+        self._advice = Advice(services)
         self._lock = threading.Lock()
         self._looks: dict[str, tuple[float, Any]] = {}
         self.look = shown(self._look)
@@ -52,14 +54,14 @@ class Follower:
             # On a slow machine the timer's first look can come before the page's own: both choose the same run.
             name = active or next(iter(runs), "")
         view = self._view(name)
-        models = self._shared("models", lambda: tuple(self._services.jobs.models()))
         values: dict[str, Any] = {
             "header": self._header(active),
             "runs": runs,
             "run": name,
             "table": self._shared("table", self._table.rows),
-            "models": models,
+            "models": self._shared("models", lambda: tuple(self._services.jobs.models())),
             "convertible": self._shared("convertible", lambda: tuple(convert_tab.convertible(self._services))),
+            "advised": self._shared("advised", self._advice.models),
             "poll_s": BUSY_POLL_S if active else IDLE_POLL_S,
             **run_panel.run_values(self._services, view),
         }
@@ -73,8 +75,9 @@ class Follower:
             unless_seen("runs", lambda: gr.Dropdown(choices=list(values["runs"]), **first)),
             *run_panel.run_updates(self._services, values, seen),
             unless_seen("table", lambda: [list(row) for row in values["table"]]),
-            unless_seen("convertible", lambda: _newest_first(values["convertible"], seen.get("convertible", ()))),
-            unless_seen("models", lambda: _newest_first(models, seen.get("models", ()))),
+            _model_list("convertible", values, seen),
+            _model_list("models", values, seen),
+            unless_seen("advised", lambda: values["advised"]),
             unless_seen("poll_s", lambda: gr.Timer(value=values["poll_s"])),
             values,
         ]
@@ -110,8 +113,10 @@ class Follower:
             return value
 
 
-def _newest_first(choices: tuple[tuple[str, str], ...], before: tuple[tuple[str, str], ...]) -> Any:
-    """Return the update of a list of models; a step that was just saved is chosen, since it is what one waits for."""
-    known = {value for _, value in before}
-    new = [value for _, value in choices if value not in known]
-    return gr.Dropdown(choices=list(choices), **({"value": new[0]} if new else {}))
+def _model_list(part: str, values: dict[str, Any], seen: dict[str, Any]) -> Any:
+    """Return the update of a list of models: what there is, and the step that one waits for chosen."""
+    if all(name in seen and seen[name] == values[name] for name in (part, "advised")):
+        return gr.skip()
+    here, before = ([value for _, value in told.get(part, ())] for told in (values, seen))
+    chosen = preselected(here, before, values["advised"], seen.get("advised", ()))
+    return gr.Dropdown(choices=list(values[part]), **({"value": chosen} if chosen else {}))

@@ -38,6 +38,7 @@ class GenerateTab:
 
     ways: gr.Tabs
     model: gr.Dropdown
+    advice: gr.HTML
     prompt: gr.Textbox
     examples: gr.Dataset
     run: gr.Dropdown
@@ -101,6 +102,7 @@ def _build_request(services: Services) -> dict[str, Any]:
                 choices, value=choices[0][1], label="Model", allow_custom_value=True, elem_id="generate-model",
                 info="A saved step of a run, or a base model.",
             )  # fmt: skip
+            advice = gr.HTML(elem_id="generate-advice")
             prompt = gr.Textbox(
                 "", label="Prompt", lines=3, elem_id="prompt",
                 info="What the pictures show, with the words your photos were given.",
@@ -139,8 +141,8 @@ def _build_request(services: Services) -> dict[str, Any]:
         compare = gr.Button("Compare", variant="primary", visible=False, elem_id="compare")
         cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
     return {
-        "ways": ways, "model": model, "prompt": prompt, "examples": examples, "run": run, "steps": steps,
-        "prompts": prompts, "negative_prompt": negative_prompt, "usual": usual,
+        "ways": ways, "model": model, "advice": advice, "prompt": prompt, "examples": examples, "run": run,
+        "steps": steps, "prompts": prompts, "negative_prompt": negative_prompt, "usual": usual,
         "numbers": {name: numbers[name] for name in NUMBERS}, "when": when, "generate": generate, "compare": compare,
         "cancel": cancel,
     }  # fmt: skip

@@ -12,6 +12,7 @@ from dreambooth.events import FINAL_STATUSES, Status
 from dreambooth.fields import FieldInfo
 from dreambooth.hardware import Device, gb
 from dreambooth.jobs import RunView, in_words
+from dreambooth.scoring.recommendation import Recommendation
 
 # Told within a minute: the page asks once a second, and the heartbeat is up to a second old when it stops.
 SILENT_S = 55
@@ -193,6 +194,15 @@ def _recommendation(view: RunView) -> str:
     if view.recommended_step is None or view.status not in FINAL_STATUSES:
         return ""
     return panel(f"Step {view.recommended_step} is recommended.", view.why_recommended, tone="good")
+
+
+def advice_text(pick: Recommendation | None, step: int, num_steps: int) -> str:
+    """Return what stands under the choice of a run's step: which one is recommended, and why."""
+    if pick is None:
+        unknown = "No step of this run is recommended yet: Score this run, in the Train tab, tells which is best."
+        return f"<p class='db-hint'>{unknown}</p>" if num_steps > 1 else ""
+    first = "Recommended." if pick.step == step else f"Step {pick.step} is recommended instead."
+    return f"<p class='db-hint'><b>{first}</b> {escape(pick.why)}</p>"
 
 
 def phase_list(view: RunView) -> str:
