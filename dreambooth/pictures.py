@@ -78,7 +78,9 @@ class Painter:
         with self.manager.lease("generation", wait=wait, give_up=should_stop or _never):
             for label, model in models.items():
                 row = rows.setdefault(label, [])
-                for request in requests:
+                # What was never taught has no strength of its own.
+                asked = [_whole(one) for one in requests] if label == step_label(0) else requests
+                for request in asked:
                     first = sum(map(len, rows.values()))
                     told = None if on_step is None else _part_of(on_step, num_done, num_parts)
                     for path in self._painted(model, request, folder, prefix, first, told, should_stop):
@@ -130,6 +132,10 @@ def _never() -> bool:
 
 def _with_seed(config: GenerationConfig) -> GenerationConfig:
     return dataclasses.replace(config, seed=secrets.randbelow(2**32) if config.seed is None else config.seed)
+
+
+def _whole(config: GenerationConfig) -> GenerationConfig:
+    return dataclasses.replace(config, unet_strength=1.0, text_encoder_strength=1.0)
 
 
 def _prefix(config: GenerationConfig) -> str:

@@ -55,7 +55,7 @@ class RawEvents:
 
     def _input(self, number: int, payload: Any) -> Any:
         kind = self._kinds[number]
-        if kind in ("state", "checkbox", "number"):
+        if kind in ("state", "checkbox", "number", "slider"):
             return None if kind == "state" else self._values[number]
         if kind == "file":
             return [{"path": payload, "url": payload, "orig_name": payload, "meta": {"_type": "gradio.FileData"}}]

@@ -14,6 +14,8 @@ from gradio_client.exceptions import AppError
 
 from dreambooth.errors import DreamBoothError
 from dreambooth.export.sizes import samples_bytes, single_file_bytes
+from dreambooth.models.weights import file_metadata
+from dreambooth.recipes import text_of_picture
 from dreambooth.scoring.recommendation import StepScores
 from dreambooth.scoring.records import RunScores, write_scores
 from dreambooth.workspace import RunFolder, write_json
@@ -91,6 +93,22 @@ def test_every_kind_of_file_is_made_and_downloaded_in_pieces(
     piece = httpx.get(address(opened, export), headers={"Range": "bytes=10-19"})
     assert (piece.status_code, piece.content) == (206, whole[10:20])
     assert copies_of(opened, export) == [export], "nothing makes a second copy of it on the server"
+
+
+def test_a_strength_is_baked_into_the_file_and_into_pictures(opened: OpenPage, client: Client) -> None:
+    run = opened.workspace.runs_dir / "dog"
+    model = str(run / "2")
+    write_json(run / "2" / "args.json", {"pretrained_model_name_or_path": str(opened.base)})
+    _, sentence = client.predict(model, ".safetensors", True, 0.5, 1.0, api_name="/convert")
+    name = "dog-step-2-unet0.5-text1-fp16.safetensors"
+    assert f"{name} is ready" in sentence
+    told = json.loads(file_metadata(opened.workspace.exports_dir / name)["dreambooth.recipe"])
+    assert told["strength"] == "unet 0.5, text encoder 1"
+    request = ["photo of dog", "", 1, 1, 1.0, "32", "32", "1", "DDIM", "after training", 0.5, 1.0]
+    ((picture,), _) = client.predict(model, *request, api_name="/generate")
+    assert "UNet strength: 0.5" in text_of_picture(Path(picture["image"]))
+    with pytest.raises(AppError, match="cannot be made weaker or stronger"):
+        client.predict(str(run / "10"), ".safetensors", True, 0.5, 1.0, api_name="/convert")
 
 
 @pytest.mark.parametrize("half", [True, False])

@@ -9,14 +9,17 @@ from urllib.parse import quote
 
 import gradio as gr
 
+from dreambooth.config import GenerationConfig
 from dreambooth.drive import keep_file
 from dreambooth.errors import ExportError, quoted
 from dreambooth.export.sizes import folder_bytes, samples_bytes, single_file_bytes
 from dreambooth.models.base import STARTER
 from dreambooth.models.original_file import starter_folder
+from dreambooth.models.strength import WHOLE, Strength, folder_at_strength
 from dreambooth.workspace import RunFolder, free_bytes
 from ui import storage_section
 from ui.boundary import Services, shown
+from ui.fields import strength_sliders
 from ui.render import panel, size_in_words
 
 FORMATS = {
@@ -25,6 +28,10 @@ FORMATS = {
     ".zip": "The diffusers folder, as .zip",
     "-samples.zip": "The run's sample pictures, as .zip",
 }
+BAKED_IN = (
+    "The file is then base + strength x what was learned, which dials an overdone training back. "
+    "A share on the Hub stays as it was taught."
+)
 SINGLE_FILES = (".safetensors", ".ckpt")
 
 
@@ -36,6 +43,8 @@ class ConvertTab:
     advice: gr.HTML
     suffix: gr.Radio
     half: gr.Checkbox
+    weaker: gr.Accordion
+    strengths: dict[str, gr.Slider]
     prepare: gr.Button
     message: gr.HTML
     room: gr.HTML
@@ -68,6 +77,10 @@ def build(services: Services) -> ConvertTab:
                 True, label="Half precision (fp16)", elem_id="convert-half",
                 info="What most tools compute in, at half the size of fp32.",
             )  # fmt: skip
+            with gr.Accordion("Weaker or stronger than it was taught", open=False, elem_id="convert-weaker") as weaker:
+                gr.HTML(f"<p class='db-hint'>{BAKED_IN}</p>")
+                with gr.Row(equal_height=False):
+                    strengths = strength_sliders("convert")
             room = gr.HTML(elem_id="convert-room")
             prepare = gr.Button("Prepare the file", variant="primary", elem_id="prepare")
         with gr.Column(scale=7, min_width=320):
@@ -100,6 +113,8 @@ def build(services: Services) -> ConvertTab:
         advice,
         suffix,
         half,
+        weaker,
+        strengths,
         prepare,
         message,
         room,
@@ -124,15 +139,15 @@ def connect(tab: ConvertTab, services: Services, page: gr.Blocks) -> None:
     """Join the tab's components to what they do."""
     handlers = Handlers(services)
     written = tab.prepare.click(
-        handlers.convert, [tab.model, tab.suffix, tab.half], [tab.download, tab.message],
+        handlers.convert, [tab.model, tab.suffix, tab.half, *tab.strengths.values()], [tab.download, tab.message],
         api_name="convert", concurrency_limit=1, show_progress_on=tab.message,
     )  # fmt: skip
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     written.success(handlers.written, tab.download, [tab.ready, tab.download, tab.exports], **quiet)
     gr.on(
         [tab.model.change, tab.half.change, tab.suffix.change, page.load], handlers.sizes,
-        [tab.model, tab.suffix, tab.half], [tab.suffix, tab.half, tab.room, tab.prepare], api_name="export_sizes",
-        **quiet,
+        [tab.model, tab.suffix, tab.half], [tab.suffix, tab.half, tab.weaker, tab.room, tab.prepare],
+        api_name="export_sizes", **quiet,
     )  # fmt: skip
     page.load(handlers.exports, None, tab.exports, api_name="exports", **quiet)
     gr.api(handlers.list_sizes, api_name="list_sizes", concurrency_limit=1)
@@ -178,7 +193,7 @@ class Handlers:
     def _sizes(self, model: str, suffix: str, half: bool) -> list[Any]:
         """Tell what each kind of file will take, and whether there is room for the chosen one."""
         if model not in dict((value, label) for label, value in convertible(self._services)):
-            return [gr.skip(), gr.skip(), "", gr.Button(interactive=False)]
+            return [gr.skip(), gr.skip(), gr.skip(), "", gr.Button(interactive=False)]
         sizes = self._bytes(model, half)
         choices = [
             (f"{label} · {size_in_words(size)}" if (size := sizes[value]) is not None else label, value)
@@ -193,6 +208,7 @@ class Handlers:
         return [
             gr.Radio(choices=choices, value=suffix),
             gr.Checkbox(visible=suffix in SINGLE_FILES),
+            gr.Accordion(visible=suffix != "-samples.zip" and model != STARTER),
             f"<p class='db-hint'>{told}</p>",
             gr.Button("Prepare the file" + (f" ({size_in_words(needed)})" if needed else ""), interactive=fits),
         ]
@@ -215,38 +231,44 @@ class Handlers:
         model: str,
         suffix: str = ".safetensors",
         half: bool = True,
+        unet_strength: float = 1.0,
+        text_encoder_strength: float = 1.0,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[str, str]:
         """Write one file for other tools into the exports folder, compare it with the model, and return it.
 
-        `suffix` is .safetensors, .ckpt, .zip (the folder) or -samples.zip; `half` stores fp16, otherwise fp32. Also
-        returned is a sentence with its size.
+        `suffix` is .safetensors, .ckpt, .zip (the folder) or -samples.zip; `half` stores fp16, otherwise fp32. With
+        other strengths than 1 a model is base + strength x what was learned. Also returned is a sentence with its size.
         """
         folder, stem = self._folder_and_stem(model)
         if suffix not in FORMATS:
             raise ExportError(f"{suffix!r} is no kind of file here.", "", f"Choose one of {', '.join(FORMATS)}.")
+        strength = _strength(unet_strength, text_encoder_strength) if suffix != "-samples.zip" else WHOLE
+        stem += "" if strength.is_whole else f"-unet{strength.unet:g}-text{strength.text_encoder:g}"
         exports = self._services.workspace.exports_dir
         if suffix in SINGLE_FILES:
-            path, verdict = self._single_file(
-                folder, exports / f"{stem}-{'fp16' if half else 'fp32'}{suffix}", progress
-            )
+            target = exports / f"{stem}-{'fp16' if half else 'fp32'}{suffix}"
+            path, verdict = self._single_file(folder, target, progress, strength)
         else:
-            path, verdict = self._archive(folder, exports / f"{stem}{suffix}", progress), ""
+            path, verdict = self._archive(folder, exports / f"{stem}{suffix}", progress, strength), ""
         kept = self._kept_on_drive(path)
         size = size_in_words(path.stat().st_size)
         sentences = " ".join(part for part in (verdict, f"It lies in {path.parent}.", kept) if part)
         return str(path), panel(f"{path.name} is ready: {size}.", sentences, tone="good")
 
-    def _single_file(self, folder: Path, target: Path, progress: gr.Progress) -> tuple[Path, str]:
+    def _single_file(
+        self, folder: Path, target: Path, progress: gr.Progress, strength: Strength = WHOLE
+    ) -> tuple[Path, str]:
         from dreambooth.verify import convert_verified
 
         verdict = convert_verified(
-            folder, target, precision="fp16" if "-fp16." in target.name else "fp32",
+            folder, target, precision="fp16" if "-fp16." in target.name else "fp32", strength=strength,
+            models_dir=self._services.workspace.models_dir,
             on_progress=lambda done, total: progress((done, total), "Converting"),
         )  # fmt: skip
         return verdict.path, str(verdict)
 
-    def _archive(self, folder: Path, target: Path, progress: gr.Progress) -> Path:
+    def _archive(self, folder: Path, target: Path, progress: gr.Progress, strength: Strength) -> Path:
         from dreambooth.export.archive import zip_model, zip_samples
 
         def on_progress(done: int, total: int) -> None:
@@ -254,7 +276,10 @@ class Handlers:
 
         if target.name.endswith("-samples.zip"):
             return zip_samples(RunFolder(folder.parent), target, on_progress)
-        return zip_model(folder, target, on_progress)
+        token, models_dir = self._services.settings.token, self._services.workspace.models_dir
+        told = {"token": token.reveal() if token else None, "models_dir": models_dir}
+        with folder_at_strength(folder, strength, target, **told) as mixed:
+            return zip_model(mixed, target, on_progress)
 
     def _kept_on_drive(self, path: Path) -> str:
         drive = self._services.workspace.drive_dir
@@ -289,6 +314,12 @@ class Handlers:
             folder, repo_id.strip(), token=token.reveal() if token else None, private=private, single_file=file
         )
         return panel(str(result), "", tone="good")
+
+
+def _strength(unet: float, text_encoder: float) -> Strength:
+    """Return the strength that was asked for; raises ConfigError for one beyond the range."""
+    GenerationConfig(prompt="any", unet_strength=unet, text_encoder_strength=text_encoder).checked()
+    return Strength(unet, text_encoder)
 
 
 def _newest_first(path: Path) -> float:

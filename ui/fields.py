@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.config import TrainingConfig
+from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import FieldProblem
 from dreambooth.fields import FieldInfo, describe
 from ui.render import field_label, field_note
@@ -26,6 +26,22 @@ GROUP_TITLES = {
     "samples": "Sample pictures",
     "saving": "Saving",
 }
+
+
+STRENGTHS = ("unet_strength", "text_encoder_strength")
+STRENGTH_STEP = 0.05
+
+
+def strength_sliders(tab: str) -> dict[str, Any]:
+    """Return the sliders that ask how much of what a training taught counts, by setting."""
+    infos = {info.name: info for info in describe(GenerationConfig)}
+    return {
+        name: gr.Slider(
+            infos[name].low, infos[name].high, value=infos[name].default, step=STRENGTH_STEP,
+            label=field_label(name), info=field_note(infos[name]), elem_id=f"{tab}-{name}", min_width=170,
+        )
+        for name in STRENGTHS
+    }  # fmt: skip
 
 
 def form_infos() -> dict[str, FieldInfo]:

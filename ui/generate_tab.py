@@ -19,7 +19,7 @@ from dreambooth.runs import read_config
 from dreambooth.workspace import RunFolder
 from ui import picture_history
 from ui.boundary import Services, shown
-from ui.fields import field_component, read_field
+from ui.fields import STRENGTHS, field_component, read_field, strength_sliders
 from ui.pictures_view import request_status
 from ui.render import error_panel, time_left
 
@@ -48,6 +48,7 @@ class GenerateTab:
     negative_prompt: gr.Textbox
     usual: gr.Button
     numbers: dict[str, Any]
+    strengths: dict[str, Any]
     when: gr.Radio
     generate: gr.Button
     compare: gr.Button
@@ -131,6 +132,8 @@ def _build_request(services: Services) -> dict[str, Any]:
             with gr.Row(equal_height=False):
                 for name in pair:
                     numbers[name] = field_component(infos[name], infos[name].default, "generate")
+        with gr.Row(equal_height=False):
+            strengths = strength_sliders("generate")
     when = gr.Radio(
         [("After the training", AFTER), ("Now: pause it meanwhile", PAUSE)], value=AFTER, visible=False,
         label="The device is training", elem_id="generate-when",
@@ -143,8 +146,8 @@ def _build_request(services: Services) -> dict[str, Any]:
     return {
         "ways": ways, "model": model, "advice": advice, "prompt": prompt, "examples": examples, "run": run,
         "steps": steps, "prompts": prompts, "negative_prompt": negative_prompt, "usual": usual,
-        "numbers": {name: numbers[name] for name in NUMBERS}, "when": when, "generate": generate, "compare": compare,
-        "cancel": cancel,
+        "numbers": {name: numbers[name] for name in NUMBERS}, "strengths": strengths, "when": when,
+        "generate": generate, "compare": compare, "cancel": cancel,
     }  # fmt: skip
 
 
@@ -152,9 +155,9 @@ def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
     """Join the tab's components to what they do."""
     handlers = Handlers(services)
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-    numbers = list(tab.numbers.values())
-    asked = [tab.model, tab.prompt, tab.negative_prompt, *numbers, tab.when]
-    compared = [tab.run, tab.steps, tab.prompts, tab.negative_prompt, *numbers, tab.when]
+    numbers, strengths = list(tab.numbers.values()), list(tab.strengths.values())
+    said = [tab.negative_prompt, *numbers, tab.when, *strengths]
+    asked, compared = [tab.model, tab.prompt, *said], [tab.run, tab.steps, tab.prompts, *said]
     seen = gr.State({})
     followed = [tab.message, tab.pictures, tab.files, tab.cancel, tab.when, tab.run, tab.timer, seen]
 
@@ -174,7 +177,7 @@ def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
     tab.usual.click(lambda: NEGATIVE_PROMPT, None, tab.negative_prompt, api_name="take_negative", **quiet)
     tab.ways.select(handlers.way_chosen, None, [tab.generate, tab.compare], api_name="way_chosen", **quiet)
     tab.pictures.select(handlers.picture_chosen, tab.files, tab.recipe, api_name="picture_chosen", **quiet)
-    filled = [tab.prompt, tab.negative_prompt, *numbers]
+    filled = [tab.prompt, tab.negative_prompt, *numbers, *strengths]
     tab.use_settings.click(
         handlers.use_settings, tab.recipe, [tab.model, *filled, tab.ways], api_name="use_settings", **quiet
     )
@@ -213,21 +216,23 @@ class Handlers:
 
     # Asking ----------------------------------------------------------------------------------------------------------
 
-    def _config(self, prompt: str, negative_prompt: str, values: Sequence[Any]) -> GenerationConfig:
-        given = dict(zip(NUMBERS, values, strict=True))
-        numbers: dict[str, Any] = {name: read_field(self._infos[name], value) for name, value in given.items()}
-        return GenerationConfig(prompt=prompt or "", negative_prompt=negative_prompt or "", **numbers)
+    def _config(self, prompt: str, negative_prompt: str, values: Sequence[Any]) -> tuple[GenerationConfig, When]:
+        """Return what the form asks for, and when; `values` are the numbers, the time and the strengths."""
+        *numbers, when, unet_strength, text_encoder_strength = values
+        given = dict(zip(NUMBERS, numbers, strict=True))
+        read: dict[str, Any] = {name: read_field(self._infos[name], value) for name, value in given.items()}
+        read |= dict(zip(STRENGTHS, (unet_strength, text_encoder_strength), strict=True))
+        return GenerationConfig(prompt=prompt or "", negative_prompt=negative_prompt or "", **read), _when(when)
 
     def _order(self, model: str, prompt: str, negative_prompt: str, *values: Any) -> Order:
-        *numbers, when = values
-        return self._jobs.order(model, self._config(prompt, negative_prompt, numbers).checked(), _when(when))
+        config, when = self._config(prompt, negative_prompt, values)
+        return self._jobs.order(model, config.checked(), when)
 
     def _order_comparison(
         self, run: str, steps: Sequence[Any], prompts: str, negative_prompt: str, *values: Any
     ) -> Order:
-        *numbers, when = values
-        config = self._config(prompts, negative_prompt, numbers)
-        return self._jobs.order_comparison(run or "", _whole_steps(steps), config, _when(when))
+        config, when = self._config(prompts, negative_prompt, values)
+        return self._jobs.order_comparison(run or "", _whole_steps(steps), config, when)
 
     def _ask(self, *values: Any) -> list[Any]:
         *asked, seen = values
@@ -344,6 +349,7 @@ class Handlers:
         values = {name: getattr(request, name) for name in NUMBERS}
         shown_values = ["" if value is None else str(value) if name in ("height", "width", "seed") else value
                         for name, value in values.items()]  # fmt: skip
+        shown_values += [getattr(request, name) for name in STRENGTHS]
         chosen = gr.skip() if model is None else model
         return [chosen, request.prompt, request.negative_prompt, *shown_values, gr.Tabs(selected="make")]
 
@@ -361,11 +367,12 @@ class Handlers:
         self, model: str, prompt: str, negative_prompt: str = "", num_images_per_prompt: float | None = 4,
         num_inference_steps: float | None = 24, guidance_scale: float | None = 7.5, height: str = "",
         width: str = "", seed: str = "", sampler: str = "DDIM", when: str = AFTER,
+        unet_strength: float = 1.0, text_encoder_strength: float = 1.0,
     ) -> Iterator[tuple[Any, str]]:  # fmt: skip
         """Make pictures and hand them out one by one, as PNG files with their recipe."""
         order = self._order(
             model, prompt, negative_prompt, num_images_per_prompt, num_inference_steps, guidance_scale, height, width,
-            seed, sampler, when,
+            seed, sampler, when, unet_strength, text_encoder_strength,
         )  # fmt: skip
         yield from self._as_they_come(order)
 
@@ -373,12 +380,12 @@ class Handlers:
         self, run: str, steps: list[Any], prompts: str, negative_prompt: str = "",
         num_images_per_prompt: float | None = 4, num_inference_steps: float | None = 24,
         guidance_scale: float | None = 7.5, height: str = "", width: str = "", seed: str = "", sampler: str = "DDIM",
-        when: str = AFTER,
+        when: str = AFTER, unet_strength: float = 1.0, text_encoder_strength: float = 1.0,
     ) -> Iterator[tuple[Any, str]]:  # fmt: skip
         """Make the same prompts, one a line, and seeds with several steps of a run; 0 is its base. The grid is last."""
         order = self._order_comparison(
             run, steps, prompts, negative_prompt, num_images_per_prompt, num_inference_steps, guidance_scale, height,
-            width, seed, sampler, when,
+            width, seed, sampler, when, unet_strength, text_encoder_strength,
         )  # fmt: skip
         yield from self._as_they_come(order)
 

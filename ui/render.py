@@ -77,6 +77,8 @@ LABELS = {
     "read_prompts_from_txts": "Captions from .txt files",
     "num_inference_steps": "Denoising steps",
     "num_images_per_prompt": "How many",
+    "unet_strength": "Strength of the UNet",
+    "text_encoder_strength": "Strength of the text encoder",
 }
 
 
