@@ -20,14 +20,18 @@ from PIL import Image
 import app
 from dreambooth.errors import ConfigError
 from dreambooth.samples import sample_folder
+from dreambooth.scoring.chart import write_chart
+from dreambooth.scoring.recommendation import StepScores
+from dreambooth.scoring.records import RunScores, chart_path, write_scores
 from dreambooth.settings import Secret, Settings
-from dreambooth.workspace import Workspace
+from dreambooth.workspace import RunFolder, Workspace, write_json
 from tests.open_page import OpenPage, open_page
 from tests.raw_events import RawEvents
 from ui.gate import Gate, Uploads
 
 PUBLIC = {
-    "/plan_training", "/save_now", "/sample_now", "/resume_training", "/retry_with_less_memory", "/delete_run",
+    "/plan_training", "/finish_now", "/save_now", "/sample_now", "/resume_training", "/retry_with_less_memory",
+    "/score_run", "/delete_run",
     "/upload_photos", "/start_training", "/training_status", "/stop_training", "/list_runs", "/convert", "/list_models",
     "/generate", "/try_sample", "/push_to_hub", "/list_storage", "/clean_storage",
     "/compare", "/cancel_pictures", "/read_recipe", "/list_pictures", "/zip_pictures", "/list_sizes",
@@ -320,3 +324,23 @@ def test_a_timer_that_is_faster_than_the_first_look_chooses_the_same_run(opened:
         (answer,) = events.call(event, sent)
         assert answer.error == ""
         assert name in json.dumps(answer.outputs[1]), event
+
+
+def test_the_picture_of_the_scores_is_shown_as_a_copy_with_the_recommendation(opened: OpenPage, client: Client) -> None:
+    run = RunFolder(opened.workspace.runs_dir / "scored")
+    write_json(run.config_path, {})
+    for step in (2, 4):
+        run.step_folder(step).mkdir()
+        (run.step_folder(step) / "model_index.json").write_text("{}")
+    scores = RunScores("made up", (StepScores(2, 0.8, 0.9, 0.1), StepScores(4, 0.9, 0.3, 0.7)))
+    write_scores(run, scores)
+    write_chart(scores, None, chart_path(run))
+    (look,) = RawEvents(opened.url).call("look", ["scored", {}])
+    assert "Step 2 is the best in all" in look.as_html
+    (chart,) = [json.loads(value)["value"] for kind, value in look.outputs if kind == "image"]
+    assert Path(chart["path"]).is_relative_to(opened.copies_dir)
+    assert answer(f"{opened.url}gradio_api/file={urllib.parse.quote(chart['path'])}") == 200
+    assert answer(f"{opened.url}gradio_api/file={urllib.parse.quote(str(chart_path(run)))}") == 403
+    assert client.predict("scored", api_name="/training_status")["recommended_step"] == 2
+    with pytest.raises(AppError, match="scored is not running"):
+        client.predict("scored", api_name="/finish_now")

@@ -9,11 +9,12 @@ import pytest
 
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
-from dreambooth.events import PhaseName, StatusChanged, StepLoss
+from dreambooth.events import FixedNoiseLosses, PhaseName, StatusChanged, StepLoss
 from dreambooth.fields import describe
 from dreambooth.hardware import Device
 from dreambooth.jobs import RunView
-from dreambooth.scoring.recommendation import Recommendation
+from dreambooth.scoring.recommendation import Recommendation, StepScores
+from dreambooth.scoring.records import RunScores
 from ui import render
 from ui.advice import preselected
 from ui.loss_plot import loss_plot, smoothed, thinned
@@ -217,3 +218,24 @@ def test_what_stands_beside_a_step_says_which_one_is_recommended_and_why() -> No
     assert "Step 10 is recommended instead." in render.advice_text(pick, 20, 2)
     assert "Score this run" in render.advice_text(None, 20, 2)
     assert render.advice_text(None, 20, 1) == ""
+    assert "still trains" in render.advice_text(pick, 20, 2, is_over=False)
+
+
+def test_the_losses_at_fixed_noise_are_plotted_before_the_raw_ones() -> None:
+    looks = [FixedNoiseLosses(step, 0.2 - step / 1000, 0.2, step / 1000, "class pictures") for step in (0, 50, 100)]
+    before = loss_plot(losses([0.5] * 100), 100)
+    plot = loss_plot(losses([0.5] * 100), 100, [], looks)
+    assert "class='db-course'" in before
+    assert "class='db-course'" not in plot
+    assert plot.index("class='db-raw'") < plot.index("class='db-seen'"), "the raw loss lies behind"
+    assert "step 100: 0.1000 your photos, 0.2000 views it never saw, 0.1000 drift from the base." in plot
+    assert loss_plot(losses([0.5] * 100), 100, [], looks[:1]) == before, "one point is no course"
+
+
+def test_the_scores_say_which_step_and_what_is_missing() -> None:
+    scores = RunScores("judge <1>", (StepScores(10, 0.9),))
+    told = {"steps": [10], "scores": scores, "recommended_step": 10, "why_recommended": "Step 10 is best."}
+    assert "Which step to take so far</h3><p><b>Step 10 is best." in render.scores_text(run(**told))
+    assert "judge &lt;1&gt;" in render.scores_text(run(status="done", **told))
+    assert "are not scored" in render.scores_text(run(status="done", steps=[10]))
+    assert render.scores_text(run(steps=[10])) == "", "it trains: scores come with its saves"

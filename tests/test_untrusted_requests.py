@@ -26,7 +26,7 @@ from tests.touched import touched
 
 ROOT = Path(dreambooth.__file__).resolve().parent.parent
 CANARY = "canary-7f3a9b-must-not-leave"
-USUAL: list[Any] = [4, 24, 7.5, "", "", ""]
+USUAL: list[Any] = [4, 24, 7.5, "", "", "", "DDIM", "after training", 1, 1]
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,8 @@ class Advice:
         run = next((run for run in self._services.workspace.runs() if run.path == folder.parent), None)
         if run is None or not folder.name.isdecimal():
             return ""
-        return advice_text(self.pick(run), int(folder.name), len(run.steps()))
+        is_over = run.name != self._services.jobs.active()
+        return advice_text(self.pick(run), int(folder.name), len(run.steps()), is_over=is_over)
 
 
 def preselected(

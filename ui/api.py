@@ -43,6 +43,20 @@ def publish(services: Services) -> None:
         jobs.save_now(name)
         return name
 
+    def finish_now(run: str = "") -> str:
+        """Ask a run to end well before its last step: a cool-down to rate zero, a save; without a name that trains."""
+        name = _training(services, run)
+        jobs.finish_now(name)
+        return name
+
+    def score_run(run: str = "") -> dict[str, Any]:
+        """Score a run's saved steps and return the one to take, and why; without a name the newest run's."""
+        services.check_training()
+        name = _chosen(services, run)
+        jobs.score(name)
+        view = jobs.view(name)
+        return {"run": name, "recommended_step": view.recommended_step, "why": view.why_recommended}
+
     def sample_now(run: str = "") -> str:
         """Ask a run for sample pictures after this step, and return its name; without a name the one that trains."""
         name = _training(services, run)
@@ -82,8 +96,8 @@ def publish(services: Services) -> None:
         return train_handlers.start_sample(services)[0]
 
     for function in (
-        start_training, plan_training, training_status, stop_training, save_now, sample_now, resume_training,
-        retry_with_less_memory, delete_run, list_runs, list_models, try_sample,
+        start_training, plan_training, training_status, stop_training, finish_now, save_now, sample_now,
+        resume_training, score_run, retry_with_less_memory, delete_run, list_runs, list_models, try_sample,
     ):  # fmt: skip
         gr.api(shown(function), api_name=function.__name__, concurrency_limit=None)
 
@@ -118,6 +132,8 @@ def _status(services: Services, name: str) -> dict[str, Any]:
         "silent_seconds": round(view.silent_s, 1),
         "loss": view.losses[-1].loss if view.losses else None,
         "steps": view.steps,
+        "recommended_step": view.recommended_step,
+        "why_recommended": view.why_recommended,
         "models": [str(view.path / str(step)) for step in view.steps],
         "error": error,
     }

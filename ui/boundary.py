@@ -140,8 +140,8 @@ class Page(gr.Blocks):
             return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except gr.Error as error:
             raise gr.Error(escape(str(error.message)), print_exception=False) from None
-        # Gradio's own InvalidPathError, and names that no file can have.
-        except (ValueError, OSError):
+        # Gradio's own InvalidPathError, names that no file can have, and what a slider cannot compare with its range.
+        except (ValueError, OSError, TypeError):
             raise gr.Error(NOT_UPLOADED, print_exception=False) from None
 
 

@@ -1,13 +1,16 @@
-"""The loss over the steps as a drawing in HTML: every step faint, their smoothed course clear, saved steps marked.
+"""The loss over the steps as a drawing in HTML: every step faint, what it can be judged by clear, saved steps marked.
+
+That is the losses at fixed noise, which compare from step to step; without them, the smoothed course of the raw ones.
 
 A drawing of our own follows the page's colors in light and dark, and needs no plotting library in the browser.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
-from dreambooth.events import StepLoss
+from dreambooth.events import FixedNoiseLosses, StepLoss
 
 SMOOTHING = 0.95
 MAX_POINTS = 500
@@ -37,47 +40,105 @@ def thinned(losses: Sequence[StepLoss], max_points: int = MAX_POINTS) -> list[tu
     return [(losses[place].step, losses[place].loss, averages[place]) for place in kept]
 
 
-def loss_plot(losses: Sequence[StepLoss], total_steps: int, saved_steps: Sequence[int] = ()) -> str:
+@dataclass(frozen=True)
+class Curve:
+    """One course over the steps: its style in the page's sheet, what it is, and (step, value) of its points."""
+
+    style: str
+    title: str
+    points: Sequence[tuple[int, float]]
+
+
+def curves_of(losses: Sequence[FixedNoiseLosses]) -> list[Curve]:
+    """Return the losses at fixed noise as curves, those that are finite."""
+    named = (("seen", "your photos"), ("unseen", "views it never saw"), ("drift", "drift from the base"))
+    return [
+        Curve(
+            f"db-{name}", title,
+            [(one.step, value) for one in losses if math.isfinite(value := getattr(one, name))],
+        )
+        for name, title in named
+    ]  # fmt: skip
+
+
+def loss_plot(
+    losses: Sequence[StepLoss],
+    total_steps: int,
+    saved_steps: Sequence[int] = (),
+    at_fixed_noise: Sequence[FixedNoiseLosses] = (),
+) -> str:
     """Return the drawing; without losses, a sentence."""
-    points = thinned([loss for loss in losses if math.isfinite(loss.loss)])
-    if not points:
+    raw = thinned([loss for loss in losses if math.isfinite(loss.loss)])
+    if not raw:
         return "<div class='db-plot db-empty'>The curve begins with the first steps.</div>"
-    top = _top([loss for _, loss, _ in points], [average for _, _, average in points])
-    last = max(total_steps, points[-1][0], 1)
-
-    def x(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * step / last
-
-    def y(value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - min(value, top) / top)
-
-    rows = [top * share for share in (0, 0.25, 0.5, 0.75, 1)]
-    grid = "".join(
-        f"<line x1='{LEFT:g}' x2='{WIDTH - RIGHT:g}' y1='{y(value):.1f}' y2='{y(value):.1f}'/>"
-        f"<text x='{LEFT - 6:g}' y='{y(value) + 4:.1f}' text-anchor='end'>{_number(value)}</text>"
-        for value in rows
-    )
-    ticks = "".join(
-        f"<text x='{x(step):.1f}' y='{HEIGHT - 8:g}' text-anchor='{_anchor(step, last)}'>{step}</text>"
-        for step in _ticks(last)
-    )
-    marks = "".join(
-        f"<line class='db-saved' x1='{x(step):.1f}' x2='{x(step):.1f}' y1='{TOP:g}' y2='{HEIGHT - BOTTOM:g}'>"
-        f"<title>saved at step {step}</title></line>"
-        for step in saved_steps
-        if 0 < step <= last
-    )
-    raw = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss, _ in points)
-    course = " ".join(f"{x(step):.1f},{y(average):.1f}" for step, _, average in points)
-    step, _, average = points[-1]
-    told = f"Loss at step {step}: {average:.4f}, smoothed; it was {points[0][2]:.4f} at step {points[0][0]}."
+    curves = [curve for curve in curves_of(at_fixed_noise) if len(curve.points) > 1]
+    if curves:
+        top = _round_up(max(max(value for curve in curves for _, value in curve.points) * 1.1, 1e-9))
+        told = ", ".join(f"{curve.points[-1][1]:.4f} {curve.title}" for curve in curves)
+        told = f"At fixed noise, step {curves[0].points[-1][0]}: {told}."
+        keys = "".join(f"<span class='db-key {curve.style}'>{curve.title}</span>" for curve in curves)
+        note = f"{keys}<br>{escape(told)} The gap between the first two is what it knows by heart."
+    else:
+        top = _top([loss for _, loss, _ in raw], [average for _, _, average in raw])
+        (first, _, start), (step, _, average) = raw[0], raw[-1]
+        curves = [Curve("db-course", "smoothed", [(step, average) for step, _, average in raw])]
+        told = f"Loss at step {step}: {average:.4f}, smoothed; it was {start:.4f} at step {first}."
+        note = escape(told)
+    frame = Frame(max(total_steps, raw[-1][0], 1), top)
+    drawn = "".join(frame.line(curve.style, curve.points) + frame.dot(curve) for curve in curves)
+    faint = frame.line("db-raw", [(step, loss) for step, loss, _ in raw])
     return (
         f"<figure class='db-plot'><svg viewBox='0 0 {WIDTH:g} {HEIGHT:g}' role='img' aria-label='{escape(told)}'>"
-        f"<g class='db-grid'>{grid}{ticks}</g>{marks}<polyline class='db-raw' points='{raw}'/>"
-        f"<polyline class='db-course' points='{course}'/>"
-        f"<circle class='db-now' cx='{x(step):.1f}' cy='{y(average):.1f}' r='4'/></svg>"
-        f"<figcaption>{escape(told)}</figcaption></figure>"
+        f"{frame.grid()}{frame.marks(saved_steps)}{faint}{drawn}</svg><figcaption>{note}</figcaption></figure>"
     )
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a step and a value lie in the drawing; values above the top lie on it."""
+
+    last: int
+    top: float
+
+    def x(self, step: float) -> float:
+        """Return the place of a step from the left."""
+        return LEFT + (WIDTH - LEFT - RIGHT) * step / self.last
+
+    def y(self, value: float) -> float:
+        """Return the place of a value from above."""
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - min(value, self.top) / self.top)
+
+    def line(self, style: str, points: Sequence[tuple[int, float]]) -> str:
+        """Return a line through these points."""
+        places = " ".join(f"{self.x(step):.1f},{self.y(value):.1f}" for step, value in points)
+        return f"<polyline class='{style}' points='{places}'/>"
+
+    def dot(self, curve: Curve) -> str:
+        """Return the mark of where a curve is now."""
+        step, value = curve.points[-1]
+        return f"<circle class='db-now {curve.style}' cx='{self.x(step):.1f}' cy='{self.y(value):.1f}' r='4'/>"
+
+    def grid(self) -> str:
+        """Return the lines and numbers behind the curves."""
+        rows = "".join(
+            f"<line x1='{LEFT:g}' x2='{WIDTH - RIGHT:g}' y1='{self.y(value):.1f}' y2='{self.y(value):.1f}'/>"
+            f"<text x='{LEFT - 6:g}' y='{self.y(value) + 4:.1f}' text-anchor='end'>{_number(value)}</text>"
+            for value in (self.top * share for share in (0, 0.25, 0.5, 0.75, 1))
+        )
+        ticks = "".join(
+            f"<text x='{self.x(step):.1f}' y='{HEIGHT - 8:g}' text-anchor='{_anchor(step, self.last)}'>{step}</text>"
+            for step in _ticks(self.last)
+        )
+        return f"<g class='db-grid'>{rows}{ticks}</g>"
+
+    def marks(self, saved_steps: Sequence[int]) -> str:
+        """Return a line at each step whose model was saved."""
+        return "".join(
+            f"<line class='db-saved' x1='{self.x(step):.1f}' x2='{self.x(step):.1f}' y1='{TOP:g}' "
+            f"y2='{HEIGHT - BOTTOM:g}'><title>saved at step {step}</title></line>"
+            for step in saved_steps
+            if 0 < step <= self.last
+        )
 
 
 def _top(losses: list[float], averages: list[float]) -> float:

@@ -198,13 +198,29 @@ def _recommendation(view: RunView) -> str:
     return panel(f"Step {view.recommended_step} is recommended.", view.why_recommended, tone="good")
 
 
-def advice_text(pick: Recommendation | None, step: int, num_steps: int) -> str:
+def advice_text(pick: Recommendation | None, step: int, num_steps: int, *, is_over: bool = True) -> str:
     """Return what stands under the choice of a run's step: which one is recommended, and why."""
+    if not is_over:
+        return "<p class='db-hint'>It still trains: the step to take is chosen when it ends.</p>"
     if pick is None:
         unknown = "No step of this run is recommended yet: Score this run, in the Train tab, tells which is best."
         return f"<p class='db-hint'>{unknown}</p>" if num_steps > 1 else ""
     first = "Recommended." if pick.step == step else f"Step {pick.step} is recommended instead."
     return f"<p class='db-hint'><b>{first}</b> {escape(pick.why)}</p>"
+
+
+def scores_text(view: RunView) -> str:
+    """Return what stands over the picture of a run's scores: the recommended step and why, and who looked."""
+    if view.scores is None:
+        ask = "Its saved steps are not scored. Scoring makes a few pictures with each, and tells which one to take."
+        over = bool(view.steps) and (view.status in FINAL_STATUSES or view.status == "interrupted")
+        return f"<h3>Which step to take</h3><p class='db-hint'>{ask}</p>" if over else ""
+    if not view.steps:
+        return ""
+    so_far = "" if view.status in (*FINAL_STATUSES, "interrupted") else " so far"
+    why = view.why_recommended or "No step can be recommended: nothing measures its likeness."
+    looked = f"Looked at by {view.scores.examiner}." if view.scores.examiner else view.scores.note
+    return f"<h3>Which step to take{so_far}</h3><p><b>{escape(why)}</b></p><p class='db-hint'>{escape(looked)}</p>"
 
 
 def phase_list(view: RunView) -> str:

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from dreambooth.events import FINAL_STATUSES
 from dreambooth.jobs import RunView
+from dreambooth.scoring.records import chart_path
+from dreambooth.workspace import RunFolder
 from ui.boundary import Services, shown
 from ui.loss_plot import loss_plot
 from ui.plan_text import changes, run_settings
-from ui.render import log_text, panel, sample_items, size_in_words, status_card
+from ui.render import log_text, panel, sample_items, scores_text, size_in_words, status_card
 
 LIVE = ("queued", "running", "stopping", "paused")
 MAX_STEP_COLUMNS = 24
@@ -27,6 +30,7 @@ class RunPanel:
     details: gr.Column
     status: gr.HTML
     stop: gr.Button
+    finish_now: gr.Button
     save_now: gr.Button
     sample_now: gr.Button
     resume: gr.Button
@@ -35,6 +39,9 @@ class RunPanel:
     message: gr.HTML
     samples: gr.Gallery
     losses: gr.HTML
+    scores: gr.HTML
+    chart: gr.Image
+    score: gr.Button
     log: gr.HTML
     settings: gr.HTML
     reuse: gr.Button
@@ -45,8 +52,9 @@ class RunPanel:
     def parts(self) -> list[Any]:
         """Return what shows the run, in the order of `run_updates`."""
         return [
-            self.details, self.status, self.losses, self.samples, self.log, self.settings, self.stop, self.save_now,
-            self.sample_now, self.resume, self.retry, self.pictures, self.delete, self.sure,
+            self.details, self.status, self.losses, self.samples, self.log, self.settings, self.scores, self.chart,
+            self.score, self.stop, self.finish_now, self.save_now, self.sample_now, self.resume, self.retry,
+            self.pictures, self.delete, self.sure,
         ]  # fmt: skip
 
 
@@ -56,6 +64,7 @@ def build() -> RunPanel:
     status = gr.HTML(status_card(None), elem_id="run-status")
     with gr.Row(elem_id="run-buttons"):
         stop = gr.Button(STOP, visible=False, elem_id="stop")
+        finish_now = gr.Button("Finish now", visible=False, elem_id="finish-now")
         save_now = gr.Button("Save now", visible=False, elem_id="save-now")
         sample_now = gr.Button("Sample now", visible=False, elem_id="sample-now")
         resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
@@ -73,6 +82,12 @@ def build() -> RunPanel:
             with gr.Column(scale=5, min_width=320):
                 gr.HTML("<h3>Loss <span class='db-hint'>it wobbles, that is normal: judge by the pictures</span></h3>")
                 losses = gr.HTML(loss_plot([], 0), elem_id="losses")
+                scores = gr.HTML(elem_id="run-scores")
+                chart = gr.Image(
+                    label="Likeness and drift of the saved steps", show_label=False, interactive=False, visible=False,
+                    elem_id="scores-chart", buttons=["download", "fullscreen"],
+                )  # fmt: skip
+                score = gr.Button("Score this run", visible=False, elem_id="score-run")
         gr.HTML("<h3>Log</h3>")
         log = gr.HTML(log_text(""), elem_id="log")
         with gr.Accordion("Settings of this run, and what to do with it", open=False, elem_id="run-more"):
@@ -84,8 +99,8 @@ def build() -> RunPanel:
                     "Yes, delete it and all it saved", variant="stop", visible=False, elem_id="delete-sure"
                 )
     return RunPanel(
-        run, details, status, stop, save_now, sample_now, resume, retry, pictures, message, samples, losses, log,
-        settings, reuse, delete, sure,
+        run, details, status, stop, finish_now, save_now, sample_now, resume, retry, pictures, message, samples,
+        losses, scores, chart, score, log, settings, reuse, delete, sure,
     )  # fmt: skip
 
 
@@ -98,14 +113,18 @@ def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
         return dict.fromkeys(("losses", "samples", "resume"), ()) | {
             "details": False, "status": status_card(None), "log": log_text(""), "settings": "", "live": "",
             "resume": None, "retry": False, "pictures": False, "deletable": False, "asked": None,
+            "scores": "", "chart": None, "unscored": False,
         }  # fmt: skip
     return {
         "details": True,
         "status": status_card(view, services.device()),
-        "losses": loss_plot(view.losses, view.total_steps, view.steps),
+        "losses": loss_plot(view.losses, view.total_steps, view.steps, view.at_fixed_noise),
         "samples": tuple(sample_items(_newest_columns(view.samples))),
         "log": log_text(view.log_tail),
         "settings": "" if view.config is None else run_settings(view.config),
+        "scores": scores_text(view),
+        "chart": _chart(view),
+        "unscored": bool(view.steps) and view.scores is None and view.status not in LIVE,
         "live": view.status,
         "resume": view.resume_step,
         "retry": view.error is not None and view.error.cause == "out of memory",
@@ -125,6 +144,7 @@ def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str
     pictures = [(services.shown.copy(path), caption) for path, caption in values["samples"]]
     columns = len({caption for _, caption in values["samples"]}) or 1
     live, resume = values["live"], values["resume"]
+    chart = services.shown.copy(values["chart"][0]) if values["chart"] else None
     again = "Start again" if resume == 0 else f"Resume at step {resume}"
     return [
         unless_seen("details", gr.Column(visible=values["details"])),
@@ -133,14 +153,23 @@ def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str
         unless_seen("samples", gr.Gallery(value=pictures, columns=columns)),
         unless_seen("log", values["log"]),
         unless_seen("settings", values["settings"]),
+        unless_seen("scores", values["scores"]),
+        unless_seen("chart", gr.Image(value=chart, visible=chart is not None)),
+        unless_seen("unscored", gr.Button(visible=values["unscored"])),
         unless_seen("live", gr.Button(STOP_WORDS.get(live, STOP), visible=live in ("queued", "running"))),
-        *(unless_seen("live", gr.Button(visible=live == "running")) for _ in range(2)),
+        *(unless_seen("live", gr.Button(visible=live == "running")) for _ in range(3)),
         unless_seen("resume", gr.Button(again, visible=resume is not None)),
         unless_seen("retry", gr.Button(visible=values["retry"])),
         unless_seen("pictures", gr.Button(visible=values["pictures"])),
         unless_seen("asked", gr.Button(visible=values["deletable"])),
         unless_seen("asked", gr.Button(visible=False)),
     ]
+
+
+def _chart(view: RunView) -> tuple[Path, int] | None:
+    """Return the picture of the scores and when it was drawn, which tells a page that there is a newer one."""
+    path = chart_path(RunFolder(view.path))
+    return (path, path.stat().st_mtime_ns) if path.exists() else None
 
 
 def _newest_columns(samples: dict[int, list[Any]]) -> dict[int, list[Any]]:
@@ -159,11 +188,16 @@ def connect(parts: RunPanel, services: Services) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     for button, act, name in (
         (parts.stop, handlers.stop, "stop_shown_run"),
+        (parts.finish_now, handlers.finish_now, "finish_shown_run"),
         (parts.save_now, handlers.save_now, "save_shown_run"),
         (parts.sample_now, handlers.sample_now, "sample_shown_run"),
         (parts.resume, handlers.resume, "resume_shown_run"),
     ):
         button.click(act, parts.run, parts.message, api_name=name, **quiet)
+    parts.score.click(
+        handlers.score, parts.run, parts.message, api_name="score_shown_run", api_visibility="private",
+        concurrency_limit=1, show_progress_on=parts.message,
+    )  # fmt: skip
     parts.retry.click(handlers.retry, parts.run, [parts.message, parts.run], api_name="retry_shown_run", **quiet)
     parts.delete.click(lambda: gr.Button(visible=True), None, parts.sure, api_name="ask_delete_run", **quiet)
     parts.sure.click(
@@ -177,6 +211,8 @@ class Handlers:
     def __init__(self, services: Services) -> None:
         self._services = services
         self.stop = shown(self._stop)
+        self.finish_now = shown(self._finish_now)
+        self.score = shown(self._score)
         self.save_now = shown(self._save_now)
         self.sample_now = shown(self._sample_now)
         self.resume = shown(self._resume)
@@ -186,6 +222,21 @@ class Handlers:
     def _stop(self, name: str) -> str:
         self._services.jobs.stop(name)
         return panel("The run finishes its step, saves, and stops.", tone="note")
+
+    def _finish_now(self, name: str) -> str:
+        self._services.jobs.finish_now(name)
+        why = "A model that ends at rate zero is better than one stopped amid its steps."
+        return panel("The run ends well: its learning rate falls to zero over a few steps, then it saves.", why,
+                     tone="note")  # fmt: skip
+
+    def _score(self, name: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+        self._services.check_training()
+        jobs = self._services.jobs
+        progress(None, desc="Scoring")
+        scores = jobs.score(name, lambda done, total: progress((done, total), "Making pictures to score"))
+        pick = scores.recommended(jobs.view(name).steps)
+        none = "No step can be recommended: nothing measures its likeness."
+        return panel(f"{name} is scored.", " ".join((pick.why if pick else none, scores.note)).strip(), tone="good")
 
     def _save_now(self, name: str) -> str:
         self._services.jobs.save_now(name)

@@ -152,7 +152,16 @@ CSS = """
 .db-grid text { fill: var(--body-text-color-subdued); font-size: 12px; }
 .db-raw { fill: none; stroke: var(--db-raw); stroke-width: 1; opacity: .55; }
 .db-course { fill: none; stroke: var(--db-accent); stroke-width: 2.5; stroke-linejoin: round; }
+.db-seen, .db-unseen, .db-drift { fill: none; stroke: var(--db-accent); stroke-width: 2.5; }
+.db-unseen { stroke: var(--db-warn); stroke-dasharray: 8 4; }
+.db-drift { stroke: var(--db-bad); stroke-dasharray: 2 4; }
 .db-now { fill: var(--db-accent); }
+.db-now.db-unseen { fill: var(--db-warn); } .db-now.db-drift { fill: var(--db-bad); }
+.db-key { margin-right: 1rem; }
+.db-key::before { content: ""; display: inline-block; width: 1.6rem; margin-right: .35rem;
+  vertical-align: middle; border-top: 3px solid var(--db-accent); }
+.db-key.db-unseen::before { border-top: 3px dashed var(--db-warn); }
+.db-key.db-drift::before { border-top: 3px dotted var(--db-bad); }
 .db-saved { stroke: var(--body-text-color-subdued); stroke-dasharray: 2 4; opacity: .7; }
 .db-table { border-collapse: collapse; font-size: .85rem; width: 100%; }
 .db-table th, .db-table td { border: 0 !important; text-align: left; padding: .2rem .6rem .2rem 0; vertical-align: top;
