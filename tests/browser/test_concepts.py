@@ -149,8 +149,8 @@ def test_mistakes_are_marked_at_their_fields_all_at_once(
     page.locator("#go-on").click()
     told = visit.until("concept-message", "Drop at least one photo")
     assert "2 fields are marked below." in told
-    assert "one word of 2 to 20 letters" in page.locator("#identifier").inner_text()
-    assert "is empty" in page.locator("#class-prompt").inner_text()
+    visit.until("identifier", "one word of 2 to 20 letters")
+    visit.until("class-prompt", "is empty")
     assert page.locator("#identifier.db-wrong, #class-prompt.db-wrong").count() == 2
 
     drop(visit, dropped[:3], 3)
