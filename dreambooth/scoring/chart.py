@@ -11,7 +11,9 @@ from dreambooth.workspace import new_file
 if TYPE_CHECKING:
     from PIL import Image
 
-PANEL_PX, GAP_PX, TOP_PX = 360, 70, 50
+PANEL_PX, LEFT_PX, RIGHT_PX = (440, 220), 60, 150
+# What a panel takes with its title and the numbers below, and the font: legible at half a page's width.
+ROW_PX, TOP_PX, FONT_PX = 320, 45, 16
 INK, FAINT, PICK = "#30303a", "#d8d8de", "#b03a2e"
 # Told apart without colour too: by shape of the marks and by the names at their ends.
 CURVES = (("fidelity", "likeness", "#1f6fb4"), ("prompt", "prompts followed", "#2e8b57"), ("drift", "drift", "#b8860b"))
@@ -30,13 +32,13 @@ def write_chart(scores: RunScores, pick: Recommendation | None, path: Path) -> b
 
 def chart(steps: Sequence[StepScores], picked: int | None) -> "Image.Image":
     """Return both panels of these steps, whose figures run from 0 to 1."""
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
-    width = 2 * PANEL_PX + 3 * GAP_PX + 40
-    image = Image.new("RGB", (width, PANEL_PX + 2 * TOP_PX), "white")
+    image = Image.new("RGB", (LEFT_PX + PANEL_PX[0] + RIGHT_PX, 2 * ROW_PX), "white")
     draw = ImageDraw.Draw(image)
-    _over_steps(draw, steps, picked, (GAP_PX, TOP_PX))
-    _against_drift(draw, steps, picked, (2 * GAP_PX + PANEL_PX + 40, TOP_PX))
+    draw.font = ImageFont.load_default(FONT_PX)
+    _over_steps(draw, steps, picked, (LEFT_PX, TOP_PX))
+    _against_drift(draw, steps, picked, (LEFT_PX, TOP_PX + ROW_PX))
     return image
 
 
@@ -51,12 +53,16 @@ def _over_steps(draw: Any, steps: Sequence[StepScores], picked: int | None, corn
         ]
         if points:
             _line(draw, [point[:2] for point in points], colour)
-            draw.text((points[-1][0] + 6, points[-1][1] - 6), title, colour)
+            draw.text((points[-1][0] + 8, points[-1][1] - FONT_PX // 2), title, colour)
+    told = -FONT_PX * 3.0
     for one in steps:
         x, y = _place(corner, one.step / last, 0)
-        draw.text((x - 8, y + 4), str(one.step), PICK if one.step == picked else INK)
         if one.step == picked:
             draw.line([(x, y), _place(corner, one.step / last, 1)], PICK, 1)
+        # Where saves lie close together, not each of them is named.
+        if x - told >= FONT_PX * 3:
+            draw.text((x - 12, y + 4), str(one.step), PICK if one.step == picked else INK)
+            told = x
 
 
 def _against_drift(draw: Any, steps: Sequence[StepScores], picked: int | None, corner: tuple[int, int]) -> None:
@@ -69,25 +75,26 @@ def _against_drift(draw: Any, steps: Sequence[StepScores], picked: int | None, c
     for one, (x, y) in zip(known, points, strict=True):
         colour, radius = (PICK, 6) if one.step == picked else ("#1f6fb4", 3)
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
-        draw.text((x + 8, y - 6), str(one.step), colour)
+        draw.text((x + 8, y - FONT_PX), str(one.step), colour)
     x, y = _place(corner, 1, 0)
     draw.text((x - 24, y + 4), f"{widest:.2f}", INK)
 
 
 def _frame(draw: Any, corner: tuple[int, int], title: str, below: str) -> None:
     left, top = corner
-    draw.rectangle((left, top, left + PANEL_PX, top + PANEL_PX), outline=FAINT)
-    draw.text((left, top - 20), title, INK)
-    draw.text((left + PANEL_PX // 2 - 10, top + PANEL_PX + 20), below, INK)
+    width, height = PANEL_PX
+    draw.rectangle((left, top, left + width, top + height), outline=FAINT)
+    draw.text((left, top - 28), title, INK)
+    draw.text((left + width // 2 - 16, top + height + 22), below, INK)
     for share in (0, 0.5, 1):
         x, y = _place(corner, 0, share)
-        draw.line([(x, y), (x + PANEL_PX, y)], FAINT)
-        draw.text((x - 26, y - 6), f"{share:.1f}", INK)
+        draw.line([(x, y), (x + width, y)], FAINT)
+        draw.text((x - 34, y - FONT_PX // 2), f"{share:.1f}", INK)
 
 
 def _place(corner: tuple[int, int], across: float, up: float) -> tuple[float, float]:
     left, top = corner
-    return left + across * PANEL_PX, top + (1 - min(max(up, 0.0), 1.0)) * PANEL_PX
+    return left + across * PANEL_PX[0], top + (1 - min(max(up, 0.0), 1.0)) * PANEL_PX[1]
 
 
 def _line(draw: Any, points: Sequence[tuple[float, float]], colour: str) -> None:
