@@ -145,9 +145,13 @@ class RunKeeper:
             self._copy(keep_photos, folder, target)
         while (step := self._due.get()) is not None:
             self._copy(keep_folder, self._run.step_folder(step), self._target.step_folder(step))
-        for file in (self._run.config_path, self._run.events_path, self._run.log_path, self._run.state_path):
-            if file.exists():
-                self._copy(keep_file, file, self._target.records)
+        # The exact state is large, and with the locks it is of use only where the run was made.
+        stays = {self._run.checkpoints, self._run.lock_path, self._run.line_path}
+        for entry in sorted(set(self._run.records.iterdir()) - stays):
+            if entry.is_dir():
+                self._copy(keep_folder, entry, self._target.records / entry.name)
+            elif not entry.name.startswith("."):
+                self._copy(keep_file, entry, self._target.records)
 
     def _copy(self, copy: Callable[[Path, Path], object], source: Path, target: Path) -> None:
         try:

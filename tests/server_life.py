@@ -143,9 +143,9 @@ def serve_with(data_dir: Path, prepared: Callable[[Jobs], Any], port: int) -> No
     os.environ["DREAMBOOTH_HOME"] = str(data_dir)
     build = ui.build.build_page
 
-    def build_after(jobs: Jobs, *rest: Any) -> Any:
+    def build_after(jobs: Jobs, *rest: Any, **named: Any) -> Any:
         prepared(jobs)
-        return build(jobs, *rest)
+        return build(jobs, *rest, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ui.build.build_page", build_after)
