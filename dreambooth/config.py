@@ -445,7 +445,7 @@ def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
 def _update_problems(config: TrainingConfig) -> list[FieldProblem]:
     """Return what excludes itself in how the weights are updated."""
     problems = []
-    if config.update_in_backward:
+    if config.update_in_backward is True:
         excluded = {
             "gradient_accumulation_steps": (config.gradient_accumulation_steps != 1, "be 1"),
             "max_grad_norm": (config.max_grad_norm != 0, "be 0 (max_tensor_grad_norm clips each tensor by itself)"),
@@ -469,7 +469,7 @@ def _update_problems(config: TrainingConfig) -> list[FieldProblem]:
             for name, (wrong, wanted) in needed.items()
             if wrong
         ]
-    if config.capture_step and (config.gradient_accumulation_steps != 1 or config.gradient_checkpointing):
+    if config.capture_step is True and (config.gradient_accumulation_steps != 1 or config.gradient_checkpointing):
         problems.append(
             FieldProblem("capture_step", "goes without gradient_checkpointing and gradient_accumulation_steps.")
         )

@@ -65,11 +65,12 @@ def examiner_for(
 def _from_hub(kind: str, name: str, download: bool, token: str | None) -> Any:
     import transformers
 
+    # A tokenizer has no weights, and passes the word over.
     options: dict[str, Any] = {"add_pooling_layer": False} if kind == "ViTModel" else {}
     for local_only in (True, False) if download else (True,):
         try:
             return getattr(transformers, kind).from_pretrained(
-                name, local_files_only=local_only, token=token, **options
+                name, local_files_only=local_only, token=token, use_safetensors=True, **options
             )
         except (OSError, ValueError):
             continue
