@@ -75,6 +75,16 @@ class Visit:
         field.fill(value)
         field.blur()
 
+    def fill_until(self, values: dict[str, str], instance_prompt: str) -> None:
+        """Type until the prompt that follows is there: an answer that was under way may overwrite what is typed."""
+        for _ in range(30):
+            for name, value in values.items():
+                self.fill(name, value)
+            self.page.wait_for_timeout(1000)
+            if self.value("instance-prompt") == instance_prompt:
+                return
+        raise AssertionError(f"the prompt never became {instance_prompt!r}: {self.value('instance-prompt')!r}")
+
     def value(self, name: str) -> str:
         """Return what a field shows."""
         return self.page.locator(f"#{name} textarea, #{name} input").first.input_value()
@@ -130,9 +140,7 @@ def test_from_photos_to_pictures_by_clicking(browser: "Browser", opened: OpenPag
     page.locator("#photos input[type=file]").first.set_input_files([str(path) for path in photos])
     visit.until("report", "5 photos")
     page.locator("#views img").nth(4).wait_for()
-    visit.fill("identifier", "qxz")
-    visit.fill("class-word", "robot")
-    page.wait_for_function("document.querySelector('#instance-prompt textarea').value == 'photo of qxz robot'")
+    visit.fill_until({"identifier": "qxz", "class-word": "robot"}, "photo of qxz robot")
 
     page.locator("#go-on").click()
     choose_tiny(visit, opened, "0")
