@@ -1,6 +1,6 @@
 """Everything that wants a GPU, measured on one card in one run, its tables printed last.
 
-    python -m benchmarks.gpu [--size full|narrow] [--base DIR] [--sections plans,levers,batches,...] [--steps 20]
+    python -m benchmarks.gpu [--size full|mini|narrow] [--base DIR] [--sections plans,levers,batches,...] [--steps 20]
                              [--peer NAME=SCRIPT ... --runner RUN_PEER.py] [--json FILE] [--work DIR]
 
 The base is SD 1.5's own sizes with random weights, made on the card. `--size narrow --device cpu` goes through the same
@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.bases import CHANGES, native_px, random_base
 from benchmarks.gpu_runs import GIB, HEAD, Ground, Measured, as_json, collect, ground, measured
-from benchmarks.random_base import CONFIGS, write_random_base
 from dreambooth.config import GenerationConfig
 from dreambooth.generation import Pipe, generate_images
 from dreambooth.models.base import Base
@@ -39,7 +39,7 @@ SECTIONS = ("plans", "levers", "batches", "roofline", "generation", "planner", "
 def main() -> None:
     """Measure what was asked for, section by section, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=list(CONFIGS), default="full")
+    parser.add_argument("--size", choices=list(CHANGES), default="full")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--base", type=Path, help="a base that is there already; left out, one is made")
     parser.add_argument("--sections", default=",".join(SECTIONS))
@@ -52,9 +52,9 @@ def main() -> None:
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
-        base_dir = arguments.base or write_random_base(work / "base", arguments.size, arguments.device)
+        base_dir = arguments.base or random_base(work / "base", arguments.size, device=arguments.device)
         collect()
-        here = ground(base_dir, work, arguments.device, 8 * CONFIGS[arguments.size]["unet"]["sample_size"])
+        here = ground(base_dir, work, arguments.device, native_px(arguments.size))
         report = Report(arguments.json, began_s)
         report.say("ready")
         for section in arguments.sections.split(","):

@@ -74,10 +74,20 @@ class Enough(Exception):
     """Ends a run that was started to be measured."""
 
 
+def write_pictures(folder: Path, num_pictures: int, side_px: int) -> Path:
+    """Write that many different square pictures of colored gradients into the folder."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(num_pictures):
+        ramp = Image.linear_gradient("L").resize((side_px, side_px)).rotate(90 * (number % 4))
+        channels = [ramp, ramp.rotate(180), Image.new("L", ramp.size, 40 * number % 256)]
+        Image.merge("RGB", channels).save(folder / f"{number}.png")
+    return folder
+
+
 def ground(base_dir: Path, work: Path, device: str, side_px: int) -> Ground:
     """Load the base once, and make the pictures."""
-    from benchmarks.random_base import write_pictures
-
     photos = write_pictures(work / "photos", 5, side_px + 64)
     classes = write_pictures(work / "class", NUM_CLASS_IMAGES, side_px)
     return Ground(load_base(str(base_dir)), base_dir, photos, classes, work, device, side_px)
