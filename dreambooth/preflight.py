@@ -131,7 +131,7 @@ def preflight(
         clock.stop_when_kept = inner
         with freed_memory_kept(kind):
             Trainer(short, materials, run, manager, clock, inner).run()
-        if not clock.kept_s:
+        if (controls is not None and controls.stop.is_set()) or not clock.kept_s:
             return None
         num_steps = config.max_train_steps or config.num_train_epochs * _steps_per_epoch(config)
         return Preflight(
@@ -211,9 +211,10 @@ def _passed_on(controls: Controls | None, inner: Controls) -> Iterator[None]:
     done = threading.Event()
 
     def watch(outer: Controls) -> None:
-        while not done.wait(WATCH_S):
-            if outer.stop.is_set():
+        while not done.is_set():
+            if outer.stop.wait(WATCH_S):
                 inner.stop.set()
+                return
 
     if controls is not None:
         threading.Thread(target=watch, args=(controls,), daemon=True).start()

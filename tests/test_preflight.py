@@ -8,7 +8,7 @@ import pytest
 from dreambooth.cli import main
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.errors import ConfigError
-from dreambooth.events import Controls
+from dreambooth.events import Controls, Event, PhaseProgress
 from dreambooth.models.manager import ModelManager
 from dreambooth.preflight import preflight
 from dreambooth.workspace import Workspace
@@ -51,6 +51,17 @@ def test_a_preflight_is_stopped_like_a_run(tiny_base_folder: Path, photos: Path,
     )  # fmt: skip
     workspace = Workspace(tmp_path / "data")
     assert preflight(config, workspace=workspace, manager=ModelManager("cpu"), token=None, controls=controls) is None
+
+    def stop_at_first_step(event: Event) -> None:
+        if isinstance(event, PhaseProgress) and event.phase == "training":
+            controls.stop.set()
+
+    controls = Controls()
+    found = preflight(
+        config, workspace=workspace, manager=ModelManager("cpu"), token=None, controls=controls,
+        report=stop_at_first_step,
+    )  # fmt: skip
+    assert found is None
     with pytest.raises(ConfigError, match="instance_data_dir"):
         preflight(TrainingConfig(), workspace=workspace, manager=ModelManager("cpu"), token=None)
 
