@@ -9,16 +9,19 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 GIB = 2**30
 # Numbers of glibc's mallopt, and the size from which on it takes memory from the system piece by piece.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, LARGE_BYTES = -1, -3, 32 << 20
 # What an import or a first call of a compiled package raises when it does not fit torch, the driver or the machine.
 UNFIT = (ImportError, OSError, RuntimeError, AttributeError, ValueError)
+
+_bitsandbytes_lock = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -193,25 +196,41 @@ def xformers_problem() -> str | None:
 @functools.cache
 def eight_bit_adam_available() -> str | None:
     """Return why bitsandbytes' 8-bit AdamW cannot be used here, None when a step of it went through."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        return "bitsandbytes is not installed"
-    device = detect_device().kind
-    if device == "mps":
-        return "bitsandbytes has no 8-bit optimizer for Apple GPUs"
-    import torch
+    with _bitsandbytes_lock:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            return "bitsandbytes is not installed"
+        device = detect_device().kind
+        if device == "mps":
+            return "bitsandbytes has no 8-bit optimizer for Apple GPUs"
+        import torch
 
-    try:
-        with quietly():
-            from bitsandbytes.optim import AdamW8bit
+        try:
+            with quietly():
+                from bitsandbytes.optim import AdamW8bit
 
-            # Smaller tensors than this stay in 32 bits and would prove nothing.
-            weight = torch.nn.Parameter(torch.zeros(4096, device=device))
-            weight.grad = torch.ones_like(weight)
-            AdamW8bit([weight], lr=1.0).step()
-            moved = bool((weight < 0).all())
-    except UNFIT as error:
-        return first_line(error)
-    return None if moved else "a test step changed nothing"
+                # Smaller tensors than this stay in 32 bits and would prove nothing.
+                weight = torch.nn.Parameter(torch.zeros(4096, device=device))
+                weight.grad = torch.ones_like(weight)
+                AdamW8bit([weight], lr=1.0).step()
+                moved = bool((weight < 0).all())
+        except UNFIT as error:
+            return first_line(error)
+        return None if moved else "a test step changed nothing"
+
+
+@contextlib.contextmanager
+def bitsandbytes_hidden() -> Iterator[None]:
+    """Have imports of this block find no bitsandbytes, unless it is loaded already."""
+    with _bitsandbytes_lock:
+        if "bitsandbytes" in sys.modules:
+            yield
+            return
+        absent: dict[str, Any] = {"bitsandbytes": None}
+        sys.modules |= absent
+        try:
+            yield
+        finally:
+            del sys.modules["bitsandbytes"]
 
 
 @contextlib.contextmanager

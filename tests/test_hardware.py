@@ -110,3 +110,13 @@ def test_freed_memory_is_kept_during_a_training_and_given_back_after_it() -> Non
     assert resident() - before < 100 << 20
     with hardware.freed_memory_kept("cuda"):
         pass
+
+
+def test_diffusers_is_imported_without_bitsandbytes_which_can_be_afterwards() -> None:
+    program = (
+        "import sys; from dreambooth.models.base import quiet_libraries; quiet_libraries();"
+        "assert 'diffusers' in sys.modules and 'bitsandbytes' not in sys.modules;"
+        "from dreambooth.hardware import eight_bit_adam_available; assert eight_bit_adam_available() is None"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
