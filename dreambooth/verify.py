@@ -6,32 +6,26 @@ What is read here is the written file itself, by the way that a base is read fro
 import dataclasses
 import functools
 import itertools
-import json
-import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config import GenerationConfig
+from dreambooth import rng
 from dreambooth.errors import ExportError
 from dreambooth.export.single_file import PARTS, Precision, Written, convert, float_dtype_of
 from dreambooth.formats.ldm import from_ldm, modern_vae_key, without_text_model
-from dreambooth.formats.safetensors_file import as_bytes, stored_dtype
-from dreambooth.generation import Pipe, generate_images
+from dreambooth.formats.safetensors_file import Cast, same_bits, stored_dtype
 from dreambooth.models.base import load_tokenizer, quiet_libraries
 from dreambooth.models.strength import WHOLE, Strength, folder_at_strength
 from dreambooth.models.weights import part_weights, read_weights
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
     from torch import Tensor
 
-PICTURE = GenerationConfig(
-    prompt="a photo", num_images_per_prompt=1, num_inference_steps=1, guidance_scale=1.0, height=64, width=64, seed=0
-)
+PROMPT, TIMESTEP, LATENT_SIZE = "a photo", 500, (4, 4)
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ def _convert_verified(
     return dataclasses.replace(verdict, path=path)
 
 
-def verify(written: Written, picture: "Image.Image | None") -> Verdict:
+def verify(written: Written, picture: "Tensor | None") -> Verdict:
     """Hold a written file to its model and to the folder's picture, if there is one.
 
     Raises ExportError naming what differs. Costs no copy of the model.
@@ -105,7 +99,9 @@ def verify(written: Written, picture: "Image.Image | None") -> Verdict:
         compared = beside.submit(_first_difference, written, weights)
         kinds = {name: (stored_dtype(one, written.float_dtype), one.shape) for name, one in model.weights.items()}
         misshapen = [name for name, one in weights.items() if (one.dtype, one.shape) != kinds[name]]
-        same_picture = misshapen or picture is None or _picture(model.folder, from_ldm(weights), None) == picture
+        same_picture = (
+            misshapen or picture is None or same_bits(_picture(model.folder, from_ldm(weights), None), picture)
+        )
         different = misshapen[:1] or compared.result()
     if different:
         raise _differs(path, f"{different[0]} is not the folder's.")
@@ -117,9 +113,10 @@ def verify(written: Written, picture: "Image.Image | None") -> Verdict:
 
 
 def _first_difference(written: Written, weights: "Mapping[str, Tensor]") -> list[str]:
-    """Return the name of a tensor whose bytes are not those that were written, if there is one."""
-    names = (name for name, one in weights.items() if zlib.crc32(as_bytes(one)) != written.checksums[name])
-    return list(itertools.islice(names, 1))
+    """Return the name of a tensor whose bits are not those of the folder's in the file's format, if there is one."""
+    cast, folder = Cast(), written.model.weights
+    differing = (name for name, one in weights.items() if not same_bits(cast(folder[name], one.dtype), one))
+    return list(itertools.islice(differing, 1))
 
 
 def _differs(path: Path, why: str) -> ExportError:
@@ -135,7 +132,7 @@ def _differs(path: Path, why: str) -> ExportError:
 Parts = tuple["dict[str, Tensor]", "dict[str, Tensor]", "dict[str, Tensor]"]
 
 
-def folder_picture(folder: Path, float_dtype: "torch.dtype | None") -> "Image.Image | None":
+def folder_picture(folder: Path, float_dtype: "torch.dtype | None") -> "Tensor | None":
     """Return the picture of a folder whose floats are rounded to a number format, None without a tokenizer.
 
     Raises BaseModelError and the libraries' own errors for a folder that is no model.
@@ -148,9 +145,13 @@ def _parts_of(folder: Path) -> Parts:
     return unet, {modern_vae_key(name): tensor for name, tensor in vae.items()}, without_text_model(text_encoder)
 
 
-def _picture(folder: Path, parts: Parts, rounded_to: "torch.dtype | None") -> "Image.Image":
-    """Make a small picture of these weights, computed in fp32, with what else the folder says of its model."""
+def _picture(folder: Path, parts: Parts, rounded_to: "torch.dtype | None") -> "Tensor":
+    """Make a small picture of these weights, (1, 3, 32, 32), computed in fp32: from noise, by one step, unguided.
+
+    It is as small as it can be and still goes through every layer: reading the weights is what it costs.
+    """
     quiet_libraries()
+    import torch
     from accelerate import init_empty_weights
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -164,10 +165,13 @@ def _picture(folder: Path, parts: Parts, rounded_to: "torch.dtype | None") -> "I
     _take_up(unet, unet_weights, rounded_to)
     _take_up(vae, vae_weights, rounded_to)
     _take_up(text_encoder, {prefix + name: tensor for name, tensor in text_weights.items()}, rounded_to)
-    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
-    tokenizer = load_tokenizer(str(folder / "tokenizer"), None)
-    pipe = Pipe(unet, text_encoder, vae, tokenizer, scheduler)
-    return next(generate_images(pipe, PICTURE)).image
+    token_ids = load_tokenizer(str(folder / "tokenizer"), None)(PROMPT, return_tensors="pt").input_ids
+    noise = torch.randn((1, unet.config.in_channels, *LATENT_SIZE), generator=rng.generator(0, "generation"))
+    with torch.no_grad():
+        states = text_encoder.eval()(token_ids)[0]
+        prediction = unet.eval()(noise, TIMESTEP, encoder_hidden_states=states).sample
+        picture: Tensor = vae.eval().decode(noise - prediction).sample
+    return picture
 
 
 def _take_up(module: Any, weights: "Mapping[str, Tensor]", rounded_to: "torch.dtype | None") -> None:
@@ -180,20 +184,30 @@ def _take_up(module: Any, weights: "Mapping[str, Tensor]", rounded_to: "torch.dt
     module.load_state_dict(
         {name: torch.zeros(()).expand(tensor.shape) for name, tensor in weights.items()}, assign=True
     )
+    memory: dict[str, tuple[Cast, Cast]] = {}
     for layer_name, layer in module.named_modules():
         if at_rest := dict(layer.named_parameters(recurse=False)):
             prefix = f"{layer_name}." if layer_name else ""
             stored = {name: weights[prefix + name] for name in at_rest}
-            layer.register_forward_pre_hook(functools.partial(_fill, stored, rounded_to))
+            # Layers without others inside come one after the other: they share their memory.
+            shared = {} if any(layer.children()) else memory
+            layer.register_forward_pre_hook(functools.partial(_fill, stored, rounded_to, shared))
             layer.register_forward_hook(functools.partial(_empty, at_rest))
 
 
-def _fill(stored: "Mapping[str, Tensor]", rounded_to: "torch.dtype | None", layer: Any, inputs: object) -> None:
+def _fill(
+    stored: "Mapping[str, Tensor]",
+    rounded_to: "torch.dtype | None",
+    memory: dict[str, tuple[Cast, Cast]],
+    layer: Any,
+    inputs: object,
+) -> None:
     import torch
 
     for name, tensor in stored.items():
+        rounding, widening = memory.setdefault(name, (Cast(), Cast()))
         # Always a copy: a mapped tensor lies as its file has it, and kernels add up otherwise on another alignment.
-        wide = tensor.to(rounded_to or tensor.dtype).to(torch.float32, copy=True)
+        wide = widening.copy(rounding(tensor, rounded_to or tensor.dtype), torch.float32)
         setattr(layer, name, torch.nn.Parameter(wide, requires_grad=False))
 
 

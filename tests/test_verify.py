@@ -127,10 +127,10 @@ def test_what_fails_the_check_leaves_the_old_file(
     out.write_bytes(b"old")
     right = write_safetensors
 
-    def lying(path: Path, weights: dict[str, torch.Tensor], *rest: object, **others: object) -> dict[str, int]:
+    def lying(path: Path, weights: dict[str, torch.Tensor], *rest: object, **others: object) -> None:
         name = "first_stage_model.quant_conv.bias"
         right(path, weights | {name: weights[name] + 1}, *rest, **others)  # type: ignore[arg-type]
-        return right(path.with_name(".honest"), weights, *rest, **others)  # type: ignore[arg-type]
+        right(path.with_name(".honest"), weights, *rest, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(single_file, "write_safetensors", lying)
     with pytest.raises(ExportError, match="quant_conv"):

@@ -4,7 +4,6 @@ The same model gives the same bytes, whatever the file is called and wherever it
 """
 
 import json
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from dreambooth.errors import BaseModelError, ExportError
 from dreambooth.export.recipe import file_metadata_of
 from dreambooth.formats.ldm import to_ldm
 from dreambooth.formats.original import original_names
-from dreambooth.formats.safetensors_file import as_bytes, stored_dtype, write_safetensors
+from dreambooth.formats.safetensors_file import stored_dtype, write_safetensors
 from dreambooth.models.weights import part_weights
 from dreambooth.workspace import free_bytes, new_file
 
@@ -40,13 +39,12 @@ class OriginalModel:
 
 @dataclass(frozen=True)
 class Written:
-    """A file that has no name yet: what it was made of, in which format, and the CRC-32 of each tensor's bytes."""
+    """A file that has no name yet: what it was made of, and in which format."""
 
     model: OriginalModel
     path: Path
     is_safetensors: bool
     float_dtype: "torch.dtype | None"
-    checksums: dict[str, int]
 
 
 def convert(
@@ -79,9 +77,9 @@ def convert(
 
     with new_file(out_path) as temporary:
         write = write_safetensors if use_safetensors else _write_ckpt
-        checksums = write(temporary, model.weights, model.metadata, float_dtype=float_dtype, on_tensor=on_tensor)
+        write(temporary, model.weights, model.metadata, float_dtype=float_dtype, on_tensor=on_tensor)
         if check is not None:
-            check(Written(model, temporary, use_safetensors, float_dtype, checksums))
+            check(Written(model, temporary, use_safetensors, float_dtype))
     return out_path
 
 
@@ -158,8 +156,8 @@ def _write_ckpt(
     *,
     float_dtype: "torch.dtype | None" = None,
     on_tensor: Callable[[], None] = lambda: None,
-) -> dict[str, int]:
-    """Write what torch.load gives back as {"state_dict": ..., "metadata": ...}; returns the CRC-32 of each tensor.
+) -> None:
+    """Write what torch.load gives back as {"state_dict": ..., "metadata": ...}.
 
     All tensors that are cast are held at once: torch writes them after it has seen them all.
     """
@@ -174,8 +172,6 @@ def _write_ckpt(
     with path.open("wb") as file:
         # Given a path, torch would write the file's name into the archive.
         torch.save({"state_dict": stored, "metadata": dict(sorted(metadata.items()))}, file)
-    return {name: zlib.crc32(as_bytes(tensor)) for name, tensor in stored.items()}
-
 
 def _check_room(weights: "dict[str, Tensor]", out_path: Path, float_dtype: "torch.dtype | None") -> None:
     sizes = (tensor.numel() * stored_dtype(tensor, float_dtype).itemsize for tensor in weights.values())
