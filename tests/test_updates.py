@@ -10,7 +10,7 @@ from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError, TrainingError
 from dreambooth.presets import resolve
 from dreambooth.training import objective
-from dreambooth.training.optimizer import stochastically_rounded
+from dreambooth.training.optimizer import gradient_norm, stochastically_rounded
 from dreambooth.training.updates import GatheredUpdates, UpdatesInBackward
 from tests.test_trainer import Make, make, moved
 
@@ -143,3 +143,19 @@ def test_the_lean_presets_fit_together(name: str) -> None:
     with pytest.raises(ConfigError) as told:
         resolve({}, None, name).checked()
     assert {problem.field for problem in told.value.problems} == {"instance_data_dir"}, "only the photos are missing"
+
+
+def test_the_norm_of_all_gradients_is_torchs_own_and_no_number_if_one_of_them_is_none() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((3, 4, 3, 3), (2000, 70), (5,))]
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    plain = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+    assert gradient_norm(parameters).item() == pytest.approx(plain.item(), rel=1e-5)
+    assert parameters[0].grad is not None
+    parameters[0].grad = parameters[0].grad.to(memory_format=torch.channels_last)
+    assert gradient_norm(parameters).item() == pytest.approx(plain.item(), rel=1e-5)
+    assert parameters[1].grad is not None
+    parameters[1].grad[7, 7] = float("nan")
+    assert not gradient_norm(parameters).isfinite()
+    assert gradient_norm([]).item() == 0

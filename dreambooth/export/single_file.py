@@ -173,6 +173,7 @@ def _write_ckpt(
         # Given a path, torch would write the file's name into the archive.
         torch.save({"state_dict": stored, "metadata": dict(sorted(metadata.items()))}, file)
 
+
 def _check_room(weights: "dict[str, Tensor]", out_path: Path, float_dtype: "torch.dtype | None") -> None:
     sizes = (tensor.numel() * stored_dtype(tensor, float_dtype).itemsize for tensor in weights.values())
     needed, free = sum(sizes) + SPARE_BYTES, free_bytes(out_path.absolute().parent)
