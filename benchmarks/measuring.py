@@ -95,8 +95,14 @@ def circumstances() -> dict[str, str]:
             [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
         ),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *map(_without_folders, sys.argv[1:])]),
     }
+
+
+def _without_folders(argument: str) -> str:
+    """Return an argument with the names of its files alone: where they lie here says nothing to anybody."""
+    name, equals, value = argument.rpartition("=")
+    return name + equals + (Path(value).name if os.path.isabs(value) else value)
 
 
 def _cpu_lines() -> list[str]:
