@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -308,6 +309,26 @@ def test_a_diverged_run_is_stopped_with_its_cause(make: Make, monkeypatch: pytes
     monkeypatch.setattr(objective, "prior_preservation", overflow)
     with pytest.raises(TrainingError, match="learning rate"):
         run.train()
+
+
+def test_a_micro_batch_leaves_no_graph_behind(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(max_train_steps=2, gradient_accumulation_steps=2)
+    graphs: list[weakref.ref[Any]] = []
+
+    class Mark:
+        """Lives as long as the node of a graph that holds it."""
+
+    def marked(*arguments: Any) -> objective.Losses:
+        assert [graph() for graph in graphs] == [None] * len(graphs)
+        losses = original(*arguments)
+        mark = losses.total.grad_fn.metadata["mark"] = Mark()
+        graphs.append(weakref.ref(mark))
+        return losses
+
+    original = objective.prior_preservation
+    monkeypatch.setattr(objective, "prior_preservation", marked)
+    run.train()
+    assert len(graphs) == 4
 
 
 def test_several_concepts_are_mixed_evenly_each_with_its_own_class(make: Make, photos: Path, tmp_path: Path) -> None:

@@ -80,11 +80,15 @@ def offset_noise(noise: "Tensor", shift: "Tensor", strength: float) -> "Tensor":
 
 @dataclass(frozen=True)
 class Losses:
-    """The parts of a step's loss, as scalar tensors still attached to the graph."""
+    """The parts of a step's loss, as scalar tensors; attached to the graph until they are `detached`."""
 
     total: "Tensor"
     instance: "Tensor"
     prior: "Tensor | None"
+
+    def detached(self) -> "Losses":
+        """Return the numbers alone, which hold no graph in memory."""
+        return Losses(self.total.detach(), self.instance.detach(), None if self.prior is None else self.prior.detach())
 
 
 def prior_preservation(

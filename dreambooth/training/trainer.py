@@ -234,9 +234,8 @@ class Trainer:
         self._updates.clear()
         batch = self._form.with_tensors(tensors)
         losses = self._backward(0, batch, captions)
-        finite = self._updates.apply(losses.total.detach())
-        parts = (losses.total, losses.instance, losses.prior)
-        return [finite, *(part.detach() for part in parts if part is not None)]
+        finite = self._updates.apply(losses.total)
+        return [finite, *(part for part in (losses.total, losses.instance, losses.prior) if part is not None)]
 
     def _backward(self, step: int, batch: Batch, captions: "Tensor") -> objective.Losses:
         materials, config = self._materials, self._config
@@ -251,7 +250,8 @@ class Trainer:
                 config.snr_gamma,
             )
         self._updates.backward(losses.total, step)
-        return losses
+        # Thousands of a graph's small nodes would lie between the next forward's tensors, which then fit no hole.
+        return losses.detached()
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         """Return autocast in the run's precision, over weights that keep their own."""
@@ -278,7 +278,7 @@ class Trainer:
         """Return the step's loss, the mean over micro-batches and processes."""
         import torch
 
-        total = torch.stack([loss.total.detach() for loss in losses]).mean()
+        total = torch.stack([loss.total for loss in losses]).mean()
         if self._materials.batches.num_processes > 1:
             from accelerate.utils import reduce
 
@@ -336,9 +336,9 @@ class Trainer:
         """Keep a step's losses on the device: reading one waits for the GPU, so they are read an interval at a time."""
         import torch
 
-        total = torch.stack([loss.total.detach() for loss in losses]).mean()
-        instance = torch.stack([loss.instance.detach() for loss in losses]).mean()
-        priors = [loss.prior.detach() for loss in losses if loss.prior is not None]
+        total = torch.stack([loss.total for loss in losses]).mean()
+        instance = torch.stack([loss.instance for loss in losses]).mean()
+        priors = [loss.prior for loss in losses if loss.prior is not None]
         self._unreported.append((step, total, instance, torch.stack(priors).mean() if priors else None, rate))
 
     def _report_losses(self) -> None:
