@@ -16,6 +16,7 @@ from ui.advice import Advice
 from ui.api import publish
 from ui.boundary import Page, Services, Shown, shown
 from ui.follower import BUSY_POLL_S, Follower, keeps_files
+from ui.late_answers import OPENING, closed_until
 from ui.render import Doing, error_panel, header
 from ui.space import space_notice
 
@@ -47,7 +48,7 @@ def build_page(
         top = gr.HTML(line, elem_id="header")
         if settings.on_space:
             gr.HTML(space_notice(settings))
-        with gr.Tabs(selected="concepts", elem_id="tabs") as tabs:
+        with gr.Tabs(selected="concepts", elem_id="tabs", elem_classes=[OPENING]) as tabs:
             with gr.Tab("Upload & Concepts", id="concepts"):
                 concepts = concepts_tab.build(services)
             with gr.Tab("Train", id="train"):
@@ -62,8 +63,8 @@ def build_page(
         concepts_tab.connect(concepts, services, train.base, train.fields)
         concepts_tab.connect_go_on(concepts, services, train.base, tabs)
         train_tab.connect(
-            train, services, page=page, photo_set=concepts.photo_set, kind=concepts.kind,
-            prompts=[concepts.instance_prompt, concepts.class_prompt],
+            train, services, page=page, photo_set=concepts.photo_set, photos=concepts.report,
+            kind=concepts.kind, prompts=[concepts.instance_prompt, concepts.class_prompt],
         )  # fmt: skip
         convert_tab.connect(convert, services, page)
         generate_tab.connect(generate, services, page)
@@ -91,7 +92,7 @@ def _connect_whole(
     ]  # fmt: skip
     # A fresh page has seen nothing, whatever the session remembers: a reload is sent everything.
     gr.on([timer.tick, train.run.change], follower.look, [train.run, seen], followed, api_name="look", **quiet)
-    page.load(follower.first_look, None, [*followed, train.settings], api_name="first_look", **quiet)
+    first = page.load(follower.first_look, None, [*followed, train.settings], api_name="first_look", **quiet)
 
     advice = Advice(services)
     for tab, name in ((convert, "advise_convert"), (generate, "advise_generate")):
@@ -101,7 +102,10 @@ def _connect_whole(
         )  # fmt: skip
 
     handlers = concepts_tab.Handlers(services)
-    page.load(shown(handlers.newest), train.fields["resolution"], concepts.contents, api_name="newest_photos", **quiet)
+    newest = page.load(
+        shown(handlers.newest), train.fields["resolution"], concepts.contents, api_name="newest_photos", **quiet
+    )  # fmt: skip
+    closed_until(page, [first, concepts.said.after(newest)])
 
     def sample() -> list[Any]:
         name, config = train_handlers.start_sample(services)
@@ -110,7 +114,8 @@ def _connect_whole(
         return [gr.Tabs(selected="train"), *shown_run, STARTER, *contents]
 
     started = [tabs, train.run, train.settings, train.base, *concepts.contents]
-    concepts.sample.click(shown(sample), None, started, api_name="sample_button", **quiet)
+    began = concepts.said.asked_by(concepts.sample.click)
+    concepts.said.after(began.then(shown(sample), None, started, api_name="sample_button", **quiet))
 
     def make_pictures(name: str) -> list[Any]:
         """Show the best step's own samples in the Generate tab, the newest's where none is known, and choose it."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from dreambooth.limits import text_problems
 from dreambooth.prompts import EXAMPLES, KIND_WORDS, subject_of
 from ui.boundary import Services, shown
 from ui.fields import marks
+from ui.late_answers import answer_of
 from ui.photo_cards import Card, cards, cut_view, editor, set_report
 from ui.photo_sets import (
-    DEFAULT_CLASS_WORDS,
     KINDS,
     PhotoSet,
     Words,
@@ -34,6 +35,8 @@ from ui.photo_sets import (
 
 SAMPLE_SET = "sample-subject"
 MAX_SHOWN_CLASS_PICTURES = 60
+# What `contents` shows of a set.
+NUM_CONTENTS = 12
 NOTES = {
     "identifier": "A short made-up word that will mean your subject and nothing else.",
     "class_word": "What kind of thing it is, in one or two words.",
@@ -55,10 +58,8 @@ class Handlers:
         self.caption_left = shown(self._caption_left)
         self.remove = shown(self._remove)
         self.refocus = shown(self._refocus)
-        self.kind_chosen = shown(self._kind_chosen)
-        self.words_typed = shown(self._words_typed)
-        self.words_left = shown(self._words_left)
         self.keep_words = shown(self._keep_words)
+        self.keep_kind = shown(self._keep_kind)
         self.verdict = shown(self._verdict)
         self.propose = shown(self._propose)
         self.add_concept = shown(self._add_concept)
@@ -102,7 +103,7 @@ class Handlers:
     def _taken(self, target: PhotoSet, before: str, words: Words, lines: list[Line], resolution: float) -> list[Any]:
         if not target.photos():
             empty = before if before and self.set_of(before).folder.is_dir() else ""
-            return [empty, *self._photo_parts("", lines, resolution, None, words.kind), gr.skip(), gr.skip()]
+            return [empty, *self._photo_parts("", lines, resolution, None, kind=words.kind), gr.skip(), gr.skip()]
         target.keep_words(words)
         parts = self._photo_parts(target.name, lines, resolution, None)
         return [target.name, *parts, self._earlier(target.name), self._chips(target)]
@@ -133,9 +134,13 @@ class Handlers:
         return path
 
     def _photo_parts(
-        self, name: str, lines: Sequence[Line], resolution: float, chosen: str | None, kind: str = ""
-    ) -> list[Any]:
-        """Return what shows the photos: report, cards, the chosen one, its editor, its cut, its caption."""
+        self, name: str, lines: Sequence[Line], resolution: float, chosen: str | None, before: str | None = None,
+        kind: str = "",
+    ) -> list[Any]:  # fmt: skip
+        """Return what shows the photos: report, cards, the chosen one, its editor, its cut, its caption.
+
+        The caption of the photo that was chosen `before` is left as it is: somebody may be typing it.
+        """
         kept = self.set_of(name) if name else None
         side_px = _side(resolution)
         photos = kept.photos() if kept else []
@@ -145,7 +150,10 @@ class Handlers:
         shown_cards = [self._card(kept, photo, found.get(photo.name, []), side_px) for photo in photos if kept]
         kind = kind or (kept.words().kind if kept else KINDS[0])
         report = set_report(len(photos), lines, found, kind)
-        return [report, cards(shown_cards, chosen), chosen, *self._editor_parts(kept, chosen, side_px)]
+        parts = self._editor_parts(kept, chosen, side_px)
+        if chosen and chosen == before:
+            parts[3] = gr.skip()
+        return [report, cards(shown_cards, chosen), chosen or "", *parts]
 
     def _card(self, kept: PhotoSet, photo: Path, found: Sequence[Any], side_px: int) -> Card:
         view = self._services.shown.training_view(photo, side_px, kept.focus(photo.name))
@@ -180,9 +188,9 @@ class Handlers:
             return [gr.skip()] * 8
         kept = self.set_of(photo_set)
         if act == "choose":
-            return self._photo_parts(photo_set, [], resolution, None if chosen == name else name)
+            return self._photo_parts(photo_set, [], resolution, None if chosen == name else name, chosen)
         lines = self.change(kept, name, act)
-        return self._photo_parts(photo_set, lines, resolution, chosen)
+        return self._photo_parts(photo_set, lines, resolution, chosen, chosen)
 
     def change(self, kept: PhotoSet, name: str, act: str) -> list[Line]:
         """Remove, turn or lighten a photo, or guess its square again; returns what to say of it."""
@@ -223,10 +231,10 @@ class Handlers:
 
     def _refocus(self, photo_set: str, chosen: str | None, resolution: float) -> list[Any]:
         lines = self.change(self.set_of(photo_set), chosen, "refocus") if photo_set and chosen else []
-        return self._photo_parts(photo_set, lines, resolution, chosen)
+        return self._photo_parts(photo_set, lines, resolution, chosen, chosen)
 
     def _views(self, photo_set: str, chosen: str | None, resolution: float) -> list[Any]:
-        return self._photo_parts(photo_set or "", [], resolution, chosen)
+        return self._photo_parts(photo_set or "", [], resolution, chosen, chosen)
 
     def _earlier(self, value: str) -> Any:
         sets = photo_sets(self._services.workspace)
@@ -238,8 +246,8 @@ class Handlers:
         kept = self.set_of(photo_set) if photo_set else None
         words = kept.words() if kept else Words()
         return [
-            photo_set, words.kind, words.identifier, words.class_word, words.instance_prompt, words.class_prompt,
-            self._chips(kept), self._earlier(photo_set), *self._photo_parts(photo_set, lines, resolution, None),
+            photo_set, answer_of(asdict(words)), self._chips(kept), self._earlier(photo_set),
+            *self._photo_parts(photo_set, lines, resolution, None),
         ]  # fmt: skip
 
     def newest(self, resolution: float) -> list[Any]:
@@ -259,28 +267,20 @@ class Handlers:
 
     # Words -----------------------------------------------------------------------------------------------------------
 
-    def _kind_chosen(self, photo_set: str, kind: str, identifier: str) -> list[Any]:
-        class_word = DEFAULT_CLASS_WORDS[_kind(kind)]
-        return [class_word, *self._words_typed(photo_set, kind, identifier, class_word)]
-
-    def _words_typed(self, photo_set: str, kind: str, identifier: str, class_word: str) -> list[Any]:
-        instance_prompt, class_prompt = prompts_for(kind, identifier, class_word)
-        self._keep_words(photo_set, kind, identifier, class_word, instance_prompt, class_prompt)
-        return [instance_prompt, class_prompt]
-
-    def _words_left(
-        self, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str
-    ) -> list[Any]:
-        """Make the prompts anew where they lack the words, so that prompts edited by hand stay."""
-        if identifier in instance_prompt and class_word in instance_prompt:
-            return [gr.skip(), gr.skip()]
-        return self._words_typed(photo_set, kind, identifier, class_word)
-
     def _keep_words(
         self, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str
     ) -> None:
         if photo_set:
             self.set_of(photo_set).keep_words(_words(kind, identifier, class_word, instance_prompt, class_prompt))
+
+    def _keep_kind(
+        self, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str,
+        resolution: float,
+    ) -> str:  # fmt: skip
+        """Keep the words, and return the report with what matters for photos of this kind."""
+        self._keep_words(photo_set, kind, identifier, class_word, instance_prompt, class_prompt)
+        report: str = self._photo_parts(photo_set or "", [], resolution, None, kind=_kind(kind))[0]
+        return report
 
     def judge(self, identifier: str, class_word: str, base: str) -> Verdict:
         """Return whether an identifier will do in a base."""
@@ -295,9 +295,9 @@ class Handlers:
         vocabulary = vocabulary_of(base or "", self._services.workspace.models_dir)
         return proposed([*taken, identifier], class_word, vocabulary)
 
-    def _propose(self, photo_set: str, kind: str, identifier: str, class_word: str, base: str) -> list[Any]:
+    def _propose(self, kind: str, identifier: str, class_word: str, base: str) -> dict[str, Any]:
         word = self.propose_identifier(identifier, class_word, base)
-        return [word, *self._words_typed(photo_set, kind, word, class_word)]
+        return answer_of(asdict(Words(_kind(kind), word, class_word, *prompts_for(kind, word, class_word))))
 
     def problems(self, photo_set: str, words: Words, base: str) -> list[FieldProblem]:
         """Return all that is wrong with the words and photos of a set, each at its field."""
@@ -423,7 +423,7 @@ class Handlers:
     def _import_concepts(self, file: str | None, resolution: float) -> list[Any]:
         """Take the concepts of a list in, with the photos of their folders."""
         if not file:
-            return [*[gr.skip()] * 16, None]
+            return [*[gr.skip()] * NUM_CONTENTS, None]
         try:
             concepts = load_concepts_list(Path(file))
         finally:

@@ -1,6 +1,6 @@
 """The first tab: photos in, shown as they will be trained, and the words for them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import gradio as gr
@@ -10,8 +10,10 @@ from dreambooth.models.base import STARTER
 from ui import concepts_api
 from ui.boundary import Services
 from ui.concept_handlers import NOTES, SAMPLE_SET, Handlers, class_pictures_text, verdict_html
+from ui.late_answers import QUIET, Fillable, fillable
 from ui.photo_cards import CARDS_CSS, CARDS_JS, CUT_CSS, EDITOR_CSS, EDITOR_JS, cards, set_report
 from ui.photo_sets import KINDS, Words
+from ui.prompt_scripts import KIND_CHOSEN, MAKE_PROMPTS, WORDS_LEFT
 
 __all__ = ["SAMPLE_SET", "ConceptsTab", "Handlers", "build", "connect", "connect_go_on"]
 
@@ -26,6 +28,7 @@ class ConceptsTab:
     """The tab's components that others read or that events fill."""
 
     photo_set: gr.Textbox
+    said: Fillable
     concepts: gr.Radio
     add_concept: gr.Button
     leave: gr.Button
@@ -35,7 +38,7 @@ class ConceptsTab:
     take_folder: gr.Button
     report: gr.HTML
     views: gr.HTML
-    chosen: gr.State
+    chosen: gr.Textbox
     box: gr.Column
     editor: gr.HTML
     cut: gr.HTML
@@ -79,7 +82,7 @@ class ConceptsTab:
     @property
     def contents(self) -> list[Any]:
         """Return what shows one photo set: its name, words, companions, the list of sets, and its photos."""
-        return [self.photo_set, *self.words, self.concepts, self.earlier, *self.photo_parts]
+        return [self.photo_set, self.said.answer, self.concepts, self.earlier, *self.photo_parts]
 
 
 def build(services: Services) -> ConceptsTab:
@@ -88,7 +91,7 @@ def build(services: Services) -> ConceptsTab:
     made: dict[str, Any] = {
         # The photo set's name is the page's only memory of it; the photos and words lie on the server.
         "photo_set": gr.Textbox("", label="Photo set", visible=False, elem_id="photo-set"),
-        "chosen": gr.State(None),
+        "chosen": gr.Textbox("", label="Chosen photo", visible=False, elem_id="chosen-photo"),
         "marked": gr.State([]),
     }
     made["concepts"] = gr.Radio(
@@ -106,6 +109,7 @@ def build(services: Services) -> ConceptsTab:
     made |= _class_pictures()
     made |= _more()
     gr.HTML(f"<p class='db-hint'>{RIGHTS}</p>")
+    made["said"] = fillable({field.name: made[field.name] for field in fields(Words)}, asdict(usual), together=True)
     return ConceptsTab(**made)
 
 
@@ -238,21 +242,19 @@ def _more() -> dict[str, Any]:
 def connect(tab: ConceptsTab, services: Services, base: gr.Dropdown, settings: dict[str, Any]) -> None:
     """Join the tab's components to what they do; `settings` are the fields of the Train tab."""
     handlers, resolution = Handlers(services), settings["resolution"]
-    _connect_photos(tab, handlers, resolution)
-    _connect_words(tab, handlers, base)
+    taken = _connect_photos(tab, handlers, resolution)
+    _connect_words(tab, handlers, base, resolution, taken)
     _connect_sets(tab, handlers, base, resolution)
     _connect_class_pictures(tab, handlers, settings)
     concepts_api.publish(services, handlers)
 
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-
-
-def _connect_photos(tab: ConceptsTab, handlers: Handlers, resolution: gr.Number) -> None:
+def _connect_photos(tab: ConceptsTab, handlers: Handlers, resolution: gr.Number) -> list[Any]:
+    """Join what shows photos to what it does; returns the events that take photos in."""
     taken = [tab.photo_set, *tab.photo_parts, tab.earlier, tab.concepts]
     given = [tab.photo_set, *tab.words, resolution]
-    tab.files.upload(handlers.upload, [tab.files, *given], [*taken, tab.files], api_name="upload_photos")
-    gr.on(
+    dropped = tab.files.upload(handlers.upload, [tab.files, *given], [*taken, tab.files], api_name="upload_photos")
+    named = gr.on(
         [tab.take_folder.click, tab.folder.submit], handlers.add_folder, [tab.folder, *given], taken,
         api_name="take_folder", api_visibility="private",
     )  # fmt: skip
@@ -275,52 +277,64 @@ def _connect_photos(tab: ConceptsTab, handlers: Handlers, resolution: gr.Number)
     tab.remove.click(handlers.remove, seen, tab.photo_parts, api_name="remove_chosen", **QUIET)
     tab.refocus.click(handlers.refocus, seen, tab.photo_parts, api_name="guess_square", **QUIET)
     resolution.change(handlers.views, seen, tab.photo_parts, api_name="photo_views", **QUIET)
+    return [dropped, named]
 
 
-def _connect_words(tab: ConceptsTab, handlers: Handlers, base: gr.Dropdown) -> None:
-    prompts = [tab.instance_prompt, tab.class_prompt]
-    tab.kind.input(
-        handlers.kind_chosen, [tab.photo_set, tab.kind, tab.identifier], [tab.class_word, *prompts],
-        api_name="kind_chosen", **QUIET,
+def _connect_words(
+    tab: ConceptsTab, handlers: Handlers, base: gr.Dropdown, resolution: gr.Number, taken: list[Any]
+) -> None:
+    prompts, named = [tab.instance_prompt, tab.class_prompt], [tab.kind, tab.identifier, tab.class_word]
+    # One after the other, so that older words are never written over newer ones.
+    keeping: dict[str, Any] = {
+        "fn": handlers.keep_words, "inputs": [tab.photo_set, *tab.words], "outputs": None,
+        "trigger_mode": "always_last", "concurrency_id": "keep_words", "concurrency_limit": 1, **QUIET,
+    }  # fmt: skip
+    chosen = tab.kind.input(
+        None, [tab.kind, tab.identifier], [tab.class_word, *prompts], js=KIND_CHOSEN, api_name="kind_chosen", **QUIET
+    )
+    kept = keeping | {"fn": handlers.keep_kind, "inputs": [tab.photo_set, *tab.words, resolution]}
+    chosen.then(**kept | {"outputs": tab.report}, api_name="keep_kind")
+    typed = gr.on(
+        [tab.identifier.input, tab.class_word.input], None, named, prompts, js=MAKE_PROMPTS, api_name="words_typed",
+        **QUIET,
     )  # fmt: skip
-    gr.on(
-        [tab.identifier.input, tab.class_word.input], handlers.words_typed,
-        [tab.photo_set, tab.kind, tab.identifier, tab.class_word], prompts,
-        trigger_mode="always_last", api_name="words_typed", **QUIET,
-    )  # fmt: skip
-    gr.on(
-        [tab.instance_prompt.input, tab.class_prompt.input, tab.instance_prompt.blur, tab.class_prompt.blur],
-        handlers.keep_words, [tab.photo_set, *tab.words], None,
-        trigger_mode="always_last", api_name="keep_words", **QUIET,
-    )  # fmt: skip
-    # A paste with the mouse is no `input` to Gradio.
-    gr.on(
-        [tab.identifier.blur, tab.class_word.blur], handlers.words_left, [tab.photo_set, *tab.words], prompts,
+    typed.then(**keeping, api_name="keep_typed_words")
+    left = gr.on(
+        [tab.identifier.blur, tab.class_word.blur], None, [*named, tab.instance_prompt], prompts, js=WORDS_LEFT,
         api_name="words_left", **QUIET,
     )  # fmt: skip
+    left.then(**keeping, api_name="keep_left_words")
+    gr.on(
+        [tab.instance_prompt.input, tab.class_prompt.input, tab.instance_prompt.blur, tab.class_prompt.blur],
+        **keeping, api_name="keep_words",
+    )  # fmt: skip
+    # Words that were typed while the photos were on their way.
+    for number, event in enumerate(taken):
+        event.success(**keeping, api_name=f"keep_words_of_taken_{number}")
     gr.on(
         [tab.identifier.change, tab.class_word.change, tab.kind.change, base.change], handlers.verdict,
         [tab.identifier, tab.class_word, tab.kind, base], [tab.verdict],
         trigger_mode="always_last", api_name="identifier_read", **QUIET,
     )  # fmt: skip
-    tab.propose.click(
-        handlers.propose, [tab.photo_set, tab.kind, tab.identifier, tab.class_word, base],
-        [tab.identifier, *prompts], api_name="identifier_proposed", **QUIET,
-    )  # fmt: skip
+    proposed = tab.said.asked_by(tab.propose.click).then(
+        handlers.propose, [*named, base], tab.said.answer, api_name="identifier_proposed", **QUIET
+    )
+    tab.said.after(proposed).then(**keeping, api_name="keep_proposed_words")
 
 
 def _connect_sets(tab: ConceptsTab, handlers: Handlers, base: gr.Dropdown, resolution: gr.Number) -> None:
-    tab.new_set.click(lambda: handlers.contents("", 64), None, tab.contents, api_name="new_photo_set", **QUIET)
-    tab.delete.click(handlers.delete, [tab.photo_set], tab.contents, api_name="delete_shown_photos", **QUIET)
-    tab.earlier.input(handlers.contents, [tab.earlier, resolution], tab.contents, api_name="earlier_photos", **QUIET)
-    tab.concepts.input(handlers.contents, [tab.concepts, resolution], tab.contents, api_name="shown_concept", **QUIET)
-    tab.add_concept.click(
-        handlers.add_concept, [tab.photo_set, base, resolution], tab.contents, api_name="one_more_concept", **QUIET
-    )
-    tab.leave.click(handlers.leave, [tab.photo_set, resolution], tab.contents, api_name="leave_concepts", **QUIET)
-    tab.listed.upload(
-        handlers.import_concepts, [tab.listed, resolution], [*tab.contents, tab.listed], api_name="list_taken", **QUIET
-    )
+    for trigger, handler, inputs, outputs, name in (
+        (tab.new_set.click, lambda: handlers.contents("", 64), None, tab.contents, "new_photo_set"),
+        (tab.delete.click, handlers.delete, [tab.photo_set], tab.contents, "delete_shown_photos"),
+        (tab.earlier.input, handlers.contents, [tab.earlier, resolution], tab.contents, "earlier_photos"),
+        (tab.concepts.input, handlers.contents, [tab.concepts, resolution], tab.contents, "shown_concept"),
+        (tab.add_concept.click, handlers.add_concept, [tab.photo_set, base, resolution], tab.contents,
+         "one_more_concept"),
+        (tab.leave.click, handlers.leave, [tab.photo_set, resolution], tab.contents, "leave_concepts"),
+        (tab.listed.upload, handlers.import_concepts, [tab.listed, resolution], [*tab.contents, tab.listed],
+         "list_taken"),
+    ):  # fmt: skip
+        tab.said.after(tab.said.asked_by(trigger).then(handler, inputs, outputs, api_name=name, **QUIET))
     tab.export.click(handlers.export_concepts, [tab.photo_set], [tab.exported], api_name="list_exported", **QUIET)
 
 
@@ -341,8 +355,9 @@ def _connect_class_pictures(tab: ConceptsTab, handlers: Handlers, settings: dict
     )  # fmt: skip
     pairs = ((tab.class_on, "with_prior_preservation"), (tab.class_count, "num_class_images"))
     for here, name in pairs:
-        here.input(lambda value: value, here, settings[name], api_name=f"{name}_here", **QUIET)
-        settings[name].change(lambda value: value, settings[name], here, api_name=f"{name}_there", **QUIET)
+        # In the browser: echoes that come late would overtake each other.
+        here.input(None, here, settings[name], js="value => value", api_name=f"{name}_here", **QUIET)
+        settings[name].change(None, settings[name], here, js="value => value", api_name=f"{name}_there", **QUIET)
 
 
 def connect_go_on(tab: ConceptsTab, services: Services, base: gr.Dropdown, tabs: gr.Tabs) -> None:

@@ -45,13 +45,18 @@ class Follower:
     def first_look(self) -> list[Any]:
         """Return everything, for a page that was just opened: the run that trains, else the newest."""
         busy = bool(self._services.jobs.active())
-        return [*self.look(None, {}), gr.Accordion(open=not busy)]
+        return [*shown(self._look_at)(None, {}), gr.Accordion(open=not busy)]
 
-    def _look(self, name: str | None, seen: dict[str, Any]) -> list[Any]:
+    def _look(self, name: str | None, seen: dict[str, Any]) -> Any:
+        if not seen and not name:
+            # On a slow machine the timer asks before the page's own first look is answered: that chooses the run.
+            return gr.skip()
+        return self._look_at(name, seen)
+
+    def _look_at(self, name: str | None, seen: dict[str, Any]) -> list[Any]:
         active = self._services.jobs.active()
         runs = self._shared("runs", lambda: tuple(run.name for run in self._services.workspace.runs()))
         if not seen and not name:
-            # On a slow machine the timer's first look can come before the page's own: both choose the same run.
             name = active or next(iter(runs), "")
         view = self._view(name)
         values: dict[str, Any] = {

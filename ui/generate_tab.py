@@ -20,6 +20,7 @@ from dreambooth.workspace import RunFolder
 from ui import picture_history
 from ui.boundary import Services, shown
 from ui.fields import STRENGTHS, field_component, read_field, strength_sliders
+from ui.late_answers import Fillable, answer_of, fillable
 from ui.pictures_view import request_status
 from ui.render import error_panel, time_left
 
@@ -44,7 +45,7 @@ class GenerateTab:
     run: gr.Dropdown
     steps: gr.Dropdown
     prompts: gr.Textbox
-    prefilled: gr.State
+    offered: Fillable
     negative_prompt: gr.Textbox
     usual: gr.Button
     numbers: dict[str, Any]
@@ -87,8 +88,11 @@ def build(services: Services) -> GenerateTab:
                     "Read it from a PNG", size="sm", file_types=[".png"], elem_id="read-png", type="filepath"
                 )
     history = picture_history.build()
+    guidance = asked["numbers"]["guidance_scale"]
+    offered = fillable({"prompt": asked["prompt"], "guidance_scale": guidance},
+                       {"prompt": "", "guidance_scale": guidance.value})  # fmt: skip
     return GenerateTab(
-        **asked, prefilled=gr.State(""), message=message, pictures=pictures, files=gr.State([]), recipe=recipe,
+        **asked, offered=offered, message=message, pictures=pictures, files=gr.State([]), recipe=recipe,
         read_png=read_png, use_settings=use_settings, use_seed=use_seed, history=history, timer=gr.Timer(IDLE_POLL_S),
     )  # fmt: skip
 
@@ -165,11 +169,10 @@ def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
     tab.compare.click(handlers.ask_comparison, [*compared, seen], followed, api_name="ask_for_comparison", **quiet)
     tab.cancel.click(handlers.cancel, seen, followed, api_name="cancel_pictures_here", **quiet)
     gr.on([tab.timer.tick, page.load], handlers.look, seen, followed, api_name="look_at_pictures", **quiet)
-    gr.on(
-        [tab.model.change, page.load], handlers.model_chosen, [tab.model, tab.prompt, tab.prefilled],
-        [tab.prompt, tab.prefilled, tab.numbers["guidance_scale"], tab.examples, tab.run],
-        api_name="model_chosen", **quiet,
-    )  # fmt: skip
+    tab.offered.after(gr.on(
+        [tab.model.change, page.load], handlers.model_chosen, [tab.model, tab.prompt],
+        [tab.offered.answer, tab.examples, tab.run], api_name="model_chosen", **quiet,
+    ))  # fmt: skip
     tab.run.change(
         handlers.run_chosen, [tab.run, tab.prompts], [tab.steps, tab.prompts], api_name="run_chosen", **quiet
     )
@@ -301,22 +304,24 @@ class Handlers:
 
     # Choosing --------------------------------------------------------------------------------------------------------
 
-    def _model_chosen(self, model: str, prompt: str, prefilled: str) -> tuple[Any, ...]:
+    def _model_chosen(self, model: str, prompt: str) -> tuple[Any, ...]:
         """Offer the run's own words as prompt, unless one was typed, the guidance its samples had, and examples."""
         run = RunFolder(Path(model).parent) if model else None
         is_run = run is not None and run.config_path.exists() and run.path.parent == self._services.workspace.runs_dir
         config = read_config(run) if run is not None and is_run else None
-        own_prompt = prompt.strip() and prompt != prefilled
+        empty = {} if prompt.strip() else {"prompt": prompt}
         if run is None or config is None or not config.concepts:
-            guidance = read_card(STARTER).recipe.get("save_guidance_scale", 7.5) if model == STARTER else gr.skip()
+            guidance = read_card(STARTER).recipe.get("save_guidance_scale", 7.5) if model == STARTER else None
             samples = example_prompts("pet", "photo of a dog", is_toy=model == STARTER)
-            return gr.skip() if own_prompt else samples[0], samples[0], guidance, _dataset(samples), gr.skip()
+            told = {"prompt": samples[0]} | ({} if guidance is None else {"guidance_scale": guidance})
+            return answer_of(told, empty), _dataset(samples), gr.skip()
         words = config.concepts[0].instance_prompt
         is_toy = read_card(config.pretrained_model_name_or_path).is_toy
         kind = kind_of(*(concept.class_prompt or concept.instance_prompt for concept in config.concepts))
         samples = [concept.instance_prompt for concept in config.concepts]
         samples += example_prompts(kind, words, is_toy=is_toy)
-        return gr.skip() if own_prompt else words, words, config.save_guidance_scale, _dataset(samples), run.name
+        told = {"prompt": words, "guidance_scale": config.save_guidance_scale}
+        return answer_of(told, empty), _dataset(samples), run.name
 
     def _run_chosen(self, name: str, prompts: str) -> tuple[Any, Any]:
         """Offer the run's steps, its base among them, and its own words."""

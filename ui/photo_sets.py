@@ -30,6 +30,8 @@ WORDS_FILE, PHOTOS_FILE, TOGETHER_FILE = "words.json", "photos.json", "together.
 CLASS_SUFFIX = ".class"
 DEFAULT_IDENTIFIER = "zwx"
 DEFAULT_CLASS_WORDS: dict[Kind, str] = {"person": "person", "pet": "dog", "object": "toy", "style": "painting"}
+USUAL_PATTERN = ("photo of {identifier} {class_word}", "photo of {class_word}")
+PROMPT_PATTERNS = {"style": ("{class_word} in {identifier} style", "{class_word}")}
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_FOLDER_PHOTOS = 500
 MAX_SIDECAR_BYTES = 4 * 1024**2
@@ -52,10 +54,9 @@ class Words:
 
 def prompts_for(kind: str, identifier: str, class_word: str) -> tuple[str, str]:
     """Return the instance prompt and the class prompt that these words make."""
-    identifier, class_word = identifier.strip(), class_word.strip()
-    if kind == "style":
-        return f"{class_word} in {identifier} style", class_word
-    return f"photo of {identifier} {class_word}", f"photo of {class_word}"
+    words = {"identifier": identifier.strip(), "class_word": class_word.strip()}
+    instance, of_class = PROMPT_PATTERNS.get(kind, USUAL_PATTERN)
+    return instance.format(**words), of_class.format(**words)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ class PhotoSet:
             return Words()
 
     def keep_words(self, words: Words) -> None:
-        """Write the words beside the photos."""
+        """Write the words beside the photos; those that are there already make the set no newer."""
+        if words == self.words() and (self.folder / WORDS_FILE).exists():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / WORDS_FILE, asdict(words))
 

@@ -77,6 +77,7 @@ CSS = """
 .gradio-container h3 { font-size: 1rem; font-weight: 650; margin: .3rem 0; }
 .gradio-container h3 .db-hint { font-weight: 400; margin-left: .35rem; }
 .gradio-container :focus-visible { outline: 2px solid var(--db-accent); outline-offset: 2px; }
+.db-opening { pointer-events: none; } .db-opening[inert] { opacity: .6; transition: opacity .3s .5s; }
 .db-header { display: flex; flex-wrap: wrap; align-items: baseline; gap: .3rem 1.2rem; padding: .4rem 0 .2rem; }
 .db-header h1 { font-size: 1.45rem; font-weight: 650; letter-spacing: -.015em; margin: 0; }
 .db-chips { display: flex; flex-wrap: wrap; gap: .35rem .5rem; font-size: .84rem;

@@ -14,6 +14,7 @@ from dreambooth.shell_line import command_line, settings_text
 from ui.boundary import Services, shown
 from ui.fields import MAIN_FIELDS, form_infos, marks, read_fields, shown_value
 from ui.forecast import Offer, fitting, forecast, offers, proposed_config
+from ui.late_answers import answer_of
 from ui.photo_sets import photo_set
 from ui.plan_text import preset_choices, preset_note, start_sentence
 from ui.render import error_panel, field_note, panel
@@ -58,7 +59,6 @@ class Handlers:
         self._infos = form_infos()
         self._notes = {name: field_note(info) for name, info in self._infos.items()} | dict(prompt_notes or {})
         self.propose = shown(self._propose)
-        self.take_preset = shown(self._take_preset)
         self.tell = shown(self._tell)
         self.recheck = shown(self._recheck)
         self.reuse = shown(self._reuse)
@@ -66,37 +66,26 @@ class Handlers:
 
     # The form --------------------------------------------------------------------------------------------------------
 
-    def _take_preset(
-        self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any], *values: Any
-    ) -> list[Any]:
-        """Follow a preset that was chosen: what it decides is no longer what somebody typed."""
-        typed = dict(zip(self._infos, values, strict=True))
-        proposed = dict(proposed) | {name: shown_value(self._infos[name], typed[name]) for name in OF_THE_PRESET}
-        return self._proposal(base, preset_name, kind, photo_set_name, proposed, values, keep_preset=True)
-
     def _propose(
         self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any], *values: Any
     ) -> list[Any]:
-        return self._proposal(base, preset_name, kind, photo_set_name, proposed, values, keep_preset=False)
-
-    def _proposal(
-        self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any],
-        values: tuple[Any, ...], *, keep_preset: bool,
-    ) -> list[Any]:  # fmt: skip
+        """Answer with settings that suit base and photos, and with the preset that fits unless one was just chosen."""
         explicit = self._explicit(proposed, values)
-        shown_now = {name: shown_value(self._infos[name], value) for name, value in self._read(values).items()}
+        is_chosen = preset_name != proposed.get("preset")
+        # What a preset decides is no longer what somebody typed before.
+        given_up = {name: explicit.pop(name) for name in OF_THE_PRESET if is_chosen and name in explicit}
         try:
             num_photos = self._num_photos(photo_set_name)
-            if not keep_preset:
+            if not is_chosen:
                 preset_name = fitting(self._offers(base, kind, num_photos, {}), preset_name)
             config = proposed_config(base, preset_name, kind, num_photos, explicit, self._services.device())
         except DreamBoothError as error:
-            return [gr.skip(), error_panel(error), gr.skip(), *(gr.skip() for _ in values)]
+            return [{}, error_panel(error)]
         new = {name: shown_value(info, getattr(config, name)) for name, info in self._infos.items()}
-        # What a person typed stays theirs: only proposals are remembered as such.
-        kept = {name: proposed.get(name) if name in explicit else value for name, value in new.items()}
-        updates = [gr.skip() if shown_now[name] == value else value for name, value in new.items()]
-        return [gr.Radio(value=preset_name), base_notice(base), kept, *updates]
+        # What a person typed stays theirs: only proposals are filled in and remembered as such.
+        told = {"preset": preset_name} | {name: value for name, value in new.items() if name not in explicit}
+        asked = {name: shown_value(self._infos[name], value) for name, value in given_up.items()}
+        return [answer_of(told, asked), base_notice(base)]
 
     def _read(self, values: tuple[Any, ...]) -> dict[str, Any]:
         return read_fields(self._infos, values)
@@ -202,14 +191,15 @@ class Handlers:
         place = self._services.jobs.view(name).queue_place
         return panel(f"{name} waits in line, at place {place}.", f"It begins when {active} is done.", tone="note")
 
-    def _reuse(self, name: str) -> list[Any]:
+    def _reuse(self, name: str, preset_name: str) -> list[Any]:
         """Put a run's settings into the form; all of them count as typed."""
         config = self._services.jobs.view(name).config
         if config is None:
             raise DreamBoothError(f"The settings of {name} cannot be read.", "Their file is gone or damaged.", "")
         values = [shown_value(info, getattr(config, field)) for field, info in self._infos.items()]
         told = panel(f"The form has the settings of {name} now.", "The photos are those of the first tab.", tone="good")
-        return [told, config.pretrained_model_name_or_path, {}, gr.Accordion(open=True), *values]
+        nothing_proposed = {"preset": preset_name}
+        return [told, config.pretrained_model_name_or_path, nothing_proposed, gr.Accordion(open=True), *values]
 
     # For programs ----------------------------------------------------------------------------------------------------
 

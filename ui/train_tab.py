@@ -17,6 +17,7 @@ from ui.fields import (
     shown_value,
 )
 from ui.forecast import proposed_config
+from ui.late_answers import Fillable, fillable
 from ui.plan_text import preset_choices
 from ui.train_handlers import Handlers, base_notice
 
@@ -30,7 +31,7 @@ class TrainTab:
     preset_note: gr.HTML
     notice: gr.HTML
     fields: dict[str, Any]
-    proposed: gr.State
+    proposals: Fillable
     marked: gr.State
     settings: gr.Accordion
     advanced: gr.Accordion
@@ -107,9 +108,10 @@ def build(services: Services) -> TrainTab:
     runs = runs_section.build()
     # Its fields follow the declaration's order, whatever the layout.
     fields = {name: made[name] for name in infos}
-    proposed = gr.State({name: shown_value(info, getattr(config, name)) for name, info in infos.items()})
+    proposed = {name: shown_value(info, getattr(config, name)) for name, info in infos.items()}
+    proposals = fillable({"preset": preset, **fields}, {"preset": "recommended", **proposed})
     return TrainTab(
-        base, preset, note, notice, fields, proposed, gr.State([]), settings, advanced, plan, start_button, message,
+        base, preset, note, notice, fields, proposals, gr.State([]), settings, advanced, plan, start_button, message,
         command, as_json, shown_run, runs,
     )  # fmt: skip
 
@@ -132,6 +134,7 @@ def connect(
     *,
     page: gr.Blocks,
     photo_set: gr.Textbox,
+    photos: gr.HTML,
     kind: gr.Radio,
     prompts: list[gr.Textbox],
 ) -> Any:
@@ -142,19 +145,17 @@ def connect(
     latest: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": None, **quiet}
     fields = list(tab.fields.values())
     form = [photo_set, *prompts, tab.base, *fields]
-    proposal = [tab.base, tab.preset, kind, photo_set, tab.proposed, *fields]
-    proposed = [tab.preset, tab.notice, tab.proposed, *fields]
-    asked = [tab.preset, kind, tab.proposed, *form]
-    changed = gr.on(
-        [tab.base.change, kind.change, photo_set.change], handlers.propose, proposal, proposed,
+    proposed = tab.proposals.filled
+    # One event, so that no two answers are on their way: what is asked meanwhile is asked after the first.
+    tab.proposals.after(gr.on(
+        [tab.base.change, kind.change, photo_set.change, tab.preset.input], handlers.propose,
+        [tab.base, tab.preset, kind, photo_set, proposed, *fields], [tab.proposals.answer, tab.notice],
         api_name="propose_settings", **latest,
-    )  # fmt: skip
-    chosen = tab.preset.input(handlers.take_preset, proposal, proposed, api_name="take_preset", **latest)
-    for event in (changed, chosen):
-        event.then(handlers.tell, asked, tab.told, api_name="tell_after", **latest)
+    ))  # fmt: skip
+    told_by = [proposed, tab.preset, tab.base, kind, photos, *fields, *prompts]
     gr.on(
-        [page.load, *(field.change for field in fields), *(prompt.change for prompt in prompts)],
-        handlers.tell, asked, tab.told, api_name="tell_plan", **latest,
+        [page.load, *(one.change for one in told_by)], handlers.tell, [tab.preset, kind, proposed, *form], tab.told,
+        api_name="tell_plan", **latest,
     )  # fmt: skip
     marked = [tab.marked, *fields, *prompts]
     gr.on(
@@ -164,7 +165,7 @@ def connect(
     run_panel.connect(tab.panel, services)
     runs_section.connect(tab.runs, tab.run)
     tab.panel.reuse.click(
-        handlers.reuse, tab.run, [tab.panel.message, tab.base, tab.proposed, tab.settings, *fields],
+        handlers.reuse, [tab.run, tab.preset], [tab.panel.message, tab.base, proposed, tab.settings, *fields],
         api_name="reuse_settings", **quiet,
     )  # fmt: skip
     return tab.start.click(

@@ -58,7 +58,11 @@ class Visit:
             lambda asked: self.elsewhere.append(asked.url) if urlsplit(asked.url).netloc not in ("", host) else None,
         )
         self.page.goto(f"{url}?__theme={'dark' if dark else 'light'}")
-        self.page.locator("#try-sample").wait_for()
+        self.opened()
+
+    def opened(self) -> None:
+        """Wait until the page has its first answers, and lets itself be used."""
+        self.page.locator("#tabs:not(.db-opening)").wait_for()
 
     def tab(self, name: str) -> None:
         """Open a tab, from the overflow menu where it does not fit."""
@@ -74,16 +78,6 @@ class Visit:
         field = self.page.locator(f"#{name} textarea, #{name} input").first
         field.fill(value)
         field.blur()
-
-    def fill_until(self, values: dict[str, str], instance_prompt: str) -> None:
-        """Type until the prompt that follows is there: an answer that was under way may overwrite what is typed."""
-        for _ in range(30):
-            for name, value in values.items():
-                self.fill(name, value)
-            self.page.wait_for_timeout(1000)
-            if self.value("instance-prompt") == instance_prompt:
-                return
-        raise AssertionError(f"the prompt never became {instance_prompt!r}: {self.value('instance-prompt')!r}")
 
     def value(self, name: str) -> str:
         """Return what a field shows."""
@@ -104,7 +98,7 @@ class Visit:
         """Load the page anew; requests that this cuts off are no problem."""
         before = list(self.problems)
         self.page.reload()
-        self.page.locator("#try-sample").wait_for()
+        self.opened()
         cut_off = ("AbortError", "Connection errored out")
         new = self.problems[len(before) :]
         self.problems = before + [problem for problem in new if not any(words in problem for words in cut_off)]
@@ -140,7 +134,9 @@ def test_from_photos_to_pictures_by_clicking(browser: "Browser", opened: OpenPag
     page.locator("#photos input[type=file]").first.set_input_files([str(path) for path in photos])
     visit.until("report", "5 photos")
     page.locator("#views img").nth(4).wait_for()
-    visit.fill_until({"identifier": "qxz", "class-word": "robot"}, "photo of qxz robot")
+    visit.fill("identifier", "qxz")
+    visit.fill("class-word", "robot")
+    assert visit.value("instance-prompt") == "photo of qxz robot"
 
     page.locator("#go-on").click()
     choose_tiny(visit, opened, "0")

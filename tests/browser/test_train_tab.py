@@ -48,9 +48,8 @@ def visit(browser: "Browser", opened: OpenPage, played: Played) -> Iterator[Visi
 
 
 def with_photos(visit: Visit) -> None:
-    """Have five photos in the first tab, after what the page does when it opens."""
+    """Have five photos in the first tab."""
     photos = sorted(sample_folder().glob("*.png"))
-    visit.page.wait_for_timeout(1500)
     # Without photos the report says how many are recommended.
     if not visit.page.locator("#report").inner_text().startswith("5 photos"):
         visit.page.locator("#photos input[type=file]").first.set_input_files([str(path) for path in photos])

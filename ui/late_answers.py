@@ -1,0 +1,81 @@
+"""Answers that come after the user went on: a field that was changed meanwhile keeps what it shows.
+
+A handler answers when the machine gets to it, and Gradio puts the answer into the page as it is. So what a handler says
+of fields that people type in goes into a hidden component, and the browser fills in, all at once, those fields that
+still show what the page had filled in before.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+# What is undefined is left alone by Gradio.
+FILL = """(answer, filled, ...now) => {
+  const same = (one, other) => JSON.stringify(one ?? null) === JSON.stringify(other ?? null);
+  const names = NAMES, told = answer?.told ?? {}, asked = answer?.asked ?? {};
+  const untouched = names.map((name, place) => same(now[place], filled?.[name]) || same(now[place], told[name])
+    || (name in asked && same(now[place], asked[name])));
+  const all = untouched.every(Boolean);
+  const taken = names.map((name, place) => name in told && (TOGETHER ? all : untouched[place]));
+  const next = {...filled};
+  names.forEach((name, place) => { if (taken[place]) next[name] = told[name]; });
+  return [next, ...names.map((name, place) => taken[place] ? told[name] : undefined)];
+}"""
+REMEMBER = "(...now) => [Object.fromEntries(NAMES.map((name, place) => [name, now[place]]))]"
+
+# The first answers fill the whole page, so nothing can be clicked before the last of them is there.
+OPENING = "db-opening"
+BEGIN = "() => { window.dbAwaited = NUMBER; document.getElementById('tabs')?.toggleAttribute('inert', true); }"
+ARRIVED = f"""() => {{
+  if (--window.dbAwaited > 0) return;
+  const tabs = document.getElementById('tabs');
+  tabs?.toggleAttribute('inert', false);
+  tabs?.classList.remove('{OPENING}');
+}}"""
+
+
+@dataclass(frozen=True)
+class Fillable:
+    """Fields that both people and handlers fill in, by name; made `together` all of them are filled in or none is.
+
+    A handler answers with `answer_of` into `answer`; `filled` is what the page filled in last, as far as it is known.
+    """
+
+    fields: Mapping[str, Any]
+    answer: gr.JSON
+    filled: gr.JSON
+    together: bool = False
+
+    def after(self, event: Any) -> Any:
+        """Fill the fields in from what the event answered; returns the event of that."""
+        script = FILL.replace("NAMES", json.dumps(list(self.fields))).replace("TOGETHER", json.dumps(self.together))
+        shown = [self.filled, *self.fields.values()]
+        return event.success(None, [self.answer, *shown], shown, js=script, **QUIET)
+
+    def asked_by(self, trigger: Any) -> Any:
+        """Take what the fields show as the page's own: the trigger asks for other contents. Returns its event."""
+        remember = REMEMBER.replace("NAMES", json.dumps(list(self.fields)))
+        return trigger(None, list(self.fields.values()), self.filled, js=remember, **QUIET)
+
+
+def fillable(fields: Mapping[str, Any], filled: Mapping[str, Any], *, together: bool = False) -> Fillable:
+    """Return the fields with the hidden components that they are filled in through."""
+    answer = gr.JSON({}, visible=False, label="Answer")
+    return Fillable(fields, answer, gr.JSON(dict(filled), visible=False, label="Filled in"), together)
+
+
+def answer_of(told: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a handler's answer: values by field; where a field still shows what is in `asked`, it is filled in too."""
+    return {"told": dict(told), "asked": dict(asked or {})}
+
+
+def closed_until(page: gr.Blocks, events: list[Any]) -> None:
+    """Let nothing be clicked on a fresh page until it has the answers of these load events, or knows there are none."""
+    page.load(None, js=BEGIN.replace("NUMBER", str(len(events))), **QUIET)
+    for event in events:
+        event.then(None, js=ARRIVED, **QUIET)
