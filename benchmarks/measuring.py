@@ -89,13 +89,14 @@ def circumstances() -> dict[str, str]:
         (line.split(":", 1)[1].strip() for line in _cpu_lines() if line.startswith("model name")), platform.processor()
     )
     packages = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "gradio")
+    words = [f"benchmarks.{Path(sys.argv[0]).stem}", *map(_without_folders, sys.argv[1:])]
     return {
         "machine": f"{model}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB",
         "versions": ", ".join(
             [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
         ),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *map(_without_folders, sys.argv[1:])]),
+        "command": " ".join(["python -m", *words]),
     }
 
 

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
 from dreambooth.errors import ExportError
-from dreambooth.export.single_file import PARTS, Precision, Written, convert, float_dtype_of
+from dreambooth.export.single_file import PARTS, Precision, Written, convert
 from dreambooth.formats.ldm import from_ldm, modern_vae_key, without_text_model
 from dreambooth.formats.safetensors_file import Cast, same_bits, stored_dtype
 from dreambooth.models.base import load_tokenizer, quiet_libraries
 from dreambooth.models.strength import WHOLE, Strength, folder_at_strength
 from dreambooth.models.weights import part_weights, read_weights
+from dreambooth.workspace import sync
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 PROMPT, TIMESTEP, LATENT_SIZE = "a photo", 500, (4, 4)
@@ -71,11 +71,11 @@ def _convert_verified(
 ) -> Verdict:
     verdicts: list[Verdict] = []
     with ThreadPoolExecutor(1) as beside:
-        # The folder's picture needs nothing of the file: it is made while that is written.
-        picture = beside.submit(folder_picture, model_dir, float_dtype_of(precision))
+        # Loading the libraries and building the models takes as long as writing the file.
+        models = beside.submit(empty_models, model_dir)
 
         def check(written: Written) -> None:
-            verdicts.append(verify(written, picture.result()))
+            verdicts.append(verify(written, models.result()))
 
         path = convert(
             model_dir, out_path, precision=precision, use_safetensors=use_safetensors, on_progress=on_progress,
@@ -85,8 +85,8 @@ def _convert_verified(
     return dataclasses.replace(verdict, path=path)
 
 
-def verify(written: Written, picture: "Tensor | None") -> Verdict:
-    """Hold a written file to its model and to the folder's picture, if there is one.
+def verify(written: Written, models: "Models | None") -> Verdict:
+    """Hold a written file to its folder, and have `models` make a picture from both, if they can.
 
     Raises ExportError naming what differs. Costs no copy of the model.
     """
@@ -95,20 +95,22 @@ def verify(written: Written, picture: "Tensor | None") -> Verdict:
     strange = sorted(weights.keys() ^ model.expected_names)
     if strange:
         raise _differs(path, f"Missing or not the original's: {', '.join(strange[:3])}.")
-    with ThreadPoolExecutor(1) as beside:
+    kinds = {name: (stored_dtype(one, written.float_dtype), one.shape) for name, one in model.weights.items()}
+    misshapen = [name for name, one in weights.items() if (one.dtype, one.shape) != kinds[name]]
+    if misshapen:
+        raise _differs(path, f"{misshapen[0]} is not the folder's.")
+    with ThreadPoolExecutor(2) as beside:
+        on_disk = beside.submit(sync, path)
         compared = beside.submit(_first_difference, written, weights)
-        kinds = {name: (stored_dtype(one, written.float_dtype), one.shape) for name, one in model.weights.items()}
-        misshapen = [name for name, one in weights.items() if (one.dtype, one.shape) != kinds[name]]
-        same_picture = (
-            misshapen or picture is None or same_bits(_picture(model.folder, from_ldm(weights), None), picture)
-        )
-        different = misshapen[:1] or compared.result()
+        other = None if models is None else _other_in_picture(models, from_ldm(weights), _parts_of(model.folder))
+        different = compared.result()
+        on_disk.result()
     if different:
         raise _differs(path, f"{different[0]} is not the folder's.")
-    if not same_picture:
-        raise _differs(path, "A picture made from it is not the one made from the folder.")
+    if other is not None:
+        raise _differs(path, f"A picture made from it is not the one made from the folder: {other} differs.")
     num_bytes = sum(tensor.nbytes for tensor in weights.values())
-    without = "no picture was compared: the folder has no tokenizer" if picture is None else ""
+    without = "no picture was made: the folder has no tokenizer" if models is None else ""
     return Verdict(path, len(weights), num_bytes, without)
 
 
@@ -130,14 +132,27 @@ def _differs(path: Path, why: str) -> ExportError:
 # The picture ---------------------------------------------------------------------------------------------------------
 
 Parts = tuple["dict[str, Tensor]", "dict[str, Tensor]", "dict[str, Tensor]"]
+Models = tuple[Any, Any, Any, "Tensor"]
 
 
-def folder_picture(folder: Path, float_dtype: "torch.dtype | None") -> "Tensor | None":
-    """Return the picture of a folder whose floats are rounded to a number format, None without a tokenizer.
+def empty_models(folder: Path) -> Models | None:
+    """Return the folder's UNet, VAE and text encoder without weights, and a prompt's tokens; None without a tokenizer.
 
-    Raises BaseModelError and the libraries' own errors for a folder that is no model.
+    Raises the libraries' own errors for a folder that is no model.
     """
-    return _picture(folder, _parts_of(folder), float_dtype) if (folder / "tokenizer").is_dir() else None
+    if not (folder / "tokenizer").is_dir():
+        return None
+    quiet_libraries()
+    from accelerate import init_empty_weights
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with init_empty_weights(include_buffers=False):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
+        text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
+    token_ids = load_tokenizer(str(folder / "tokenizer"), None)(PROMPT, return_tensors="pt").input_ids
+    return unet.eval(), vae.eval(), text_encoder.eval(), token_ids
 
 
 def _parts_of(folder: Path) -> Parts:
@@ -145,70 +160,68 @@ def _parts_of(folder: Path) -> Parts:
     return unet, {modern_vae_key(name): tensor for name, tensor in vae.items()}, without_text_model(text_encoder)
 
 
-def _picture(folder: Path, parts: Parts, rounded_to: "torch.dtype | None") -> "Tensor":
-    """Make a small picture of these weights, (1, 3, 32, 32), computed in fp32: from noise, by one step, unguided.
+def _other_in_picture(models: Models, file_parts: Parts, folder_parts: Parts) -> str | None:
+    """Make a small picture of a file's weights and one of its folder's; return the first weight that sets them apart.
 
-    It is as small as it can be and still goes through every layer: reading the weights is what it costs.
+    The folder's is made along with the file's: a layer that gets the same numbers and has the same weights to the bit
+    gives the same, which is taken over. Both are (1, 3, 32, 32), in fp32, from noise by one unguided step: as small as
+    can be, and still through every layer that a picture needs. Reading the weights is what it costs.
     """
-    quiet_libraries()
     import torch
-    from accelerate import init_empty_weights
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
-    unet_weights, vae_weights, text_weights = parts
-    with init_empty_weights(include_buffers=False):
-        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
-        text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
+    unet, vae, text_encoder, token_ids = models
     prefix = "text_model." if hasattr(text_encoder, "text_model") else ""
-    _take_up(unet, unet_weights, rounded_to)
-    _take_up(vae, vae_weights, rounded_to)
-    _take_up(text_encoder, {prefix + name: tensor for name, tensor in text_weights.items()}, rounded_to)
-    token_ids = load_tokenizer(str(folder / "tokenizer"), None)(PROMPT, return_tensors="pt").input_ids
+    others: list[str] = []
+    for module, of_file, of_folder in zip((unet, vae, text_encoder), file_parts, folder_parts, strict=True):
+        under = prefix if module is text_encoder else ""
+        named = ({under + name: one for name, one in part.items()} for part in (of_file, of_folder))
+        _take_up(module, next(named), next(named), others)
     noise = torch.randn((1, unet.config.in_channels, *LATENT_SIZE), generator=rng.generator(0, "generation"))
     with torch.no_grad():
-        states = text_encoder.eval()(token_ids)[0]
-        prediction = unet.eval()(noise, TIMESTEP, encoder_hidden_states=states).sample
-        picture: Tensor = vae.eval().decode(noise - prediction).sample
-    return picture
+        states = text_encoder(token_ids)[0]
+        prediction = unet(noise, TIMESTEP, encoder_hidden_states=states).sample
+        vae.decode(noise - prediction)
+    return next(iter(others), None)
 
 
-def _take_up(module: Any, weights: "Mapping[str, Tensor]", rounded_to: "torch.dtype | None") -> None:
-    """Have a module compute with these weights in fp32, of which it holds one layer's at a time.
+def _take_up(
+    module: Any, of_file: "Mapping[str, Tensor]", of_folder: "Mapping[str, Tensor]", others: list[str]
+) -> None:
+    """Have a module compute with the file's weights in fp32, of which it holds one layer's at a time.
 
-    At rest it holds one zero in every place, so that it looks like any model in fp32 and takes no memory.
+    As it comes to a layer whose weights are not the folder's in the file's number format, their names go to `others`.
+    At rest the module holds one zero in every place, so that it looks like any model in fp32 and takes no memory.
     """
     import torch
 
-    module.load_state_dict(
-        {name: torch.zeros(()).expand(tensor.shape) for name, tensor in weights.items()}, assign=True
-    )
+    zeros = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in of_file.items()}
+    module.load_state_dict(zeros, assign=True)
     memory: dict[str, tuple[Cast, Cast]] = {}
     for layer_name, layer in module.named_modules():
         if at_rest := dict(layer.named_parameters(recurse=False)):
-            prefix = f"{layer_name}." if layer_name else ""
-            stored = {name: weights[prefix + name] for name in at_rest}
+            names = {name: f"{layer_name}.{name}" if layer_name else name for name in at_rest}
+            pairs = {name: (of_file[full], of_folder[full]) for name, full in names.items()}
             # Layers without others inside come one after the other: they share their memory.
             shared = {} if any(layer.children()) else memory
-            layer.register_forward_pre_hook(functools.partial(_fill, stored, rounded_to, shared))
+            layer.register_forward_pre_hook(functools.partial(_fill, layer_name, pairs, shared, others))
             layer.register_forward_hook(functools.partial(_empty, at_rest))
 
 
 def _fill(
-    stored: "Mapping[str, Tensor]",
-    rounded_to: "torch.dtype | None",
+    layer_name: str,
+    pairs: "Mapping[str, tuple[Tensor, Tensor]]",
     memory: dict[str, tuple[Cast, Cast]],
+    others: list[str],
     layer: Any,
     inputs: object,
 ) -> None:
     import torch
 
-    for name, tensor in stored.items():
+    for name, (of_file, of_folder) in pairs.items():
         rounding, widening = memory.setdefault(name, (Cast(), Cast()))
-        # Always a copy: a mapped tensor lies as its file has it, and kernels add up otherwise on another alignment.
-        wide = widening.copy(rounding(tensor, rounded_to or tensor.dtype), torch.float32)
-        setattr(layer, name, torch.nn.Parameter(wide, requires_grad=False))
+        if not same_bits(rounding(of_folder, of_file.dtype), of_file):
+            others.append(f"{layer_name}.{name}")
+        setattr(layer, name, torch.nn.Parameter(widening(of_file, torch.float32), requires_grad=False))
 
 
 def _empty(at_rest: Mapping[str, Any], layer: Any, inputs: object, output: object) -> None:
