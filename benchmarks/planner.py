@@ -8,7 +8,7 @@ CPU the figure is the rise of the process's largest resident memory over what it
 weights. On a GPU all run in one process, and the figure is what torch's allocator reserved at most, its statistics
 reset and its cache emptied before each. `--fit` measures the settings that the planner's constants come from and
 prints those that fit best; without it, settings that had no part in them. Without `--full` the CPU leaves out the
-full-size base (11 GB of memory), and a GPU's is made.
+full-size base (11 GB of memory), and a GPU's is made. With `--only` these settings are added to the results of before.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bases import random_base
-from benchmarks.measuring import heading, keep, random_pictures, status_of, told, watched
+from benchmarks.measuring import RESULTS, heading, keep, random_pictures, status_of, told, watched
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.memory_plan import CONSTANTS, Constants, DeviceKind, memory_need
 from dreambooth.models.shape import read_shape
@@ -34,6 +34,8 @@ MARKER = "MEASURED "
 STEPS = 3
 MINI = {"train_batch_size": 1, "resolution": 128, "with_prior_preservation": True, "train_text_encoder": True}
 FULL = {"use_8bit_adam": True, "max_train_steps": 2}
+INSIDE = {"update_in_backward": True, "max_grad_norm": 0.0}
+BF16 = {"mixed_precision": "bf16", "weight_precision": "bf16"}
 
 # What the constants of `dreambooth.memory_plan` are fitted to, by hand, phase by phase.
 FITTED: dict[str, dict[str, Any]] = {
@@ -43,21 +45,25 @@ FITTED: dict[str, dict[str, Any]] = {
     "mini, checkpointing": MINI | {"gradient_checkpointing": True, "resolution": 256},
     "mini, bf16": MINI | {"mixed_precision": "bf16"},
     "mini, samples": MINI | {"resolution": 256, "save_sample_prompt": "photo", "save_infer_steps": 2},
+    "mini, 8-bit": MINI | {"use_8bit_adam": True},
+    "mini, two micro-batches": MINI | {"gradient_accumulation_steps": 2, "train_batch_size": 2},
+    "mini, inside backward": MINI | INSIDE | {"use_8bit_adam": True},
     "starter": MINI | {"resolution": 64},
 }
 # None of these was looked at when the constants were fitted.
 HELD_OUT: dict[str, dict[str, Any]] = {
     "mini, 192 px": MINI | {"resolution": 192},
     "mini, 320 px, UNet only": MINI | {"resolution": 320, "train_text_encoder": False},
-    "mini, batch 2": MINI | {"train_batch_size": 2},
+    "mini, batch 3": MINI | {"train_batch_size": 3},
     "mini, batch 8, no prior": MINI | {"train_batch_size": 8, "with_prior_preservation": False},
-    "mini, 8-bit": MINI | {"use_8bit_adam": True},
     "mini, 8-bit, checkpointing": MINI | {"use_8bit_adam": True, "gradient_checkpointing": True},
     "mini, bf16, batch 4": MINI | {"mixed_precision": "bf16", "train_batch_size": 4},
     "mini, bf16, 256 px, checkpointing": MINI
     | {"mixed_precision": "bf16", "resolution": 256, "gradient_checkpointing": True},
     "mini, moving average": MINI | {"use_ema": True},
-    "mini, two micro-batches": MINI | {"gradient_accumulation_steps": 2, "train_batch_size": 2},
+    "mini, three micro-batches, 192 px": MINI | {"gradient_accumulation_steps": 3, "resolution": 192},
+    "mini, inside backward, AdamW, 256 px": MINI | INSIDE | {"resolution": 256},
+    "mini, bf16 weights, batch 4": MINI | INSIDE | BF16 | {"use_8bit_adam": True, "train_batch_size": 4},
     "mini, UNet only, 8-bit, 256 px": MINI | {"train_text_encoder": False, "use_8bit_adam": True, "resolution": 256},
     "mini, crops encoded at each step": MINI | {"not_cache_latents": True, "resolution": 256},
     "mini, samples at 384 px": MINI | {"resolution": 384, "save_sample_prompt": "photo", "save_infer_steps": 2,
@@ -66,6 +72,9 @@ HELD_OUT: dict[str, dict[str, Any]] = {
     "starter, 8-bit, UNet only": MINI | {"resolution": 64, "use_8bit_adam": True, "train_text_encoder": False},
     "full, 8-bit, checkpointing, 256 px": MINI | FULL | {"resolution": 256, "gradient_checkpointing": True},
     "full, 8-bit, UNet only, 128 px": MINI | FULL | {"train_text_encoder": False},
+    "full, inside backward, 8-bit, 256 px": MINI | FULL | INSIDE | {"resolution": 256},
+    "full, bf16 weights, checkpointing, 512 px": MINI | FULL | INSIDE | BF16
+    | {"resolution": 512, "gradient_checkpointing": True, "with_prior_preservation": False},
 }  # fmt: skip
 
 
@@ -104,51 +113,73 @@ def main() -> None:
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--only", nargs="*")
     arguments = parser.parse_args()
-    found = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    kind: DeviceKind = "cuda" if arguments.cuda else "cpu"
+    name = f"planner{'_cuda' * arguments.cuda}{'_fit' * arguments.fit}"
+    found = measured_before(name) if arguments.only else {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         random_pictures(folder / "photos", 5, 512)
         random_pictures(folder / "class", 5, 512)
-        for what, config in asked_for(arguments, folder):
-            said = predicted(config, "cuda" if arguments.cuda else "cpu")
+        bases = bases_of(arguments, folder)
+        for what, changes in asked_for(arguments, bases):
+            config = setting(bases[base_of(what, arguments.cuda)], folder, changes)
+            said = predicted(config, kind)
             if arguments.cuda:
                 measured = measured_here(config, cuda=True)
             else:
                 command = [sys.executable, "-m", "benchmarks.planner", "--one", json.dumps(config.to_json())]
                 measured = told(watched(command).output, MARKER)
-            found.append({"setting": what, "config": config.to_json(), "predicted": said, **measured})
-            print(line(found[-1]), file=sys.stderr, flush=True)
-        print(heading(), table(found), sep="\n\n")
+            found[what] = {"setting": what, "changes": changes, "predicted": said, **measured}
+            print(line(found[what]), file=sys.stderr, flush=True)
+            keep(name, list(found.values()))
+        print(heading(), table(list(found.values())), sep="\n\n")
         if arguments.fit:
-            print(f"\nBest: {best_constants(found, 'cuda' if arguments.cuda else 'cpu')}")
-    if not arguments.only:
-        keep(f"planner{'_cuda' * arguments.cuda}{'_fit' * arguments.fit}", found)
+            known = {
+                what: setting(bases[base_of(what, arguments.cuda)], folder, row["changes"])
+                for what, row in found.items()
+            }  # fmt: skip
+            print(f"\nBest: {best_constants([(known[what], found[what]['peak_bytes']) for what in found], kind)}")
 
 
-def asked_for(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, TrainingConfig]]:
+def measured_before(name: str) -> dict[str, dict[str, Any]]:
+    """Return what earlier parts have measured, by setting."""
+    file = RESULTS / f"{name}.json"
+    rows = json.loads(file.read_text("utf-8"))["found"] if file.exists() else []
+    return {row["setting"]: row for row in rows}
+
+
+def bases_of(arguments: argparse.Namespace, folder: Path) -> dict[str, str]:
+    """Return the bases that are there, by name; the small ones are made."""
+    if arguments.cuda:
+        return {"full": str(arguments.full or random_base(folder / "full", "full"))}
+    bases = {"mini": str(arguments.mini or random_base(folder / "mini", "mini")), "starter": "starter"}
+    return bases | ({"full": str(arguments.full)} if arguments.full else {})
+
+
+def base_of(what: str, cuda: bool) -> str:
+    """Return the name of the base that a setting is for."""
+    return "full" if cuda else what.split(",")[0]
+
+
+def asked_for(arguments: argparse.Namespace, bases: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the settings to measure, by name."""
     if arguments.cuda:
-        bases = {"full": arguments.full or random_base(folder / "full", "full")}
         settings = CUDA_FITTED if arguments.fit else CUDA_HELD_OUT
     else:
-        bases = {"mini": arguments.mini or random_base(folder / "mini", "mini"), "starter": "starter"}
-        bases |= {"full": arguments.full} if arguments.full else {}
         settings = FITTED if arguments.fit else HELD_OUT
     for what, changes in settings.items():
-        base = "full" if arguments.cuda else what.split(",")[0]
-        if base in bases and (not arguments.only or what in arguments.only):
-            yield what, setting(str(bases[base]), folder, changes)
+        if base_of(what, arguments.cuda) in bases and (not arguments.only or what in arguments.only):
+            yield what, changes
 
 
-def best_constants(found: list[dict[str, Any]], kind: DeviceKind) -> Constants:
-    """Return the constants whose largest error over these settings is smallest, from a grid."""
+def best_constants(measured: list[tuple[TrainingConfig, int]], kind: DeviceKind) -> Constants:
+    """Return the constants whose largest error over these settings and their peaks is smallest, from a grid."""
     grid = itertools.product(
-        (0, 44, 64, 128, 256), (1.0, 1.02, 1.04, 1.06), (1.0, 1.1, 1.2, 1.3), (1.0, 1.25, 1.5, 2.0, 2.75),
-        (0.0, 1.0, 2.0),
+        (0, 32, 44, 64, 128, 256), (1.0, 1.02, 1.04, 1.06), (0.9, 1.0, 1.1, 1.2, 1.3),
+        (1.0, 1.25, 1.5, 2.0, 2.5, 2.75, 3.0), (0.0, 1.0, 2.0),
     )  # fmt: skip
-    shapes = {one["config"]["pretrained_model_name_or_path"] for one in found}
+    shapes = {config.pretrained_model_name_or_path for config, _ in measured}
     known = {name: read_shape(name) for name in shapes}
-    configs = [(TrainingConfig.from_json(one["config"]), one["peak_bytes"]) for one in found]
     before, best = CONSTANTS[kind], (float("inf"), CONSTANTS[kind])
     for fixed_mib, slack, keeping, recomputing, workspace in grid:
         CONSTANTS[kind] = dataclasses.replace(
@@ -157,7 +188,7 @@ def best_constants(found: list[dict[str, Any]], kind: DeviceKind) -> Constants:
         )  # fmt: skip
         error = max(
             abs(memory_need(config, known[config.pretrained_model_name_or_path], kind).peak_bytes / peak - 1)
-            for config, peak in configs
+            for config, peak in measured
         )
         best = min(best, (error, CONSTANTS[kind]), key=lambda one: one[0])
     CONSTANTS[kind] = before

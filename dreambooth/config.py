@@ -431,7 +431,7 @@ def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
             message = f"is missing for {shortly(concept.instance_prompt)}: prior preservation needs it."
             problems.append(FieldProblem("class_prompt", message))
     problems += _sizes_off_grid(config, ("resolution",))
-    problems += _update_problems(config)
+    problems += update_problems(config)
     problems += _recipe_problems(config)
     if not config.train_text_encoder:
         problems += [
@@ -442,7 +442,7 @@ def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
     return problems
 
 
-def _update_problems(config: TrainingConfig) -> list[FieldProblem]:
+def update_problems(config: TrainingConfig) -> list[FieldProblem]:
     """Return what excludes itself in how the weights are updated."""
     problems = []
     if config.update_in_backward is True:

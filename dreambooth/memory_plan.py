@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dreambooth.config import TrainingConfig
-from dreambooth.hardware import Device, precisions
+from dreambooth.config import TrainingConfig, update_problems
+from dreambooth.hardware import LARGE_BYTES, Device, precisions
 from dreambooth.models.shape import TOKENS, ModelShape, Unit, skip_values, text_units, unet_units
 
 DeviceKind = Literal["cuda", "mps", "cpu"]
@@ -22,9 +22,10 @@ FP32, HALF = 4, 2
 MOMENT_BYTES, MOMENT_8BIT_BYTES = 8.0, 2.04
 # How many a forward without gradients takes at once: sample pictures, and examples for the base as teacher.
 SAMPLES_AT_A_TIME, TEACHER_EXAMPLES = 4, 32
-UPDATE_COPIES = 4
 # Left free for what else the device does when a plan is chosen.
 MARGIN = 0.05
+# What the process holds on the CPU with all libraries imported, before it loads a model.
+LIBRARY_BYTES = 430 * 10**6
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,19 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> Iter
     # A graph has a pool of its own, and the steps that warm it up were made in the common one.
     recorded = gradients + activations if config.capture_step else 0
     yield need("step", weights, gradients, state, activations, recorded)
-    yield need("update", weights, 0 if config.update_in_backward else learning * _weight_bytes(config), state, 0)
+    gathered = 0 if config.update_in_backward else learning * _weight_bytes(config)
+    updating = max(max(_update_bytes(unit, config, kind)) for unit in _learning_units(config, shape))
+    yield need("update", weights, gathered, state, 0, updating)
     if config.save_sample_prompt:
         at_a_time = 1 if config.update_in_backward else min(config.n_save_sample, SAMPLES_AT_A_TIME)
         pictures = _inference_values(shape, config.resolution, at_a_time, constants)
         pictures *= _inference_bytes(kind)
         averages = learning * FP32 if config.use_ema and kind == "cpu" else 0
         yield need("samples", weights + _parked(config, shape, kind), 0, state, pictures, averages)
+    if config.gauge_interval and config.use_ema and kind == "cpu":
+        # The weights lie aside while the moving average is looked at.
+        values = _forward_values(shape, config.resolution, 2, constants) * FP32
+        yield need("looks", weights, 0, state, values, learning * FP32)
     if kind == "cpu":
         stored = HALF if config.save_precision != "fp32" else FP32
         averages = learning * FP32 if config.use_ema else 0
@@ -169,14 +176,17 @@ def _forward_values(shape: ModelShape, pixels: int, batch: int, constants: Const
 
 
 def _step_peak(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> tuple[float, float]:
-    """Return bytes of gradients and of activations at the moment when they are most together."""
+    """Return bytes of gradients (and of their updates) and of activations at the moment when they are most together.
+
+    On the CPU they share glibc's heap, and cut it up for each other: what one kind leaves does not fit the other, so
+    that the heap grows to all of them. Tensors from `LARGE_BYTES` on are not in it, and come and go.
+    """
     batch = config.train_batch_size * (2 if config.with_prior_preservation else 1)
-    units = text_units(shape.text_encoder, TOKENS) if config.train_text_encoder else []
-    units = [*units, *unet_units(shape.unet, config.resolution // shape.latent_scale)]
+    units = _learning_units(config, shape)
     costs = [_unit_cost(unit, config, kind, batch) for unit in units]
-    gathered = 0.0 if config.update_in_backward else sum(cost.gradient for cost in costs)
-    # The CPU's allocator does not make room for the one out of what it freed of the other.
-    standing = gathered if kind == "cpu" or config.gradient_accumulation_steps > 1 else 0.0
+    standing = sum(cost.standing for cost in costs)
+    if kind == "cpu":
+        standing += max(_update_bytes(unit, config, kind)[0] for unit in units)
 
     # Forward: what is kept adds up. Backward: it goes as gradients come, and recomputed units are whole once more.
     live, most = 0.0, (0.0, 0.0)
@@ -185,22 +195,31 @@ def _step_peak(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> t
         most = max(most, (standing, live + cost.at_work), key=sum)
     gradients = standing
     for cost in reversed(costs):
-        gradients += 0 if standing or config.update_in_backward else cost.gradient
-        here = gradients + (cost.update if config.update_in_backward else 0)
-        most = max(most, (here, live + cost.recomputed + cost.at_work), key=sum)
+        gradients += cost.coming
+        most = max(most, (gradients + cost.update, live + cost.recomputed + cost.at_work), key=sum)
         live -= cost.kept
     constants = CONSTANTS[kind]
     return most[0], most[1] * (constants.recomputing if config.gradient_checkpointing else constants.keeping)
 
 
+def _learning_units(config: TrainingConfig, shape: ModelShape) -> list[Unit]:
+    text_encoder = text_units(shape.text_encoder, TOKENS) if config.train_text_encoder else []
+    return [*text_encoder, *unet_units(shape.unet, config.resolution // shape.latent_scale)]
+
+
 @dataclass(frozen=True)
 class _Cost:
-    """A unit's bytes in a step: kept from forward to backward, made anew in backward, at work, and for its update."""
+    """A unit's bytes in a step: kept from forward to backward, made anew in backward, and at work.
+
+    Its gradients are `standing` from one step to the next, or `coming` in backward; `update` is what updating its
+    largest weight inside backward takes.
+    """
 
     kept: float
     recomputed: float
     at_work: float
-    gradient: float
+    standing: float
+    coming: float
     update: float
 
 
@@ -210,15 +229,40 @@ def _unit_cost(unit: Unit, config: TrainingConfig, kind: DeviceKind, batch: int)
     copied = 0 if in_fp32 or config.weight_precision == "bf16" else HALF * unit.weight_values
     whole = batch * _saved_bytes(unit, config, kind) + copied
     is_recomputed = config.gradient_checkpointing and unit.boundary_values is not None
-    gradient = unit.num_weights * _weight_bytes(config)
+    gradient = 0 if config.update_in_backward else unit.num_weights * _weight_bytes(config)
+    standing = gradient if config.gradient_accumulation_steps > 1 else 0
+    if kind == "cpu" and not standing:
+        standing = gradient - min(gradient, _large_bytes(unit, config))
     return _Cost(
         kept=batch * number * (unit.boundary_values or 0) if is_recomputed else whole,
         recomputed=whole if is_recomputed else 0,
         at_work=CONSTANTS[kind].workspace * batch * number * unit.widest,
-        gradient=gradient,
-        # One weight at a time, in fp32: its gradient twice, and the weight before and after.
-        update=UPDATE_COPIES * FP32 * unit.largest_weight,
+        standing=standing,
+        coming=gradient - standing,
+        update=_update_bytes(unit, config, kind)[1] if config.update_in_backward else 0,
     )
+
+
+def _large_bytes(unit: Unit, config: TrainingConfig) -> int:
+    """Return the bytes of those of its weights that the CPU's heap does not hold."""
+    sizes = (values * _weight_bytes(config) for values in unit.large_weights)
+    return sum(size for size in sizes if size >= LARGE_BYTES)
+
+
+def _update_bytes(unit: Unit, config: TrainingConfig, kind: DeviceKind) -> tuple[int, int]:
+    """Return what is held beside weights, gradients and moments while one weight is updated, in fp32.
+
+    The one is of the largest weight in the CPU's heap, the other of the largest that is apart.
+    """
+    # bitsandbytes has no kernel of its own for the CPU: both moments, the gradient, and the step in two parts.
+    copies = 5 if config.use_8bit_adam and kind == "cpu" else 0
+    if config.update_in_backward:
+        # Its gradient, twice where that is not in fp32, and the weight before and after.
+        copies = max(copies + 2, 4)
+    sizes = [FP32 * values for values in unit.large_weights]
+    apart = [size for size in sizes if kind != "cpu" or size >= LARGE_BYTES]
+    in_heap = [size for size in sizes if size not in apart]
+    return copies * max(in_heap, default=0), copies * max(apart, default=0)
 
 
 def _saved_bytes(unit: Unit, config: TrainingConfig, kind: DeviceKind) -> int:
@@ -233,6 +277,12 @@ def _saved_bytes(unit: Unit, config: TrainingConfig, kind: DeviceKind) -> int:
 # A plan that fits ----------------------------------------------------------------------------------------------------
 
 
+def room_bytes(device: Device) -> float:
+    """Return the memory that a run may take of a device; on the CPU the libraries' own comes out of it too."""
+    libraries = LIBRARY_BYTES if device.kind == "cpu" else 0
+    return max(device.free_bytes * (1 - MARGIN) - libraries, 0)
+
+
 def fastest_plan(
     config: TrainingConfig, shape: ModelShape, device: Device, kept: Collection[str] = ()
 ) -> TrainingConfig:
@@ -241,8 +291,8 @@ def fastest_plan(
     What makes the result another one (photos, rates, sizes, batch, the text encoder) stays as asked, and so do the
     settings named in `kept`.
     """
-    room = device.free_bytes * (1 - MARGIN)
-    plans = _plans(config, precisions(device), kept)
+    room = room_bytes(device)
+    plans = _plans(config, precisions(device), kept) or [config]
     needs = [memory_need(plan, shape, device.kind).peak_bytes for plan in plans]
     fitting = [plan for plan, need in zip(plans, needs, strict=True) if need <= room]
     return fitting[0] if fitting else plans[needs.index(min(needs))]
@@ -251,30 +301,24 @@ def fastest_plan(
 def _plans(config: TrainingConfig, able: tuple[str, ...], kept: Collection[str]) -> list[TrainingConfig]:
     """Return memory configurations, the fastest first: each one pays for less memory with time or digits."""
     on_gpu, has_bf16 = "fp16" in able, "bf16" in able
-    precision = ("bf16" if has_bf16 else "fp16") if on_gpu else config.mixed_precision
+    precision = ("bf16" if has_bf16 else "fp16") if on_gpu else "no"
     changes: list[dict[str, Any]] = [
         {
             "mixed_precision": precision, "use_8bit_adam": False, "gradient_checkpointing": False,
-            "update_in_backward": False, "weight_precision": "fp32",
+            "update_in_backward": False, "weight_precision": "fp32", "max_tensor_grad_norm": None,
         },
         {"use_8bit_adam": True},
-        {"gradient_checkpointing": True},
-    ]  # fmt: skip
-    if config.gradient_accumulation_steps == 1:
+        {"gradient_checkpointing": True, "capture_step": False},
         # No loss scale goes with it, so that a card without bf16 computes in fp32 here.
-        changes.append(
-            {
-                "update_in_backward": True, "max_grad_norm": 0.0, "capture_step": False,
-                "mixed_precision": precision if precision != "fp16" else "no",
-            }
-        )  # fmt: skip
-        changes += [{"weight_precision": "bf16"}] if on_gpu and has_bf16 and not config.use_ema else []
+        {
+            "update_in_backward": True, "max_grad_norm": 0.0, "capture_step": False,
+            "mixed_precision": precision if precision != "fp16" else "no",
+            "max_tensor_grad_norm": config.max_tensor_grad_norm,
+        },
+    ]  # fmt: skip
+    changes += [{"weight_precision": "bf16", "mixed_precision": "bf16"}] if has_bf16 else []
     plans = []
     for change in changes:
         config = dataclasses.replace(config, **{name: value for name, value in change.items() if name not in kept})
         plans.append(config)
-    return [plan for plan in plans if not (plan.update_in_backward and _needs_all_gradients(plan))]
-
-
-def _needs_all_gradients(config: TrainingConfig) -> bool:
-    return config.max_grad_norm > 0 or config.mixed_precision == "fp16" or config.capture_step
+    return [plan for plan in plans if not update_problems(plan)]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config import TrainingConfig
+from dreambooth.config import Concept, TrainingConfig
 from dreambooth.hardware import GIB, Device
-from dreambooth.memory_plan import fastest_plan, memory_need
+from dreambooth.memory_plan import fastest_plan, memory_need, room_bytes
 from dreambooth.models.shape import SD15_SHAPE, TOKENS, read_shape, text_units, unet_units
 from dreambooth.presets import PRESETS, resolve
 
@@ -122,6 +122,35 @@ def test_the_fastest_plan_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) -
     for gib in (40, 14, 9.9):
         assert memory_need(plan(gib), SD15_SHAPE, "cuda").peak_bytes <= gib * GIB
         assert plan(gib).resolution == config.resolution
+
+
+T4, A100, CPU = ("no", "fp16"), ("no", "fp16", "bf16"), ("no", "bf16")
+
+
+@pytest.mark.parametrize(("kind", "able"), [("cuda", T4), ("cuda", A100), ("cpu", CPU)], ids=["T4", "A100", "CPU"])
+@pytest.mark.parametrize("explicit", [
+    {}, {"mixed_precision": "no"}, {"use_ema": True}, {"gradient_accumulation_steps": 2}, {"capture_step": True},
+    {"use_8bit_adam": False, "train_text_encoder": False},
+], ids=str)  # fmt: skip
+def test_whatever_is_free_the_plan_can_be_run_and_no_faster_one_fits(
+    monkeypatch: pytest.MonkeyPatch, kind: Any, able: tuple[str, ...], explicit: dict[str, Any], photos: Path
+) -> None:
+    monkeypatch.setattr("dreambooth.memory_plan.precisions", lambda device: able)
+    concept = Concept("photo of zwx dog", str(photos), "photo of dog")
+    config = resolve({"concepts": (concept,), **explicit}, None, "recommended")
+    before, seen = 0, []
+    for gib in (1, 4, 6, 8, 10, 12, 16, 24, 80):
+        device = Device(kind, "a device", gib * GIB, gib * GIB)
+        plan = fastest_plan(config, SD15_SHAPE, device, kept=explicit).checked()
+        need = memory_need(plan, SD15_SHAPE, kind).peak_bytes
+        assert need <= room_bytes(device) or not seen or plan == seen[-1], "only the leanest may not fit"
+        assert need >= before, "more room never takes a slower plan"
+        assert plan.mixed_precision in able
+        assert {name: getattr(plan, name) for name in explicit} == explicit
+        before = need
+        seen.append(plan)
+    assert len(set(seen)) > 1
+    assert not seen[-1].gradient_checkpointing
 
 
 def test_every_preset_can_be_planned_on_every_device() -> None:

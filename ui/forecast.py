@@ -7,7 +7,7 @@ from typing import Any
 
 from dreambooth.config import TrainingConfig
 from dreambooth.hardware import Device
-from dreambooth.memory_plan import memory_need
+from dreambooth.memory_plan import memory_need, room_bytes
 from dreambooth.models.base import read_card
 from dreambooth.models.shape import ModelShape, read_shape
 from dreambooth.pace import expected_seconds, known_pace
@@ -20,8 +20,6 @@ NUM_TENSORS = 1130
 # The starter is so small that it needs none of what saves memory; processors know no fp16.
 IN_FULL = {"mixed_precision": "no", "use_8bit_adam": False, "weight_precision": "fp32"}
 FROM_FAST_TO_LEAN = ("recommended", "minimum", "lean", "leanest")
-# Left free for what else the device does.
-MARGIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,6 @@ class Offer:
 
     name: str
     forecast: Forecast
-
-
-def room_bytes(device: Device) -> float:
-    """Return the memory that a run may take of a device."""
-    return device.free_bytes * (1 - MARGIN)
 
 
 def proposed_config(

@@ -34,7 +34,7 @@ class Unit:
     Values are counted by what they are under mixed precision: `norm_values` go in and out of normalisations,
     `product_values` into matrix products, `copied_values` are held once more where normalisations give fp32,
     `boundary_values` are all that is kept when the unit is recomputed (None: it never is). `widest` is its widest
-    tensor, `weight_values` those weights that a mixed-precision forward copies, `largest_weight` its largest one.
+    tensor, `weight_values` those weights that a mixed-precision forward copies, `large_weights` its largest tensors.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Unit:
     copied_values: int
     boundary_values: int | None
     widest: int
-    largest_weight: int = 0
+    large_weights: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,8 @@ def _plain(name: str, num_weights: int, norm_values: int, product_values: int) -
 
 def _convolution(name: str, inputs: int, outputs: int, area: int, area_after: int) -> Unit:
     weights = convolution(inputs, outputs, 3)
-    return Unit(name, weights, weights, 0, inputs * area, 0, None, max(inputs * area, outputs * area_after))
+    widest = max(inputs * area, outputs * area_after)
+    return Unit(name, weights, weights, 0, inputs * area, 0, None, widest, (9 * inputs * outputs,))
 
 
 def _resnet(name: str, inputs: int, outputs: int, area: int, step_width: int, *, checkpointed: bool = True) -> Unit:
@@ -176,7 +177,7 @@ def _resnet(name: str, inputs: int, outputs: int, area: int, step_width: int, *,
         copied_values=inputs * area if inputs != outputs else 0,
         boundary_values=inputs * area if checkpointed else None,
         widest=max(inputs, outputs) * area,
-        largest_weight=9 * max(inputs, outputs) * outputs,
+        large_weights=(9 * inputs * outputs, 9 * outputs * outputs),
     )
 
 
@@ -205,7 +206,7 @@ def _transformer(name: str, width: int, area: int, text_width: int) -> Iterator[
         copied_values=2 * width * area + 2 * TOKENS * text_width,
         boundary_values=width * area,
         widest=8 * width * area,
-        largest_weight=8 * width * width,
+        large_weights=(8 * width * width, 4 * width * width),
     )
     yield Unit(
         f"attention out {name}",
@@ -238,7 +239,8 @@ def skip_values(config: Mapping[str, Any], latent_px: int) -> int:
 def text_units(config: Mapping[str, Any], num_tokens: int = TOKENS) -> list[Unit]:
     """Return the text encoder's units in the order of its forward, for one prompt."""
     width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
-    embeddings = (int(config["vocab_size"]) + int(config.get("max_position_embeddings", TOKENS))) * width
+    words = int(config["vocab_size"])
+    embeddings = (words + int(config.get("max_position_embeddings", TOKENS))) * width
     products = 4 * linear(width, width) + linear(width, inner) + linear(inner, width)
     layer = Unit(
         "layer",
@@ -250,7 +252,7 @@ def text_units(config: Mapping[str, Any], num_tokens: int = TOKENS) -> list[Unit
         boundary_values=width * num_tokens,
         widest=inner * num_tokens,
     )
-    first = Unit("embeddings", embeddings, 0, 0, 0, 0, None, width * num_tokens, embeddings)
+    first = Unit("embeddings", embeddings, 0, 0, 0, 0, None, width * num_tokens, (words * width,))
     last = Unit("final norm", 2 * width, 0, width * num_tokens, 0, 0, None, width * num_tokens)
     return [first, *[layer] * int(config["num_hidden_layers"]), last]
 
