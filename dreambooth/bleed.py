@@ -6,6 +6,7 @@ its picture goes into the model's card.
 
 import dataclasses
 import gc
+import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,16 @@ class Bled:
     prompt: str
     change: float
     became_subject: float | None
+
+
+@dataclass(frozen=True)
+class BleedReport:
+    """What a step changed, most first, as it lies in the run's folder: who looked, and the picture of it."""
+
+    step: int
+    judged_by: str
+    ranked: tuple[Bled, ...]
+    picture: Path
 
 
 def battery(config: TrainingConfig, *, is_toy: bool) -> list[str]:
@@ -162,6 +173,26 @@ def _write(
         picture_grid(rows).save(temporary, format="PNG")
     judged = examiner.name if examiner else "pixels"
     write_json(folder / BLEED_REPORT, {"judged_by": judged, "prompts": [dataclasses.asdict(one) for one in ranked]})
+
+
+def kept_report(run: RunFolder) -> BleedReport | None:
+    """Return the newest report that lies in a run's folder for one of its steps, None where none can be read."""
+    for step in reversed(run.steps()):
+        folder = bleed_dir(run.step_folder(step))
+        try:
+            known = json.loads((folder / BLEED_REPORT).read_text("utf-8"))
+            ranked = tuple(
+                Bled(str(one["prompt"]), float(one["change"]), _number(one["became_subject"]))
+                for one in known["prompts"]
+            )
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            continue
+        return BleedReport(step, str(known.get("judged_by", "")), ranked, folder / BLEED_PICTURE)
+    return None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def told(ranked: Sequence[Bled], folder: Path) -> list[str]:

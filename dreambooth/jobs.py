@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from dreambooth.bleed import Bled, bleed_report
 from dreambooth.config import SD15, GenerationConfig, TrainingConfig
 from dreambooth.errors import DeviceError, RunFolderError, without_secrets
 from dreambooth.events import FINAL_STATUSES, Controls, FixedNoiseLosses, LossReader, Status, StatusChanged, StepLoss
@@ -36,6 +37,7 @@ from dreambooth.runs import (
 )
 from dreambooth.score import score_here
 from dreambooth.scoring.records import RunScores, read_scores
+from dreambooth.settings import Secret, Settings
 from dreambooth.workspace import RunFolder, Workspace, held_lock
 
 LOG_TAIL_BYTES = 16_000
@@ -257,6 +259,20 @@ class Jobs:
         """Score every saved step of a run that has ended; raises DeviceError while something else has the device."""
         run = self._workspace.run(name)
         return score_here(run, self._workspace, self._manager, self._token, download=download, on_picture=on_picture)
+
+    def bleed(
+        self, name: str, on_picture: Callable[[int, int], None] = lambda done, total: None, *, download: bool = True
+    ) -> list[Bled]:
+        """Return what a run's step changed beside its subject; raises DeviceError while something else has the device.
+
+        It is the recommended step, or the last where none is.
+        """
+        run = self._workspace.run(name)
+        step = self.view(name).recommended_step
+        settings = Settings(self._workspace.data_dir, token=None if self._token is None else Secret(self._token))
+        return bleed_report(
+            run.path, step, settings=settings, manager=self._manager, download=download, on_picture=on_picture
+        )
 
     def generate(self, model: str, config: GenerationConfig, when: When = "ask") -> Iterator[Path]:
         """Yield picture files one by one; `when` is for the time that a run trains, see `order`."""

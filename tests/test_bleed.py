@@ -17,6 +17,7 @@ from dreambooth.scoring.encoders import judge_examiner
 from dreambooth.scoring.judge import load_judge
 from dreambooth.starter import scenes
 from dreambooth.starter.subjects import Subject, render_subject
+from dreambooth.workspace import RunFolder
 
 SUBJECT = Subject("teapot", "red", "white", "star", "blue")
 
@@ -75,6 +76,10 @@ def test_the_report_goes_into_the_run_and_into_the_card(
     assert changes[0] > 0
     assert report["prompts"][0]["prompt"] in printed
     assert (bleed_dir(step_folder) / BLEED_PICTURE).exists()
+    kept = bleed.kept_report(RunFolder(tmp_path / "run"))
+    assert kept is not None
+    assert [one.change for one in kept.ranked] == changes
+    assert kept.picture == bleed_dir(step_folder) / BLEED_PICTURE
     card = model_card(step_folder, "me/dog", None)
     assert "## What else it changed" in card
     assert f"({BLEED_PICTURE})" in card

@@ -5,13 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.config import SD15, Concept
+from dreambooth.config import SD15, Concept, TrainingConfig
 from dreambooth.hardware import Device
+from dreambooth.jobs import Jobs
 from dreambooth.models.base import STARTER
+from dreambooth.models.manager import ModelManager
 from dreambooth.pace import likeness
 from dreambooth.presets import PRESETS
+from dreambooth.settings import Settings
 from dreambooth.workspace import Workspace, write_json
-from ui import forecast, plan_text
+from ui import forecast, plan_text, train_handlers
+from ui.boundary import Services, Shown
+from ui.fields import form_infos, shown_value
+from ui.photo_sets import PhotoSet
 
 GIB = 2**30
 T4 = Device("cuda", "Tesla T4", 15 * GIB, int(14.2 * GIB))
@@ -38,12 +44,39 @@ def test_every_preset_proposes_settings_that_can_be_run(base: str, preset: str, 
 def test_the_fitting_preset_is_chosen_and_the_others_are_greyed_with_the_reason(workspace: Workspace) -> None:
     offered = forecast.offers(workspace, SD15, "pet", 5, {}, SMALL)
     assert forecast.fitting(offered, "recommended") not in ("recommended", "high_speed", "full_precision")
-    note = plan_text.preset_note(offered, "minimum")
+    note = plan_text.preset_note(offered, "leanest")
     assert "#preset label:nth-of-type(2)" in note
     assert "RTX 3060 has 7.0 GB free, and they need more." in note
     labels = {value: label for label, value in plan_text.preset_choices(offered)}
     assert labels["recommended"].startswith("Recommended\nneeds ")
     assert labels["recommended"].endswith("GB, 7.0 are free")
+
+
+def test_a_preset_that_does_not_fit_says_why_and_which_one_would(workspace: Workspace) -> None:
+    offered = forecast.offers(workspace, SD15, "pet", 5, {}, SMALL)
+    note = plan_text.preset_note(offered, "full_precision")
+    assert "Full precision would run out of memory here. It needs " in note
+    assert "RTX 3060 has 7.0 GB free. Take Leanest, which needs " in note
+    told = next(offer.forecast for offer in offered if offer.name == "full_precision")
+    assert plan_text.too_little_memory(told, offered, "full_precision").todo in note
+
+
+def test_a_start_that_would_run_out_of_memory_is_refused_and_one_that_fits_is_not(
+    workspace: Workspace, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = Jobs(workspace, ModelManager("cpu"))
+    started: list[TrainingConfig] = []
+    monkeypatch.setattr(jobs, "start", lambda config, _: started.append(config) or "run")
+    services = Services(jobs, workspace, Settings(workspace.data_dir), Shown(tmp_path), device=lambda: SMALL)
+    handlers = train_handlers.Handlers(services)
+    PhotoSet(workspace.datasets_dir / "dog").add(sorted(photos.iterdir()))
+    for preset in ("full_precision", "leanest"):
+        config = forecast.proposed_config(SD15, preset, "pet", 3, {}, SMALL)
+        values = [shown_value(info, getattr(config, name)) for name, info in form_infos().items()]
+        said, *_ = handlers.start([], preset, "dog", "photo of zwx dog", "photo of dog", SD15, *values)
+        assert ("Full precision would run out of memory here." in said) == (preset == "full_precision"), said
+        assert ("Take Leanest, which needs" in said) == (preset == "full_precision")
+    assert [config.weight_precision for config in started] == ["bf16"]
 
 
 def test_a_wish_that_fits_is_kept_and_nothing_is_greyed_on_the_starter(workspace: Workspace) -> None:

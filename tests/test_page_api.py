@@ -31,7 +31,7 @@ from ui.gate import Gate, Uploads
 
 PUBLIC = {
     "/plan_training", "/finish_now", "/save_now", "/sample_now", "/resume_training", "/retry_with_less_memory",
-    "/score_run", "/delete_run",
+    "/score_run", "/bleed_report", "/delete_run",
     "/upload_photos", "/start_training", "/training_status", "/stop_training", "/list_runs", "/convert", "/list_models",
     "/generate", "/try_sample", "/push_to_hub", "/list_storage", "/clean_storage",
     "/compare", "/cancel_pictures", "/read_recipe", "/list_pictures", "/zip_pictures", "/list_sizes",

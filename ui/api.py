@@ -57,6 +57,11 @@ def publish(services: Services) -> None:
         view = jobs.view(name)
         return {"run": name, "recommended_step": view.recommended_step, "why": view.why_recommended}
 
+    def bleed_report(run: str = "") -> list[dict[str, Any]]:
+        """Return what a run changed beside its subject, the most changed prompt first; unnamed, the newest run."""
+        services.check_training()
+        return [vars(one) for one in jobs.bleed(_chosen(services, run))]
+
     def sample_now(run: str = "") -> str:
         """Ask a run for sample pictures after this step, and return its name; without a name the one that trains."""
         name = _training(services, run)
@@ -97,7 +102,8 @@ def publish(services: Services) -> None:
 
     for function in (
         start_training, plan_training, training_status, stop_training, finish_now, save_now, sample_now,
-        resume_training, score_run, retry_with_less_memory, delete_run, list_runs, list_models, try_sample,
+        resume_training, score_run, bleed_report, retry_with_less_memory, delete_run, list_runs, list_models,
+        try_sample,
     ):  # fmt: skip
         gr.api(shown(function), api_name=function.__name__, concurrency_limit=None)
 

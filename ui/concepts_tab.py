@@ -199,12 +199,13 @@ def _class_pictures() -> dict[str, Any]:
         )
         with gr.Row(equal_height=False):
             class_on = gr.Checkbox(
-                True, label="Train with class pictures", elem_id="class-on", info="`with_prior_preservation`",
+                True, label="Train with class pictures", elem_id="class-on",
+                info="For all concepts that are trained together. `with_prior_preservation`",
                 min_width=220,
             )  # fmt: skip
             class_count = gr.Number(
                 50, label="How many", precision=0, elem_id="class-count", min_width=220,
-                info="Missing ones are made before the training. `num_class_images`",
+                info="Of each concept; missing ones are made before the training. `num_class_images`",
             )  # fmt: skip
         class_files = gr.File(
             label="Drop class pictures of your own, if you have some", file_count="multiple", height=120,

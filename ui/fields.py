@@ -12,7 +12,7 @@ from ui.render import field_label, field_note
 
 MAIN_FIELDS = (
     "max_train_steps", "learning_rate", "train_text_encoder", "with_prior_preservation", "num_class_images",
-    "resolution", "save_interval", "seed", "save_sample_prompt",
+    "resolution", "save_interval", "seed", "save_sample_prompt", "stop_when_good",
 )  # fmt: skip
 # Asked for elsewhere on the page, or of no use there: a run of the page always lives under the data folder.
 NOT_IN_THE_FORM = ("pretrained_model_name_or_path", "output_dir", "logging_dir")

@@ -3,10 +3,11 @@
 from html import escape
 
 from dreambooth.config import TrainingConfig
+from dreambooth.errors import DeviceError
 from dreambooth.hardware import gb
 from dreambooth.jobs import in_words
 from dreambooth.presets import PRESETS
-from ui.forecast import Forecast, Offer
+from ui.forecast import Forecast, Offer, fitting
 from ui.render import size_in_words
 
 PRESET_LABELS = {
@@ -17,6 +18,7 @@ PRESET_LABELS = {
     "lean": "Lean",
     "leanest": "Leanest",
 }
+NONE_FITS = "Close what else uses its memory, lower the resolution, or take the starter."
 NOT_TIMED = "time told after the first steps"
 
 
@@ -46,11 +48,21 @@ def preset_note(offered: list[Offer], chosen: str) -> str:
     names = ", ".join(PRESET_LABELS[offer.name] for offer in small)
     told = f"Greyed: {names}. {device.name} has {gb(device.free_bytes)} GB free, and they need more."
     if len(small) == len(offered):
-        told = f"No preset fits: {device.name} has {gb(device.free_bytes)} GB free. Close what else uses it, "
-        told += "lower the resolution, or take the starter."
+        told = f"No preset fits: {device.name} has {gb(device.free_bytes)} GB free. {NONE_FITS}"
     elif chosen in [offer.name for offer in small]:
-        told += f" {PRESET_LABELS[chosen]} is likely to run out of memory."
-    return f"<style>{greyed} {{ opacity: .45; }}</style><p class='db-hint'>{escape(told)}</p>"
+        error = too_little_memory(next(one.forecast for one in small if one.name == chosen), offered, chosen)
+        told = f"{error.what} {error.why} {error.todo}"
+    return f"<style>{greyed} {{ opacity: .45; cursor: not-allowed; }}</style><p class='db-hint'>{escape(told)}</p>"
+
+
+def too_little_memory(told: Forecast, offered: list[Offer], chosen: str) -> DeviceError:
+    """Return what is said of settings that need more memory than there is, with the preset that would do."""
+    device = told.device
+    why = f"It needs {gb(told.need_bytes)} GB, and {device.name} has {gb(device.free_bytes)} GB free."
+    fit = fitting(offered, "")
+    need = next((one.forecast.need_bytes for one in offered if one.name == fit and one.forecast.fits), None)
+    todo = NONE_FITS if need is None else f"Take {PRESET_LABELS[fit]}, which needs {gb(need)} GB."
+    return DeviceError(f"{PRESET_LABELS.get(chosen, 'This')} would run out of memory here.", why, todo)
 
 
 def start_sentence(told: Forecast) -> str:

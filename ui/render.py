@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from dreambooth.bleed import BleedReport
 from dreambooth.errors import ConfigError, DreamBoothError
 from dreambooth.events import FINAL_STATUSES, Status
 from dreambooth.fields import FieldInfo
@@ -221,6 +222,24 @@ def scores_text(view: RunView) -> str:
     why = view.why_recommended or "No step can be recommended: nothing measures its likeness."
     looked = f"Looked at by {view.scores.examiner}." if view.scores.examiner else view.scores.note
     return f"<h3>Which step to take{so_far}</h3><p><b>{escape(why)}</b></p><p class='db-hint'>{escape(looked)}</p>"
+
+
+def bleed_text(report: BleedReport) -> str:
+    """Return what a training changed beside its subject, the most changed prompt first."""
+    rows = [
+        f"<tr><td>{escape(one.prompt or '(no words)')}</td><td>{one.change:.2f}</td>"
+        f"<td>{'-' if one.became_subject is None else f'{one.became_subject:.2f}'}</td></tr>"
+        for one in report.ranked
+    ]
+    said = (
+        f"Step {report.step}: pictures without the identifier, from the same seeds, base against taught; looked at by "
+        f"{report.judged_by}. 0 is no change, and 1 in the last column has become the subject."
+    )
+    heads = "".join(f"<th scope='col'>{text}</th>" for text in ("prompt", "change", "became the subject"))
+    return (
+        f"<h3>What else it changed</h3><p class='db-hint'>{escape(said)}</p>"
+        f"<table class='db-table'><tr>{heads}</tr>{''.join(rows)}</table>"
+    )
 
 
 def phase_list(view: RunView) -> str:

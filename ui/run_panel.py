@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from dreambooth.bleed import BleedReport, kept_report
 from dreambooth.events import FINAL_STATUSES
 from dreambooth.jobs import RunView
 from dreambooth.scoring.records import chart_path
@@ -14,7 +15,7 @@ from dreambooth.workspace import RunFolder
 from ui.boundary import Services, shown
 from ui.loss_plot import loss_plot
 from ui.plan_text import changes, run_settings
-from ui.render import log_text, panel, sample_items, scores_text, size_in_words, status_card
+from ui.render import bleed_text, log_text, panel, sample_items, scores_text, size_in_words, status_card
 
 LIVE = ("queued", "running", "stopping", "paused")
 MAX_STEP_COLUMNS = 24
@@ -42,6 +43,9 @@ class RunPanel:
     scores: gr.HTML
     chart: gr.Image
     score: gr.Button
+    bleed: gr.Button
+    bled: gr.HTML
+    bled_picture: gr.Image
     log: gr.HTML
     settings: gr.HTML
     reuse: gr.Button
@@ -54,7 +58,7 @@ class RunPanel:
         return [
             self.details, self.status, self.losses, self.samples, self.log, self.settings, self.scores, self.chart,
             self.score, self.stop, self.finish_now, self.save_now, self.sample_now, self.resume, self.retry,
-            self.pictures, self.delete, self.sure,
+            self.pictures, self.delete, self.sure, self.bleed, self.bled, self.bled_picture,
         ]  # fmt: skip
 
 
@@ -88,6 +92,12 @@ def build() -> RunPanel:
                     elem_id="scores-chart", buttons=["download", "fullscreen"],
                 )  # fmt: skip
                 score = gr.Button("Score this run", visible=False, elem_id="score-run")
+                bled = gr.HTML(elem_id="run-bleed")
+                bled_picture = gr.Image(
+                    label="The base and the taught model side by side", show_label=False, interactive=False,
+                    visible=False, elem_id="bleed-picture", buttons=["download", "fullscreen"],
+                )  # fmt: skip
+                bleed = gr.Button("See what else it changed", visible=False, elem_id="bleed-run")
         gr.HTML("<h3>Log</h3>")
         log = gr.HTML(log_text(""), elem_id="log")
         with gr.Accordion("Settings of this run, and what to do with it", open=False, elem_id="run-more"):
@@ -100,7 +110,7 @@ def build() -> RunPanel:
                 )
     return RunPanel(
         run, details, status, stop, finish_now, save_now, sample_now, resume, retry, pictures, message, samples,
-        losses, scores, chart, score, log, settings, reuse, delete, sure,
+        losses, scores, chart, score, bleed, bled, bled_picture, log, settings, reuse, delete, sure,
     )  # fmt: skip
 
 
@@ -113,7 +123,7 @@ def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
         return dict.fromkeys(("losses", "samples", "resume"), ()) | {
             "details": False, "status": status_card(None), "log": log_text(""), "settings": "", "live": "",
             "resume": None, "retry": False, "pictures": False, "deletable": False, "asked": None,
-            "scores": "", "chart": None, "unscored": False,
+            "scores": "", "chart": None, "unscored": False, "bleedable": False, "bleed": None,
         }  # fmt: skip
     return {
         "details": True,
@@ -125,6 +135,8 @@ def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
         "scores": scores_text(view),
         "chart": _chart(view),
         "unscored": bool(view.steps) and view.scores is None and view.status not in LIVE,
+        "bleedable": bool(view.steps) and view.status not in LIVE,
+        "bleed": kept_report(RunFolder(view.path)),
         "live": view.status,
         "resume": view.resume_step,
         "retry": view.error is not None and view.error.cause == "out of memory",
@@ -163,7 +175,15 @@ def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str
         unless_seen("pictures", gr.Button(visible=values["pictures"])),
         unless_seen("asked", gr.Button(visible=values["deletable"])),
         unless_seen("asked", gr.Button(visible=False)),
+        unless_seen("bleedable", gr.Button(visible=values["bleedable"])),
+        unless_seen("bleed", bleed_text(values["bleed"]) if values["bleed"] else ""),
+        unless_seen("bleed", _bled_picture(services, values["bleed"])),
     ]
+
+
+def _bled_picture(services: Services, report: BleedReport | None) -> Any:
+    there = report is not None and report.picture.is_file()
+    return gr.Image(value=services.shown.copy(report.picture) if report and there else None, visible=there)
 
 
 def _chart(view: RunView) -> tuple[Path, int] | None:
@@ -198,6 +218,10 @@ def connect(parts: RunPanel, services: Services) -> None:
         handlers.score, parts.run, parts.message, api_name="score_shown_run", api_visibility="private",
         concurrency_limit=1, show_progress_on=parts.message,
     )  # fmt: skip
+    parts.bleed.click(
+        handlers.bleed, parts.run, parts.message, api_name="bleed_shown_run", api_visibility="private",
+        concurrency_limit=1, show_progress_on=parts.message,
+    )  # fmt: skip
     parts.retry.click(handlers.retry, parts.run, [parts.message, parts.run], api_name="retry_shown_run", **quiet)
     parts.delete.click(lambda: gr.Button(visible=True), None, parts.sure, api_name="ask_delete_run", **quiet)
     parts.sure.click(
@@ -212,7 +236,7 @@ class Handlers:
         self._services = services
         self.stop = shown(self._stop)
         self.finish_now = shown(self._finish_now)
-        self.score = shown(self._score)
+        self.score, self.bleed = shown(self._score), shown(self._bleed)
         self.save_now = shown(self._save_now)
         self.sample_now = shown(self._sample_now)
         self.resume = shown(self._resume)
@@ -237,6 +261,14 @@ class Handlers:
         pick = scores.recommended(jobs.view(name).steps)
         none = "No step can be recommended: nothing measures its likeness."
         return panel(f"{name} is scored.", " ".join((pick.why if pick else none, scores.note)).strip(), tone="good")
+
+    def _bleed(self, name: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+        self._services.check_training()
+        progress(None, desc="Looking for what else changed")
+        jobs = self._services.jobs
+        ranked = jobs.bleed(name, lambda done, total: progress((done, total), "Making pictures to compare"))
+        most = ranked[0].prompt or "a picture without words"
+        return panel("What else it changed stands beside the scores.", f"Most of all: {most}.", tone="good")
 
     def _save_now(self, name: str) -> str:
         self._services.jobs.save_now(name)

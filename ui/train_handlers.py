@@ -16,7 +16,7 @@ from ui.fields import MAIN_FIELDS, form_infos, marks, read_fields, shown_value
 from ui.forecast import Offer, fitting, forecast, offers, proposed_config
 from ui.late_answers import answer_of
 from ui.photo_sets import photo_set
-from ui.plan_text import preset_choices, preset_note, start_sentence
+from ui.plan_text import preset_choices, preset_note, start_sentence, too_little_memory
 from ui.render import error_panel, field_note, panel
 
 TOY_NOTICE = "A toy model that shows the way; for real results take Stable Diffusion 1.5 and a GPU."
@@ -163,15 +163,34 @@ class Handlers:
 
     # The start -------------------------------------------------------------------------------------------------------
 
+    def _check_memory(
+        self, config: TrainingConfig, preset_name: str, photo_set_name: str, values: tuple[Any, ...]
+    ) -> None:
+        """Raise DeviceError for a run that would run out of memory, with the preset that would not."""
+        device, num_photos = self._services.device(), self._num_photos(photo_set_name)
+        if self._services.jobs.active():
+            # It waits in line: by then the memory that is taken now is free.
+            device = dataclasses.replace(device, free_bytes=device.total_bytes)
+        told = forecast(self._services.workspace, config, num_photos, device)
+        if told.fits:
+            return
+        kept = {name: value for name, value in self._read(values).items() if name not in OF_THE_PRESET}
+        kind = photo_set(self._services.workspace, photo_set_name).words().kind
+        base = config.pretrained_model_name_or_path
+        offered = offers(self._services.workspace, base, kind, num_photos, kept, device)
+        raise too_little_memory(told, offered, preset_name)
+
     def _start(
-        self, marked: list[str], photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, *values: Any
-    ) -> list[Any]:
+        self, marked: list[str], preset_name: str, photo_set_name: str, instance_prompt: str, class_prompt: str,
+        base: str, *values: Any,
+    ) -> list[Any]:  # fmt: skip
         unmarked = [gr.skip() for _ in range(len(values) + 3)]
         try:
             self._services.check_training()
             config = self._config(photo_set_name, instance_prompt, class_prompt, base, values)
             if problems := self._problems(photo_set_name, config):
                 return self._refused(problems, marked)
+            self._check_memory(config, preset_name, photo_set_name, values)
             words = photo_set(self._services.workspace, photo_set_name).words()
             name = self._services.jobs.start(config, f"{words.identifier}-{words.class_word}")
         except DreamBoothError as error:

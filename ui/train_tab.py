@@ -81,7 +81,9 @@ def build(services: Services) -> TrainTab:
             with gr.Row(equal_height=False):
                 for name in row:
                     field(name)
-        field("save_sample_prompt")
+        with gr.Row(equal_height=False):
+            field("save_sample_prompt")
+            field("stop_when_good")
         made["save_sample_prompt"].placeholder = "The words for your photos, when left empty"
         with gr.Accordion("Advanced", open=False, elem_id="advanced") as advanced:
             for group, title in GROUP_TITLES.items():
@@ -169,6 +171,6 @@ def connect(
         api_name="reuse_settings", **quiet,
     )  # fmt: skip
     return tab.start.click(
-        handlers.start, [tab.marked, *form], [tab.message, tab.run, tab.settings, tab.advanced, *marked],
+        handlers.start, [tab.marked, tab.preset, *form], [tab.message, tab.run, tab.settings, tab.advanced, *marked],
         api_name="start_shown_settings", **quiet,
     )  # fmt: skip

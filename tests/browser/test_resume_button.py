@@ -1,0 +1,74 @@
+"""A server that was killed and started again, in a real browser: the run says so, and one click goes on with it."""
+
+import dataclasses
+import os
+import re
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from dreambooth.config import TrainingConfig
+from dreambooth.events import PhaseProgress, StatusChanged, StepLoss
+from dreambooth.jobs import Jobs
+from dreambooth.runlog import read_state
+from dreambooth.workspace import RunFolder, Workspace
+from tests.browser.test_page import Visit
+from tests.server_life import a_whole_app, stub_config, until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.browser
+NUM_STEPS, STEPS_BETWEEN_STATES = 400, 10
+
+
+def slow_training(
+    _: TrainingConfig, run: RunFolder, *, report: Any, controls: Any, resume: bool, **__: Any
+) -> StatusChanged:
+    """Take steps with a state at every tenth; a resumed run goes on after its newest, and faster."""
+    first = max(run.checkpoint_steps(), default=0) if resume else 0
+    for step in range(first + 1, NUM_STEPS + 1):
+        report(PhaseProgress("training", step, NUM_STEPS))
+        report(StepLoss(step, 0.5, 0.5, None, 1e-6))
+        if step % STEPS_BETWEEN_STATES == 0:
+            (run.checkpoints / str(step)).mkdir(parents=True, exist_ok=True)
+        if controls.stop.wait(0 if resume else 0.1):
+            return StatusChanged("stopped")
+    return StatusChanged("done")
+
+
+def test_an_interrupted_run_is_resumed_by_a_click(browser: "Browser", tmp_path: Path, photos: Path) -> None:
+    data_dir, workspace = tmp_path / "data", Workspace(tmp_path / "data")
+
+    def prepared(jobs: Jobs) -> None:
+        from dreambooth import runs
+
+        runs._train = slow_training  # type: ignore[assignment]
+        if not jobs.active() and not workspace.runs():
+            jobs.start(dataclasses.replace(stub_config(photos), max_train_steps=NUM_STEPS), "watched")
+
+    with a_whole_app(data_dir, prepared) as (child, url):
+        (run,) = until(workspace.runs, bool)
+        until(lambda: read_state(run).step, lambda step: step > STEPS_BETWEEN_STATES)
+        before = Visit(browser, url)
+        before.tab("Train")
+        before.until("run-status", rf"Training: step \d+ of {NUM_STEPS}")
+        before.context.close()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    state = max(run.checkpoint_steps())
+    with a_whole_app(data_dir, prepared) as (_, url):
+        after = Visit(browser, url)
+        after.tab("Train")
+        after.until("run-status", "The app ended while this run was")
+        assert not after.page.locator("#stop").is_visible(), "nothing is stuck in stopping"
+        button = after.page.locator("#resume")
+        assert re.fullmatch(f"Resume at step {state}", button.inner_text())
+        button.click()
+        after.until("run-message", "The run goes on where it was")
+        after.until("run-status", f"Finished after {NUM_STEPS} steps")
+        assert not button.is_visible()
+        after.close()
+    assert read_state(run).status == "done"
