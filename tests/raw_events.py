@@ -31,7 +31,9 @@ class RawEvents:
         self._kinds = {one["id"]: one["type"] for one in config["components"]}
         self._values = {one["id"]: one["props"].get("value") for one in config["components"]}
         self._all = config["dependencies"]
-        self.events = [one for one in self._all if one["inputs"] and (not events or one["api_name"] in events)]
+        # What runs in the browser alone is none of the server's.
+        asked = [one for one in self._all if one["inputs"] and one["backend_fn"]]
+        self.events = [one for one in asked if not events or one["api_name"] in events]
         self.names = [str(one["api_name"]) for one in self.events]
 
     def fire(self, payloads: list[Any]) -> list[Answer]:

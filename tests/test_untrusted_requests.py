@@ -213,7 +213,7 @@ def test_a_file_named_as_a_model_is_not_quoted(opened: OpenPage, photo_set: str)
     paths = [spelling for canary in canaries(opened) for spelling in (str(canary), f"//{canary}", f"{canary}/")]
     told = [*events.call("generate", *[[path, "a dog", "", *USUAL] for path in paths])]
     told += events.call("convert", *[[path, ".safetensors", True] for path in paths])
-    told += events.call("model_chosen", *[[path, "", ""] for path in paths])
+    told += events.call("model_chosen", *[[path, ""] for path in paths])
     short = {"max_train_steps": 1, "mixed_precision": "no"}
     begun = [
         [photo_set, paths[0], "recommended", short],

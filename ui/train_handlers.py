@@ -71,7 +71,7 @@ class Handlers:
     ) -> list[Any]:
         """Answer with settings that suit base and photos, and with the preset that fits unless one was just chosen."""
         explicit = self._explicit(proposed, values)
-        is_chosen = preset_name != proposed.get("preset")
+        is_chosen = preset_name != _remembered(proposed).get("preset")
         # What a preset decides is no longer what somebody typed before.
         given_up = {name: explicit.pop(name) for name in OF_THE_PRESET if is_chosen and name in explicit}
         try:
@@ -92,6 +92,7 @@ class Handlers:
 
     def _explicit(self, proposed: Mapping[str, Any], values: tuple[Any, ...]) -> dict[str, Any]:
         """Return what differs from the proposals, and so was typed."""
+        proposed = _remembered(proposed)
         return {
             name: value
             for name, value in self._read(values).items()
@@ -262,6 +263,11 @@ class Handlers:
             "command": command_line(config),
             "settings": dataclasses.replace(config).to_json(),
         }
+
+
+def _remembered(proposed: Any) -> Mapping[str, Any]:
+    """Return the proposals that a browser remembers; nothing where it sends something else."""
+    return proposed if isinstance(proposed, Mapping) else {}
 
 
 def start_sample(services: Services) -> tuple[str, TrainingConfig]:

@@ -203,11 +203,20 @@ def test_files_that_are_no_photos_are_told(browser: "Browser", opened: OpenPage,
     visit.until("report", "No photos yet")
     (tmp_path / "note.txt").write_text("no photo")
     (tmp_path / "damaged.heic").write_bytes(b"\0\0\0\x18ftypheic")
-    files = [tmp_path / "note.txt", tmp_path / "damaged.heic", sample_folder() / "1.png"]
+    (tmp_path / "empty.png").touch()
+    with (tmp_path / "huge.jpg").open("wb") as huge:
+        huge.truncate(31 * 1000**2)
+    files = [tmp_path / name for name in ("note.txt", "damaged.heic", "empty.png", "huge.jpg")] + [
+        sample_folder() / "1.png"
+    ]
     visit.page.locator("#photos input[type=file]").first.set_input_files([str(path) for path in files])
     report = visit.until("report", "1 photo")
     assert "note.txt is no readable photo." in report
     assert "damaged.heic" in report
+    assert "empty.png" in report
+    assert "huge.jpg" in report
+    assert "3 to 5 photos are recommended" in report
+    assert "Traceback" not in report
     assert "1.png was added." in report
     visit.page.locator("#views img").first.click()
     visit.page.locator("#remove").click()
