@@ -47,9 +47,11 @@ class Eta:
 
     def __call__(self, event: Event, now_s: float) -> TimeLeft | None:
         """Take an event in, and return the time left after it, None while it is too early to say."""
-        if isinstance(event, ModelSaved):
+        # A model that was written meanwhile is told of amid the steps, and its pause was the copy of its weights.
+        if isinstance(event, ModelSaved) and self._pause_began_s is not None:
             self._saved = True
         if isinstance(event, PhaseProgress):
+            self._saved = self._saved or event.phase == "copying"
             if event.phase == "lent":
                 # Nothing that comes again: the next step is timed from when it goes on.
                 self._last = self._pause_began_s = None

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 Status = Literal["queued", "running", "stopping", "stopped", "done", "failed", "paused", "interrupted"]
 FINAL_STATUSES: frozenset[Status] = frozenset({"stopped", "done", "failed"})
 Cause = Literal["", "out of memory", "disk full", "lent"]
-PhaseName = Literal["loading", "class images", "latents", "training", "saving", "samples", "scores", "lent"]
+PhaseName = Literal["loading", "class images", "latents", "training", "saving", "copying", "samples", "scores", "lent"]
 
 
 @dataclass(frozen=True)

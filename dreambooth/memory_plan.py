@@ -1,9 +1,9 @@
 """How much memory a run will take at its most, told before it starts and without its weights.
 
 The step is walked unit by unit, forward and backward, as the base's configuration lays it out (`models.shape`); what
-else a run does (class pictures, crops, samples, saves) are phases beside it, and the largest counts. On the CPU the
-need is the rise of the process over what it held before loading; on a GPU what torch's allocator reserves, without the
-context's own share.
+else a run does (class pictures, crops, samples) are phases beside it, and the largest counts. On the CPU the need is
+the rise of the process over what it held before loading, with the copy of the weights that a model is written from
+while steps go on; on a GPU what torch's allocator reserves, without the context's own share.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dreambooth.config import TrainingConfig, update_problems
+from dreambooth.eta import num_saves_left
 from dreambooth.hardware import LARGE_BYTES, Device, precisions
 from dreambooth.models.shape import TOKENS, ModelShape, Unit, skip_values, text_units, unet_units
 
@@ -113,10 +114,11 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> Iter
     gradients, activations = _step_peak(config, shape, kind)
     # A graph has a pool of its own, and the steps that warm it up were made in the common one.
     recorded = gradients + activations if config.capture_step else 0
-    yield need("step", weights, gradients, state, activations, recorded)
+    copied = learning * _stored_bytes(config) if kind == "cpu" and _saves_on_the_way(config) else 0
+    yield need("step", weights, gradients, state, activations, recorded + copied)
     gathered = 0 if config.update_in_backward else learning * _weight_bytes(config)
     updating = max(max(_update_bytes(unit, config, kind)) for unit in _learning_units(config, shape))
-    yield need("update", weights, gathered, state, 0, updating)
+    yield need("update", weights, gathered, state, 0, updating + copied)
     if config.save_sample_prompt:
         at_a_time = 1 if config.update_in_backward else min(config.n_save_sample, SAMPLES_AT_A_TIME)
         pictures = _inference_values(shape, config.resolution, at_a_time, constants)
@@ -126,11 +128,7 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> Iter
     if config.gauge_interval and config.use_ema and kind == "cpu":
         # The weights lie aside while the moving average is looked at.
         values = _forward_values(shape, config.resolution, 2, constants) * FP32
-        yield need("looks", weights, 0, state, values, learning * FP32)
-    if kind == "cpu":
-        stored = HALF if config.save_precision != "fp32" else FP32
-        averages = learning * FP32 if config.use_ema else 0
-        yield need("saving", weights, 0, state, 0, shape.num_unet * stored + averages)
+        yield need("looks", weights, 0, state, values, learning * FP32 + copied)
 
 
 def _resident_weights(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> int:
@@ -140,6 +138,16 @@ def _resident_weights(config: TrainingConfig, shape: ModelShape, kind: DeviceKin
         text_encoder = _weight_bytes(config)
     vae = FP32 if kind == "cpu" or config.not_cache_latents else 0
     return shape.num_unet * _weight_bytes(config) + shape.num_text_encoder * text_encoder + shape.num_vae * vae
+
+
+def _saves_on_the_way(config: TrainingConfig) -> bool:
+    """Return whether models are written while steps are made, from a copy of the weights; the last one takes none."""
+    num_steps = config.max_train_steps or config.num_train_epochs * config.num_class_images
+    return num_saves_left(config, 0, num_steps) > 1
+
+
+def _stored_bytes(config: TrainingConfig) -> int:
+    return FP32 if config.save_precision == "fp32" else HALF
 
 
 def _parked(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> int:

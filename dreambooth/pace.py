@@ -59,7 +59,9 @@ def measured(events: Iterable[tuple[float, Event]], config: TrainingConfig) -> P
     if steps < MIN_STEPS_MEASURED:
         return None
     loading = [one.seconds for one in spans if one.phase.phase == "loading"]
-    saves = [one.seconds for one in spans if any(isinstance(event, ModelSaved) for _, event in one.events)]
+    num_saves = sum(isinstance(event, ModelSaved) for one in spans for _, event in one.events)
+    # Most models are written while steps are made: the copy of their weights is what they take of the run's time.
+    saving_s = sum(one.seconds for one in spans if one.phase.phase == "copying" or _waits_for_a_model(one))
     pictures = sum(len(event.files) for one in spans for _, event in one.events if isinstance(event, SamplesMade))
     sampling_s = sum(one.seconds for one in spans if one.phase.phase == "samples")
     class_images, class_images_s = _pieces(spans, "class images")
@@ -70,7 +72,7 @@ def measured(events: Iterable[tuple[float, Event]], config: TrainingConfig) -> P
         crop_s=latents_s / crops if crops else 0.0,
         class_image_step_s=class_images_s / class_images / config.save_infer_steps if class_images else None,
         sample_step_s=sampling_s / pictures / config.save_infer_steps if pictures else None,
-        save_s=sum(saves) / len(saves) if saves else None,
+        save_s=saving_s / num_saves if num_saves else None,
     )
 
 
@@ -104,6 +106,10 @@ def _spans(events: list[tuple[float, Event]]) -> list[_Span]:
         elif spans:
             spans[-1].events.append((time_s, event))
     return spans
+
+
+def _waits_for_a_model(span: _Span) -> bool:
+    return span.phase.phase == "saving" and any(isinstance(event, ModelSaved) for _, event in span.events)
 
 
 def _pieces(spans: list[_Span], phase: str) -> tuple[int, float]:

@@ -48,6 +48,7 @@ class Preflight:
     seconds_per_step: float
     seconds_per_sampling: float
     seconds_per_model: float
+    seconds_of_last_model: float
     seconds_per_state: float
     seconds_before: float
     num_steps: int
@@ -65,7 +66,8 @@ class Preflight:
             self.seconds_before
             + training_s
             + (saves + 1) * self.seconds_per_sampling
-            + saves * self.seconds_per_model
+            + (saves - 1) * self.seconds_per_model
+            + self.seconds_of_last_model
             + states * self.seconds_per_state
         )
 
@@ -84,7 +86,8 @@ class Preflight:
             f"Memory: {gb(self.peak_bytes)} GiB at most, measured; planned were {gb(plan.peak_bytes)} "
             f"({', '.join(f'{name} {gb(size)}' for name, size in parts.items())}; at most in: {plan.phase}).",
             f"Time: {self.seconds_per_step:.2f} s a step, {self.seconds_per_sampling:.1f} s for the samples of a save, "
-            f"{self.seconds_per_model:.1f} s for a model, {self.seconds_per_state:.1f} s for an exact state.",
+            f"{self.seconds_per_model:.1f} s for a model ({self.seconds_of_last_model:.1f} s for the last one, whose "
+            f"end is waited for), {self.seconds_per_state:.1f} s for an exact state.",
             f"Disk: {gb(disk.total_bytes)} GiB at most, {gb(self.free_disk_bytes)} are free "
             f"(models {disk.num_models} x {gb(disk.model_bytes)}, exact states {disk.num_states} x "
             f"{gb(disk.state_bytes)}).",
@@ -139,7 +142,8 @@ def preflight(
             planned=memory_need(config, read_shape(config.pretrained_model_name_or_path, workspace.models_dir), kind),
             seconds_per_step=clock.step_s(),
             seconds_per_sampling=clock.pictures_s("samples", config.save_infer_steps),
-            seconds_per_model=clock.saved_s,
+            seconds_per_model=clock.copied_s or clock.saved_s,
+            seconds_of_last_model=clock.saved_s,
             seconds_per_state=clock.kept_s,
             seconds_before=clock.before_s(config, short),
             num_steps=num_steps,
@@ -281,22 +285,31 @@ class _Clock:
     def __init__(self, report: Callable[[Event], None]) -> None:
         self._report = report
         self._stamps: list[tuple[float, Event]] = []
-        self._began_saving_s = 0.0
-        self.saved_s = self.kept_s = 0.0
+        self._phase, self._phase_began_s = "", 0.0
+        self._model_began_s = 0.0
+        self.kept_s = self.copied_s = self.saved_s = 0.0
         self.stop_when_kept: Controls | None = None
 
     def __call__(self, event: Event) -> None:
         now_s = time.perf_counter()
         self._stamps.append((now_s, event))
         if isinstance(event, ModelSaved):
-            self.saved_s, self._began_saving_s = now_s - self._began_saving_s, 0.0
-        elif isinstance(event, PhaseProgress) and event.phase == "saving":
-            self._began_saving_s = self._began_saving_s or now_s
-        elif isinstance(event, PhaseProgress) and event.phase == "training" and self._began_saving_s:
-            self.kept_s, self._began_saving_s = now_s - self._began_saving_s, 0.0
+            self.saved_s = now_s - (self._model_began_s or self._phase_began_s)
+        elif isinstance(event, PhaseProgress) and event.phase != self._phase:
+            self._phase_ended(now_s - self._phase_began_s)
+            self._phase, self._phase_began_s = event.phase, now_s
+            if event.phase == "copying":
+                self._model_began_s = now_s
+        self._report(event)
+
+    def _phase_ended(self, seconds: float) -> None:
+        if self._phase == "copying":
+            self.copied_s = seconds
+        # The state is the first thing that is saved, before the model.
+        if self._phase == "saving" and not self.kept_s:
+            self.kept_s = seconds
             if self.stop_when_kept is not None:
                 self.stop_when_kept.stop.set()
-        self._report(event)
 
     def _times(self, phase: str) -> list[float]:
         return [when for when, event in self._stamps if isinstance(event, PhaseProgress) and event.phase == phase]

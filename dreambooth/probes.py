@@ -189,9 +189,14 @@ def update_scores(run: RunFolder, config: TrainingConfig, examiner: Examiner | N
     ]
     found = with_losses(found, fixed_noise_losses_of(read_events(run.events_path)))
     scores = RunScores(name, tuple(found), ceiling(examiner, photos), "" if examiner else WITHOUT_ENCODERS)
+    keep_scores(run, scores)
+    return scores
+
+
+def keep_scores(run: RunFolder, scores: RunScores) -> None:
+    """Write scores and chart with the recommendation that follows from them and from the models that are there."""
     write_scores(run, scores)
     write_chart(scores, scores.recommended(run.steps() or None), chart_path(run))
-    return scores
 
 
 def with_losses(scores: Sequence[StepScores], losses: Sequence[FixedNoiseLosses]) -> list[StepScores]:

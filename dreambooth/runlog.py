@@ -35,7 +35,7 @@ from dreambooth.workspace import RunFolder, is_locked, write_json
 
 STATE_INTERVAL_S = 1.0
 # What reports nothing for minutes and yet is at work: a download, a large save, the first step, which may compile.
-BEATING_PHASES = ("loading", "saving")
+BEATING_PHASES = ("loading", "saving", "copying")
 BEAT_S, MAX_BEATING_S = 5.0, 3600.0
 
 

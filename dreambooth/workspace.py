@@ -242,10 +242,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for folder, _, files in os.walk(temporary, topdown=False):
-            for name in files:
-                sync(Path(folder, name))
-            sync(Path(folder))
+        sync_all(temporary)
         os.rename(temporary, path)
         sync(path.parent)
     finally:
@@ -336,6 +333,14 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_all(folder: Path) -> None:
+    """Force a folder and all that is in it to the disk."""
+    for place, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            sync(Path(place, name))
+        sync(Path(place))
 
 
 def free_bytes(path: Path) -> int:

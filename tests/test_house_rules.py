@@ -40,7 +40,7 @@ FLOORS: list[dict[str, str]] = [
     {"probes": ""},
     {
         "training": "objective optimizer updates captions batches predictions gauges materials checkpoint lending "
-        "capture scored_saves finishing keeping disk subject_mask teacher preparation trainer"
+        "capture scored_saves finishing model_writer keeping loss_reports disk subject_mask teacher preparation trainer"
     },
     {"starter": "things places scenes subjects tokens loop judging build"},
     {"runs": ""},

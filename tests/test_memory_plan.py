@@ -107,6 +107,15 @@ def test_more_of_anything_never_takes_less() -> None:
         assert memory_need(less, SD15_SHAPE, kind).peak_bytes < need
 
 
+def test_the_copy_that_a_model_is_written_from_counts_where_steps_go_on_meanwhile() -> None:
+    last_only = TrainingConfig(max_train_steps=100, save_interval=100, train_text_encoder=True, use_ema=True)
+    on_the_way = dataclasses.replace(last_only, save_interval=50)
+    needs = [memory_need(config, SD15_SHAPE, "cpu").peak_bytes for config in (last_only, on_the_way)]
+    assert needs[1] - needs[0] == 2 * (SD15_SHAPE.num_unet + SD15_SHAPE.num_text_encoder), "in half precision"
+    needs = [memory_need(config, SD15_SHAPE, "cuda").peak_bytes for config in (last_only, on_the_way)]
+    assert needs[0] == needs[1]
+
+
 def test_the_fastest_plan_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dreambooth.memory_plan.precisions", lambda device: ("no", "fp16", "bf16"))
     config = resolve({"train_batch_size": 1}, None, "recommended")

@@ -432,8 +432,6 @@ def test_a_full_disk_pauses_the_run_which_resumes_exactly(
     config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R6: whichever file of models and states hits the end of the disk, the last valid state survives."""
-    import safetensors.torch
-
     settings = config(max_train_steps=6, checkpoints_total_limit=1)
     whole = train(dataclasses.replace(settings, output_dir=str(tmp_path / "whole")))
     for number in range(1, 9):
@@ -450,8 +448,9 @@ def test_a_full_disk_pauses_the_run_which_resumes_exactly(
 
         folder = tmp_path / f"full {number}"
         with monkeypatch.context() as patch:
-            patch.setattr(safetensors.torch, "save_file", filling(safetensors.torch.save_file))
-            patch.setattr(checkpoint, "write_safetensors", filling(checkpoint.write_safetensors))
+            writing = filling(checkpoint.write_safetensors)
+            patch.setattr("dreambooth.models.base.write_safetensors", writing)
+            patch.setattr(checkpoint, "write_safetensors", writing)
             with pytest.raises(DreamBoothError, match="disk is full"):
                 train(dataclasses.replace(settings, output_dir=str(folder)))
         run = RunFolder(folder)

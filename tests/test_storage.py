@@ -14,7 +14,7 @@ import pytest
 
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.errors import DreamBoothError, RunFolderError
-from dreambooth.events import Controls, Event, ModelSaved, Notice
+from dreambooth.events import Controls, Event, ModelSaved, Notice, SamplesMade
 from dreambooth.runs import resume, train
 from dreambooth.settings import Settings
 from dreambooth.storage import (
@@ -422,7 +422,7 @@ def test_a_resumed_run_with_few_models_is_the_same_run(config: TrainingConfig, t
     run = RunFolder(Path(str(other.output_dir)))
 
     def stop(event: Event) -> None:
-        if isinstance(event, ModelSaved) and event.step == 3:
+        if isinstance(event, SamplesMade) and event.step == 3:
             controls.stop.set()
 
     train(other, controls=controls, on_event=stop, settings=Settings(data_dir=tmp_path / "data"))

@@ -24,6 +24,7 @@ PHASES = {
     "latents": "Preparing the photos",
     "training": "Training",
     "saving": "Saving the model",
+    "copying": "Copying the weights",
     "samples": "Making sample pictures",
     "scores": "Scoring the saved step",
     "lent": "Paused while pictures are made",
@@ -34,12 +35,13 @@ SHORT_PHASES = {
     "latents": "Photos",
     "training": "Training",
     "saving": "Saving",
+    "copying": "Copying",
     "samples": "Samples",
     "scores": "Scores",
     "lent": "Pictures",
 }
 # Told of while they last.
-SOMETIMES = ("scores", "lent")
+SOMETIMES = ("copying", "scores", "lent")
 BEFORE_STEPS = ("loading", "class images", "latents")
 STATUSES: dict[Status, str] = {
     "queued": "waiting in line",

@@ -21,6 +21,7 @@ from dreambooth.config import SD15, TrainingConfig
 from dreambooth.errors import BaseModelError, ConfigError, quoted
 from dreambooth.fields import describe
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
+from dreambooth.formats.safetensors_file import stored_dtype, write_safetensors
 from dreambooth.hardware import bitsandbytes_hidden
 from dreambooth.models.download import downloaded_base
 from dreambooth.models.original_file import (
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 STARTER = "starter"
+PARTS = ("unet", "text_encoder", "vae")
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 # In the front matter of a model's page on the Hub.
 LICENCE_LINE = re.compile(r"\A---\n(?:(?!---).*\n)*?license: *[\"']?([A-Za-z0-9.+_-]{1,100})")
@@ -352,19 +354,22 @@ def write_model(
     scheduler_config: Mapping[str, Any],
     dtype: "torch.dtype",
     card: BaseCard,
+    weights: "Mapping[str, Mapping[str, Tensor]] | None" = None,
 ) -> None:
     """Fill `folder` with a complete diffusers model in `dtype`; the models themselves stay as they are.
 
-    The text encoder's keys have `text_model.` and the tokenizer its vocab.json and merges.txt, so that transformers 4
-    opens the folder too.
+    `weights` are the parts' by part and name, where others are meant than those in the models. The text encoder's keys
+    have `text_model.` and the tokenizer its vocab.json and merges.txt, so that transformers 4 opens the folder too.
     """
     import diffusers
     from diffusers import DDIMScheduler
 
-    for name, module in (("unet", unet), ("vae", vae)):
-        _save_config(folder / name, module)
-        _save_weights(folder / name, "diffusion_pytorch_model", module.state_dict(), dtype, card)
-    _save_text_encoder(folder / "text_encoder", text_encoder, dtype, card)
+    modules = {"unet": unet, "text_encoder": text_encoder, "vae": vae}
+    weights = weights or {part: module.state_dict() for part, module in modules.items()}
+    for part in ("unet", "vae"):
+        _save_config(folder / part, modules[part])
+        _save_weights(folder / part, "diffusion_pytorch_model", weights[part], dtype, card)
+    _save_text_encoder(folder / "text_encoder", text_encoder, weights["text_encoder"], dtype, card)
     _save_tokenizer(folder / "tokenizer", tokenizer)
     DDIMScheduler.from_config(dict(scheduler_config)).save_pretrained(folder / "scheduler")
     index = {
@@ -395,26 +400,29 @@ def _save_config(folder: Path, module: Any) -> None:
 def _save_weights(
     folder: Path, stem: str, weights: "Mapping[str, Tensor]", dtype: "torch.dtype", card: BaseCard
 ) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not card.is_toy:
+        # Tensor by tensor: a full-size part in half precision beside itself would be 2 GB.
+        write_safetensors(folder / f"{stem}.safetensors", weights, {"format": "pt"}, float_dtype=dtype)
+        return
     from huggingface_hub import save_torch_state_dict
 
-    folder.mkdir(parents=True, exist_ok=True)
-    # One part's copy in `dtype` at a time is the most that lies in memory twice.
     cast = {
-        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
-        for name, tensor in weights.items()
+        name: tensor.detach().to("cpu", stored_dtype(tensor, dtype)).contiguous() for name, tensor in weights.items()
     }
-    limit = MAX_SHARD_BYTES if card.is_toy else 2**40
-    save_torch_state_dict(cast, folder, filename_pattern=stem + "{suffix}.safetensors", max_shard_size=limit)
+    pattern = stem + "{suffix}.safetensors"
+    save_torch_state_dict(cast, folder, filename_pattern=pattern, max_shard_size=MAX_SHARD_BYTES)
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)  # the library leaves them readable by their owner alone, which no other file here is
 
 
-def _save_text_encoder(folder: Path, text_encoder: Any, dtype: "torch.dtype", card: BaseCard) -> None:
-    weights = {
-        name if name.startswith("text_model.") else f"text_model.{name}": tensor
-        for name, tensor in text_encoder.state_dict().items()
+def _save_text_encoder(
+    folder: Path, text_encoder: Any, weights: "Mapping[str, Tensor]", dtype: "torch.dtype", card: BaseCard
+) -> None:
+    named = {
+        name if name.startswith("text_model.") else f"text_model.{name}": tensor for name, tensor in weights.items()
     }
-    _save_weights(folder, "model", weights, dtype, card)
+    _save_weights(folder, "model", named, dtype, card)
     config = text_encoder.config.to_dict() | {
         "architectures": ["CLIPTextModel"],
         "torch_dtype": str(dtype).removeprefix("torch."),

@@ -1,7 +1,9 @@
 """What a run keeps on disk as it goes: models, exact states and sample pictures, each whole or not at all."""
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import json
 import shutil
 import time
@@ -12,18 +14,22 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import RunFolderError
 from dreambooth.events import ModelSaved, Notice, PhaseProgress, SamplesMade
+from dreambooth.hardware import describe_cpu, gb
 from dreambooth.models.manager import ModelManager
 from dreambooth.storage import remove_weights, saved_steps
 from dreambooth.training.checkpoint import Learner, Surroundings, prune, write_checkpoint
 from dreambooth.training.materials import Materials, Report
+from dreambooth.training.model_writer import ModelWriter, Weights, copied, copy_bytes, weights_of
 from dreambooth.training.scored_saves import SavesScorer
-from dreambooth.workspace import RunFolder, is_disk_full, new_folder, remove_folder
+from dreambooth.workspace import RunFolder, is_disk_full, new_folder, remove_folder, sync_all
 
 if TYPE_CHECKING:
     import torch
 
 STATE_INTERVAL_S = 600
 SAMPLES_AT_A_TIME = 4
+# Left free of the machine's memory when weights are copied to be written.
+HOST_MARGIN_BYTES = 1 << 30
 
 
 class Keeper:
@@ -41,6 +47,7 @@ class Keeper:
         report: Report,
         learner: Learner,
         surroundings: Surroundings,
+        kept_step: int = 0,
     ) -> None:
         self._config, self._materials, self._run = config, materials, run
         self._manager, self._report = manager, report
@@ -49,7 +56,10 @@ class Keeper:
         self.num_steps = materials.num_steps
         self._scorer = SavesScorer(config, run, materials.base, manager, report)
         self._is_main = materials.batches.rank == 0
-        self._saved_step = self._kept_step = 0
+        self._writer, self._has_waited = ModelWriter(), False
+        # One of its own: samples may be asked for while a model is written.
+        self._tokenizer = copy.deepcopy(materials.base.tokenizer)
+        self._saved_step, self._kept_step = 0, kept_step
         self._kept_at_s = time.monotonic()
 
     # The exact state -------------------------------------------------------------------------------------------------
@@ -61,9 +71,10 @@ class Keeper:
         return bool(late or (every and step % every == 0)) and self._kept_step < step
 
     def keep_state(self, step: int) -> None:
-        """Write the exact state of a step, unless that was done."""
+        """Write the exact state of a step, unless that was done; a model that is being written comes first."""
         if self._kept_step == step:
             return
+        self.settle()
         if self._is_main:
             self._report(PhaseProgress("saving"))
             keep = self._config.checkpoints_total_limit
@@ -76,12 +87,15 @@ class Keeper:
         if self._is_main and self._run.checkpoints.is_dir():
             remove_folder(self._run.checkpoints)
 
-    def _making_room(self, write: Callable[[], None]) -> None:
-        """Write, and on a full disk once more after all states but the newest are gone; raises what ended the last."""
+    def _making_room(self, write: Callable[[], None], outcome: Callable[[], None] | None = None) -> None:
+        """Write, and on a full disk once more after all states but the newest are gone; raises what ended the last.
+
+        `outcome` is that of a first try which was made already.
+        """
         from safetensors import SafetensorError
 
         try:
-            write()
+            (outcome or write)()
         except (OSError, SafetensorError) as error:
             if not is_disk_full(error) or not prune(self._run, keep=1):
                 raise
@@ -90,23 +104,74 @@ class Keeper:
 
     # Models ----------------------------------------------------------------------------------------------------------
 
-    def save(self, step: int) -> None:
-        """Write the model of a step as a step folder, unless that was done."""
+    def save(self, step: int, *, is_last: bool = False) -> None:
+        """Have the model of a step written as a step folder, unless that was done; it is told of when it is there.
+
+        The training goes on meanwhile, unless this is its last act: then there is nothing to go on with, and no copy.
+        """
         if self._saved_step == step:
             return
+        self.settle()
         self._saved_step = step
+        if not self._is_main:
+            return
         # A resumed run comes by steps whose models are there already, and would make the same ones again.
         # What was saved once and then made room for newer ones is not saved again either.
-        if self._is_main and not (self._run.step_folder(step) / "args.json").exists():
-            self._report(PhaseProgress("saving"))
-            self._making_room(lambda: self._write_model(step))
-            self._report(ModelSaved(step))
-        if self._is_main and self._config.save_total_limit is not None:
-            # Here too when nothing was saved: the first part may have been killed before, or amid, the removal.
-            self._remove_older(step, self._config.save_total_limit)
+        if (self._run.step_folder(step) / "args.json").exists():
+            # Here too: the first part may have been killed before, or amid, the removal.
+            self._remove_older(step)
+            return
+        weights = None if is_last else self._copied_weights()
+        write = functools.partial(self._write_model, step, weights)
+        if weights is not None:
+            self._writer.start(step, write)
+            return
+        self._report(PhaseProgress("saving"))
+        self._making_room(write)
+        self._tell_saved(step)
 
-    def _remove_older(self, step: int, limit: int) -> None:
-        """Remove the weights of this run's older models: the newest `limit` and that of this step stay."""
+    def settle(self, *, wait: bool = True) -> None:
+        """Tell of the model that was being written, as soon as it is there; raises what hindered it."""
+        current = self._writer.current
+        if current is None or not (wait or current.outcome.done()):
+            return
+        if not current.outcome.done():
+            self._report(PhaseProgress("saving"))
+        self._writer.current = None
+        self._making_room(current.write, current.outcome.result)
+        self._tell_saved(current.step)
+
+    def close(self) -> None:
+        """End what is being written, however the training has ended, and tell of it if it is whole."""
+        current = self._writer.current
+        self._writer.close()
+        if current is not None and current.outcome.exception() is None:
+            self.settle()
+
+    def _tell_saved(self, step: int) -> None:
+        self._report(ModelSaved(step))
+        self._remove_older(step)
+        self._scorer.write()
+
+    def _copied_weights(self) -> Weights | None:
+        """Return a copy of the weights to be written while they change; None where the memory does not allow it."""
+        dtype = _save_dtype(self._config)
+        weights = weights_of(self._base, self._learner)
+        needed, free = copy_bytes(weights, self._learner.models, dtype), describe_cpu().free_bytes
+        if needed + HOST_MARGIN_BYTES <= free:
+            self._report(PhaseProgress("copying"))
+            return copied(weights, self._learner.models, dtype)
+        if not self._has_waited:
+            text = f"A copy of the weights takes {gb(needed)} GiB, and {gb(free)} GiB of memory are free"
+            self._report(Notice(f"{text}: the training waits while models are written.", "warning"))
+        self._has_waited = True
+        return None
+
+    def _remove_older(self, step: int) -> None:
+        """Remove the weights of this run's older models beyond its limit; that of this step stays."""
+        limit = self._config.save_total_limit
+        if limit is None:
+            return
         own = saved_steps(self._run, self._config)
         whole = [saved for saved in self._run.steps() if saved in own]
         for old in sorted(set(own) - {*whole[-limit:], step}):
@@ -115,26 +180,30 @@ class Keeper:
             except RunFolderError as error:
                 self._report(Notice(f"{error.what} {error.why} It stays on the disk.", "warning"))
 
-    def _write_model(self, step: int) -> None:
+    def _write_model(self, step: int, weights: Weights | None) -> None:
+        """Write these weights, or the models' own, as a step folder; nothing else is read that a training changes."""
         from dreambooth.models.base import write_model
 
         base = self._base
-        with averaged_weights(self._learner), new_folder(self._run.step_folder(step)) as folder:
+        with new_folder(self._run.step_folder(step)) as folder:
             write_model(
                 folder,
                 unet=base.unet,
                 text_encoder=base.text_encoder,
                 vae=base.vae,
-                tokenizer=base.tokenizer,
+                tokenizer=self._tokenizer,
                 scheduler_config=base.noise_scheduler_config,
                 dtype=_save_dtype(self._config),
                 card=dataclasses.replace(base.card, step=step),
+                weights=weights or weights_of(base, self._learner),
             )
             (folder / "args.json").write_text(json.dumps(self._config.to_json(), indent=2) + "\n", "utf-8")
+            # Pictures are away from their place for a moment only.
+            sync_all(folder)
             self._take_over_samples(step, folder)
 
     def _take_over_samples(self, step: int, folder: Path) -> None:
-        """Move pictures that were asked for at this step before its model was saved into the folder to come."""
+        """Move the pictures of this step, which are made before its model is written, into the folder to come."""
         early = self._run.step_folder(step)
         if early.exists():
             shutil.move(early / "samples", folder / "samples")

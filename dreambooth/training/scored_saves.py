@@ -7,7 +7,7 @@ from dreambooth.config import TrainingConfig
 from dreambooth.events import Notice, PhaseProgress
 from dreambooth.models.base import Base
 from dreambooth.models.manager import ModelManager
-from dreambooth.probes import make_probes, pipe_of, probes_of, update_scores
+from dreambooth.probes import keep_scores, make_probes, pipe_of, probes_of, update_scores
 from dreambooth.scoring.encoders import Examiner, examiner_for
 from dreambooth.scoring.recommendation import is_past_best
 from dreambooth.scoring.records import RunScores
@@ -53,6 +53,11 @@ class SavesScorer:
             self._examiner = (examiner_for(is_toy=self._base.card.is_toy, download=False),)
         self._scores = update_scores(self._run, self._config, self._examiner[0])
         return self._scores
+
+    def write(self) -> None:
+        """Write the scores that are known once more: other models are there to be recommended."""
+        if self._scores is not None:
+            keep_scores(self._run, self._scores)
 
     def is_past_best(self) -> bool:
         """Return whether the newest saves have added nothing to an earlier one."""

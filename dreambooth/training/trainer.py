@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.capture import CapturedWork
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import TrainingError
-from dreambooth.events import Controls, Notice, PhaseProgress, Resumed, StepLoss
+from dreambooth.events import Controls, Notice, PhaseProgress, Resumed
 from dreambooth.models.manager import ModelManager
 from dreambooth.training import objective
 from dreambooth.training.batches import Batch
@@ -19,6 +19,7 @@ from dreambooth.training.checkpoint import Checkpoint, Learner, refuse_other, re
 from dreambooth.training.finishing import Finish, cool_down_from, read_finish, write_finish
 from dreambooth.training.keeping import Keeper, averaged_weights
 from dreambooth.training.lending import lend_device
+from dreambooth.training.loss_reports import LossReports
 from dreambooth.training.materials import Materials, Report
 from dreambooth.training.optimizer import build_optimizer, build_schedule, trainable
 from dreambooth.training.updates import GatheredUpdates, UpdatesInBackward
@@ -76,15 +77,17 @@ class Trainer:
         self._report, self._controls = report, controls
         self._base = materials.base
         self._text_encoder_learns = config.train_text_encoder
-        self._unreported: list[tuple[int, Tensor, Tensor, Tensor | None, float]] = []
+        self._losses = LossReports(materials.batches.num_processes, report)
         self._ahead: tuple[int, Batch] | None = None
         self._form: Batch
         self._prepare_models()
         self._prepare_updates()
         self._surroundings = surroundings_of(config.departures(), materials.photo_files, str(manager.device))
         self._finish_path, self._early_end = run.finish_path, read_finish(run.finish_path)
-        self._keeper = Keeper(config, materials, run, manager, report, self._learner(), self._surroundings)
         self._first_step = 0 if resume is None else self._restored(resume)
+        self._keeper = Keeper(
+            config, materials, run, manager, report, self._learner(), self._surroundings, self._first_step
+        )
         self._probes = [parameter.detach().clone() for parameter in self._parameters if parameter.ndim == 1]
 
     def run(self) -> int:
@@ -93,6 +96,7 @@ class Trainer:
             return self._run()
         finally:
             self._updates.close()
+            self._keeper.close()
 
     def _run(self) -> int:
         config = self._config
@@ -101,6 +105,9 @@ class Trainer:
         step = self._first_step
         if step == 0:
             self._look(step)
+        elif self._is_save_due(step):
+            # The first part may have been killed between the state of this step and the end of its model.
+            self._save(step)
         self._report(PhaseProgress("training", step, self.num_steps))
         while step < self.num_steps and not self._is_stopped():
             self._set_rates(step)
@@ -117,9 +124,9 @@ class Trainer:
             step += 1
 
             # Report
-            self._remember(step, losses, rate)
+            self._losses.remember(step, losses, rate)
             if step % config.log_interval == 0 or step in (1, self.num_steps):
-                self._report_losses()
+                self._losses.tell()
             self._report(PhaseProgress("training", step, self.num_steps))
 
             # Due work
@@ -224,7 +231,7 @@ class Trainer:
         losses = [
             self._backward(step, batch, self._materials.caption_states.inputs(batch.captions)) for batch in batches
         ]
-        finite = self._updates.apply(self._mean_total(losses))
+        finite = self._updates.apply(self._losses.mean_total(losses))
         self._updates.clear()
         return losses, finite
 
@@ -274,17 +281,6 @@ class Trainer:
         if self._device.type == "cuda" and step < self.num_steps:
             self._ahead = step, self._materials.batches.batch(step, 0)
 
-    def _mean_total(self, losses: list[objective.Losses]) -> "Tensor":
-        """Return the step's loss, the mean over micro-batches and processes."""
-        import torch
-
-        total = torch.stack([loss.total for loss in losses]).mean()
-        if self._materials.batches.num_processes > 1:
-            from accelerate.utils import reduce
-
-            total = reduce(total, reduction="mean")
-        return total
-
     def _advance(self) -> float:
         """Move schedule and average on by one update, and return the rate it was made with."""
         rate = float(self._optimizer.param_groups[0]["lr"])
@@ -301,11 +297,11 @@ class Trainer:
         """
         if bool(finite):
             return
-        what = "gradients" if bool(self._mean_total(losses).isfinite()) else "loss"
+        what = "gradients" if bool(self._losses.mean_total(losses).isfinite()) else "loss"
         why = "The updates were too large for the number format, or the rate too high."
         todo = "Lower the learning rate, or train with mixed_precision bf16 or no."
         if self._config.update_in_backward and what == "gradients":
-            self._report_losses()
+            self._losses.tell()
             raise TrainingError(
                 f"The {what} of step {step + 1} became no finite number.",
                 f"{why} Other weights of that step were updated already: the run goes back to its last exact state.",
@@ -330,32 +326,6 @@ class Trainer:
                 "Raise the learning rate, or train with mixed_precision bf16 or no.",
             )
 
-    # Reports ---------------------------------------------------------------------------------------------------------
-
-    def _remember(self, step: int, losses: list[objective.Losses], rate: float) -> None:
-        """Keep a step's losses on the device: reading one waits for the GPU, so they are read an interval at a time."""
-        import torch
-
-        total = torch.stack([loss.total for loss in losses]).mean()
-        instance = torch.stack([loss.instance for loss in losses]).mean()
-        priors = [loss.prior for loss in losses if loss.prior is not None]
-        self._unreported.append((step, total, instance, torch.stack(priors).mean() if priors else None, rate))
-
-    def _report_losses(self) -> None:
-        for step, *parts, rate in self._unreported:
-            total, instance, prior = (None if part is None else self._averaged(part) for part in parts)
-            assert total is not None
-            assert instance is not None
-            self._report(StepLoss(step, total, instance, prior, rate))
-        self._unreported.clear()
-
-    def _averaged(self, part: "Tensor") -> float:
-        if self._materials.batches.num_processes > 1:
-            from accelerate.utils import reduce
-
-            part = reduce(part, reduction="mean")
-        return float(part)
-
     # Due work --------------------------------------------------------------------------------------------------------
 
     def _look(self, step: int) -> None:
@@ -366,24 +336,16 @@ class Trainer:
 
     def _due_work(self, step: int) -> None:
         config, keeper = self._config, self._keeper
+        keeper.settle(wait=False)
         self._finish_if_told(step)
         num_steps = self.num_steps
-        due = step % config.save_interval == 0 and step >= config.save_min_steps and step < num_steps
-        is_saved = due or self._controls.save_now.is_set() or step == num_steps
-        if is_saved or (config.gauge_interval and step % config.gauge_interval == 0):
+        is_saved = self._is_save_due(step) or self._controls.save_now.is_set()
+        if is_saved or step == num_steps or (config.gauge_interval and step % config.gauge_interval == 0):
             self._look(step)
-        if due or self._controls.save_now.is_set():
+        if is_saved:
             self._controls.save_now.clear()
-            keeper.save(step)
-            keeper.sample(step)
-            keeper.score(step)
-            # Of several processes only the first has scores, and all must end at the same step.
-            alone = self._materials.batches.num_processes == 1
-            if config.stop_when_good and alone and keeper.is_past_best():
-                self._end_early(Finish(step, step), "Nothing was gained any more: the run ends here.")
+            self._save(step)
             self._report(PhaseProgress("training", step, num_steps))
-            # After the model: a run that is killed in between does the step's work again.
-            self._keep_state(step)
         elif self._controls.sample_now.is_set() and step < num_steps:
             self._controls.sample_now.clear()
             keeper.sample(step)
@@ -393,9 +355,29 @@ class Trainer:
         if step < num_steps and self._controls.lend.is_set():
             self._lend_device(step)
 
+    def _is_save_due(self, step: int) -> bool:
+        config = self._config
+        return step % config.save_interval == 0 and config.save_min_steps <= step < self.num_steps
+
+    def _save(self, step: int) -> None:
+        """Save a model with all that belongs to it, the model last: it is written while the training goes on.
+
+        The state comes first: a run that is killed before its model is whole makes that again when it is resumed.
+        """
+        config, keeper = self._config, self._keeper
+        self._keep_state(step)
+        keeper.sample(step)
+        keeper.score(step)
+        # Of several processes only the first has scores, and all must end at the same step.
+        alone = self._materials.batches.num_processes == 1
+        if config.stop_when_good and alone and keeper.is_past_best():
+            self._end_early(Finish(step, step), "Nothing was gained any more: the run ends here.")
+        keeper.save(step, is_last=step == self.num_steps)
+
     def _lend_device(self, step: int) -> None:
         """Pause while somebody else wants the device; a recorded step is recorded anew, for other addresses."""
-        self._report_losses()
+        self._losses.tell()
+        self._keeper.settle()
         base, was_recorded, self._captured = self._base, self._captured is not None, None
         models = [base.unet, base.text_encoder, base.vae]
         lend_device(self._manager, models, self._learner(), self._controls, self._report)
@@ -432,9 +414,10 @@ class Trainer:
                 group["lr"].fill_(float(rate) * factor)
 
     def _finish(self, step: int) -> None:
-        self._report_losses()
+        self._losses.tell()
+        self._keeper.settle()
         if step:
-            self._keeper.save(step)
+            self._keeper.save(step, is_last=True)
         if step == self.num_steps:
             self._keeper.sample(step)
             self._keeper.score(step)
@@ -452,7 +435,7 @@ class Trainer:
         return Learner(models, self._parameters, self._optimizer, self._scaler, self._ema)
 
     def _keep_state(self, step: int) -> None:
-        self._report_losses()
+        self._losses.tell()
         self._keeper.keep_state(step)
 
     def _restored(self, checkpoint: Checkpoint) -> int:

@@ -1,0 +1,50 @@
+"""What steps lost, told an interval at a time: reading a number waits for the GPU, so they stay there until then."""
+
+from typing import TYPE_CHECKING
+
+from dreambooth.events import StepLoss
+from dreambooth.training.materials import Report
+from dreambooth.training.objective import Losses
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LossReports:
+    """Keeps the losses of steps on the device until they are told; of several processes each remembers its own."""
+
+    def __init__(self, num_processes: int, report: Report) -> None:
+        self._num_processes, self._report = num_processes, report
+        self._untold: list[tuple[int, Tensor, Tensor, Tensor | None, float]] = []
+
+    def remember(self, step: int, losses: list[Losses], rate: float) -> None:
+        """Keep what a step's micro-batches lost, and the rate of its update."""
+        import torch
+
+        total = torch.stack([loss.total for loss in losses]).mean()
+        instance = torch.stack([loss.instance for loss in losses]).mean()
+        priors = [loss.prior for loss in losses if loss.prior is not None]
+        self._untold.append((step, total, instance, torch.stack(priors).mean() if priors else None, rate))
+
+    def tell(self) -> None:
+        """Report what was remembered since the last time, as means over the processes."""
+        for step, *parts, rate in self._untold:
+            total, instance, prior = (None if part is None else float(self._averaged(part)) for part in parts)
+            assert total is not None
+            assert instance is not None
+            self._report(StepLoss(step, total, instance, prior, rate))
+        self._untold.clear()
+
+    def mean_total(self, losses: list[Losses]) -> "Tensor":
+        """Return a step's loss, the mean over micro-batches and processes, on the device."""
+        import torch
+
+        return self._averaged(torch.stack([loss.total for loss in losses]).mean())
+
+    def _averaged(self, part: "Tensor") -> "Tensor":
+        if self._num_processes == 1:
+            return part
+        from accelerate.utils import reduce
+
+        mean: Tensor = reduce(part, reduction="mean")
+        return mean

@@ -1,0 +1,78 @@
+"""A step's model is written on a thread of its own, from a copy of its weights, while the training goes on."""
+
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dreambooth.formats.safetensors_file import stored_dtype
+from dreambooth.models.base import PARTS, Base
+from dreambooth.training.checkpoint import Learner
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Weights = dict[str, dict[str, "Tensor"]]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A model that is being written: `write` does it once more, from the same weights."""
+
+    step: int
+    write: Callable[[], None]
+    outcome: "Future[None]"
+
+
+class ModelWriter:
+    """Writes one model at a time; whoever gave it one asks what became of it before the next."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model-writer")
+        self.current: Writing | None = None
+
+    def start(self, step: int, write: Callable[[], None]) -> None:
+        """Begin to write."""
+        assert self.current is None, "what became of the one before is asked first"
+        self.current = Writing(step, write, self._thread.submit(write))
+
+    def close(self) -> None:
+        """Wait until nothing is being written, and end the thread."""
+        self._thread.shutdown()
+
+
+def weights_of(base: Base, learner: Learner) -> Weights:
+    """Return the weights of a model to be saved, by part and name: the moving average's where there is one."""
+    averages = {} if learner.ema is None else dict(zip(learner.parameters, learner.ema.shadow_params, strict=True))
+    return {
+        part: {
+            name: averages.get(tensor, tensor).detach()
+            for name, tensor in getattr(base, part).state_dict(keep_vars=True).items()
+        }
+        for part in PARTS
+    }
+
+
+def copied(weights: Weights, learning: Collection[str], dtype: "torch.dtype") -> Weights:
+    """Return the weights in the machine's own memory, to stay as they are now: learning parts in `dtype`.
+
+    What lies there and does not learn is not copied.
+    """
+    kept: Weights = {part: dict(tensors) for part, tensors in weights.items()}
+    for part, name, tensor in _to_copy(weights, learning):
+        kept[part][name] = tensor.to("cpu", stored_dtype(tensor, dtype), copy=True)
+    return kept
+
+
+def copy_bytes(weights: Weights, learning: Collection[str], dtype: "torch.dtype") -> int:
+    """Return the memory that `copied` takes."""
+    found = _to_copy(weights, learning)
+    return sum(tensor.numel() * stored_dtype(tensor, dtype).itemsize for _, _, tensor in found)
+
+
+def _to_copy(weights: Weights, learning: Collection[str]) -> "Iterator[tuple[str, str, Tensor]]":
+    for part, tensors in weights.items():
+        for name, tensor in tensors.items():
+            if part in learning or tensor.device.type != "cpu":
+                yield part, name, tensor
