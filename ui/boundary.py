@@ -132,6 +132,16 @@ class Services:
 class Page(gr.Blocks):
     """Gradio's page, with what its own components do with inputs made safe."""
 
+    def show_hidden_progress_on(self, place: gr.blocks.Block) -> None:
+        """Give events that show no progress one place for it, instead of all that they answer to.
+
+        A browser would touch every such component at each status of each event, which at a look a second is most of
+        what it does.
+        """
+        for function in self.fns.values():
+            if function.show_progress == "hidden" and function.outputs:
+                function.show_progress_on = [place]  # type: ignore[list-item]
+
     async def preprocess_data(self, block_fn: BlockFunction, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         """Return the inputs as handlers take them; a refused one is quoted as text, not as HTML."""
         # Gradio would download what is named by an address, however large it is.

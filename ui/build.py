@@ -70,6 +70,7 @@ def build_page(
         generate_tab.connect(generate, services, page)
         _connect_whole(page, services, top, tabs, concepts, train, convert, generate)
         publish(services)
+        page.show_hidden_progress_on(concepts.photo_set)
     return page
 
 
