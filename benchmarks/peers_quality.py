@@ -144,7 +144,7 @@ def measure(unit: Unit, arguments: argparse.Namespace) -> None:
     steps = {kind: int(model.name) for kind, model in models.items() if model.name.isdecimal()}
     seconds = {"training": trained_s, "all": time.monotonic() - begun_s}
     result = {"who": who, "class": class_word, "individual": number, "seed": seed, "steps": steps, "exams": exams}
-    write_json(unit_path(arguments.work, unit), result | {"seconds": seconds})
+    write_json(unit_path(arguments.units, unit), result | {"seconds": seconds})
     shutil.rmtree(folder)
 
 
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--individuals", type=int, default=6, help="How many, each of another class; at most 10.")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ours", nargs="*", choices=(OURS, OWN_RECIPE), default=[OURS, OWN_RECIPE])
-    add_unit_arguments(parser, "outputs/peers-quality")
+    add_unit_arguments(parser, "peers-quality")
     arguments = parser.parse_args()
     if arguments.unit:
         measure(tuple(arguments.unit), arguments)
@@ -265,7 +265,7 @@ def main() -> None:
     if arguments.runner is not None:
         extra += ["--runner", str(arguments.runner)]
     missing = run_missing("benchmarks.peers_quality", units, arguments, extra)
-    done = [unit_path(arguments.work, unit) for unit in units]
+    done = [unit_path(arguments.units, unit) for unit in units]
     results = [json.loads(path.read_text("utf-8")) for path in done if path.exists()]
     if not results:
         raise SystemExit("No unit is done.")

@@ -61,7 +61,7 @@ def settings_of(class_word: str, photos: Path, run: Path, seed: int, course: str
     return dataclasses.replace(config, save_sample_prompt=None).checked()
 
 
-def measure(unit: Unit, work: Path) -> None:
+def measure(unit: Unit, work: Path, result_path: Path) -> None:
     """Train one individual with one seed, score and examine every saved step, and write the unit's file."""
     course, number, seed = unit[0], int(unit[1]), int(unit[2])
     subject = individuals(number + 1, SUBJECT_SEED)[number]
@@ -92,7 +92,7 @@ def measure(unit: Unit, work: Path) -> None:
         "exams": exams,
         "seconds": {"training": trained_s, "scoring": scored_s, "all": time.monotonic() - begun_s},
     }
-    write_json(unit_path(work, unit), result)
+    write_json(result_path, result)
     shutil.rmtree(folder)
 
 
@@ -147,10 +147,10 @@ def main() -> None:
     parser.add_argument("--individuals", type=int, default=6, help="How many, each of another class; at most 10.")
     parser.add_argument("--seeds", type=int, default=3, help="Trainings of each individual.")
     parser.add_argument("--courses", nargs="+", choices=list(COURSES), default=list(COURSES))
-    add_unit_arguments(parser, "outputs/recommendation")
+    add_unit_arguments(parser, "recommendation")
     arguments = parser.parse_args()
     if arguments.unit:
-        measure(tuple(arguments.unit), arguments.work)
+        measure(tuple(arguments.unit), arguments.work, unit_path(arguments.units, arguments.unit))
         return
     units = [
         (course, str(number), str(seed))
@@ -160,9 +160,9 @@ def main() -> None:
     ]
     missing = run_missing("benchmarks.recommendation", units, arguments)
     results = [
-        json.loads(unit_path(arguments.work, unit).read_text("utf-8"))
+        json.loads(unit_path(arguments.units, unit).read_text("utf-8"))
         for unit in units
-        if unit_path(arguments.work, unit).exists()
+        if unit_path(arguments.units, unit).exists()
     ]
     if not results:
         raise SystemExit("No unit is done.")

@@ -61,17 +61,18 @@ def test_no_prompt_of_the_exam_is_one_of_the_probes() -> None:
 
 def test_units_that_are_done_are_not_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parser = argparse.ArgumentParser()
-    units.add_unit_arguments(parser, str(tmp_path))
+    units.add_unit_arguments(parser, "nothing")
     begun = []
 
     def run(command: list[str], **options: Any) -> Any:
         begun.append(command[command.index("--unit") + 1 :])
+        assert command[command.index("--units") + 1] == str(tmp_path)
         units.unit_path(tmp_path, begun[-1]).write_text("{}")
         return argparse.Namespace(returncode=0)
 
     monkeypatch.setattr(units.subprocess, "run", run)
     wanted = [("ours, own recipe", "0", "1"), ("ours", "0", "1")]
-    arguments = parser.parse_args(["--workers", "2"])
+    arguments = parser.parse_args(["--workers", "2", "--units", str(tmp_path), "--work", str(tmp_path / "work")])
     assert units.run_missing("benchmarks.nothing", wanted, arguments) == 0
     assert sorted(begun) == sorted(map(list, wanted))
     assert units.run_missing("benchmarks.nothing", wanted, arguments) == 0
