@@ -1,8 +1,8 @@
 """A benchmark as independent units: each writes one file, any number of processes share them, and what is there stays.
 
-A unit is a list of words, and its result a small file in `benchmarks/results/units`, so that hours of them can be spread
-over days and machines; photos, runs and logs stay in `--work`. Its process is the benchmark's own with `--unit WORD ...`;
-a killed one leaves no file, and the same command goes on with what is missing.
+A unit is a list of words, and its result a small file in `benchmarks/results/units`, so that hours of them can be
+spread over days and machines; photos, runs and logs stay in `--work`. Its process is the benchmark's own with
+`--unit WORD ...`; a killed one leaves no file, and the same command goes on with what is missing.
 """
 
 import argparse
