@@ -70,6 +70,10 @@ def test_a_finished_run_has_no_time_left() -> None:
     assert render.time_left(run(seconds_left=None)) == ""
 
 
+def test_after_the_last_step_no_seconds_are_promised() -> None:
+    assert render.time_left(run(step=100, total_steps=100, seconds_left=0.0)) == "the last save is left"
+
+
 def test_the_time_left_says_when_it_is_not_known_yet_and_what_is_not_in_it() -> None:
     assert "time left: after the first steps" in render.status_card(run(seconds_left=None))
     assert render.time_left(run(saves_in_time=False)) == "6 min left, and the saves"

@@ -148,7 +148,7 @@ class Handlers:
         if chosen not in [photo.name for photo in photos]:
             chosen = None
         shown_cards = [self._card(kept, photo, found.get(photo.name, []), side_px) for photo in photos if kept]
-        kind = kind or (kept.words().kind if kept else KINDS[0])
+        kind = kind or (kept.words() if kept else Words()).kind
         report = set_report(len(photos), lines, found, kind)
         parts = self._editor_parts(kept, chosen, side_px)
         if chosen and chosen == before:

@@ -169,6 +169,9 @@ def time_left(view: RunView) -> str:
     """Return the time left in words, or nothing when it is not known or the run is over."""
     if view.seconds_left is None or view.status in (*FINAL_STATUSES, "interrupted", "paused"):
         return ""
+    if view.total_steps and view.step >= view.total_steps:
+        # Only steps are timed by then.
+        return "the last save is left"
     return f"{in_words(view.seconds_left)} left" + ("" if view.saves_in_time else ", and the saves")
 
 

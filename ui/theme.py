@@ -74,6 +74,7 @@ CSS = """
 .gradio-container .html-container { padding: 0 .15rem !important; }
 .gradio-container .block:has(> .html-container > .prose:empty) { display: none; }
 .dark .tab-container button.selected { color: #4cc3b5 !important; }
+.gradio-container .label-wrap { text-align: left; }
 .gradio-container h3 { font-size: 1rem; font-weight: 650; margin: .3rem 0; }
 .gradio-container h3 .db-hint { font-weight: 400; margin-left: .35rem; }
 .gradio-container :focus-visible { outline: 2px solid var(--db-accent); outline-offset: 2px; }
@@ -169,11 +170,14 @@ CSS = """
   border-bottom: 1px solid var(--border-color-primary) !important; overflow-wrap: anywhere; }
 .db-table th { font-weight: 550; color: var(--body-text-color-subdued); white-space: nowrap; }
 #views .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
+#history-pictures .grid-container, #class-views .grid-container {
+  grid-template-columns: repeat(auto-fill, minmax(min(30%, 8.5rem), 1fr)) !important; }
 #samples .grid-wrap { max-height: 30rem; overflow: auto; }
 #samples .grid-container { gap: .35rem;
   grid-template-columns: repeat(var(--grid-cols), minmax(5.2rem, 6.8rem)) !important; }
 .db-panel code, .db-hint code { font-size: .82em; opacity: .75; }
 @media (max-width: 640px) { .gradio-container .main.fillable { padding: .5rem .6rem !important; }
   .db-header h1 { font-size: 1.25rem; } #settings .form { flex-direction: column; }
+  #start-row { flex-direction: column; align-items: stretch; }
   .db-phases li:not(:last-child)::after { width: .4rem; } }
 """
