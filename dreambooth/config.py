@@ -183,6 +183,9 @@ class TrainingConfig:
     gradient_checkpointing: bool = setting(
         False, "Recompute activations in the backward pass: less memory, more time.", "memory"
     )
+    shard_weights: bool = setting(
+        False, "Share weights, gradients and moments out among several processes (FSDP): less memory in each.", "memory"
+    )
     attention: Attention = setting("sdpa", "Attention kernels for training and samples.", "memory")
     not_cache_latents: bool = setting(
         False, "Encode every crop when its step comes instead of a pool beforehand; keeps the VAE in memory.", "memory"
@@ -432,6 +435,7 @@ def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
             problems.append(FieldProblem("class_prompt", message))
     problems += _sizes_off_grid(config, ("resolution",))
     problems += update_problems(config)
+    problems += _sharding_problems(config)
     problems += _recipe_problems(config)
     if not config.train_text_encoder:
         problems += [
@@ -473,4 +477,17 @@ def update_problems(config: TrainingConfig) -> list[FieldProblem]:
         problems.append(
             FieldProblem("capture_step", "goes without gradient_checkpointing and gradient_accumulation_steps.")
         )
+    return problems
+
+
+def _sharding_problems(config: TrainingConfig) -> list[FieldProblem]:
+    """Return what works on whole weights, in a run whose processes share them."""
+    if config.shard_weights is not True:
+        return []
+    names = ("use_8bit_adam", "use_ema", "update_in_backward", "capture_step", "compile_unet")
+    message = "must be off: it works on whole weights (shard_weights is on)."
+    problems = [FieldProblem(name, message) for name in names if getattr(config, name) is True]
+    if config.mixed_precision == "fp16":
+        message = "must be bf16 or no, which need no loss scale (shard_weights is on)."
+        problems.append(FieldProblem("mixed_precision", message))
     return problems

@@ -6,7 +6,7 @@ The library writes the same format, but wants all tensors at once (a full-size m
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,15 +28,16 @@ def write_safetensors(
     *,
     float_dtype: "torch.dtype | None" = None,
     on_tensor: Callable[[], None] = lambda: None,
+    fetch: "Callable[[Tensor], Tensor] | None" = None,
 ) -> None:
     """Write the tensors, floats in `float_dtype` if one is given.
 
     The bytes depend on names, numbers and metadata alone, not on the order in which they come. Two tensors' copies are
-    held at a time: the next one is made while one is written.
+    held at a time: the next one is made while one is written. With `fetch` a tensor is had through it when its turn
+    comes, in this thread (see `written_order`).
     """
     dtypes = {name: stored_dtype(tensor, float_dtype) for name, tensor in weights.items()}
-    # Wide numbers first keep every tensor aligned to its own width.
-    order = sorted(weights, key=lambda name: (-dtypes[name].itemsize, name))
+    order = written_order(weights, float_dtype)
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     end = 0
     for name in order:
@@ -46,20 +47,34 @@ def write_safetensors(
         }  # fmt: skip
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT_BYTES)
-    casts = itertools.cycle((Cast(), Cast()))
     with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as ahead:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
-        due = ahead.submit(next(casts), weights[order[0]], dtypes[order[0]]) if order else None
-        for following in [*order[1:], None]:
-            if due is None:
-                break
-            tensor = due.result()
-            due = None if following is None else ahead.submit(next(casts), weights[following], dtypes[following])
+        if fetch is None:
+            tensors = _made_ahead([(weights[name], dtypes[name]) for name in order], ahead)
+        else:
+            tensors = (fetch(weights[name]).to("cpu", dtypes[name]) for name in order)
+        for tensor in tensors:
             data = as_bytes(tensor)
             for start in range(0, len(data), WRITE_BYTES):
                 file.write(data[start : start + WRITE_BYTES])
             on_tensor()
+
+
+def written_order(weights: "Mapping[str, Tensor]", float_dtype: "torch.dtype | None" = None) -> list[str]:
+    """Return the names in the order of the file: wide numbers first keep every tensor aligned to its own width."""
+    return sorted(weights, key=lambda name: (-stored_dtype(weights[name], float_dtype).itemsize, name))
+
+
+def _made_ahead(due: "list[tuple[Tensor, torch.dtype]]", ahead: ThreadPoolExecutor) -> "Iterator[Tensor]":
+    """Yield each tensor in its number format, while the one after it is made."""
+    casts = itertools.cycle((Cast(), Cast()))
+    made = ahead.submit(next(casts), *due[0]) if due else None
+    for following in [*due[1:], None]:
+        if made is not None:
+            tensor = made.result()
+            made = None if following is None else ahead.submit(next(casts), *following)
+            yield tensor
 
 
 class Cast:

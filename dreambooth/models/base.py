@@ -394,6 +394,7 @@ def _save_config(folder: Path, module: Any) -> None:
     module.save_config(folder)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     config.pop("_name_or_path", None)
+    config["_class_name"] = config["_class_name"].removeprefix("FSDP")  # as torch names a model that it has sharded
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import TrainingError
-from dreambooth.formats.safetensors_file import write_safetensors
+from dreambooth.formats.safetensors_file import write_safetensors, written_order
+from dreambooth.training.sharding import Shards, brought_together, own_part
 from dreambooth.workspace import RunFolder, free_bytes, new_folder, remove_folder
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MANIFEST = "manifest.json"
+PROCESSES = "processes"
 READ_BYTES = 1 << 20
 ROOM_BYTES = 4 << 30
 
@@ -36,6 +38,7 @@ class Learner:
     optimizer: "torch.optim.Optimizer"
     scaler: "torch.amp.GradScaler"
     ema: Any | None
+    shards: Shards | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ def write_checkpoint(run: RunFolder, step: int, learner: Learner, surroundings: 
     with new_folder(run.checkpoints / str(step)) as folder:
         groups, values = _gathered(learner)
         for name, tensors in groups.items():
-            write_safetensors(folder / f"{name}.safetensors", tensors, {})
+            # Parts of several processes come together one tensor at a time.
+            fetch = None if learner.shards is None else brought_together
+            write_safetensors(folder / f"{name}.safetensors", tensors, {}, fetch=fetch)
         (folder / "values.json").write_text(json.dumps(values), "utf-8")
         files = {
             file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())
@@ -83,6 +88,13 @@ def write_checkpoint(run: RunFolder, step: int, learner: Learner, surroundings: 
         state_bytes = sum(file.stat().st_size for file in (run.checkpoints / str(step)).iterdir())
         keep = 2 if free_bytes(run.path) > 2 * state_bytes + ROOM_BYTES else 1
     prune(run, keep)
+
+
+def lend_parts(learner: Learner) -> None:
+    """Bring this process's parts together with those of the first one, which writes the state meanwhile."""
+    for tensors in _gathered(learner)[0].values():
+        for name in written_order(tensors):
+            brought_together(tensors[name])
 
 
 def prune(run: RunFolder, keep: int) -> int:
@@ -106,7 +118,8 @@ def _gathered(learner: Learner) -> "tuple[dict[str, dict[str, Tensor]], dict[str
     for number, parameter in enumerate(learner.parameters):
         for key, value in learner.optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                moments[f"{number}.{key}"] = value.detach()
+                part = value.detach()
+                moments[f"{number}.{key}"] = learner.shards.as_whole(number, part) if learner.shards else part
             else:
                 plain[f"{number}.{key}"] = value
     groups["optimizer"] = moments
@@ -182,11 +195,12 @@ def restore(checkpoint: Checkpoint, learner: Learner) -> None:
 
     values = json.loads((checkpoint.folder / "values.json").read_text("utf-8"))
     for name, model in learner.models.items():
-        model.load_state_dict(group(name))
+        _fill(model, group(name))
     states: dict[int, dict[str, Any]] = {}
     for key, value in [*group("optimizer").items(), *values["optimizer"].items()]:
         number, _, field = key.partition(".")
-        states.setdefault(int(number), {})[field] = value
+        own = learner.shards.part(int(number), value) if learner.shards else value
+        states.setdefault(int(number), {})[field] = own
     for number, state in states.items():
         parameter = learner.parameters[number]
         # torch's AdamW keeps its count on the CPU on purpose: reading it there waits for no GPU.
@@ -204,6 +218,21 @@ def restore(checkpoint: Checkpoint, learner: Learner) -> None:
         learner.ema.optimization_step = values["ema"]["optimization_step"]
 
 
+def _fill(model: Any, weights: "dict[str, Tensor]") -> None:
+    """Put weights into a model; into one that is shared among processes, this one's part of them."""
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    own = model.state_dict()
+    if not any(isinstance(tensor, DTensor) for tensor in own.values()):
+        model.load_state_dict(weights)
+        return
+    with torch.no_grad():
+        for name, tensor in own.items():
+            part = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+            part.copy_(own_part(tensor, weights[name]))
+
+
 def _beside(parameter: "nn.Parameter", value: Any) -> Any:
     """Return a value of the state on its parameter's device, and in its order of numbers where it has its shape."""
     import torch
@@ -218,7 +247,9 @@ def _beside(parameter: "nn.Parameter", value: Any) -> Any:
 # What both parts of a run share --------------------------------------------------------------------------------------
 
 
-def surroundings_of(settings: dict[str, Any], photos: Iterable[Path], device_name: str) -> Surroundings:
+def surroundings_of(
+    settings: dict[str, Any], photos: Iterable[Path], device_name: str, num_processes: int
+) -> Surroundings:
     """Return what the run depends on besides the state: settings, the photos' contents, and where it computes."""
     import diffusers
     import torch
@@ -232,6 +263,7 @@ def surroundings_of(settings: dict[str, Any], photos: Iterable[Path], device_nam
         "diffusers": diffusers.__version__,
         "threads": str(torch.get_num_threads()),
         "device": device_name,
+        PROCESSES: str(num_processes),
     }
     text = json.dumps({key: value for key, value in settings.items() if key != "output_dir"}, sort_keys=True)
     return Surroundings(hashlib.sha256(text.encode()).hexdigest(), contents.hexdigest(), machine)
@@ -247,10 +279,16 @@ def refuse_other(checkpoint: Checkpoint, now: Surroundings) -> list[str]:
                 "Put them back as they were, or start a new run.",
             )
     before = checkpoint.surroundings.machine
+    if (then := before.get(PROCESSES, now.machine[PROCESSES])) != now.machine[PROCESSES]:
+        raise TrainingError(
+            f"The state of step {checkpoint.step} is that of {then} processes, and these are {now.machine[PROCESSES]}.",
+            "Each takes its part of every batch: with another number it would be another run.",
+            f"Resume it with `accelerate launch --num_processes {then}`, or start a new run.",
+        )
     return [
         f"The first part ran with {name} {before.get(name)}, this one with {value}: the last digits may differ."
         for name, value in now.machine.items()
-        if before.get(name) != value
+        if name != PROCESSES and before.get(name) != value
     ]
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,10 +18,11 @@ from dreambooth.events import ModelSaved, Notice, PhaseProgress, SamplesMade
 from dreambooth.hardware import describe_cpu, gb
 from dreambooth.models.manager import ModelManager
 from dreambooth.storage import remove_weights, saved_steps
-from dreambooth.training.checkpoint import Learner, Surroundings, prune, write_checkpoint
+from dreambooth.training.checkpoint import Learner, Surroundings, lend_parts, prune, write_checkpoint
 from dreambooth.training.materials import Materials, Report
 from dreambooth.training.model_writer import ModelWriter, Weights, copied, copy_bytes, weights_of
 from dreambooth.training.scored_saves import SavesScorer
+from dreambooth.training.sharding import agreed
 from dreambooth.workspace import RunFolder, is_disk_full, new_folder, remove_folder, sync_all
 
 if TYPE_CHECKING:
@@ -55,10 +57,13 @@ class Keeper:
         self._base = materials.base
         self.num_steps = materials.num_steps
         self._scorer = SavesScorer(config, run, materials.base, manager, report)
-        self._is_main = materials.batches.rank == 0
+        self._is_main, self._is_sharded = materials.batches.rank == 0, learner.shards is not None
         self._writer, self._has_waited = ModelWriter(), False
         # One of its own: samples may be asked for while a model is written.
         self._tokenizer = copy.deepcopy(materials.base.tokenizer)
+        if self._is_sharded and self._scorer.is_on:
+            after = "`python -m dreambooth score` does that afterwards."
+            report(Notice(f"Steps are not scored while several processes share the weights: {after}"))
         self._saved_step, self._kept_step = 0, kept_step
         self._kept_at_s = time.monotonic()
 
@@ -68,7 +73,9 @@ class Keeper:
         """Return whether it is time for an exact state: every so many steps, else every ten minutes."""
         every = self._config.checkpointing_steps
         late = every is None and time.monotonic() - self._kept_at_s > STATE_INTERVAL_S
-        return bool(late or (every and step % every == 0)) and self._kept_step < step
+        is_due = bool(late or (every and step % every == 0)) and self._kept_step < step
+        # Clocks differ, and a state that is shared is written by all or none.
+        return agreed(is_due) if self._is_sharded and every is None else is_due
 
     def keep_state(self, step: int) -> None:
         """Write the exact state of a step, unless that was done; a model that is being written comes first."""
@@ -80,6 +87,8 @@ class Keeper:
             keep = self._config.checkpoints_total_limit
             self._making_room(lambda: write_checkpoint(self._run, step, self._learner, self._surroundings, keep))
             self._report(PhaseProgress("training", step, self.num_steps))
+        elif self._is_sharded:
+            lend_parts(self._learner)
         self._kept_step, self._kept_at_s = step, time.monotonic()
 
     def drop_states(self) -> None:
@@ -97,7 +106,8 @@ class Keeper:
         try:
             (outcome or write)()
         except (OSError, SafetensorError) as error:
-            if not is_disk_full(error) or not prune(self._run, keep=1):
+            # Processes that share the weights have lent their parts, and do not know of a second try.
+            if not is_disk_full(error) or self._is_sharded or not prune(self._run, keep=1):
                 raise
             self._report(Notice("The disk is full: all exact states but the newest were removed for room.", "warning"))
             write()
@@ -113,18 +123,22 @@ class Keeper:
             return
         self.settle()
         self._saved_step = step
-        if not self._is_main:
-            return
         # A resumed run comes by steps whose models are there already, and would make the same ones again.
         # What was saved once and then made room for newer ones is not saved again either.
-        if (self._run.step_folder(step) / "args.json").exists():
+        is_there = self._is_main and (self._run.step_folder(step) / "args.json").exists()
+        if is_there:
             # Here too: the first part may have been killed before, or amid, the removal.
             self._remove_older(step)
+        if not self._takes_part(not is_there):
             return
-        weights = None if is_last else self._copied_weights()
+        weights = None if is_last and not self._is_sharded else self._copied_weights()
+        if not self._is_main:
+            return
         write = functools.partial(self._write_model, step, weights)
         if weights is not None:
             self._writer.start(step, write)
+            if is_last:
+                self.settle()
             return
         self._report(PhaseProgress("saving"))
         self._making_room(write)
@@ -157,6 +171,9 @@ class Keeper:
         """Return a copy of the weights to be written while they change; None where the memory does not allow it."""
         dtype = _save_dtype(self._config)
         weights = weights_of(self._base, self._learner)
+        if self._is_sharded:
+            self._report(PhaseProgress("copying"))
+            return copied(weights, self._learner.models, dtype, is_sharded=True, is_kept=self._is_main)
         needed, free = copy_bytes(weights, self._learner.models, dtype), describe_cpu().free_bytes
         if needed + HOST_MARGIN_BYTES <= free:
             self._report(PhaseProgress("copying"))
@@ -216,7 +233,7 @@ class Keeper:
         config = self._config
         prompts = [line for line in (config.save_sample_prompt or "").splitlines() if line.strip()]
         folder = self._run.step_folder(step) / "samples"
-        if not prompts or not self._is_main or folder.exists():
+        if not prompts or not self._takes_part(not folder.exists()):
             return
         from dreambooth.generation import Pipe, generate_images, save_picture
 
@@ -224,7 +241,7 @@ class Keeper:
         name = f"{self._run.name}/{step}"
         pipe = Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config, name)
         names: list[str] = []
-        with averaged_weights(self._learner), self._on_device(), new_folder(folder) as temporary:
+        with averaged_weights(self._learner), self._on_device(), self._new_pictures(folder) as temporary:
             for prompt in prompts:
                 request = GenerationConfig(
                     prompt=prompt,
@@ -247,8 +264,8 @@ class Keeper:
         self._report(SamplesMade(step, tuple(names)))
 
     def score(self, step: int) -> None:
-        """Make the probe pictures of a saved step, or of the base, and score it."""
-        if self._is_main and self._scorer.is_on:
+        """Make the probe pictures of a saved step, or of the base, and score it; not of a model that is shared."""
+        if self._is_main and self._scorer.is_on and not self._is_sharded:
             with averaged_weights(self._learner), self._on_device():
                 self._scorer.make(step)
             self._scorer.score()
@@ -259,18 +276,35 @@ class Keeper:
 
     def recommend(self) -> None:
         """Tell which of the saved steps to take."""
-        if self._is_main:
+        if self._is_main and not self._is_sharded:
             self._scorer.tell()
+
+    def _takes_part(self, is_due: bool) -> bool:
+        """Return whether this process has to work: all do where they share the weights, else only the first."""
+        return agreed(is_due) if self._is_sharded else self._is_main and is_due
+
+    @contextlib.contextmanager
+    def _new_pictures(self, folder: Path) -> Iterator[Path]:
+        """Yield where to put pictures that are to appear in a folder; those of the other processes vanish."""
+        if self._is_main:
+            with new_folder(folder) as temporary:
+                yield temporary
+            return
+        with tempfile.TemporaryDirectory() as unwanted:
+            yield Path(unwanted)
 
     @contextlib.contextmanager
     def _on_device(self) -> Iterator[None]:
         """Have VAE and text encoder on the device, where training does not keep a cached one or a frozen one."""
+        # One that is shared stays where it is.
+        is_shared = self._is_sharded and "text_encoder" in self._learner.models
         self._manager.place(self._base.vae)
-        self._manager.place(self._base.text_encoder)
+        if not is_shared:
+            self._manager.place(self._base.text_encoder)
         yield
         if not self._config.not_cache_latents:
             self._manager.park(self._base.vae)
-        if not any(parameter.requires_grad for parameter in self._base.text_encoder.parameters()):
+        if not is_shared and not any(parameter.requires_grad for parameter in self._base.text_encoder.parameters()):
             self._manager.park(self._base.text_encoder)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dreambooth.formats.safetensors_file import stored_dtype
 from dreambooth.models.base import PARTS, Base
 from dreambooth.training.checkpoint import Learner
+from dreambooth.training.sharding import brought_together
 
 if TYPE_CHECKING:
     import torch
@@ -54,14 +55,19 @@ def weights_of(base: Base, learner: Learner) -> Weights:
     }
 
 
-def copied(weights: Weights, learning: Collection[str], dtype: "torch.dtype") -> Weights:
+def copied(
+    weights: Weights, learning: Collection[str], dtype: "torch.dtype", *, is_sharded: bool = False, is_kept: bool = True
+) -> Weights:
     """Return the weights in the machine's own memory, to stay as they are now: learning parts in `dtype`.
 
-    What lies there and does not learn is not copied.
+    What lies there and does not learn is not copied. Parts of several processes come together one tensor at a time, for
+    which all of them have to call; `is_kept` says whether this one wants the result.
     """
     kept: Weights = {part: dict(tensors) for part, tensors in weights.items()}
     for part, name, tensor in _to_copy(weights, learning):
-        kept[part][name] = tensor.to("cpu", stored_dtype(tensor, dtype), copy=True)
+        whole = brought_together(tensor) if is_sharded else tensor
+        if is_kept:
+            kept[part][name] = whole.to("cpu", stored_dtype(tensor, dtype), copy=True)
     return kept
 
 

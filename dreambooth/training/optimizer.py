@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 def build_optimizer(
     config: TrainingConfig,
-    unet: "nn.Module",
-    text_encoder: "nn.Module | None",
+    unet: "Sequence[nn.Parameter]",
+    text_encoder: "Sequence[nn.Parameter]" = (),
     *,
     num_processes: int,
     notice: Callable[[str], None],
 ) -> "Optimizer":
-    """Return AdamW over the UNet and, when given, the text encoder at its own rate (Loshchilov & Hutter, 1711.05101).
+    """Return AdamW over the UNet's weights and the text encoder's at their own rate (Loshchilov & Hutter, 1711.05101).
 
     Where bitsandbytes does not work, plain AdamW is used instead and `notice` says so; that is fused where torch can.
     """
@@ -30,10 +30,10 @@ def build_optimizer(
     scale = 1
     if config.scale_lr:
         scale = config.gradient_accumulation_steps * config.train_batch_size * num_processes
-    groups = [{"params": trainable(unet), "lr": config.learning_rate * scale}]
-    if text_encoder is not None:
+    groups = [{"params": list(unet), "lr": config.learning_rate * scale}]
+    if text_encoder:
         rate = config.learning_rate if config.text_encoder_lr is None else config.text_encoder_lr
-        groups.append({"params": trainable(text_encoder), "lr": rate * scale})
+        groups.append({"params": list(text_encoder), "lr": rate * scale})
     options: dict[str, Any] = {
         "betas": (config.adam_beta1, config.adam_beta2),
         "weight_decay": config.adam_weight_decay,
@@ -44,7 +44,7 @@ def build_optimizer(
         if reason is None:
             return _eight_bit_adamw(groups, options)
         notice(f"8-bit AdamW does not work here ({reason}); using AdamW in 32 bits, which takes more memory.")
-    device = next(unet.parameters()).device
+    device = unet[0].device
     if device.type in ("cuda", "cpu"):
         options["fused"] = True  # one pass over weights and moments: on the CPU a quarter of a small model's step
         if config.capture_step and device.type == "cuda":

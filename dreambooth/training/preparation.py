@@ -21,6 +21,7 @@ from dreambooth.training.disk import disk_need, refuse_short_disk
 from dreambooth.training.gauges import Gauges, gauge_pictures
 from dreambooth.training.materials import Materials, Report
 from dreambooth.training.objective import zero_terminal_snr
+from dreambooth.training.sharding import refuse_one_process
 from dreambooth.training.subject_mask import find_subjects
 from dreambooth.training.teacher import fill_teacher
 from dreambooth.workspace import Workspace
@@ -47,6 +48,8 @@ def prepare(
     assert config.seed is not None, "the run's records draw it"
     seed = config.seed
     process = PartialState(cpu=manager.device.type == "cpu")
+    if config.shard_weights:
+        refuse_one_process(process.num_processes)
 
     def notice(text: str) -> None:
         report(Notice(text, "warning"))
@@ -87,7 +90,8 @@ def prepare(
     if not config.not_cache_latents:
         pool.fill(lambda done, total: report(PhaseProgress("latents", done, total)), controls.stop.is_set)
     pictures = None
-    if config.gauge_interval and process.is_main_process and not controls.stop.is_set():
+    looks = process.is_main_process or config.shard_weights  # a model that is shared computes in all or none
+    if config.gauge_interval and looks and not controls.stop.is_set():
         pictures = gauge_pictures(config, seed, concepts, pool, base.vae.config.scaling_factor)
     manager.park(base.vae)
     if controls.stop.is_set():

@@ -5,6 +5,7 @@ A step is: batch, loss, backward, update, report, due work - in that order, belo
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from dreambooth.training.lending import lend_device
 from dreambooth.training.loss_reports import LossReports
 from dreambooth.training.materials import Materials, Report
 from dreambooth.training.optimizer import build_optimizer, build_schedule, trainable
+from dreambooth.training.sharding import shard, shards_of
 from dreambooth.training.updates import GatheredUpdates, UpdatesInBackward
 from dreambooth.workspace import RunFolder
 
@@ -82,7 +84,9 @@ class Trainer:
         self._form: Batch
         self._prepare_models()
         self._prepare_updates()
-        self._surroundings = surroundings_of(config.departures(), materials.photo_files, str(manager.device))
+        self._surroundings = surroundings_of(
+            config.departures(), materials.photo_files, str(manager.device), materials.batches.num_processes
+        )
         self._finish_path, self._early_end = run.finish_path, read_finish(run.finish_path)
         self._first_step = 0 if resume is None else self._restored(resume)
         self._keeper = Keeper(
@@ -164,7 +168,10 @@ class Trainer:
             if self._text_encoder_learns:
                 text_encoder = base.text_encoder  # transformers 5.23 renamed the method
                 getattr(text_encoder, "activation_checkpointing_enable", text_encoder.gradient_checkpointing_enable)()
-        if self._device.type == "cuda" and config.mixed_precision != "no" and not config.use_8bit_adam:
+        if config.shard_weights:
+            for model in self._models_that_learn().values():
+                shard(model, self._device, self._materials.batches.num_processes)
+        elif self._device.type == "cuda" and config.mixed_precision != "no" and not config.use_8bit_adam:
             # The order of numbers that half-precision convolutions want; bitsandbytes would turn it back.
             base.unet.to(memory_format=torch.channels_last)
         # Pictures are made with the UNet itself: other shapes would be compiled anew.
@@ -173,12 +180,16 @@ class Trainer:
     def _prepare_updates(self) -> None:
         import torch
 
-        config, base = self._config, self._base
-        learning = base.text_encoder if self._text_encoder_learns else None
-        self._parameters = trainable(base.unet) + (trainable(learning) if learning is not None else [])
+        config = self._config
+        by_model = [trainable(model) for model in self._models_that_learn().values()]
+        self._shards = shards_of([*itertools.chain(*by_model)]) if config.shard_weights else None
+        if self._shards is not None:
+            parts = iter(self._shards.own)
+            by_model = [[*itertools.islice(parts, len(parameters))] for parameters in by_model]
+        self._parameters = [*itertools.chain(*by_model)]
         num_processes = self._materials.batches.num_processes
         self._optimizer = build_optimizer(
-            config, base.unet, learning, num_processes=num_processes,
+            config, *by_model, num_processes=num_processes,
             notice=lambda text: self._report(Notice(text, "warning")),
         )  # fmt: skip
         self._schedule = build_schedule(config, self._optimizer, self._materials.num_steps)
@@ -188,7 +199,7 @@ class Trainer:
         if config.update_in_backward:
             self._updates = UpdatesInBackward(config, self._optimizer, self._materials.seed)
         else:
-            self._updates = GatheredUpdates(config, self._optimizer, self._scaler, num_processes)
+            self._updates = GatheredUpdates(config, self._optimizer, self._scaler, num_processes, self._shards)
         self._captured = CapturedWork(self._captured_work) if self._can_capture() else None
         self._ema = None
         if config.use_ema:
@@ -269,7 +280,8 @@ class Trainer:
             return contextlib.nullcontext()
         dtype = torch.float16 if config.mixed_precision == "fp16" else torch.bfloat16
         # The cache keeps a half-precision copy of every weight until the end of forward: 2 GB of SD 1.5's.
-        return torch.autocast(self._device.type, dtype=dtype, cache_enabled=not config.gradient_checkpointing)
+        is_cached = not config.gradient_checkpointing and not config.shard_weights
+        return torch.autocast(self._device.type, dtype=dtype, cache_enabled=is_cached)
 
     def _batch(self, step: int, micro_step: int) -> Batch:
         if micro_step == 0 and self._ahead is not None and self._ahead[0] == step:
@@ -429,10 +441,12 @@ class Trainer:
     # The exact state -------------------------------------------------------------------------------------------------
 
     def _learner(self) -> Learner:
-        models = {"unet": self._base.unet}
-        if self._config.train_text_encoder:
-            models["text_encoder"] = self._base.text_encoder
-        return Learner(models, self._parameters, self._optimizer, self._scaler, self._ema)
+        models = self._models_that_learn()
+        return Learner(models, self._parameters, self._optimizer, self._scaler, self._ema, self._shards)
+
+    def _models_that_learn(self) -> dict[str, Any]:
+        unet, text_encoder = {"unet": self._base.unet}, {"text_encoder": self._base.text_encoder}
+        return unet | text_encoder if self._config.train_text_encoder else unet
 
     def _keep_state(self, step: int) -> None:
         self._losses.tell()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import rng
 from dreambooth.config import TrainingConfig
 from dreambooth.training.optimizer import average_across_processes, gradient_norm, stochastically_rounded, update_one
+from dreambooth.training.sharding import Shards
 
 if TYPE_CHECKING:
     import torch
@@ -23,10 +24,16 @@ class GatheredUpdates:
     """Gradients add up over a step's micro-batches, are clipped together, and update all weights at once."""
 
     def __init__(
-        self, config: TrainingConfig, optimizer: "Optimizer", scaler: "torch.amp.GradScaler", num_processes: int
+        self,
+        config: TrainingConfig,
+        optimizer: "Optimizer",
+        scaler: "torch.amp.GradScaler",
+        num_processes: int,
+        shards: Shards | None = None,
     ) -> None:
         self._max_norm, self._num_micro_batches = config.max_grad_norm, config.gradient_accumulation_steps
         self._optimizer, self._scaler, self._num_processes = optimizer, scaler, num_processes
+        self._shards = shards
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         # AdamW's fused kernel looks at these two itself: it needs no word from the host, and no pass for the clipping.
         self._is_guarded = all(group.get("fused") for group in optimizer.param_groups)
@@ -41,9 +48,14 @@ class GatheredUpdates:
         `total` is the step's mean loss; the answer is a bool scalar on its device. Gradients that overflow under a loss
         scale do not count: the scale is lowered and the update left out.
         """
-        average_across_processes(self._parameters, self._num_processes)
+        if self._shards is None:
+            average_across_processes(self._parameters, self._num_processes)
+        else:
+            self._shards.take_gradients()
         self._scaler.unscale_(self._optimizer)
         norm = gradient_norm(self._parameters)
+        if self._shards is not None:
+            norm = self._shards.total_norm(norm)
         finite: Tensor = (total if self._scaler.is_enabled() else total + 0 * norm).isfinite()
         if self._is_guarded:
             self._apply_guarded(norm, finite)

@@ -1,0 +1,115 @@
+"""Weights, gradients and moments cut into as many parts as there are processes, each of which keeps its own.
+
+torch's `fully_shard` (FSDP2, Zhao et al. 2023, arXiv 2304.11277) brings a unit's weights together for its forward and
+its backward only, and hands every process the mean of its part of the gradients. All else works on plain parameters
+over the memory of a process's own part, so that clipping, AdamW and exact states are what they are on one device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.errors import ConfigError, FieldProblem
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+def refuse_one_process(num_processes: int) -> None:
+    """Raise ConfigError when there are no others to share the weights with."""
+    if num_processes == 1:
+        message = (
+            "needs several processes, which share the weights: start it with `accelerate launch`, or leave it out."
+        )
+        raise ConfigError([FieldProblem("shard_weights", message)])
+
+
+def shard(module: Any, device: "torch.device", num_processes: int) -> None:
+    """Cut a UNet or text encoder on the device into parts, unit by unit; each process keeps one of each."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (num_processes,))
+    for unit in [*_units(module), module]:
+        # The last to be brought together are not kept either: between steps there are only parts.
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+
+
+def _units(module: Any) -> list[Any]:
+    """Return what is brought together at a time: the blocks of a UNet, the layers of a text encoder."""
+    kinds = ("ResnetBlock2D", "Transformer2DModel", "CLIPEncoderLayer")
+    return [part for part in module.modules() if type(part).__name__ in kinds]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """This process's parts of the weights that learn, as plain parameters, beside the models' own (DTensors)."""
+
+    whole: "list[Any]"
+    own: "list[nn.Parameter]"
+
+    def take_gradients(self) -> None:
+        """Hand the gradients of the parts, means over all processes already, to the plain parameters."""
+        for whole, own in zip(self.whole, self.own, strict=True):
+            own.grad = None if whole.grad is None else whole.grad.to_local()
+            whole.grad = None
+
+    def total_norm(self, norm: "Tensor") -> "Tensor":
+        """Return the norm of the whole gradient from that of each process's part."""
+        import torch.distributed
+
+        square = norm.square()
+        torch.distributed.all_reduce(square)
+        return square.sqrt()
+
+    def as_whole(self, number: int, value: "Tensor") -> "Tensor":
+        """Return a tensor of the optimizer's, of a parameter's part, as the part of a whole that it is."""
+        from torch.distributed.tensor import DTensor
+
+        whole = self.whole[number]
+        if value.shape != self.own[number].shape:
+            return value
+        part: Tensor = DTensor.from_local(
+            value, whole.device_mesh, whole.placements, run_check=False, shape=whole.shape, stride=whole.stride()
+        )
+        return part
+
+    def part(self, number: int, value: Any) -> Any:
+        """Return of a tensor that is as large as a whole parameter what belongs to this process's part."""
+        whole = self.whole[number]
+        return own_part(whole, value) if getattr(value, "shape", None) == whole.shape else value
+
+
+def shards_of(parameters: "Sequence[nn.Parameter]") -> Shards:
+    """Return this process's parts of sharded parameters."""
+    from torch import nn
+
+    whole: list[Any] = list(parameters)
+    return Shards(whole, [nn.Parameter(parameter.to_local().detach()) for parameter in whole])
+
+
+def brought_together(tensor: "Tensor") -> "Tensor":
+    """Return a tensor whole, for which all processes have to call; one that is no part of another as it is."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(like: "Tensor", value: "Tensor") -> "Tensor":
+    """Return this process's part of a value as `like` is cut, all of it where that is not."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor):
+        return value
+    cut = distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return cut.to_local()
+
+
+def agreed(is_due: bool) -> bool:
+    """Return what the first process says, in all of them."""
+    from accelerate.utils import broadcast_object_list
+
+    said = [is_due]
+    broadcast_object_list(said)
+    return said[0]
