@@ -14,6 +14,7 @@ from dreambooth.models.sd15 import SD15_CONFIGS, SD15_SCHEDULER
 from dreambooth.starter.tokens import write_tokenizer
 
 Size = Literal["narrow", "mini", "full"]
+WORDS = ("photo", "of", "dog")
 
 # What differs from SD 1.5, part by part.
 CHANGES: dict[Size, dict[str, dict[str, Any]]] = {
@@ -55,6 +56,18 @@ def native_px(size: Size) -> int:
     return 8 * int(unet["sample_size"])
 
 
+def configurations(size: Size, vocabulary_size: int) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return what UNet, VAE and text encoder are made from."""
+    unet, vae, text_encoder = (
+        {**SD15_CONFIGS[part], **CHANGES[size].get(part, {})} for part in ("unet", "vae", "text_encoder")
+    )
+    text_encoder["eos_token_id"] = text_encoder["pad_token_id"] = vocabulary_size - 1
+    text_encoder["bos_token_id"] = vocabulary_size - 2
+    if size != "full":
+        text_encoder["vocab_size"] = vocabulary_size
+    return unet, vae, text_encoder
+
+
 def random_base(folder: Path, size: Size, seed: int = 0, device: str = "cpu") -> Path:
     """Write the base into `folder` in fp32, unless it is there, and return it; weights are drawn on `device`."""
     if (folder / "model_index.json").exists():
@@ -64,15 +77,7 @@ def random_base(folder: Path, size: Size, seed: int = 0, device: str = "cpu") ->
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    vocabulary_size = write_tokenizer(folder / "tokenizer", ["photo", "of", "dog"])
-    changes = CHANGES[size]
-    unet, vae, text_encoder = (
-        {**SD15_CONFIGS[part], **changes.get(part, {})} for part in ("unet", "vae", "text_encoder")
-    )
-    text_encoder["eos_token_id"] = text_encoder["pad_token_id"] = vocabulary_size - 1
-    text_encoder["bos_token_id"] = vocabulary_size - 2
-    if size != "full":
-        text_encoder["vocab_size"] = vocabulary_size
+    unet, vae, text_encoder = configurations(size, write_tokenizer(folder / "tokenizer", WORDS))
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         models = {

@@ -2,20 +2,23 @@
 
     python -m benchmarks.host_memory BASE
 
-Loads a base, writes it as a step folder, and converts it into one file, each in a process of its own whose memory is
-watched: all pages, and those that belong to no file. Beside the time of the step folder stands that of the mere copy of
-its weights in fp16, which is the least that a training could be stopped for.
+Loads a base, writes it as a step folder, converts it into one file, and writes an exact state of it with 8-bit moments,
+each in a process of its own whose memory is watched: all pages, and those that belong to no file. Beside the time of
+the step folder stands that of the mere copy of its weights in fp16, which is the least that a training could be stopped
+for; beside that of the exact state, how large it is and what the process held before it was written.
 """
 
 import argparse
+import gc
 import json
+import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import heading, keep, told, watched
+from benchmarks.measuring import heading, keep, memory_of, told, watched
 
 MARKER = "TOOK "
 GB = 1e9
@@ -92,19 +95,52 @@ def convert(base: str, folder: Path) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began_s}
 
 
-PARTS = {"load": load, "save": save, "convert": convert}
+def state(base: str, folder: Path) -> dict[str, float]:
+    """Write an exact state of the base with its text encoder, as a training with 8-bit AdamW has it."""
+    import torch
+
+    from dreambooth.config import TrainingConfig
+    from dreambooth.models.base import load_base
+    from dreambooth.training.checkpoint import Learner, Surroundings, write_checkpoint
+    from dreambooth.training.optimizer import build_optimizer
+    from dreambooth.workspace import RunFolder
+
+    loaded = load_base(base)
+    models = {"unet": loaded.unet, "text_encoder": loaded.text_encoder}
+    parameters = [parameter for model in models.values() for parameter in model.parameters()]
+    for parameter in parameters:
+        parameter.data = parameter.data.clone()
+    optimizer: Any = build_optimizer(
+        TrainingConfig(use_8bit_adam=True), loaded.unet, loaded.text_encoder, num_processes=1, notice=print
+    )
+    for group_number, group in enumerate(optimizer.param_groups):
+        for index, parameter in enumerate(group["params"]):
+            optimizer.init_state(group, parameter, group_number, index)
+    del loaded.vae
+    gc.collect()
+    learner = Learner(models, parameters, optimizer, torch.amp.GradScaler("cpu", enabled=False), None)
+    run = RunFolder(folder / "run")
+    held_bytes, began_s = memory_of(os.getpid())[1], time.perf_counter()
+    write_checkpoint(run, 1, learner, Surroundings("", "", {}), keep=1)
+    seconds = time.perf_counter() - began_s
+    files = (run.checkpoints / "1").iterdir()
+    return {"seconds": seconds, "held_bytes": held_bytes, "file_bytes": sum(file.stat().st_size for file in files)}
+
+
+PARTS = {"load": load, "save": save, "convert": convert, "state": state}
 
 
 def table(found: list[dict[str, Any]]) -> str:
     """Return seconds and memory as Markdown."""
     lines = [
-        "| | seconds | of it copying the weights | memory, GB | of it not pages of files |",
-        "|---|---|---|---|---|",
+        "| | seconds | of it copying the weights | written, GB | held before, GB | memory, GB | of it no file |",
+        "|---|---|---|---|---|---|---|",
     ]
     for one in found:
         copying = f"{one['copy_s']:.1f}" if "copy_s" in one else ""
+        written, held = (f"{one[name] / GB:.2f}" if name in one else "" for name in ("file_bytes", "held_bytes"))
         lines.append(
-            f"| {one['part']} | {one['seconds']:.1f} | {copying} | {one['peak_bytes'] / GB:.2f} | "
+            f"| {one['part']} | {one['seconds']:.1f} | {copying} | {written} | {held} | {one['peak_bytes'] / GB:.2f} | "
             f"{one['own_bytes'] / GB:.2f} |"
         )
     return "\n".join(lines)

@@ -33,7 +33,7 @@ from dreambooth.presets import MEMORY_CONFIGURATIONS
 MARKER = "MEASURED "
 STEPS = 3
 MINI = {"train_batch_size": 1, "resolution": 128, "with_prior_preservation": True, "train_text_encoder": True}
-FULL = {"use_8bit_adam": True, "max_train_steps": 2}
+FULL = {"use_8bit_adam": True, "max_train_steps": 2, "gauge_interval": 0, "with_prior_preservation": False}
 INSIDE = {"update_in_backward": True, "max_grad_norm": 0.0}
 BF16 = {"mixed_precision": "bf16", "weight_precision": "bf16"}
 
@@ -41,14 +41,13 @@ BF16 = {"mixed_precision": "bf16", "weight_precision": "bf16"}
 FITTED: dict[str, dict[str, Any]] = {
     "mini": MINI,
     "mini, batch 4": MINI | {"train_batch_size": 4},
-    "mini, 256 px": MINI | {"resolution": 256},
     "mini, checkpointing": MINI | {"gradient_checkpointing": True, "resolution": 256},
     "mini, bf16": MINI | {"mixed_precision": "bf16"},
-    "mini, samples": MINI | {"resolution": 256, "save_sample_prompt": "photo", "save_infer_steps": 2},
     "mini, 8-bit": MINI | {"use_8bit_adam": True},
     "mini, two micro-batches": MINI | {"gradient_accumulation_steps": 2, "train_batch_size": 2},
     "mini, inside backward": MINI | INSIDE | {"use_8bit_adam": True},
     "starter": MINI | {"resolution": 64},
+    "starter, batch 4": MINI | {"resolution": 64, "train_batch_size": 4},
 }
 # None of these was looked at when the constants were fitted.
 HELD_OUT: dict[str, dict[str, Any]] = {
@@ -68,13 +67,16 @@ HELD_OUT: dict[str, dict[str, Any]] = {
     "mini, crops encoded at each step": MINI | {"not_cache_latents": True, "resolution": 256},
     "mini, samples at 384 px": MINI | {"resolution": 384, "save_sample_prompt": "photo", "save_infer_steps": 2,
                                        "gradient_checkpointing": True},
-    "starter, batch 4": MINI | {"resolution": 64, "train_batch_size": 4},
+    "starter, bf16, batch 2": MINI | {"resolution": 64, "train_batch_size": 2, "mixed_precision": "bf16"},
+    "starter, checkpointing, two micro-batches": MINI
+    | {"resolution": 64, "gradient_checkpointing": True, "gradient_accumulation_steps": 2},
     "starter, 8-bit, UNet only": MINI | {"resolution": 64, "use_8bit_adam": True, "train_text_encoder": False},
     "full, 8-bit, checkpointing, 256 px": MINI | FULL | {"resolution": 256, "gradient_checkpointing": True},
     "full, 8-bit, UNet only, 128 px": MINI | FULL | {"train_text_encoder": False},
-    "full, inside backward, 8-bit, 256 px": MINI | FULL | INSIDE | {"resolution": 256},
+    "full, inside backward, 8-bit, checkpointing, 256 px": MINI | FULL | INSIDE
+    | {"resolution": 256, "gradient_checkpointing": True},
     "full, bf16 weights, checkpointing, 512 px": MINI | FULL | INSIDE | BF16
-    | {"resolution": 512, "gradient_checkpointing": True, "with_prior_preservation": False},
+    | {"resolution": 512, "gradient_checkpointing": True},
 }  # fmt: skip
 
 
@@ -133,7 +135,7 @@ def main() -> None:
             print(line(found[what]), file=sys.stderr, flush=True)
             keep(name, list(found.values()))
         print(heading(), table(list(found.values())), sep="\n\n")
-        if arguments.fit:
+        if arguments.fit and found.keys() >= asked_of(arguments).keys():
             known = {
                 what: setting(bases[base_of(what, arguments.cuda)], folder, row["changes"])
                 for what, row in found.items()
@@ -161,13 +163,16 @@ def base_of(what: str, cuda: bool) -> str:
     return "full" if cuda else what.split(",")[0]
 
 
+def asked_of(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the settings of this device that are fitted, or those that are not."""
+    if arguments.cuda:
+        return CUDA_FITTED if arguments.fit else CUDA_HELD_OUT
+    return FITTED if arguments.fit else HELD_OUT
+
+
 def asked_for(arguments: argparse.Namespace, bases: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the settings to measure, by name."""
-    if arguments.cuda:
-        settings = CUDA_FITTED if arguments.fit else CUDA_HELD_OUT
-    else:
-        settings = FITTED if arguments.fit else HELD_OUT
-    for what, changes in settings.items():
+    for what, changes in asked_of(arguments).items():
         if base_of(what, arguments.cuda) in bases and (not arguments.only or what in arguments.only):
             yield what, changes
 
@@ -175,8 +180,8 @@ def asked_for(arguments: argparse.Namespace, bases: dict[str, str]) -> Iterator[
 def best_constants(measured: list[tuple[TrainingConfig, int]], kind: DeviceKind) -> Constants:
     """Return the constants whose largest error over these settings and their peaks is smallest, from a grid."""
     grid = itertools.product(
-        (0, 32, 44, 64, 128, 256), (1.0, 1.02, 1.04, 1.06), (0.9, 1.0, 1.1, 1.2, 1.3),
-        (1.0, 1.25, 1.5, 2.0, 2.5, 2.75, 3.0), (0.0, 1.0, 2.0),
+        (0, 44, 52, 60, 68, 128), (1.0, 1.02, 1.03, 1.04), (0.95, 1.0, 1.05, 1.1, 1.2), (1.0, 1.5, 2.0, 2.5, 2.75),
+        (0.0, 1.0),
     )  # fmt: skip
     shapes = {config.pretrained_model_name_or_path for config, _ in measured}
     known = {name: read_shape(name) for name in shapes}
@@ -279,19 +284,22 @@ def read_peak(cuda: bool) -> int:
 
 
 def line(one: dict[str, Any]) -> str:
-    """Return one row."""
-    predicted, peak = one["predicted"], one["peak_bytes"]
+    """Return one row, with the phase that takes most as it was predicted and all phases as they were measured."""
     phases = ", ".join(f"{name} {value / 2**20:.0f}" for name, value in one["phases"].items())
-    return (
-        f"| {one['setting']} | {predicted['peak_bytes'] / 2**30:.2f} ({predicted['phase']}) | {peak / 2**30:.2f} | "
-        f"{predicted['peak_bytes'] / peak:.2f} | {phases} |"
-    )
+    row = row_of(one["setting"], one["predicted"]["peak_bytes"], one["peak_bytes"])
+    return f"{row} {one['predicted']['phase']} | {phases} |"
+
+
+def row_of(what: str, predicted_bytes: int, peak_bytes: int) -> str:
+    """Return what docs/performance.md has of a setting."""
+    ratio = predicted_bytes / peak_bytes
+    return f"| {what} | {predicted_bytes / 2**30:.2f} | {peak_bytes / 2**30:.2f} | {ratio:.2f} |"
 
 
 def table(found: list[dict[str, Any]]) -> str:
     """Return predicted and measured as Markdown."""
-    head = "| setting | predicted, GiB | measured, GiB | predicted / measured | measured by phase, MiB |"
-    return "\n".join([head, "|---|---|---|---|---|", *map(line, found)])
+    head = "| setting | predicted, GiB | measured, GiB | predicted / measured | most in | measured by phase, MiB |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *map(line, found)])
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Constants:
 
 
 CONSTANTS: dict[DeviceKind, Constants] = {
-    "cpu": Constants("two cores of a Xeon, 2026-11-27", 44 << 20, 1.04, 1.0, 2.75, 0.0, 2.0, 3.5),
+    "cpu": Constants("two cores of a Xeon, 2026-11-27", 60 << 20, 1.04, 1.1, 2.5, 0.0, 2.0, 3.5),
     # Of six plans at 512 px; other sizes are counted, and not measured yet.
     "cuda": Constants("NVIDIA H200, 2026-11-27, 512 px", 64 << 20, 1.03, 1.18, 1.5, 1.0, 2.0, 3.5),
     "mps": Constants("", 64 << 20, 1.03, 1.18, 1.5, 1.0, 2.0, 3.5),
@@ -211,8 +211,17 @@ def _step_peak(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> t
 
 
 def _learning_units(config: TrainingConfig, shape: ModelShape) -> list[Unit]:
-    text_encoder = text_units(shape.text_encoder, TOKENS) if config.train_text_encoder else []
-    return [*text_encoder, *unet_units(shape.unet, config.resolution // shape.latent_scale)]
+    num_tokens = _num_tokens(config)
+    text_encoder = text_units(shape.text_encoder, num_tokens) if config.train_text_encoder else []
+    return [*text_encoder, *unet_units(shape.unet, config.resolution // shape.latent_scale, num_tokens)]
+
+
+def _num_tokens(config: TrainingConfig) -> int:
+    """Return how long prompts are: a token a word and two around them, and an identifier has some more."""
+    prompts = [prompt for concept in config.concepts for prompt in (concept.instance_prompt, concept.class_prompt)]
+    if config.pad_tokens or not config.concepts:
+        return TOKENS
+    return min(4 + max(len((prompt or "").split()) for prompt in prompts), TOKENS)
 
 
 @dataclass(frozen=True)

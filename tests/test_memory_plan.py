@@ -1,6 +1,7 @@
 """The memory planner: its counts are those of the real modules, and its plans follow from them."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 import time
@@ -9,11 +10,22 @@ from typing import Any
 
 import pytest
 
+from benchmarks import bases, planner
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.hardware import GIB, Device
 from dreambooth.memory_plan import fastest_plan, memory_need, room_bytes
-from dreambooth.models.shape import SD15_SHAPE, TOKENS, read_shape, text_units, unet_units
+from dreambooth.models.shape import (
+    SD15_SHAPE,
+    TOKENS,
+    UNET_DEFAULTS,
+    VAE_DEFAULTS,
+    ModelShape,
+    read_shape,
+    text_units,
+    unet_units,
+)
 from dreambooth.presets import PRESETS, resolve
+from dreambooth.starter.tokens import write_tokenizer
 
 
 def test_the_weights_are_counted_as_they_are(tiny_base_folder: Path) -> None:
@@ -168,3 +180,48 @@ def test_every_preset_can_be_planned_on_every_device() -> None:
             need = memory_need(resolve({}, None, name), SD15_SHAPE, kind)
             assert 1 * GIB < need.peak_bytes < 40 * GIB
             assert need.peak_bytes == (need.weights + need.gradients + need.optimizer + need.activations + need.other)
+
+
+# What was measured ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int]]:
+    """Return what is predicted of each setting that was measured and not fitted, and what it took."""
+    folder = tmp_path_factory.mktemp("compared")
+    shapes = {"starter": read_shape("starter")}
+    for size in ("mini", "full"):
+        unet, vae, text_encoder = bases.configurations(size, write_tokenizer(folder / size, bases.WORDS))
+        shapes[size] = ModelShape(UNET_DEFAULTS | unet, text_encoder, VAE_DEFAULTS | vae)
+    rows = json.loads((planner.RESULTS / "planner.json").read_text("utf-8"))["found"]
+    return {
+        row["setting"]: (
+            memory_need(
+                planner.setting("base", folder, row["changes"]), shapes[planner.base_of(row["setting"], False)], "cpu"
+            ).peak_bytes,
+            row["peak_bytes"],
+        )
+        for row in rows
+    }
+
+
+def test_settings_without_part_in_the_fit_are_predicted_within_ten_percent(
+    compared: dict[str, tuple[int, int]],
+) -> None:
+    assert len(compared) >= 7
+    assert not set(compared) & set(planner.FITTED)
+    ratios = {what: said / peak for what, (said, peak) in compared.items()}
+    assert {what: ratio for what, ratio in ratios.items() if abs(ratio - 1) > 0.1} == {}
+
+
+def test_the_document_has_every_measured_setting_with_what_is_predicted_now(
+    compared: dict[str, tuple[int, int]],
+) -> None:
+    rows = [planner.row_of(what, said, peak) for what, (said, peak) in compared.items()]
+    cards = json.loads((planner.RESULTS / "gpu.json").read_text("utf-8"))["Plans"]
+    for one in cards:
+        config = TrainingConfig(**(planner.SD15 | {"save_sample_prompt": ""} | one["settings"]))
+        peak = one["reserved_bytes"] - one["bytes_before"]
+        rows.append(planner.row_of(one["name"], memory_need(config, SD15_SHAPE, "cuda").peak_bytes, peak))
+    document = (Path(__file__).parent.parent / "docs" / "performance.md").read_text("utf-8").splitlines()
+    assert [row for row in rows if row not in document] == []

@@ -110,14 +110,14 @@ def read_shape(name: str, models_dir: Path | None = None) -> ModelShape:
 # The UNet ------------------------------------------------------------------------------------------------------------
 
 
-def unet_units(config: Mapping[str, Any], latent_px: int) -> list[Unit]:
-    """Return the UNet's units in the order of its forward, for latents of this side."""
-    return list(_unet_units(config, latent_px))
+def unet_units(config: Mapping[str, Any], latent_px: int, num_tokens: int = TOKENS) -> list[Unit]:
+    """Return the UNet's units in the order of its forward, for latents of this side and prompts of this length."""
+    return list(_unet_units(config, latent_px, num_tokens))
 
 
-def _unet_units(config: Mapping[str, Any], latent_px: int) -> Iterator[Unit]:
+def _unet_units(config: Mapping[str, Any], latent_px: int, num_tokens: int) -> Iterator[Unit]:
     widths: list[int] = list(config["block_out_channels"])
-    layers, text_width = int(config["layers_per_block"]), int(config["cross_attention_dim"])
+    layers, text = int(config["layers_per_block"]), (num_tokens, int(config["cross_attention_dim"]))
     step_width = 4 * widths[0]
     area, side = latent_px * latent_px, latent_px
     yield _plain("time", linear(widths[0], step_width) + linear(step_width, step_width), 0, widths[0] + step_width)
@@ -128,13 +128,13 @@ def _unet_units(config: Mapping[str, Any], latent_px: int) -> Iterator[Unit]:
             yield _resnet(f"down {level}.{layer}", width, widths[level], area, step_width)
             width = widths[level]
             if "CrossAttn" in kind:
-                yield from _transformer(f"down {level}.{layer}", width, area, text_width)
+                yield from _transformer(f"down {level}.{layer}", width, area, *text)
         if level < len(widths) - 1:
             side = (side + 1) // 2
             yield _convolution(f"down {level}", width, width, area, side * side)
             area = side * side
     yield _resnet("mid 0", width, width, area, step_width, checkpointed=False)
-    yield from _transformer("mid", width, area, text_width)
+    yield from _transformer("mid", width, area, *text)
     yield _resnet("mid 1", width, width, area, step_width)
     upward = widths[::-1]
     for level, kind in enumerate(config["up_block_types"]):
@@ -144,7 +144,7 @@ def _unet_units(config: Mapping[str, Any], latent_px: int) -> Iterator[Unit]:
             yield _resnet(f"up {level}.{layer}", width + skip, upward[level], area, step_width)
             width = upward[level]
             if "CrossAttn" in kind:
-                yield from _transformer(f"up {level}.{layer}", width, area, text_width)
+                yield from _transformer(f"up {level}.{layer}", width, area, *text)
         if level < len(widths) - 1:
             side = min(side * 2, -(-latent_px // 2 ** (len(widths) - 2 - level)))
             area = side * side
@@ -181,7 +181,7 @@ def _resnet(name: str, inputs: int, outputs: int, area: int, step_width: int, *,
     )
 
 
-def _transformer(name: str, width: int, area: int, text_width: int) -> Iterator[Unit]:
+def _transformer(name: str, width: int, area: int, num_tokens: int, text_width: int) -> Iterator[Unit]:
     """norm and projection, then the block (self-attention, attention to the text, gated layer), then projection."""
     yield Unit(
         f"attention in {name}",
@@ -202,8 +202,8 @@ def _transformer(name: str, width: int, area: int, text_width: int) -> Iterator[
         own + cross + gated,
         norm_values=3 * width * area,
         # Three norms' outputs, q, k, v and the result, q and the result, and 16 widths in the gated layer.
-        product_values=(3 + 4 + 2 + 16) * width * area + 2 * TOKENS * width,
-        copied_values=2 * width * area + 2 * TOKENS * text_width,
+        product_values=(3 + 4 + 2 + 16) * width * area + 2 * num_tokens * width,
+        copied_values=2 * width * area + 2 * num_tokens * text_width,
         boundary_values=width * area,
         widest=8 * width * area,
         large_weights=(8 * width * width, 4 * width * width),
