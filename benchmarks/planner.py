@@ -46,6 +46,7 @@ FITTED: dict[str, dict[str, Any]] = {
     "mini, 8-bit": MINI | {"use_8bit_adam": True},
     "mini, two micro-batches": MINI | {"gradient_accumulation_steps": 2, "train_batch_size": 2},
     "mini, inside backward": MINI | INSIDE | {"use_8bit_adam": True},
+    "mini, bf16 weights, batch 4": MINI | INSIDE | BF16 | {"use_8bit_adam": True, "train_batch_size": 4},
     "starter": MINI | {"resolution": 64},
     "starter, batch 4": MINI | {"resolution": 64, "train_batch_size": 4},
 }
@@ -62,7 +63,8 @@ HELD_OUT: dict[str, dict[str, Any]] = {
     "mini, moving average": MINI | {"use_ema": True},
     "mini, three micro-batches, 192 px": MINI | {"gradient_accumulation_steps": 3, "resolution": 192},
     "mini, inside backward, AdamW, 256 px": MINI | INSIDE | {"resolution": 256},
-    "mini, bf16 weights, batch 4": MINI | INSIDE | BF16 | {"use_8bit_adam": True, "train_batch_size": 4},
+    "mini, bf16 weights, 192 px, checkpointing": MINI | INSIDE | BF16
+    | {"use_8bit_adam": True, "resolution": 192, "gradient_checkpointing": True},
     "mini, UNet only, 8-bit, 256 px": MINI | {"train_text_encoder": False, "use_8bit_adam": True, "resolution": 256},
     "mini, crops encoded at each step": MINI | {"not_cache_latents": True, "resolution": 256},
     "mini, samples at 384 px": MINI | {"resolution": 384, "save_sample_prompt": "photo", "save_infer_steps": 2,
@@ -70,6 +72,7 @@ HELD_OUT: dict[str, dict[str, Any]] = {
     "starter, bf16, batch 2": MINI | {"resolution": 64, "train_batch_size": 2, "mixed_precision": "bf16"},
     "starter, checkpointing, two micro-batches": MINI
     | {"resolution": 64, "gradient_checkpointing": True, "gradient_accumulation_steps": 2},
+    "starter, inside backward": MINI | INSIDE | {"resolution": 64},
     "starter, 8-bit, UNet only": MINI | {"resolution": 64, "use_8bit_adam": True, "train_text_encoder": False},
     "full, 8-bit, checkpointing, 256 px": MINI | FULL | {"resolution": 256, "gradient_checkpointing": True},
     "full, 8-bit, UNet only, 128 px": MINI | FULL | {"train_text_encoder": False},

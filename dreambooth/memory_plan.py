@@ -25,6 +25,8 @@ MOMENT_BYTES, MOMENT_8BIT_BYTES = 8.0, 2.04
 SAMPLES_AT_A_TIME, TEACHER_EXAMPLES = 4, 32
 # Left free for what else the device does when a plan is chosen.
 MARGIN = 0.05
+# oneDNN keeps its kernels for bf16 on the CPU, one for each shape.
+BF16_KERNEL_BYTES = 48 << 20
 # What the process holds on the CPU with all libraries imported, before it loads a model.
 LIBRARY_BYTES = 430 * 10**6
 
@@ -91,6 +93,8 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> Iter
     state = learning * (MOMENT_8BIT_BYTES if config.use_8bit_adam else MOMENT_BYTES)
     state += learning * FP32 if config.use_ema else 0
 
+    kernels = BF16_KERNEL_BYTES if kind == "cpu" and config.mixed_precision == "bf16" else 0
+
     def need(
         phase: str, weights: float, gradients: float, optimizer: float, activations: float, other: float = 0.0
     ) -> MemoryNeed:
@@ -99,7 +103,7 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> Iter
             gradients=round(gradients * constants.slack),
             optimizer=round(optimizer * constants.slack),
             activations=round(activations),
-            other=round(other + constants.fixed_bytes),
+            other=round(other + constants.fixed_bytes + kernels),
             phase=phase,
             measured=constants.measured,
         )
@@ -194,7 +198,9 @@ def _step_peak(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> t
     costs = [_unit_cost(unit, config, kind, batch) for unit in units]
     standing = sum(cost.standing for cost in costs)
     if kind == "cpu":
-        standing += max(_update_bytes(unit, config, kind)[0] for unit in units)
+        # Amid backward twice: what one weight's update leaves in a heap that is being cut up does not fit the next.
+        times = 2 if config.update_in_backward else 1
+        standing += times * max(_update_bytes(unit, config, kind)[0] for unit in units)
 
     # Forward: what is kept adds up. Backward: it goes as gradients come, and recomputed units are whole once more.
     live, most = 0.0, (0.0, 0.0)
