@@ -11,13 +11,16 @@ from dreambooth import bleed
 from dreambooth.cli import main
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.export.model_card import BLEED_PICTURE, BLEED_REPORT, bleed_dir, model_card
+from dreambooth.jobs import Jobs
 from dreambooth.models.base import starter_folder
+from dreambooth.models.manager import ModelManager
 from dreambooth.runs import train
 from dreambooth.scoring.encoders import judge_examiner
 from dreambooth.scoring.judge import load_judge
 from dreambooth.starter import scenes
 from dreambooth.starter.subjects import Subject, render_subject
-from dreambooth.workspace import RunFolder
+from dreambooth.workspace import RunFolder, Workspace
+from ui import render
 
 SUBJECT = Subject("teapot", "red", "white", "star", "blue")
 
@@ -62,13 +65,13 @@ def test_the_report_goes_into_the_run_and_into_the_card(
     tiny_base_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = TrainingConfig(
-        pretrained_model_name_or_path=str(tiny_base_folder), output_dir=str(tmp_path / "run"),
+        pretrained_model_name_or_path=str(tiny_base_folder), output_dir=str(tmp_path / "data" / "runs" / "run"),
         concepts=(Concept("photo of zwx dog", str(photos), "photo of dog"),), resolution=32, seed=3,
         train_batch_size=1, max_train_steps=1, save_infer_steps=1, num_crop_variants=1, learning_rate=1e-2,
     )  # fmt: skip
     step_folder = train(config)
     assert "What else it changed" not in model_card(step_folder, "me/dog", None)
-    assert main(["bleed", str(tmp_path / "run"), "--offline"]) == 0
+    assert main(["bleed", str(step_folder.parent), "--offline"]) == 0
     printed = capsys.readouterr().out
     report = json.loads((bleed_dir(step_folder) / BLEED_REPORT).read_text())
     changes = [row["change"] for row in report["prompts"]]
@@ -76,10 +79,15 @@ def test_the_report_goes_into_the_run_and_into_the_card(
     assert changes[0] > 0
     assert report["prompts"][0]["prompt"] in printed
     assert (bleed_dir(step_folder) / BLEED_PICTURE).exists()
-    kept = bleed.kept_report(RunFolder(tmp_path / "run"))
+    kept = bleed.kept_report(RunFolder(step_folder.parent))
     assert kept is not None
     assert [one.change for one in kept.ranked] == changes
     assert kept.picture == bleed_dir(step_folder) / BLEED_PICTURE
+    shown = render.bleed_text(kept)
+    assert f"<td>{changes[0]:.2f}</td>" in shown
+    assert "(no words)" in shown
+    jobs = Jobs(Workspace(tmp_path / "data"), ModelManager("cpu"))
+    assert [one.prompt for one in jobs.bleed("run", download=False)] == [one.prompt for one in kept.ranked]
     card = model_card(step_folder, "me/dog", None)
     assert "## What else it changed" in card
     assert f"({BLEED_PICTURE})" in card
