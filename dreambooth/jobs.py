@@ -260,6 +260,10 @@ class Jobs:
         run = self._workspace.run(name)
         return score_here(run, self._workspace, self._manager, self._token, download=download, on_picture=on_picture)
 
+    def held_bytes(self) -> int:
+        """Return the device memory that this app holds by itself, for pictures or a run, and the next run gets."""
+        return self._manager.held_bytes
+
     def bleed(
         self, name: str, on_picture: Callable[[int, int], None] = lambda done, total: None, *, download: bool = True
     ) -> list[Bled]:

@@ -77,6 +77,12 @@ def test_a_start_that_would_run_out_of_memory_is_refused_and_one_that_fits_is_no
         assert ("Full precision would run out of memory here." in said) == (preset == "full_precision"), said
         assert ("Take Leanest, which needs" in said) == (preset == "full_precision")
     assert [config.weight_precision for config in started] == ["bf16"]
+    # What a model for pictures keeps of the card is the next run's.
+    monkeypatch.setattr(jobs, "held_bytes", lambda: SMALL.total_bytes)
+    taken = dataclasses.replace(SMALL, free_bytes=GIB)
+    handlers = train_handlers.Handlers(dataclasses.replace(services, device=lambda: taken))
+    said, *_ = handlers.start([], "leanest", "dog", "photo of zwx dog", "photo of dog", SD15, *values)
+    assert "run out of memory" not in said
 
 
 def test_a_wish_that_fits_is_kept_and_nothing_is_greyed_on_the_starter(workspace: Workspace) -> None:

@@ -8,6 +8,7 @@ import gradio as gr
 
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
+from dreambooth.hardware import Device
 from dreambooth.models.base import STARTER, read_card
 from dreambooth.presets import MEMORY_CONFIGURATIONS
 from dreambooth.shell_line import command_line, settings_text
@@ -78,7 +79,7 @@ class Handlers:
             num_photos = self._num_photos(photo_set_name)
             if not is_chosen:
                 preset_name = fitting(self._offers(base, kind, num_photos, {}), preset_name)
-            config = proposed_config(base, preset_name, kind, num_photos, explicit, self._services.device())
+            config = proposed_config(base, preset_name, kind, num_photos, explicit, self._device())
         except DreamBoothError as error:
             return [{}, error_panel(error)]
         new = {name: shown_value(info, getattr(config, name)) for name, info in self._infos.items()}
@@ -99,8 +100,14 @@ class Handlers:
             if shown_value(self._infos[name], value) != proposed.get(name)
         }
 
+    def _device(self) -> Device:
+        """Return the device as the next run finds it: what the app itself holds of it is given back by then."""
+        device = self._services.device()
+        free = min(device.total_bytes, device.free_bytes + self._services.jobs.held_bytes())
+        return dataclasses.replace(device, free_bytes=free)
+
     def _offers(self, base: str, kind: str, num_photos: int, explicit: Mapping[str, Any]) -> list[Offer]:
-        return offers(self._services.workspace, base, kind, num_photos, explicit, self._services.device())
+        return offers(self._services.workspace, base, kind, num_photos, explicit, self._device())
 
     def _num_photos(self, name: str) -> int:
         return len(photo_set(self._services.workspace, name).photos()) if name else 0
@@ -116,7 +123,7 @@ class Handlers:
             free = {name: value for name, value in explicit.items() if name not in OF_THE_PRESET}
             offered = self._offers(base, kind, num_photos, free)
             config = self._config(photo_set_name, instance_prompt, class_prompt, base, values)
-            told = forecast(self._services.workspace, config, num_photos, self._services.device())
+            told = forecast(self._services.workspace, config, num_photos, self._device())
             said = [start_sentence(told), command_line(config), settings_text(config)]
         # Settings that no run can have: they are told at their fields when a run is started with them.
         except (DreamBoothError, TypeError, ValueError, ArithmeticError, KeyError):
@@ -168,7 +175,7 @@ class Handlers:
         self, config: TrainingConfig, preset_name: str, photo_set_name: str, values: tuple[Any, ...]
     ) -> None:
         """Raise DeviceError for a run that would run out of memory, with the preset that would not."""
-        device, num_photos = self._services.device(), self._num_photos(photo_set_name)
+        device, num_photos = self._device(), self._num_photos(photo_set_name)
         if self._services.jobs.active():
             # It waits in line: by then the memory that is taken now is free.
             device = dataclasses.replace(device, free_bytes=device.total_bytes)
@@ -228,7 +235,7 @@ class Handlers:
     ) -> tuple[TrainingConfig, int]:
         chosen = photo_set(self._services.workspace, name)
         words, num_photos = chosen.words(), len(chosen.photos())
-        config = proposed_config(base, preset_name, words.kind, num_photos, {}, self._services.device())
+        config = proposed_config(base, preset_name, words.kind, num_photos, {}, self._device())
         unknown = [FieldProblem(str(key), "is no setting of this form.") for key in explicit if key not in self._infos]
         if not num_photos:
             unknown.append(FieldProblem("instance_data_dir", f"the photo set {name!r} holds no photos."))
@@ -250,7 +257,7 @@ class Handlers:
     def plan_set(self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any]) -> dict[str, Any]:
         """Return what such a run would take, in numbers."""
         config, num_photos = self._set_config(name, base, preset_name, explicit)
-        told = forecast(self._services.workspace, config, num_photos, self._services.device())
+        told = forecast(self._services.workspace, config, num_photos, self._device())
         return {
             "photos": num_photos,
             "steps": config.max_train_steps,

@@ -56,6 +56,15 @@ class ModelManager:
         return self.inference_dtype if self.device.type == "cuda" else None
 
     @property
+    def held_bytes(self) -> int:
+        """Return the device memory that this process keeps and its next training gets; 0 beside CUDA."""
+        if self._device is None or self._device.type != "cuda":
+            return 0
+        import torch
+
+        return int(torch.cuda.memory_reserved(self._device))
+
+    @property
     def holder(self) -> Holder | None:
         """Return who holds the device now."""
         return self._holder
