@@ -106,7 +106,7 @@ def _connect_whole(
     newest = page.load(
         shown(handlers.newest), train.fields["resolution"], concepts.contents, api_name="newest_photos", **quiet
     )  # fmt: skip
-    closed_until(page, [first, concepts.said.after(newest)])
+    closed_until(page, [first, concepts.said.after(newest)], or_failed=[newest])
 
     def sample() -> list[Any]:
         name, config = train_handlers.start_sample(services)

@@ -74,8 +74,13 @@ def answer_of(told: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -
     return {"told": dict(told), "asked": dict(asked or {})}
 
 
-def closed_until(page: gr.Blocks, events: list[Any]) -> None:
-    """Let nothing be clicked on a fresh page until it has the answers of these load events, or knows there are none."""
+def closed_until(page: gr.Blocks, events: list[Any], or_failed: list[Any]) -> None:
+    """Let nothing be clicked on a fresh page until these events of its loading have ended, or those before them failed.
+
+    `or_failed` are the events that others of them follow only when there was an answer.
+    """
     page.load(None, js=BEGIN.replace("NUMBER", str(len(events))), **QUIET)
     for event in events:
         event.then(None, js=ARRIVED, **QUIET)
+    for event in or_failed:
+        event.failure(None, js=ARRIVED, **QUIET)

@@ -196,3 +196,20 @@ def test_nothing_can_be_clicked_before_the_first_answers_and_everything_stays_af
     assert page.locator("#kind input:checked").get_attribute("value") == "style"
     assert page.locator("#instance-prompt textarea").input_value().endswith(" style")
     context.close()
+
+
+def test_a_page_whose_first_answer_fails_can_be_used_all_the_same(
+    browser: "Browser", opened: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Any) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(concept_handlers, "photo_sets", broken)
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(opened.url)
+    page.locator("#tabs:not(.db-opening)").wait_for()
+    assert not page.evaluate("document.getElementById('tabs').inert")
+    page.locator("#kind").get_by_text("Style", exact=True).click()
+    assert page.locator("#instance-prompt textarea").input_value() == "painting in zwx style"
+    context.close()
