@@ -183,6 +183,9 @@ def hostile_texts_are_harmless(opened: OpenPage, tmp_path: Path, hostile: list[s
     assert len(events.names) >= 20
     ran = tmp_path / "commands"
     ran.mkdir()
+    # The data folder's own folders come with the first use of each.
+    for own in ("runs_dir", "datasets_dir", "class_images_dir", "pictures_dir", "exports_dir", "models_dir"):
+        assert getattr(opened.workspace, own).is_dir()
     before = tree(opened)
     with touched() as seen:
         answers = events.fire(hostile)
