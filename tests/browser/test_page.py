@@ -29,18 +29,6 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
         yield page
 
 
-@pytest.fixture(scope="module")
-def browser() -> "Iterator[Browser]":
-    """Start the system's Chromium."""
-    from playwright.sync_api import sync_playwright
-
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 class Visit:
     """One browser window on the page, which keeps what went wrong in it."""
 
