@@ -1,7 +1,6 @@
 """The page in a real browser: from photos to pictures by clicking, and what a reload, a phone and the dark do to it."""
 
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
