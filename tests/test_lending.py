@@ -74,7 +74,7 @@ def test_pictures_asked_for_now_pause_the_training_and_it_goes_on_by_itself(
     jobs: Jobs, config: TrainingConfig, tiny_base_folder: Path, tmp_path: Path
 ) -> None:
     # Many steps, asked for in the middle as soon as it runs: a fast machine makes twenty between two looks.
-    name = jobs.start(dataclasses.replace(config, max_train_steps=150), "busy")
+    name = jobs.start(dataclasses.replace(config, max_train_steps=100), "busy")
     waited(lambda: jobs.view(name).status, lambda status: status == "running")
     order = jobs.order(str(tiny_base_folder), REQUEST, "pause training")
     paused: Any = waited(
@@ -86,10 +86,10 @@ def test_pictures_asked_for_now_pause_the_training_and_it_goes_on_by_itself(
     if during.status == "paused":
         assert during.resume_step is None, "it needs nobody to resume it"
     view = finished(jobs, name)
-    assert (view.status, view.step) == ("done", 150)
+    assert (view.status, view.step) == ("done", 100)
     assert "The device is lent to make pictures." in view.log_tail
-    alone = train(dataclasses.replace(config, max_train_steps=150, output_dir=str(tmp_path / "alone")))
-    assert digest(alone) == digest(view.path / "150")
+    alone = train(dataclasses.replace(config, max_train_steps=100, output_dir=str(tmp_path / "alone")))
+    assert digest(alone) == digest(view.path / "100")
 
 
 def test_a_stop_while_the_device_is_lent_is_done_afterwards(

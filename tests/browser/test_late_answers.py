@@ -1,4 +1,7 @@
-"""Answers that come late, held back on purpose: what somebody has typed or chosen since stays as it is."""
+"""Answers that come late, held back on purpose: what somebody has typed or chosen since stays as it is.
+
+Half of them are in the long tier: `python -m pytest -m reliability tests/browser/test_late_answers.py`.
+"""
 
 import contextlib
 import threading
@@ -111,6 +114,7 @@ def test_prompts_of_the_browser_are_those_of_the_server(visit: Visit) -> None:
         assert tuple(visit.page.evaluate(f"said => ({MAKE_PROMPTS})(...said)", said)) == photo_sets.prompts_for(*said)
 
 
+@pytest.mark.reliability
 def test_other_photos_that_come_late_leave_words_typed_meanwhile(visit: Visit) -> None:
     with held(concept_handlers, "photo_sets") as looking:
         visit.page.locator("#new-set").click()
@@ -127,6 +131,7 @@ def test_other_photos_that_come_late_leave_words_typed_meanwhile(visit: Visit) -
     assert words(visit)[2:] == ["photo of zwx dog", "photo of dog"]
 
 
+@pytest.mark.reliability
 def test_a_word_proposed_late_leaves_one_typed_meanwhile(visit: Visit) -> None:
     with held(concept_handlers, "proposed") as proposing:
         visit.page.locator("#propose").click()
@@ -150,6 +155,7 @@ def test_marks_stay_when_answers_to_what_was_typed_come_after_the_click(visit: V
     visit.fill("identifier", "zwx")
 
 
+@pytest.mark.reliability
 def test_proposals_that_come_late_leave_settings_typed_meanwhile(visit: Visit) -> None:
     visit.tab("Train")
     visit.until("plan", "steps")
@@ -198,6 +204,7 @@ def test_nothing_can_be_clicked_before_the_first_answers_and_everything_stays_af
     context.close()
 
 
+@pytest.mark.reliability
 def test_a_page_whose_first_answer_fails_can_be_used_all_the_same(
     browser: "Browser", opened: OpenPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
