@@ -147,9 +147,9 @@ def through_kills(config: Callable[..., TrainingConfig], tmp_path: Path, num_kil
 def test_runs_killed_at_random_moments_end_bit_for_bit_the_same(
     config: Callable[..., TrainingConfig], tmp_path: Path
 ) -> None:
-    """R1, the push tier: 8 kills."""
-    hits, _ = through_kills(config, tmp_path, 8, seed=1)
-    assert hits >= 8
+    """R1, the push tier: 5 kills."""
+    hits, _ = through_kills(config, tmp_path, 5, seed=1)
+    assert hits >= 5
 
 
 @pytest.mark.reliability

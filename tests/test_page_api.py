@@ -339,7 +339,7 @@ def test_the_picture_of_the_scores_is_shown_as_a_copy_with_the_recommendation(op
     (look,) = RawEvents(opened.url).call("look", ["scored", {}])
     assert "Step 2 is the best in all" in look.as_html
     pictures = [json.loads(value) for kind, value in look.outputs if kind == "image"]
-    (chart,) = [picture["value"] for picture in pictures if picture["visible"]]
+    (chart,) = [picture["value"] for picture in pictures if picture.get("visible")]
     assert Path(chart["path"]).is_relative_to(opened.copies_dir)
     assert answer(f"{opened.url}gradio_api/file={urllib.parse.quote(chart['path'])}") == 200
     assert answer(f"{opened.url}gradio_api/file={urllib.parse.quote(str(chart_path(run)))}") == 403
