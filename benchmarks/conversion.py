@@ -11,14 +11,14 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-POLL_S = 0.01
+from benchmarks.measuring import watched
+
 SUFFIXES = (".safetensors", ".ckpt")
 
 
@@ -68,28 +68,13 @@ def measured(who: str, command: list[str], model_dir: Path, folder: Path, suffix
     asked = ["--model_path", str(model_dir), "--checkpoint_path", str(out)]
     asked += ["--half"] * half + ["--use_safetensors"] * (suffix == ".safetensors")
     began_s = time.monotonic()
-    child = subprocess.Popen([*command, *asked], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    peak = own = 0
-    while child.poll() is None:
-        all_bytes, own_bytes = memory_of(child.pid)
-        peak, own = max(peak, all_bytes), max(own, own_bytes)
-        time.sleep(POLL_S)
+    done = watched([*command, *asked])
     # A file is there for others when it is on the disk: ours is already, the others' is waited for.
     os.sync()
     seconds = time.monotonic() - began_s
-    told = child.stderr.read().strip().splitlines()[-1:] if child.stderr and child.returncode else []
+    told = done.output.strip().splitlines()[-1:] if done.status else []
     size = out.stat().st_size if out.exists() else 0
-    return Measured(who, suffix, half, seconds, peak, own, size, " ".join(told)[:200])
-
-
-def memory_of(pid: int) -> tuple[int, int]:
-    """Return a process's resident bytes, and those of them that are no pages of files."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0, 0
-    told = {name: value for name, _, value in (line.partition(":") for line in lines)}
-    return tuple(1024 * int(told.get(name, "0").split()[0]) for name in ("VmRSS", "RssAnon"))  # type: ignore[return-value]
+    return Measured(who, suffix, half, seconds, done.peak_bytes, done.peak_own_bytes, size, " ".join(told)[:200])
 
 
 def table(found: list[Measured]) -> str:

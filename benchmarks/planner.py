@@ -14,6 +14,7 @@ full-size base (11 GB of memory), and a GPU's is made. With `--only` these setti
 import argparse
 import dataclasses
 import gc
+import importlib
 import itertools
 import json
 import os
@@ -32,6 +33,15 @@ from dreambooth.presets import MEMORY_CONFIGURATIONS
 
 MARKER = "MEASURED "
 STEPS = 3
+# Packages, and what a training asks of them.
+TRAINED_WITH = {
+    "accelerate": (),
+    "bitsandbytes.optim": (),
+    "diffusers": ("AutoencoderKL", "DDIMScheduler", "DDPMScheduler", "UNet2DConditionModel"),
+    "diffusers.optimization": ("get_scheduler",),
+    "diffusers.training_utils": ("EMAModel",),
+    "transformers": ("CLIPTextModel", "CLIPTokenizer"),
+}
 MINI = {"train_batch_size": 1, "resolution": 128, "with_prior_preservation": True, "train_text_encoder": True}
 FULL = {"use_8bit_adam": True, "max_train_steps": 2, "gauge_interval": 0, "with_prior_preservation": False}
 INSIDE = {"update_in_backward": True, "max_grad_norm": 0.0}
@@ -251,13 +261,11 @@ def measured_here(config: TrainingConfig, *, cuda: bool) -> dict[str, Any]:
 
 def import_libraries() -> None:
     """Import what a training imports, so that its memory is not counted as the training's."""
-    import accelerate  # noqa: F401
-    import bitsandbytes.optim  # noqa: F401
+    for package, names in TRAINED_WITH.items():
+        module = importlib.import_module(package)
+        for name in names:  # diffusers and transformers import what a name stands for when it is asked for
+            getattr(module, name)
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel  # noqa: F401
-    from diffusers.optimization import get_scheduler  # noqa: F401
-    from diffusers.training_utils import EMAModel  # noqa: F401
-    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
     torch.ones(1).requires_grad_().sum().backward()
 

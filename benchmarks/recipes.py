@@ -205,7 +205,7 @@ def work_off(todo: list[Unit], arguments: argparse.Namespace) -> Iterator[tuple[
     """Yield each unit with its result as it ends, `--workers` at a time; the individuals are prepared first."""
     context = multiprocessing.get_context("spawn")
     deadline_s = time.monotonic() + (arguments.minutes or math.inf) * 60
-    with context.Pool(arguments.workers, _start, (arguments.device,)) as pool:
+    with context.Pool(arguments.workers, _start, (arguments.device, context.Value("i", 0))) as pool:
         pool.starmap(prepare_individual, [(number, arguments.work) for number in range(arguments.individuals)], 1)
         jobs = ((unit, arguments.work, arguments.steps, deadline_s) for unit in todo)
         for unit, result in pool.imap_unordered(_one, jobs):
@@ -213,10 +213,14 @@ def work_off(todo: list[Unit], arguments: argparse.Namespace) -> Iterator[tuple[
                 yield unit, result
 
 
-def _start(device: str) -> None:
-    """Make a worker of one thread, which sees a GPU only where it is to use it: with `both`, every second one."""
-    number = multiprocessing.current_process()._identity[0]  # type: ignore[attr-defined]
-    if device == "cpu" or (device == "both" and number % 2 == 0):
+def _start(device: str, started: Any) -> None:
+    """Make a worker of one thread, which sees a GPU only where it is to use it: with `both`, every second one.
+
+    `started` is the number of workers before it, shared by all.
+    """
+    with started.get_lock():
+        number, started.value = started.value, started.value + 1
+    if device == "cpu" or (device == "both" and number % 2 == 1):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks.measuring import heading, keep, random_pictures
 from benchmarks.planner import import_libraries, read_peak, reset_peak, status_of_this
@@ -87,7 +88,6 @@ def measure(config: TrainingConfig, answer: Any) -> None:
         in_batches.append(time.process_time() - began_s)
         return batch
 
-    BatchMaker.batch = timed  # type: ignore[method-assign]
     stamps: dict[tuple[str, int], float] = {}
 
     def on_event(event: Event) -> None:
@@ -96,7 +96,8 @@ def measure(config: TrainingConfig, answer: Any) -> None:
 
     before = status_of_this()["VmRSS"]
     reset_peak(cuda=False)
-    train(config, on_event=on_event)
+    with mock.patch.object(BatchMaker, "batch", timed):
+        train(config, on_event=on_event)
     done = [when for (phase, step), when in stamps.items() if phase == "training" and step]
     steps = [after - earlier for earlier, after in zip(done, done[1:], strict=False)][1:]
     crops = [when for (phase, _), when in stamps.items() if phase == "latents"]
@@ -109,7 +110,8 @@ def measure(config: TrainingConfig, answer: Any) -> None:
 def table(found: list[dict[str, Any]]) -> str:
     """Return the sizes and their cost as Markdown."""
     lines = [
-        "| batch (with as many class pictures) | px | photos a concept | concepts | s/step | examples/s | data | memory, MiB | before, s |",  # noqa: E501
+        "| batch (with as many class pictures) | px | photos a concept | concepts | s/step | examples/s | data "
+        "| memory, MiB | before, s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in found:

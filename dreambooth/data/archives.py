@@ -35,6 +35,7 @@ _SILENT_NAMES = ("thumbs.db", "desktop.ini")
 # A directory of 500 entries has names of 255 bytes at most, and as much again of extras.
 _MAX_DIRECTORY_BYTES = 1024**2
 _CHUNK_BYTES = 1 << 16
+# What zipfile and its decompressors raise for bytes that are no zip, depending on where these go wrong.
 _ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError,
     IndexError, KeyError,

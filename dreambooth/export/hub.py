@@ -112,6 +112,8 @@ def _checked_token(token: str | None) -> str:
 
 def _check_name(repo_id: str) -> None:
     from huggingface_hub.errors import HFValidationError
+
+    # A public name, but one that the package passes on without saying so, which a strict checker does not take.
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
