@@ -170,12 +170,9 @@ def _other_in_picture(models: Models, file_parts: Parts, folder_parts: Parts) ->
     import torch
 
     unet, vae, text_encoder, token_ids = models
-    prefix = "text_model." if hasattr(text_encoder, "text_model") else ""
     others: list[str] = []
     for module, of_file, of_folder in zip((unet, vae, text_encoder), file_parts, folder_parts, strict=True):
-        under = prefix if module is text_encoder else ""
-        named = ({under + name: one for name, one in part.items()} for part in (of_file, of_folder))
-        _take_up(module, next(named), next(named), others)
+        _take_up(module, of_file, of_folder, others)
     noise = torch.randn((1, unet.config.in_channels, *LATENT_SIZE), generator=rng.generator(0, "generation"))
     with torch.no_grad():
         states = text_encoder(token_ids)[0]
@@ -194,12 +191,14 @@ def _take_up(
     """
     import torch
 
-    zeros = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in of_file.items()}
+    # Some versions of transformers have the text encoder's layers under this name.
+    prefix = "text_model." if hasattr(module, "text_model") else ""
+    zeros = {prefix + name: torch.zeros(()).expand(tensor.shape) for name, tensor in of_file.items()}
     module.load_state_dict(zeros, assign=True)
     memory: dict[str, tuple[Cast, Cast]] = {}
     for layer_name, layer in module.named_modules():
         if at_rest := dict(layer.named_parameters(recurse=False)):
-            names = {name: f"{layer_name}.{name}" if layer_name else name for name in at_rest}
+            names = {name: f"{layer_name}.{name}".lstrip(".").removeprefix(prefix) for name in at_rest}
             pairs = {name: (of_file[full], of_folder[full]) for name, full in names.items()}
             # Layers without others inside come one after the other: they share their memory.
             shared = {} if any(layer.children()) else memory
