@@ -26,6 +26,9 @@ from dreambooth.settings import Settings
 from dreambooth.workspace import Workspace, new_file
 from ui.render import error_text
 
+# Events that run on the page's own account: no bar over what they answer to, and no name in the API.
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

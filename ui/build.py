@@ -14,7 +14,7 @@ from dreambooth.workspace import Workspace
 from ui import concepts_tab, convert_tab, generate_tab, train_handlers, train_tab
 from ui.advice import Advice
 from ui.api import publish
-from ui.boundary import Page, Services, Shown, shown
+from ui.boundary import QUIET, Page, Services, Shown, shown
 from ui.follower import BUSY_POLL_S, Follower, keeps_files
 from ui.late_answers import OPENING, closed_until
 from ui.render import Doing, error_panel, header
@@ -84,7 +84,7 @@ def _connect_whole(
     convert: convert_tab.ConvertTab,
     generate: generate_tab.GenerateTab,
 ) -> None:
-    quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+    quiet = QUIET | {"concurrency_limit": None}
     follower = Follower(services)
     seen, advised, timer = gr.State({}), gr.State(()), gr.Timer(BUSY_POLL_S)
     followed = [

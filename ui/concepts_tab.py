@@ -8,9 +8,9 @@ import gradio as gr
 from dreambooth.identifiers import judged, vocabulary_of
 from dreambooth.models.base import STARTER
 from ui import concepts_api
-from ui.boundary import Services
+from ui.boundary import QUIET, Services
 from ui.concept_handlers import NOTES, SAMPLE_SET, Handlers, class_pictures_text, verdict_html
-from ui.late_answers import QUIET, Fillable, fillable
+from ui.late_answers import Fillable, fillable
 from ui.photo_cards import CARDS_CSS, CARDS_JS, CUT_CSS, EDITOR_CSS, EDITOR_JS, cards, set_report
 from ui.photo_sets import KINDS, Words
 from ui.prompt_scripts import KIND_CHOSEN, MAKE_PROMPTS, WORDS_LEFT

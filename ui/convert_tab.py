@@ -18,7 +18,7 @@ from dreambooth.models.original_file import starter_folder
 from dreambooth.models.strength import WHOLE, Strength, folder_at_strength
 from dreambooth.workspace import RunFolder, free_bytes
 from ui import storage_section
-from ui.boundary import Services, shown
+from ui.boundary import QUIET, Services, shown
 from ui.fields import strength_sliders
 from ui.render import panel, size_in_words
 
@@ -142,7 +142,7 @@ def connect(tab: ConvertTab, services: Services, page: gr.Blocks) -> None:
         handlers.convert, [tab.model, tab.suffix, tab.half, *tab.strengths.values()], [tab.download, tab.message],
         api_name="convert", concurrency_limit=1, show_progress_on=tab.message,
     )  # fmt: skip
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+    quiet = QUIET | {"concurrency_limit": None}
     written.success(handlers.written, tab.download, [tab.ready, tab.download, tab.exports], **quiet)
     gr.on(
         [tab.model.change, tab.half.change, tab.suffix.change, page.load], handlers.sizes,

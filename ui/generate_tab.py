@@ -18,7 +18,7 @@ from dreambooth.recipes import Recipe, read_recipe, text_of_picture
 from dreambooth.runs import read_config
 from dreambooth.workspace import RunFolder
 from ui import picture_history
-from ui.boundary import Services, shown
+from ui.boundary import QUIET, Services, shown
 from ui.fields import STRENGTHS, field_component, read_field, strength_sliders
 from ui.late_answers import Fillable, answer_of, fillable
 from ui.pictures_view import request_status
@@ -158,7 +158,7 @@ def _build_request(services: Services) -> dict[str, Any]:
 def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
     """Join the tab's components to what they do."""
     handlers = Handlers(services)
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+    quiet = QUIET | {"concurrency_limit": None}
     numbers, strengths = list(tab.numbers.values()), list(tab.strengths.values())
     said = [tab.negative_prompt, *numbers, tab.when, *strengths]
     asked, compared = [tab.model, tab.prompt, *said], [tab.run, tab.steps, tab.prompts, *said]

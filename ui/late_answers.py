@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+from ui.boundary import QUIET
 
 # What is undefined is left alone by Gradio.
 FILL = """(answer, filled, ...now) => {

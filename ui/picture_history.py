@@ -9,7 +9,7 @@ import gradio as gr
 from dreambooth.errors import DreamBoothError
 from dreambooth.pictures import folder_of, history, zip_pictures
 from dreambooth.recipes import text_of_picture
-from ui.boundary import Services, shown
+from ui.boundary import QUIET, Services, shown
 from ui.render import size_in_words
 
 PAGE_SIZE = 24
@@ -57,7 +57,7 @@ def connect(
 ) -> None:
     """Join the section to what it does; it is read again whenever a request has ended."""
     handlers = Handlers(services)
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+    quiet = QUIET | {"concurrency_limit": None}
     listed = [section.pictures, section.files, section.count, section.more, section.pack, section.packed]
     asked = [model, section.scope, section.num_shown]
     ended = gr.State(None)

@@ -12,7 +12,7 @@ from dreambooth.events import FINAL_STATUSES
 from dreambooth.jobs import RunView
 from dreambooth.scoring.records import chart_path
 from dreambooth.workspace import RunFolder
-from ui.boundary import Services, shown
+from ui.boundary import QUIET, Services, shown
 from ui.loss_plot import loss_plot
 from ui.plan_text import changes, run_settings
 from ui.render import bleed_text, log_text, panel, sample_items, scores_text, size_in_words, status_card
@@ -205,7 +205,7 @@ def _newest_columns(samples: dict[int, list[Any]]) -> dict[int, list[Any]]:
 def connect(parts: RunPanel, services: Services) -> None:
     """Join the panel's buttons to what they do."""
     handlers = Handlers(services)
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    quiet = QUIET
     for button, act, name in (
         (parts.stop, handlers.stop, "stop_shown_run"),
         (parts.finish_now, handlers.finish_now, "finish_shown_run"),

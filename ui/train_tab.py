@@ -8,7 +8,7 @@ import gradio as gr
 from dreambooth.models.base import STARTER
 from dreambooth.shell_line import CONFIG_FILE
 from ui import run_panel, runs_section
-from ui.boundary import Services
+from ui.boundary import QUIET, Services
 from ui.fields import (
     GROUP_TITLES,
     MAIN_FIELDS,
@@ -143,7 +143,7 @@ def connect(
     """Join the tab's components to what they do; returns the start event, for what follows it."""
     notes = [component.info or "" for component in prompts]
     handlers = Handlers(services, dict(zip(("instance_prompt", "class_prompt"), notes, strict=True)))
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    quiet = QUIET
     latest: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": None, **quiet}
     fields = list(tab.fields.values())
     form = [photo_set, *prompts, tab.base, *fields]
