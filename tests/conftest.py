@@ -6,8 +6,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Before torch is imported, for this process and those it starts: thread counts change sums, and two cores serve all.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -49,6 +53,18 @@ def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import tiny_base
 
     return tiny_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """Start the system's Chromium, one for all: Playwright runs once in a process."""
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

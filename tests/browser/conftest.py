@@ -1,11 +1,10 @@
-"""What the browser tests share: one browser, and a training that is played instead of computed."""
+"""What the browser tests share: a training that is played instead of computed."""
 
 import dataclasses
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -14,22 +13,7 @@ from dreambooth.events import ModelSaved, PhaseProgress, SamplesMade, StatusChan
 from dreambooth.samples import sample_folder
 from dreambooth.workspace import RunFolder
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
-
 PLAYED_STEPS = 3000
-
-
-@pytest.fixture(scope="session")
-def browser() -> "Iterator[Browser]":
-    """Start the system's Chromium."""
-    from playwright.sync_api import sync_playwright
-
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @dataclasses.dataclass

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from dreambooth.data.dataset import Crop, cropped, load_concept
 from dreambooth.data.photos import read_photo
-from tests.browser.test_page import Visit, browser
+from tests.browser.test_page import Visit
 from tests.made_photos import darkened, made_photo
 from tests.open_page import OpenPage, open_page
 from ui.photo_sets import PhotoSet, photo_sets
@@ -19,7 +19,6 @@ from ui.photo_sets import PhotoSet, photo_sets
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-__all__ = ["browser"]
 pytestmark = pytest.mark.browser
 
 

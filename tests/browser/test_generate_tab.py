@@ -13,14 +13,13 @@ from dreambooth.config import Concept, TrainingConfig
 from dreambooth.recipes import read_recipe, text_of_picture
 from dreambooth.runs import start_records
 from dreambooth.workspace import RunFolder
-from tests.browser.test_page import Visit, browser
+from tests.browser.test_page import Visit
 from tests.open_page import OpenPage, open_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
-__all__ = ["browser"]
 
 
 def make_run(opened: OpenPage) -> RunFolder:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import os
 import re
-import shutil
 import signal
 import threading
 import time
@@ -56,17 +55,6 @@ def an_app(data_dir: Path, photos: Path | None) -> Iterator[tuple[int, str]]:
         yield app
 
 
-@contextlib.contextmanager
-def a_browser() -> Iterator["Browser"]:
-    from playwright.sync_api import sync_playwright
-
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 def on_the_train_tab(page: "Page", url: str) -> None:
     page.goto(url)
     page.get_by_role("tab", name="Train", exact=True).click()
@@ -85,25 +73,24 @@ def shown_after(browser: "Browser", url: str, words: str) -> float:
     return took_s
 
 
-def test_a_page_opened_at_any_time_shows_all_there_is(tmp_path: Path, photos: Path) -> None:
+def test_a_page_opened_at_any_time_shows_all_there_is(browser: "Browser", tmp_path: Path, photos: Path) -> None:
     """R18: mid-run, after the server was killed and started again, after the run has ended; ten times each."""
     took_s: dict[str, list[float]] = {"mid-run": [], "restarted": [], "dead": []}
-    with a_browser() as browser:
-        with an_app(tmp_path / "data", photos) as (child, url):
-            shown_after(browser, url, "step")
-            took_s["mid-run"] = [shown_after(browser, url, r"Training: step \d+ of 2000") for _ in range(10)]
-            os.kill(child, signal.SIGKILL)
-        with an_app(tmp_path / "data", None) as (_, url):
-            shown_after(browser, url, "interrupted")
-            took_s["restarted"] = [shown_after(browser, url, "The app ended while this run was") for _ in range(10)]
-        with an_app(tmp_path / "other", photos) as (_, url):
-            workspace = Workspace(tmp_path / "other")
-            (run,) = workspace.runs()
-            until(lambda: read_state(run).step, lambda step: step > 4)
-            jobs_stop(url)
-            until(lambda: read_state(run).status, lambda status: status == "stopped")
-            shown_after(browser, url, "stopped")
-            took_s["dead"] = [shown_after(browser, url, r"Stopped after \d+ of 2000") for _ in range(10)]
+    with an_app(tmp_path / "data", photos) as (child, url):
+        shown_after(browser, url, "step")
+        took_s["mid-run"] = [shown_after(browser, url, r"Training: step \d+ of 2000") for _ in range(10)]
+        os.kill(child, signal.SIGKILL)
+    with an_app(tmp_path / "data", None) as (_, url):
+        shown_after(browser, url, "interrupted")
+        took_s["restarted"] = [shown_after(browser, url, "The app ended while this run was") for _ in range(10)]
+    with an_app(tmp_path / "other", photos) as (_, url):
+        workspace = Workspace(tmp_path / "other")
+        (run,) = workspace.runs()
+        until(lambda: read_state(run).step, lambda step: step > 4)
+        jobs_stop(url)
+        until(lambda: read_state(run).status, lambda status: status == "stopped")
+        shown_after(browser, url, "stopped")
+        took_s["dead"] = [shown_after(browser, url, r"Stopped after \d+ of 2000") for _ in range(10)]
     for kind, times in took_s.items():
         print(f"R18: {kind}: {sorted(times)[5]:.1f} s in the middle, {max(times):.1f} s at most")
     assert max(max(times) for times in took_s.values()) <= 3
@@ -115,7 +102,7 @@ def jobs_stop(url: str) -> None:
     Client(url, verbose=False).predict("", api_name="/stop_training")
 
 
-def test_eight_browsers_and_24_clients_see_the_same_step(tmp_path: Path, photos: Path) -> None:
+def test_eight_browsers_and_24_clients_see_the_same_step(browser: "Browser", tmp_path: Path, photos: Path) -> None:
     """R17: a minute of watching, with pages reloaded, closed and opened again."""
     import psutil
     from gradio_client import Client
@@ -123,7 +110,7 @@ def test_eight_browsers_and_24_clients_see_the_same_step(tmp_path: Path, photos:
     problems: list[str] = []
     asked_s: list[float] = []
     ending = threading.Event()
-    with an_app(tmp_path / "data", photos) as (child, url), a_browser() as browser:
+    with an_app(tmp_path / "data", photos) as (child, url):
         (run,) = Workspace(tmp_path / "data").runs()
 
         def watched(page: "Page") -> None:

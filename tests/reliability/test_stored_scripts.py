@@ -75,18 +75,6 @@ def stored_run(page: OpenPage, name: str, payload: str) -> None:
         log(event)
 
 
-@pytest.fixture(scope="module")
-def browser() -> "Iterator[Browser]":
-    """Start the system's Chromium."""
-    from playwright.sync_api import sync_playwright
-
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 class Watched:
     """One window that notices every script that a payload would run."""
 
