@@ -167,7 +167,8 @@ def _train_ours(
     run = RunFolder((folder / "run").absolute())
     found = score_run(run.path, settings=settings, manager=manager).recommended(run.steps())
     assert found is not None
-    return {"last": run.step_folder(run.steps()[-1]), "recommended": run.step_folder(found.step)}
+    last = run.steps()[-1]
+    return {"last": run.step_folder(last), "recommended": run.step_folder(found.step or last)}
 
 
 def _train_peer(arguments: argparse.Namespace, who: str, concept: Concept, folder: Path, seed: int) -> Path:

@@ -107,7 +107,7 @@ def losses_of(result: dict[str, Any]) -> dict[str, Any]:
     }
     found, steps = recommended(probes), sorted(merits)
     assert found is not None
-    chosen = {"recommended": found.step, "last": steps[-1], "middle": steps[len(steps) // 2 - 1]}
+    chosen = {"recommended": found.step or steps[-1], "last": steps[-1], "middle": steps[len(steps) // 2 - 1]}
     best = max(merits, key=lambda step: merits[step])
     return {"best": best, "merit of the best": merits[best], "steps": chosen,
             **{kind: merits[best] - merits[step] for kind, step in chosen.items()}}  # fmt: skip

@@ -171,7 +171,7 @@ class Evaluation:
             on_picture=lambda done, total: self.on_progress(f"{name}: probe pictures", done, total),
         )  # fmt: skip
         found = scores.recommended(run.steps())
-        return found.step if found else run.steps()[-1]
+        return found.step if found and found.step is not None else run.steps()[-1]
 
     # Pictures --------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from dreambooth.workspace import RunFolder, write_json
 from tests.open_page import OpenPage, open_page
 from tests.raw_events import RawEvents
 from ui.convert_tab import export_list
+from ui.follower import SHARED_S
 from ui.render import size_in_words
 
 
@@ -66,6 +68,21 @@ def test_the_recommended_step_is_chosen_here_and_in_generate_with_why(opened: Op
         assert "Recommended.</b> Step 2 is the best in all" in good.as_html
         assert "Step 2 is recommended instead.</b> Step 2 is the best" in late.as_html
         assert json.loads(other.as_html.strip()) == ""
+
+
+def test_a_step_without_likeness_is_chosen_as_the_newest_and_not_called_recommended(opened: OpenPage) -> None:
+    run = RunFolder(opened.workspace.runs_dir / "dog")
+    write_scores(run, RunScores("made up", (StepScores(2, 0.0, 1.0, 0.0), StepScores(10, 0.0, 1.0, 0.0))))
+    # Another page's look of a moment ago may be shared.
+    time.sleep(SHARED_S)
+    events, last = RawEvents(opened.url), str(run.step_folder(10))
+    (look,) = events.call("first_look", [])
+    lists = [json.loads(value) for kind, value in look.outputs if kind == "dropdown"]
+    assert [one.get("value") for one in lists].count(last) == 2
+    for event in ("advise_convert", "advise_generate"):
+        (told,) = events.call(event, [last])
+        assert "No step is recommended.</b> No saved step looks like the photos yet" in told.as_html
+        assert "train longer" in told.as_html
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The step that is recommended, on scores whose best step is known."""
 
+import json
 import random
 from pathlib import Path
 
@@ -63,6 +64,34 @@ def test_nothing_is_recommended_where_nothing_was_measured() -> None:
     assert recommended([StepScores(100, measures={"changed": 0.1})]) is None
 
 
+def test_where_no_step_looks_like_the_photos_none_is_recommended_and_it_says_what_to_do() -> None:
+    unlike = [StepScores(step, 0.0, 1.0, 0.0) for step in (100, 200, 300)]
+    what_to_do = "train longer, at a higher rate, or with other photos."
+    found = recommended(unlike)
+    assert found is not None
+    assert found.step is None
+    assert found.why == f"No saved step looks like the photos yet (likeness 0.00 of 1 at most): {what_to_do}"
+    only = recommended(unlike[:1])
+    assert only is not None
+    assert only.step is None
+    assert only.why == (
+        f"Step 100, the only one that was scored, does not look like the photos yet (likeness 0.00 of 1): {what_to_do}"
+    )
+    seen = recommended([*unlike, StepScores(400, 0.2, 1.0, 0.0)])
+    assert seen is not None
+    assert seen.step == 400
+    assert recommended(unlike, available=[200]) == recommended([unlike[1]])
+
+
+def test_where_every_step_follows_no_prompt_none_is_recommended() -> None:
+    for steps in ([StepScores(100, 0.9, 0.0, 0.4)], [StepScores(step, 0.9, 0.0, 1.0) for step in (100, 200)]):
+        found = recommended(steps)
+        assert found is not None
+        assert found.step is None
+        assert "prompts followed 0.00" in found.why
+        assert "train shorter" in found.why
+
+
 def test_without_encoders_the_losses_at_fixed_noise_decide_and_say_so() -> None:
     losses = {100: 0.20, 200: 0.15, 300: 0.12, 400: 0.1205, 500: 0.14, 600: 0.18}
     found = recommended([StepScores(step, measures={UNSEEN_LOSS: loss}) for step, loss in losses.items()])
@@ -84,6 +113,16 @@ def test_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
     scores = RunScores("judge", (StepScores(0, 0.0, 1.0, 0.0, {"DIV": 0.9}), *OVERFITTING), {"judge": 0.96}, "a note")
     write_scores(run, scores)
     assert read_scores(run) == scores
+    assert chart.write_chart(scores, scores.recommended(), records.chart_path(run))
+
+
+def test_scores_without_likeness_are_written_and_drawn_without_a_step(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    scores = RunScores("judge", (StepScores(0, 0.0, 1.0, 0.0), StepScores(60, 0.0, 0.9, 0.0)))
+    write_scores(run, scores)
+    values = json.loads(records.scores_path(run).read_text())
+    assert values["recommended_step"] is None
+    assert "does not look like the photos yet" in values["why"]
     assert chart.write_chart(scores, scores.recommended(), records.chart_path(run))
 
 

@@ -197,6 +197,19 @@ def test_the_recommended_step_is_told_when_the_run_is_over() -> None:
     assert "recommended" not in render.status_card(run(recommended_step=90))
 
 
+def test_a_run_without_likeness_says_in_every_place_that_no_step_is_recommended_and_what_to_do() -> None:
+    scores = RunScores("judge", (StepScores(60, 0.0, 1.0, 0.0),))
+    pick = scores.recommended()
+    assert pick is not None
+    done = run(status="done", steps=[60], scores=scores, recommended_step=pick.step, why_recommended=pick.why)
+    for told in (render.status_card(done), render.scores_text(done), render.advice_text(pick, 60, 1)):
+        assert f"{pick.why}<" in told
+        assert "train longer" in told
+        assert "best" not in told
+    assert "No step is recommended." in render.status_card(done)
+    assert "<b>No step is recommended.</b>" in render.advice_text(pick, 60, 1)
+
+
 def test_every_phase_has_its_words() -> None:
     for phase in get_args(PhaseName):
         text = render.phase_text(run(phase=phase, phase_done=1, phase_total=10))

@@ -19,7 +19,7 @@ class Advice:
         self._known: dict[Path, tuple[Any, Recommendation | None]] = {}
 
     def pick(self, run: RunFolder) -> Recommendation | None:
-        """Return the step of a run to take, None where its scores cannot tell or there are none."""
+        """Return which step of a run to take, if any; None where its scores cannot tell or there are none."""
         path, steps = scores_path(run), run.steps()
         standing = (path.stat().st_mtime_ns if path.exists() else 0, steps)
         known, pick = self._known.get(run.path, (None, None))
@@ -32,8 +32,8 @@ class Advice:
     def models(self) -> tuple[str, ...]:
         """Return the folders of the recommended steps, newest run first; a run at work has none yet."""
         active = self._services.jobs.active()
-        runs = [run for run in self._services.workspace.runs() if run.name != active]
-        return tuple(str(run.step_folder(pick.step)) for run in runs if (pick := self.pick(run)) is not None)
+        picks = ((run, self.pick(run)) for run in self._services.workspace.runs() if run.name != active)
+        return tuple(str(run.step_folder(pick.step)) for run, pick in picks if pick and pick.step is not None)
 
     def told(self, model: str | None) -> str:
         """Return what stands beside the choice of a model: its run's recommended step, and why."""

@@ -15,6 +15,7 @@ from dreambooth.hardware import Device, gb
 from dreambooth.jobs import RunView, in_words
 from dreambooth.scoring.recommendation import Recommendation
 
+NONE_RECOMMENDED = "No step is recommended."
 # Told within a minute: the page asks once a second, and the heartbeat is up to a second old when it stops.
 SILENT_S = 55
 
@@ -199,8 +200,10 @@ def status_card(view: RunView | None, device: Device | None = None) -> str:
 
 
 def _recommendation(view: RunView) -> str:
-    if view.recommended_step is None or view.status not in FINAL_STATUSES:
+    if not view.why_recommended or view.status not in FINAL_STATUSES:
         return ""
+    if view.recommended_step is None:
+        return panel(NONE_RECOMMENDED, view.why_recommended, tone="note")
     return panel(f"Step {view.recommended_step} is recommended.", view.why_recommended, tone="good")
 
 
@@ -211,7 +214,8 @@ def advice_text(pick: Recommendation | None, step: int, num_steps: int, *, is_ov
     if pick is None:
         unknown = "No step of this run is recommended yet: Score this run, in the Train tab, tells which is best."
         return f"<p class='db-hint'>{unknown}</p>" if num_steps > 1 else ""
-    first = "Recommended." if pick.step == step else f"Step {pick.step} is recommended instead."
+    instead = NONE_RECOMMENDED if pick.step is None else f"Step {pick.step} is recommended instead."
+    first = "Recommended." if pick.step == step else instead
     return f"<p class='db-hint'><b>{first}</b> {escape(pick.why)}</p>"
 
 

@@ -7,7 +7,8 @@ prompts are still followed) and drift (how far pictures that should not have cha
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-# Two steps that differ by less cannot be told apart by a dozen pictures: the later one is taken, which saw more.
+# Two steps that differ by less cannot be told apart by a dozen pictures: the later one is taken, which saw more. A
+# likeness below it cannot be told from the untaught base's.
 TOLERANCE = 0.01
 SEEN_LOSS, UNSEEN_LOSS, DRIFT_LOSS = "loss on photos", "loss on unseen views", "loss against base"
 # Saves that have to add nothing before a run that stops when it is good does so.
@@ -27,9 +28,9 @@ class StepScores:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The step to take and the sentence that says why."""
+    """The step to take, None where none is worth it, and the sentence that says why."""
 
-    step: int
+    step: int | None
     why: str
 
 
@@ -48,7 +49,10 @@ def merit(fidelity: float | None, prompt: float | None, drift: float | None) -> 
 
 
 def recommended(scores: Sequence[StepScores], available: Sequence[int] | None = None) -> Recommendation | None:
-    """Return the step to take of those that are `available` (all, when left out); None where nothing was measured."""
+    """Return the step to take of those that are `available` (all, when left out); None where nothing was measured.
+
+    Where no step is like the photos, or each has lost prompts or prior altogether, its step is None.
+    """
     ordered = sorted((one for one in scores if one.step), key=lambda one: one.step)
     merits = smoothed_merits(ordered)
     choices = [
@@ -59,8 +63,15 @@ def recommended(scores: Sequence[StepScores], available: Sequence[int] | None = 
     if not choices:
         return _by_losses(ordered, available)
     best = max(value for _, value in choices)
+    steps = [one for one, _ in choices]
+    if best < TOLERANCE or not any(map(_is_like, steps)):
+        return Recommendation(None, _why_none(steps))
     chosen = next(one for one, value in reversed(choices) if value >= best - TOLERANCE)
-    return Recommendation(chosen.step, _why(chosen, [one for one, _ in choices]))
+    return Recommendation(chosen.step, _why(chosen, steps))
+
+
+def _is_like(one: StepScores) -> bool:
+    return one.fidelity is not None and one.fidelity >= TOLERANCE
 
 
 def _by_losses(ordered: Sequence[StepScores], available: Sequence[int] | None) -> Recommendation | None:
@@ -86,7 +97,8 @@ def is_past_best(scores: Sequence[StepScores]) -> bool:
     """Return whether the newest saves have all added nothing to an earlier one, which is then the best."""
     steps = sorted(one.step for one in scores if one.step)
     found = recommended(scores)
-    return found is not None and sum(step > found.step for step in steps) >= PATIENCE
+    best = found.step if found else None
+    return best is not None and sum(step > best for step in steps) >= PATIENCE
 
 
 def smoothed_merits(ordered: Sequence[StepScores]) -> list[float | None]:
@@ -115,11 +127,27 @@ def _smoothed(values: Sequence[float | None]) -> list[float | None]:
     return found
 
 
+def _why_none(steps: Sequence[StepScores]) -> str:
+    """Return why no step is worth taking, and what to do instead."""
+    likest = max(steps, key=lambda one: one.fidelity or 0.0)
+    who = f"Step {likest.step}, the only one that was scored," if len(steps) == 1 else "Every saved step"
+    if _is_like(likest):
+        lost = f"{who} has lost what prompts ask for or what the base knew ({_figures(likest)})"
+        return f"{lost}: train shorter, at a lower rate, or with prior preservation."
+    looks = f"{who} does not look" if len(steps) == 1 else "No saved step looks"
+    figure = f"likeness {likest.fidelity or 0.0:.2f} of 1{' at most' if len(steps) > 1 else ''}"
+    return f"{looks} like the photos yet ({figure}): train longer, at a higher rate, or with other photos."
+
+
+def _figures(one: StepScores) -> str:
+    figures = [f"likeness {one.fidelity:.2f} of 1"] if one.fidelity is not None else []
+    figures += [f"prompts followed {one.prompt:.2f}"] if one.prompt is not None else []
+    figures += [f"drift {one.drift:.2f}"] if one.drift is not None else []
+    return ", ".join(figures)
+
+
 def _why(chosen: StepScores, all_steps: Sequence[StepScores]) -> str:
-    figures = [f"likeness {chosen.fidelity:.2f} of 1"] if chosen.fidelity is not None else []
-    figures += [f"prompts followed {chosen.prompt:.2f}"] if chosen.prompt is not None else []
-    figures += [f"drift {chosen.drift:.2f}"] if chosen.drift is not None else []
-    told = ", ".join(figures)
+    told = _figures(chosen)
     if len(all_steps) == 1:
         return f"Step {chosen.step} is the only one that was scored ({told})."
     last = all_steps[-1]
