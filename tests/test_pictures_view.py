@@ -5,7 +5,7 @@ from typing import Any
 
 from dreambooth.errors import DreamBoothError
 from dreambooth.picture_line import Order
-from ui.pictures_view import request_status
+from ui.pictures_view import MAX_FIRST_ROWS, compared_at_first, request_status
 
 
 def order(**values: Any) -> Order:
@@ -38,3 +38,16 @@ def test_a_training_that_has_not_paused_yet_is_not_said_to_have() -> None:
     assert "Waiting for the device" in told
     assert "dog-1 pauses as soon as" in told
     assert "has paused" not in told
+
+
+def test_a_comparison_begins_with_the_base_and_of_many_steps_with_a_few() -> None:
+    assert compared_at_first([], None) == []
+    assert compared_at_first([60], None) == [0, 60]
+    assert compared_at_first([100, 200, 300, 400, 500], 300) == [0, 100, 200, 300, 400, 500]
+    many = list(range(100, 2100, 100))
+    for best in (None, *many):
+        chosen = compared_at_first(many, best)
+        assert len(set(chosen)) == MAX_FIRST_ROWS
+        assert (chosen[0], chosen[-1]) == (0, 2000)
+        assert best is None or best in chosen
+        assert chosen == sorted(chosen)

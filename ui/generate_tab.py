@@ -18,10 +18,11 @@ from dreambooth.recipes import Recipe, read_recipe, text_of_picture
 from dreambooth.runs import read_config
 from dreambooth.workspace import RunFolder
 from ui import picture_history
+from ui.advice import Advice
 from ui.boundary import QUIET, Services, shown
 from ui.fields import STRENGTHS, field_component, read_field, strength_sliders
 from ui.late_answers import Fillable, answer_of, fillable
-from ui.pictures_view import request_status
+from ui.pictures_view import compared_at_first, request_status
 from ui.render import error_panel, time_left
 
 NUMBERS = (
@@ -44,6 +45,7 @@ class GenerateTab:
     examples: gr.Dataset
     run: gr.Dropdown
     steps: gr.Dropdown
+    steps_of: gr.State
     prompts: gr.Textbox
     offered: Fillable
     negative_prompt: gr.Textbox
@@ -120,8 +122,10 @@ def _build_request(services: Services) -> dict[str, Any]:
             run = gr.Dropdown([], label="Run", elem_id="compare-run", allow_custom_value=True)
             steps = gr.Dropdown(
                 [], multiselect=True, allow_custom_value=True, label="Steps", elem_id="compare-steps",
-                info="Each gets a row of the same prompts and seeds; none chosen: all that are saved.",
+                info="Each gets a row of the same prompts and seeds. Of many a few are chosen; none: all there are.",
             )  # fmt: skip
+            # The run whose steps are listed, and those steps.
+            steps_of = gr.State([])
             prompts = gr.Textbox("", label="Prompts, one a line", lines=3, elem_id="compare-prompts")
     negative_prompt = gr.Textbox(
         "", label="Not in the picture", elem_id="negative-prompt", info="`negative_prompt`; may stay empty."
@@ -149,7 +153,7 @@ def _build_request(services: Services) -> dict[str, Any]:
         cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
     return {
         "ways": ways, "model": model, "advice": advice, "prompt": prompt, "examples": examples, "run": run,
-        "steps": steps, "prompts": prompts, "negative_prompt": negative_prompt, "usual": usual,
+        "steps": steps, "steps_of": steps_of, "prompts": prompts, "negative_prompt": negative_prompt, "usual": usual,
         "numbers": {name: numbers[name] for name in NUMBERS}, "strengths": strengths, "when": when,
         "generate": generate, "compare": compare, "cancel": cancel,
     }  # fmt: skip
@@ -173,12 +177,14 @@ def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
         [tab.model.change, page.load], handlers.model_chosen, [tab.model, tab.prompt],
         [tab.offered.answer, tab.examples, tab.run], api_name="model_chosen", **quiet,
     ))  # fmt: skip
-    tab.run.change(
-        handlers.run_chosen, [tab.run, tab.prompts], [tab.steps, tab.prompts], api_name="run_chosen", **quiet
-    )
+    offered = [tab.steps, tab.steps_of, tab.prompts]
+    tab.run.change(handlers.run_chosen, [tab.run, tab.prompts], offered, api_name="run_chosen", **quiet)
     tab.examples.click(lambda sample: sample[0], tab.examples, tab.prompt, api_name="take_example", **quiet)
     tab.usual.click(lambda: NEGATIVE_PROMPT, None, tab.negative_prompt, api_name="take_negative", **quiet)
-    tab.ways.select(handlers.way_chosen, None, [tab.generate, tab.compare], api_name="way_chosen", **quiet)
+    tab.ways.select(
+        handlers.way_chosen, [tab.run, tab.prompts, tab.steps_of], [tab.generate, tab.compare, *offered],
+        api_name="way_chosen", **quiet,
+    )  # fmt: skip
     tab.pictures.select(handlers.picture_chosen, tab.files, tab.recipe, api_name="picture_chosen", **quiet)
     filled = [tab.prompt, tab.negative_prompt, *numbers, *strengths]
     tab.use_settings.click(
@@ -212,7 +218,9 @@ class Handlers:
         self._infos = {info.name: info for info in describe(GenerationConfig)}
         self.ask, self.ask_comparison = shown(self._ask), shown(self._ask_comparison)
         self.cancel, self.look = shown(self._cancel), shown(self._look)
+        self._advice = Advice(services)
         self.model_chosen, self.run_chosen = shown(self._model_chosen), shown(self._run_chosen)
+        self.way_chosen = shown(self._way_chosen)
         self.picture_chosen, self.read_picture = shown(self._picture_chosen), shown(self._read_picture)
         self.use_settings, self.use_seed = shown(self._use_settings), shown(self._use_seed)
         self.generate, self.compare = shown(self._generate), shown(self._compare)
@@ -323,18 +331,24 @@ class Handlers:
         told = {"prompt": words, "guidance_scale": config.save_guidance_scale}
         return answer_of(told, empty), _dataset(samples), run.name
 
-    def _run_chosen(self, name: str, prompts: str) -> tuple[Any, Any]:
+    def _run_chosen(self, name: str, prompts: str) -> list[Any]:
         """Offer the run's steps, its base among them, and its own words."""
         run = self._services.workspace.run(name) if name else None
         config = None if run is None else read_config(run)
         if run is None or config is None:
-            return gr.Dropdown(choices=[], value=[]), gr.skip()
-        choices = [("base, untaught", 0), *((f"step {step}", step) for step in run.steps())]
+            return [gr.Dropdown(choices=[], value=[]), [], gr.skip()]
+        steps, pick = run.steps(), self._advice.pick(run)
+        choices = [("base, untaught", 0), *((f"step {step}", step) for step in steps)]
+        first = compared_at_first(steps, pick.step if pick else None)
         words = "\n".join(concept.instance_prompt for concept in config.concepts)
-        return gr.Dropdown(choices=choices, value=run.steps()), gr.skip() if prompts.strip() else words
+        return [gr.Dropdown(choices=choices, value=first), [name, *steps], gr.skip() if prompts.strip() else words]
 
-    def way_chosen(self, way: gr.SelectData) -> tuple[Any, Any]:
-        return gr.Button(visible=way.index == 0), gr.Button(visible=way.index == 1)
+    def _way_chosen(self, name: str, prompts: str, steps_of: list[Any], way: gr.SelectData) -> list[Any]:
+        """Show the button of this way; steps that the run saved since they were listed are offered too."""
+        buttons = [gr.Button(visible=way.index == 0), gr.Button(visible=way.index == 1)]
+        run = next((run for run in self._services.workspace.runs() if run.name == name), None)
+        is_listed = run is None or [name, *run.steps()] == steps_of
+        return [*buttons, *([gr.skip()] * 3 if is_listed else self._run_chosen(name, prompts))]
 
     def _picture_chosen(self, files: list[str], picture: gr.SelectData) -> str:
         """Return the recipe of the picture that was clicked; which file that is the server knows by itself."""

@@ -1,11 +1,14 @@
-"""What the Generate tab says of a request for pictures: its progress, its end, and a picture's recipe. No Gradio."""
+"""What the Generate tab says of a request for pictures: its progress and its end; what is compared. No Gradio."""
 
+from collections.abc import Sequence
 from html import escape
 
 from dreambooth.jobs import in_words
 from dreambooth.picture_line import Order
 from ui.render import error_panel, panel
 
+# What is taken in at one look.
+MAX_FIRST_ROWS = 6
 EMPTY = "Your pictures appear here. Each keeps its recipe in the file: choose one to see it and to use it again."
 
 
@@ -59,6 +62,19 @@ def _end(order: Order) -> str:
         return panel(f"Cancelled: {made} of {_pictures(order.num_pictures)} were made.", tone="note")
     took = in_words(order.ended_s - order.began_s)
     return panel(f"Done: {_pictures(made)} in {took}.", f"They lie in {order.files[0].parent}.", tone="good")
+
+
+def compared_at_first(steps: Sequence[int], best: int | None) -> list[int]:
+    """Return the steps that a comparison begins with: the base and, of many, a few to the last, the best among them."""
+    num = MAX_FIRST_ROWS - 1
+    if len(steps) <= num:
+        return [0, *steps] if steps else []
+    spread = [steps[round(place * (len(steps) - 1) / (num - 1))] for place in range(num)]
+    if best is not None and best not in spread:
+        # The last stays: it is what all the others are held against.
+        nearest = min(spread[:-1], key=lambda step: abs(step - best))
+        spread[spread.index(nearest)] = best
+    return [0, *sorted(spread)]
 
 
 def _pictures(number: int) -> str:

@@ -127,14 +127,26 @@ def test_steps_are_compared_in_a_grid_and_found_again(browser: "Browser", opened
     page.get_by_role("tab", name="Compare steps").click()
     page.wait_for_function("document.querySelector('#compare-prompts textarea')?.value == 'photo of zwx dog'")
     visit.fill("compare-prompts", "photo of zwx dog\nphoto of zwx dog in the snow")
+    chosen = page.locator("#compare-steps .token")
+    assert chosen.all_inner_texts() == ["base, untaught", "step 2", "step 4"]
     page.locator("#compare").click()
-    visit.until("generate-message", "Done: 4 pictures")
-    page.locator("#pictures img").nth(4).wait_for()
+    visit.until("generate-message", "Done: 6 pictures")
+    page.locator("#pictures img").nth(6).wait_for()
     (grid,) = (opened.workspace.pictures_dir / "dog").glob("*-5-grid.png")
     cells = sorted((opened.workspace.pictures_dir / "dog").glob("*-5-[0-9].png"))
-    assert [read_recipe(text_of_picture(path)).model for path in cells] == ["dog/2"] * 2 + ["dog/4"] * 2
+    models = [read_recipe(text_of_picture(path)).model for path in cells]
+    assert models == ["tiny"] * 2 + ["dog/2"] * 2 + ["dog/4"] * 2
     with Image.open(grid) as image:
-        assert image.height > 2 * 32
+        assert image.height > 3 * 32
+
+    # A step saved meanwhile is there as soon as one comes back.
+    run = opened.workspace.run("dog")
+    shutil.copytree(opened.base, run.step_folder(6))
+    page.get_by_role("tab", name="Make pictures").click()
+    page.get_by_role("tab", name="Compare steps").click()
+    chosen.nth(3).wait_for()
+    assert chosen.nth(3).inner_text() == "step 6"
+    shutil.rmtree(run.step_folder(6))
     visit.until("history-count", r"\d+ pictures")
     page.locator("#history-pictures .thumbnail-item").nth(1).click()
     page.wait_for_function("document.querySelector('#recipe textarea').value.includes('Seed: 5')")
