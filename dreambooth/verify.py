@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
 from dreambooth.errors import ExportError
-from dreambooth.export.single_file import PARTS, Precision, Written, convert
+from dreambooth.export.single_file import PARTS, OriginalModel, Precision, Written, convert
 from dreambooth.formats.ldm import from_ldm, modern_vae_key, without_text_model
 from dreambooth.formats.safetensors_file import Cast, same_bits, stored_dtype
 from dreambooth.models.base import load_tokenizer, quiet_libraries
 from dreambooth.models.strength import WHOLE, Strength, folder_at_strength
-from dreambooth.models.weights import part_weights, read_weights
+from dreambooth.models.weights import read_weights
 from dreambooth.workspace import sync
 
 if TYPE_CHECKING:
@@ -99,10 +99,11 @@ def verify(written: Written, models: "Models | None") -> Verdict:
     misshapen = [name for name, one in weights.items() if (one.dtype, one.shape) != kinds[name]]
     if misshapen:
         raise _differs(path, f"{misshapen[0]} is not the folder's.")
+    same = OnceCompared()
     with ThreadPoolExecutor(2) as beside:
         on_disk = beside.submit(sync, path)
-        compared = beside.submit(_first_difference, written, weights)
-        other = None if models is None else _other_in_picture(models, from_ldm(weights), _parts_of(model.folder))
+        compared = beside.submit(_first_difference, written, weights, same)
+        other = None if models is None else _other_in_picture(models, from_ldm(weights), _parts_of(model), same)
         different = compared.result()
         on_disk.result()
     if different:
@@ -114,10 +115,28 @@ def verify(written: Written, models: "Models | None") -> Verdict:
     return Verdict(path, len(weights), num_bytes, without)
 
 
-def _first_difference(written: Written, weights: "Mapping[str, Tensor]") -> list[str]:
+class OnceCompared:
+    """Holds tensors of a file to their folder's, in the file's number format, and each pair of them once.
+
+    The picture and the list of all tensors come by the same pairs. A pair is known by its places in memory.
+    """
+
+    def __init__(self) -> None:
+        self._verdicts: dict[tuple[int, int, int], bool] = {}
+
+    def __call__(self, of_folder: "Tensor", of_file: "Tensor", cast: Cast) -> bool:
+        """Return whether the folder's tensor, cast to the file's number format, has the bits of the file's."""
+        pair = (of_folder.data_ptr(), of_file.data_ptr(), of_file.nbytes)
+        if pair not in self._verdicts:
+            self._verdicts[pair] = same_bits(cast(of_folder, of_file.dtype), of_file)
+        return self._verdicts[pair]
+
+
+def _first_difference(written: Written, weights: "dict[str, Tensor]", same: OnceCompared) -> list[str]:
     """Return the name of a tensor whose bits are not those of the folder's in the file's format, if there is one."""
     cast, folder = Cast(), written.model.weights
-    differing = (name for name, one in weights.items() if not same_bits(cast(folder[name], one.dtype), one))
+    # The picture begins with the text encoder, as files do: coming from the other end, the two meet in the UNet.
+    differing = (name for name in reversed(weights) if not same(folder[name], weights[name], cast))
     return list(itertools.islice(differing, 1))
 
 
@@ -155,12 +174,12 @@ def empty_models(folder: Path) -> Models | None:
     return unet.eval(), vae.eval(), text_encoder.eval(), token_ids
 
 
-def _parts_of(folder: Path) -> Parts:
-    unet, vae, text_encoder = (part_weights(folder / part) for part in PARTS)
+def _parts_of(model: OriginalModel) -> Parts:
+    unet, vae, text_encoder = (model.parts[part] for part in PARTS)
     return unet, {modern_vae_key(name): tensor for name, tensor in vae.items()}, without_text_model(text_encoder)
 
 
-def _other_in_picture(models: Models, file_parts: Parts, folder_parts: Parts) -> str | None:
+def _other_in_picture(models: Models, file_parts: Parts, folder_parts: Parts, same: OnceCompared) -> str | None:
     """Make a small picture of a file's weights and one of its folder's; return the first weight that sets them apart.
 
     The folder's is made along with the file's: a layer that gets the same numbers and has the same weights to the bit
@@ -172,7 +191,7 @@ def _other_in_picture(models: Models, file_parts: Parts, folder_parts: Parts) ->
     unet, vae, text_encoder, token_ids = models
     others: list[str] = []
     for module, of_file, of_folder in zip((unet, vae, text_encoder), file_parts, folder_parts, strict=True):
-        _take_up(module, of_file, of_folder, others)
+        _take_up(module, of_file, of_folder, same, others)
     noise = torch.randn((1, unet.config.in_channels, *LATENT_SIZE), generator=rng.generator(0, "generation"))
     with torch.no_grad():
         states = text_encoder(token_ids)[0]
@@ -182,7 +201,11 @@ def _other_in_picture(models: Models, file_parts: Parts, folder_parts: Parts) ->
 
 
 def _take_up(
-    module: Any, of_file: "Mapping[str, Tensor]", of_folder: "Mapping[str, Tensor]", others: list[str]
+    module: Any,
+    of_file: "Mapping[str, Tensor]",
+    of_folder: "Mapping[str, Tensor]",
+    same: OnceCompared,
+    others: list[str],
 ) -> None:
     """Have a module compute with the file's weights in fp32, of which it holds one layer's at a time.
 
@@ -202,7 +225,7 @@ def _take_up(
             pairs = {name: (of_file[full], of_folder[full]) for name, full in names.items()}
             # Layers without others inside come one after the other: they share their memory.
             shared = {} if any(layer.children()) else memory
-            layer.register_forward_pre_hook(functools.partial(_fill, layer_name, pairs, shared, others))
+            layer.register_forward_pre_hook(functools.partial(_fill, layer_name, pairs, shared, same, others))
             layer.register_forward_hook(functools.partial(_empty, at_rest))
 
 
@@ -210,6 +233,7 @@ def _fill(
     layer_name: str,
     pairs: "Mapping[str, tuple[Tensor, Tensor]]",
     memory: dict[str, tuple[Cast, Cast]],
+    same: OnceCompared,
     others: list[str],
     layer: Any,
     inputs: object,
@@ -218,7 +242,7 @@ def _fill(
 
     for name, (of_file, of_folder) in pairs.items():
         rounding, widening = memory.setdefault(name, (Cast(), Cast()))
-        if not same_bits(rounding(of_folder, of_file.dtype), of_file):
+        if not same(of_folder, of_file, rounding):
             others.append(f"{layer_name}.{name}")
         setattr(layer, name, torch.nn.Parameter(widening(of_file, torch.float32), requires_grad=False))
 

@@ -1,6 +1,8 @@
 """The commands about files, as a person types them: what they print, write and refuse."""
 
+import gc
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -26,7 +28,9 @@ def run(tiny_base_folder: Path, own_home: Path) -> RunFolder:
 
 def test_convert_says_what_it_compared(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "model.safetensors"
+    before = gc.isenabled(), sys.getswitchinterval()
     assert main(["convert", str(run.path), str(out), "--precision", "fp16"]) == 0
+    assert (gc.isenabled(), sys.getswitchinterval()) == before, "what is set for the command stays set"
     path, verdict = capsys.readouterr().out.splitlines()
     assert path == str(out)
     assert verdict == "Read again: all 971 tensors are there and equal, and a picture made from it is the folder's."

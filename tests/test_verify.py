@@ -17,9 +17,9 @@ from dreambooth import verify as verify_module
 from dreambooth.errors import ExportError
 from dreambooth.export import single_file
 from dreambooth.export.single_file import Written, convert, read_model
-from dreambooth.formats.safetensors_file import write_safetensors
+from dreambooth.formats.safetensors_file import Cast, write_safetensors
 from dreambooth.models.weights import file_metadata, read_weights
-from dreambooth.verify import convert_verified, empty_models, verify
+from dreambooth.verify import OnceCompared, convert_verified, empty_models, verify
 from tests.tiny import tiny_base
 
 SUFFIXES = (".safetensors", ".ckpt")
@@ -118,6 +118,16 @@ def test_names_that_are_swapped_the_same_way_in_both_directions_show_in_the_pict
     with pytest.raises(ExportError, match="A picture made from it"):
         convert_verified(tiny_base_folder, tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pair_is_compared_once_and_no_other_pair_takes_its_verdict() -> None:
+    compared, cast = OnceCompared(), Cast()
+    one, other, written = torch.ones(9), torch.zeros(9), torch.ones(9, dtype=torch.float16)
+    assert compared(one, written, cast)
+    assert not compared(other, written, cast)
+    assert not compared(one, torch.zeros(9, dtype=torch.float16), cast)
+    one.zero_()
+    assert compared(one, written, cast), "it was looked at again"
 
 
 def test_what_fails_the_check_leaves_the_old_file(

@@ -6,6 +6,7 @@ The same model gives the same bytes, whatever the file is called and wherever it
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,12 +14,13 @@ from dreambooth.errors import BaseModelError, ExportError
 from dreambooth.export.recipe import file_metadata_of
 from dreambooth.formats.ldm import to_ldm
 from dreambooth.formats.original import original_names
-from dreambooth.formats.safetensors_file import stored_dtype, write_safetensors
+from dreambooth.formats.safetensors_file import in_pieces, stored_dtype, write_safetensors
 from dreambooth.models.weights import part_weights
 from dreambooth.workspace import free_bytes, new_file
 
 if TYPE_CHECKING:
     import torch
+    from _typeshed import ReadableBuffer
     from torch import Tensor
 
 PARTS = ("unet", "vae", "text_encoder")
@@ -29,9 +31,13 @@ Precision = Literal["fp16", "fp32"]
 
 @dataclass(frozen=True)
 class OriginalModel:
-    """A diffusers folder seen in the original layout; its tensors are read from the folder's files when used."""
+    """A diffusers folder seen in the original layout; its tensors are read from the folder's files when used.
+
+    `parts` are the same tensors under the folder's own names.
+    """
 
     folder: Path
+    parts: "dict[str, dict[str, Tensor]]"
     weights: "dict[str, Tensor]"
     expected_names: set[str]
     metadata: dict[str, str]
@@ -112,7 +118,7 @@ def read_model(model_dir: Path) -> OriginalModel:
     strange = sorted(original.keys() ^ expected)
     if strange:
         raise _no_such_model(model_dir, f"Missing or not of SD 1.x and 2.x: {', '.join(strange[:3])}.")
-    return OriginalModel(model_dir, original, expected, file_metadata_of(model_dir, open_clip=open_clip))
+    return OriginalModel(model_dir, weights, original, expected, file_metadata_of(model_dir, open_clip=open_clip))
 
 
 def _config(model_dir: Path, part: str) -> dict[str, Any]:
@@ -169,9 +175,16 @@ def _write_ckpt(
         tensor = weights[name].to(stored_dtype(weights[name], float_dtype)).contiguous()
         stored[name] = tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
         on_tensor()
-    with path.open("wb") as file:
+    with _InPieces(path, "wb") as file:
         # Given a path, torch would write the file's name into the archive.
         torch.save({"state_dict": stored, "metadata": dict(sorted(metadata.items()))}, file)
+
+
+class _InPieces(FileIO):
+    """A file that gets in pieces what torch writes, which is a whole tensor at a time."""
+
+    def write(self, data: "ReadableBuffer") -> int:
+        return sum(super(_InPieces, self).write(piece) for piece in in_pieces(memoryview(data)))
 
 
 def _check_room(weights: "dict[str, Tensor]", out_path: Path, float_dtype: "torch.dtype | None") -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # The data begins on a multiple of this, as the library has it, so that mapped tensors are aligned.
 ALIGNMENT_BYTES = 8
-# Linux takes four times as long over a mapped tensor that is given to it in one piece.
+# Linux takes twice to four times as long over what is given to it in larger pieces, mapped or not.
 WRITE_BYTES = 1 << 20
 
 
@@ -55,10 +55,15 @@ def write_safetensors(
         else:
             tensors = (fetch(weights[name]).to("cpu", dtypes[name]) for name in order)
         for tensor in tensors:
-            data = as_bytes(tensor)
-            for start in range(0, len(data), WRITE_BYTES):
-                file.write(data[start : start + WRITE_BYTES])
+            for piece in in_pieces(as_bytes(tensor)):
+                file.write(piece)
             on_tensor()
+
+
+def in_pieces(data: memoryview) -> Iterator[memoryview]:
+    """Yield the bytes in pieces of the size that Linux takes fastest into an unbuffered file."""
+    for start in range(0, len(data), WRITE_BYTES):
+        yield data[start : start + WRITE_BYTES]
 
 
 def written_order(weights: "Mapping[str, Tensor]", float_dtype: "torch.dtype | None" = None) -> list[str]:
