@@ -4,6 +4,7 @@ None of the prompts has the identifier. What comes out first has changed most; t
 its picture goes into the model's card.
 """
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -176,9 +177,9 @@ def _write(
 
 
 def kept_report(run: RunFolder) -> BleedReport | None:
-    """Return the newest report that lies in a run's folder for one of its steps, None where none can be read."""
-    for step in reversed(run.steps()):
-        folder = bleed_dir(run.step_folder(step))
+    """Return the report of a run's steps that was written last, None where none can be read."""
+    reports = [(step, bleed_dir(run.step_folder(step))) for step in run.steps()]
+    for step, folder in sorted(reports, key=lambda report: _written_s(report[1]), reverse=True):
         try:
             known = json.loads((folder / BLEED_REPORT).read_text("utf-8"))
             ranked = tuple(
@@ -189,6 +190,12 @@ def kept_report(run: RunFolder) -> BleedReport | None:
             continue
         return BleedReport(step, str(known.get("judged_by", "")), ranked, folder / BLEED_PICTURE)
     return None
+
+
+def _written_s(folder: Path) -> float:
+    with contextlib.suppress(OSError):
+        return (folder / BLEED_REPORT).stat().st_mtime
+    return 0.0
 
 
 def _number(value: object) -> float | None:

@@ -1,6 +1,7 @@
 """What a training changed besides its subject is found, ranked and told in the model's card."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dreambooth.scoring.encoders import judge_examiner
 from dreambooth.scoring.judge import load_judge
 from dreambooth.starter import scenes
 from dreambooth.starter.subjects import Subject, render_subject
-from dreambooth.workspace import RunFolder, Workspace
+from dreambooth.workspace import RunFolder, Workspace, write_json
 from ui import render
 
 SUBJECT = Subject("teapot", "red", "white", "star", "blue")
@@ -91,3 +92,20 @@ def test_the_report_goes_into_the_run_and_into_the_card(
     card = model_card(step_folder, "me/dog", None)
     assert "## What else it changed" in card
     assert f"({BLEED_PICTURE})" in card
+
+
+def test_the_report_shown_is_the_one_asked_for_last_of_whichever_step(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for written_s, step in enumerate((300, 100)):
+        run.step_folder(step).mkdir()
+        (run.step_folder(step) / "model_index.json").write_text("{}")
+        report = bleed_dir(run.step_folder(step)) / BLEED_REPORT
+        write_json(report, {"judged_by": "pixels", "prompts": []})
+        os.utime(report, (written_s, written_s))
+    kept = bleed.kept_report(run)
+    assert kept is not None
+    assert kept.step == 100
+    (bleed_dir(run.step_folder(100)) / BLEED_REPORT).write_text("[")
+    kept = bleed.kept_report(run)
+    assert kept is not None
+    assert kept.step == 300

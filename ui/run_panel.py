@@ -92,12 +92,12 @@ def build() -> RunPanel:
                     elem_id="scores-chart", buttons=["download", "fullscreen"],
                 )  # fmt: skip
                 score = gr.Button("Score this run", visible=False, elem_id="score-run")
+                bleed = gr.Button("See what else it changed", visible=False, elem_id="bleed-run")
                 bled = gr.HTML(elem_id="run-bleed")
                 bled_picture = gr.Image(
                     label="The base and the taught model side by side", show_label=False, interactive=False,
                     visible=False, elem_id="bleed-picture", buttons=["download", "fullscreen"],
                 )  # fmt: skip
-                bleed = gr.Button("See what else it changed", visible=False, elem_id="bleed-run")
         gr.HTML("<h3>Log</h3>")
         log = gr.HTML(log_text(""), elem_id="log")
         with gr.Accordion("Settings of this run, and what to do with it", open=False, elem_id="run-more"):
@@ -216,11 +216,11 @@ def connect(parts: RunPanel, services: Services) -> None:
         button.click(act, parts.run, parts.message, api_name=name, **quiet)
     parts.score.click(
         handlers.score, parts.run, parts.message, api_name="score_shown_run", api_visibility="private",
-        concurrency_limit=1, show_progress_on=parts.message,
+        concurrency_limit=1, show_progress_on=parts.scores,
     )  # fmt: skip
     parts.bleed.click(
         handlers.bleed, parts.run, parts.message, api_name="bleed_shown_run", api_visibility="private",
-        concurrency_limit=1, show_progress_on=parts.message,
+        concurrency_limit=1, show_progress_on=parts.bled,
     )  # fmt: skip
     parts.retry.click(handlers.retry, parts.run, [parts.message, parts.run], api_name="retry_shown_run", **quiet)
     parts.delete.click(lambda: gr.Button(visible=True), None, parts.sure, api_name="ask_delete_run", **quiet)

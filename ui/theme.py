@@ -72,7 +72,10 @@ CSS = """
 .dark { --db-accent: #4cc3b5; --db-bad: #e8836d; --db-warn: #e0b15c; --db-raw: #3f6d67; }
 .gradio-container .main.fillable { max-width: 1120px !important; margin: 0 auto; padding: 1rem 1.2rem !important; }
 .gradio-container .html-container { padding: 0 .15rem !important; }
-.gradio-container .block:has(> .html-container > .prose:empty) { display: none; }
+.gradio-container .block:has(> .html-container > .prose:empty):not(:has(> .wrap:not(.hide))) { display: none; }
+.gradio-container .block:has(> .wrap:not(.hide)) > .html-container { min-height: 5.5rem; visibility: hidden; }
+.gradio-container .block:has(> .html-container) > .wrap { justify-content: flex-start; }
+.gradio-container .block:has(> .html-container) > .wrap .progress-text:has(+ .progress-level) { display: none; }
 .dark .tab-container button.selected { color: #4cc3b5 !important; }
 .gradio-container .label-wrap { text-align: left; }
 .gradio-container h3 { font-size: 1rem; font-weight: 650; margin: .3rem 0; }
@@ -166,6 +169,7 @@ CSS = """
 .db-key.db-drift::before { border-top: 3px dotted var(--db-bad); }
 .db-saved { stroke: var(--body-text-color-subdued); stroke-dasharray: 2 4; opacity: .7; }
 .db-table { border-collapse: collapse; font-size: .85rem; width: 100%; }
+.db-table, .db-table tr { border: 0 !important; }
 .db-table th, .db-table td { border: 0 !important; text-align: left; padding: .2rem .6rem .2rem 0; vertical-align: top;
   border-bottom: 1px solid var(--border-color-primary) !important; overflow-wrap: anywhere; }
 .db-table th { font-weight: 550; color: var(--body-text-color-subdued); white-space: nowrap; }
