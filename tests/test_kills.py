@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from dreambooth.config import Concept, TrainingConfig
-from dreambooth.events import losses_of, read_events
+from dreambooth.events import Event, StepLoss, losses_of, read_events
 from dreambooth.runlog import read_state
 from dreambooth.runs import resume, train
 from dreambooth.workspace import RunFolder
@@ -316,12 +316,33 @@ def reached(run: RunFolder, step: int) -> None:
     pytest.fail(f"step {step} was not reached")
 
 
-def signalled(settings: TrainingConfig, folder: Path, at_step: int, number: int) -> tuple[int | None, float]:
-    child = in_child(lambda: os._exit(command(settings, folder)))
+def signalled(
+    settings: TrainingConfig, folder: Path, at_step: int, number: int, *, is_held: bool = False
+) -> tuple[int | None, float]:
+    """Send the signal once the step is told of; with `is_held` the run waits there for it, however slow we are."""
+    go_on = folder.with_suffix(".go-on")
+    work = partial(held_command, at_step, go_on) if is_held else command
+    child = in_child(lambda: os._exit(work(settings, folder)))
     reached(RunFolder(folder), at_step)
     os.kill(child, number)
+    go_on.touch()
     began_s = time.monotonic()
     return exit_status(child), time.monotonic() - began_s
+
+
+def held_command(at_step: int, go_on: Path, settings: TrainingConfig, folder: Path) -> int:
+    """Run the command line's training, which stands still from this step's record until the file is there."""
+    from dreambooth.runlog import RunLog
+
+    record = RunLog.__call__
+
+    def recorded(log: RunLog, event: Event) -> None:
+        record(log, event)
+        while isinstance(event, StepLoss) and event.step >= at_step and not go_on.exists():
+            time.sleep(0.01)
+
+    RunLog.__call__ = recorded  # type: ignore[method-assign]
+    return command(settings, folder)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -331,7 +352,7 @@ def test_a_signal_finishes_the_step_saves_and_says_so(
     """R8: exit status 0, a model and a state of the step it was at, and the rest is the run that never ended."""
     settings = config(max_train_steps=16, checkpointing_steps=0, save_interval=16)
     folder = tmp_path / "run"
-    status, _ = signalled(settings, folder, 4, number)
+    status, _ = signalled(settings, folder, 4, number, is_held=True)
     run = RunFolder(folder)
     assert status == 0
     assert read_state(run).status == "stopped"
