@@ -86,9 +86,10 @@ def common_arguments(base: Path, folder: Path, resolution: int, steps: int) -> l
 
 def train_ours(flags: list[str]) -> None:
     """Train in this process as the command line would, and print the line that the runner prints of a peer."""
-    from dreambooth.cli import build_parser, training_config
+    from dreambooth.cli import build_parser
     from dreambooth.events import Event, PhaseProgress
     from dreambooth.runs import train
+    from dreambooth.train_commands import training_config
 
     stamps: dict[int, float] = {}
 

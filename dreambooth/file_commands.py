@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.flags import add_command
 from dreambooth.models.strength import WHOLE, Strength
+from dreambooth.storage import CHOICES as CLEANABLE
 
 if TYPE_CHECKING:
     from dreambooth.export.single_file import Precision
@@ -19,6 +21,48 @@ if TYPE_CHECKING:
 # Of malloc.h.
 M_MMAP_THRESHOLD = -3
 LARGE_BYTES = 1 << 20
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser's."""
+    convert = add_command(commands, "convert", convert_command, "write one file for other tools")
+    convert.add_argument("model_dir", nargs="?", help="A run, a step folder or any diffusers folder.")
+    convert.add_argument("out", nargs="?", help="The file: .safetensors or .ckpt.")
+    convert.add_argument("--model_path", help="The same as MODEL_DIR.")
+    convert.add_argument("--checkpoint_path", help="The same as OUT.")
+    convert.add_argument("--half", action="store_true", help="Store weights in fp16.")
+    convert.add_argument("--precision", choices=("fp16", "fp32"), help="Number format; left out, the folder's own.")
+    for name in ("unet", "text_encoder"):
+        convert.add_argument(
+            f"--{name}_strength", type=float, default=1.0, metavar="FLOAT",
+            help="How much of what it learned is baked in: 0 is the base, 1 all of it, at most 2.",
+        )  # fmt: skip
+    convert.add_argument("--use_safetensors", action="store_true", help="Write safetensors whatever the name.")
+
+    push = add_command(commands, "push", push_command, "upload a model to the Hub, private by default")
+    push.add_argument("model", help="A run, a step folder or any diffusers folder.")
+    push.add_argument("repo_id", help="owner/name, or a name of your own account; one that is there is updated.")
+    push.add_argument("--public", action="store_true", help="Make a new repository public.")
+    push.add_argument("--single_file", action="store_true", help="With one .safetensors file for web UIs beside it.")
+
+    pack = add_command(commands, "zip", zip_command, "pack a model's folder, or a run's samples")
+    pack.add_argument("model", type=Path, help="A run, a step folder or any diffusers folder.")
+    pack.add_argument("out", type=Path, help="The archive.")
+    pack.add_argument("--samples", action="store_true", help="The sample pictures of a run instead.")
+
+    clean = add_command(commands, "clean", clean_command, "say what takes the disk, and delete what can go")
+    clean.add_argument(
+        "run", nargs="?", type=Path, help="One run, wherever it lies; all of the data folder without it."
+    )
+    clean.add_argument(
+        "--what", nargs="+", choices=CLEANABLE, metavar="CHOICE",
+        help=f"What should go: {', '.join(map(repr, CLEANABLE))}; without it, intermediate weights and caches.",
+    )  # fmt: skip
+    clean.add_argument("--yes", action="store_true", help="Delete it; without this it is only told.")
+
+    grid = add_command(commands, "grid", grid_command, "put a run's sample pictures into one, a row a step")
+    grid.add_argument("run", type=Path, help="The run's folder.")
+    grid.add_argument("out", nargs="?", type=Path, help="The picture; `grid.png` in this folder when left out.")
 
 
 def convert_command(arguments: dict[str, Any]) -> int:

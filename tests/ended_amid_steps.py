@@ -7,9 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from dreambooth.cli import build_parser, training_config
+from dreambooth.cli import build_parser
 from dreambooth.events import Event, PhaseProgress
 from dreambooth.runs import train
+from dreambooth.train_commands import training_config
 
 
 def main() -> None:

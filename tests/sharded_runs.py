@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dreambooth.cli import build_parser, training_config
+from dreambooth.cli import build_parser
 from dreambooth.runs import resume, train
+from dreambooth.train_commands import training_config
 from dreambooth.training.batches import BatchMaker
 from dreambooth.training.trainer import Trainer
 

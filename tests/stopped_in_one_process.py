@@ -5,9 +5,10 @@ python -m torch.distributed.run --nproc_per_node 2 -m tests.stopped_in_one_proce
 
 import sys
 
-from dreambooth.cli import build_parser, training_config
+from dreambooth.cli import build_parser
 from dreambooth.events import Controls, Event, PhaseProgress
 from dreambooth.runs import train
+from dreambooth.train_commands import training_config
 
 
 def main() -> None:

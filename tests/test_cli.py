@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.cli import build_parser, main, training_config
+from dreambooth.cli import build_parser, main
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError
+from dreambooth.train_commands import training_config
 
 SEED_FLAGS = """
     pretrained_model_name_or_path pretrained_vae_name_or_path revision tokenizer_name instance_data_dir class_data_dir

@@ -21,7 +21,7 @@ FLOORS: list[dict[str, str]] = [
     {"limits": ""},
     {"fields": ""},
     {"config": "", "settings": ""},
-    {"recipes": "", "prompts": "", "presets": ""},
+    {"recipes": "", "prompts": "", "presets": "", "flags": ""},
     {"workspace": "", "hardware": "", "capture": "", "eta": ""},
     {"pace": "", "drive": "", "runlog": "", "doctor": "", "samples": "", "sample_grid": ""},
     {"storage": ""},
@@ -52,6 +52,7 @@ FLOORS: list[dict[str, str]] = [
     {"jobs": "", "preflight": ""},
     {"__init__": ""},
     {"file_commands": "", "quality_commands": ""},
+    {"train_commands": ""},
     {"cli": ""},
     {
         "__main__": "",

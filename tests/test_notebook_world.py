@@ -17,11 +17,12 @@ from natsort import natsorted
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dreambooth.cli import build_parser, main, training_config
+from dreambooth.cli import build_parser, main
 from dreambooth.config import TrainingConfig, dump_concepts_list, load_concepts_list
 from dreambooth.errors import ConfigError
 from dreambooth.models.base import load_base
 from dreambooth.sample_grid import write_sample_grid
+from dreambooth.train_commands import training_config
 from dreambooth.workspace import newest_step_folder
 
 DOC = Path(__file__).resolve().parent.parent / "docs" / "from-the-notebook.md"

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.cli import build_parser, training_config
+from dreambooth.cli import build_parser
 from dreambooth.config import TrainingConfig, load_concepts_list
 from dreambooth.fields import describe
 from dreambooth.presets import PRESETS, preset
+from dreambooth.train_commands import training_config
 from tests.tiny import tiny_base
 
 ROOT = Path(__file__).resolve().parent.parent

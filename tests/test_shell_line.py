@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from dreambooth.cli import build_parser, training_config
+from dreambooth.cli import build_parser
 from dreambooth.config import SD15, Concept, TrainingConfig
 from dreambooth.models.base import STARTER, read_card
 from dreambooth.presets import PRESETS, resolve
 from dreambooth.shell_line import CONFIG_FILE, command_line, settings_text
+from dreambooth.train_commands import training_config
 
 
 def understood(line: str) -> TrainingConfig:

@@ -117,7 +117,8 @@ def test_the_same_archive_is_unpacked_once(tmp_path: Path) -> None:
 
 def test_the_command_line_takes_a_zip_for_a_folder(tmp_path: Path, own_home: Path) -> None:
     """S3: `--instance_data_dir some.zip` unpacks it under the data folder."""
-    from dreambooth.cli import build_parser, training_config
+    from dreambooth.cli import build_parser
+    from dreambooth.train_commands import training_config
 
     (tmp_path / "dog.zip").write_bytes(zipped(("1.jpg", photo(1)), ("2.jpg", photo(2))))
     flags = ["train", "--instance_data_dir", str(tmp_path / "dog.zip"), "--instance_prompt", "photo of zwx dog"]

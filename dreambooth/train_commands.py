@@ -1,0 +1,262 @@
+"""The commands that train: flags and files become settings, a run is shown as bars, Ctrl-C saves."""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth import file_commands
+from dreambooth.config import Concept, TrainingConfig, load_concepts_list, load_config
+from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.events import Controls, Event, PhaseProgress, StepLoss
+from dreambooth.fields import describe
+from dreambooth.flags import add_command, add_flag
+from dreambooth.limits import is_folder
+from dreambooth.presets import PRESETS, resolve
+from dreambooth.settings import load_settings
+from dreambooth.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+AUTO = "auto"
+PRESET_HELP = "The notebook's recipe in one of its memory configurations; auto: the fastest that fits the device."
+CONCEPT_FLAGS = {
+    "instance_data_dir": "Folder or .zip with the photos of the subject.",
+    "instance_prompt": "The words that will name the subject, such as `photo of zwx dog`.",
+    "class_data_dir": "Folder with class pictures; filled up when short, never replaced.",
+    "class_prompt": "The words for its class, such as `photo of dog`.",
+}
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser's."""
+    train = add_command(commands, "train", train_command, "teach a base model from photos")
+    _add_training_flags(train)
+    train.add_argument(
+        "--resume_from_checkpoint",
+        metavar="latest|PATH",
+        help="Go on with a run that was ended: that of --output_dir, else the newest (latest), or the one at PATH.",
+    )
+    train.add_argument("--push_to_hub", action="store_true", help="Upload the last step when the run is done; private.")
+    train.add_argument("--hub_model_id", metavar="REPO", help="Where to: owner/name; without it, the run's own name.")
+
+    trial = add_command(commands, "preflight", preflight_command, "measure what a training will take, before it")
+    _add_training_flags(trial)
+
+
+def _add_training_flags(parser: argparse.ArgumentParser) -> None:
+    for name, sentence in CONCEPT_FLAGS.items():
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=sentence)
+    parser.add_argument("--concepts_list", type=Path, help="JSON file with several concepts; overrides the four above.")
+    parser.add_argument("--preset", choices=(*PRESETS, AUTO), help=PRESET_HELP)
+    parser.add_argument("--config", type=Path, help="JSON file of settings, as every run keeps; flags come before it.")
+    for info in describe(TrainingConfig):
+        add_flag(parser, info)
+    for name in ("hub_token", "local_rank"):
+        parser.add_argument(f"--{name}", nargs="?", const=True, default=None, help=argparse.SUPPRESS)
+
+
+def train_command(arguments: dict[str, Any]) -> int:
+    """Train as asked, with bars on the terminal; Ctrl-C finishes the step and saves, a second one leaves at once."""
+    from dreambooth.runs import resume, train
+
+    wanted = arguments.pop("resume_from_checkpoint")
+    push_to_hub, hub_model_id = arguments.pop("push_to_hub"), arguments.pop("hub_model_id")
+    if hub_model_id and not push_to_hub:
+        raise ConfigError([FieldProblem("hub_model_id", "says where to, and --push_to_hub is not given.")])
+    if push_to_hub:
+        file_commands.refuse_push_without_token()
+    controls, bars = Controls(), Bars()
+    if wanted is None:
+        config = training_config(arguments)
+        stop_on_signals(controls)
+        folder = train(config, controls=controls, on_event=bars)
+    else:
+        run = _run_to_resume(wanted, arguments)
+        stop_on_signals(controls)
+        folder = resume(run, controls=controls, on_event=bars)
+    bars.close()
+    print(f"The model is in {folder}")
+    if push_to_hub and not controls.stop.is_set():
+        file_commands.pushed(folder, hub_model_id or folder.parent.name, private=True, single_file=False)
+    return 0
+
+
+def _run_to_resume(wanted: str, arguments: dict[str, Any]) -> Path:
+    """Return the folder of the run that is meant; raises ConfigError for settings that would make it another run."""
+    output_dir = arguments.pop("output_dir", None)
+    path = Path(wanted)
+    if wanted == "latest" and output_dir is not None:
+        path = Path(output_dir)
+    elif wanted == "latest":
+        runs = Workspace(load_settings().data_dir).runs()
+        if not runs:
+            raise ConfigError([FieldProblem("resume_from_checkpoint", "finds no run: name one with --output_dir.")])
+        path = runs[0].path
+    elif path.parent.name == "state":
+        path = path.parent.parent.parent
+    kept = path / ".run" / "config.json"
+    if kept.exists():
+        _refuse_other_settings(arguments, load_config(kept))
+    return path
+
+
+def _refuse_other_settings(arguments: dict[str, Any], kept: TrainingConfig) -> None:
+    asked: dict[str, Any] = {
+        name: value for name, value in arguments.items() if name in TrainingConfig.__dataclass_fields__
+    }
+    if concepts := _concepts(arguments):
+        asked["concepts"] = tuple(dataclasses.replace(concept, class_data_dir=None) for concept in concepts)
+        kept = dataclasses.replace(
+            kept, concepts=tuple(dataclasses.replace(concept, class_data_dir=None) for concept in kept.concepts)
+        )
+    problems = [
+        FieldProblem(name, f"is {getattr(kept, name)} in the run, not {value}: a resumed run keeps its settings.")
+        for name, value in asked.items()
+        if getattr(kept, name) != value
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def training_config(arguments: dict[str, Any]) -> TrainingConfig:
+    """Return the settings that these flags ask for; raises ConfigError with every mistake in them."""
+    from dreambooth.models.base import read_card
+
+    problems = []
+    if arguments.pop("hub_token") is not None:
+        problems.append(
+            FieldProblem(
+                "hub_token", "is refused: it would show in process lists. Put HF_TOKEN in the environment or .env."
+            )
+        )
+    if problems:
+        raise ConfigError(problems)
+    for name in ("local_rank", "resume_from_checkpoint", "push_to_hub", "hub_model_id"):
+        arguments.pop(name, None)
+    preset_name, config_path = arguments.pop("preset"), arguments.pop("config")
+    explicit = _settings_of_file(config_path) if config_path else {}
+    concepts = _concepts(arguments)
+    explicit |= arguments | ({"concepts": concepts} if concepts else {})
+    defaults = TrainingConfig()
+    base = explicit.get("pretrained_model_name_or_path", defaults.pretrained_model_name_or_path)
+    if preset_name != AUTO:
+        return resolve(explicit, read_card(base).recipe, preset_name).checked()
+    from dreambooth.hardware import detect_device
+    from dreambooth.memory_plan import fastest_plan
+    from dreambooth.models.shape import read_shape
+
+    config = resolve(explicit, read_card(base).recipe, "recommended").checked()
+    return fastest_plan(config, read_shape(base), detect_device(), kept=explicit).checked()
+
+
+def preflight_command(arguments: dict[str, Any]) -> int:
+    """Try the settings for a few steps, a sampling and the saves, and print what a run with them will take."""
+    from dreambooth.models.manager import ModelManager
+    from dreambooth.preflight import preflight
+    from dreambooth.runs import revealed_token
+
+    settings, controls, bars = load_settings(), Controls(), Bars()
+    config = training_config(arguments)
+    stop_on_signals(controls)
+    found = preflight(
+        config,
+        workspace=Workspace(settings.data_dir),
+        manager=ModelManager(),
+        token=revealed_token(settings),
+        report=bars,
+        controls=controls,
+    )
+    bars.close()
+    print("Stopped before the end of the trial." if found is None else "\n".join(found.lines(datetime.datetime.now())))
+    return int(found is None)
+
+
+def _settings_of_file(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError([FieldProblem("config", f"{path} cannot be read: {error}.")]) from None
+    if not isinstance(values, dict):
+        raise ConfigError([FieldProblem("config", f"{path} must hold a JSON object.")])
+    config = TrainingConfig.from_json(values)
+    return {name: getattr(config, name) for name in values if name != "output_dir"}
+
+
+def _concepts(arguments: dict[str, Any]) -> tuple[Concept, ...]:
+    path = arguments.pop("concepts_list")
+    single = {name: arguments.pop(name) for name in CONCEPT_FLAGS if name in arguments}
+    if path is not None:
+        return tuple(map(_with_photos_unpacked, load_concepts_list(path)))
+    if not single:
+        return ()
+    missing = [name for name in ("instance_data_dir", "instance_prompt") if not single.get(name)]
+    if missing:
+        raise ConfigError([FieldProblem(name, "is missing.") for name in missing])
+    return (_with_photos_unpacked(Concept(**single)),)
+
+
+def _with_photos_unpacked(concept: Concept) -> Concept:
+    """Return the concept with a folder of the data folder's in place of a .zip, which is unpacked there once."""
+    from dreambooth.data.archives import unpacked_folder
+
+    archive = Path(concept.instance_data_dir)
+    if archive.suffix.lower() != ".zip" or is_folder(concept.instance_data_dir):
+        return concept
+    found = unpacked_folder(archive, Workspace(load_settings().data_dir).datasets_dir)
+    for path, reason in found.skipped:
+        print(f"{path.name!r} in {archive.name} is skipped: {reason}", file=sys.stderr)
+    return dataclasses.replace(concept, instance_data_dir=str(found.photos[0].parent))
+
+
+def stop_on_signals(controls: Controls) -> None:
+    """Have the first Ctrl-C finish the step and save, and the second leave at once."""
+
+    def stop(number: int, frame: object) -> None:
+        print("\nFinishing this step, then saving. Once more to leave at once.", file=sys.stderr)
+        controls.stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+class Bars:
+    """Shows a run's events as progress bars with the time left, and its sentences between them."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._phase = ""
+
+    def __call__(self, event: Event) -> None:
+        from tqdm import tqdm
+
+        from dreambooth.runlog import as_text
+
+        if isinstance(event, PhaseProgress):
+            if event.phase != self._phase:
+                self.close()
+                self._phase = event.phase
+                if event.total:
+                    name = event.phase.capitalize()
+                    self._bar = tqdm(total=event.total, desc=name, initial=event.done, dynamic_ncols=True)
+                else:
+                    tqdm.write(f"{event.phase.capitalize()} ...")
+            if self._bar is not None:
+                self._bar.update(event.done - self._bar.n)
+        elif isinstance(event, StepLoss):
+            if self._bar is not None:
+                self._bar.set_postfix(loss=f"{event.loss:.4f}", refresh=False)
+        elif text := as_text(event):
+            tqdm.write(text)
+
+    def close(self) -> None:
+        """End the bar that is shown."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
