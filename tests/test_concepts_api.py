@@ -144,13 +144,13 @@ def test_folders_of_the_machine_are_read_on_its_own_page_only(client: Client, op
 
     own = handlers(Workspace(tmp_path / "data"), takes_folders=True)
     names, lines = own.take_concepts(_listed(json.dumps(listed), opened))
-    assert len(own.set_of(names[0]).photos()) == 5
-    assert str(own.set_of(names[0]).folder) in own.concepts_list(names[0])
+    assert len(own.photos.set_of(names[0]).photos()) == 5
+    assert str(own.photos.set_of(names[0]).folder) in own.concepts_list(names[0])
     for wrong in ("", "\0", str(tmp_path / "data"), str(tmp_path), str(tmp_path / "data" / "runs")):
         with pytest.raises(DreamBoothError):
-            own.local_folder(wrong)
+            own.photos.local_folder(wrong)
     with pytest.raises(DreamBoothError, match="is no folder"):
-        own.set_of("x").add_folder(own.local_folder(str(tmp_path / "nothing")))
+        own.photos.set_of("x").add_folder(own.photos.local_folder(str(tmp_path / "nothing")))
 
 
 def handlers(workspace: Workspace, *, takes_folders: bool = False) -> Handlers:

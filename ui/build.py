@@ -102,15 +102,15 @@ def _connect_whole(
             **quiet,
         )  # fmt: skip
 
-    handlers = concepts_tab.Handlers(services)
+    photos = concepts_tab.Handlers(services).photos
     newest = page.load(
-        shown(handlers.newest), train.fields["resolution"], concepts.contents, api_name="newest_photos", **quiet
+        shown(photos.newest), train.fields["resolution"], concepts.contents, api_name="newest_photos", **quiet
     )  # fmt: skip
     closed_until(page, [first, concepts.said.after(newest)], or_failed=[newest])
 
     def sample() -> list[Any]:
         name, config = train_handlers.start_sample(services)
-        contents = handlers.contents(concepts_tab.SAMPLE_SET, config.resolution)
+        contents = photos.contents(concepts_tab.SAMPLE_SET, config.resolution)
         shown_run = [gr.Dropdown(value=name), train_handlers.folded(True)]
         return [gr.Tabs(selected="train"), *shown_run, STARTER, *contents]
 

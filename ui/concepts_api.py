@@ -16,7 +16,7 @@ def publish(services: Services, handlers: Handlers) -> None:
     """Give programs what the tab's buttons do."""
 
     def there(photo_set: str) -> PhotoSet:
-        kept = handlers.set_of(photo_set)
+        kept = handlers.photos.set_of(photo_set)
         if not kept.folder.is_dir():
             raise DreamBoothError(f"There is no photo set {photo_set!r}.", "", "list_photo_sets tells those there are.")
         return kept
@@ -43,8 +43,8 @@ def publish(services: Services, handlers: Handlers) -> None:
 
     def add_folder(folder: str, photo_set: str = "") -> dict[str, Any]:
         """Take the photos of a folder of this machine into a set, a new one without a name; on a local page only."""
-        source = handlers.local_folder(folder)
-        kept = handlers.set_of(photo_set or new_set_name())
+        source = handlers.photos.local_folder(folder)
+        kept = handlers.photos.set_of(photo_set or new_set_name())
         lines = kept.add_folder(source)
         return {"photo_set": kept.name, "told": [sentence for _, sentence in lines]}
 
@@ -58,7 +58,7 @@ def publish(services: Services, handlers: Handlers) -> None:
         """Do one of `remove`, `turn`, `brighten` and `refocus` (guess the square again) with a photo."""
         if act not in ("remove", "turn", "brighten", "refocus"):
             raise PhotoError("That cannot be done with a photo.", "", "Say remove, turn, brighten or refocus.")
-        return handlers.change(there(photo_set), photo, act)[0][1]
+        return handlers.photos.change(there(photo_set), photo, act)[0][1]
 
     def set_caption(photo_set: str, photo: str, caption: str = "") -> str:
         """Give a photo words of its own; empty, it has those for all photos."""
@@ -121,7 +121,7 @@ def publish(services: Services, handlers: Handlers) -> None:
     def delete_photos(photo_set: str) -> str:
         """Delete a set's photos and every copy of them here; runs and their models stay."""
         there(photo_set)
-        handlers.delete(photo_set)
+        handlers.photos.delete(photo_set)
         return f"{photo_set} and all copies of its photos were deleted."
 
     for function in (

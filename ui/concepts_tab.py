@@ -9,9 +9,11 @@ from dreambooth.identifiers import judged, vocabulary_of
 from dreambooth.models.base import STARTER
 from ui import concepts_api
 from ui.boundary import QUIET, Services
-from ui.concept_handlers import NOTES, SAMPLE_SET, Handlers, class_pictures_text, verdict_html
+from ui.concept_handlers import NOTES, SAMPLE_SET, Handlers, class_pictures_text
+from ui.concept_words import verdict_html
 from ui.late_answers import Fillable, fillable
 from ui.photo_cards import CARDS_CSS, CARDS_JS, CUT_CSS, EDITOR_CSS, EDITOR_JS, cards, set_report
+from ui.photo_handlers import PhotoHandlers
 from ui.photo_sets import KINDS, Words
 from ui.prompt_scripts import KIND_CHOSEN, MAKE_PROMPTS, WORDS_LEFT
 
@@ -243,14 +245,14 @@ def _more() -> dict[str, Any]:
 def connect(tab: ConceptsTab, services: Services, base: gr.Dropdown, settings: dict[str, Any]) -> None:
     """Join the tab's components to what they do; `settings` are the fields of the Train tab."""
     handlers, resolution = Handlers(services), settings["resolution"]
-    taken = _connect_photos(tab, handlers, resolution)
+    taken = _connect_photos(tab, handlers.photos, resolution)
     _connect_words(tab, handlers, base, resolution, taken)
     _connect_sets(tab, handlers, base, resolution)
     _connect_class_pictures(tab, handlers, settings)
     concepts_api.publish(services, handlers)
 
 
-def _connect_photos(tab: ConceptsTab, handlers: Handlers, resolution: gr.Number) -> list[Any]:
+def _connect_photos(tab: ConceptsTab, handlers: PhotoHandlers, resolution: gr.Number) -> list[Any]:
     """Join what shows photos to what it does; returns the events that take photos in."""
     taken = [tab.photo_set, *tab.photo_parts, tab.earlier, tab.concepts]
     given = [tab.photo_set, *tab.words, resolution]
@@ -325,10 +327,10 @@ def _connect_words(
 
 def _connect_sets(tab: ConceptsTab, handlers: Handlers, base: gr.Dropdown, resolution: gr.Number) -> None:
     for trigger, handler, inputs, outputs, name in (
-        (tab.new_set.click, lambda: handlers.contents("", 64), None, tab.contents, "new_photo_set"),
-        (tab.delete.click, handlers.delete, [tab.photo_set], tab.contents, "delete_shown_photos"),
-        (tab.earlier.input, handlers.contents, [tab.earlier, resolution], tab.contents, "earlier_photos"),
-        (tab.concepts.input, handlers.contents, [tab.concepts, resolution], tab.contents, "shown_concept"),
+        (tab.new_set.click, lambda: handlers.photos.contents("", 64), None, tab.contents, "new_photo_set"),
+        (tab.delete.click, handlers.photos.delete, [tab.photo_set], tab.contents, "delete_shown_photos"),
+        (tab.earlier.input, handlers.photos.contents, [tab.earlier, resolution], tab.contents, "earlier_photos"),
+        (tab.concepts.input, handlers.photos.contents, [tab.concepts, resolution], tab.contents, "shown_concept"),
         (tab.add_concept.click, handlers.add_concept, [tab.photo_set, base, resolution], tab.contents,
          "one_more_concept"),
         (tab.leave.click, handlers.leave, [tab.photo_set, resolution], tab.contents, "leave_concepts"),

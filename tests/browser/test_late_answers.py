@@ -13,7 +13,7 @@ import pytest
 from dreambooth.samples import sample_folder
 from tests.browser.test_page import Visit
 from tests.open_page import OpenPage, open_page
-from ui import concept_handlers, photo_sets, train_handlers
+from ui import concept_handlers, photo_handlers, photo_sets, train_handlers
 from ui.prompt_scripts import MAKE_PROMPTS
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def test_prompts_of_the_browser_are_those_of_the_server(visit: Visit) -> None:
 
 @pytest.mark.reliability
 def test_other_photos_that_come_late_leave_words_typed_meanwhile(visit: Visit) -> None:
-    with held(concept_handlers, "photo_sets") as looking:
+    with held(photo_handlers, "photo_sets") as looking:
         visit.page.locator("#new-set").click()
         assert looking.asked.wait(HELD_S)
         visit.page.locator("#kind").get_by_text("Style", exact=True).click()
@@ -184,7 +184,7 @@ def test_nothing_can_be_clicked_before_the_first_answers_and_everything_stays_af
 ) -> None:
     context = browser.new_context()
     page = context.new_page()
-    with held(concept_handlers, "photo_sets") as looking:
+    with held(photo_handlers, "photo_sets") as looking:
         page.goto(opened.url)
         page.locator("#kind").wait_for()
         assert looking.asked.wait(HELD_S)
@@ -211,7 +211,7 @@ def test_a_page_whose_first_answer_fails_can_be_used_all_the_same(
     def broken(_: Any) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(concept_handlers, "photo_sets", broken)
+    monkeypatch.setattr(photo_handlers, "photo_sets", broken)
     context = browser.new_context()
     page = context.new_page()
     page.goto(opened.url)
