@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 from typing import Any, Literal
 
-from dreambooth.models.base import BaseCard, quiet_libraries, write_model
+from dreambooth.models.base import BaseCard, quiet_libraries
+from dreambooth.models.saving import write_model
 from dreambooth.models.sd15 import SD15_CONFIGS, SD15_SCHEDULER
 from dreambooth.starter.tokens import write_tokenizer
 

@@ -63,7 +63,8 @@ def save(base: str, folder: Path) -> dict[str, float]:
     """Write the base as a step folder, and take the time of the copy of its weights by itself."""
     import torch
 
-    from dreambooth.models.base import load_base, write_model
+    from dreambooth.models.base import load_base
+    from dreambooth.models.saving import write_model
     from dreambooth.workspace import new_folder
 
     loaded = load_base(base)

@@ -26,8 +26,9 @@ from benchmarks.examined import exam_pictures, examined, figures
 from benchmarks.units import Unit, add_unit_arguments, run_missing, unit_path
 from dreambooth.config import Concept, GenerationConfig, TrainingConfig
 from dreambooth.generation import generate_images
-from dreambooth.models.base import STARTER, BaseCard, load_base, read_card, starter_folder, write_model
+from dreambooth.models.base import STARTER, BaseCard, load_base, read_card, starter_folder
 from dreambooth.models.manager import ModelManager
+from dreambooth.models.saving import write_model
 from dreambooth.presets import resolve
 from dreambooth.probes import pipe_of
 from dreambooth.runs import train

@@ -12,7 +12,8 @@ from dreambooth.errors import BaseModelError
 from dreambooth.export.single_file import convert
 from dreambooth.models import base as base_module
 from dreambooth.models import original_file
-from dreambooth.models.base import BaseCard, load_base, read_card, write_model
+from dreambooth.models.base import BaseCard, load_base, read_card
+from dreambooth.models.saving import write_model
 from tests.tiny import tiny_base
 
 PARTS = ("unet", "text_encoder", "vae")

@@ -61,7 +61,8 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model as a run saves it whose base lay in a folder on somebody's disk."""
     import torch
 
-    from dreambooth.models.base import load_base, write_model
+    from dreambooth.models.base import load_base
+    from dreambooth.models.saving import write_model
 
     home = tmp_path_factory.mktemp("home-of-somebody")
     base = load_base(str(tiny_base(home / "base")))

@@ -484,7 +484,7 @@ def test_a_full_disk_costs_the_older_state_before_it_pauses_the_run(
 OUT_OF_MEMORY_AT = {
     "dreambooth.training.trainer.step_loss": range(1, 9),
     "dreambooth.training.batches.LatentPool._encoded": range(1, 3),
-    "dreambooth.models.base.write_model": range(1, 5),
+    "dreambooth.models.saving.write_model": range(1, 5),
     "dreambooth.generation.generate_images": range(1, 5),
     "dreambooth.training.checkpoint._gathered": range(1, 3),
 }

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from dreambooth.models.base import BaseCard, write_model
+from dreambooth.models.base import BaseCard
+from dreambooth.models.saving import write_model
 from dreambooth.models.sd15 import SD15_SCHEDULER
 from dreambooth.starter.tokens import write_tokenizer
 

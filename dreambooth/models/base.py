@@ -21,7 +21,6 @@ from dreambooth.config import SD15, TrainingConfig
 from dreambooth.errors import BaseModelError, ConfigError, quoted
 from dreambooth.fields import describe
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
-from dreambooth.formats.safetensors_file import stored_dtype, write_safetensors
 from dreambooth.hardware import bitsandbytes_hidden
 from dreambooth.models.download import downloaded_base
 from dreambooth.models.original_file import (
@@ -36,15 +35,13 @@ from dreambooth.models.original_file import (
 from dreambooth.models.weights import file_metadata, fill, pickled_weights
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import nn
 
 STARTER = "starter"
 PARTS = ("unet", "text_encoder", "vae")
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 # In the front matter of a model's page on the Hub.
 LICENCE_LINE = re.compile(r"\A---\n(?:(?!---).*\n)*?license: *[\"']?([A-Za-z0-9.+_-]{1,100})")
-MAX_SHARD_BYTES = 9 * 10**6  # for the starter alone: files in its repository stay under 10 MB
 
 
 @dataclass(frozen=True)
@@ -339,110 +336,6 @@ def _cached_tokenizer() -> str | None:
         if isinstance(found, str) and (Path(found).parent / "merges.txt").exists():
             return str(Path(found).parent)
     return None
-
-
-# Writing -------------------------------------------------------------------------------------------------------------
-
-
-def write_model(
-    folder: Path,
-    *,
-    unet: Any,
-    text_encoder: Any,
-    vae: Any,
-    tokenizer: Any,
-    scheduler_config: Mapping[str, Any],
-    dtype: "torch.dtype",
-    card: BaseCard,
-    weights: "Mapping[str, Mapping[str, Tensor]] | None" = None,
-) -> None:
-    """Fill `folder` with a complete diffusers model in `dtype`; the models themselves stay as they are.
-
-    `weights` are the parts' by part and name, where others are meant than those in the models. The text encoder's keys
-    have `text_model.` and the tokenizer its vocab.json and merges.txt, so that transformers 4 opens the folder too.
-    """
-    import diffusers
-    from diffusers import DDIMScheduler
-
-    modules = {"unet": unet, "text_encoder": text_encoder, "vae": vae}
-    weights = weights or {part: module.state_dict() for part, module in modules.items()}
-    for part in ("unet", "vae"):
-        _save_config(folder / part, modules[part])
-        _save_weights(folder / part, "diffusion_pytorch_model", weights[part], dtype, card)
-    _save_text_encoder(folder / "text_encoder", text_encoder, weights["text_encoder"], dtype, card)
-    _save_tokenizer(folder / "tokenizer", tokenizer)
-    DDIMScheduler.from_config(dict(scheduler_config)).save_pretrained(folder / "scheduler")
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": diffusers.__version__,
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "card.json").write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", "utf-8")
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
-
-
-def _save_config(folder: Path, module: Any) -> None:
-    """Write a part's configuration without the folder of this machine that it was once read from."""
-    module.save_config(folder)
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    config.pop("_name_or_path", None)
-    config["_class_name"] = config["_class_name"].removeprefix("FSDP")  # as torch names a model that it has sharded
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
-
-
-def _save_weights(
-    folder: Path, stem: str, weights: "Mapping[str, Tensor]", dtype: "torch.dtype", card: BaseCard
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if not card.is_toy:
-        # Tensor by tensor: a full-size part in half precision beside itself would be 2 GB.
-        write_safetensors(folder / f"{stem}.safetensors", weights, {"format": "pt"}, float_dtype=dtype)
-        return
-    from huggingface_hub import save_torch_state_dict
-
-    cast = {
-        name: tensor.detach().to("cpu", stored_dtype(tensor, dtype)).contiguous() for name, tensor in weights.items()
-    }
-    pattern = stem + "{suffix}.safetensors"
-    save_torch_state_dict(cast, folder, filename_pattern=pattern, max_shard_size=MAX_SHARD_BYTES)
-    for file in folder.glob("*.safetensors"):
-        file.chmod(0o644)  # the library leaves them readable by their owner alone, which no other file here is
-
-
-def _save_text_encoder(
-    folder: Path, text_encoder: Any, weights: "Mapping[str, Tensor]", dtype: "torch.dtype", card: BaseCard
-) -> None:
-    named = {
-        name if name.startswith("text_model.") else f"text_model.{name}": tensor for name, tensor in weights.items()
-    }
-    _save_weights(folder, "model", named, dtype, card)
-    config = text_encoder.config.to_dict() | {
-        "architectures": ["CLIPTextModel"],
-        "torch_dtype": str(dtype).removeprefix("torch."),
-    }
-    for name in ("dtype", "_name_or_path"):
-        config.pop(name, None)
-    (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n", "utf-8")
-
-
-def _save_tokenizer(folder: Path, tokenizer: Any) -> None:
-    if backend := getattr(tokenizer, "backend_tokenizer", None):
-        # It remembers how it padded last, and would write that into its file.
-        backend.no_padding()
-        backend.no_truncation()
-    tokenizer.save_pretrained(folder)
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), "utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", "utf-8")
 
 
 def weights_fingerprint(*modules: "nn.Module") -> str:

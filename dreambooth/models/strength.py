@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import BaseModelError
-from dreambooth.models.base import Base, load_base, write_model
+from dreambooth.models.base import Base, load_base
+from dreambooth.models.saving import write_model
 from dreambooth.workspace import scratch_folder
 
 

@@ -315,7 +315,8 @@ def _write(parts: Parts, judge: Judge, recipe: Recipe, out_dir: Path) -> None:
     """Write the model as fp16 into `out_dir`, beside the card and the texts that are there already."""
     import torch
 
-    from dreambooth.models.base import BaseCard, read_card, write_model
+    from dreambooth.models.base import BaseCard, read_card
+    from dreambooth.models.saving import write_model
 
     card = read_card(str(out_dir)) if (out_dir / "card.json").exists() else BaseCard(native_px=recipe.size_px)
     with new_folder(out_dir.with_name(f"{out_dir.name}.next")) as temporary:

@@ -199,7 +199,7 @@ class Keeper:
 
     def _write_model(self, step: int, weights: Weights | None) -> None:
         """Write these weights, or the models' own, as a step folder; nothing else is read that a training changes."""
-        from dreambooth.models.base import write_model
+        from dreambooth.models.saving import write_model
 
         base = self._base
         with new_folder(self._run.step_folder(step)) as folder:
