@@ -1,6 +1,7 @@
 """Updates inside backward and all at once: the same weights, and no number that is none among them."""
 
 import dataclasses
+import types
 from typing import Any
 
 import pytest
@@ -87,6 +88,34 @@ def test_a_loss_that_is_no_number_reaches_no_weight(make: Make, monkeypatch: pyt
     with pytest.raises(TrainingError, match="loss of step 1 .* as step 0 left them"):
         run.train()
     assert moved(before, run.weights()) == 0
+
+
+def test_updates_inside_backward_are_refused_in_several_processes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = types.SimpleNamespace(num_processes=2)
+    monkeypatch.setattr("accelerate.PartialState", lambda cpu: two)
+    with pytest.raises(ConfigError, match="update_in_backward: works in one process, and these are 2"):
+        make(**LEAN)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradients_that_no_loss_scale_makes_finite_end_the_run(fused: bool) -> None:
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=fused)
+    updates = GatheredUpdates(TrainingConfig(), optimizer, torch.amp.GradScaler("cpu"), 1)
+
+    def is_finite(poison: float) -> bool:
+        total = parameter.sum()
+        updates.backward(total, 0)
+        assert parameter.grad is not None
+        parameter.grad.mul_(poison)
+        finite = updates.apply(total.detach())
+        updates.clear()
+        return bool(finite)
+
+    assert all(is_finite(poison) for poison in (float("inf"), 1.0) * 15), "one that overflows now and then does not"
+    moved_to = parameter.detach().clone()
+    assert [is_finite(float("nan")) for _ in range(300)].index(False) == 19
+    assert torch.equal(parameter, moved_to)
 
 
 def test_a_gradient_that_is_no_number_stops_its_own_update_and_sends_the_run_back(make: Make) -> None:

@@ -24,6 +24,7 @@ from dreambooth.training.objective import zero_terminal_snr
 from dreambooth.training.sharding import refuse_one_process
 from dreambooth.training.subject_mask import find_subjects
 from dreambooth.training.teacher import fill_teacher
+from dreambooth.training.updates import refuse_several_processes
 from dreambooth.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def prepare(
     process = PartialState(cpu=manager.device.type == "cpu")
     if config.shard_weights:
         refuse_one_process(process.num_processes)
+    if config.update_in_backward:
+        refuse_several_processes(process.num_processes)
 
     def notice(text: str) -> None:
         report(Notice(text, "warning"))

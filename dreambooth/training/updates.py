@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
 from dreambooth.config import TrainingConfig
+from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.training.optimizer import average_across_processes, gradient_norm, stochastically_rounded, update_one
 from dreambooth.training.sharding import Shards
 
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 CLIP_GUARD = 1e-6  # as torch's own clipping has it
+# The loss scale begins at 65536 and is halved each time: far below 1 by then, it makes nothing overflow any more.
+MAX_SKIPPED_UPDATES = 20
+
+
+def refuse_several_processes(num_processes: int) -> None:
+    """Raise ConfigError when gradients, which are gone as soon as they are there, would have to be averaged."""
+    if num_processes > 1:
+        message = f"works in one process, and these are {num_processes}: shard_weights is what needs less memory there."
+        raise ConfigError([FieldProblem("update_in_backward", message)])
 
 
 class GatheredUpdates:
@@ -35,6 +45,7 @@ class GatheredUpdates:
         self._optimizer, self._scaler, self._num_processes = optimizer, scaler, num_processes
         self._shards = shards
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._num_skipped: Tensor | None = None
         # AdamW's fused kernel looks at these two itself: it needs no word from the host, and no pass for the clipping.
         self._is_guarded = all(group.get("fused") for group in optimizer.param_groups)
 
@@ -46,7 +57,7 @@ class GatheredUpdates:
         """Update the weights unless loss or gradients are no finite numbers, and return whether they were.
 
         `total` is the step's mean loss; the answer is a bool scalar on its device. Gradients that overflow under a loss
-        scale do not count: the scale is lowered and the update left out.
+        scale do not count, the scale is lowered and the update left out; not so without an end.
         """
         if self._shards is None:
             average_across_processes(self._parameters, self._num_processes)
@@ -63,7 +74,7 @@ class GatheredUpdates:
             self._clip(norm)
             self._scaler.step(self._optimizer)
         self._scaler.update()
-        return finite
+        return finite & self._is_scale_found(norm) if self._scaler.is_enabled() else finite
 
     def clear(self) -> None:
         """Forget this step's gradients."""
@@ -72,6 +83,14 @@ class GatheredUpdates:
     def close(self) -> None:
         """Free the gradients of a run that has ended."""
         self.clear()
+
+    def _is_scale_found(self, norm: "Tensor") -> "Tensor":
+        """Return whether lower loss scales may still help: not after so many updates in a row that were left out."""
+        if self._num_skipped is None:
+            self._num_skipped = norm.new_zeros(())
+        # In place, for a recorded step.
+        self._num_skipped.add_(1).mul_(~norm.isfinite())
+        return self._num_skipped < MAX_SKIPPED_UPDATES
 
     def _apply_guarded(self, norm: "Tensor", finite: "Tensor") -> None:
         optimizer: Any = self._optimizer
