@@ -119,15 +119,18 @@ def ranking(
 ) -> list[Bled]:
     """Return the prompts by how much their pictures changed, the most first: in an encoder's eyes, else in pixels."""
     found = []
-    for prompt in before:
-        if examiner is None:
+    if examiner is None:
+        for prompt in before:
             change = statistics.fmean(measures.pixel_change(after[prompt], before[prompt]))
             found.append(Bled(prompt, change, None))
-            continue
-        embed = next(iter(examiner.likeness.values()))
-        then, now, real = embed(before[prompt]), embed(after[prompt]), embed(photos)
+        return sorted(found, key=lambda one: one.change, reverse=True)
+    embed = next(iter(examiner.likeness.values()))
+    real = embed(photos)
+    goal = measures.own_similarity(real) if len(photos) > 1 else 1.0
+    for prompt in before:
+        then, now = embed(before[prompt]), embed(after[prompt])
         change = float(1 - (then * now).sum(1).mean())
-        start, goal = measures.similarity(then, real), measures.own_similarity(real) if len(photos) > 1 else 1.0
+        start = measures.similarity(then, real)
         became = measures.share_of_way(measures.similarity(now, real), start, goal)
         found.append(Bled(prompt, change, became))
     return sorted(found, key=lambda one: one.change, reverse=True)

@@ -15,6 +15,8 @@ from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.fields import describe, others, out_of_range, setting, typed, unknown_fields
 from dreambooth.limits import is_folder, plain_name_problem, run_path_problem, shortly, text_problems
 
+# Saves that have to add nothing before a run that stops when it is good does so.
+PATIENCE = 2
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 Kind = Literal["person", "pet", "object", "style"]
@@ -419,6 +421,20 @@ def _recipe_problems(config: TrainingConfig) -> list[FieldProblem]:
     return problems
 
 
+def _stopping_problems(config: TrainingConfig) -> list[FieldProblem]:
+    """Return what a run lacks that is to end when it is good."""
+    if config.stop_when_good is not True:
+        return []
+    problems = []
+    if not (config.save_sample_prompt and config.num_probe_images):
+        message = "looks at probe pictures: it needs save_sample_prompt and num_probe_images."
+        problems.append(FieldProblem("stop_when_good", message))
+    if isinstance(config.save_total_limit, int) and config.save_total_limit <= PATIENCE:
+        message = f"must be more than {PATIENCE} with stop_when_good: the step it stops for lies {PATIENCE} saves back."
+        problems.append(FieldProblem("save_total_limit", message))
+    return problems
+
+
 def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
     problems = []
     if isinstance(config.logging_dir, str):
@@ -437,6 +453,7 @@ def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
     problems += update_problems(config)
     problems += _sharding_problems(config)
     problems += _recipe_problems(config)
+    problems += _stopping_problems(config)
     if not config.train_text_encoder:
         problems += [
             FieldProblem(name, "only has a meaning with train_text_encoder.")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
 from dreambooth.config import Concept, GenerationConfig, TrainingConfig
-from dreambooth.errors import RunFolderError
+from dreambooth.errors import ConfigError, FieldProblem, RunFolderError
 from dreambooth.events import Event, PhaseProgress
 from dreambooth.generation import generate_images, save_picture
 from dreambooth.models.base import load_base, read_card
@@ -84,11 +84,26 @@ def evaluate(
     manager = ModelManager()
     examiner = examiner_for(is_toy=card.is_toy, download=True, token=token, place=manager.place)
     evaluation = Evaluation(request, protocol, settings, workspace, token, manager, examiner, on_progress)
+    _refuse_other(request, {name: protocol.classes[name] for name in names}, protocol)
     found = {name: evaluation.subject(name) for name in names}
     scores = summary(found, examiner, evaluation.stated(len(names)))
     write_json(request.output_dir / "scores.json", scores)
     write_text(request.output_dir / "table.txt", "\n".join(table(scores)) + "\n")
     return scores
+
+
+def _refuse_other(request: Request, classes: dict[str, str], protocol: Protocol) -> None:
+    """Write down of what the folder's pictures and figures are; raise ConfigError where they are of something else."""
+    path = request.output_dir / "request.json"
+    asked: dict[str, Any] = {"base": request.base, "number of steps": request.num_steps, "seed": SEED}
+    asked |= {f"class of {name}": word for name, word in classes.items()}
+    asked |= {f"list of prompts of {word}": list(protocol.prompts_for(word)) for word in classes.values()}
+    kept = dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+    other = [name for name, value in asked.items() if kept.get(name, value) != value]
+    if other:
+        message = f"holds an evaluation with another {', another '.join(other)}: name another folder."
+        raise ConfigError([FieldProblem("output_dir", message)])
+    write_json(path, kept | asked)
 
 
 @dataclass(frozen=True)
@@ -122,14 +137,15 @@ class Evaluation:
         )  # fmt: skip
         run = RunFolder((folder / "run").absolute())
         self._train(name, concept, run)
-        step = self._recommended_step(name, run)
+        recommended = self._recommended_step(name, run)
+        step = run.steps()[-1] if recommended is None else recommended
         wanted = self._wanted(name, class_word)
         self._make(f"{name}: pictures", str(run.step_folder(step)), wanted, folder / f"step-{step}")
         of_base = [dataclasses.replace(one, prompt=one.asked) for one in wanted]
         self._make(f"{name}: pictures of the base", self.request.base, of_base, folder / "base")
         result = self._scored(concept, step, wanted, folder)
         self._write_sheet(concept, wanted, folder / f"step-{step}", folder / "sheet.png")
-        return {"class": class_word, "recommended_step": step, **result}
+        return {"class": class_word, "recommended_step": recommended, "step": step, **result}
 
     # Training --------------------------------------------------------------------------------------------------------
 
@@ -165,13 +181,13 @@ class Evaluation:
             explicit |= {"max_train_steps": num_steps, "save_interval": max(num_steps // 4, 1)}
         return resolve(explicit, card.recipe, "recommended").checked()
 
-    def _recommended_step(self, name: str, run: RunFolder) -> int:
+    def _recommended_step(self, name: str, run: RunFolder) -> int | None:
         scores = score_run(
             run.path, settings=self.settings, manager=self.manager,
             on_picture=lambda done, total: self.on_progress(f"{name}: probe pictures", done, total),
         )  # fmt: skip
         found = scores.recommended(run.steps())
-        return found.step if found and found.step is not None else run.steps()[-1]
+        return found.step if found else None
 
     # Pictures --------------------------------------------------------------------------------------------------------
 
@@ -225,15 +241,14 @@ class Evaluation:
             values = dict(json.loads(kept.read_text("utf-8")))
             if values.pop("of") == key:
                 return values
-        photos = photos_of([concept])
         before = _read(wanted, folder / "base")
-        reference = Reference(photos, before)
+        reference = Reference(photos_of([concept]), before)
         taught = step_scores(self.examiner, step, _read(wanted, folder / f"step-{step}"), reference)
         untaught = step_scores(self.examiner, 0, before, reference)
         values = {
             "fidelity": taught.fidelity, "prompt": taught.prompt, "drift": taught.drift,
             "measures": dict(taught.measures), "base": dict(untaught.measures),
-            "ceiling": ceiling(self.examiner, photos),
+            "ceiling": ceiling(self.examiner, reference),
         }  # fmt: skip
         write_json(kept, {"of": key, **values})
         return values
@@ -289,12 +304,15 @@ def _means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 def table(scores: dict[str, Any]) -> list[str]:
     """Return the scores as lines of a table, the ceiling and the base beside the subjects."""
     names = list(scores["mean"])
-    rows = [(name, one["measures"], str(one["recommended_step"])) for name, one in scores["subjects"].items()]
+    rows = [
+        (name, one["measures"], f"{one['step']}{'' if one['recommended_step'] else ', last'}")
+        for name, one in scores["subjects"].items()
+    ]
     beside = {"mean": "mean", "untaught base": "base", "real photos": "ceiling"}
     rows += [(title, scores[key], "") for title, key in beside.items()]
     head = "".join(name.rjust(15) for name in names)
-    lines = [scores["stated"], f"Judged by {scores['examiner'] or 'pixels alone'}.", f"{'':22}{'step':>7}{head}"]
+    lines = [scores["stated"], f"Judged by {scores['examiner'] or 'pixels alone'}.", f"{'':22}{'step':>11}{head}"]
     for title, row, step in rows:
         cells = (f"{row[name]:.3f}" if name in row else "-" for name in names)
-        lines.append(f"{title[:22]:22}{step:>7}" + "".join(cell.rjust(15) for cell in cells))
+        lines.append(f"{title[:22]:22}{step:>11}" + "".join(cell.rjust(15) for cell in cells))
     return lines

@@ -31,6 +31,7 @@ PLACES = (
     "in the snow", "on the beach", "in the jungle", "with a city in the background", "on top of a wooden floor",
     "floating on top of water", "with a mountain in the background", "on top of pink fabric",
 )  # fmt: skip
+SHORT_SIDE_PX = 512
 UNRELATED = ("photo of teapot in the snow", "photo of dog on the beach")
 NAME = re.compile(r"([0-9]+)-(identifier|class|unrelated|empty)-([0-9]+)\.png")
 WITHOUT_ENCODERS = (
@@ -163,32 +164,52 @@ def photos_of(concepts: Sequence[Concept]) -> list[list["Image.Image"]]:
         images = []
         for path in find_photos(Path(concept.instance_data_dir)).photos:
             try:
-                images.append(read_photo(path).image)
+                images.append(_for_encoders(read_photo(path).image))
             except PhotoError:
                 continue
         found.append(images)
     return found
 
 
-def update_scores(run: RunFolder, config: TrainingConfig, examiner: Examiner | None) -> RunScores | None:
+def _for_encoders(photo: "Image.Image") -> "Image.Image":
+    """Return a large photo smaller: encoders see 224 px of it, and ten of a phone's photos are a gigabyte."""
+    from PIL import Image
+
+    scale = SHORT_SIDE_PX / min(photo.size)
+    if scale >= 1:
+        return photo
+    return photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS)
+
+
+def reference_of(run: RunFolder, config: TrainingConfig) -> Reference:
+    """Return what the steps of a run are held to: its photos, and the base's probe pictures, which must be there."""
+    return Reference(photos_of(config.concepts), read_probes(run, 0, probes_of(config.concepts, num_probes_made(run))))
+
+
+def update_scores(
+    run: RunFolder, config: TrainingConfig, examiner: Examiner | None, reference: Reference | None = None
+) -> RunScores | None:
     """Score every step that has probe pictures and no figures of this examiner yet, and write scores and chart.
 
-    Returns None where there are no probe pictures of the base to hold others to.
+    Returns None where there are no probe pictures of the base to hold others to. `reference` is that of before, whose
+    photos have been looked at already.
     """
-    steps = probed_steps(run)
+    steps, num_probes = probed_steps(run), num_probes_made(run)
     if 0 not in steps:
         return None
     kept = read_scores(run)
     name = examiner.name if examiner else ""
-    probes = probes_of(config.concepts, num_probes_made(run))
-    known = {one.step: one for one in kept.steps} if kept and kept.examiner == name else {}
-    photos = photos_of(config.concepts)
-    reference = Reference(photos, read_probes(run, 0, probes))
+    probes = probes_of(config.concepts, num_probes)
+    # Of another number of probes other pictures were made, at every step.
+    is_same = kept is not None and (kept.examiner, kept.num_probes) == (name, num_probes)
+    known = {one.step: one for one in kept.steps} if kept is not None and is_same else {}
+    reference = reference or reference_of(run, config)
     found = [
         known.get(step) or step_scores(examiner, step, read_probes(run, step, probes), reference) for step in steps
     ]
     found = with_losses(found, fixed_noise_losses_of(read_events(run.events_path)))
-    scores = RunScores(name, tuple(found), ceiling(examiner, photos), "" if examiner else WITHOUT_ENCODERS)
+    note = "" if examiner else WITHOUT_ENCODERS
+    scores = RunScores(name, tuple(found), ceiling(examiner, reference), note, num_probes)
     keep_scores(run, scores)
     return scores
 

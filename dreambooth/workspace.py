@@ -197,10 +197,12 @@ class RunFolder:
             )
 
     def forget_failed_start(self) -> None:
-        """Remove the records of a run that ended before its first step, and the samples of its base; the log stays."""
-        for path in (self.events_path, self.state_path, self.config_path, self.finish_path):
+        """Remove the records of a run that ended before its first step, and the pictures of its base; the log stays."""
+        scores = (self.records / "scores.json", self.records / "scores.png")
+        for path in (self.events_path, self.state_path, self.config_path, self.finish_path, *scores):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.step_folder(0) / "samples", ignore_errors=True)
+        for folder in (self.step_folder(0) / "samples", self.records / "probes", self.records / "bleed"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def newest_step_folder(path: Path) -> Path:

@@ -1,6 +1,7 @@
 """Settings: ranges, authority, JSON, and all mistakes at once."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ def test_a_request_out_of_range_is_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigError) as caught:
         GenerationConfig(**{"prompt": "a dog", field: value}).checked()  # type: ignore[arg-type]
     assert list(problems_of(caught.value)) == [field]
+
+
+def test_a_run_that_is_to_end_when_it_is_good_can_tell_and_keeps_what_it_ends_for(photos: Path) -> None:
+    concepts = (Concept("photo of zwx dog", str(photos)),)
+    blind = TrainingConfig(concepts=concepts, stop_when_good=True, save_total_limit=2)
+    with pytest.raises(ConfigError) as told:
+        blind.checked()
+    problems = problems_of(told.value)
+    assert problems["stop_when_good"].startswith("looks at probe pictures")
+    assert problems["save_total_limit"].startswith("must be more than 2 with stop_when_good")
+    replace(blind, save_sample_prompt="photo of zwx dog", save_total_limit=3).checked()
 
 
 def test_json_gives_the_same_settings_back() -> None:

@@ -81,7 +81,8 @@ def test_an_evaluation_writes_its_scores_and_makes_nothing_twice(
     ]  # fmt: skip
     assert main(command) == 0
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
-    assert scores["subjects"]["cup"]["recommended_step"] in (1, 2)
+    assert scores["subjects"]["cup"]["step"] in (1, 2)
+    assert scores["subjects"]["cup"]["recommended_step"] in (None, scores["subjects"]["cup"]["step"])
     assert {"judge", "place", "PRES", "DIV", "copies"} <= set(scores["mean"])
     assert set(scores["ceiling"]) == {"judge"}
     assert set(scores["base"]) == set(scores["mean"])
@@ -96,3 +97,9 @@ def test_an_evaluation_writes_its_scores_and_makes_nothing_twice(
         monkeypatch.setattr(evaluating, name, refuse)
     assert main(command) == 0
     assert json.loads((tmp_path / "out" / "scores.json").read_text()) == scores
+    capsys.readouterr()
+    assert main([*command[:-1], "3"]) == 1
+    assert "holds an evaluation with another number of steps: name another folder." in capsys.readouterr().err
+    (folder / "prompts_and_classes.txt").write_text(CLASSES.replace("teapot", "vase"))
+    assert main(command) == 1
+    assert "another class of cup" in capsys.readouterr().err

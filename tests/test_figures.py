@@ -1,5 +1,6 @@
 """Each measure on pictures whose answer is known, by the judge and by full-size encoders of random weights."""
 
+import dataclasses
 import random
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from PIL import Image, ImageOps
 
 from dreambooth.config import Concept
 from dreambooth.models.base import starter_folder
-from dreambooth.probes import PLACES, probes_of
+from dreambooth.probes import PLACES, photos_of, probes_of
 from dreambooth.scoring import measures
-from dreambooth.scoring.encoders import Examiner, encoder_examiner, examiner_for, judge_examiner, place_named
+from dreambooth.scoring.encoders import Embed, Examiner, encoder_examiner, examiner_for, judge_examiner, place_named
 from dreambooth.scoring.figures import Kind, ProbePicture, Reference, ceiling, step_scores
 from dreambooth.scoring.judge import load_judge
 from dreambooth.starter import scenes
@@ -96,7 +97,7 @@ def test_without_an_examiner_pixels_alone_are_told() -> None:
     found = step_scores(None, 1, base_pictures(), Reference([photos()], base_pictures()))
     assert (found.fidelity, found.prompt, found.drift) == (None, None, None)
     assert set(found.measures) == {"nearest photo", "copies", "changed"}
-    assert ceiling(None, [photos()]) == {}
+    assert ceiling(None, Reference([photos()], [])) == {}
 
 
 # Pixels --------------------------------------------------------------------------------------------------------------
@@ -105,10 +106,11 @@ def test_without_an_examiner_pixels_alone_are_told() -> None:
 def test_a_copy_is_found_mirrored_and_in_another_light() -> None:
     own = photos()
     brighter = [image.point(lambda value: min(int(value * 0.8) + 30, 255)) for image in own]
-    assert min(measures.nearest_photo(own, own)) == pytest.approx(1)
-    assert min(measures.nearest_photo([ImageOps.mirror(image) for image in own], own)) == pytest.approx(1)
-    assert min(measures.nearest_photo(brighter, own)) > 0.95
-    assert max(measures.nearest_photo([portrait("jungle", 3)], own)) < 0.9
+    pool = measures.photo_pool(own)
+    assert min(measures.nearest_photo(own, pool)) == pytest.approx(1)
+    assert min(measures.nearest_photo([ImageOps.mirror(image) for image in own], pool)) == pytest.approx(1)
+    assert min(measures.nearest_photo(brighter, pool)) > 0.95
+    assert max(measures.nearest_photo([portrait("jungle", 3)], pool)) < 0.9
 
 
 def test_pixels_that_did_not_change_are_told_so() -> None:
@@ -189,7 +191,30 @@ def test_dino_and_clip_give_unit_vectors_and_cosines() -> None:
 def test_scores_by_dino_and_clip_have_all_of_the_papers_measures() -> None:
     found = step_scores(encoder_examiner(*small_encoders()), 3, base_pictures(), Reference([photos()], base_pictures()))
     assert {"DINO", "CLIP-I", "CLIP-T", "PRES", "DIV"} <= set(found.measures)
-    assert set(ceiling(encoder_examiner(*small_encoders()), [photos()])) == {"DINO", "CLIP-I"}
+    assert set(ceiling(encoder_examiner(*small_encoders()), Reference([photos()], []))) == {"DINO", "CLIP-I"}
+
+
+def test_photos_and_the_bases_pictures_are_looked_at_once_whatever_is_saved() -> None:
+    examiner, looked = encoder_examiner(*small_encoders()), []
+
+    def watched(embed: Embed) -> Embed:
+        return lambda images: looked.append(len(images)) or embed(images)  # type: ignore[func-returns-value]
+
+    likeness = {name: watched(embed) for name, embed in examiner.likeness.items()}
+    watching, reference = dataclasses.replace(examiner, likeness=likeness), Reference([photos()], base_pictures())
+    first = step_scores(watching, 1, base_pictures(), reference)
+    num_first = sum(looked)
+    again = step_scores(watching, 1, base_pictures(), reference)
+    assert again == first == step_scores(examiner, 1, base_pictures(), Reference([photos()], base_pictures()))
+    # Two encoders look at the photos, the first one at the base's pictures, and both at what is new.
+    assert num_first - (sum(looked) - num_first) == 2 * len(photos()) + len(base_pictures())
+
+
+def test_a_phones_photo_is_held_no_larger_than_it_is_looked_at(tmp_path: Path) -> None:
+    Image.linear_gradient("L").resize((3000, 4000)).save(tmp_path / "0.jpg")
+    portrait("snow", 1).save(tmp_path / "1.png")
+    (found,) = photos_of([Concept("photo of zwx dog", str(tmp_path))])
+    assert [photo.size for photo in found] == [(512, 683), portrait("snow", 1).size]
 
 
 def test_without_encoders_in_the_cache_there_is_no_examiner(tmp_path: Path) -> None:

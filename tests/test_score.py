@@ -11,7 +11,7 @@ from dreambooth.cli import main
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.errors import RunFolderError
 from dreambooth.models.base import starter_folder
-from dreambooth.runs import train
+from dreambooth.runs import start_records, train
 from dreambooth.score import score_run, told
 from dreambooth.scoring.encoders import judge_examiner
 from dreambooth.scoring.judge import load_judge
@@ -72,6 +72,27 @@ def test_a_scored_run_says_which_step_to_take(trained: RunFolder, capsys: pytest
     assert chart_path(trained).exists()
     assert set(values["ceiling"]) == {"judge"}
     assert sorted(entry.name for entry in trained.path.iterdir() if entry.name.isdecimal()) == ["1", "2"]
+
+
+@pytest.mark.usefixtures("judged")
+def test_other_pictures_get_other_figures(trained: RunFolder) -> None:
+    """Each number of probes has pictures of its own, and what was told of others counts no more."""
+    by_number = [score_run(trained.path, num_probes=number).steps[1] for number in (1, 3)]
+    assert by_number[0] != by_number[1]
+    assert read_scores(trained) == score_run(trained.path, num_probes=3), "the same number: the same figures"
+
+
+def test_a_start_after_a_failed_one_is_held_to_nothing_of_it(tmp_path: Path, photos: Path) -> None:
+    """What failed may have had another base, size or prompt: its pictures and figures are none of the next run's."""
+    run = RunFolder(tmp_path / "run")
+    config = TrainingConfig(concepts=(Concept("photo of zwx dog", str(photos)),))
+    start_records(config, run)
+    left = [run.records / name for name in ("probes/0/0-identifier-0.png", "bleed/2/bleed.json", "scores.json")]
+    for file in left:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+    start_records(config, run)
+    assert not [file for file in left if file.exists()]
 
 
 def test_the_command_line_says_that_no_step_looks_like_the_photos(trained: RunFolder) -> None:

@@ -140,10 +140,10 @@ def bleed_dir(model_dir: Path) -> Path:
 
 
 def _bleed(model_dir: Path) -> str:
-    """Return what the training changed that it should not have, as far as that was looked at."""
+    """Return what the training changed that it should not have, or that nobody looked."""
     rows = [row for row in _object(bleed_dir(model_dir) / BLEED_REPORT).get("prompts", []) if _is_bled(row)]
     if not rows:
-        return ""
+        return "## What else it changed\n\nNobody has looked (`python -m dreambooth bleed RUN` does).\n"
     lines = [
         "## What else it changed", "",
         "Prompts without the identifier, the same seeds with the base and with this model; the most changed first.", "",

@@ -30,7 +30,7 @@ class Examiner:
     """Ways to see likeness, the first of which counts, and one to hold pictures to their prompts.
 
     `likeness` gives one unit vector a picture. `obedience` gives one number a picture, None for a prompt that it cannot
-    judge; `photos_obey` says whether real photos held to the same prompts are its zero, as with CLIP.
+    judge; `photos_are_zero` says whether real photos held to the same prompts are its zero, as with CLIP.
     """
 
     name: str
@@ -127,7 +127,10 @@ def encoder_examiner(dino: Any, clip: Any, tokenizer: Any) -> Examiner:
     def obedience(images: Sequence["Image.Image"], prompts: Sequence[str]) -> list[float | None]:
         ids = tokenizer(list(prompts), padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         texts = _embedded(clip, ids.input_ids, lambda batch: _pooled(clip.get_text_features(input_ids=batch)))
-        cosines: list[float | None] = (see_clip(images) * texts).sum(1).tolist()
+        # A photo is held to many prompts, and looked at once.
+        rows = {id(image): row for row, image in enumerate({id(one): one for one in images}.values())}
+        seen = see_clip(list({id(one): one for one in images}.values()))[[rows[id(image)] for image in images]]
+        cosines: list[float | None] = (seen * texts).sum(1).tolist()
         return cosines
 
     name = "DINO ViT-S/16 and CLIP ViT-B/32"

@@ -1,9 +1,9 @@
 """From the probe pictures of one step to its figures, beside those of the base and of the real photos."""
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dreambooth.scoring import measures
 from dreambooth.scoring.encoders import Examiner
@@ -11,7 +11,9 @@ from dreambooth.scoring.recommendation import StepScores
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
+T = TypeVar("T")
 Kind = Literal["identifier", "class", "unrelated", "empty"]
 # What should not change when a subject is learned.
 NEUTRAL: tuple[Kind, ...] = ("class", "unrelated", "empty")
@@ -33,10 +35,32 @@ class ProbePicture:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a step's figures are held against: the photos of each concept and the base's pictures of the same seeds."""
+    """What a step's figures are held against: the photos of each concept and the base's pictures of the same seeds.
+
+    They stay the same from save to save: what an encoder sees in them is worked out `once`.
+    """
 
     photos: Sequence[Sequence["Image.Image"]]
     base: Sequence[ProbePicture]
+    _known: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, key: tuple[object, ...], work: Callable[[], T]) -> T:
+        """Return what `work` gave when it was first asked for under this key."""
+        if key not in self._known:
+            self._known[key] = work()
+        found: T = self._known[key]
+        return found
+
+    def photo_rows(self, examiner: Examiner, encoder: str, concept: int) -> "Tensor":
+        """Return the unit vectors of a concept's photos, (photos, size)."""
+        embed = examiner.likeness[encoder]
+        return self.once((examiner.name, encoder, concept), lambda: embed(self.photos[concept]))
+
+    def base_rows(self, examiner: Examiner, kind: Kind, concept: int) -> "Tensor":
+        """Return the first encoder's unit vectors of the base's pictures of a kind, (pictures, size)."""
+        embed = next(iter(examiner.likeness.values()))
+        own = [one.image for one in self.base if (one.concept, one.kind) == (concept, kind)]
+        return self.once((examiner.name, kind, concept), lambda: embed(own))
 
 
 def step_scores(
@@ -50,13 +74,14 @@ def step_scores(
     return StepScores(step, fidelity, prompt, drift, means)
 
 
-def ceiling(examiner: Examiner | None, photos: Sequence[Sequence["Image.Image"]]) -> dict[str, float]:
+def ceiling(examiner: Examiner | None, reference: Reference) -> dict[str, float]:
     """Return how like the real photos of one subject are to each other, by encoder: what fidelity can reach."""
     if examiner is None:
         return {}
     found = {}
-    for name, embed in examiner.likeness.items():
-        values = [measures.own_similarity(embed(own)) for own in photos if len(own) > 1]
+    several = [concept for concept, own in enumerate(reference.photos) if len(own) > 1]
+    for name in examiner.likeness:
+        values = [measures.own_similarity(reference.photo_rows(examiner, name, concept)) for concept in several]
         if values:
             found[name] = statistics.fmean(values)
     return found
@@ -67,29 +92,26 @@ def _of_concept(
 ) -> StepScores:
     own = [one for one in pictures if one.concept == concept]
     before = [one for one in reference.base if one.concept == concept]
-    photos = reference.photos[concept]
-    found = _by_pixels(own, before, photos)
+    pool = reference.once(("thumbnails", concept), lambda: measures.photo_pool(reference.photos[concept]))
+    found = _by_pixels(own, before, pool)
     if examiner is None:
         return StepScores(step, measures=found)
     shown, class_pictures = _of(own, "identifier"), _of(own, "class")
-    embeds = examiner.likeness
-    for name, embed in embeds.items():
-        found[name] = measures.similarity(embed(_images(shown)), embed(photos))
-    first = next(iter(embeds))
-    if class_pictures:
-        class_rows = embeds[first](_images(class_pictures))
-        found["PRES"] = measures.similarity(class_rows, embeds[first](photos))
+    for name, embed in examiner.likeness.items():
+        found[name] = measures.similarity(embed(_images(shown)), reference.photo_rows(examiner, name, concept))
+    first, embed = next(iter(examiner.likeness.items()))
+    rows = {kind: embed(_images(some)) for kind in NEUTRAL if (some := _of(own, kind))}
+    if "class" in rows:
+        found["PRES"] = measures.similarity(rows["class"], reference.photo_rows(examiner, first, concept))
         if len(class_pictures) > 1:
-            found["DIV"] = measures.diversity(class_rows)
-    prompt = _prompt_share(examiner, shown, _of(before, "identifier"), photos, found)
-    return StepScores(step, _fidelity(examiner, found, before, photos), prompt, _drift(examiner, own, before, photos),
-                      found)  # fmt: skip
+            found["DIV"] = measures.diversity(rows["class"])
+    prompt = _prompt_share(examiner, shown, concept, reference, found)
+    fidelity = _fidelity(examiner, found[first], concept, reference)
+    return StepScores(step, fidelity, prompt, _drift(examiner, rows, concept, reference), found)
 
 
-def _by_pixels(
-    own: Sequence[ProbePicture], before: Sequence[ProbePicture], photos: Sequence["Image.Image"]
-) -> dict[str, float]:
-    nearest = measures.nearest_photo(_images(_of(own, "identifier")), photos)
+def _by_pixels(own: Sequence[ProbePicture], before: Sequence[ProbePicture], pool: "Tensor") -> dict[str, float]:
+    nearest = measures.nearest_photo(_images(_of(own, "identifier")), pool)
     neutral, neutral_before = ([one for one in some if one.kind in NEUTRAL] for some in (own, before))
     found = {
         "nearest photo": statistics.fmean(nearest),
@@ -100,37 +122,37 @@ def _by_pixels(
     return found
 
 
-def _fidelity(
-    examiner: Examiner, found: dict[str, float], before: Sequence[ProbePicture], photos: Sequence["Image.Image"]
-) -> float | None:
-    name, embed = next(iter(examiner.likeness.items()))
-    if len(photos) < 2:
+def _fidelity(examiner: Examiner, likeness: float, concept: int, reference: Reference) -> float | None:
+    if len(reference.photos[concept]) < 2:
         return None
-    real = embed(photos)
-    start = measures.similarity(embed(_images(_of(before, "identifier"))), real)
-    return measures.share_of_way(found[name], start, measures.own_similarity(real))
+    real = reference.photo_rows(examiner, next(iter(examiner.likeness)), concept)
+    start = measures.similarity(reference.base_rows(examiner, "identifier", concept), real)
+    return measures.share_of_way(likeness, start, measures.own_similarity(real))
 
 
 def _prompt_share(
-    examiner: Examiner,
-    shown: Sequence[ProbePicture],
-    before: Sequence[ProbePicture],
-    photos: Sequence["Image.Image"],
-    found: dict[str, float],
+    examiner: Examiner, shown: Sequence[ProbePicture], concept: int, reference: Reference, found: dict[str, float]
 ) -> float | None:
     """Return how far prompts are followed, 1 as the base does, and add the measure itself to `found`.
 
     0 is nothing of it or, where encoders give even a wrong picture something, what the photos get for these prompts.
     """
-    value = _obedience(examiner, _images(shown), [one.asked for one in shown])
-    goal = _obedience(examiner, _images(before), [one.asked for one in before])
+    asked = [one.asked for one in shown]
+    before = [one for one in _of(reference.base, "identifier") if one.concept == concept]
+    photos = reference.photos[concept]
+
+    def goal_and_start() -> tuple[float | None, float]:
+        goal = _obedience(examiner, _images(before), [one.asked for one in before])
+        if not examiner.photos_are_zero:
+            return goal, 0.0
+        pairs = [(photo, prompt) for prompt in asked for photo in photos]
+        return goal, _obedience(examiner, [photo for photo, _ in pairs], [prompt for _, prompt in pairs]) or 0.0
+
+    value = _obedience(examiner, _images(shown), asked)
+    goal, start = reference.once((examiner.name, "obedience", concept, *asked), goal_and_start)
     if value is None or goal is None:
         return None
     found[examiner.obedience_name] = value
-    start = 0.0
-    if examiner.photos_are_zero:
-        asked = [one.asked for one in shown for _ in photos]
-        start = _obedience(examiner, [photo for _ in shown for photo in photos], asked) or 0.0
     return measures.share_of_way(value, start, goal)
 
 
@@ -138,19 +160,17 @@ def _obedience(examiner: Examiner, images: Sequence["Image.Image"], asked: Seque
     return _mean(examiner.obedience(images, asked))
 
 
-def _drift(
-    examiner: Examiner, own: Sequence[ProbePicture], before: Sequence[ProbePicture], photos: Sequence["Image.Image"]
-) -> float | None:
+def _drift(examiner: Examiner, rows: "Mapping[Kind, Tensor]", concept: int, reference: Reference) -> float | None:
     """Return how far the pictures of prompts without the identifier became the subject: 0 as the base, 1 as photos."""
-    embed = next(iter(examiner.likeness.values()))
-    real = embed(photos)
-    shares = []
-    for kind in NEUTRAL:
-        now, then = _images(_of(own, kind)), _images(_of(before, kind))
-        if now and then and len(photos) > 1:
-            start, goal = measures.similarity(embed(then), real), measures.own_similarity(real)
-            shares.append(measures.share_of_way(measures.similarity(embed(now), real), start, goal))
-    # The class is the subject's nearest neighbour: it is lost first, and counts as much as all others together.
+    if len(reference.photos[concept]) < 2:
+        return None
+    real = reference.photo_rows(examiner, next(iter(examiner.likeness)), concept)
+    goal, shares = measures.own_similarity(real), []
+    for kind, now in rows.items():
+        if any((one.concept, one.kind) == (concept, kind) for one in reference.base):
+            start = measures.similarity(reference.base_rows(examiner, kind, concept), real)
+            shares.append(measures.share_of_way(measures.similarity(now, real), start, goal))
+    # The class is the subject's nearest neighbour: it is lost first, and counts once more beside the mean of all.
     return None if not shares else statistics.fmean([shares[0], statistics.fmean(shares)])
 
 

@@ -58,14 +58,19 @@ def thumbnails(images: "Sequence[Image.Image]") -> "Tensor":
     return torch.nn.functional.normalize(rows, dim=1)
 
 
-def nearest_photo(images: "Sequence[Image.Image]", photos: "Sequence[Image.Image]") -> list[float]:
+def photo_pool(photos: "Sequence[Image.Image]") -> "Tensor":
+    """Return the thumbnails of the photos and of their mirror images, (2 x photos, 3 x 24 x 24)."""
+    import torch
+
+    rows = thumbnails(photos)
+    return torch.cat([rows, rows.view(-1, THUMBNAIL_PX, THUMBNAIL_PX, 3).flip(2).reshape(rows.shape)])
+
+
+def nearest_photo(images: "Sequence[Image.Image]", pool: "Tensor") -> list[float]:
     """Return for each picture its correlation with the photo, or mirrored photo, that it is most like: 1 for a copy.
 
     The copy check: likeness in an encoder's eyes is what is wanted, likeness pixel by pixel is a photo given back.
     """
-    from PIL import ImageOps
-
-    pool = thumbnails([*photos, *(ImageOps.mirror(photo) for photo in photos)])
     nearest: list[float] = (thumbnails(images) @ pool.T).max(1).values.tolist()
     return nearest
 

@@ -7,12 +7,12 @@ prompts are still followed) and drift (how far pictures that should not have cha
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dreambooth.config import PATIENCE
+
 # Two steps that differ by less cannot be told apart by a dozen pictures: the later one is taken, which saw more. A
 # likeness below it cannot be told from the untaught base's.
 TOLERANCE = 0.01
 SEEN_LOSS, UNSEEN_LOSS, DRIFT_LOSS = "loss on photos", "loss on unseen views", "loss against base"
-# Saves that have to add nothing before a run that stops when it is good does so.
-PATIENCE = 2
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _why(chosen: StepScores, all_steps: Sequence[StepScores]) -> str:
         return f"Step {chosen.step} is the only one that was scored ({told})."
     last = all_steps[-1]
     if chosen is last:
-        return f"Step {chosen.step}, the last, is the best: no earlier one has more in all ({told})."
+        return f"Step {chosen.step}, the last, is the best: no earlier one is clearly better ({told})."
     return f"Step {chosen.step} is the best in all ({told}); {_what_later_steps_lose(chosen, last)}."
 
 

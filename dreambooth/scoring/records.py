@@ -15,12 +15,14 @@ class RunScores:
     """All scored steps of a run, the untaught base (step 0) first, and the real photos held to each other.
 
     `examiner` says who looked at the pictures; empty where nothing could and the fixed-noise losses stand alone.
+    `num_probes` is how many subject pictures each step has.
     """
 
     examiner: str
     steps: tuple[StepScores, ...] = ()
     ceiling: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    num_probes: int = 0
 
     @property
     def base(self) -> StepScores | None:
@@ -48,6 +50,7 @@ def write_scores(run: RunFolder, scores: RunScores) -> None:
     values = {
         "examiner": scores.examiner,
         "note": scores.note,
+        "num_probes": scores.num_probes,
         "recommended_step": found.step if found else None,
         "why": found.why if found else "",
         "ceiling": dict(scores.ceiling),
@@ -62,7 +65,8 @@ def read_scores(run: RunFolder) -> RunScores | None:
         values = dict(json.loads(scores_path(run).read_text("utf-8")))
         steps = tuple(_step(dict(one)) for one in values["steps"])
         ceiling = {str(name): float(value) for name, value in dict(values["ceiling"]).items()}
-        return RunScores(str(values["examiner"]), steps, ceiling, str(values.get("note", "")))
+        num_probes = int(_number(values.get("num_probes", 0)))
+        return RunScores(str(values["examiner"]), steps, ceiling, str(values.get("note", "")), num_probes)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 

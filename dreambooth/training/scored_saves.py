@@ -7,8 +7,9 @@ from dreambooth.config import TrainingConfig
 from dreambooth.events import Notice, PhaseProgress
 from dreambooth.models.base import Base
 from dreambooth.models.manager import ModelManager
-from dreambooth.probes import keep_scores, make_probes, pipe_of, probes_of, update_scores
+from dreambooth.probes import keep_scores, make_probes, pipe_of, probed_steps, probes_of, reference_of, update_scores
 from dreambooth.scoring.encoders import Examiner, examiner_for
+from dreambooth.scoring.figures import Reference
 from dreambooth.scoring.recommendation import is_past_best
 from dreambooth.scoring.records import RunScores
 from dreambooth.workspace import RunFolder
@@ -31,6 +32,7 @@ class SavesScorer:
         self._config, self._run, self._base = config, run, base
         self._manager, self._report = manager, report
         self._examiner: tuple[Examiner | None] | None = None
+        self._reference: Reference | None = None
         self._scores: RunScores | None = None
         self.is_on = config.num_probe_pictures > 0
 
@@ -51,7 +53,9 @@ class SavesScorer:
             return None
         if self._examiner is None:
             self._examiner = (examiner_for(is_toy=self._base.card.is_toy, download=False),)
-        self._scores = update_scores(self._run, self._config, self._examiner[0])
+        if self._reference is None and 0 in probed_steps(self._run):
+            self._reference = reference_of(self._run, self._config)
+        self._scores = update_scores(self._run, self._config, self._examiner[0], self._reference)
         return self._scores
 
     def write(self) -> None:
