@@ -21,8 +21,11 @@ DeviceKind = Literal["cuda", "mps", "cpu"]
 FP32, HALF = 4, 2
 # Two moments of each weight in 32 bits, and in 8 (with their scales, one per 256 weights).
 MOMENT_BYTES, MOMENT_8BIT_BYTES = 8.0, 2.04
-# How many a forward without gradients takes at once: sample pictures, and examples for the base as teacher.
-SAMPLES_AT_A_TIME, TEACHER_EXAMPLES = 4, 32
+# How many sample pictures a forward takes at once.
+SAMPLES_AT_A_TIME = 4
+# Latent places of a forward without gradients that is only looked at, the base's as teacher among them: two pictures of
+# SD 1.5, so that looking never needs more memory than a step of training.
+PLACES_AT_ONCE = 2 * 64 * 64
 # Left free for what else the device does when a plan is chosen.
 MARGIN = 0.05
 # oneDNN keeps its kernels for bf16 on the CPU, one for each shape.
@@ -113,7 +116,8 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> Iter
         pictures = _inference_values(shape, config.resolution, config.sample_batch_size, constants)
         yield need("class pictures", everything * FP32, 0, 0, pictures * _inference_bytes(kind))
     if config.teacher_prior:
-        values = _forward_values(shape, config.resolution, TEACHER_EXAMPLES, constants)
+        examples = max(1, PLACES_AT_ONCE // (config.resolution // 8) ** 2)
+        values = _forward_values(shape, config.resolution, examples, constants)
         yield need("teacher", weights, 0, 0, values * (FP32 if config.mixed_precision == "no" else HALF))
     gradients, activations = _step_peak(config, shape, kind)
     # A graph has a pool of its own, and the steps that warm it up were made in the common one.

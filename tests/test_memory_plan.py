@@ -119,6 +119,15 @@ def test_more_of_anything_never_takes_less() -> None:
         assert memory_need(less, SD15_SHAPE, kind).peak_bytes < need
 
 
+def test_a_teacher_never_sets_the_peak_of_a_run() -> None:
+    """It looks at no more at a time than two pictures of SD 1.5, which costs less than a step, at any size."""
+    for resolution_px in (512, 768):
+        plain = resolve({"with_prior_preservation": True, "resolution": resolution_px}, None, "leanest")
+        taught = dataclasses.replace(plain, teacher_prior=True)
+        peaks = [memory_need(config, SD15_SHAPE, "cuda").peak_bytes for config in (plain, taught)]
+        assert peaks[0] == peaks[1]
+
+
 def test_the_copy_that_a_model_is_written_from_counts_where_steps_go_on_meanwhile() -> None:
     last_only = TrainingConfig(max_train_steps=100, save_interval=100, train_text_encoder=True, use_ema=True)
     on_the_way = dataclasses.replace(last_only, save_interval=50)

@@ -16,6 +16,7 @@ from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import RunFolderError
 from dreambooth.events import ModelSaved, Notice, PhaseProgress, SamplesMade
 from dreambooth.hardware import describe_cpu, gb
+from dreambooth.memory_plan import SAMPLES_AT_A_TIME
 from dreambooth.models.manager import ModelManager
 from dreambooth.storage import remove_weights, saved_steps
 from dreambooth.training.checkpoint import Learner, Surroundings, lend_parts, prune, write_checkpoint
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import torch
 
 STATE_INTERVAL_S = 600
-SAMPLES_AT_A_TIME = 4
 # Left free of the machine's memory when weights are copied to be written.
 HOST_MARGIN_BYTES = 1 << 30
 

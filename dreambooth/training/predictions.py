@@ -3,14 +3,12 @@
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.memory_plan import PLACES_AT_ONCE
 from dreambooth.training import objective
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-# Two pictures of SD 1.5 at a time: looking must never need more memory than a step of training.
-PLACES_AT_ONCE = 2 * 64 * 64
 
 
 def arithmetic(mixed_precision: str, device: "torch.device") -> contextlib.AbstractContextManager[Any]:
