@@ -18,7 +18,7 @@ from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import RunFolderError
 from dreambooth.export.model_card import BLEED_PICTURE, BLEED_REPORT, bleed_dir
 from dreambooth.generation import generate_images
-from dreambooth.models.base import Base, load_base
+from dreambooth.models.base import Base, load_base, read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.probes import photos_of, pipe_of
 from dreambooth.runs import read_config, revealed_token
@@ -109,6 +109,36 @@ def bleed_report(
     ranked = ranking(examiner, before, after, photos)
     _write(run, step, examiner, ranked, before, after)
     return ranked
+
+
+def report_for_card(
+    model: Path,
+    *,
+    settings: Settings | None = None,
+    manager: ModelManager | None = None,
+    on_picture: Callable[[int, int], None] = lambda done, total: None,
+) -> bool:
+    """Make the report of a run's step, if it has none yet, before its card is written; return whether it has one.
+
+    It has none where the folder is no run's step or the photos are gone, where something else has the device, and where
+    some fifty pictures would take hours: with a base of full size on a processor. Its card says that nobody has looked.
+    """
+    run, manager = RunFolder(model.absolute().parent), manager or ModelManager()
+    if (bleed_dir(model) / BLEED_REPORT).is_file():
+        return True
+    config = read_config(run) if model.name.isdecimal() else None
+    if config is None or manager.holder is not None:
+        return False
+    if not all(Path(concept.instance_data_dir).is_dir() for concept in config.concepts):
+        return False
+    settings = settings or load_settings()
+    card = read_card(config.pretrained_model_name_or_path, Workspace(settings.data_dir).models_dir)
+    if manager.device.type == "cpu" and not card.is_toy:
+        return False
+    bleed_report(
+        run.path, int(model.name), settings=settings, manager=manager, download=False, on_picture=on_picture
+    )  # fmt: skip
+    return True
 
 
 def ranking(

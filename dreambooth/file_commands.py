@@ -156,10 +156,20 @@ def push_command(arguments: dict[str, Any]) -> int:
 
 def pushed(model: Path, repo_id: str, *, private: bool, single_file: bool) -> None:
     """Upload a step folder, with its verified single file when asked for, in the name of the environment's token."""
+    from tqdm import tqdm
+
+    from dreambooth.bleed import report_for_card
     from dreambooth.export.hub import push, single_file_name
     from dreambooth.settings import load_settings
 
     token = load_settings().token
+    with tqdm(desc="Pictures of other things, for the card", unit="picture", dynamic_ncols=True, delay=1) as bar:
+
+        def on_picture(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report_for_card(model, on_picture=on_picture)
     with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
         file = (
             converted(model, Path(folder) / single_file_name(repo_id), precision="fp16").path if single_file else None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from dreambooth.bleed import Bled, bleed_report
+from dreambooth.bleed import Bled, bleed_report, report_for_card
 from dreambooth.config import SD15, GenerationConfig, TrainingConfig
 from dreambooth.errors import DeviceError, RunFolderError, without_secrets
 from dreambooth.events import FINAL_STATUSES, Controls, FixedNoiseLosses, LossReader, Status, StatusChanged, StepLoss
@@ -277,6 +277,11 @@ class Jobs:
         return bleed_report(
             run.path, step, settings=settings, manager=self._manager, download=download, on_picture=on_picture
         )
+
+    def report_for_card(self, model: Path, on_picture: Callable[[int, int], None]) -> bool:
+        """Make what a model's card says of other things, where it is missing and does not take hours."""
+        settings = Settings(self._workspace.data_dir, token=None if self._token is None else Secret(self._token))
+        return report_for_card(model, settings=settings, manager=self._manager, on_picture=on_picture)
 
     def generate(self, model: str, config: GenerationConfig, when: When = "ask") -> Iterator[Path]:
         """Yield picture files one by one; `when` is for the time that a run trains, see `order`."""

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from dreambooth.export.model_card import BLEED_PICTURE, BLEED_REPORT, bleed_dir,
 from dreambooth.jobs import Jobs
 from dreambooth.models.base import starter_folder
 from dreambooth.models.manager import ModelManager
-from dreambooth.runs import train
+from dreambooth.runs import start_records, train
 from dreambooth.scoring.encoders import judge_examiner
 from dreambooth.scoring.judge import load_judge
 from dreambooth.starter import scenes
@@ -92,6 +93,32 @@ def test_the_report_goes_into_the_run_and_into_the_card(
     card = model_card(step_folder, "me/dog", None)
     assert "## What else it changed" in card
     assert f"({BLEED_PICTURE})" in card
+
+
+def test_a_push_has_the_report_made_where_that_takes_no_hours(
+    tiny_base_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Path(shutil.copytree(tiny_base_folder, tmp_path / "base"))
+    run = RunFolder(tmp_path / "run")
+    concept = Concept("photo of zwx dog", str(photos), "photo of dog")
+    start_records(TrainingConfig(pretrained_model_name_or_path=str(base), concepts=(concept,)), run)
+    made: list[tuple[Path, int]] = []
+    monkeypatch.setattr(bleed, "bleed_report", lambda path, step, **_: made.append((path, step)))
+    step_folder, manager = run.step_folder(3), ModelManager("cpu")
+    assert not bleed.report_for_card(step_folder, manager=manager), "a base of unknown size, on a processor"
+    card = base / "card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"is_toy": True}))
+    with manager.lease("training", wait=False):
+        assert not bleed.report_for_card(step_folder, manager=manager), "something else has the device"
+    assert not bleed.report_for_card(base, manager=manager), "no step of a run"
+    assert bleed.report_for_card(step_folder, manager=manager)
+    assert made == [(run.path, 3)]
+    write_json(bleed_dir(step_folder) / BLEED_REPORT, {"prompts": []})
+    assert bleed.report_for_card(step_folder, manager=manager)
+    assert len(made) == 1
+    shutil.rmtree(bleed_dir(step_folder))
+    shutil.rmtree(photos)
+    assert not bleed.report_for_card(step_folder, manager=manager)
 
 
 def test_the_report_shown_is_the_one_asked_for_last_of_whichever_step(tmp_path: Path) -> None:

@@ -308,6 +308,9 @@ class Handlers:
         if single_file:
             target = self._services.workspace.exports_dir / f"{stem}-fp16.safetensors"
             file, _ = self._single_file(folder, target, progress)
+        self._services.jobs.report_for_card(
+            folder, lambda done, total: progress((done, total), "Pictures of other things, for the card")
+        )
         token = self._services.settings.token
         progress(None, desc="Uploading")
         result = push(
