@@ -20,6 +20,7 @@ from dreambooth.probes import (
 )
 from dreambooth.runs import read_config, revealed_token
 from dreambooth.scoring.encoders import Examiner, examiner_for
+from dreambooth.scoring.recommendation import NOTHING_MEASURED
 from dreambooth.scoring.records import RunScores
 from dreambooth.settings import Settings, load_settings
 from dreambooth.workspace import RunFolder, Workspace
@@ -136,4 +137,4 @@ def told(scores: RunScores, run: RunFolder) -> list[str]:
         lines.append((str(one.step) if one.step else "base").rjust(8) + "".join(cell.rjust(15) for cell in cells))
     lines += [f"real photos among each other: {name} {value:.3f}" for name, value in scores.ceiling.items()]
     found = scores.recommended(run.steps())
-    return [*lines, found.why if found else "No step can be recommended: nothing measures its likeness."]
+    return [*lines, found.why if found else NOTHING_MEASURED]

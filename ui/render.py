@@ -13,7 +13,7 @@ from dreambooth.events import FINAL_STATUSES, Status
 from dreambooth.fields import FieldInfo
 from dreambooth.hardware import Device, gb
 from dreambooth.jobs import RunView, in_words
-from dreambooth.scoring.recommendation import Recommendation
+from dreambooth.scoring.recommendation import NOTHING_MEASURED, Recommendation
 
 NONE_RECOMMENDED = "No step is recommended."
 # Told within a minute: the page asks once a second, and the heartbeat is up to a second old when it stops.
@@ -228,7 +228,7 @@ def scores_text(view: RunView) -> str:
     if not view.steps:
         return ""
     so_far = "" if view.status in (*FINAL_STATUSES, "interrupted") else " so far"
-    why = view.why_recommended or "No step can be recommended: nothing measures its likeness."
+    why = view.why_recommended or NOTHING_MEASURED
     looked = f"Looked at by {view.scores.examiner}." if view.scores.examiner else view.scores.note
     return f"<h3>Which step to take{so_far}</h3><p><b>{escape(why)}</b></p><p class='db-hint'>{escape(looked)}</p>"
 

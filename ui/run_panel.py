@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.bleed import BleedReport, kept_report
-from dreambooth.events import FINAL_STATUSES
 from dreambooth.jobs import RunView
+from dreambooth.scoring.recommendation import NOTHING_MEASURED
 from dreambooth.scoring.records import chart_path
 from dreambooth.workspace import RunFolder
 from ui.boundary import QUIET, Services, shown
@@ -120,7 +120,7 @@ def build() -> RunPanel:
 def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
     """Return what each of `RunPanel.parts` shows, as values that can be compared."""
     if view is None:
-        return dict.fromkeys(("losses", "samples", "resume"), ()) | {
+        return dict.fromkeys(("losses", "samples"), ()) | {
             "details": False, "status": status_card(None), "log": log_text(""), "settings": "", "live": "",
             "resume": None, "retry": False, "pictures": False, "deletable": False, "asked": None,
             "scores": "", "chart": None, "unscored": False, "bleedable": False, "bleed": None,
@@ -189,7 +189,10 @@ def _bled_picture(services: Services, report: BleedReport | None) -> Any:
 def _chart(view: RunView) -> tuple[Path, int] | None:
     """Return the picture of the scores and when it was drawn, which tells a page that there is a newer one."""
     path = chart_path(RunFolder(view.path))
-    return (path, path.stat().st_mtime_ns) if path.exists() else None
+    try:
+        return path, path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _newest_columns(samples: dict[int, list[Any]]) -> dict[int, list[Any]]:
@@ -258,9 +261,8 @@ class Handlers:
         jobs = self._services.jobs
         progress(None, desc="Scoring")
         scores = jobs.score(name, lambda done, total: progress((done, total), "Making pictures to score"))
-        pick = scores.recommended(jobs.view(name).steps)
-        none = "No step can be recommended: nothing measures its likeness."
-        return panel(f"{name} is scored.", " ".join((pick.why if pick else none, scores.note)).strip(), tone="good")
+        why = jobs.view(name).why_recommended or NOTHING_MEASURED
+        return panel(f"{name} is scored.", f"{why} {scores.note}".strip(), tone="good")
 
     def _bleed(self, name: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
         self._services.check_training()
@@ -301,8 +303,3 @@ class Handlers:
         told = panel(f"{name} was deleted: {size_in_words(removed.num_bytes)} are free.", left, tone="good")
         others = [run.name for run in self._services.workspace.runs()]
         return told, gr.Dropdown(value=others[0] if others else None), gr.Button(visible=False)
-
-
-def is_over(view: RunView) -> bool:
-    """Return whether nothing more will come of the run by itself."""
-    return view.status in FINAL_STATUSES or view.status == "interrupted"

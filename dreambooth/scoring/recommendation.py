@@ -12,6 +12,7 @@ from dreambooth.config import PATIENCE
 # Two steps that differ by less cannot be told apart by a dozen pictures: the later one is taken, which saw more. A
 # likeness below it cannot be told from the untaught base's.
 TOLERANCE = 0.01
+NOTHING_MEASURED = "No step can be recommended: nothing measures its likeness."
 SEEN_LOSS, UNSEEN_LOSS, DRIFT_LOSS = "loss on photos", "loss on unseen views", "loss against base"
 
 
