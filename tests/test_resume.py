@@ -27,7 +27,9 @@ from dreambooth.training.batches import BatchMaker
 from dreambooth.training.checkpoint import Checkpoint, newest_checkpoint
 from dreambooth.training.preparation import prepare
 from dreambooth.training.trainer import Trainer
+from dreambooth.training.updates import UpdatesInBackward
 from dreambooth.workspace import RunFolder, Workspace
+from tests.tiny import tiny_base
 
 NUM_STEPS = 8
 
@@ -296,6 +298,78 @@ def test_other_photos_are_refused(
     (photos / "2.png").write_bytes((photos / "1.png").read_bytes())
     with pytest.raises(DreamBoothError, match="photos or class pictures are not those"):
         resume(run.path)
+
+
+def test_other_captions_and_another_base_are_refused(
+    config: Callable[..., TrainingConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    photos: Path,
+    tiny_base_folder: Path,
+) -> None:
+    base, caption = tmp_path / "base", photos / "0.txt"
+    shutil.copytree(tiny_base_folder, base)
+    caption.write_text("photo of zwx dog on a beach")
+    settings = config(pretrained_model_name_or_path=str(base), read_prompts_from_txts=True)
+    run = killed_run(settings, tmp_path / "run", monkeypatch, 5)
+    caption.write_text("photo of zwx dog in the snow")
+    with pytest.raises(DreamBoothError, match="captions are not those"):
+        resume(run.path)
+    caption.write_text("photo of zwx dog on a beach")
+    shutil.rmtree(base)
+    tiny_base(base, seed=1)
+    with pytest.raises(DreamBoothError, match="weights of the base are not those"):
+        resume(run.path)
+    as_from_before_they_were_noted(run)
+    assert resume(run.path).name == str(NUM_STEPS)
+
+
+def as_from_before_they_were_noted(run: RunFolder) -> None:
+    """Take captions and base out of the manifests of a run's states."""
+    for file in run.checkpoints.glob("*/manifest.json"):
+        without = {"digest", "captions", "base"}
+        manifest = {name: value for name, value in json.loads(file.read_text()).items() if name not in without}
+        file.write_text(json.dumps(manifest | {"digest": checkpoint._digest(manifest)}))
+
+
+def test_a_refused_run_leaves_no_hook_that_holds_its_weights(
+    config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lean = config(update_in_backward=True, max_grad_norm=0.0)
+    state = newest_checkpoint(killed_run(lean, tmp_path / "run", monkeypatch, 5), pytest.fail)
+    assert state is not None
+    hooked: list[Any] = []
+    original = UpdatesInBackward.__init__
+
+    def watched(self: UpdatesInBackward, *arguments: Any) -> None:
+        original(self, *arguments)
+        hooked.append(self)
+
+    monkeypatch.setattr(UpdatesInBackward, "__init__", watched)
+    with pytest.raises(TrainingError, match="settings are not those"):
+        Part(dataclasses.replace(lean, learning_rate=0.5), tmp_path).train(state)
+    assert hooked == []
+    (state.folder / "optimizer.safetensors").unlink()
+    with pytest.raises(FileNotFoundError):
+        Part(lean, tmp_path / "other").train(state)
+    (updates,) = hooked
+    assert not any(parameter._post_accumulate_grad_hooks for parameter in hooked_parameters(updates))
+
+
+def hooked_parameters(updates: UpdatesInBackward) -> list[torch.Tensor]:
+    return [parameter for group in updates._optimizer.param_groups for parameter in group["params"]]
+
+
+def test_a_resumed_run_makes_no_pictures_of_the_base_from_taught_weights(
+    config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(save_sample_prompt="photo of zwx dog", n_save_sample=1, num_probe_images=1, max_train_steps=4)
+    run = killed_run(settings, tmp_path / "run", monkeypatch, 3)
+    ours = (run.step_folder(0) / "samples", run.records / "probes" / "0")
+    for folder in ours:
+        shutil.rmtree(folder)
+    resume(run.path)
+    assert not any(folder.exists() for folder in ours)
 
 
 def test_other_settings_are_refused_on_the_command_line(

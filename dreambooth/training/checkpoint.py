@@ -43,13 +43,16 @@ class Learner:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a resumed run has to share with the first part: settings and photos, or else it is refused; the rest, or
-    else it is told that digits may differ.
+    """What a resumed run has to share with the first part: settings, photos, captions and base, or else it is refused;
+    the machine, or else it is told that digits may differ.
     """
 
     settings: str
     photos: str
     machine: dict[str, str]
+    # Nothing in the states of earlier versions, which did not note them.
+    captions: str = ""
+    base: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ def write_checkpoint(run: RunFolder, step: int, learner: Learner, surroundings: 
             "step": step,
             "settings": surroundings.settings,
             "photos": surroundings.photos,
+            "captions": surroundings.captions,
+            "base": surroundings.base,
             "machine": surroundings.machine,
             "files": files,
         }
@@ -159,7 +164,10 @@ def verified(folder: Path) -> Checkpoint:
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         digest, step = manifest.pop("digest"), manifest["step"]
-        surroundings = Surroundings(manifest["settings"], manifest["photos"], dict(manifest["machine"]))
+        surroundings = Surroundings(
+            manifest["settings"], manifest["photos"], dict(manifest["machine"]),
+            manifest.get("captions", ""), manifest.get("base", ""),
+        )  # fmt: skip
         files = {str(name): (int(about["bytes"]), str(about["sha256"])) for name, about in manifest["files"].items()}
         present = {entry.name for entry in folder.iterdir()} - {MANIFEST}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -248,9 +256,17 @@ def _beside(parameter: "nn.Parameter", value: Any) -> Any:
 
 
 def surroundings_of(
-    settings: dict[str, Any], photos: Iterable[Path], device_name: str, num_processes: int
+    settings: dict[str, Any],
+    photos: Iterable[Path],
+    captions: Iterable[tuple[str, str]],
+    base_key: str,
+    device_name: str,
+    num_processes: int,
 ) -> Surroundings:
-    """Return what the run depends on besides the state: settings, the photos' contents, and where it computes."""
+    """Return what the run depends on besides the state: settings, what it reads of its files, and where it computes.
+
+    `captions` are those of all pictures in order, each with the picture's role.
+    """
     import diffusers
     import torch
 
@@ -265,14 +281,18 @@ def surroundings_of(
         "device": device_name,
         PROCESSES: str(num_processes),
     }
-    text = json.dumps({key: value for key, value in settings.items() if key != "output_dir"}, sort_keys=True)
-    return Surroundings(hashlib.sha256(text.encode()).hexdigest(), contents.hexdigest(), machine)
+    settings = {key: value for key, value in settings.items() if key != "output_dir"}
+    return Surroundings(_digest(settings), contents.hexdigest(), machine, _digest([*captions]), base_key)
 
 
 def refuse_other(checkpoint: Checkpoint, now: Surroundings) -> list[str]:
-    """Raise TrainingError when settings or photos are others; returns what else differs, as sentences."""
-    for name, what in (("settings", "settings"), ("photos", "photos or class pictures")):
-        if getattr(checkpoint.surroundings, name) != getattr(now, name):
+    """Raise TrainingError when what is trained, or on what, is another; returns what else differs, as sentences."""
+    shared = {
+        "settings": "settings", "photos": "photos or class pictures", "captions": "captions",
+        "base": "weights of the base",
+    }  # fmt: skip
+    for name, what in shared.items():
+        if getattr(checkpoint.surroundings, name) not in ("", getattr(now, name)):
             raise TrainingError(
                 f"The {what} are not those that the state of step {checkpoint.step} was trained with.",
                 "Going on with others would be another run.",
@@ -292,9 +312,9 @@ def refuse_other(checkpoint: Checkpoint, now: Surroundings) -> list[str]:
     ]
 
 
-def _digest(manifest: dict[str, Any]) -> str:
-    """Return the hash of a manifest's contents, its own hash aside."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def _digest(values: Any) -> str:
+    """Return the hash of plain values: settings, captions, a manifest without its own hash."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:

@@ -19,7 +19,10 @@ Report = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Materials:
-    """Everything a step reads; `alpha_bar` (timesteps,) lies on the device."""
+    """Everything a step reads; `alpha_bar` (timesteps,) lies on the device.
+
+    `photo_files`, the `captions` with the roles of their pictures, and `base_key` say what a resumed run has to share.
+    """
 
     base: Base
     batches: BatchMaker
@@ -28,4 +31,6 @@ class Materials:
     seed: int
     num_steps: int
     photo_files: list[Path]
+    captions: list[tuple[str, str]]
+    base_key: str
     gauges: Gauges | None = None

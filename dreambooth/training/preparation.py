@@ -68,6 +68,7 @@ def prepare(
         models_dir=workspace.models_dir,
     )
     use_attention([base.unet, base.vae], config.attention, notice)
+    base_key = weights_fingerprint(base.unet, base.text_encoder, base.vae)
 
     if process.is_main_process and config.output_dir:
         expected = config.max_train_steps or config.num_train_epochs * config.num_class_images
@@ -104,10 +105,13 @@ def prepare(
     manager.place(base.text_encoder)
     if config.not_cache_latents:
         manager.place(base.vae)
-    captions = [
-        photo.caption for pictures in concepts for photo in (*pictures.instance, *pictures.class_images)
-    ]  # fmt: skip
-    captions += [""] * (config.caption_dropout > 0)
+    told = [
+        (role, photo.caption)
+        for one in concepts
+        for role, photos in (("instance", one.instance), ("class", one.class_images))
+        for photo in photos
+    ]
+    captions = [caption for _, caption in told] + [""] * (config.caption_dropout > 0)
     looked_at = [*(pictures.drift_captions if pictures else ())]
     looked_at += [concept.class_prompt or "" for concept in config.concepts] * (config.background_weight != 1)
     token_ids = tokenize(base.tokenizer, captions, pad_tokens=config.pad_tokens, notice=notice, also=looked_at)
@@ -142,7 +146,7 @@ def prepare(
     photo_files = [photo.path for pictures in concepts for photo in (*pictures.instance, *pictures.class_images)]
     # Another square of a photo is another photo to the run.
     photo_files += [file for one in config.concepts if (file := Path(one.instance_data_dir) / FOCUS_FILE).is_file()]
-    return Materials(base, batches, caption_states, alpha_bar, seed, num_steps, photo_files, gauges)
+    return Materials(base, batches, caption_states, alpha_bar, seed, num_steps, photo_files, told, base_key, gauges)
 
 
 def steps_per_epoch(config: TrainingConfig, concepts: list[ConceptPhotos], num_processes: int) -> int:

@@ -82,17 +82,24 @@ class Trainer:
         self._losses = LossReports(materials.batches.num_processes, report)
         self._ahead: tuple[int, Batch] | None = None
         self._form: Batch
+        surroundings = surroundings_of(
+            config.departures(), materials.photo_files, materials.captions, materials.base_key, str(manager.device),
+            materials.batches.num_processes,
+        )  # fmt: skip
+        for sentence in [] if resume is None else refuse_other(resume, surroundings):
+            report(Notice(sentence, "warning"))
         self._prepare_models()
         self._prepare_updates()
-        self._surroundings = surroundings_of(
-            config.departures(), materials.photo_files, str(manager.device), materials.batches.num_processes
-        )
-        self._finish_path, self._early_end = run.finish_path, read_finish(run.finish_path)
-        self._first_step = 0 if resume is None else self._restored(resume)
-        self._keeper = Keeper(
-            config, materials, run, manager, report, self._learner(), self._surroundings, self._first_step
-        )
-        self._probes = [parameter.detach().clone() for parameter in self._parameters if parameter.ndim == 1]
+        # Through a hook a weight holds all others: none may stay on when this fails.
+        with contextlib.ExitStack() as undone:
+            undone.callback(self._updates.close)
+            self._finish_path, self._early_end = run.finish_path, read_finish(run.finish_path)
+            self._first_step = 0 if resume is None else self._restored(resume)
+            self._keeper = Keeper(
+                config, materials, run, manager, report, self._learner(), surroundings, self._first_step
+            )
+            self._probes = [parameter.detach().clone() for parameter in self._parameters if parameter.ndim == 1]
+            undone.pop_all()
 
     def run(self) -> int:
         """Train to the end or until stopped, save, and return the number of updates made."""
@@ -104,10 +111,10 @@ class Trainer:
 
     def _run(self) -> int:
         config = self._config
-        self._keeper.sample(0)
-        self._keeper.score(0)
         step = self._first_step
         if step == 0:
+            self._keeper.sample(step)
+            self._keeper.score(step)
             self._look(step)
         elif self._is_save_due(step):
             # The first part may have been killed between the state of this step and the end of its model.
@@ -454,8 +461,6 @@ class Trainer:
 
     def _restored(self, checkpoint: Checkpoint) -> int:
         """Take up a state, and return its step."""
-        for sentence in refuse_other(checkpoint, self._surroundings):
-            self._report(Notice(sentence, "warning"))
         restore(checkpoint, self._learner())
         with _quiet_schedule():
             for _ in range(checkpoint.step):
