@@ -56,7 +56,7 @@ def _mount() -> None:
     importlib.import_module("google.colab.drive").mount(str(MOUNT_POINT))
 
 
-def refuse_full_drive(folder: Path, needed_bytes: int) -> None:
+def refuse_full_drive(folder: Path, needed_bytes: int, *, is_resumed: bool = False) -> None:
     """Raise DreamBoothError with both numbers when the Drive has less free than will be copied there."""
     free = free_bytes(folder)
     if free < needed_bytes + SPARE_BYTES:
@@ -64,7 +64,7 @@ def refuse_full_drive(folder: Path, needed_bytes: int) -> None:
             f"Google Drive is too full: {needed_bytes / 1e9:.1f} GB will be copied there, {free / 1e9:.1f} GB are "
             "free.",
             "Every saved model and its samples are kept there.",
-            "Free some of it, raise --save_interval, or leave DREAMBOOTH_DRIVE out.",
+            f"Free some of it{'' if is_resumed else ', raise --save_interval'}, or leave DREAMBOOTH_DRIVE out.",
         )
 
 

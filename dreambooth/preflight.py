@@ -9,7 +9,6 @@ import dataclasses
 import datetime
 import itertools
 import math
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from dreambooth.models.shape import read_shape
 from dreambooth.runs import unexpected_end
 from dreambooth.training.disk import DiskNeed, disk_need
 from dreambooth.training.keeping import STATE_INTERVAL_S
-from dreambooth.workspace import RunFolder, Workspace, free_bytes
+from dreambooth.workspace import RunFolder, Workspace, free_bytes, scratch_folder
 
 if TYPE_CHECKING:
     from dreambooth.training.materials import Materials
@@ -115,16 +114,15 @@ def preflight(
 
     config = dataclasses.replace(config.checked(), seed=config.seed or 0)
     kind = _kind(manager)
-    workspace.data_dir.mkdir(parents=True, exist_ok=True)
     clock, inner = _Clock(report), Controls()
     with (
         manager.lease("training", wait=True),
-        tempfile.TemporaryDirectory(prefix=".preflight-", dir=workspace.data_dir) as folder,
+        scratch_folder(workspace.data_dir / "preflight") as folder,
         _passed_on(controls, inner),
         _told_when_too_large(config),
     ):
         memory = PeakMemory(kind)
-        run = RunFolder(Path(folder))
+        run = RunFolder(folder)
         short = shortened(config, run)
         # The base's own samples would only take time.
         (run.step_folder(0) / "samples").mkdir(parents=True)

@@ -143,7 +143,9 @@ def _train(
     checkpoint = _state_to_resume(run, report) if resume else None
     if read_card(config.pretrained_model_name_or_path).is_toy:
         report(Notice(read_card(config.pretrained_model_name_or_path).notice))
-    materials = prepare(config, workspace=workspace, manager=manager, token=token, report=report, controls=controls)
+    materials = prepare(
+        config, workspace=workspace, manager=manager, token=token, report=report, controls=controls, is_resumed=resume
+    )
     if materials is None:
         return StatusChanged("stopped", "Stopped before the first step.")
     trainer = Trainer(config, materials, run, manager, report, controls, checkpoint)

@@ -8,9 +8,9 @@ import pytest
 
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.errors import DreamBoothError
-from dreambooth.events import Event, PhaseProgress
+from dreambooth.events import Controls, Event, PhaseProgress
 from dreambooth.models.base import load_base
-from dreambooth.runs import train
+from dreambooth.runs import resume, train
 from dreambooth.training import disk
 
 
@@ -78,3 +78,28 @@ def test_a_run_that_will_not_fit_is_refused_with_numbers_before_anything_is_made
     assert not any(isinstance(event, PhaseProgress) and event.phase == "class images" for event in events)
     monkeypatch.setattr(disk, "free_bytes", lambda path: need)
     assert train(config(output_dir=f"{settings.output_dir}-2")).name == "6"
+
+
+def test_a_resumed_run_needs_room_only_for_what_is_not_there_yet(
+    config: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R7: one MiB short is told without settings to change, which a resumed run keeps; one more is enough."""
+    settings, controls = config(save_interval=2, train_text_encoder=True), Controls()
+    folder = Path(str(settings.output_dir))
+
+    def stop(event: Event) -> None:
+        if isinstance(event, PhaseProgress) and (event.phase, event.done) == ("training", 4):
+            controls.stop.set()
+
+    monkeypatch.setattr(disk, "free_bytes", lambda path: 1 << 40)
+    train(settings, controls=controls, on_event=stop)
+    base = load_base(settings.pretrained_model_name_or_path)
+    need = disk.disk_need(settings, base.unet, base.text_encoder, base.vae, 6)
+    left = need.total_bytes - size_bytes(folder, "[24]/**/*.*") - size_bytes(folder, ".run/state/4/*")
+    assert left < need.total_bytes - 6 * 10**6
+    monkeypatch.setattr(disk, "free_bytes", lambda path: left - (1 << 20))
+    with pytest.raises(DreamBoothError, match=r"To go on, .* more of disk") as refused:
+        resume(folder)
+    assert "save_interval" not in refused.value.todo
+    monkeypatch.setattr(disk, "free_bytes", lambda path: left + 4096)
+    assert resume(folder).name == "6"

@@ -1,6 +1,8 @@
 """A trial before a run: it measures, and leaves nothing behind."""
 
 import datetime
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from dreambooth.errors import ConfigError
 from dreambooth.events import Controls, Event, PhaseProgress
 from dreambooth.models.manager import ModelManager
 from dreambooth.preflight import preflight
-from dreambooth.workspace import Workspace
+from dreambooth.workspace import Workspace, sweep_unfinished
 
 
 def test_a_preflight_measures_steps_samples_and_saves_and_leaves_nothing(
@@ -83,3 +85,28 @@ def test_preflight_takes_the_arguments_of_train_and_says_what_a_run_takes(
     assert status == 0
     for word in ("Memory:", "Time:", "Disk:", "800 steps take"):
         assert word in told
+
+
+def test_what_a_killed_preflight_leaves_is_swept_by_the_next_run(
+    tiny_base_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """Ends the trial where it stands."""
+
+    def die(*arguments: object, **options: object) -> None:
+        raise Killed
+
+    config = TrainingConfig(
+        pretrained_model_name_or_path=str(tiny_base_folder), resolution=32,
+        concepts=(Concept("photo of zwx dog", str(photos)),), num_crop_variants=1,
+    )  # fmt: skip
+    workspace = Workspace(tmp_path / "data")
+    monkeypatch.setattr("dreambooth.training.preparation.prepare", die)
+    monkeypatch.setattr(shutil, "rmtree", lambda *arguments, **options: None)
+    with pytest.raises(Killed):
+        preflight(config, workspace=workspace, manager=ModelManager("cpu"), token=None)
+    monkeypatch.undo()
+    (left,) = workspace.data_dir.iterdir()
+    left.rename(left.with_name(left.name.replace(str(os.getpid()), "4194304", 1)))  # no process has that number
+    sweep_unfinished(workspace.data_dir)
+    assert [*workspace.data_dir.iterdir()] == []

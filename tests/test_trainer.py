@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from dreambooth.training.materials import Materials
 from dreambooth.training.preparation import prepare
 from dreambooth.training.trainer import Trainer
 from dreambooth.training.updates import GatheredUpdates
-from dreambooth.workspace import RunFolder, Workspace
+from dreambooth.workspace import RunFolder, Workspace, remove_folder
 
 Make = Callable[..., "Run"]
 
@@ -296,6 +297,31 @@ def test_pictures_asked_for_before_a_save_of_the_same_step_move_into_it(make: Ma
     assert run.folder.steps() == [1]
     assert len(run.folder.samples()[1]) == 1
     assert any(isinstance(event, ModelSaved) and event.step == 1 for event in run.events)
+
+
+def test_files_of_others_in_a_step_folder_come_along_at_its_save_and_samples_survive_a_failed_one(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(max_train_steps=2, save_interval=1, save_sample_prompt="a dog", n_save_sample=1)
+    samples = run.folder.step_folder(1) / "samples"
+
+    def litter(event: Event) -> None:
+        run.events.append(event)
+        if isinstance(event, SamplesMade) and event.step == 1:
+            (samples.parent / ".ipynb_checkpoints").mkdir(exist_ok=True)
+            (samples.parent / "Thumbs.db").write_bytes(b"x")
+
+    def train() -> int:
+        return Trainer(run.config, run.materials, run.folder, run.manager, litter, run.controls).run()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rmdir", lambda path: os.rmdir(f"{path}/no such"))
+        with pytest.raises(FileNotFoundError):
+            train()
+    assert [file.name for file in samples.iterdir()] == ["0.png"]
+    remove_folder(run.folder.checkpoints)
+    assert train() == 2
+    assert {"samples", "Thumbs.db", ".ipynb_checkpoints", "unet"} <= {one.name for one in samples.parent.iterdir()}
 
 
 def test_a_diverged_run_is_stopped_with_its_cause(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

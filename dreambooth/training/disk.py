@@ -6,7 +6,7 @@ from typing import Any
 
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import TrainingError
-from dreambooth.workspace import free_bytes
+from dreambooth.workspace import RunFolder, free_bytes
 
 RESERVE_BYTES = 1 << 30
 GIB = 1 << 30
@@ -91,11 +91,28 @@ def disk_need_of_counts(config: TrainingConfig, counts: Counts, num_steps: int) 
     )
 
 
-def refuse_short_disk(need: DiskNeed, folder: Path) -> None:
-    """Raise TrainingError with the numbers when the disk of `folder` has less free than the run will take."""
-    free = free_bytes(folder)
-    if free >= need.total_bytes:
+def bytes_there(run: RunFolder) -> int:
+    """Return what lies there of a run already: models and pictures in its step folders, and its exact states."""
+    folders = [run.step_folder(step) for step in run.steps()]
+    folders += [run.checkpoints / str(step) for step in run.checkpoint_steps()]
+    return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+
+
+def refuse_short_disk(need: DiskNeed, folder: Path, *, is_resumed: bool = False) -> None:
+    """Raise TrainingError with the numbers when the disk of the run's folder has less free than it will still take.
+
+    A resumed run keeps its settings, so that room is all that helps it.
+    """
+    free, there = free_bytes(folder), bytes_there(RunFolder(folder))
+    missing = max(need.written_bytes - there, 0) + RESERVE_BYTES
+    if free >= missing:
         return
+    if is_resumed:
+        raise TrainingError(
+            f"To go on, the run needs {missing / GIB:.1f} GiB more of disk, and {free / GIB:.1f} GiB are free.",
+            f"{there / GIB:.1f} of its {need.written_bytes / GIB:.1f} GiB are there; 1 GiB is in reserve.",
+            "Make room, then resume it: `python -m dreambooth clean` says what can go.",
+        )
     raise TrainingError(
         f"The run needs {need.total_bytes / GIB:.1f} GiB of disk, and {free / GIB:.1f} GiB are free.",
         f"{need.num_models} models of {need.model_bytes / GIB:.2f} GiB, {need.num_states} exact states of "

@@ -5,7 +5,6 @@ import copy
 import dataclasses
 import functools
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -220,11 +219,19 @@ class Keeper:
             self._take_over_samples(step, folder)
 
     def _take_over_samples(self, step: int, folder: Path) -> None:
-        """Move the pictures of this step, which are made before its model is written, into the folder to come."""
+        """Move the pictures of this step, which are made before its model is written, into the folder to come.
+
+        File browsers and notebooks may have put files of their own beside them: these come along.
+        """
         early = self._run.step_folder(step)
-        if early.exists():
-            shutil.move(early / "samples", folder / "samples")
+        if not early.exists():
+            return
+        with contextlib.ExitStack() as undone:
+            for entry in sorted(early.iterdir()):
+                entry.rename(folder / entry.name)
+                undone.callback((folder / entry.name).rename, entry)
             early.rmdir()
+            undone.pop_all()
 
     # Sample pictures -------------------------------------------------------------------------------------------------
 

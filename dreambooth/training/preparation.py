@@ -17,7 +17,7 @@ from dreambooth.models.base import Base, load_base, weights_fingerprint
 from dreambooth.models.manager import ModelManager, use_attention
 from dreambooth.training.batches import BatchMaker, LatentPool
 from dreambooth.training.captions import CaptionStates, tokenize
-from dreambooth.training.disk import disk_need, refuse_short_disk
+from dreambooth.training.disk import bytes_there, disk_need, refuse_short_disk
 from dreambooth.training.gauges import Gauges, gauge_pictures
 from dreambooth.training.materials import Materials, Report
 from dreambooth.training.objective import zero_terminal_snr
@@ -25,7 +25,7 @@ from dreambooth.training.sharding import refuse_one_process
 from dreambooth.training.subject_mask import find_subjects
 from dreambooth.training.teacher import fill_teacher
 from dreambooth.training.updates import refuse_several_processes
-from dreambooth.workspace import Workspace
+from dreambooth.workspace import RunFolder, Workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +39,7 @@ def prepare(
     token: str | None,
     report: Report,
     controls: Controls,
+    is_resumed: bool = False,
 ) -> Materials | None:
     """Return everything the loop reads, on the device; None when stopped on the way.
 
@@ -73,9 +74,11 @@ def prepare(
     if process.is_main_process and config.output_dir:
         expected = config.max_train_steps or config.num_train_epochs * config.num_class_images
         need = disk_need(config, base.unet, base.text_encoder, base.vae, expected)
-        refuse_short_disk(need, Path(config.output_dir))
+        refuse_short_disk(need, Path(config.output_dir), is_resumed=is_resumed)
         if workspace.drive_dir is not None:
-            refuse_full_drive(workspace.drive_dir, need.kept_bytes)
+            kept = RunFolder(workspace.drive_dir / "runs" / Path(config.output_dir).name)
+            missing_bytes = max(need.kept_bytes - bytes_there(kept), 0)
+            refuse_full_drive(workspace.drive_dir, missing_bytes, is_resumed=is_resumed)
     with process.main_process_first():
         config = with_class_images(config, base, workspace=workspace, manager=manager, report=report, controls=controls)
     if controls.stop.is_set():

@@ -15,7 +15,7 @@ import pytest
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.runlog import read_state
 from dreambooth.runs import resume, train
-from dreambooth.training import disk
+from dreambooth.training import disk, preparation
 from dreambooth.workspace import RunFolder
 from tests.test_kills import assert_same_run, exit_status, in_child, outcome
 
@@ -42,11 +42,16 @@ def used_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def on_the_small_disk(work: Callable[[], Any]) -> int | None:
-    """Return the exit status of work that is let begin in spite of R7, which refuses beforehand what will not fit."""
+def on_the_small_disk(work: Callable[[], Any], *, is_refused_when_short: bool = False) -> int | None:
+    """Return the exit status of work that is let begin in spite of R7, which refuses beforehand what will not fit.
+
+    The disk has no room for the reserve of 1 GiB, which is left out.
+    """
 
     def start() -> None:
-        disk.refuse_short_disk = lambda need, folder: None
+        disk.RESERVE_BYTES = 0
+        if not is_refused_when_short:
+            preparation.refuse_short_disk = lambda need, folder, *, is_resumed: None
         work()
 
     return exit_status(in_child(start))
@@ -84,7 +89,7 @@ def test_a_disk_of_any_size_too_small_pauses_the_run_which_resumes_exactly(
             continue
         assert status == "paused", f"{size_bytes} bytes: {status}"
         paused, with_state = paused + 1, with_state + bool(states)
-        assert on_the_small_disk(partial(resume, run.path)) == 0
+        assert on_the_small_disk(partial(resume, run.path), is_refused_when_short=True) == 0
         assert_same_run(run.path, wanted, f"{size_bytes} bytes")
         subprocess.run(["rm", "-r", run.path], check=True)
     print(f"R6: {paused} of {NUM_SIZES} sizes paused the run, {with_state} with a state; all resumed bit for bit")
