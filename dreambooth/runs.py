@@ -140,7 +140,7 @@ def _train(
     from dreambooth.training.preparation import prepare
     from dreambooth.training.trainer import Trainer
 
-    checkpoint = _state_to_resume(run, report) if resume else None
+    checkpoint = _agreed_state(run, manager, report) if resume else None
     if read_card(config.pretrained_model_name_or_path).is_toy:
         report(Notice(read_card(config.pretrained_model_name_or_path).notice))
     materials = prepare(
@@ -156,6 +156,27 @@ def _train(
     if num_steps < materials.num_steps:
         return StatusChanged("done", f"{num_steps} steps, finished before all {materials.num_steps}.")
     return StatusChanged("done", f"{num_steps} steps.")
+
+
+def _agreed_state(run: RunFolder, manager: ModelManager, report: Callable[[Event], None]) -> "Checkpoint | None":
+    """Return the state to go on from; of several processes the first looks, and sets aside what is damaged."""
+    from accelerate.utils import broadcast_object_list
+
+    from dreambooth.training.checkpoint import verified
+
+    process, found, refused = _this_process(manager), None, None
+    said: list[int | str | None] = [None]  # the step, nothing for a start anew, or why there is none
+    if process.is_main_process:
+        try:
+            found = _state_to_resume(run, report)
+            said = [None if found is None else found.step]
+        except TrainingError as error:
+            refused, said = error, [str(error)]
+    if process.num_processes > 1:
+        broadcast_object_list(said)
+    if isinstance(said[0], str):
+        raise refused or TrainingError(said[0])
+    return found if found is not None or said[0] is None else verified(run.checkpoints / str(said[0]))
 
 
 def _state_to_resume(run: RunFolder, report: Callable[[Event], None]) -> "Checkpoint | None":

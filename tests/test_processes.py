@@ -87,18 +87,31 @@ def test_a_run_of_two_processes_that_was_killed_goes_on_with_two(
 
 
 def test_processes_stop_together_when_one_is_told(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        "-m", "tests.stopped_in_one_process",
-        "--pretrained_model_name_or_path", str(tiny_base_folder), "--instance_data_dir", str(photos),
-        "--instance_prompt", "photo of zwx dog", "--resolution", "32", "--max_train_steps", "9", "--log_interval", "1",
-        "--num_crop_variants", "1", "--seed", "5", "--train_batch_size", "1", "--output_dir", str(tmp_path / "run"),
-    ]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
-    run = RunFolder(tmp_path / "run")
+    run = told_in_one_process("stop=2", tiny_base_folder, photos, tmp_path / "run")
     assert run.steps() == [2]
     assert read_state(run).status == "stopped"
     assert run.checkpoint_steps() == [2]
+
+
+def test_processes_save_lend_and_finish_together_when_one_is_told(
+    tiny_base_folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    run = told_in_one_process("save_now=1,lend=2,finish_now=3", tiny_base_folder, photos, tmp_path / "run")
+    assert run.steps() == [1, 8]
+    assert read_state(run).status == "done"
+    assert [event.step for _, event in read_events(run.events_path) if isinstance(event, StepLoss)] == [*range(1, 9)]
+
+
+def told_in_one_process(wishes: str, base: Path, photos: Path, folder: Path) -> RunFolder:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        "-m", "tests.told_in_one_process", wishes,
+        "--pretrained_model_name_or_path", str(base), "--instance_data_dir", str(photos),
+        "--instance_prompt", "photo of zwx dog", "--resolution", "32", "--max_train_steps", "9", "--log_interval", "4",
+        "--num_crop_variants", "1", "--seed", "5", "--train_batch_size", "1", "--output_dir", str(folder),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
+    return RunFolder(folder)
 
 
 def losses(folder: Path) -> list[float]:

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import shutil
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from dreambooth import runs
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, TrainingError
 from dreambooth.events import Controls, Event, Notice, PhaseProgress, Resumed, StepLoss, losses_of, read_events
@@ -475,6 +477,31 @@ def test_a_resumed_run_tells_of_the_damaged_state_and_is_exact(
     )
     for file in sorted(whole.rglob("*.safetensors")):
         assert (last / file.relative_to(whole)).read_bytes() == file.read_bytes()
+
+
+def test_of_several_processes_the_first_alone_sets_damaged_states_aside(
+    two_states: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (two_states.checkpoints / "4" / "values.json").unlink()
+    said: list[list[Any]] = []
+
+    def looked(*, is_first: bool, broadcast: Callable[[list[Any]], Any]) -> Checkpoint | None:
+        process = types.SimpleNamespace(num_processes=2, is_main_process=is_first)
+        monkeypatch.setattr(runs, "_this_process", lambda manager: process)
+        monkeypatch.setattr("accelerate.utils.broadcast_object_list", broadcast)
+        return runs._agreed_state(two_states, ModelManager("cpu"), lambda event: None)
+
+    other = looked(is_first=False, broadcast=lambda told: told.__setitem__(0, 2))
+    assert (two_states.checkpoints / "4").exists(), "it is the first one's to look at"
+    first = looked(is_first=True, broadcast=lambda told: said.append([*told]))
+    assert said == [[2]]
+    assert other == first
+    assert not (two_states.checkpoints / "4").exists()
+    shutil.rmtree(two_states.checkpoints / "2")
+    with pytest.raises(TrainingError, match="no valid state"):
+        looked(is_first=True, broadcast=lambda told: said.append([*told]))
+    with pytest.raises(TrainingError, match="no valid state"):
+        looked(is_first=False, broadcast=lambda told: told.__setitem__(0, said[1][0]))
 
 
 def test_a_state_of_other_settings_is_refused(two_states: RunFolder) -> None:

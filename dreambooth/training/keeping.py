@@ -69,12 +69,10 @@ class Keeper:
     # The exact state -------------------------------------------------------------------------------------------------
 
     def state_is_due(self, step: int) -> bool:
-        """Return whether it is time for an exact state: every so many steps, else every ten minutes."""
+        """Return whether it is time for an exact state: every so many steps, else every ten minutes by this clock."""
         every = self._config.checkpointing_steps
         late = every is None and time.monotonic() - self._kept_at_s > STATE_INTERVAL_S
-        is_due = bool(late or (every and step % every == 0)) and self._kept_step < step
-        # Clocks differ, and a state that is shared is written by all or none.
-        return agreed(is_due) if self._is_sharded and every is None else is_due
+        return bool(late or (every and step % every == 0)) and self._kept_step < step
 
     def keep_state(self, step: int) -> None:
         """Write the exact state of a step, unless that was done; a model that is being written comes first."""

@@ -3,11 +3,12 @@
 What stays is small: the prepared latents, the captions, a batch made ahead.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.events import Controls, PhaseProgress, StatusChanged
+from dreambooth.events import PhaseProgress, StatusChanged
 from dreambooth.models.manager import ModelManager
 from dreambooth.training.checkpoint import Learner
 from dreambooth.training.materials import Report
@@ -26,12 +27,15 @@ LENT = StatusChanged(
 )
 
 
-def lend_device(manager: ModelManager, models: list[Any], learner: Learner, controls: Controls, report: Report) -> None:
+def lend_device(
+    manager: ModelManager, models: list[Any], learner: Learner, is_wanted: Callable[[], bool], report: Report
+) -> None:
     """Pause between two steps for as long as the device is wanted, and have everything back where it was."""
     report(LENT)
     put_back = _nothing if manager.device.type == "cpu" else _taken_off(models, learner, manager.device)
-    with manager.lent():
-        while controls.lend.is_set():
+    # Of several processes only the first holds the lease.
+    with manager.lent() if manager.holder == "training" else contextlib.nullcontext():
+        while is_wanted():
             report(PhaseProgress("lent"))
             time.sleep(BEAT_S)
     put_back()

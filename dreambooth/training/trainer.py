@@ -148,14 +148,17 @@ class Trainer:
         return step
 
     def _is_stopped(self) -> bool:
-        """Return whether to stop; several processes agree on it, for each is told by itself and in its own time."""
-        is_told = self._controls.stop.is_set()
+        return self._agreed(self._controls.stop.is_set())[0]
+
+    def _agreed(self, *told: bool) -> list[bool]:
+        """Return what any process was told, in all of them: each is told by itself, and in its own time."""
         if self._materials.batches.num_processes == 1:
-            return is_told
+            return [*told]
         import torch
         from accelerate.utils import reduce
 
-        return bool(reduce(torch.tensor(float(is_told), device=self._device), reduction="sum"))
+        counts = reduce(torch.tensor(told, dtype=torch.float32, device=self._device), reduction="sum")
+        return [count > 0 for count in counts.tolist()]
 
     # Preparation -----------------------------------------------------------------------------------------------------
 
@@ -354,24 +357,29 @@ class Trainer:
                 self._report(self._materials.gauges.look(step))
 
     def _due_work(self, step: int) -> None:
-        config, keeper = self._config, self._keeper
+        config, keeper, controls = self._config, self._keeper, self._controls
         keeper.settle(wait=False)
-        self._finish_if_told(step)
+        finish_now, save_now, sample_now, lend, is_late = self._agreed(
+            controls.finish_now.is_set(), controls.save_now.is_set(), controls.sample_now.is_set(),
+            controls.lend.is_set(), keeper.state_is_due(step),
+        )  # fmt: skip
+        if finish_now:
+            self._cool_down(step)
         num_steps = self.num_steps
-        is_saved = self._is_save_due(step) or self._controls.save_now.is_set()
+        is_saved = self._is_save_due(step) or save_now
         if is_saved or step == num_steps or (config.gauge_interval and step % config.gauge_interval == 0):
             self._look(step)
         if is_saved:
-            self._controls.save_now.clear()
+            controls.save_now.clear()
             self._save(step)
             self._report(PhaseProgress("training", step, num_steps))
-        elif self._controls.sample_now.is_set() and step < num_steps:
-            self._controls.sample_now.clear()
+        elif sample_now and step < num_steps:
+            controls.sample_now.clear()
             keeper.sample(step)
             self._report(PhaseProgress("training", step, num_steps))
-        if step < num_steps and keeper.state_is_due(step):
+        if step < num_steps and is_late:
             self._keep_state(step)
-        if step < num_steps and self._controls.lend.is_set():
+        if step < num_steps and lend:
             self._lend_device(step)
 
     def _is_save_due(self, step: int) -> bool:
@@ -399,7 +407,9 @@ class Trainer:
         self._keeper.settle()
         base, was_recorded, self._captured = self._base, self._captured is not None, None
         models = [base.unet, base.text_encoder, base.vae]
-        lend_device(self._manager, models, self._learner(), self._controls, self._report)
+        lend_device(
+            self._manager, models, self._learner(), lambda: self._agreed(self._controls.lend.is_set())[0], self._report
+        )
         self._captured = CapturedWork(self._captured_work) if was_recorded else None
         self._report(PhaseProgress("training", step, self.num_steps))
 
@@ -408,9 +418,9 @@ class Trainer:
         """Return after how many updates the run is done, which is sooner when it was told to finish."""
         return self._materials.num_steps if self._early_end is None else self._early_end.end
 
-    def _finish_if_told(self, step: int) -> None:
-        """Begin the cool-down when someone asked for it; later wishes change nothing."""
-        if self._controls.finish_now.is_set() and self._early_end is None and step < self.num_steps:
+    def _cool_down(self, step: int) -> None:
+        """Begin the cool-down that someone asked for; later wishes change nothing."""
+        if self._early_end is None and step < self.num_steps:
             finish = cool_down_from(step, self.num_steps)
             self._end_early(finish, f"Finishing: the rate falls to zero over {finish.end - step} more steps.")
 
