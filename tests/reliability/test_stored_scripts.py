@@ -2,12 +2,15 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from dreambooth.config import Concept, TrainingConfig
 from dreambooth.events import Notice, SamplesMade, StatusChanged, StepLoss
@@ -16,6 +19,7 @@ from dreambooth.samples import sample_folder
 from dreambooth.workspace import write_json
 from tests.open_page import OpenPage, open_page
 from tests.raw_events import RawEvents
+from ui.photo_sets import PHOTOS_FILE, Words, photo_set
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -51,8 +55,10 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
             stored_run(page, f"run-{number}", payload)
             named = payload.replace("/", "\u2215")
             stored_run(page, named, payload)
+            stored_photos(page, f"photos-{number}", [payload])
             (page.workspace.models_dir / named).mkdir()
             shutil.copy(PNG, page.workspace.pictures_dir / f"{named}.png")
+        stored_photos(page, "photos-all", PAYLOADS)
         yield page
 
 
@@ -73,6 +79,31 @@ def stored_run(page: OpenPage, name: str, payload: str) -> None:
         SamplesMade(1, (str(sample),)), StatusChanged("failed", payload, payload, payload),
     ):  # fmt: skip
         log(event)
+
+
+def stored_photos(page: OpenPage, name: str, payloads: list[str]) -> None:
+    """Write a photo set with a photo for each payload, which is its name and its caption; the first is its words."""
+    kept = photo_set(page.workspace, name)
+    sources = [page.copies_dir / f"{number}.png" for number in range(len(payloads))]
+    for number, source in enumerate(sources):
+        source.write_bytes(png(number))
+    kept.add(sources)
+    records = {
+        photo.name: {"name": payload, "notes": []} for photo, payload in zip(kept.photos(), payloads, strict=True)
+    }
+    write_json(kept.folder / PHOTOS_FILE, records)
+    for photo, payload in zip(kept.photos(), payloads, strict=True):
+        kept.keep_caption(photo.name, payload)
+    kept.keep_words(Words("object", *payloads[:1] * 4))
+
+
+def png(number: int) -> bytes:
+    """Return a photo whose file is another one for each number, as the same is not taken twice."""
+    file, told = io.BytesIO(), PngInfo()
+    told.add_text("number", str(number))
+    with Image.open(PNG) as image:
+        image.save(file, format="PNG", pnginfo=told)
+    return file.getvalue()
 
 
 class Watched:
@@ -117,24 +148,20 @@ def test_no_stored_script_runs(browser: "Browser", opened: OpenPage) -> None:
     events = RawEvents(opened.url)
     watched = Watched(browser, opened.url)
     page = watched.page
+    upload(watched, PAYLOADS)
+    watched.check("names of photos")
+    upload(watched, PAYLOADS[:1])
+    watched.tab("Train")
+    # Refused, or thirty runs would be loading while the page is watched.
+    watched.fill("field-max_train_steps", "0")
     checks = 0
     for number, payload in enumerate(PAYLOADS):
         watched.tab("Upload & Concepts")
-        page.locator("#new-set").click()
-        page.locator("#photos input[type=file]").first.set_input_files(
-            [
-                {"name": f"{payload}.png", "mimeType": "image/png", "buffer": PNG.read_bytes()},
-                {"name": payload, "mimeType": "image/svg+xml", "buffer": b"<svg onload='alert(1)'/>"},
-            ]
-        )
-        page.wait_for_function("document.querySelector('#report').innerText.includes('1 photo')")
         for field in ("identifier", "class-word", "instance-prompt", "class-prompt"):
             watched.fill(field, payload)
         watched.check(f"concepts: {payload}")
 
         watched.tab("Train")
-        # Refused, or thirty runs would be loading while the page is watched.
-        watched.fill("field-max_train_steps", "0")
         watched.fill("base", payload)
         watched.fill("run", f"run-{number}" if number % 2 else payload.replace("/", "\u2215"))
         page.locator("#start").click()
@@ -154,13 +181,44 @@ def test_no_stored_script_runs(browser: "Browser", opened: OpenPage) -> None:
         watched.check(f"generate: {payload}")
         checks += 4
 
-    # What was stored meanwhile, in a fresh window: all lists opened, every run shown.
     page.close()
     fresh = Watched(browser, opened.url)
+    look_at_what_is_stored(fresh)
+    kept = [json.loads(value) for _, value in events.call("newest_photos", [64])[0].outputs]
+    (words,) = [one["told"] for one in kept if isinstance(one, dict) and "told" in one]
+    assert PAYLOADS[-1] in words.values()
+    control(fresh)
+    print(f"S11: {len(PAYLOADS)} payloads x {len(TABS)} tabs typed and stored, {checks} checks, 0 scripts run")
+
+
+def upload(watched: Watched, payloads: list[str]) -> None:
+    """Drop a photo and a script for each payload, named by it, into a new set."""
+    page = watched.page
+    watched.tab("Upload & Concepts")
+    page.locator("#new-set").click()
+    page.wait_for_function("document.querySelector('#report').innerText.includes('No photos yet')")
+    page.locator("#photos input[type=file]").first.set_input_files(
+        [
+            {"name": f"{payload}.png", "mimeType": "image/png", "buffer": png(number)}
+            for number, payload in enumerate(payloads)
+        ]
+        + [
+            {"name": payload, "mimeType": "image/svg+xml", "buffer": b"<svg onload='alert(1)'/>"}
+            for payload in payloads
+        ]
+    )
+    page.wait_for_function(f"document.querySelector('#report').innerText.startsWith('{len(payloads)} photo')")
+
+
+def look_at_what_is_stored(fresh: Watched) -> None:
+    """Open all lists, the set of photos with every name and caption, and every run."""
     for tab, lists in zip(TABS, (("earlier",), ("base", "run"), ("convert-model",), ("generate-model",)), strict=True):
         fresh.tab(tab)
         if tab == TABS[0]:
-            fresh.page.get_by_text("Photos used earlier", exact=True).click()
+            fresh.page.locator("#more > button").click()
+            fresh.fill("earlier", "photos-all")
+            fresh.page.wait_for_function(f"document.querySelector('#report').innerText.startsWith('{len(PAYLOADS)}')")
+            fresh.check("names and captions of photos")
         for name in lists:
             fresh.page.locator(f"#{name} input").first.click()
             fresh.check(f"{tab}: list {name}")
@@ -170,11 +228,6 @@ def test_no_stored_script_runs(browser: "Browser", opened: OpenPage) -> None:
         fresh.fill("run", f"run-{number}")
         fresh.page.wait_for_function("document.querySelector('#run-status').innerText.includes('failed')")
         fresh.check(f"run {number}")
-    kept = [json.loads(value) for _, value in events.call("newest_photos", [64])[0].outputs]
-    (words,) = [one["told"] for one in kept if isinstance(one, dict) and "told" in one]
-    assert PAYLOADS[-1] in words.values()
-    control(fresh)
-    print(f"S11: {len(PAYLOADS)} payloads x {len(TABS)} tabs typed and stored, {checks} checks, 0 scripts run")
 
 
 def test_an_uploaded_page_is_saved_and_not_run(browser: "Browser", opened: OpenPage) -> None:
