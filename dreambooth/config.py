@@ -269,6 +269,12 @@ class TrainingConfig:
             raise ConfigError(problems)
         return cls(concepts=concepts, **parsed)
 
+    def in_range(self) -> Self:
+        """Return these settings, or raise one ConfigError with all values that are wrong by themselves."""
+        if problems := out_of_range(self):
+            raise ConfigError(problems)
+        return self
+
     def checked(self) -> Self:
         """Return these settings, or raise one ConfigError with all that is wrong with them."""
         problems = out_of_range(self)
@@ -451,7 +457,6 @@ def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
             problems.append(FieldProblem("class_prompt", message))
     problems += _sizes_off_grid(config, ("resolution",))
     problems += update_problems(config)
-    problems += _sharding_problems(config)
     problems += _recipe_problems(config)
     problems += _stopping_problems(config)
     if not config.train_text_encoder:
@@ -494,7 +499,7 @@ def update_problems(config: TrainingConfig) -> list[FieldProblem]:
         problems.append(
             FieldProblem("capture_step", "goes without gradient_checkpointing and gradient_accumulation_steps.")
         )
-    return problems
+    return problems + _sharding_problems(config)
 
 
 def _sharding_problems(config: TrainingConfig) -> list[FieldProblem]:

@@ -328,7 +328,8 @@ def fastest_plan(
 def _plans(config: TrainingConfig, able: tuple[str, ...], kept: Collection[str]) -> list[TrainingConfig]:
     """Return memory configurations, the fastest first: each one pays for less memory with time or digits."""
     on_gpu, has_bf16 = "fp16" in able, "bf16" in able
-    precision = ("bf16" if has_bf16 else "fp16") if on_gpu else "no"
+    half = "bf16" if has_bf16 or config.shard_weights else "fp16"
+    precision = half if on_gpu and half in able else "no"
     changes: list[dict[str, Any]] = [
         {
             "mixed_precision": precision, "use_8bit_adam": False, "gradient_checkpointing": False,
@@ -344,6 +345,9 @@ def _plans(config: TrainingConfig, able: tuple[str, ...], kept: Collection[str])
         },
     ]  # fmt: skip
     changes += [{"weight_precision": "bf16", "mixed_precision": "bf16"}] if has_bf16 else []
+    if config.shard_weights:
+        # Neither 8-bit moments nor updates inside backward go with parts of weights.
+        changes = [changes[0], {"gradient_checkpointing": True}]
     plans = []
     for change in changes:
         config = dataclasses.replace(config, **{name: value for name, value in change.items() if name not in kept})

@@ -46,6 +46,7 @@ class Preflight:
     planned: MemoryNeed
     seconds_per_step: float
     seconds_per_sampling: float
+    seconds_per_scoring: float
     seconds_per_model: float
     seconds_of_last_model: float
     seconds_per_state: float
@@ -64,7 +65,7 @@ class Preflight:
         return (
             self.seconds_before
             + training_s
-            + (saves + 1) * self.seconds_per_sampling
+            + (saves + 1) * (self.seconds_per_sampling + self.seconds_per_scoring)
             + (saves - 1) * self.seconds_per_model
             + self.seconds_of_last_model
             + states * self.seconds_per_state
@@ -85,8 +86,9 @@ class Preflight:
             f"Memory: {gb(self.peak_bytes)} GiB at most, measured; planned were {gb(plan.peak_bytes)} "
             f"({', '.join(f'{name} {gb(size)}' for name, size in parts.items())}; at most in: {plan.phase}).",
             f"Time: {self.seconds_per_step:.2f} s a step, {self.seconds_per_sampling:.1f} s for the samples of a save, "
-            f"{self.seconds_per_model:.1f} s for a model ({self.seconds_of_last_model:.1f} s for the last one, whose "
-            f"end is waited for), {self.seconds_per_state:.1f} s for an exact state.",
+            f"{self.seconds_per_scoring:.1f} s for its scores, {self.seconds_per_model:.1f} s for a model "
+            f"({self.seconds_of_last_model:.1f} s for the last one, whose end is waited for), "
+            f"{self.seconds_per_state:.1f} s for an exact state.",
             f"Disk: {gb(disk.total_bytes)} GiB at most, {gb(self.free_disk_bytes)} are free "
             f"(models {disk.num_models} x {gb(disk.model_bytes)}, exact states {disk.num_states} x "
             f"{gb(disk.state_bytes)}).",
@@ -140,6 +142,7 @@ def preflight(
             planned=memory_need(config, read_shape(config.pretrained_model_name_or_path, workspace.models_dir), kind),
             seconds_per_step=clock.step_s(),
             seconds_per_sampling=clock.pictures_s("samples", config.save_infer_steps),
+            seconds_per_scoring=clock.scoring_s(config.save_infer_steps),
             seconds_per_model=clock.copied_s or clock.saved_s,
             seconds_of_last_model=clock.saved_s,
             seconds_per_state=clock.kept_s,
@@ -337,6 +340,19 @@ class _Clock:
         return self._span_s(phase) + (num_infer_steps - INFER_STEPS) * denoising_s * max(
             1, (len(times) - 1) // INFER_STEPS
         )
+
+    def scoring_s(self, num_infer_steps: int) -> float:
+        """Return how long the probe pictures of a save, and their scores, would take with this many denoising steps."""
+        times = self._times("scores")
+        # The first half is the base's, which take the loading of encoders along.
+        times = times[len(times) // 2 :]
+        if not times:
+            return 0.0
+        end_s = next((when for when, _ in self._stamps if when > times[-1]), times[-1])
+        # Each batch, of one picture or several, tells of each of its steps.
+        pairs = zip(times[::INFER_STEPS], times[1::INFER_STEPS], strict=False)
+        denoising_s = sum(after - before for before, after in pairs)
+        return end_s - times[0] + (num_infer_steps - INFER_STEPS) * denoising_s
 
     def before_s(self, config: TrainingConfig, short: TrainingConfig) -> float:
         """Return how long the run will prepare itself: load, make class pictures, encode crops."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config import TrainingConfig
+from dreambooth.config import TrainingConfig, update_problems
 from dreambooth.drive import RunKeeper, ready_drive
 from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, TrainingError, without_secrets
 from dreambooth.events import Controls, Event, Notice, Resumed, StatusChanged
@@ -238,14 +238,19 @@ def smaller_config(config: TrainingConfig) -> TrainingConfig | None:
 
 
 def _ways_to_need_less(config: TrainingConfig) -> list[tuple[dict[str, Any], str]]:
+    """Return changes and their words, the least harmful first; none that excludes itself with what is set."""
     batch = config.train_batch_size
     as_many = {"train_batch_size": 1, "gradient_accumulation_steps": config.gradient_accumulation_steps * batch}
     lower_px = max(config.resolution * 3 // 4 // 64 * 64, 16)
+    in_fp32 = config.mixed_precision == "no"
     ways: list[tuple[bool, dict[str, Any], str]] = [
+        (config.capture_step, {"capture_step": False}, "no --capture_step"),
         (not config.gradient_checkpointing, {"gradient_checkpointing": True}, "--gradient_checkpointing"),
         (not config.use_8bit_adam, {"use_8bit_adam": True}, "--use_8bit_adam (on an NVIDIA GPU)"),
-        (config.mixed_precision == "no", {"mixed_precision": "fp16"}, "--mixed_precision fp16 or bf16"),
+        (in_fp32, {"mixed_precision": "fp16"}, "--mixed_precision fp16 or bf16"),
+        (in_fp32, {"mixed_precision": "bf16"}, "--mixed_precision bf16"),
         (batch > 1, as_many, "--train_batch_size 1, with --gradient_accumulation_steps instead"),
+        (batch > 1, {"train_batch_size": 1}, "--train_batch_size 1"),
         (config.use_ema, {"use_ema": False}, "no --use_ema"),
         (config.not_cache_latents, {"not_cache_latents": False}, "no --not_cache_latents"),
         (
@@ -255,7 +260,12 @@ def _ways_to_need_less(config: TrainingConfig) -> list[tuple[dict[str, Any], str
         ),
         (True, {"resolution": lower_px}, f"a --resolution below {config.resolution}"),
     ]
-    return [(changes, words) for applies, changes, words in ways if applies]
+    possible: dict[str, tuple[dict[str, Any], str]] = {}
+    for applies, changes, words in ways:
+        if applies and not update_problems(dataclasses.replace(config, **changes)):
+            # The second word on the same setting is for where the first is not possible.
+            possible.setdefault(next(iter(changes)), (changes, words))
+    return [*possible.values()]
 
 
 # From Python ---------------------------------------------------------------------------------------------------------

@@ -151,7 +151,8 @@ def training_config(arguments: dict[str, Any]) -> TrainingConfig:
     from dreambooth.memory_plan import fastest_plan
     from dreambooth.models.shape import read_shape
 
-    config = resolve(explicit, read_card(base).recipe, "recommended").checked()
+    # Whether the settings go together is asked of the plan: the preset's own may not go with those that were asked for.
+    config = resolve(explicit, read_card(base).recipe, "recommended").in_range()
     return fastest_plan(config, read_shape(base), detect_device(), kept=explicit).checked()
 
 

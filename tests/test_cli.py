@@ -44,6 +44,21 @@ def concept_flags(photos: Path) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [["--update_in_backward"], ["--weight_precision", "bf16"], ["--shard_weights"]],
+    ids=lambda flags: flags[0],
+)
+def test_the_automatic_plan_goes_with_what_was_asked_for(concept_flags: list[str], flags: list[str]) -> None:
+    starts = ["--preset", "auto", "--pretrained_model_name_or_path", "starter", *concept_flags, *flags]
+    config = config_of(*starts)
+    assert getattr(config, flags[0].removeprefix("--")) in (True, "bf16")
+    with pytest.raises(ConfigError, match="resolution: is 36"):
+        config_of(*starts, "--resolution", "36")
+    with pytest.raises(ConfigError, match="seed"):
+        config_of(*starts, "--seed", "-1")
+
+
 def test_every_flag_of_the_seed_script_is_there() -> None:
     train = next(a for a in build_parser()._actions if a.choices).choices["train"]  # type: ignore[index,union-attr]
     known = {option.lstrip("-") for action in train._actions for option in action.option_strings}

@@ -18,7 +18,7 @@ from dreambooth.jobs import Jobs, RunView, in_words
 from dreambooth.models.manager import ModelManager
 from dreambooth.pictures import generate
 from dreambooth.runlog import RunLog, TensorBoardLog, read_state
-from dreambooth.runs import start_records, train
+from dreambooth.runs import smaller_config, smaller_settings, start_records, train
 from dreambooth.workspace import RunFolder, Workspace, held_lock
 
 
@@ -178,6 +178,30 @@ def test_a_run_out_of_memory_is_tried_again_with_the_plan_that_fits(
     last = seen[-1]
     assert last is not None
     assert (last.gradient_checkpointing, last.use_ema, last.train_text_encoder) == (True, False, False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"update_in_backward": True, "max_grad_norm": 0.0, "train_batch_size": 4},
+        {"capture_step": True, "train_batch_size": 2},
+        {"shard_weights": True, "train_batch_size": 2},
+        {"train_batch_size": 2},
+    ],
+    ids=str,
+)
+def test_what_is_said_to_need_less_can_be_run(config: TrainingConfig, changes: dict[str, Any]) -> None:
+    """R11: batches are lowered without accumulation, number formats changed to one that goes with the rest."""
+    smaller: TrainingConfig | None = dataclasses.replace(config, resolution=512, **changes).checked()
+    seen, told = [], []
+    while smaller is not None:
+        seen.append(smaller.checked())
+        told += smaller_settings(smaller)
+        smaller = smaller_config(smaller)
+    assert seen[-1].train_batch_size == 1
+    assert {one.shard_weights for one in seen} == {"shard_weights" in changes}
+    assert any("accumulation" in words for words in told) == ("update_in_backward" not in changes)
+    assert ("--mixed_precision bf16" in told) == bool({"update_in_backward", "shard_weights"} & set(changes))
 
 
 def test_a_run_is_deleted_only_when_it_is_over(jobs: Jobs, config: TrainingConfig, stub: Stub) -> None:

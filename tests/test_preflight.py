@@ -38,7 +38,9 @@ def test_a_preflight_measures_steps_samples_and_saves_and_leaves_nothing(
     assert found.disk.num_saves == 3
     # What the run will write, measured: fp16 weights; fp32 weights and two moments.
     assert found.disk.state_bytes > 4 * found.disk.model_bytes > 0
-    assert found.seconds > 500 * found.seconds_per_step + 4 * found.seconds_per_sampling
+    # Ten probe pictures in seven batches, each of 20 denoising steps, against one sample.
+    assert found.seconds_per_scoring > found.seconds_per_sampling
+    assert found.seconds > 500 * found.seconds_per_step + 4 * (found.seconds_per_sampling + found.seconds_per_scoring)
     assert found.finish(datetime.datetime(2026, 1, 1)) > datetime.datetime(2026, 1, 1)
     assert [path for path in workspace.data_dir.rglob("*") if path.is_file() or path.name.startswith(".")] == []
     assert not own_class_dir.exists()
