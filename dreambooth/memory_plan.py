@@ -344,6 +344,8 @@ def _plans(config: TrainingConfig, able: tuple[str, ...], kept: Collection[str])
             "max_tensor_grad_norm": config.max_tensor_grad_norm,
         },
     ]  # fmt: skip
+    if "update_in_backward" in kept and config.update_in_backward:
+        changes[0] |= changes.pop()
     changes += [{"weight_precision": "bf16", "mixed_precision": "bf16"}] if has_bf16 else []
     if config.shard_weights:
         # Neither 8-bit moments nor updates inside backward go with parts of weights.

@@ -180,9 +180,8 @@ def test_whatever_is_free_the_plan_can_be_run_and_no_faster_one_fits(
         assert {name: getattr(plan, name) for name in explicit} == explicit
         before = need
         seen.append(plan)
-    if "update_in_backward" not in explicit:  # those who ask for it get no plan without checkpointing
-        assert len(set(seen)) > 1
-        assert not seen[-1].gradient_checkpointing
+    assert len(set(seen)) > 1
+    assert not seen[-1].gradient_checkpointing
 
 
 def test_every_preset_can_be_planned_on_every_device() -> None:
