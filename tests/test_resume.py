@@ -550,7 +550,7 @@ def test_a_full_disk_pauses_the_run_which_resumes_exactly(
         folder = tmp_path / f"full {number}"
         with monkeypatch.context() as patch:
             writing = filling(checkpoint.write_safetensors)
-            patch.setattr("dreambooth.models.base.write_safetensors", writing)
+            patch.setattr("dreambooth.models.saving.write_safetensors", writing)
             patch.setattr(checkpoint, "write_safetensors", writing)
             with pytest.raises(DreamBoothError, match="disk is full"):
                 train(dataclasses.replace(settings, output_dir=str(folder)))
