@@ -127,6 +127,15 @@ def test_class_pictures_that_are_there_are_not_made_again(workspace: Workspace, 
 def test_the_sentence_before_the_start_says_photos_steps_minutes_memory_and_disk(workspace: Workspace) -> None:
     config = forecast.proposed_config(SD15, "recommended", "pet", 5, {}, T4)
     told = plan_text.start_sentence(forecast.forecast(workspace, config, 5, T4))
-    for words in ("5 photos", "800 steps", plan_text.NOT_TIMED, " of 14.2 GB memory", "writes up to ", " free)"):
+    class_pictures = f"{config.num_class_images} class pictures"
+    for words in (
+        "5 photos",
+        class_pictures,
+        "800 steps",
+        plan_text.NOT_TIMED,
+        " of 14.2 GB memory",
+        "writes up to ",
+        " free)",
+    ):
         assert words in told
     assert "db-wrong-part'>no photos yet" in plan_text.start_sentence(forecast.forecast(workspace, config, 0, T4))

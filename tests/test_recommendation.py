@@ -132,3 +132,12 @@ def test_damaged_scores_are_none(tmp_path: Path, text: str) -> None:
     run.records.mkdir()
     records.scores_path(run).write_text(text)
     assert read_scores(run) is None
+
+
+def test_a_likeness_below_a_half_is_called_what_it_is() -> None:
+    poor = recommended([StepScores(100, 0.40, 1.0, 0.1), StepScores(200, 0.41, 1.0, 0.1)])
+    good = recommended([StepScores(100, 0.80, 1.0, 0.1), StepScores(200, 0.81, 1.0, 0.1)])
+    assert poor is not None
+    assert good is not None
+    assert "(likeness 0.41 of 1, less than half way to the photos, prompts followed 1.00" in poor.why
+    assert "half way" not in good.why

@@ -42,6 +42,8 @@ def losses(values: list[float]) -> list[StepLoss]:
         ({}, "Training: step 30 of 120"),
         ({"phase": "class images", "phase_done": 12, "phase_total": 50}, "Making class pictures: 12 of 50"),
         ({"phase": "loading", "phase_total": 0}, "Loading the base model"),
+        ({"phase": "scores", "phase_done": 3, "phase_total": 10}, "Scoring the saved step: 3 of 10"),
+        ({"phase": "scores", "step": 0, "phase_done": 3, "phase_total": 10}, "Scoring the untaught base: 3 of 10"),
         ({"phase": "", "phase_total": 0}, "Starting"),
         ({"status": "queued", "queue_place": 2}, "Waiting in line, place 2"),
         ({"status": "queued"}, "Waiting to begin"),
@@ -58,6 +60,8 @@ def test_phase_text(changes: dict[str, Any], text: str) -> None:
 def test_the_bar_follows_the_steps_and_before_them_the_phase() -> None:
     assert render.progress_share(run()) == 0.25
     assert render.progress_share(run(phase="latents", phase_done=4, phase_total=5)) == 0.8
+    stopped = run(status="stopped", step=0, phase="class images", phase_done=28, phase_total=50)
+    assert render.progress_share(stopped) == 0, "no step was made, whatever was"
     assert render.progress_share(run(status="done", step=119)) == 1.0
     assert render.progress_share(run(phase="loading", step=0, total_steps=0)) == 0.0
     assert "aria-valuenow='25'" in render.status_card(run())

@@ -197,7 +197,7 @@ def _class_pictures() -> dict[str, Any]:
     with gr.Accordion("Class pictures", open=False, elem_id="class-box") as class_box:
         gr.HTML(
             "<p class='db-hint'>While it learns your subject, the model also looks at usual pictures of the class, so "
-            "that not every dog becomes yours. It matters most for people and animals.</p>"
+            "that not every other one becomes yours. It matters most for people and animals.</p>"
         )
         with gr.Row(equal_height=False):
             class_on = gr.Checkbox(

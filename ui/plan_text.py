@@ -71,8 +71,11 @@ def start_sentence(told: Forecast) -> str:
     photos = f"{told.num_photos} photo{'' if told.num_photos == 1 else 's'}" if told.num_photos else "no photos yet"
     where = "this GPU" if device.kind != "cpu" else "this CPU"
     time = NOT_TIMED if told.seconds is None else f"about {in_words(told.seconds)} on {where}"
+    num_class_pictures = max(len(config.concepts), 1) * config.num_class_images
+    class_pictures = [(f"{num_class_pictures} class pictures", True)] if config.with_prior_preservation else []
     parts = [
         (photos, bool(told.num_photos)),
+        *class_pictures,
         (f"{config.max_train_steps} steps", True),
         (time, True),
         (f"needs {gb(told.need_bytes)} of {gb(device.free_bytes)} GB memory", told.fits),

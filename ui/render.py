@@ -22,7 +22,7 @@ SILENT_S = 55
 PHASES = {
     "loading": "Loading the base model",
     "class images": "Making class pictures",
-    "latents": "Preparing the photos",
+    "latents": "Preparing photos and their crops",
     "training": "Training",
     "saving": "Saving the model",
     "copying": "Copying the weights",
@@ -152,6 +152,8 @@ def phase_text(view: RunView) -> str:
     if view.phase == "lent":
         return f"Waiting at step {view.step} of {view.total_steps} while pictures are made"
     text = PHASES.get(view.phase, "Starting")
+    if view.phase == "scores" and not view.step:
+        text = "Scoring the untaught base"
     if view.phase == "training":
         return f"{text}: step {view.step} of {view.total_steps}"
     return f"{text}: {view.phase_done} of {view.phase_total}" if view.phase_total else text
@@ -161,7 +163,7 @@ def progress_share(view: RunView) -> float:
     """Return how far the bar reaches, 0 to 1: the steps while training, else the pieces of the phase."""
     if view.status == "done":
         return 1.0
-    if view.phase in ("latents", "class images") and view.phase_total:
+    if view.status not in FINAL_STATUSES and view.phase in ("latents", "class images") and view.phase_total:
         return min(view.phase_done / view.phase_total, 1.0)
     return min(view.step / view.total_steps, 1.0) if view.total_steps else 0.0
 

@@ -30,7 +30,7 @@ class RunsSection:
 def build() -> RunsSection:
     """Lay out the section; `connect` gives it life."""
     with gr.Accordion("My runs", open=False, elem_id="my-runs"):
-        gr.HTML("<p class='db-hint'>Choose a row to see that run above, go on with it, or delete it.</p>")
+        gr.HTML("<p class='db-hint'>Choose a row to see that run above, with all that can be done with it.</p>")
         table = gr.Dataframe(
             headers=HEADERS, datatype="str", interactive=False, show_label=False, elem_id="runs-table", label="My runs",
             column_widths=["22%", "14%", "11%", "10%", "15%", "18%", "10%"], max_height=340, buttons=[],

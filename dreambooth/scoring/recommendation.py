@@ -141,7 +141,10 @@ def _why_none(steps: Sequence[StepScores]) -> str:
 
 
 def _figures(one: StepScores) -> str:
-    figures = [f"likeness {one.fidelity:.2f} of 1"] if one.fidelity is not None else []
+    figures = []
+    if one.fidelity is not None:
+        far = ", less than half way to the photos" if one.fidelity < 0.5 else ""
+        figures.append(f"likeness {one.fidelity:.2f} of 1{far}")
     figures += [f"prompts followed {one.prompt:.2f}"] if one.prompt is not None else []
     figures += [f"drift {one.drift:.2f}"] if one.drift is not None else []
     return ", ".join(figures)
