@@ -4,8 +4,9 @@
 
 A training goes on in a thread; by turns it is asked for the device, a picture of one denoising step is made of the same
 base by the models of generation, and the device is given back. `free` is the time until the training has let go, the
-step it was at included; `load` until the models of generation are there; `picture` what it took; `back` until the next
-step was made. Memory is what the device holds while it is lent and nothing is loaded (the process's own on the CPU).
+step it was at included; `load` until the models of generation are there; `picture` what it took; `back` until the
+training has the device again. Memory is what the device holds while it is lent and nothing is loaded (the process's own
+on the CPU).
 """
 
 import argparse
@@ -33,7 +34,7 @@ PICTURE = GenerationConfig(prompt="a photo", num_images_per_prompt=1, num_infere
 
 
 class Lender:
-    """Tells when the training has let go of the device, and when it has made its next step."""
+    """Tells when the training has let go of the device, and when it has it again or has made a step."""
 
     def __init__(self) -> None:
         self.is_lent, self.has_stepped = threading.Event(), threading.Event()
