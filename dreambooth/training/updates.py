@@ -57,7 +57,7 @@ class GatheredUpdates:
         """Update the weights unless loss or gradients are no finite numbers, and return whether they were.
 
         `total` is the step's mean loss; the answer is a bool scalar on its device. Gradients that overflow under a loss
-        scale do not count, the scale is lowered and the update left out; not so without an end.
+        scale do not count, up to MAX_SKIPPED_UPDATES in a row: the scale is lowered and the update left out.
         """
         if self._shards is None:
             average_across_processes(self._parameters, self._num_processes)
