@@ -91,10 +91,14 @@ def disk_need_of_counts(config: TrainingConfig, counts: Counts, num_steps: int) 
     )
 
 
-def bytes_there(run: RunFolder) -> int:
-    """Return what lies there of a run already: models and pictures in its step folders, and its exact states."""
+def bytes_there(run: RunFolder, need: DiskNeed) -> int:
+    """Return what lies there already of what a run needs: models and pictures in its step folders, and exact states.
+
+    A new state is written before an old one goes: one of those that are needed is always still to come.
+    """
     folders = [run.step_folder(step) for step in run.steps()]
-    folders += [run.checkpoints / str(step) for step in run.checkpoint_steps()]
+    newest_first = run.checkpoint_steps()[::-1]
+    folders += [run.checkpoints / str(step) for step in newest_first[: need.num_states - 1]]
     return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
 
 
@@ -103,7 +107,7 @@ def refuse_short_disk(need: DiskNeed, folder: Path, *, is_resumed: bool = False)
 
     A resumed run keeps its settings, so that room is all that helps it.
     """
-    free, there = free_bytes(folder), bytes_there(RunFolder(folder))
+    free, there = free_bytes(folder), bytes_there(RunFolder(folder), need)
     missing = max(need.written_bytes - there, 0) + RESERVE_BYTES
     if free >= missing:
         return

@@ -77,7 +77,7 @@ def prepare(
         refuse_short_disk(need, Path(config.output_dir), is_resumed=is_resumed)
         if workspace.drive_dir is not None:
             kept = RunFolder(workspace.drive_dir / "runs" / Path(config.output_dir).name)
-            missing_bytes = max(need.kept_bytes - bytes_there(kept), 0)
+            missing_bytes = max(need.kept_bytes - bytes_there(kept, need), 0)
             refuse_full_drive(workspace.drive_dir, missing_bytes, is_resumed=is_resumed)
     with process.main_process_first():
         config = with_class_images(config, base, workspace=workspace, manager=manager, report=report, controls=controls)
