@@ -148,13 +148,11 @@ def ranking(
     photos: Sequence["Image.Image"],
 ) -> list[Bled]:
     """Return the prompts by how much their pictures changed, the most first: in an encoder's eyes, else in pixels."""
-    found = []
     if examiner is None:
-        for prompt in before:
-            change = statistics.fmean(measures.pixel_change(after[prompt], before[prompt]))
-            found.append(Bled(prompt, change, None))
+        changes = {prompt: measures.pixel_change(after[prompt], before[prompt]) for prompt in before}
+        found = [Bled(prompt, statistics.fmean(of_pairs), None) for prompt, of_pairs in changes.items()]
         return sorted(found, key=lambda one: one.change, reverse=True)
-    embed = next(iter(examiner.likeness.values()))
+    found, embed = [], next(iter(examiner.likeness.values()))
     real = embed(photos)
     goal = measures.own_similarity(real) if len(photos) > 1 else 1.0
     for prompt in before:

@@ -4,9 +4,8 @@ Commands that train, handle files or measure quality have files of their own; th
 """
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from dreambooth.events import Controls
 from dreambooth.fields import describe
 from dreambooth.flags import add_command, add_flag
 from dreambooth.presets import resolve
+from dreambooth.progress_bar import progress_bar
 from dreambooth.settings import load_settings
 from dreambooth.workspace import Workspace
 
@@ -87,7 +87,7 @@ def generate_command(arguments: dict[str, Any]) -> int:
 def _with_bar(model: str, config: GenerationConfig, output_dir: Path) -> list[Path]:
     from dreambooth.pictures import generate
 
-    with _step_bar() as on_step:
+    with progress_bar("Generating", "step") as on_step:
         return generate(model, config, output_dir, on_step=on_step)
 
 
@@ -98,25 +98,11 @@ def compare_command(arguments: dict[str, Any]) -> int:
     run, steps, output_dir = (arguments.pop(name) for name in ("run", "steps", "output_dir"))
     # Several prompts are several lines, as in a file of settings; a shell's own newline is hard to type.
     arguments["prompt"] = arguments.get("prompt", "").replace("\\n", "\n")
-    with _step_bar() as on_step:
+    with progress_bar("Generating", "step") as on_step:
         paths = compare(run, GenerationConfig(**arguments), output_dir, steps=steps, on_step=on_step)
     for path in paths:
         print(path)
     return 0
-
-
-@contextlib.contextmanager
-def _step_bar() -> Iterator[Callable[[int, int], None]]:
-    """Yield what shows (denoising steps done, in all) as a bar on the terminal."""
-    from tqdm import tqdm
-
-    with tqdm(desc="Generating", unit="step", dynamic_ncols=True) as bar:
-
-        def on_step(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield on_step
 
 
 def doctor_command(arguments: dict[str, Any]) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.flags import add_command
 from dreambooth.models.strength import WHOLE, Strength
+from dreambooth.progress_bar import progress_bar
 from dreambooth.storage import CHOICES as CLEANABLE
 
 if TYPE_CHECKING:
@@ -128,17 +129,10 @@ def converted(
     strength: Strength = WHOLE,
 ) -> "Verdict":
     """Write one verified file of a run, a step or a folder, at this strength, with a bar on the terminal."""
-    from tqdm import tqdm
-
     from dreambooth.verify import convert_verified
     from dreambooth.workspace import newest_step_folder
 
-    with tqdm(desc="Converting", unit="tensor", dynamic_ncols=True) as bar:
-
-        def on_progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar("Converting", "tensor") as on_progress:
         return convert_verified(
             newest_step_folder(model), out, strength=strength, precision=precision,
             use_safetensors=use_safetensors or None, on_progress=on_progress,
@@ -156,19 +150,12 @@ def push_command(arguments: dict[str, Any]) -> int:
 
 def pushed(model: Path, repo_id: str, *, private: bool, single_file: bool) -> None:
     """Upload a step folder, with its verified single file when asked for, in the name of the environment's token."""
-    from tqdm import tqdm
-
     from dreambooth.bleed import report_for_card
     from dreambooth.export.hub import push, single_file_name
     from dreambooth.settings import load_settings
 
     token = load_settings().token
-    with tqdm(desc="Pictures of other things, for the card", unit="picture", dynamic_ncols=True, delay=1) as bar:
-
-        def on_picture(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar("Pictures of other things, for the card", "picture", delay_s=1) as on_picture:
         report_for_card(model, on_picture=on_picture)
     with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
         file = (

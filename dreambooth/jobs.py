@@ -273,15 +273,17 @@ class Jobs:
         """
         run = self._workspace.run(name)
         step = self.view(name).recommended_step
-        settings = Settings(self._workspace.data_dir, token=None if self._token is None else Secret(self._token))
         return bleed_report(
-            run.path, step, settings=settings, manager=self._manager, download=download, on_picture=on_picture
+            run.path, step, settings=self._settings(), manager=self._manager, download=download, on_picture=on_picture
         )
+
+    def _settings(self) -> Settings:
+        token = None if self._token is None else Secret(self._token)
+        return Settings(self._workspace.data_dir, token=token)
 
     def report_for_card(self, model: Path, on_picture: Callable[[int, int], None]) -> bool:
         """Make what a model's card says of other things, where it is missing and does not take hours."""
-        settings = Settings(self._workspace.data_dir, token=None if self._token is None else Secret(self._token))
-        return report_for_card(model, settings=settings, manager=self._manager, on_picture=on_picture)
+        return report_for_card(model, settings=self._settings(), manager=self._manager, on_picture=on_picture)
 
     def generate(self, model: str, config: GenerationConfig, when: When = "ask") -> Iterator[Path]:
         """Yield picture files one by one; `when` is for the time that a run trains, see `order`."""

@@ -20,7 +20,7 @@ from dreambooth.scoring.chart import write_chart
 from dreambooth.scoring.encoders import Examiner
 from dreambooth.scoring.figures import Kind, ProbePicture, Reference, ceiling, step_scores
 from dreambooth.scoring.recommendation import DRIFT_LOSS, SEEN_LOSS, UNSEEN_LOSS, StepScores
-from dreambooth.scoring.records import RunScores, chart_path, read_scores, write_scores
+from dreambooth.scoring.records import RunScores, read_scores, write_scores
 from dreambooth.workspace import RunFolder, new_folder
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _unrelated_to(known: str) -> str:
 
 def probes_dir(run: RunFolder, step: int) -> Path:
     """Return where the probe pictures of a step lie."""
-    return run.records / "probes" / str(step)
+    return run.probes / str(step)
 
 
 def make_probes(
@@ -143,10 +143,9 @@ def _picture(path: Path) -> "Image.Image":
 
 def probed_steps(run: RunFolder) -> list[int]:
     """Return the steps that have probe pictures, the base's 0 first."""
-    folder = run.records / "probes"
-    if not folder.is_dir():
+    if not run.probes.is_dir():
         return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+    return sorted(int(entry.name) for entry in run.probes.iterdir() if entry.name.isdecimal())
 
 
 def num_probes_made(run: RunFolder) -> int:
@@ -217,7 +216,7 @@ def update_scores(
 def keep_scores(run: RunFolder, scores: RunScores) -> None:
     """Write scores and chart with the recommendation that follows from them and from the models that are there."""
     write_scores(run, scores)
-    write_chart(scores, scores.recommended(run.steps() or None), chart_path(run))
+    write_chart(scores, scores.recommended(run.steps() or None), run.scores_chart_path)
 
 
 def with_losses(scores: Sequence[StepScores], losses: Sequence[FixedNoiseLosses]) -> list[StepScores]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from dreambooth.config import SD15
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.progress_bar import progress_bar
 
 
 def add(commands: Any) -> None:
@@ -48,7 +49,7 @@ def bleed_command(arguments: dict[str, Any]) -> int:
     from dreambooth.workspace import RunFolder
 
     run, step = RunFolder(arguments["run"]), arguments["step"]
-    with _bar("Pictures of other things") as on_picture:
+    with progress_bar("Pictures of other things", "picture") as on_picture:
         ranked = bleed_report(run.path, step, download=not arguments["offline"], on_picture=on_picture)
     print("\n".join(told(ranked, bleed_dir(run.step_folder(step or run.steps()[-1])))))
     return 0
@@ -79,7 +80,7 @@ def score_command(arguments: dict[str, Any]) -> int:
     from dreambooth.workspace import RunFolder
 
     run: Path = arguments["run"]
-    with _bar("Probe pictures") as on_picture:
+    with progress_bar("Probe pictures", "picture") as on_picture:
         scores = score_run(
             run, num_probes=arguments["probes"], download=not arguments["offline"], on_picture=on_picture
         )
@@ -108,16 +109,3 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
     finally:
         for old in shown:
             old.close()
-
-
-@contextlib.contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    from tqdm import tqdm
-
-    with tqdm(desc=title, unit="picture", dynamic_ncols=True) as bar:
-
-        def on_picture(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield on_picture

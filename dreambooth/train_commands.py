@@ -128,15 +128,9 @@ def training_config(arguments: dict[str, Any]) -> TrainingConfig:
     """Return the settings that these flags ask for; raises ConfigError with every mistake in them."""
     from dreambooth.models.base import read_card
 
-    problems = []
     if arguments.pop("hub_token") is not None:
-        problems.append(
-            FieldProblem(
-                "hub_token", "is refused: it would show in process lists. Put HF_TOKEN in the environment or .env."
-            )
-        )
-    if problems:
-        raise ConfigError(problems)
+        message = "is refused: it would show in process lists. Put HF_TOKEN in the environment or .env."
+        raise ConfigError([FieldProblem("hub_token", message)])
     for name in ("local_rank", "resume_from_checkpoint", "push_to_hub", "hub_model_id"):
         arguments.pop(name, None)
     preset_name, config_path = arguments.pop("preset"), arguments.pop("config")

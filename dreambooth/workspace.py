@@ -161,6 +161,26 @@ class RunFolder:
         """Return the file that says where a run that was told to finish ends."""
         return self.records / "finish.json"
 
+    @property
+    def scores_path(self) -> Path:
+        """Return the file of the run's scores."""
+        return self.records / "scores.json"
+
+    @property
+    def scores_chart_path(self) -> Path:
+        """Return the picture of the run's fidelity and drift."""
+        return self.records / "scores.png"
+
+    @property
+    def probes(self) -> Path:
+        """Return the folder of the pictures that are scored, one folder a step."""
+        return self.records / "probes"
+
+    @property
+    def bleed(self) -> Path:
+        """Return the folder of the reports on what else the training changed, one folder a step."""
+        return self.records / "bleed"
+
     def step_folder(self, step: int) -> Path:
         """Return where the model of this step is or will be."""
         return self.path / str(step)
@@ -198,10 +218,10 @@ class RunFolder:
 
     def forget_failed_start(self) -> None:
         """Remove the records of a run that ended before its first step, and the pictures of its base; the log stays."""
-        scores = (self.records / "scores.json", self.records / "scores.png")
-        for path in (self.events_path, self.state_path, self.config_path, self.finish_path, *scores):
+        told = (self.events_path, self.state_path, self.config_path, self.finish_path)
+        for path in (*told, self.scores_path, self.scores_chart_path):
             path.unlink(missing_ok=True)
-        for folder in (self.step_folder(0) / "samples", self.records / "probes", self.records / "bleed"):
+        for folder in (self.step_folder(0) / "samples", self.probes, self.bleed):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -387,6 +407,7 @@ def _try_lock(file: IO[bytes], *, shared: bool) -> bool:
             import msvcrt
 
             file.seek(LOCKED_BYTE)
+            # A checker that is not on Windows knows nothing of it.
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
         else:
             import fcntl

@@ -21,7 +21,7 @@ FLOORS: list[dict[str, str]] = [
     {"limits": ""},
     {"fields": ""},
     {"config": "", "settings": ""},
-    {"recipes": "", "prompts": "", "presets": "", "flags": ""},
+    {"recipes": "", "prompts": "", "presets": "", "flags": "", "progress_bar": ""},
     {"workspace": "", "hardware": "", "capture": "", "eta": ""},
     {"pace": "", "drive": "", "runlog": "", "doctor": "", "samples": "", "sample_grid": ""},
     {"storage": ""},

@@ -22,7 +22,7 @@ from dreambooth.errors import ConfigError
 from dreambooth.samples import sample_folder
 from dreambooth.scoring.chart import write_chart
 from dreambooth.scoring.recommendation import StepScores
-from dreambooth.scoring.records import RunScores, chart_path, write_scores
+from dreambooth.scoring.records import RunScores, write_scores
 from dreambooth.settings import Secret, Settings
 from dreambooth.workspace import RunFolder, Workspace, write_json
 from tests.open_page import OpenPage, open_page
@@ -335,14 +335,14 @@ def test_the_picture_of_the_scores_is_shown_as_a_copy_with_the_recommendation(op
         (run.step_folder(step) / "model_index.json").write_text("{}")
     scores = RunScores("made up", (StepScores(2, 0.8, 0.9, 0.1), StepScores(4, 0.9, 0.3, 0.7)))
     write_scores(run, scores)
-    write_chart(scores, None, chart_path(run))
+    write_chart(scores, None, run.scores_chart_path)
     (look,) = RawEvents(opened.url).call("look", ["scored", {}])
     assert "Step 2 is the best in all" in look.as_html
     pictures = [json.loads(value) for kind, value in look.outputs if kind == "image"]
     (chart,) = [picture["value"] for picture in pictures if picture.get("visible")]
     assert Path(chart["path"]).is_relative_to(opened.copies_dir)
     assert answer(f"{opened.url}gradio_api/file={urllib.parse.quote(chart['path'])}") == 200
-    assert answer(f"{opened.url}gradio_api/file={urllib.parse.quote(str(chart_path(run)))}") == 403
+    assert answer(f"{opened.url}gradio_api/file={urllib.parse.quote(str(run.scores_chart_path))}") == 403
     assert client.predict("scored", api_name="/training_status")["recommended_step"] == 2
     with pytest.raises(AppError, match="scored is not running"):
         client.predict("scored", api_name="/finish_now")

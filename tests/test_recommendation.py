@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.scoring import chart, records
+from dreambooth.scoring import chart
 from dreambooth.scoring.recommendation import UNSEEN_LOSS, StepScores, merit, recommended
 from dreambooth.scoring.records import RunScores, read_scores, write_scores
 from dreambooth.workspace import RunFolder
@@ -113,24 +113,24 @@ def test_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
     scores = RunScores("judge", (StepScores(0, 0.0, 1.0, 0.0, {"DIV": 0.9}), *OVERFITTING), {"judge": 0.96}, "a note")
     write_scores(run, scores)
     assert read_scores(run) == scores
-    assert chart.write_chart(scores, scores.recommended(), records.chart_path(run))
+    assert chart.write_chart(scores, scores.recommended(), run.scores_chart_path)
 
 
 def test_scores_without_likeness_are_written_and_drawn_without_a_step(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     scores = RunScores("judge", (StepScores(0, 0.0, 1.0, 0.0), StepScores(60, 0.0, 0.9, 0.0)))
     write_scores(run, scores)
-    values = json.loads(records.scores_path(run).read_text())
+    values = json.loads(run.scores_path.read_text())
     assert values["recommended_step"] is None
     assert "does not look like the photos yet" in values["why"]
-    assert chart.write_chart(scores, scores.recommended(), records.chart_path(run))
+    assert chart.write_chart(scores, scores.recommended(), run.scores_chart_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"examiner": 1, "steps": [{"step": "x"}], "ceiling": {}}', '{"steps": 3}'])
 def test_damaged_scores_are_none(tmp_path: Path, text: str) -> None:
     run = RunFolder(tmp_path)
     run.records.mkdir()
-    records.scores_path(run).write_text(text)
+    run.scores_path.write_text(text)
     assert read_scores(run) is None
 
 

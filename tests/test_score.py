@@ -16,7 +16,7 @@ from dreambooth.score import score_run, told
 from dreambooth.scoring.encoders import judge_examiner
 from dreambooth.scoring.judge import load_judge
 from dreambooth.scoring.recommendation import UNSEEN_LOSS, StepScores
-from dreambooth.scoring.records import RunScores, chart_path, read_scores, scores_path
+from dreambooth.scoring.records import RunScores, read_scores
 from dreambooth.workspace import RunFolder
 
 
@@ -57,19 +57,19 @@ def test_without_encoders_only_pixels_are_told_and_it_is_said_plainly(trained: R
     assert UNSEEN_LOSS in scores.steps[1].measures
     assert scores.steps[0].measures["changed"] == 0
     assert scores.steps[2].measures["changed"] > 0
-    assert not chart_path(trained).exists()
+    assert not trained.scores_chart_path.exists()
 
 
 @pytest.mark.usefixtures("judged")
 def test_a_scored_run_says_which_step_to_take(trained: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(trained.path), "--offline"]) == 0
     printed = capsys.readouterr().out
-    values = json.loads(scores_path(trained).read_text())
+    values = json.loads(trained.scores_path.read_text())
     assert values["examiner"] == "the starter's judge"
     # Random weights need not look like anything; then the sentence says so.
     assert values["recommended_step"] in (1, 2, None)
     assert values["why"] in printed
-    assert chart_path(trained).exists()
+    assert trained.scores_chart_path.exists()
     assert set(values["ceiling"]) == {"judge"}
     assert sorted(entry.name for entry in trained.path.iterdir() if entry.name.isdecimal()) == ["1", "2"]
 

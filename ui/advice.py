@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.scoring.recommendation import Recommendation
-from dreambooth.scoring.records import read_scores, scores_path
+from dreambooth.scoring.records import read_scores
 from dreambooth.workspace import RunFolder
 from ui.boundary import Services
 from ui.render import advice_text
@@ -20,7 +20,7 @@ class Advice:
 
     def pick(self, run: RunFolder) -> Recommendation | None:
         """Return which step of a run to take, if any; None where its scores cannot tell or there are none."""
-        path, steps = scores_path(run), run.steps()
+        path, steps = run.scores_path, run.steps()
         standing = (path.stat().st_mtime_ns if path.exists() else 0, steps)
         known, pick = self._known.get(run.path, (None, None))
         if known != standing:

@@ -10,7 +10,6 @@ import gradio as gr
 from dreambooth.bleed import BleedReport, kept_report
 from dreambooth.jobs import RunView
 from dreambooth.scoring.recommendation import NOTHING_MEASURED
-from dreambooth.scoring.records import chart_path
 from dreambooth.workspace import RunFolder
 from ui.boundary import QUIET, Services, shown
 from ui.loss_plot import loss_plot
@@ -188,7 +187,7 @@ def _bled_picture(services: Services, report: BleedReport | None) -> Any:
 
 def _chart(view: RunView) -> tuple[Path, int] | None:
     """Return the picture of the scores and when it was drawn, which tells a page that there is a newer one."""
-    path = chart_path(RunFolder(view.path))
+    path = RunFolder(view.path).scores_chart_path
     try:
         return path, path.stat().st_mtime_ns
     except OSError:

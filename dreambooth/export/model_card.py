@@ -10,6 +10,7 @@ from natsort import natsorted
 from dreambooth.config import SD15, TrainingConfig
 from dreambooth.export.recipe import public_settings
 from dreambooth.models.download import SUCCESSORS
+from dreambooth.workspace import RunFolder
 
 OPENRAIL, OPENRAIL_OF_SD2 = "creativeml-openrail-m", "openrail++"
 # Of bases that were loaded without their page. Those of SD 2.x went to sd2-community in November 2025.
@@ -136,7 +137,7 @@ def _samples(model_dir: Path) -> str:
 
 def bleed_dir(model_dir: Path) -> Path:
     """Return where the report of what a run's step changed besides its subject lies, if there is one."""
-    return model_dir.absolute().parent / ".run" / "bleed" / model_dir.name
+    return RunFolder(model_dir.absolute().parent).bleed / model_dir.name
 
 
 def _bleed(model_dir: Path) -> str:

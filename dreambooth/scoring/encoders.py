@@ -125,11 +125,14 @@ def encoder_examiner(dino: Any, clip: Any, tokenizer: Any) -> Examiner:
         return _embedded(clip, pixels, lambda batch: _pooled(clip.get_image_features(pixel_values=batch)))
 
     def obedience(images: Sequence["Image.Image"], prompts: Sequence[str]) -> list[float | None]:
+        import torch
+
         ids = tokenizer(list(prompts), padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         texts = _embedded(clip, ids.input_ids, lambda batch: _pooled(clip.get_text_features(input_ids=batch)))
         # A photo is held to many prompts, and looked at once.
-        rows = {id(image): row for row, image in enumerate({id(one): one for one in images}.values())}
-        seen = see_clip(list({id(one): one for one in images}.values()))[[rows[id(image)] for image in images]]
+        different = {id(image): image for image in images}
+        rows = dict(zip(different, see_clip([*different.values()]), strict=True))
+        seen = torch.stack([rows[id(image)] for image in images])
         cosines: list[float | None] = (seen * texts).sum(1).tolist()
         return cosines
 

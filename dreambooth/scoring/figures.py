@@ -96,14 +96,14 @@ def _of_concept(
     found = _by_pixels(own, before, pool)
     if examiner is None:
         return StepScores(step, measures=found)
-    shown, class_pictures = _of(own, "identifier"), _of(own, "class")
+    shown = _of(own, "identifier")
     for name, embed in examiner.likeness.items():
         found[name] = measures.similarity(embed(_images(shown)), reference.photo_rows(examiner, name, concept))
     first, embed = next(iter(examiner.likeness.items()))
     rows = {kind: embed(_images(some)) for kind in NEUTRAL if (some := _of(own, kind))}
     if "class" in rows:
         found["PRES"] = measures.similarity(rows["class"], reference.photo_rows(examiner, first, concept))
-        if len(class_pictures) > 1:
+        if len(rows["class"]) > 1:
             found["DIV"] = measures.diversity(rows["class"])
     prompt = _prompt_share(examiner, shown, concept, reference, found)
     fidelity = _fidelity(examiner, found[first], concept, reference)

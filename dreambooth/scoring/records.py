@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from dreambooth.scoring.recommendation import Recommendation, StepScores, recommended
 from dreambooth.workspace import RunFolder, write_json
@@ -34,16 +33,6 @@ class RunScores:
         return recommended(self.steps, available)
 
 
-def scores_path(run: RunFolder) -> Path:
-    """Return where a run's scores lie."""
-    return run.records / "scores.json"
-
-
-def chart_path(run: RunFolder) -> Path:
-    """Return where the picture of a run's fidelity and drift lies."""
-    return run.records / "scores.png"
-
-
 def write_scores(run: RunFolder, scores: RunScores) -> None:
     """Write the scores with the recommendation that follows from them."""
     found = scores.recommended(run.steps() or None)
@@ -56,13 +45,13 @@ def write_scores(run: RunFolder, scores: RunScores) -> None:
         "ceiling": dict(scores.ceiling),
         "steps": [dataclasses.asdict(one) for one in scores.steps],
     }
-    write_json(scores_path(run), values)
+    write_json(run.scores_path, values)
 
 
 def read_scores(run: RunFolder) -> RunScores | None:
     """Return a run's scores, None where there are none or they cannot be read."""
     try:
-        values = dict(json.loads(scores_path(run).read_text("utf-8")))
+        values = dict(json.loads(run.scores_path.read_text("utf-8")))
         steps = tuple(_step(dict(one)) for one in values["steps"])
         ceiling = {str(name): float(value) for name, value in dict(values["ceiling"]).items()}
         num_probes = int(_number(values.get("num_probes", 0)))

@@ -57,6 +57,7 @@ def build_optimizer(
 def _eight_bit_adamw(groups: list[dict[str, Any]], options: dict[str, Any]) -> "Optimizer":
     from bitsandbytes.optim import AdamW8bit
 
+    # The library has no types.
     class Unhurried(AdamW8bit):  # type: ignore[misc]
         """AdamW in 8 bits whose step waits for the device not at all; the library's own waits once a tensor."""
 

@@ -44,8 +44,8 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
         yield page
 
 
-def visit_tab(browser: "Browser", opened: OpenPage, **looks: int) -> Visit:
-    visit = Visit(browser, opened.url, **looks)  # type: ignore[arg-type]
+def visit_tab(browser: "Browser", opened: OpenPage, *, width_px: int = 1200) -> Visit:
+    visit = Visit(browser, opened.url, width_px=width_px)
     visit.tab("Generate")
     visit.page.wait_for_function("document.querySelector('#prompt textarea')?.value == 'photo of zwx dog'")
     return visit

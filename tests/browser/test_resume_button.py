@@ -45,6 +45,7 @@ def test_an_interrupted_run_is_resumed_by_a_click(browser: "Browser", tmp_path: 
     def prepared(jobs: Jobs) -> None:
         from dreambooth import runs
 
+        # In a child of its own, which ends with it: nothing has to be put back.
         runs._train = slow_training  # type: ignore[assignment]
         if not jobs.active() and not workspace.runs():
             jobs.start(dataclasses.replace(stub_config(photos), max_train_steps=NUM_STEPS), "watched")

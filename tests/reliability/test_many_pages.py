@@ -47,6 +47,7 @@ def an_app(data_dir: Path, photos: Path | None) -> Iterator[tuple[int, str]]:
     def prepared(jobs: Jobs) -> None:
         from dreambooth import runs
 
+        # In a child of its own, which ends with it: nothing has to be put back.
         runs._train = slow_training  # type: ignore[assignment]
         if photos is not None:
             jobs.start(dataclasses.replace(stub_config(photos), max_train_steps=NUM_STEPS), "watched")

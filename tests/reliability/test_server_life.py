@@ -4,6 +4,7 @@ import dataclasses
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_five_of_each_way_a_thread_ends(tmp_path: Path, photos: Path, monkeypatc
 
         monkeypatch.setattr("dreambooth.runs._train", train)
         name, began_s = jobs.start(stub_config(photos)), time.monotonic()
-        view = until(lambda: jobs.view(name), lambda view: view.status == "failed")  # noqa: B023
+        view = until(partial(jobs.view, name), lambda view: view.status == "failed")
         slowest_s = max(slowest_s, time.monotonic() - began_s)
         assert type(ENDINGS[kind]).__name__ in status_card(view)
         monkeypatch.setattr("dreambooth.runs._train", stub_training)
