@@ -31,6 +31,25 @@ def num_saves_left(config: TrainingConfig, step: int, num_steps: int) -> int:
     return max(before_last, 0) + (1 if step < num_steps else 0)
 
 
+class PhaseTime:
+    """Watches the phases before the steps and says how long the one that is on will still take."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._first_done, self._first_s = 0, 0.0
+        self.seconds_left: float | None = None
+
+    def __call__(self, event: Event, now_s: float) -> None:
+        """Take an event in; pieces that were there when the phase began took no time and are not counted."""
+        if not isinstance(event, PhaseProgress):
+            return
+        if event.phase != self._phase:
+            self._phase, self._first_done, self._first_s = event.phase, event.done, now_s
+        num_done, num_left = event.done - self._first_done, event.total - event.done
+        is_timed = event.phase in ("class images", "latents") and num_done > 0 and num_left > 0
+        self.seconds_left = (now_s - self._first_s) / num_done * num_left if is_timed else None
+
+
 class Eta:
     """Watches a run's events and says how long it will still take."""
 

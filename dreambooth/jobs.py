@@ -59,6 +59,7 @@ class RunView:
     phase_total: int
     seconds_left: float | None
     saves_in_time: bool
+    phase_seconds_left: float | None
     error: StatusChanged | None
     queue_place: int | None
     losses: list[StepLoss]
@@ -238,6 +239,7 @@ class Jobs:
             phase_total=state.phase_total,
             seconds_left=state.seconds_left,
             saves_in_time=state.saves_in_time,
+            phase_seconds_left=state.phase_seconds_left,
             error=state.error,
             queue_place=places.get(name) or None,
             losses=self._loss_reader(run).losses(),

@@ -15,7 +15,7 @@ from typing import Any
 
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import DreamBoothError, traceback_text, without_secrets
-from dreambooth.eta import Eta, TimeLeft
+from dreambooth.eta import Eta, PhaseTime, TimeLeft
 from dreambooth.events import (
     FINAL_STATUSES,
     Event,
@@ -52,6 +52,8 @@ class RunState:
     seconds_left: float | None = None
     # Whether the time of the saves to come is in it; none was seen before the first.
     saves_in_time: bool = True
+    # How long the class pictures or the photos' crops will still take, while they are made.
+    phase_seconds_left: float | None = None
     owner_pid: int = 0
     heartbeat_s: float = 0.0
     error: StatusChanged | None = None
@@ -62,7 +64,7 @@ class RunLog:
 
     def __init__(self, run: RunFolder, total_steps: int, config: TrainingConfig | None = None) -> None:
         self._run = run
-        self._eta = Eta(config)
+        self._eta, self._phase_time = Eta(config), PhaseTime()
         # A run that goes on is still where it was until it reports its next step.
         kept = _kept_state(run)
         total_steps = total_steps or kept.total_steps
@@ -104,6 +106,8 @@ class RunLog:
             case PhaseProgress():
                 changes |= {"phase": event.phase, "phase_done": event.done, "phase_total": event.total}
         left = self._eta(event, now_s)
+        self._phase_time(event, now_s)
+        changes["phase_seconds_left"] = _rounded(self._phase_time.seconds_left)
         if isinstance(event, PhaseProgress) and event.phase == "training":
             changes |= {"step": event.done, "total_steps": event.total, **_as_state(left)}
         return dataclasses.replace(self._state, **changes)
@@ -146,7 +150,11 @@ class RunLog:
 def _as_state(left: TimeLeft | None) -> dict[str, Any]:
     if left is None:
         return {"seconds_left": None}
-    return {"seconds_left": round(left.seconds, 1), "saves_in_time": left.with_saves}
+    return {"seconds_left": _rounded(left.seconds), "saves_in_time": left.with_saves}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 class TensorBoardLog:

@@ -1,7 +1,7 @@
 """The time left: only from this process's steps, only after enough of them, with the saves that are still to come."""
 
 from dreambooth.config import TrainingConfig
-from dreambooth.eta import NUM_STEPS_BEFORE_ETA, NUM_WARM_UP_STEPS, Eta, TimeLeft, num_saves_left
+from dreambooth.eta import NUM_STEPS_BEFORE_ETA, NUM_WARM_UP_STEPS, Eta, PhaseTime, TimeLeft, num_saves_left
 from dreambooth.events import ModelSaved, PhaseProgress
 
 CONFIG = TrainingConfig(save_interval=20, max_train_steps=100)
@@ -75,3 +75,17 @@ def test_the_saves_to_come() -> None:
     assert num_saves_left(CONFIG, 99, 100) == 1
     assert num_saves_left(CONFIG, 100, 100) == 0
     assert num_saves_left(TrainingConfig(save_interval=20, save_min_steps=50), 0, 100) == 3
+
+
+def test_class_pictures_are_timed_by_those_made_now_and_no_longer_than_they_are_made() -> None:
+    phase = PhaseTime()
+    phase(PhaseProgress("class images", 20, 50), 1000.0)
+    assert phase.seconds_left is None, "20 were there already"
+    phase(PhaseProgress("class images", 30, 50), 1040.0)
+    assert phase.seconds_left == 80.0
+    phase(PhaseProgress("latents", 0, 5), 1120.0)
+    assert phase.seconds_left is None
+    phase(PhaseProgress("latents", 5, 5), 1130.0)
+    assert phase.seconds_left is None, "nothing is left of it"
+    phase(PhaseProgress("training", 3, 10), 1140.0)
+    assert phase.seconds_left is None, "the steps are timed by `Eta`"

@@ -21,8 +21,9 @@ from ui.loss_plot import loss_plot, smoothed, thinned
 
 VIEW = RunView(
     name="zwx-dog", path=Path("runs/zwx-dog"), status="running", step=30, total_steps=120, phase="training",
-    phase_done=30, phase_total=120, seconds_left=360.0, saves_in_time=True, error=None, queue_place=None, losses=[],
-    log_tail="", samples={}, steps=[], resume_step=None, silent_s=0.0, config=None,
+    phase_done=30, phase_total=120, seconds_left=360.0, saves_in_time=True, phase_seconds_left=None,
+    error=None, queue_place=None, losses=[], log_tail="", samples={}, steps=[], resume_step=None, silent_s=0.0,
+    config=None,
 )  # fmt: skip
 
 
@@ -81,6 +82,8 @@ def test_after_the_last_step_no_seconds_are_promised() -> None:
 def test_the_time_left_says_when_it_is_not_known_yet_and_what_is_not_in_it() -> None:
     assert "time left: after the first steps" in render.status_card(run(seconds_left=None))
     assert render.time_left(run(saves_in_time=False)) == "6 min left, and the saves"
+    class_pictures = run(seconds_left=None, phase="class images", phase_seconds_left=130.0)
+    assert "2 min left, then the steps" in render.status_card(class_pictures)
 
 
 def test_a_failed_run_says_what_why_and_what_to_do_and_nothing_is_taken_as_html() -> None:

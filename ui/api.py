@@ -133,6 +133,7 @@ def _status(services: Services, name: str) -> dict[str, Any]:
         "total_steps": view.total_steps,
         "phase": view.phase,
         "seconds_left": view.seconds_left,
+        "phase_seconds_left": view.phase_seconds_left,
         "queue_place": view.queue_place,
         "resume_step": view.resume_step,
         "silent_seconds": round(view.silent_s, 1),

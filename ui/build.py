@@ -17,6 +17,7 @@ from ui.api import publish
 from ui.boundary import QUIET, Page, Services, Shown, shown
 from ui.follower import BUSY_POLL_S, Follower, keeps_files
 from ui.late_answers import OPENING, closed_until
+from ui.picture_handlers import recipe_unasked
 from ui.render import Doing, error_panel, header
 from ui.space import space_notice
 
@@ -123,9 +124,10 @@ def _connect_whole(
         view = services.jobs.view(name)
         step = view.recommended_step or (view.steps[-1] if view.steps else None)
         model = gr.skip() if step is None else gr.Dropdown(value=str(view.path / str(step)))
-        samples = [services.shown.copy(path) for path in view.samples.get(step or 0, [])]
-        return [gr.Tabs(selected="generate"), model, samples or gr.skip()]
+        samples = view.samples.get(step or 0, [])
+        copies, files = [services.shown.copy(path) for path in samples], [str(path) for path in samples]
+        shown_samples = [copies, files, recipe_unasked(files)] if samples else [gr.skip()] * 3
+        return [gr.Tabs(selected="generate"), model, *shown_samples]
 
-    train.panel.pictures.click(
-        shown(make_pictures), train.run, [tabs, generate.model, generate.pictures], api_name="open_gallery", **quiet
-    )
+    opened = [tabs, generate.model, generate.pictures, generate.files, generate.recipe]
+    train.panel.pictures.click(shown(make_pictures), train.run, opened, api_name="open_gallery", **quiet)

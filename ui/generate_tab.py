@@ -151,7 +151,7 @@ def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
     said = [tab.negative_prompt, *numbers, tab.when, *strengths]
     asked, compared = [tab.model, tab.prompt, *said], [tab.run, tab.steps, tab.prompts, *said]
     seen = gr.State({})
-    followed = [tab.message, tab.pictures, tab.files, tab.cancel, tab.when, tab.run, tab.timer, seen]
+    followed = [tab.message, tab.pictures, tab.files, tab.recipe, tab.cancel, tab.when, tab.run, tab.timer, seen]
 
     tab.generate.click(handlers.ask, [*asked, seen], followed, api_name="ask_for_pictures", **quiet)
     tab.compare.click(handlers.ask_comparison, [*compared, seen], followed, api_name="ask_for_comparison", **quiet)

@@ -28,7 +28,7 @@ NUMBERS = (
 )  # fmt: skip
 BUSY_POLL_S, IDLE_POLL_S = 0.7, 4.0
 AFTER, PAUSE = "after training", "pause training"
-NUM_FOLLOWED = 8
+NUM_FOLLOWED = 9
 
 
 class Handlers:
@@ -113,6 +113,8 @@ class Handlers:
             "ended": -1 if order is None or order.state in ("waiting", "making") else order.number,
         }
 
+        values["first"] = next(iter(values["files"]), None)
+
         def unless_seen(part: str, update: Callable[[], Any]) -> Any:
             return gr.skip() if part in seen and seen[part] == values[part] else update()
 
@@ -120,6 +122,8 @@ class Handlers:
             unless_seen("message", lambda: values["message"]),
             unless_seen("files", lambda: [self._shown(path) for path in values["files"]]),
             unless_seen("files", lambda: values["files"]),
+            # That of a new request's first picture; what is chosen or pasted then stays while more come.
+            unless_seen("first", lambda: recipe_unasked(values["files"])),
             unless_seen("busy", lambda: gr.Button(interactive=values["busy"])),
             unless_seen("training", lambda: gr.Radio(visible=bool(active), label=values["training"])),
             unless_seen("runs", lambda: _runs(values["runs"], seen.get("runs", []))),
@@ -173,10 +177,7 @@ class Handlers:
 
     def _picture_chosen(self, files: list[str], picture: gr.SelectData) -> str:
         """Return the recipe of the picture that was clicked; which file that is the server knows by itself."""
-        path = Path(files[picture.index]) if picture.index < len(files) else None
-        if path is None or path.stem.endswith("grid"):
-            return ""
-        return text_of_picture(path)
+        return recipe_of_first(files[picture.index :])
 
     def _use_settings(self, text: str) -> list[Any]:
         """Fill the form with a recipe, and choose its model if it is here."""
@@ -240,6 +241,21 @@ class Handlers:
     def cancel_all(self) -> int:
         """End the pictures that are being made and all that wait, and return how many requests those were."""
         return self._jobs.pictures.cancel()
+
+
+def recipe_of_first(files: Sequence[str]) -> str:
+    """Return the recipe of the first of these pictures; a grid is made of many and has none."""
+    if not files or Path(files[0]).stem.endswith("grid"):
+        return ""
+    return text_of_picture(Path(files[0]))
+
+
+def recipe_unasked(files: Sequence[str]) -> str:
+    """Return what `recipe_of_first` does for pictures that nobody has clicked: one without a recipe is no mistake."""
+    try:
+        return recipe_of_first(files)
+    except DreamBoothError:
+        return ""
 
 
 def _when(text: str) -> When:

@@ -8,8 +8,8 @@ import gradio as gr
 
 from dreambooth.errors import DreamBoothError
 from dreambooth.pictures import folder_of, history, zip_pictures
-from dreambooth.recipes import text_of_picture
 from ui.boundary import QUIET, Services, shown
+from ui.picture_handlers import recipe_of_first
 from ui.render import size_in_words
 
 PAGE_SIZE = 24
@@ -111,8 +111,7 @@ class Handlers:
         ]
 
     def _picture_chosen(self, files: list[str], picture: gr.SelectData) -> str:
-        path = Path(files[picture.index]) if picture.index < len(files) else None
-        return "" if path is None or path.stem.endswith("grid") else text_of_picture(path)
+        return recipe_of_first(files[picture.index :])
 
     def _zip_pictures(self, model: str, scope: str = THIS) -> str:
         """Write the pictures of a model (`this`), or `all`, as one archive into the exports folder, and return it."""

@@ -181,6 +181,8 @@ def time_left(view: RunView) -> str:
 def time_told(view: RunView) -> str:
     """Return the time left, or why it is not told yet."""
     if view.status == "running" and view.seconds_left is None:
+        if view.phase_seconds_left is not None:
+            return f"{in_words(view.phase_seconds_left)} left, then the steps"
         return "time left: after the first steps"
     return time_left(view)
 

@@ -1,6 +1,6 @@
 """The run that is shown: its status, samples, loss and log as they come, and what can be done with it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,16 @@ from dreambooth.workspace import RunFolder
 from ui.boundary import QUIET, Services, shown
 from ui.loss_plot import loss_plot
 from ui.plan_text import changes, run_settings
-from ui.render import bleed_text, log_text, panel, sample_items, scores_text, size_in_words, status_card
+from ui.render import (
+    BEFORE_STEPS,
+    bleed_text,
+    log_text,
+    panel,
+    sample_items,
+    scores_text,
+    size_in_words,
+    status_card,
+)
 
 LIVE = ("queued", "running", "stopping", "paused")
 MAX_STEP_COLUMNS = 24
@@ -57,7 +66,7 @@ class RunPanel:
         return [
             self.details, self.status, self.losses, self.samples, self.log, self.settings, self.scores, self.chart,
             self.score, self.stop, self.finish_now, self.save_now, self.sample_now, self.resume, self.retry,
-            self.pictures, self.delete, self.sure, self.bleed, self.bled, self.bled_picture,
+            self.pictures, self.delete, self.sure, self.bleed, self.bled, self.bled_picture, self.message,
         ]  # fmt: skip
 
 
@@ -122,7 +131,7 @@ def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
         return dict.fromkeys(("losses", "samples"), ()) | {
             "details": False, "status": status_card(None), "log": log_text(""), "settings": "", "live": "",
             "resume": None, "retry": False, "pictures": False, "deletable": False, "asked": None,
-            "scores": "", "chart": None, "unscored": False, "bleedable": False, "bleed": None,
+            "scores": "", "chart": None, "unscored": False, "bleedable": False, "bleed": None, "made": None,
         }  # fmt: skip
     return {
         "details": True,
@@ -143,6 +152,8 @@ def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
         "deletable": view.status not in LIVE or view.status == "paused",
         # Another run, or another standing of it, takes the question back.
         "asked": (view.name, view.status),
+        # What a button had announced is then there, and the announcement goes.
+        "made": (view.name, view.status in ("running", "stopping"), tuple(view.steps), len(view.samples)),
     }
 
 
@@ -177,7 +188,13 @@ def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str
         unless_seen("bleedable", gr.Button(visible=values["bleedable"])),
         unless_seen("bleed", bleed_text(values["bleed"]) if values["bleed"] else ""),
         unless_seen("bleed", _bled_picture(services, values["bleed"])),
+        "" if _made_more(values["made"], seen.get("made")) else gr.skip(),
     ]
+
+
+def _made_more(made: tuple[Any, ...] | None, before: Sequence[Any] | None) -> bool:
+    """Return whether the same run has saved, drawn or ended since."""
+    return bool(made and before) and made[0] == before[0] and made != before
 
 
 def _bled_picture(services: Services, report: BleedReport | None) -> Any:
@@ -246,7 +263,12 @@ class Handlers:
         self.delete = shown(self._delete)
 
     def _stop(self, name: str) -> str:
+        before = self._services.jobs.view(name)
         self._services.jobs.stop(name)
+        if before.status == "queued":
+            return panel("It was taken out of the line.", tone="note")
+        if not before.step and before.phase in ("", *BEFORE_STEPS):
+            return panel("The run stops before its first step: there is nothing to save yet.", tone="note")
         return panel("The run finishes its step, saves, and stops.", tone="note")
 
     def _finish_now(self, name: str) -> str:
@@ -273,11 +295,14 @@ class Handlers:
 
     def _save_now(self, name: str) -> str:
         self._services.jobs.save_now(name)
-        return panel("The model is saved after this step.", tone="note")
+        return panel(f"The model is saved after {self._which_step(name)}.", tone="note")
 
     def _sample_now(self, name: str) -> str:
         self._services.jobs.sample_now(name)
-        return panel("Sample pictures are made after this step.", tone="note")
+        return panel(f"Sample pictures are made after {self._which_step(name)}.", tone="note")
+
+    def _which_step(self, name: str) -> str:
+        return "this step" if self._services.jobs.view(name).phase not in BEFORE_STEPS else "its next step"
 
     def _resume(self, name: str) -> str:
         self._services.check_training()

@@ -1,15 +1,17 @@
 """What the browser tests share: a training that is played instead of computed."""
 
 import dataclasses
-import shutil
 import threading
 import time
 from typing import Any
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from dreambooth.config import TrainingConfig
+from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.events import ModelSaved, PhaseProgress, SamplesMade, StatusChanged, StepLoss
+from dreambooth.recipes import CHUNK, recipe_text
 from dreambooth.samples import sample_folder
 from dreambooth.workspace import RunFolder
 
@@ -57,8 +59,13 @@ class Played:
     def _sample(self, run: RunFolder, step: int, report: Any) -> None:
         samples = run.step_folder(step) / "samples"
         samples.mkdir(parents=True, exist_ok=True)
+        about = PngInfo()
+        about.add_text(
+            CHUNK, recipe_text(GenerationConfig(prompt="photo of zwx dog"), step, (64, 64), f"played/{step}")
+        )
         for name in ("0.png", "1.png"):
-            shutil.copy(sample_folder() / "1.png", samples / name)
+            with Image.open(sample_folder() / "1.png") as image:
+                image.save(samples / name, pnginfo=about)
         report(SamplesMade(step, ("0.png", "1.png")))
 
 

@@ -179,7 +179,7 @@ def test_concepts_class_pictures_and_lists(
     first = newest(opened)
     assert len(first.together()) == 2
 
-    page.locator("#class-box > button").click()
+    visit.unfold("class-box")
     page.locator("#class-photos input[type=file]").first.set_input_files(dropped[:2])
     visit.until("class-note", "2 class pictures of your own")
     page.locator("#class-views img").nth(1).wait_for()
@@ -188,7 +188,7 @@ def test_concepts_class_pictures_and_lists(
     page.wait_for_function("document.querySelector('#field-num_class_images input').value == '7'")
     visit.tab("Upload & Concepts")
 
-    page.locator("#more > button").click()
+    visit.unfold("more")
     page.locator("#export").click()
     page.locator("#exported a").first.wait_for()
     with page.expect_download() as download:
@@ -202,7 +202,7 @@ def test_concepts_class_pictures_and_lists(
     folder = tmp_path / "mine"
     folder.mkdir()
     made_photo(7).save(folder / "seven.png")
-    page.locator("#from-folder > button").click()
+    visit.unfold("from-folder")
     visit.fill("folder", str(folder))
     page.locator("#take-folder").click()
     visit.until("report", "seven.png was added")

@@ -55,7 +55,7 @@ def ask(visit: Visit, number: str, steps: str, seed: str) -> None:
     for name, value in (("num_images_per_prompt", number), ("seed", seed)):
         visit.fill(f"generate-{name}", value)
     if not visit.page.locator("#generate-num_inference_steps").is_visible():
-        visit.page.locator("#generate-advanced > button").click()
+        visit.unfold("generate-advanced")
     visit.fill("generate-num_inference_steps", steps)
 
 
@@ -86,6 +86,7 @@ def test_a_chosen_picture_gives_its_settings_and_its_seed(browser: "Browser", op
     ask(visit, "2", "3", "41")
     page.locator("#generate").click()
     visit.until("generate-message", "Done: 2 pictures")
+    page.wait_for_function("document.querySelector('#recipe textarea').value.includes('Seed: 41')")
     page.locator("#pictures .thumbnail-item").nth(1).click()
     page.wait_for_function("document.querySelector('#recipe textarea').value.includes('Seed: 42')")
 
@@ -132,6 +133,8 @@ def test_steps_are_compared_in_a_grid_and_found_again(browser: "Browser", opened
     page.locator("#compare").click()
     visit.until("generate-message", "Done: 6 pictures")
     page.locator("#pictures img").nth(6).wait_for()
+    # The grid stands first, and is made of many.
+    page.wait_for_function("document.querySelector('#recipe textarea').value == ''")
     (grid,) = (opened.workspace.pictures_dir / "dog").glob("*-5-grid.png")
     cells = sorted((opened.workspace.pictures_dir / "dog").glob("*-5-[0-9].png"))
     models = [read_recipe(text_of_picture(path)).model for path in cells]

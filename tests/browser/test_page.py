@@ -60,6 +60,14 @@ class Visit:
             self.page.locator(".overflow-menu > button").first.click()
             self.page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
 
+    def unfold(self, name: str) -> None:
+        """Open an accordion and leave its fields the moment in which Gradio still sets their first values.
+
+        Up to 40 ms after a field has appeared its value is set once more: what a script types meanwhile is lost.
+        """
+        self.page.locator(f"#{name} > button").click()
+        self.page.wait_for_timeout(300)
+
     def fill(self, name: str, value: str) -> None:
         """Type into a setting's field and leave it."""
         field = self.page.locator(f"#{name} textarea, #{name} input").first

@@ -70,11 +70,15 @@ def test_five_photos_become_a_gallery_in_three_clicks_and_a_drop(visit: Visit, p
     visit.until("run-status", "GB memory in use")
     page.locator("#save-now").click()
     page.locator("#samples img").nth(3).wait_for()
+    visit.until("run-message", r"^\s*$")  # what was announced is there
     played.go_on.set()
     visit.until("run-status", "Finished after 600 steps")
     page.locator("#make-pictures").click()
     page.locator("#pictures img").nth(1).wait_for()
     assert "step 600" in visit.value("generate-model")
+    page.wait_for_function("document.querySelector('#recipe textarea').value.includes('played/600')")
+    page.locator("#use-settings").click()
+    page.wait_for_function("document.querySelector('#generate-seed input, #generate-seed textarea').value == '600'")
 
 
 def test_every_mistake_is_marked_at_its_field_until_it_is_mended(visit: Visit, opened: OpenPage) -> None:
@@ -82,7 +86,7 @@ def test_every_mistake_is_marked_at_its_field_until_it_is_mended(visit: Visit, o
     visit.tab("Train")
     visit.fill("field-max_train_steps", "0")
     visit.fill("field-seed", "<b>some</b> *number*")
-    visit.page.locator("#advanced > button").click()
+    visit.unfold("advanced")
     visit.fill("field-adam_beta1", "7")
     visit.page.locator("#advanced > button").click()
     runs = opened.workspace.runs()
@@ -127,17 +131,17 @@ def test_a_second_training_waits_in_line_and_an_old_run_goes(visit: Visit, playe
     page = visit.page
     page.locator("#start").click()
     visit.until("run-status", "Training: step")
-    page.locator("#settings > button").click()
+    visit.unfold("settings")
     page.locator("#start").click()
     visit.until("start-message", "waits in line, at place 1")
     visit.until("run-status", "Waiting in line, place 1")
     visit.until("header", "1 waiting")
     page.locator("#stop", has_text="Take it out of the line").click()
     visit.until("run-status", "stopped")
-    page.locator("#my-runs > button").click()
+    visit.unfold("my-runs")
     name = visit.value("run")
     page.locator("#runs-table").get_by_text(name, exact=True).last.wait_for()
-    page.locator("#run-more > button").click()
+    visit.unfold("run-more")
     page.locator("#delete-run").click()
     page.locator("#delete-sure").click()
     visit.until("run-message", f"{name} was deleted")
@@ -160,15 +164,15 @@ def test_a_run_of_the_past_is_chosen_in_the_table_and_its_settings_are_taken_ove
     visit.tab("Train")
     visit.until("plan", "5 photos")
     assert visit.value("field-max_train_steps") == "600"
-    page.locator("#my-runs > button").click()
+    visit.unfold("my-runs")
     page.locator("#runs-table").get_by_text(name, exact=True).last.click()
     page.wait_for_function("name => document.querySelector('#run input').value == name", arg=name)
-    page.locator("#run-more > button").click()
+    visit.unfold("run-more")
     visit.until("run-settings", r"learning_rate\s+0.00123")
     page.locator("#reuse").click()
     page.wait_for_function("document.querySelector('#field-max_train_steps input').value == '17'")
     assert visit.value("field-learning_rate") == "0.00123"
-    page.locator("#as-command > button").click()
+    visit.unfold("as-command")
     visit.until("command", r"python -m dreambooth train .*--max_train_steps 17")
 
 
@@ -197,9 +201,8 @@ def test_a_phone_shows_a_run_without_scrolling_sideways(browser: "Browser", open
     phone.tab("Train")
     phone.until("run-status", r"Training: step \d+ of")
     phone.page.locator("#samples img").first.wait_for()
-    for place in ("#run-more", "#my-runs"):
-        phone.page.locator(f"{place} > button").click()
-        phone.page.wait_for_timeout(300)
+    for place in ("run-more", "my-runs"):
+        phone.unfold(place)
         assert phone.page.evaluate("document.documentElement.scrollWidth") == 390
     phone.page.locator("#stop").click()
     stopped = phone.until("run-status", r"Stopped after \d+ of")
