@@ -1,5 +1,6 @@
 """What every table says of where its figures come from, and processes whose memory is watched."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -46,9 +47,22 @@ def watched(command: Sequence[str], environment: dict[str, str] | None = None) -
 
 
 def memory_of(pid: int) -> tuple[int, int]:
-    """Return a process's resident bytes, and those of them that are no pages of files."""
-    told = status_of(pid)
-    return told.get("VmRSS", 0), told.get("RssAnon", 0)
+    """Return the resident bytes of a process and all that it started, and those of them that are no pages of files.
+
+    Pages of files that several of them have are counted for each.
+    """
+    told = [status_of(one) for one in _family(pid)]
+    return sum(one.get("VmRSS", 0) for one in told), sum(one.get("RssAnon", 0) for one in told)
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process and all that it, or what it started, started; what ends meanwhile is left out."""
+    found = [pid]
+    for one in found:
+        for thread in Path(f"/proc/{one}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, thread.read_text().split())
+    return found
 
 
 def status_of(pid: int) -> dict[str, int]:

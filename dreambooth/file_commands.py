@@ -1,11 +1,8 @@
 """The commands about files: a model as one file, as an archive, on the Hub; samples in one picture; cleaning."""
 
-import contextlib
 import ctypes
-import gc
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,31 +78,11 @@ def convert_command(arguments: dict[str, Any]) -> int:
     wrong = [name for name in ("unet_strength", "text_encoder_strength") if not 0 <= arguments[name] <= 2]
     if wrong:
         raise ConfigError([FieldProblem(name, f"is {arguments[name]:g}: it must be 0 to 2.") for name in wrong])
-    with _loading_beside():
-        verdict = converted(
-            Path(model), Path(out), precision=precision, use_safetensors=arguments["use_safetensors"], strength=strength
-        )
+    verdict = converted(
+        Path(model), Path(out), precision=precision, use_safetensors=arguments["use_safetensors"], strength=strength
+    )
     print(f"{verdict.path}\n{verdict}")
     return 0
-
-
-@contextlib.contextmanager
-def _loading_beside() -> Iterator[None]:
-    """Have Python load libraries in one thread and write a file in another without waiting for each other.
-
-    Its collector of cycles would look through the million objects that the libraries make and live by, half a second to
-    a second of seven at SD 1.5's size; tensors are in no cycles and go when they are let go. And a thread that is ready
-    to write again is let in after half a millisecond instead of five: one second of seven in fp32.
-    """
-    collects, interval_s = gc.isenabled(), sys.getswitchinterval()
-    gc.disable()
-    sys.setswitchinterval(0.0005)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval_s)
-        if collects:
-            gc.enable()
 
 
 def _give_freed_memory_back_at_once() -> None:
@@ -135,7 +112,7 @@ def converted(
     with progress_bar("Converting", "tensor") as on_progress:
         return convert_verified(
             newest_step_folder(model), out, strength=strength, precision=precision,
-            use_safetensors=use_safetensors or None, on_progress=on_progress,
+            use_safetensors=use_safetensors or None, on_progress=on_progress, own_process=True,
         )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ FLOORS: list[dict[str, str]] = [
     },
     {"samplers": ""},
     {"generation": ""},
+    {"proof_picture": ""},
     {"verify": ""},
     {"data": "photos archives focus findings dataset class_images"},
     {"probes": ""},

@@ -3,10 +3,13 @@
 import dataclasses
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,8 @@ from dreambooth.export import single_file
 from dreambooth.export.single_file import Written, convert, read_model
 from dreambooth.formats.safetensors_file import Cast, write_safetensors
 from dreambooth.models.weights import file_metadata, read_weights
-from dreambooth.verify import OnceCompared, convert_verified, empty_models, verify
+from dreambooth.proof_picture import ENDED, made_in_process, made_in_thread
+from dreambooth.verify import OnceCompared, convert_verified, verify
 from tests.tiny import tiny_base
 
 SUFFIXES = (".safetensors", ".ckpt")
@@ -92,13 +96,14 @@ def test_a_file_that_differs_in_anything_is_refused(tiny_base_folder: Path, tmp_
     seen: list[Written] = []
 
     def check(written: Written) -> None:
-        assert verify(written, empty_models(folder)).num_tensors == 971
+        assert verify(written, make_picture).num_tensors == 971
         seen.append(written)
 
-    path = convert(folder, tmp_path / "model.safetensors", check=check)
+    with made_in_thread(folder) as make_picture:
+        path = convert(folder, tmp_path / "model.safetensors", check=check)
     save_file(changed(load_file(path), kind), tmp_path / "changed.safetensors")
     with pytest.raises(ExportError, match=r"is not the folder's|Missing or not the original's"):
-        verify(dataclasses.replace(seen[0], path=tmp_path / "changed.safetensors"), None)
+        verify(dataclasses.replace(seen[0], path=tmp_path / "changed.safetensors"), lambda path, is_safetensors: "")
 
 
 def test_names_that_are_swapped_the_same_way_in_both_directions_show_in_the_picture(
@@ -154,6 +159,43 @@ def test_a_folder_without_a_tokenizer_says_that_no_picture_was_made(tiny_base_fo
     folder = Path(shutil.copytree(tiny_base_folder, tmp_path / "base"))
     shutil.rmtree(folder / "tokenizer")
     assert "no tokenizer" in str(convert_verified(folder, tmp_path / "model.safetensors"))
+
+
+def test_the_picture_is_made_in_another_process_which_ends_with_this_one(
+    tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    verdict = convert_verified(tiny_base_folder, tmp_path / "model.ckpt", own_process=True)
+    assert "a picture made from it is the folder's" in str(verdict)
+    assert multiprocessing.active_children() == []
+    with made_in_process(tiny_base_folder) as make_picture:
+        assert make_picture(verdict.path, False) == ""
+    with made_in_process(tiny_base_folder) as make_picture:
+        (process,) = multiprocessing.active_children()
+        process.kill()
+        assert make_picture(verdict.path, False) == ENDED
+    # A file that the models do not take up: the other process prints why and ends.
+    weights = load_file(convert(tiny_base_folder, tmp_path / "model.safetensors"))
+    del weights["model.diffusion_model.out.2.bias"]
+    save_file(weights, tmp_path / "less.safetensors")
+    with made_in_process(tiny_base_folder) as make_picture, pytest.raises(ExportError, match="No picture could be"):
+        make_picture(tmp_path / "less.safetensors", True)
+
+
+def test_whoever_makes_the_picture_does_not_outlive_who_asked(tiny_base_folder: Path, tmp_path: Path) -> None:
+    """Killed amid a conversion, a process leaves no other behind that waits for ever."""
+    code = (
+        "import multiprocessing, os, signal, sys; from pathlib import Path; from dreambooth import proof_picture\n"
+        "with proof_picture.made_in_process(Path(sys.argv[1])):\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", code, str(tiny_base_folder)]
+    dead = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert dead.returncode == -signal.SIGKILL
+    deadline_s = time.monotonic() + 60
+    while Path(f"/proc/{int(dead.stdout)}").exists():
+        assert time.monotonic() < deadline_s, "it waits still"
+        time.sleep(0.1)
 
 
 def test_weights_that_are_no_numbers_are_found_equal_too(tiny_base_folder: Path, tmp_path: Path) -> None:
