@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.judged import add_common_arguments, contact_sheet, judge_with_validity, pictures_for
 from dreambooth import rng
-from dreambooth.config import Concept
+from dreambooth.concepts import Concept
 from dreambooth.models.base import STARTER, Base, load_base, read_card
 from dreambooth.presets import resolve
 from dreambooth.runs import train

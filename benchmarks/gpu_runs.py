@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.events import Controls, Event, PhaseProgress
 from dreambooth.memory_plan import memory_need
 from dreambooth.models.base import Base, load_base

@@ -24,7 +24,8 @@ from typing import Any
 from benchmarks.dreambooth_quality import IDENTIFIER, individuals, write_photos
 from benchmarks.examined import exam_pictures, examined, figures
 from benchmarks.units import Unit, add_unit_arguments, run_missing, unit_path
-from dreambooth.config import Concept, GenerationConfig, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.generation import generate_images
 from dreambooth.models.base import STARTER, BaseCard, load_base, read_card, starter_folder
 from dreambooth.models.manager import ModelManager

@@ -26,7 +26,8 @@ from typing import Any
 
 from benchmarks.bases import random_base
 from benchmarks.measuring import RESULTS, heading, keep, random_pictures, status_of, told, watched
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.memory_plan import CONSTANTS, Constants, DeviceKind, memory_need
 from dreambooth.models.shape import read_shape
 from dreambooth.presets import MEMORY_CONFIGURATIONS

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.judged import add_common_arguments, judge_with_validity, pictures_of
 from dreambooth import rng
-from dreambooth.config import Concept
+from dreambooth.concepts import Concept
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.events import FixedNoiseLosses, memorisation_of
 from dreambooth.generation import Pipe

@@ -19,7 +19,8 @@ from typing import Any
 from benchmarks.dreambooth_quality import IDENTIFIER, individuals, write_photos
 from benchmarks.examined import exam_pictures, examined, figures
 from benchmarks.units import Unit, add_unit_arguments, run_missing, unit_path
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.models.base import STARTER, load_base, read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.presets import resolve

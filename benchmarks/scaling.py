@@ -19,7 +19,8 @@ from unittest import mock
 
 from benchmarks.measuring import heading, keep, random_pictures
 from benchmarks.planner import import_libraries, read_peak, reset_peak, status_of_this
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 
 PLAIN = {"batch": 1, "px": 64, "photos": 5, "concepts": 1}
 GROWTH: list[dict[str, int]] = [

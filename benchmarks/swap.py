@@ -20,7 +20,8 @@ from typing import Any
 
 from benchmarks.bases import random_base
 from benchmarks.measuring import heading, keep, memory_of
-from dreambooth.config import Concept, GenerationConfig, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.events import Controls, Event, PhaseProgress
 from dreambooth.generation import Pipe, generate_images
 from dreambooth.models.base import load_base

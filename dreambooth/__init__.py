@@ -5,7 +5,8 @@ from dreambooth import Concept, TrainingConfig, GenerationConfig, train, generat
 
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config import Concept, GenerationConfig, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import DreamBoothError
 
 if TYPE_CHECKING:

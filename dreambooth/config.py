@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+from dreambooth.concepts import Concept, concept_problems, read_concepts
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.fields import describe, others, out_of_range, setting, typed, unknown_fields
-from dreambooth.limits import is_folder, plain_name_problem, run_path_problem, shortly, text_problems
+from dreambooth.limits import plain_name_problem, run_path_problem, shortly
 
 # Saves that have to add nothing before a run that stops when it is good does so.
 PATIENCE = 2
@@ -27,16 +28,6 @@ Attention = Literal["sdpa", "xformers"]
 Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
 Sampler = Literal["DDIM", "DPM++ 2M", "DPM++ 2M Karras", "Euler", "Euler a"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
-
-
-@dataclass(frozen=True)
-class Concept:
-    """One thing to teach: its photos and the words for it, and optionally the class it belongs to."""
-
-    instance_prompt: str
-    instance_data_dir: str
-    class_prompt: str | None = None
-    class_data_dir: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,53 +325,6 @@ def load_config(path: Path) -> TrainingConfig:
     return TrainingConfig.from_json(values)
 
 
-# Concepts ------------------------------------------------------------------------------------------------------------
-
-
-def read_concepts(entries: object) -> tuple[Concept, ...]:
-    """Read the entries of a `concepts_list`; raises ConfigError with every mistake in every entry."""
-    if not isinstance(entries, list):
-        raise ConfigError([FieldProblem("concepts_list", "must be a list of objects.")])
-    problems: list[FieldProblem] = []
-    concepts = []
-    names = [field.name for field in dataclasses.fields(Concept)]
-    for number, entry in enumerate(entries, 1):
-        where = f"concepts_list[{number}]"
-        if not isinstance(entry, dict):
-            problems.append(FieldProblem(where, "must be an object."))
-            continue
-        wrong = [f"unknown key {shortly(key)}" for key in entry if key not in names]
-        wrong += [f"{key} is missing" for key in ("instance_prompt", "instance_data_dir") if not entry.get(key)]
-        wrong += [f"{key} must be text" for key in names if not isinstance(entry.get(key), str | None)]
-        if wrong:
-            problems.append(FieldProblem(where, f"{'; '.join(wrong)}."))
-        else:
-            optional = {key: entry.get(key) or None for key in ("class_prompt", "class_data_dir")}
-            concepts.append(Concept(entry["instance_prompt"], entry["instance_data_dir"], **optional))
-    if problems:
-        raise ConfigError(problems)
-    return tuple(concepts)
-
-
-def load_concepts_list(path: Path) -> tuple[Concept, ...]:
-    """Read a `concepts_list.json` as the seed notebook writes it."""
-    try:
-        return read_concepts(json.loads(path.read_text("utf-8")))
-    except OSError as error:
-        raise ConfigError([FieldProblem("concepts_list", f"{path} cannot be read: {error.strerror}.")]) from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError([FieldProblem("concepts_list", f"{path} is not JSON: {error}.")]) from None
-
-
-def dump_concepts_list(concepts: Iterable[Concept]) -> str:
-    """Return the text of a `concepts_list.json` that the seed script reads too."""
-    entries = [
-        {name: value for name, value in dataclasses.asdict(concept).items() if value is not None}
-        for concept in concepts
-    ]
-    return json.dumps(entries, indent=4) + "\n"
-
-
 # Checks --------------------------------------------------------------------------------------------------------------
 
 
@@ -391,19 +335,6 @@ def _sizes_off_grid(config: TrainingConfig | GenerationConfig, names: Iterable[s
         for name, size in sizes.items()
         if isinstance(size, int) and size % 8
     ]
-
-
-def _concept_problems(concept: Concept) -> list[FieldProblem]:
-    problems = []
-    for field in dataclasses.fields(Concept):
-        text = getattr(concept, field.name)
-        if text is not None:
-            problems += text_problems(field.name, text, is_name=field.name.endswith("_dir"))
-    if not concept.instance_prompt.strip():
-        problems.append(FieldProblem("instance_prompt", "is empty: write the words that will name the subject."))
-    if not is_folder(concept.instance_data_dir):
-        problems.append(FieldProblem("instance_data_dir", f"{shortly(concept.instance_data_dir)} is no folder."))
-    return problems
 
 
 def _recipe_problems(config: TrainingConfig) -> list[FieldProblem]:
@@ -451,7 +382,7 @@ def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
     if not config.concepts:
         problems.append(FieldProblem("instance_data_dir", "is missing: name the folder with the photos."))
     for concept in config.concepts:
-        problems += _concept_problems(concept)
+        problems += concept_problems(concept)
         if config.with_prior_preservation and not (concept.class_prompt or "").strip():
             message = f"is missing for {shortly(concept.instance_prompt)}: prior preservation needs it."
             problems.append(FieldProblem("class_prompt", message))

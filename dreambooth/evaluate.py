@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
-from dreambooth.config import Concept, GenerationConfig, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import ConfigError, FieldProblem, RunFolderError
 from dreambooth.events import Event, PhaseProgress
 from dreambooth.generation import generate_images, save_picture

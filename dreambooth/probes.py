@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config import Concept, GenerationConfig, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.events import FixedNoiseLosses, fixed_noise_losses_of, read_events
 from dreambooth.generation import Pipe, generate_images, save_picture

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import file_commands
-from dreambooth.config import Concept, TrainingConfig, load_concepts_list, load_config
+from dreambooth.concepts import Concept, load_concepts_list
+from dreambooth.config import TrainingConfig, load_config
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.events import Controls, Event, PhaseProgress, StepLoss
 from dreambooth.fields import describe

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.events import PhaseProgress, StatusChanged, read_events
 from dreambooth.jobs import Jobs
 from dreambooth.models.manager import ModelManager

@@ -11,7 +11,8 @@ from PIL import Image
 
 from dreambooth import bleed
 from dreambooth.cli import main
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.export.model_card import BLEED_PICTURE, BLEED_REPORT, bleed_dir, model_card
 from dreambooth.jobs import Jobs
 from dreambooth.models.base import starter_folder

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dreambooth.config import Concept, GenerationConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import GenerationConfig
 from dreambooth.data import class_images
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.errors import ConfigError

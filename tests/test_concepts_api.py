@@ -12,7 +12,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import app
-from dreambooth.config import load_concepts_list
+from dreambooth.concepts import load_concepts_list
 from dreambooth.errors import DreamBoothError
 from dreambooth.jobs import Jobs
 from dreambooth.models.manager import ModelManager

@@ -8,7 +8,8 @@ import pytest
 
 from dreambooth import config as settings
 from dreambooth import presets
-from dreambooth.config import Concept, GenerationConfig, TrainingConfig
+from dreambooth.concepts import Concept, dump_concepts_list, load_concepts_list
+from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import ConfigError
 from dreambooth.fields import describe
 from dreambooth.presets import resolve
@@ -148,19 +149,19 @@ def test_concepts_list_as_the_seed_writes_it(tmp_path: Path) -> None:
         Concept("photo of zwx dog", "/data/zwx", "photo of dog", "/data/dog"),
         Concept("photo of ukj cat", "/c"),
     )
-    path.write_text(settings.dump_concepts_list(concepts))
-    assert settings.load_concepts_list(path) == concepts
+    path.write_text(dump_concepts_list(concepts))
+    assert load_concepts_list(path) == concepts
 
 
 def test_a_concepts_list_with_mistakes_names_entry_and_key(tmp_path: Path) -> None:
     path = tmp_path / "concepts_list.json"
     path.write_text('[{"instance_prompt": "x"}, 7, {"instance_prompt": "x", "instance_data_dir": "y", "colour": 1}]')
     with pytest.raises(ConfigError) as caught:
-        settings.load_concepts_list(path)
+        load_concepts_list(path)
     text = str(caught.value)
     assert "concepts_list[1]: instance_data_dir is missing" in text
     assert "concepts_list[2]: must be an object" in text
     assert "unknown key 'colour'" in text
     path.write_text("{")
     with pytest.raises(ConfigError, match="is not JSON"):
-        settings.load_concepts_list(path)
+        load_concepts_list(path)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dreambooth.config import Concept
+from dreambooth.concepts import Concept
 from dreambooth.data.dataset import (
     CaptionedPhoto,
     ConceptPhotos,

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.errors import DreamBoothError
 from dreambooth.events import Controls, Event, PhaseProgress
 from dreambooth.models.base import load_base

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dreambooth import drive as drive_module
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.drive import bring_photos_back, delete_photos, keep_folder, keep_photos, ready_drive
 from dreambooth.errors import DreamBoothError, RunFolderError
 from dreambooth.events import Event, Notice

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from dreambooth.config import Concept
+from dreambooth.concepts import Concept
 from dreambooth.models.base import starter_folder
 from dreambooth.probes import PLACES, photos_of, probes_of
 from dreambooth.scoring import measures

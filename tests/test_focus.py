@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreambooth.config import Concept
+from dreambooth.concepts import Concept
 from dreambooth.data.dataset import Crop, crop_variant, cropped, load_concept
 from dreambooth.data.focus import FOCUS_FILE, Focus, content_box, focused, keep_focus, proposed_focus, read_focus
 from dreambooth.data.photos import read_photo, training_view

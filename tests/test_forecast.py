@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.config import SD15, Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import SD15, TrainingConfig
 from dreambooth.hardware import Device
 from dreambooth.jobs import Jobs
 from dreambooth.models.base import STARTER

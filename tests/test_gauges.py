@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.events import (
     Controls,
     Event,

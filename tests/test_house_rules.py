@@ -19,7 +19,7 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "xf
 FLOORS: list[dict[str, str]] = [
     {"errors": "", "events": "", "rng": "", "formats": "ldm open_clip original safetensors_file"},
     {"limits": ""},
-    {"fields": ""},
+    {"fields": "", "concepts": ""},
     {"config": "", "settings": ""},
     {"recipes": "", "prompts": "", "presets": "", "flags": "", "progress_bar": ""},
     {"workspace": "", "hardware": "", "capture": "", "eta": ""},

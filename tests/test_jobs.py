@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config import Concept, GenerationConfig, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import ConfigError, DeviceError, DreamBoothError, RunFolderError
 from dreambooth.events import Controls, PhaseProgress, StatusChanged, StepLoss
 from dreambooth.jobs import Jobs, RunView, in_words

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.events import Event, StepLoss, losses_of, read_events
 from dreambooth.runlog import read_state
 from dreambooth.runs import resume, train

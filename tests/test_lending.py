@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config import Concept, GenerationConfig, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.events import Controls, Event, PhaseProgress, StatusChanged
 from dreambooth.jobs import Jobs
 from dreambooth.models.manager import ModelManager

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from benchmarks import bases, planner
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.hardware import GIB, Device
 from dreambooth.memory_plan import fastest_plan, memory_need, room_bytes
 from dreambooth.models.shape import (

@@ -18,7 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dreambooth.cli import build_parser, main
-from dreambooth.config import TrainingConfig, dump_concepts_list, load_concepts_list
+from dreambooth.concepts import dump_concepts_list, load_concepts_list
+from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError
 from dreambooth.models.base import load_base
 from dreambooth.sample_grid import write_sample_grid

@@ -11,7 +11,8 @@ from PIL import Image
 
 from dreambooth import compare
 from dreambooth.cli import main
-from dreambooth.config import Concept, GenerationConfig, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError
 from dreambooth.jobs import Jobs
 from dreambooth.models.manager import ModelManager

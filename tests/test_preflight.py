@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dreambooth.cli import main
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError
 from dreambooth.events import Controls, Event, PhaseProgress
 from dreambooth.models.manager import ModelManager

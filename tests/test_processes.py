@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.events import StepLoss, read_events
 from dreambooth.runlog import read_state
 from dreambooth.runs import train

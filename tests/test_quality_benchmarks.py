@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import peers_quality, recommendation, units
 from benchmarks.examined import exam_prompts
-from dreambooth.config import Concept
+from dreambooth.concepts import Concept
 from dreambooth.probes import probes_of
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from dreambooth.cli import build_parser
-from dreambooth.config import TrainingConfig, load_concepts_list
+from dreambooth.concepts import load_concepts_list
+from dreambooth.config import TrainingConfig
 from dreambooth.fields import describe
 from dreambooth.presets import PRESETS, preset
 from dreambooth.train_commands import training_config

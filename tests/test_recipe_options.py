@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.data.class_images import kept_latents
 from dreambooth.data.dataset import Pick, visit_number
 from dreambooth.errors import ConfigError

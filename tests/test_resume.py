@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from dreambooth import runs
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, TrainingError
 from dreambooth.events import Controls, Event, Notice, PhaseProgress, Resumed, StepLoss, losses_of, read_events
 from dreambooth.models.manager import ModelManager

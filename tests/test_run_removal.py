@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.errors import RunFolderError
 from dreambooth.run_removal import remove_run
 from dreambooth.runs import train

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.errors import DreamBoothError
 from dreambooth.events import Controls, Event, ModelSaved, Notice, PhaseProgress, read_events
 from dreambooth.runlog import read_state

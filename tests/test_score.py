@@ -8,7 +8,8 @@ import pytest
 
 from dreambooth import probes, score
 from dreambooth.cli import main
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.errors import RunFolderError
 from dreambooth.models.base import starter_folder
 from dreambooth.runs import start_records, train

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, TrainingError
 from dreambooth.models.base import load_base
 from dreambooth.runs import train

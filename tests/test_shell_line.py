@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from dreambooth.cli import build_parser
-from dreambooth.config import SD15, Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import SD15, TrainingConfig
 from dreambooth.models.base import STARTER, read_card
 from dreambooth.presets import PRESETS, resolve
 from dreambooth.shell_line import CONFIG_FILE, command_line, settings_text

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.errors import DreamBoothError, RunFolderError
 from dreambooth.events import Controls, Event, ModelSaved, Notice, SamplesMade
 from dreambooth.runs import resume, train

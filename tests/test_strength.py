@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from dreambooth.cli import main
-from dreambooth.config import Concept, GenerationConfig, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import BaseModelError, ConfigError
 from dreambooth.models.base import load_base
 from dreambooth.models.strength import Strength, load_at_strength

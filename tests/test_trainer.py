@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Event, ModelSaved, Notice, PhaseProgress, SamplesMade, StepLoss
 from dreambooth.models.base import load_base

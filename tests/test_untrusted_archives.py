@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dreambooth.config import Concept
+from dreambooth.concepts import Concept
 from dreambooth.data.archives import MAX_UNPACKED_BYTES, unpack_photos, unpacked_folder
 from dreambooth.data.dataset import load_concept
 from dreambooth.errors import PhotoError

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dreambooth.config import Concept
+from dreambooth.concepts import Concept
 from dreambooth.data.dataset import load_concept
 from dreambooth.data.photos import ingest, read_photo
 from dreambooth.errors import PhotoError

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dreambooth import events as events_module
-from dreambooth.config import TrainingConfig, load_concepts_list, load_config, read_concepts
+from dreambooth.concepts import load_concepts_list, read_concepts
+from dreambooth.config import TrainingConfig, load_config
 from dreambooth.errors import BaseModelError, DreamBoothError
 from dreambooth.events import Event, ModelSaved, Notice, PhaseProgress, SamplesMade, StepLoss, losses_of, read_events
 from dreambooth.fields import describe

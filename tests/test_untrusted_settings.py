@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from dreambooth.cli import main
-from dreambooth.config import Concept, GenerationConfig, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError
 from dreambooth.fields import FieldInfo, describe
 from dreambooth.settings import Secret

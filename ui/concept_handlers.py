@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.config import Concept, dump_concepts_list, load_concepts_list
+from dreambooth.concepts import Concept, dump_concepts_list, load_concepts_list
 from dreambooth.data.photos import find_photos
 from dreambooth.drive import delete_photos
 from dreambooth.errors import DreamBoothError, FieldProblem, PhotoError

@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from dreambooth.config import Concept
+from dreambooth.concepts import Concept
 from dreambooth.identifiers import Verdict
 from dreambooth.prompts import EXAMPLES, KIND_WORDS, subject_of
 from ui.photo_sets import KINDS, Words, prompts_for

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from dreambooth.config import Concept, Kind
+from dreambooth.concepts import Concept
+from dreambooth.config import Kind
 from dreambooth.data.archives import unpack_photos
 from dreambooth.data.findings import Finding, Measures, findings, measure
 from dreambooth.data.focus import Focus, keep_focus, proposed_focus, read_focus

@@ -6,7 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.hardware import Device
 from dreambooth.models.base import STARTER, read_card

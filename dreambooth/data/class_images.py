@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config import Concept, GenerationConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import GenerationConfig
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.errors import ConfigError, FieldProblem, PhotoError
 from dreambooth.generation import Picture, Pipe, generate_images, save_picture

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth import rng
-from dreambooth.config import Concept
+from dreambooth.concepts import Concept
 from dreambooth.data.focus import Focus, focused, read_focus
 from dreambooth.data.photos import find_photos, read_photo, shown, square
 from dreambooth.errors import PhotoError

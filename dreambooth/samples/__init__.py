@@ -6,7 +6,7 @@ licence.
 
 from pathlib import Path
 
-from dreambooth.config import Concept
+from dreambooth.concepts import Concept
 
 # The individual as `Subject` takes it, kept from the judge's training too; picture n is painted with the seed n.
 SAMPLE_SUBJECT = ("toy", "green", "pink", "star", "yellow")

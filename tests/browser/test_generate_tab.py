@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.recipes import read_recipe, text_of_picture
 from dreambooth.runs import start_records
 from dreambooth.workspace import RunFolder

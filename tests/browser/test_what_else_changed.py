@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dreambooth import bleed
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.events import StatusChanged
 from dreambooth.runlog import RunLog
 from dreambooth.runs import start_records

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from dreambooth.capture import NUM_PLAIN_CALLS
-from dreambooth.config import Concept, GenerationConfig, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Event, Notice, PhaseProgress, StepLoss
 from dreambooth.generation import Pipe, generate_images

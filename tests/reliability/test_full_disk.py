@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.runlog import read_state
 from dreambooth.runs import resume, train
 from dreambooth.training import disk, preparation

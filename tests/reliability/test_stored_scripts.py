@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dreambooth.config import Concept, TrainingConfig
+from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.events import Notice, SamplesMade, StatusChanged, StepLoss
 from dreambooth.runlog import RunLog
 from dreambooth.samples import sample_folder
