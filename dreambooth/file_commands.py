@@ -109,10 +109,12 @@ def converted(
     from dreambooth.verify import convert_verified
     from dreambooth.workspace import newest_step_folder
 
+    # A training, or a push's pictures, have them in this process already.
+    loads_libraries = "diffusers" not in sys.modules
     with progress_bar("Converting", "tensor") as on_progress:
         return convert_verified(
             newest_step_folder(model), out, strength=strength, precision=precision,
-            use_safetensors=use_safetensors or None, on_progress=on_progress, own_process=True,
+            use_safetensors=use_safetensors or None, on_progress=on_progress, own_process=loads_libraries,
         )  # fmt: skip
 
 
