@@ -107,6 +107,9 @@ def test_time_is_told_only_where_a_like_run_was_timed_here(workspace: Workspace)
     # Loading, 600 steps, 50 class pictures of 20 steps, 3 saves; no samples without words.
     assert told.seconds == pytest.approx(10 + 300 + 100 + 6)
     assert "about 7 min on this CPU" in plan_text.start_sentence(told)
+    named = dataclasses.replace(config, concepts=(Concept("photo of <b>zwx</b> cat", "photos"),))
+    sentence = plan_text.start_sentence(dataclasses.replace(told, config=named))
+    assert ">5 photos: &#x27;photo of &lt;b&gt;zwx&lt;/b&gt; cat&#x27;<" in sentence
     other = dataclasses.replace(config, resolution=128)
     assert plan_text.NOT_TIMED in plan_text.start_sentence(forecast.forecast(workspace, other, 5, PROCESSOR))
 

@@ -66,15 +66,16 @@ def too_little_memory(told: Forecast, offered: list[Offer], chosen: str) -> Devi
 
 
 def start_sentence(told: Forecast) -> str:
-    """Return the one sentence before the start."""
+    """Return the one sentence before the start, with the words that will stand for the photos."""
     config, device = told.config, told.device
     photos = f"{told.num_photos} photo{'' if told.num_photos == 1 else 's'}" if told.num_photos else "no photos yet"
+    words = config.concepts[0].instance_prompt if len(config.concepts) == 1 else ""
     where = "this GPU" if device.kind != "cpu" else "this CPU"
     time = NOT_TIMED if told.seconds is None else f"about {in_words(told.seconds)} on {where}"
     num_class_pictures = max(len(config.concepts), 1) * config.num_class_images
     class_pictures = [(f"{num_class_pictures} class pictures", True)] if config.with_prior_preservation else []
     parts = [
-        (photos, bool(told.num_photos)),
+        (f"{photos}: {words!r}" if words and told.num_photos else photos, bool(told.num_photos)),
         *class_pictures,
         (f"{config.max_train_steps} steps", True),
         (time, True),
