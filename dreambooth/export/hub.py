@@ -259,6 +259,7 @@ def _http_error() -> type[Exception]:
     """Return what the client's HTTP library raises, which is another library in each of its major versions."""
     from huggingface_hub import errors
 
+    # Which of them it is depends on the version, and so what a checker sees.
     return errors.HTTPError  # type: ignore[attr-defined,no-any-return,unused-ignore]
 
 

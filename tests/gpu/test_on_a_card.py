@@ -216,6 +216,7 @@ def test_pictures_in_fp16_are_those_of_the_cpu_up_to_rounding(tiny_base_folder: 
     pictures = []
     for name in ("cpu", "cuda"):
         manager, own = ModelManager(name), copy.deepcopy(base)
+        # A checker cannot infer a lambda whose default holds the model.
         held = manager.resident("base", lambda own=own: own)  # type: ignore[misc]
         pipe = Pipe(held.unet, held.text_encoder, held.vae, held.tokenizer, held.noise_scheduler_config)
         assert next(held.unet.parameters()).dtype == manager.inference_dtype

@@ -62,6 +62,7 @@ def test_five_of_each_way_a_thread_ends(tmp_path: Path, photos: Path, monkeypatc
         assert type(ENDINGS[kind]).__name__ in status_card(view)
         monkeypatch.setattr("dreambooth.runs._train", stub_training)
         after = jobs.start(stub_config(photos))
+        # Called within this round, whose names they take.
         until(lambda: jobs.view(after).status, lambda status: status == "done")  # noqa: B023
     jobs.close()
     print(f"R10: {5 * len(ENDINGS)} told, the slowest after {slowest_s:.2f} s")
@@ -84,6 +85,7 @@ def test_five_hung_trainings_are_told_within_a_minute(
     began_s = time.monotonic()
     names = [jobs.start(stub_config(photos)) for jobs in apps]
     for jobs, name in zip(apps, names, strict=True):
+        # Called within this round.
         until(lambda: status_card(jobs.view(name)), lambda card: "Not responding" in card, seconds=90)  # noqa: B023
     took_s = time.monotonic() - began_s
     let_go.set()
