@@ -1,6 +1,6 @@
 """Convert one diffusers folder with ours and with other converters, each in a process of its own, by turns.
 
-    python -m benchmarks.conversion MODEL_DIR [--peer NAME=SCRIPT ...] [--rounds 3] [--json FILE]
+    python -m benchmarks.conversion MODEL_DIR [--peer NAME=SCRIPT ...] [--rounds 3] [--suffix .safetensors] [--json FILE]
 
 A peer is a script with the seed's arguments: --model_path, --checkpoint_path, --use_safetensors, --half. Ours includes
 its check: the file is read again, compared tensor by tensor, and a picture is made from it and from the folder. Memory
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("model_dir", type=Path)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=SCRIPT")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--suffix", choices=SUFFIXES, action="append", help="only this format; both if not given")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     converters = {"ours": [sys.executable, "-m", "dreambooth", "convert"]}
@@ -49,7 +50,7 @@ def main() -> None:
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(arguments.rounds):
-            for suffix in SUFFIXES:
+            for suffix in arguments.suffix or SUFFIXES:
                 for half in (True, False):
                     for who, command in converters.items():
                         found.append(measured(who, command, arguments.model_dir, Path(folder), suffix, half))
