@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.drive import bring_photos_back, ready_drive
+from dreambooth.durable import held_lock, is_locked
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem, hide_in_tracebacks
 from dreambooth.settings import Settings, keep_to_itself, load_settings
-from dreambooth.workspace import Workspace, held_data_folder, held_lock, is_locked
+from dreambooth.workspace import Workspace, held_data_folder
 
 MAX_FILE_SIZE = "1gb"
 MAX_WAITING_EVENTS = 32

@@ -1,6 +1,6 @@
 """Convert one diffusers folder with ours and with other converters, each in a process of its own, by turns.
 
-    python -m benchmarks.conversion MODEL_DIR [--peer NAME=SCRIPT ...] [--rounds 3] [--suffix .safetensors] [--json FILE]
+    python -m benchmarks.conversion MODEL_DIR [--peer NAME=SCRIPT ...] [--rounds 3] [--suffix .ckpt] [--json FILE]
 
 A peer is a script with the seed's arguments: --model_path, --checkpoint_path, --use_safetensors, --half. Ours includes
 its check: the file is read again, compared tensor by tensor, and a picture is made from it and from the folder. Memory

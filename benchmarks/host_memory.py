@@ -63,9 +63,9 @@ def save(base: str, folder: Path) -> dict[str, float]:
     """Write the base as a step folder, and take the time of the copy of its weights by itself."""
     import torch
 
+    from dreambooth.durable import new_folder
     from dreambooth.models.base import load_base
     from dreambooth.models.saving import write_model
-    from dreambooth.workspace import new_folder
 
     loaded = load_base(base)
     parts = (loaded.unet, loaded.text_encoder, loaded.vae)

@@ -26,6 +26,7 @@ from benchmarks.examined import exam_pictures, examined, figures
 from benchmarks.units import Unit, add_unit_arguments, run_missing, unit_path
 from dreambooth.concepts import Concept
 from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.durable import held_lock, new_folder, write_json
 from dreambooth.generation import generate_images
 from dreambooth.models.base import STARTER, BaseCard, load_base, read_card, starter_folder
 from dreambooth.models.manager import ModelManager
@@ -36,7 +37,7 @@ from dreambooth.runs import train
 from dreambooth.score import score_run
 from dreambooth.scoring.encoders import examiner_for
 from dreambooth.settings import load_settings
-from dreambooth.workspace import RunFolder, held_lock, new_folder, newest_step_folder, write_json
+from dreambooth.workspace import RunFolder, newest_step_folder
 
 # Held-out individuals that neither the recipe nor the recommendation was chosen on.
 SUBJECT_SEED = 3

@@ -21,6 +21,7 @@ from benchmarks.examined import exam_pictures, examined, figures
 from benchmarks.units import Unit, add_unit_arguments, run_missing, unit_path
 from dreambooth.concepts import Concept
 from dreambooth.config import TrainingConfig
+from dreambooth.durable import write_json
 from dreambooth.models.base import STARTER, load_base, read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.presets import resolve
@@ -29,7 +30,7 @@ from dreambooth.score import score_run
 from dreambooth.scoring.encoders import examiner_for
 from dreambooth.scoring.recommendation import StepScores, merit, recommended
 from dreambooth.settings import load_settings
-from dreambooth.workspace import RunFolder, write_json
+from dreambooth.workspace import RunFolder
 
 NUM_SAVES = 8
 # Held-out individuals; those of seeds 0 and 1 chose the starter's recipe.

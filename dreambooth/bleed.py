@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.durable import new_file, write_json
 from dreambooth.errors import RunFolderError
 from dreambooth.export.model_card import BLEED_PICTURE, BLEED_REPORT, bleed_dir
 from dreambooth.generation import generate_images
@@ -27,7 +28,7 @@ from dreambooth.score import base_of, examiner_of
 from dreambooth.scoring import measures
 from dreambooth.scoring.encoders import Examiner
 from dreambooth.settings import Settings, load_settings
-from dreambooth.workspace import RunFolder, Workspace, new_file, write_json
+from dreambooth.workspace import RunFolder, Workspace
 
 if TYPE_CHECKING:
     from PIL import Image

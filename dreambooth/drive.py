@@ -14,9 +14,10 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dreambooth.durable import free_bytes, new_file, new_folder, remove_folder
 from dreambooth.errors import DreamBoothError, quoted
 from dreambooth.events import Event, ModelSaved, Notice, SamplesMade
-from dreambooth.workspace import RunFolder, Workspace, free_bytes, new_file, new_folder, remove_folder
+from dreambooth.workspace import RunFolder, Workspace
 
 MOUNT_POINT = Path("/content/drive")
 ROOMS = ("runs", "exports", "datasets")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import rng
 from dreambooth.concepts import Concept
 from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.durable import new_file, write_json, write_text
 from dreambooth.errors import ConfigError, FieldProblem, RunFolderError
 from dreambooth.events import Event, PhaseProgress
 from dreambooth.generation import generate_images, save_picture
@@ -32,7 +33,7 @@ from dreambooth.scoring.encoders import Examiner, examiner_for
 from dreambooth.scoring.figures import Kind, ProbePicture, Reference, ceiling, step_scores
 from dreambooth.scoring.protocol import Protocol, filled, read_protocol
 from dreambooth.settings import Settings, load_settings
-from dreambooth.workspace import RunFolder, Workspace, new_file, write_json, write_text
+from dreambooth.workspace import RunFolder, Workspace
 
 if TYPE_CHECKING:
     from dreambooth.generation import Pipe

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import rng
 from dreambooth.capture import CapturedWork
 from dreambooth.config import GenerationConfig
+from dreambooth.durable import new_file
 from dreambooth.recipes import CHUNK, recipe_text
 from dreambooth.samplers import adds_noise, scheduler_for
-from dreambooth.workspace import new_file
 
 if TYPE_CHECKING:
     import torch

@@ -16,6 +16,7 @@ from typing import Literal
 
 from dreambooth.bleed import Bled, bleed_report, report_for_card
 from dreambooth.config import SD15, GenerationConfig, TrainingConfig
+from dreambooth.durable import held_lock
 from dreambooth.errors import DeviceError, RunFolderError, without_secrets
 from dreambooth.events import FINAL_STATUSES, Controls, FixedNoiseLosses, LossReader, Status, StatusChanged, StepLoss
 from dreambooth.hardware import look_at_device
@@ -38,7 +39,7 @@ from dreambooth.runs import (
 from dreambooth.score import score_here
 from dreambooth.scoring.records import RunScores, read_scores
 from dreambooth.settings import Secret, Settings
-from dreambooth.workspace import RunFolder, Workspace, held_lock
+from dreambooth.workspace import RunFolder, Workspace
 
 LOG_TAIL_BYTES = 16_000
 # What a request for pictures does while a run trains.

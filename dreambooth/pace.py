@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.config import TrainingConfig
+from dreambooth.durable import write_json
 from dreambooth.eta import num_saves_left
 from dreambooth.events import Event, ModelSaved, PhaseProgress, SamplesMade, StatusChanged, StepLoss, read_events
 from dreambooth.fields import describe
 from dreambooth.hardware import device_name
-from dreambooth.workspace import RunFolder, Workspace, write_json
+from dreambooth.workspace import RunFolder, Workspace
 
 MIN_STEPS_MEASURED = 10
 MAX_PACES = 200

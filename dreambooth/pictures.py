@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.config import GenerationConfig
+from dreambooth.durable import new_file
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.export.archive import zip_files
 from dreambooth.models.manager import ModelManager
@@ -22,7 +23,7 @@ from dreambooth.runs import revealed_token
 from dreambooth.sample_grid import picture_grid, step_label
 from dreambooth.settings import Settings, load_settings
 from dreambooth.storage import PICTURE
-from dreambooth.workspace import RunFolder, Workspace, new_file, newest_step_folder
+from dreambooth.workspace import RunFolder, Workspace, newest_step_folder
 
 if TYPE_CHECKING:
     from dreambooth.models.base import Base

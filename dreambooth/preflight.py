@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.config import TrainingConfig
 from dreambooth.data.photos import find_photos
+from dreambooth.durable import free_bytes, scratch_folder
 from dreambooth.errors import PhotoError, TrainingError
 from dreambooth.events import Controls, Event, ModelSaved, PhaseProgress
 from dreambooth.hardware import freed_memory_kept, gb
@@ -27,7 +28,7 @@ from dreambooth.models.shape import read_shape
 from dreambooth.runs import unexpected_end
 from dreambooth.training.disk import DiskNeed, disk_need
 from dreambooth.training.keeping import STATE_INTERVAL_S
-from dreambooth.workspace import RunFolder, Workspace, free_bytes, scratch_folder
+from dreambooth.workspace import RunFolder, Workspace
 
 if TYPE_CHECKING:
     from dreambooth.training.materials import Materials

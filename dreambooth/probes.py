@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.concepts import Concept
 from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.data.photos import find_photos, read_photo
+from dreambooth.durable import new_folder
 from dreambooth.events import FixedNoiseLosses, fixed_noise_losses_of, read_events
 from dreambooth.generation import Pipe, generate_images, save_picture
 from dreambooth.scoring.chart import write_chart
@@ -22,7 +23,7 @@ from dreambooth.scoring.encoders import Examiner
 from dreambooth.scoring.figures import Kind, ProbePicture, Reference, ceiling, step_scores
 from dreambooth.scoring.recommendation import DRIFT_LOSS, SEEN_LOSS, UNSEEN_LOSS, StepScores
 from dreambooth.scoring.records import RunScores, read_scores, write_scores
-from dreambooth.workspace import RunFolder, new_folder
+from dreambooth.workspace import RunFolder
 
 if TYPE_CHECKING:
     import torch

@@ -5,9 +5,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth.durable import held_lock, is_locked, remove_folder
 from dreambooth.errors import RunFolderError
 from dreambooth.storage import local_runs, remove_weights, saved_steps, size_of
-from dreambooth.workspace import RunFolder, Workspace, held_lock, is_locked, remove_folder
+from dreambooth.workspace import RunFolder, Workspace
 
 SAMPLE = re.compile(r"[0-9]+\.png")
 BOARD_FILE = re.compile(r"events\.out\.tfevents\..+")

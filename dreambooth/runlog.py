@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreambooth.config import TrainingConfig
+from dreambooth.durable import is_locked, write_json
 from dreambooth.errors import DreamBoothError, traceback_text, without_secrets
 from dreambooth.eta import Eta, PhaseTime, TimeLeft
 from dreambooth.events import (
@@ -31,7 +32,7 @@ from dreambooth.events import (
     checked_record,
     event_to_line,
 )
-from dreambooth.workspace import RunFolder, is_locked, write_json
+from dreambooth.workspace import RunFolder
 
 STATE_INTERVAL_S = 1.0
 # What reports nothing for minutes and yet is at work: a download, a large save, the first step, which may compile.

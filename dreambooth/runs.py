@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import TrainingConfig, update_problems
 from dreambooth.drive import RunKeeper, ready_drive
+from dreambooth.durable import held_lock, is_disk_full, sweep_unfinished, write_json
 from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, TrainingError, without_secrets
 from dreambooth.events import Controls, Event, Notice, Resumed, StatusChanged
 from dreambooth.hardware import freed_memory_kept
@@ -21,15 +22,7 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.pace import remember_pace
 from dreambooth.runlog import RunLog, TensorBoardLog, failure, is_owned, read_state
 from dreambooth.settings import Settings, load_settings
-from dreambooth.workspace import (
-    RunFolder,
-    Workspace,
-    held_lock,
-    is_disk_full,
-    newest_step_folder,
-    sweep_unfinished,
-    write_json,
-)
+from dreambooth.workspace import RunFolder, Workspace, newest_step_folder
 
 if TYPE_CHECKING:
     from accelerate import PartialState

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from natsort import natsorted
 
+from dreambooth.durable import new_file
 from dreambooth.errors import RunFolderError
-from dreambooth.workspace import RunFolder, new_file
+from dreambooth.workspace import RunFolder
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont

@@ -16,18 +16,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dreambooth.config import TrainingConfig
+from dreambooth.durable import held_lock, is_locked, remove_folder, sync, unfinished_in
 from dreambooth.errors import ConfigError, RunFolderError
 from dreambooth.runlog import is_owned, read_state
-from dreambooth.workspace import (
-    STEP_NAME,
-    RunFolder,
-    Workspace,
-    held_lock,
-    is_locked,
-    remove_folder,
-    sync,
-    unfinished_in,
-)
+from dreambooth.workspace import STEP_NAME, RunFolder, Workspace
 
 Choice = Literal[
     "intermediate weights", "exact states", "states to resume from", "class images", "exports", "pictures", "caches"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth.durable import sync
 from dreambooth.errors import ExportError
 from dreambooth.export.single_file import PARTS, OriginalModel, Precision, Written, convert
 from dreambooth.formats.ldm import from_ldm, modern_vae_key, without_text_model
@@ -18,7 +19,6 @@ from dreambooth.formats.safetensors_file import Cast, same_bits, stored_dtype
 from dreambooth.models.strength import WHOLE, Strength, folder_at_strength
 from dreambooth.models.weights import read_weights
 from dreambooth.proof_picture import MakePicture, made_in_process, made_in_thread
-from dreambooth.workspace import sync
 
 if TYPE_CHECKING:
     from torch import Tensor

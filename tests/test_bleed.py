@@ -13,6 +13,7 @@ from dreambooth import bleed
 from dreambooth.cli import main
 from dreambooth.concepts import Concept
 from dreambooth.config import TrainingConfig
+from dreambooth.durable import write_json
 from dreambooth.export.model_card import BLEED_PICTURE, BLEED_REPORT, bleed_dir, model_card
 from dreambooth.jobs import Jobs
 from dreambooth.models.base import starter_folder
@@ -22,7 +23,7 @@ from dreambooth.scoring.encoders import judge_examiner
 from dreambooth.scoring.judge import load_judge
 from dreambooth.starter import scenes
 from dreambooth.starter.subjects import Subject, render_subject
-from dreambooth.workspace import RunFolder, Workspace, write_json
+from dreambooth.workspace import RunFolder, Workspace
 from ui import render
 
 SUBJECT = Subject("teapot", "red", "white", "star", "blue")

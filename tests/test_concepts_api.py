@@ -13,12 +13,13 @@ from PIL import Image
 
 import app
 from dreambooth.concepts import load_concepts_list
+from dreambooth.durable import write_json
 from dreambooth.errors import DreamBoothError
 from dreambooth.jobs import Jobs
 from dreambooth.models.manager import ModelManager
 from dreambooth.samples import sample_folder
 from dreambooth.settings import Settings
-from dreambooth.workspace import Workspace, write_json
+from dreambooth.workspace import Workspace
 from tests.made_photos import made_photo
 from tests.open_page import OpenPage, open_page
 from tests.raw_events import RawEvents

@@ -13,13 +13,14 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+from dreambooth.durable import write_json
 from dreambooth.errors import DreamBoothError
 from dreambooth.export.sizes import samples_bytes, single_file_bytes
 from dreambooth.models.weights import file_metadata
 from dreambooth.recipes import text_of_picture
 from dreambooth.scoring.recommendation import StepScores
 from dreambooth.scoring.records import RunScores, write_scores
-from dreambooth.workspace import RunFolder, write_json
+from dreambooth.workspace import RunFolder
 from tests.open_page import OpenPage, open_page
 from tests.raw_events import RawEvents
 from ui.convert_tab import export_list

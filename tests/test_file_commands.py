@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from dreambooth.cli import main
+from dreambooth.durable import write_json
 from dreambooth.models.weights import read_weights
-from dreambooth.workspace import RunFolder, write_json
+from dreambooth.workspace import RunFolder
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 
 from dreambooth.concepts import Concept
 from dreambooth.config import SD15, TrainingConfig
+from dreambooth.durable import write_json
 from dreambooth.hardware import Device
 from dreambooth.jobs import Jobs
 from dreambooth.models.base import STARTER
@@ -14,7 +15,7 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.pace import likeness
 from dreambooth.presets import PRESETS
 from dreambooth.settings import Settings
-from dreambooth.workspace import Workspace, write_json
+from dreambooth.workspace import Workspace
 from ui import forecast, plan_text, train_handlers
 from ui.boundary import Services, Shown
 from ui.fields import form_infos, shown_value

@@ -13,6 +13,7 @@ import pytest
 
 from dreambooth.concepts import Concept
 from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.durable import held_lock
 from dreambooth.errors import ConfigError, DeviceError, DreamBoothError, RunFolderError
 from dreambooth.events import Controls, PhaseProgress, StatusChanged, StepLoss
 from dreambooth.jobs import Jobs, RunView, in_words
@@ -20,7 +21,7 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.pictures import generate
 from dreambooth.runlog import RunLog, TensorBoardLog, read_state
 from dreambooth.runs import smaller_config, smaller_settings, start_records, train
-from dreambooth.workspace import RunFolder, Workspace, held_lock
+from dreambooth.workspace import RunFolder, Workspace
 
 
 @pytest.fixture

@@ -169,9 +169,9 @@ def dying_at_write(number: int, work: Callable[[], Any]) -> Callable[[], None]:
     """Return the work as a process does it that is killed at its n-th write to the disk."""
 
     def die() -> None:
-        from dreambooth import workspace
+        from dreambooth import durable
 
-        original, count = workspace.sync, 0
+        original, count = durable.sync, 0
 
         def sync(path: Path) -> None:
             nonlocal count
@@ -180,7 +180,7 @@ def dying_at_write(number: int, work: Callable[[], Any]) -> Callable[[], None]:
                 os.kill(os.getpid(), signal.SIGKILL)
             original(path)
 
-        workspace.sync = sync
+        durable.sync = sync
         work()
 
     return die
@@ -250,7 +250,7 @@ def test_a_killed_conversion_leaves_no_file_and_can_be_done_again(
 def test_a_killed_ingest_leaves_no_half_photo_and_can_be_done_again(photos: Path, tmp_path: Path, number: int) -> None:
     """R3: a photo in a run's folder is whole or not there, and what was left of it goes at the next start."""
     from dreambooth.data.photos import ingest, read_photo
-    from dreambooth.workspace import sweep_unfinished
+    from dreambooth.durable import sweep_unfinished
 
     folder = tmp_path / "set"
     sources = sorted(photos.glob("*.png"))[:2]

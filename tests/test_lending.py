@@ -10,12 +10,13 @@ import pytest
 
 from dreambooth.concepts import Concept
 from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.durable import held_lock
 from dreambooth.events import Controls, Event, PhaseProgress, StatusChanged
 from dreambooth.jobs import Jobs
 from dreambooth.models.manager import ModelManager
 from dreambooth.runlog import RunLog, read_state
 from dreambooth.runs import start_records, train
-from dreambooth.workspace import RunFolder, Workspace, held_lock
+from dreambooth.workspace import RunFolder, Workspace
 from tests.test_jobs import finished, waited
 
 REQUEST = GenerationConfig(prompt="photo of zwx dog", num_images_per_prompt=2, num_inference_steps=2, seed=3)

@@ -18,13 +18,14 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import app
+from dreambooth.durable import write_json
 from dreambooth.errors import ConfigError
 from dreambooth.samples import sample_folder
 from dreambooth.scoring.chart import write_chart
 from dreambooth.scoring.recommendation import StepScores
 from dreambooth.scoring.records import RunScores, write_scores
 from dreambooth.settings import Secret, Settings
-from dreambooth.workspace import RunFolder, Workspace, write_json
+from dreambooth.workspace import RunFolder, Workspace
 from tests.open_page import OpenPage, open_page
 from tests.raw_events import RawEvents
 from ui.gate import Gate, Uploads

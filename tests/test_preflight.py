@@ -10,11 +10,12 @@ import pytest
 from dreambooth.cli import main
 from dreambooth.concepts import Concept
 from dreambooth.config import TrainingConfig
+from dreambooth.durable import sweep_unfinished
 from dreambooth.errors import ConfigError
 from dreambooth.events import Controls, Event, PhaseProgress
 from dreambooth.models.manager import ModelManager
 from dreambooth.preflight import preflight
-from dreambooth.workspace import Workspace, sweep_unfinished
+from dreambooth.workspace import Workspace
 
 
 def test_a_preflight_measures_steps_samples_and_saves_and_leaves_nothing(

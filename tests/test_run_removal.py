@@ -6,11 +6,12 @@ import pytest
 
 from dreambooth.concepts import Concept
 from dreambooth.config import TrainingConfig
+from dreambooth.durable import held_lock
 from dreambooth.errors import RunFolderError
 from dreambooth.run_removal import remove_run
 from dreambooth.runs import train
 from dreambooth.settings import Settings
-from dreambooth.workspace import RunFolder, Workspace, held_lock
+from dreambooth.workspace import RunFolder, Workspace
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,14 @@ import pytest
 from natsort import natsorted
 
 from dreambooth.config import TrainingConfig
+from dreambooth.durable import held_lock, is_locked, sweep_unfinished
 from dreambooth.errors import DeviceError, DreamBoothError
 from dreambooth.events import PhaseProgress, StatusChanged
 from dreambooth.jobs import Jobs
 from dreambooth.models.manager import ModelManager
 from dreambooth.runlog import RunLog, read_state
 from dreambooth.runs import resume, start_records
-from dreambooth.workspace import RunFolder, Workspace, held_data_folder, held_lock, is_locked, sweep_unfinished
+from dreambooth.workspace import RunFolder, Workspace, held_data_folder
 from tests.server_life import ended_by_signal, stub_config, stub_training, through_restarts, until
 from tests.test_kills import exit_status, in_child
 from ui.render import status_card
@@ -165,7 +166,7 @@ def test_what_a_dead_process_left_is_swept_when_its_number_is_given_again(tmp_pa
 
 def test_a_sweep_passes_over_what_others_finish_meanwhile(tmp_path: Path) -> None:
     """A run begins, and sweeps, while another one's state is written."""
-    from dreambooth.workspace import new_folder, write_text
+    from dreambooth.durable import new_folder, write_text
 
     ends_s, wrong = time.monotonic() + 2, list[BaseException]()
 

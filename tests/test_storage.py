@@ -14,6 +14,7 @@ import pytest
 
 from dreambooth.concepts import Concept
 from dreambooth.config import TrainingConfig
+from dreambooth.durable import held_lock, write_json
 from dreambooth.errors import DreamBoothError, RunFolderError
 from dreambooth.events import Controls, Event, ModelSaved, Notice, SamplesMade
 from dreambooth.runs import resume, train
@@ -33,7 +34,7 @@ from dreambooth.storage import (
     weight_files,
 )
 from dreambooth.training import disk
-from dreambooth.workspace import RunFolder, Workspace, held_lock, write_json
+from dreambooth.workspace import RunFolder, Workspace
 
 MODEL = ("model_index.json", "card.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
          "vae/config.json", "vae/diffusion_pytorch_model.safetensors", "text_encoder/config.json",

@@ -13,6 +13,7 @@ import torch
 
 from dreambooth.concepts import Concept
 from dreambooth.config import TrainingConfig
+from dreambooth.durable import remove_folder
 from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Event, ModelSaved, Notice, PhaseProgress, SamplesMade, StepLoss
 from dreambooth.models.base import load_base
@@ -22,7 +23,7 @@ from dreambooth.training.materials import Materials
 from dreambooth.training.preparation import prepare
 from dreambooth.training.trainer import Trainer
 from dreambooth.training.updates import GatheredUpdates
-from dreambooth.workspace import RunFolder, Workspace, remove_folder
+from dreambooth.workspace import RunFolder, Workspace
 
 Make = Callable[..., "Run"]
 

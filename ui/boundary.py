@@ -19,11 +19,12 @@ from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, travers
 
 from dreambooth.data.focus import Focus, focused
 from dreambooth.data.photos import read_photo
+from dreambooth.durable import new_file
 from dreambooth.errors import DreamBoothError, traceback_text
 from dreambooth.hardware import Device, look_at_device
 from dreambooth.jobs import Jobs
 from dreambooth.settings import Settings
-from dreambooth.workspace import Workspace, new_file
+from dreambooth.workspace import Workspace
 from ui.render import error_text
 
 # Events that run on the page's own account: no bar over what they answer to, and no name in the API.

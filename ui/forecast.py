@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreambooth.config import TrainingConfig
+from dreambooth.durable import free_bytes
 from dreambooth.hardware import Device
 from dreambooth.memory_plan import memory_need, room_bytes
 from dreambooth.models.base import read_card
@@ -13,7 +14,7 @@ from dreambooth.models.shape import ModelShape, read_shape
 from dreambooth.pace import expected_seconds, known_pace
 from dreambooth.presets import PRESETS, preset, recommended_num_steps, resolve
 from dreambooth.training.disk import Counts, disk_need_of_counts
-from dreambooth.workspace import Workspace, free_bytes
+from dreambooth.workspace import Workspace
 
 # In SD 1.5's topology, whatever its width: 686 of the UNet, 196 of the text encoder, 248 of the VAE.
 NUM_TENSORS = 1130

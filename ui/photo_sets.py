@@ -22,9 +22,10 @@ from dreambooth.data.archives import unpack_photos
 from dreambooth.data.findings import Finding, Measures, findings, measure
 from dreambooth.data.focus import Focus, keep_focus, proposed_focus, read_focus
 from dreambooth.data.photos import SUFFIXES, find_photos, ingest, read_photo
+from dreambooth.durable import new_file, remove_folder, write_json, write_text
 from dreambooth.errors import DreamBoothError, PhotoError
 from dreambooth.limits import MAX_PROMPT_CHARS, text_problems
-from dreambooth.workspace import Workspace, new_file, remove_folder, write_json, write_text
+from dreambooth.workspace import Workspace
 
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 WORDS_FILE, PHOTOS_FILE, TOGETHER_FILE = "words.json", "photos.json", "together.json"

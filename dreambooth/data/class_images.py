@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.concepts import Concept
 from dreambooth.config import GenerationConfig
 from dreambooth.data.photos import find_photos, read_photo
+from dreambooth.durable import new_file, write_json
 from dreambooth.errors import ConfigError, FieldProblem, PhotoError
 from dreambooth.generation import Picture, Pipe, generate_images, save_picture
 from dreambooth.samplers import DDIM
-from dreambooth.workspace import new_file, write_json
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.durable import write_json
 from dreambooth.errors import PhotoError
-from dreambooth.workspace import write_json
 
 if TYPE_CHECKING:
     import numpy as np

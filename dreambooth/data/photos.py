@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth.durable import new_file
 from dreambooth.errors import PhotoError
-from dreambooth.workspace import new_file
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -8,8 +8,9 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from dreambooth.durable import free_bytes, new_file
 from dreambooth.errors import ExportError
-from dreambooth.workspace import RunFolder, free_bytes, new_file
+from dreambooth.workspace import RunFolder
 
 SPARE_BYTES = 64 * 2**20
 READ_BYTES = 1 << 20

@@ -10,13 +10,13 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dreambooth.durable import free_bytes, new_file
 from dreambooth.errors import BaseModelError, ExportError
 from dreambooth.export.recipe import file_metadata_of
 from dreambooth.formats.ldm import to_ldm
 from dreambooth.formats.original import original_names
 from dreambooth.formats.safetensors_file import in_pieces, stored_dtype, write_safetensors
 from dreambooth.models.weights import part_weights
-from dreambooth.workspace import free_bytes, new_file
 
 if TYPE_CHECKING:
     import torch

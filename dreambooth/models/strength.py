@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreambooth.durable import scratch_folder
 from dreambooth.errors import BaseModelError
 from dreambooth.models.base import Base, load_base
 from dreambooth.models.saving import write_model
-from dreambooth.workspace import scratch_folder
 
 
 @dataclass(frozen=True)

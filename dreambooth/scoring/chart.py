@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.durable import new_file
 from dreambooth.scoring.recommendation import Recommendation, StepScores
 from dreambooth.scoring.records import RunScores
-from dreambooth.workspace import new_file
 
 if TYPE_CHECKING:
     from PIL import Image

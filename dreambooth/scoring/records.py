@@ -5,8 +5,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dreambooth.durable import write_json
 from dreambooth.scoring.recommendation import Recommendation, StepScores, recommended
-from dreambooth.workspace import RunFolder, write_json
+from dreambooth.workspace import RunFolder
 
 
 @dataclass(frozen=True)

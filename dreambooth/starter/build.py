@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
+from dreambooth.durable import new_folder
 from dreambooth.models.sd15 import SD15_SCHEDULER
 from dreambooth.scoring.judge import Judge, load_judge, write_judge
 from dreambooth.starter import scenes, tokens
@@ -19,7 +20,6 @@ from dreambooth.starter.loop import Report, Stage, run_stage
 from dreambooth.starter.places import CONTEXTS
 from dreambooth.starter.things import CLASSES, COLOURS
 from dreambooth.training import objective
-from dreambooth.workspace import new_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

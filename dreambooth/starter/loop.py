@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.workspace import new_folder
+from dreambooth.durable import new_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.durable import free_bytes, new_folder, remove_folder
 from dreambooth.errors import TrainingError
 from dreambooth.formats.safetensors_file import write_safetensors, written_order
 from dreambooth.training.sharding import Shards, brought_together, own_part
-from dreambooth.workspace import RunFolder, free_bytes, new_folder, remove_folder
+from dreambooth.workspace import RunFolder
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.config import TrainingConfig
+from dreambooth.durable import free_bytes
 from dreambooth.errors import TrainingError
-from dreambooth.workspace import RunFolder, free_bytes
+from dreambooth.workspace import RunFolder
 
 RESERVE_BYTES = 1 << 30
 GIB = 1 << 30

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth.workspace import write_json
+from dreambooth.durable import write_json
 
 COOL_DOWN_SHARE = 0.08
 MIN_COOL_DOWN_STEPS = 5

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.durable import is_disk_full, new_folder, remove_folder, sync_all
 from dreambooth.errors import RunFolderError
 from dreambooth.events import ModelSaved, Notice, PhaseProgress, SamplesMade
 from dreambooth.hardware import describe_cpu, gb
@@ -23,7 +24,7 @@ from dreambooth.training.materials import Materials, Report
 from dreambooth.training.model_writer import ModelWriter, Weights, copied, copy_bytes, weights_of
 from dreambooth.training.scored_saves import SavesScorer
 from dreambooth.training.sharding import agreed
-from dreambooth.workspace import RunFolder, is_disk_full, new_folder, remove_folder, sync_all
+from dreambooth.workspace import RunFolder
 
 if TYPE_CHECKING:
     import torch

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth.durable import sweep_unfinished
 from dreambooth.training.checkpoint import newest_checkpoint, restore, write_checkpoint
-from dreambooth.workspace import RunFolder, sweep_unfinished
+from dreambooth.workspace import RunFolder
 from tests.reliability.save_states import SURROUNDINGS, learner
 
 pytestmark = pytest.mark.reliability

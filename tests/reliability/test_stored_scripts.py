@@ -14,10 +14,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from dreambooth.concepts import Concept
 from dreambooth.config import TrainingConfig
+from dreambooth.durable import write_json
 from dreambooth.events import Notice, SamplesMade, StatusChanged, StepLoss
 from dreambooth.runlog import RunLog
 from dreambooth.samples import sample_folder
-from dreambooth.workspace import write_json
 from tests.open_page import OpenPage, open_page
 from tests.raw_events import RawEvents
 from ui.photo_sets import PHOTOS_FILE, Words, photo_set
