@@ -36,18 +36,23 @@ class PhaseTime:
 
     def __init__(self) -> None:
         self._phase = ""
-        self._first_done, self._first_s = 0, 0.0
+        self._first = self._last = (0, 0.0)
         self.seconds_left: float | None = None
 
     def __call__(self, event: Event, now_s: float) -> None:
         """Take an event in; pieces that were there when the phase began took no time and are not counted."""
         if not isinstance(event, PhaseProgress):
             return
-        if event.phase != self._phase:
-            self._phase, self._first_done, self._first_s = event.phase, event.done, now_s
-        num_done, num_left = event.done - self._first_done, event.total - event.done
+        if event.phase != self._phase or event.done < self._last[0]:
+            # Each concept's class pictures, and the latents of class pictures after those of photos, count anew.
+            self._phase, self._first, self._last = event.phase, (event.done, now_s), (event.done, now_s)
+        elif event.done > self._last[0]:
+            self._last = (event.done, now_s)
+        num_done, num_left = self._last[0] - self._first[0], event.total - event.done
         is_timed = event.phase in ("class images", "latents") and num_done > 0 and num_left > 0
-        self.seconds_left = (now_s - self._first_s) / num_done * num_left if is_timed else None
+        # Pictures come in batches: the pace is what it was when the last ones came, and the wait since is taken off.
+        pace_s = (self._last[1] - self._first[1]) / num_done if is_timed else 0.0
+        self.seconds_left = max(pace_s * num_left - (now_s - self._last[1]), 0.0) if is_timed else None
 
 
 class Eta:

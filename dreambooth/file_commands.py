@@ -109,8 +109,8 @@ def converted(
     from dreambooth.verify import convert_verified
     from dreambooth.workspace import newest_step_folder
 
-    # A training, or a push's pictures, have them in this process already.
-    loads_libraries = "diffusers" not in sys.modules
+    # A training, or a push's pictures, have them in this process already; mixing two models loads them here.
+    loads_libraries = strength.is_whole and "diffusers" not in sys.modules
     with progress_bar("Converting", "tensor") as on_progress:
         return convert_verified(
             newest_step_folder(model), out, strength=strength, precision=precision,

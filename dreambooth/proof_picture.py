@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
-from dreambooth.errors import ExportError
+from dreambooth.errors import DreamBoothError, ExportError
 from dreambooth.formats.ldm import from_ldm
 from dreambooth.formats.safetensors_file import Cast
 from dreambooth.models.base import load_tokenizer, quiet_libraries
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PROMPT, TIMESTEP, LATENT_SIZE = "a photo", 500, (4, 4)
 NO_TOKENIZER = "no picture was made: the folder has no tokenizer"
 ENDED = "no picture was made: what was to make it was ended, most likely for want of memory"
+NO_MEMORY = "no picture was made: there was no memory for it"
+# A process that the system ends for want of memory ends by SIGKILL, a name that Windows has not.
+ENDED_BY_SYSTEM = -9
 
 Models = tuple[Any, Any, Any, "Tensor"]
 # Given a written file and whether it is .safetensors: makes its picture, and returns "" or why there is none.
@@ -57,15 +60,18 @@ def made_in_process(folder: Path) -> Iterator[MakePicture]:
     def ask(path: Path, is_safetensors: bool) -> str:
         try:
             here.send((path, is_safetensors))
-            return str(here.recv())
+            told: str | DreamBoothError = here.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             process.join()
-            if (process.exitcode or 0) < 0:
+            if process.exitcode == ENDED_BY_SYSTEM:
                 return ENDED
             raise ExportError(
                 "No picture could be made of the written file.", "What hindered it stands above.",
                 "See that the folder opens with diffusers, or tell us.",
             ) from None  # fmt: skip
+        if isinstance(told, DreamBoothError):
+            raise told
+        return told
 
     try:
         with _no_threads_of_torch():
@@ -79,14 +85,29 @@ def made_in_process(folder: Path) -> Iterator[MakePicture]:
 
 def _wait_for_a_file(there: Connection, folder: Path) -> None:
     """Get ready, make the picture of the file that is named, and tell how it went; end with who asked."""
-    # An interruption from the terminal reaches both: the other one says what becomes of it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # An interruption from the terminal reaches both, and the other one waits for this and says what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Looking for cycles among all that the libraries define takes a fifth of their loading, and finds none.
     gc.disable()
-    models = empty_models(folder)
+    failed: DreamBoothError | None = None
+    models: Models | None = None
+    try:
+        models = empty_models(folder)
+    except DreamBoothError as error:
+        failed = error
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         path, is_safetensors = there.recv()
-        there.send(make_picture(models, path, is_safetensors))
+        there.send(failed or _told(models, path, is_safetensors))
+
+
+def _told(models: Models | None, path: Path, is_safetensors: bool) -> str | DreamBoothError:
+    """Make the picture and return what there is to tell of it, a mistake of the user's included."""
+    try:
+        return make_picture(models, path, is_safetensors)
+    except DreamBoothError as error:
+        return error
+    except MemoryError:
+        return NO_MEMORY
 
 
 @contextlib.contextmanager

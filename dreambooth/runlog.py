@@ -108,7 +108,8 @@ class RunLog:
                 changes |= {"phase": event.phase, "phase_done": event.done, "phase_total": event.total}
         left = self._eta(event, now_s)
         self._phase_time(event, now_s)
-        changes["phase_seconds_left"] = _rounded(self._phase_time.seconds_left)
+        is_over = isinstance(event, StatusChanged) and event.status in FINAL_STATUSES
+        changes["phase_seconds_left"] = None if is_over else _rounded(self._phase_time.seconds_left)
         if isinstance(event, PhaseProgress) and event.phase == "training":
             changes |= {"step": event.done, "total_steps": event.total, **_as_state(left)}
         return dataclasses.replace(self._state, **changes)
@@ -239,7 +240,7 @@ def read_state(run: RunFolder) -> RunState:
     again = _kept_state(run)
     if again.status != state.status or again.heartbeat_s > state.heartbeat_s:
         return again
-    return dataclasses.replace(state, status="interrupted", seconds_left=None)
+    return dataclasses.replace(state, status="interrupted", seconds_left=None, phase_seconds_left=None)
 
 
 def _kept_state(run: RunFolder) -> RunState:

@@ -28,7 +28,7 @@ Parts = tuple["dict[str, Tensor]", "dict[str, Tensor]", "dict[str, Tensor]"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found equal: tensors, their bytes, and a picture made of both; without one, why there is none."""
+    """What was found equal: tensors and their bytes; without a picture made of the file, why there is none."""
 
     path: Path
     num_tensors: int
@@ -36,7 +36,7 @@ class Verdict:
     no_picture: str = ""
 
     def __str__(self) -> str:
-        picture = f"; {self.no_picture}" if self.no_picture else ", and a picture made from it is the folder's"
+        picture = f"; {self.no_picture}" if self.no_picture else ", and a picture was made from it"
         return f"Read again: all {self.num_tensors} tensors are there and equal{picture}."
 
 
@@ -89,13 +89,13 @@ def verify(written: Written, make_picture: MakePicture) -> Verdict:
         picture = beside.submit(make_picture, path, written.is_safetensors)
         on_disk = beside.submit(sync, path)
         compared = beside.submit(_first_difference, written, weights, same)
-        other = _other_in_picture(from_ldm(weights), _parts_of(model), same)
+        other = _other_weight(from_ldm(weights), _parts_of(model), same)
         different = compared.result()
         on_disk.result()
         if different:
             raise _differs(path, f"{different[0]} is not the folder's.")
         if other:
-            raise _differs(path, f"A picture made from it is not the one made from the folder: {other[0]} differs.")
+            raise _differs(path, f"Read as a base, its {other[0]} is not the folder's.")
         no_picture = picture.result()
     return Verdict(path, len(weights), sum(tensor.nbytes for tensor in weights.values()), no_picture)
 
@@ -120,12 +120,12 @@ class OnceCompared:
 def _first_difference(written: Written, weights: "dict[str, Tensor]", same: OnceCompared) -> list[str]:
     """Return the name of a tensor whose bits are not those of the folder's in the file's format, if there is one."""
     cast, folder = Cast(), written.model.weights
-    # `_other_in_picture` begins at the other end: the two meet in the UNet.
+    # `_other_weight` begins at the other end: the two meet in the UNet.
     differing = (name for name in reversed(weights) if not same(folder[name], weights[name], cast))
     return list(itertools.islice(differing, 1))
 
 
-def _other_in_picture(file_parts: Parts, folder_parts: Parts, same: OnceCompared) -> list[str]:
+def _other_weight(file_parts: Parts, folder_parts: Parts, same: OnceCompared) -> list[str]:
     """Return a weight that a model would have otherwise from the file than from the folder, if there is one.
 
     The file's tensors come under the names that reading it as a base gives them: a name that is mapped wrongly in both

@@ -89,3 +89,27 @@ def test_class_pictures_are_timed_by_those_made_now_and_no_longer_than_they_are_
     assert phase.seconds_left is None, "nothing is left of it"
     phase(PhaseProgress("training", 3, 10), 1140.0)
     assert phase.seconds_left is None, "the steps are timed by `Eta`"
+
+
+def test_each_concept_s_class_pictures_are_timed_anew() -> None:
+    phase = PhaseTime()
+    for done, now_s in ((0, 0.0), (50, 400.0), (0, 401.0)):
+        phase(PhaseProgress("class images", done, 50), now_s)
+    assert phase.seconds_left is None, "none of the second concept's is made yet"
+    phase(PhaseProgress("class images", 4, 50), 441.0)
+    assert phase.seconds_left == 460.0
+    there = PhaseTime()
+    for done, now_s in ((50, 0.0), (0, 1.0), (4, 41.0)):
+        there(PhaseProgress("class images", done, 50), now_s)
+    assert there.seconds_left == 460.0
+
+
+def test_the_time_left_of_class_pictures_falls_while_a_batch_of_them_is_made() -> None:
+    phase = PhaseTime()
+    phase(PhaseProgress("class images", 0, 12), 0.0)
+    phase(PhaseProgress("class images", 4, 12), 40.0)
+    told = [phase.seconds_left]
+    for now_s in (50.0, 60.0, 75.0, 500.0):
+        phase(PhaseProgress("class images", 4, 12), now_s)
+        told.append(phase.seconds_left)
+    assert told == [80.0, 70.0, 60.0, 45.0, 0.0]

@@ -321,7 +321,7 @@ def test_a_timer_that_is_faster_than_the_first_look_leaves_the_run_to_it(opened:
     """On a slow machine the two answers come in any order; neither may leave the page without its run."""
     name = client.predict(api_name="/list_runs")[0]["run"]
     events = RawEvents(opened.url)
-    (early,) = events.call("look", [None, {}])
+    (early,) = events.call("look", [None, {}, ""])
     assert early.error == ""
     assert name not in json.dumps(early.outputs)
     (first,) = events.call("first_look", [])
@@ -337,7 +337,7 @@ def test_the_picture_of_the_scores_is_shown_as_a_copy_with_the_recommendation(op
     scores = RunScores("made up", (StepScores(2, 0.8, 0.9, 0.1), StepScores(4, 0.9, 0.3, 0.7)))
     write_scores(run, scores)
     write_chart(scores, None, run.scores_chart_path)
-    (look,) = RawEvents(opened.url).call("look", ["scored", {}])
+    (look,) = RawEvents(opened.url).call("look", ["scored", {}, ""])
     assert "Step 2 is the best in all" in look.as_html
     pictures = [json.loads(value) for kind, value in look.outputs if kind == "image"]
     (chart,) = [picture["value"] for picture in pictures if picture.get("visible")]

@@ -215,7 +215,7 @@ def visit(found: Traces, url: str, base: Path) -> None:
         ask(model, name, True, False, api_name="/push_to_hub")
     ask("x", "somebody/plain", "recommended", {}, api_name="/start_training")
     found.add("answers of the page's API", json.dumps(told))
-    for answer in RawEvents(url).call("look", *[[run, None] for run in runs]):
+    for answer in RawEvents(url).call("look", *[[run, None, ""] for run in runs]):
         found.add("what the page shows of runs", json.dumps(answer.outputs) + answer.error)
     for surface, path in {
         "/config": "config",

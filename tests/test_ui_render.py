@@ -15,7 +15,7 @@ from dreambooth.hardware import Device
 from dreambooth.jobs import RunView
 from dreambooth.scoring.recommendation import Recommendation, StepScores
 from dreambooth.scoring.records import RunScores
-from ui import render
+from ui import render, run_panel
 from ui.advice import preselected
 from ui.loss_plot import loss_plot, smoothed, thinned
 
@@ -83,7 +83,7 @@ def test_the_time_left_says_when_it_is_not_known_yet_and_what_is_not_in_it() -> 
     assert "time left: after the first steps" in render.status_card(run(seconds_left=None))
     assert render.time_left(run(saves_in_time=False)) == "6 min left, and the saves"
     class_pictures = run(seconds_left=None, phase="class images", phase_seconds_left=130.0)
-    assert "2 min left, then the steps" in render.status_card(class_pictures)
+    assert "2 min left of this part" in render.status_card(class_pictures)
 
 
 def test_a_failed_run_says_what_why_and_what_to_do_and_nothing_is_taken_as_html() -> None:
@@ -263,3 +263,43 @@ def test_the_scores_say_which_step_and_what_is_missing() -> None:
     assert "judge &lt;1&gt;" in render.scores_text(run(status="done", **told))
     assert "are not scored" in render.scores_text(run(status="done", steps=[10]))
     assert render.scores_text(run(steps=[10])) == "", "it trains: scores come with its saves"
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_before"),
+    [
+        ({"phase": "", "step": 0}, True), ({"phase": "class images", "step": 0}, True),
+        ({"phase": "samples", "step": 0}, True), ({"phase": "scores", "step": 0}, True),
+        ({"phase": "loading", "step": 40}, True), ({"phase": "samples", "step": 40}, False),
+        ({"phase": "training", "step": 0}, False),
+    ],
+)  # fmt: skip
+def test_a_run_is_before_its_steps_until_the_untaught_base_has_been_looked_at(
+    changes: dict[str, Any], is_before: bool
+) -> None:
+    assert render.is_before_steps(run(**changes)) == is_before
+
+
+@pytest.mark.parametrize(
+    ("thing", "stays", "goes"),
+    [
+        ("saves", {"samples": {0: [], 30: []}, "status": "paused"}, {"steps": [40]}),
+        ("samples", {"steps": [40]}, {"samples": {0: []}}),
+        ("end", {"steps": [40], "samples": {0: []}, "status": "stopping"}, {"status": "stopped"}),
+        ("steps", {"steps": [40], "step": 31}, {"phase": "loading"}),
+        ("saves", {"name": "another", "steps": [40]}, {"status": "failed"}),
+    ],
+)
+def test_what_was_announced_stands_until_it_is_there(
+    thing: run_panel.Announced, stays: dict[str, Any], goes: dict[str, Any]
+) -> None:
+    message = run_panel._announced("It comes.", thing, run(name="it's a <dog>"))
+    for changes, is_past in ({}, False), (stays, False), (goes, True):
+        now = run(**{"name": "it's a <dog>"} | changes)
+        assert run_panel._is_past(message, run_panel._standing(now)) == is_past, changes
+
+
+def test_a_message_that_announced_nothing_stays() -> None:
+    for message in ("", render.panel("It is scored.", tone="good")):
+        assert not run_panel._is_past(message, run_panel._standing(run(status="done")))
+        assert not run_panel._is_past(message, {})

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreambooth import verify as verify_module
-from dreambooth.errors import ExportError
+from dreambooth.errors import BaseModelError, ExportError
 from dreambooth.export import single_file
 from dreambooth.export.single_file import Written, convert, read_model
 from dreambooth.formats.safetensors_file import Cast, write_safetensors
@@ -60,7 +60,7 @@ def test_every_kind_of_file_is_found_equal(tmp_path: Path, suffix: str, precisio
     assert verdict.num_tensors == len(weights) == (686 + 248 + 37 if not is_sd2 else 686 + 248 + 4 + 2 * 12)
     assert verdict.num_bytes == sum(tensor.nbytes for tensor in weights.values())
     assert not verdict.no_picture
-    assert "a picture made from it is the folder's" in str(verdict)
+    assert "a picture was made from it" in str(verdict)
 
 
 def changed(weights: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
@@ -120,7 +120,7 @@ def test_names_that_are_swapped_the_same_way_in_both_directions_show_in_the_pict
         return unet, vae | {key: vae[value], value: vae[key]}, text
 
     monkeypatch.setattr(verify_module, "from_ldm", wrong)
-    with pytest.raises(ExportError, match="A picture made from it"):
+    with pytest.raises(ExportError, match="Read as a base"):
         convert_verified(tiny_base_folder, tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []
 
@@ -165,7 +165,7 @@ def test_the_picture_is_made_in_another_process_which_ends_with_this_one(
     tiny_base_folder: Path, tmp_path: Path
 ) -> None:
     verdict = convert_verified(tiny_base_folder, tmp_path / "model.ckpt", own_process=True)
-    assert "a picture made from it is the folder's" in str(verdict)
+    assert "a picture was made from it" in str(verdict)
     assert multiprocessing.active_children() == []
     with made_in_process(tiny_base_folder) as make_picture:
         assert make_picture(verdict.path, False) == ""
@@ -179,6 +179,12 @@ def test_the_picture_is_made_in_another_process_which_ends_with_this_one(
     save_file(weights, tmp_path / "less.safetensors")
     with made_in_process(tiny_base_folder) as make_picture, pytest.raises(ExportError, match="No picture could be"):
         make_picture(tmp_path / "less.safetensors", True)
+    # A mistake that has words of its own is told in them.
+    folder = Path(shutil.copytree(tiny_base_folder, tmp_path / "base"))
+    for file in (folder / "tokenizer").iterdir():
+        file.write_text("nonsense")
+    with made_in_process(folder) as make_picture, pytest.raises(BaseModelError, match="tokenizer"):
+        make_picture(verdict.path, False)
 
 
 def test_whoever_makes_the_picture_does_not_outlive_who_asked(tiny_base_folder: Path, tmp_path: Path) -> None:

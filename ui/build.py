@@ -93,7 +93,8 @@ def _connect_whole(
         seen,
     ]  # fmt: skip
     # A fresh page has seen nothing, whatever the session remembers: a reload is sent everything.
-    gr.on([timer.tick, train.run.change], follower.look, [train.run, seen], followed, api_name="look", **quiet)
+    looked = [train.run, seen, train.panel.message]
+    gr.on([timer.tick, train.run.change], follower.look, looked, followed, api_name="look", **quiet)
     first = page.load(follower.first_look, None, [*followed, train.settings], api_name="first_look", **quiet)
 
     advice = Advice(services)

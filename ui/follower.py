@@ -45,15 +45,15 @@ class Follower:
     def first_look(self) -> list[Any]:
         """Return everything, for a page that was just opened: the run that trains, else the newest."""
         busy = bool(self._services.jobs.active())
-        return [*shown(self._look_at)(None, {}), gr.Accordion(open=not busy)]
+        return [*shown(self._look_at)(None, {}, ""), gr.Accordion(open=not busy)]
 
-    def _look(self, name: str | None, seen: dict[str, Any]) -> Any:
+    def _look(self, name: str | None, seen: dict[str, Any], message: str) -> Any:
         if not seen and not name:
             # On a slow machine the timer asks before the page's own first look is answered: that chooses the run.
             return gr.skip()
-        return self._look_at(name, seen)
+        return self._look_at(name, seen, message)
 
-    def _look_at(self, name: str | None, seen: dict[str, Any]) -> list[Any]:
+    def _look_at(self, name: str | None, seen: dict[str, Any], message: str) -> list[Any]:
         active = self._services.jobs.active()
         runs = self._shared("runs", lambda: tuple(run.name for run in self._services.workspace.runs()))
         if not seen and not name:
@@ -78,7 +78,7 @@ class Follower:
         return [
             unless_seen("header", lambda: values["header"]),
             unless_seen("runs", lambda: gr.Dropdown(choices=list(values["runs"]), **first)),
-            *run_panel.run_updates(self._services, values, seen),
+            *run_panel.run_updates(self._services, values, seen, message),
             unless_seen("table", lambda: [list(row) for row in values["table"]]),
             _model_list("convertible", values, seen),
             _model_list("models", values, seen),

@@ -1,5 +1,6 @@
 """What the Generate tab does, as functions of values: asking, following, choosing, and the same for programs."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -97,6 +98,7 @@ class Handlers:
         left = time_left(view) if view is not None else ""
         making = order is not None and order.state == "making"
         soon = making or (order is not None and order.state == "waiting" and not order.after)
+        files = [] if order is None else _grid_first(order.files)
         values: dict[str, Any] = {
             "message": request_status(
                 order,
@@ -105,15 +107,14 @@ class Handlers:
                 left,
                 has_paused=view is not None and view.status == "paused",
             ),  # fmt: skip
-            "files": [] if order is None else _grid_first(order.files),
+            "files": files,
             "busy": order is not None and order.state in ("waiting", "making"),
             "training": "" if active is None else f"The device is training {active}{f', {left}' if left else ''}",
             "runs": [run.name for run in self._services.workspace.runs() if run.steps()],
             "poll_s": BUSY_POLL_S if soon else IDLE_POLL_S,
             "ended": -1 if order is None or order.state in ("waiting", "making") else order.number,
+            "first": next(itertools.filterfalse(_is_grid, files), None),
         }
-
-        values["first"] = next(iter(values["files"]), None)
 
         def unless_seen(part: str, update: Callable[[], Any]) -> Any:
             return gr.skip() if part in seen and seen[part] == values[part] else update()
@@ -122,8 +123,8 @@ class Handlers:
             unless_seen("message", lambda: values["message"]),
             unless_seen("files", lambda: [self._shown(path) for path in values["files"]]),
             unless_seen("files", lambda: values["files"]),
-            # That of a new request's first picture; what is chosen or pasted then stays while more come.
-            unless_seen("first", lambda: recipe_unasked(values["files"])),
+            # That of a new request's first picture; what is chosen or pasted then stays while more come, and before.
+            unless_seen("first", lambda: recipe_unasked([values["first"]]) if values["first"] else gr.skip()),
             unless_seen("busy", lambda: gr.Button(interactive=values["busy"])),
             unless_seen("training", lambda: gr.Radio(visible=bool(active), label=values["training"])),
             unless_seen("runs", lambda: _runs(values["runs"], seen.get("runs", []))),
@@ -132,7 +133,7 @@ class Handlers:
         ]
 
     def _shown(self, path: str) -> tuple[str, str | None]:
-        caption = "All of them, a row a step" if Path(path).stem.endswith("grid") else None
+        caption = "All of them, a row a step" if _is_grid(path) else None
         return self._services.shown.copy(Path(path)), caption
 
     # Choosing --------------------------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ class Handlers:
 
 def recipe_of_first(files: Sequence[str]) -> str:
     """Return the recipe of the first of these pictures; a grid is made of many and has none."""
-    if not files or Path(files[0]).stem.endswith("grid"):
+    if not files or _is_grid(files[0]):
         return ""
     return text_of_picture(Path(files[0]))
 
@@ -279,8 +280,12 @@ def _recipe(text: str) -> Recipe:
     return read_recipe(text)
 
 
+def _is_grid(path: str) -> bool:
+    return Path(path).stem.endswith("grid")
+
+
 def _grid_first(files: list[Path]) -> list[str]:
-    return [str(path) for path in sorted(files, key=lambda path: not path.stem.endswith("grid"))]
+    return sorted(map(str, files), key=lambda path: not _is_grid(path))
 
 
 def _dataset(samples: list[str]) -> Any:

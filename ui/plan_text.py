@@ -69,13 +69,15 @@ def start_sentence(told: Forecast) -> str:
     """Return the one sentence before the start, with the words that will stand for the photos."""
     config, device = told.config, told.device
     photos = f"{told.num_photos} photo{'' if told.num_photos == 1 else 's'}" if told.num_photos else "no photos yet"
-    words = config.concepts[0].instance_prompt if len(config.concepts) == 1 else ""
+    # With captions each photo has words of its own.
+    has_one_prompt = len(config.concepts) == 1 and not config.read_prompts_from_txts
+    words = config.concepts[0].instance_prompt if has_one_prompt else ""
     where = "this GPU" if device.kind != "cpu" else "this CPU"
     time = NOT_TIMED if told.seconds is None else f"about {in_words(told.seconds)} on {where}"
     num_class_pictures = max(len(config.concepts), 1) * config.num_class_images
     class_pictures = [(f"{num_class_pictures} class pictures", True)] if config.with_prior_preservation else []
     parts = [
-        (f"{photos}: {words!r}" if words and told.num_photos else photos, bool(told.num_photos)),
+        (f"{photos}: '{words}'" if words and told.num_photos else photos, bool(told.num_photos)),
         *class_pictures,
         (f"{config.max_train_steps} steps", True),
         (time, True),

@@ -105,13 +105,17 @@ def field_note(info: FieldInfo) -> str:
 # Errors --------------------------------------------------------------------------------------------------------------
 
 
-def panel(what: str, why: str = "", todo: str = "", *, tone: str = "bad") -> str:
-    """Return a box that says what happened, why, and what to do; `tone` is bad, note or good."""
+def panel(what: str, why: str = "", todo: str = "", *, tone: str = "bad", until: str = "") -> str:
+    """Return a box that says what happened, why, and what to do; `tone` is bad, note or good.
+
+    One that announces something names it in `until`, so that it can go when that is there.
+    """
     parts = [f"<strong>{escape(what)}</strong>"]
     parts += [f"<p>{escape(text)}</p>" for text in (why,) if text]
     parts += [f"<p class='db-todo'>{escape(todo)}</p>" for text in (todo,) if text]
     role = "alert" if tone == "bad" else "status"
-    return f"<div class='db-panel db-{tone}' role='{role}'>{''.join(parts)}</div>"
+    awaited = f" data-until='{escape(until)}'" if until else ""
+    return f"<div class='db-panel db-{tone}' role='{role}'{awaited}>{''.join(parts)}</div>"
 
 
 def error_panel(error: DreamBoothError) -> str:
@@ -178,11 +182,16 @@ def time_left(view: RunView) -> str:
     return f"{in_words(view.seconds_left)} left" + ("" if view.saves_in_time else ", and the saves")
 
 
+def is_before_steps(view: RunView) -> bool:
+    """Return whether the run has yet to begin its steps, or to go on with them."""
+    return view.phase in ("", *BEFORE_STEPS) or (not view.step and view.phase in ("samples", "scores"))
+
+
 def time_told(view: RunView) -> str:
     """Return the time left, or why it is not told yet."""
     if view.status == "running" and view.seconds_left is None:
         if view.phase_seconds_left is not None:
-            return f"{in_words(view.phase_seconds_left)} left, then the steps"
+            return f"{in_words(view.phase_seconds_left)} left of this part"
         return "time left: after the first steps"
     return time_left(view)
 

@@ -1,9 +1,11 @@
 """The run that is shown: its status, samples, loss and log as they come, and what can be done with it."""
 
-from collections.abc import Mapping, Sequence
+import html
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
@@ -15,8 +17,8 @@ from ui.boundary import QUIET, Services, shown
 from ui.loss_plot import loss_plot
 from ui.plan_text import changes, run_settings
 from ui.render import (
-    BEFORE_STEPS,
     bleed_text,
+    is_before_steps,
     log_text,
     panel,
     sample_items,
@@ -28,6 +30,8 @@ from ui.render import (
 LIVE = ("queued", "running", "stopping", "paused")
 MAX_STEP_COLUMNS = 24
 STOP = "Stop & save"
+Announced = Literal["saves", "samples", "end", "steps"]
+UNTIL = re.compile(r"data-until='(\w+) (\w+) ([^']*)'")
 STOP_WORDS = {"queued": "Take it out of the line"}
 
 
@@ -131,7 +135,7 @@ def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
         return dict.fromkeys(("losses", "samples"), ()) | {
             "details": False, "status": status_card(None), "log": log_text(""), "settings": "", "live": "",
             "resume": None, "retry": False, "pictures": False, "deletable": False, "asked": None,
-            "scores": "", "chart": None, "unscored": False, "bleedable": False, "bleed": None, "made": None,
+            "scores": "", "chart": None, "unscored": False, "bleedable": False, "bleed": None, "standing": {},
         }  # fmt: skip
     return {
         "details": True,
@@ -152,13 +156,25 @@ def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
         "deletable": view.status not in LIVE or view.status == "paused",
         # Another run, or another standing of it, takes the question back.
         "asked": (view.name, view.status),
-        # What a button had announced is then there, and the announcement goes.
-        "made": (view.name, view.status in ("running", "stopping"), tuple(view.steps), len(view.samples)),
+        "standing": _standing(view),
     }
 
 
-def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
-    """Return the updates of `RunPanel.parts`, leaving out what the page has seen already."""
+def _standing(view: RunView) -> dict[Announced, str]:
+    """Return how far the run is in each thing that a button can announce."""
+    goes_on = view.status in LIVE
+    reached: dict[Announced, Any] = {
+        "saves": len(view.steps) if goes_on else "over", "samples": len(view.samples) if goes_on else "over",
+        "end": goes_on, "steps": goes_on and not is_before_steps(view),
+    }  # fmt: skip
+    return {thing: f"{value} {view.name}" for thing, value in reached.items()}
+
+
+def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str, Any], message: str) -> list[Any]:
+    """Return the updates of `RunPanel.parts`, leaving out what the page has seen already.
+
+    A message that announced something goes when that is there.
+    """
 
     def unless_seen(name: str, update: Any) -> Any:
         return gr.skip() if name in seen and seen[name] == values[name] else update
@@ -188,13 +204,23 @@ def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str
         unless_seen("bleedable", gr.Button(visible=values["bleedable"])),
         unless_seen("bleed", bleed_text(values["bleed"]) if values["bleed"] else ""),
         unless_seen("bleed", _bled_picture(services, values["bleed"])),
-        "" if _made_more(values["made"], seen.get("made")) else gr.skip(),
+        "" if _is_past(message, values["standing"]) else gr.skip(),
     ]
 
 
-def _made_more(made: tuple[Any, ...] | None, before: Sequence[Any] | None) -> bool:
-    """Return whether the same run has saved, drawn or ended since."""
-    return bool(made and before) and made[0] == before[0] and made != before
+def _announced(what: str, thing: Announced, view: RunView, why: str = "") -> str:
+    """Return a note that stands until the run is further in this thing than it is now."""
+    return panel(what, why, tone="note", until=f"{thing} {_standing(view)[thing]}")
+
+
+def _is_past(message: str, standing: Mapping[Any, str]) -> bool:
+    """Return whether what a message announced of this run has come."""
+    until = UNTIL.search(message or "")
+    if until is None:
+        return False
+    thing, then, name = until[1], until[2], html.unescape(until[3])
+    now, _, of_run = standing.get(thing, "").partition(" ")
+    return of_run == name and now != then
 
 
 def _bled_picture(services: Services, report: BleedReport | None) -> Any:
@@ -248,6 +274,10 @@ def connect(parts: RunPanel, services: Services) -> None:
     )
 
 
+def _which_step(view: RunView) -> str:
+    return "its next step" if is_before_steps(view) else "this step"
+
+
 class Handlers:
     """What the panel does, as functions of values."""
 
@@ -267,15 +297,19 @@ class Handlers:
         self._services.jobs.stop(name)
         if before.status == "queued":
             return panel("It was taken out of the line.", tone="note")
-        if not before.step and before.phase in ("", *BEFORE_STEPS):
-            return panel("The run stops before its first step: there is nothing to save yet.", tone="note")
-        return panel("The run finishes its step, saves, and stops.", tone="note")
+        if not is_before_steps(before):
+            return _announced("The run finishes its step, saves, and stops.", "end", before)
+        saved = "what it has saved stays" if before.step else "there is nothing to save yet"
+        looks = "Pictures of the untaught base are made to their end." if before.phase in ("samples", "scores") else ""
+        return _announced(f"The run stops before its {'next' if before.step else 'first'} step: {saved}.", "end",
+                          before, looks)  # fmt: skip
 
     def _finish_now(self, name: str) -> str:
+        before = self._services.jobs.view(name)
         self._services.jobs.finish_now(name)
         why = "A model that ends at rate zero is better than one stopped amid its steps."
-        return panel("The run ends well: its learning rate falls to zero over a few steps, then it saves.", why,
-                     tone="note")  # fmt: skip
+        words = "The run ends well: its learning rate falls to zero over a few steps, then it saves."
+        return _announced(words, "end", before, why)
 
     def _score(self, name: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
         self._services.check_training()
@@ -294,21 +328,22 @@ class Handlers:
         return panel("What else it changed stands beside the scores.", f"Most of all: {most}.", tone="good")
 
     def _save_now(self, name: str) -> str:
+        before = self._services.jobs.view(name)
         self._services.jobs.save_now(name)
-        return panel(f"The model is saved after {self._which_step(name)}.", tone="note")
+        return _announced(f"The model is saved after {_which_step(before)}.", "saves", before)
 
     def _sample_now(self, name: str) -> str:
+        before = self._services.jobs.view(name)
         self._services.jobs.sample_now(name)
-        return panel(f"Sample pictures are made after {self._which_step(name)}.", tone="note")
-
-    def _which_step(self, name: str) -> str:
-        return "this step" if self._services.jobs.view(name).phase not in BEFORE_STEPS else "its next step"
+        return _announced(f"Sample pictures are made after {_which_step(before)}.", "samples", before)
 
     def _resume(self, name: str) -> str:
         self._services.check_training()
+        before = self._services.jobs.view(name)
         self._services.jobs.resume(name)
         place = self._services.jobs.view(name).queue_place
-        return panel(f"It waits in line, at place {place}." if place else "The run goes on where it was.", tone="note")
+        words = f"It waits in line, at place {place}." if place else "The run goes on where it was."
+        return _announced(words, "steps", before)
 
     def _retry(self, name: str) -> tuple[str, Any]:
         self._services.check_training()

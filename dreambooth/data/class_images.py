@@ -153,7 +153,9 @@ def _fill(
             _keep_latents(picture, path)
         save_picture(picture, path)
         made += 1
-        report(made)
+        # A batch comes at once: told one by one, its first would seem to have taken the time of all.
+        if made % batch_size == 0 or made == num_missing:
+            report(made)
 
 
 # Latents -------------------------------------------------------------------------------------------------------------

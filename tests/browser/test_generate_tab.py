@@ -134,8 +134,11 @@ def test_steps_are_compared_in_a_grid_and_found_again(browser: "Browser", opened
     page.locator("#compare").click()
     visit.until("generate-message", "Done: 6 pictures")
     page.locator("#pictures img").nth(6).wait_for()
-    # The grid stands first, and is made of many.
-    page.wait_for_function("document.querySelector('#recipe textarea').value == ''")
+    # The grid comes last and stands first; the recipe stays that of the first picture.
+    recipe = page.locator("#recipe textarea")
+    page.wait_for_function("document.querySelector('#recipe textarea').value.includes('Seed: 5')")
+    of_first = recipe.input_value()
+    assert read_recipe(of_first).model == "tiny"
     (grid,) = (opened.workspace.pictures_dir / "dog").glob("*-5-grid.png")
     cells = sorted((opened.workspace.pictures_dir / "dog").glob("*-5-[0-9].png"))
     models = [read_recipe(text_of_picture(path)).model for path in cells]
@@ -153,7 +156,8 @@ def test_steps_are_compared_in_a_grid_and_found_again(browser: "Browser", opened
     shutil.rmtree(run.step_folder(6))
     visit.until("history-count", r"\d+ pictures")
     page.locator("#history-pictures .thumbnail-item").nth(1).click()
-    page.wait_for_function("document.querySelector('#recipe textarea').value.includes('Seed: 5')")
+    page.wait_for_function("was => document.querySelector('#recipe textarea').value != was", arg=of_first)
+    assert "Seed: 5" in recipe.input_value()
     page.locator("#history-pack").click()
     with page.expect_download() as download:
         page.locator("#history-download").click()
