@@ -90,6 +90,17 @@ def plain_kernels() -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, have one do a file, whose tests share what was made for them, and one all browser tests.
+
+    Two browsers at once would be slower than one after the other, and miss what they wait for.
+    """
+    for item in items:
+        group = "browser" if item.get_closest_marker("browser") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip GPU tests without a GPU, and browser tests without a browser unless this is CI, where that is a failure."""
     if item.get_closest_marker("gpu") and not _has_cuda():

@@ -155,7 +155,7 @@ def test_steps_are_compared_in_a_grid_and_found_again(browser: "Browser", opened
     assert chosen.nth(3).inner_text() == "step 6"
     shutil.rmtree(run.step_folder(6))
     visit.until("history-count", r"\d+ pictures")
-    page.locator("#history-pictures .thumbnail-item").nth(1).click()
+    page.locator("#history-pictures .thumbnail-item").nth(2).click()
     page.wait_for_function("was => document.querySelector('#recipe textarea').value != was", arg=of_first)
     assert "Seed: 5" in recipe.input_value()
     page.locator("#history-pack").click()
