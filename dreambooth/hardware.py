@@ -21,7 +21,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, LARGE_BYTES = -1, -3, 32 << 20
 # What an import or a first call of a compiled package raises when it does not fit torch, the driver or the machine.
 UNFIT = (ImportError, OSError, RuntimeError, AttributeError, ValueError)
 
-_bitsandbytes_lock = threading.RLock()
+# One at a time: what an import is not to see, and what it is not to say, is set for the whole process.
+_imports_lock = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def xformers_problem() -> str | None:
 @functools.cache
 def eight_bit_adam_available() -> str | None:
     """Return why bitsandbytes' 8-bit AdamW cannot be used here, None when a step of it went through."""
-    with _bitsandbytes_lock:
+    with _imports_lock:
         if importlib.util.find_spec("bitsandbytes") is None:
             return "bitsandbytes is not installed"
         device = detect_device().kind
@@ -221,7 +222,7 @@ def eight_bit_adam_available() -> str | None:
 @contextlib.contextmanager
 def bitsandbytes_hidden() -> Iterator[None]:
     """Have imports of this block find no bitsandbytes, unless it is loaded already."""
-    with _bitsandbytes_lock:
+    with _imports_lock:
         if "bitsandbytes" in sys.modules:
             yield
             return
@@ -236,14 +237,15 @@ def bitsandbytes_hidden() -> Iterator[None]:
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Keep warnings and log lines of an import or a probe off the terminal: what it comes to is told in one line."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+    with _imports_lock:
+        disabled = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.disable(disabled)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,14 +1,17 @@
 """What device this is and what works on it."""
 
 import builtins
+import logging
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from dreambooth import hardware
-from dreambooth.hardware import Card, Device, describe_cpu, device_summary, first_line, parse_card, precisions
+from dreambooth.hardware import Card, Device, describe_cpu, device_summary, first_line, parse_card, precisions, quietly
 
 FIELDS = "Tesla T4, 550.54.15, 15360, 14540\n"
 OVERVIEW = "| NVIDIA-SMI 550.54.15   Driver Version: 550.54.15   CUDA Version: 12.4     |\n| rest"
@@ -120,3 +123,26 @@ def test_diffusers_is_imported_without_bitsandbytes_which_can_be_afterwards() ->
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_two_probes_at_once_leave_the_log_as_it_was() -> None:
+    """What is quiet is so for the whole process: the one that ends first must not open or close it for the other."""
+    first_is_in, second_is_in, first_is_out = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with quietly():
+            first_is_in.set()
+            second_is_in.wait(0.2)
+        first_is_out.set()
+
+    def second() -> None:
+        first_is_in.wait()
+        with quietly():
+            second_is_in.set()
+            first_is_out.wait(10)
+
+    before = logging.root.manager.disable
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(first), threads.submit(second)]:
+            done.result(10)
+    assert logging.root.manager.disable == before
