@@ -41,16 +41,11 @@ def new_file(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill; it becomes `path`, which must not exist, when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _unfinished(path)
-    temporary.mkdir()
-    try:
+    with scratch_folder(path) as temporary:
         yield temporary
         sync_all(temporary)
         os.rename(temporary, path)
         sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
