@@ -111,6 +111,8 @@ def test_time_is_told_only_where_a_like_run_was_timed_here(workspace: Workspace)
     named = dataclasses.replace(config, concepts=(Concept("photo of <b>zwx</b> cat", "photos"),))
     sentence = plan_text.start_sentence(dataclasses.replace(told, config=named))
     assert ">5 photos: &#x27;photo of &lt;b&gt;zwx&lt;/b&gt; cat&#x27;<" in sentence
+    captioned = dataclasses.replace(named, read_prompts_from_txts=True)
+    assert ">5 photos<" in plan_text.start_sentence(dataclasses.replace(told, config=captioned))
     other = dataclasses.replace(config, resolution=128)
     assert plan_text.NOT_TIMED in plan_text.start_sentence(forecast.forecast(workspace, other, 5, PROCESSOR))
 

@@ -255,6 +255,24 @@ def test_a_run_without_an_owner_is_interrupted(workspace: Workspace, config: Tra
         assert read_state(run).status == "running"
 
 
+def test_the_time_left_of_a_part_ends_with_the_run(workspace: Workspace, config: TrainingConfig) -> None:
+    run = workspace.run("gone")
+    start_records(config, run)
+    with held_lock(run.lock_path):
+        log = RunLog(run, 100)
+        log(StatusChanged("running"))
+        for done in (0, 4):
+            log(PhaseProgress("class images", done, 50))
+            time.sleep(0.01)
+        log(StatusChanged("running"))
+        assert read_state(run).phase_seconds_left is not None
+    assert read_state(run).status == "interrupted"
+    assert read_state(run).phase_seconds_left is None
+    log(StatusChanged("stopped"))
+    assert read_state(run).status == "stopped"
+    assert read_state(run).phase_seconds_left is None
+
+
 def test_train_and_generate_from_python(config: TrainingConfig, tmp_path: Path) -> None:
     seen: list[object] = []
     folder = train(dataclasses.replace(config, output_dir=str(tmp_path / "run")), on_event=seen.append)
