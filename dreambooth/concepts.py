@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.errors import ConfigError, FieldProblem, TextFileError
 from dreambooth.limits import is_folder, shortly, text_problems
+from dreambooth.text_files import printable, read_text
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ def read_concepts(entries: object) -> tuple[Concept, ...]:
 def load_concepts_list(path: Path) -> tuple[Concept, ...]:
     """Read a `concepts_list.json` as the seed notebook writes it."""
     try:
-        return read_concepts(json.loads(path.read_text("utf-8")))
-    except OSError as error:
-        raise ConfigError([FieldProblem("concepts_list", f"{path} cannot be read: {error.strerror}.")]) from None
+        return read_concepts(json.loads(read_text(path)))
+    except TextFileError as error:
+        raise ConfigError([FieldProblem("concepts_list", str(error))]) from None
     except (ValueError, RecursionError) as error:
-        raise ConfigError([FieldProblem("concepts_list", f"{path} is not JSON: {error}.")]) from None
+        raise ConfigError([FieldProblem("concepts_list", f'"{printable(path.name)}" is not JSON: {error}.')]) from None
 
 
 def dump_concepts_list(concepts: Iterable[Concept]) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from dreambooth.concepts import Concept, concept_problems, read_concepts
-from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.errors import ConfigError, FieldProblem, TextFileError
 from dreambooth.fields import describe, others, out_of_range, setting, typed, unknown_fields
 from dreambooth.limits import plain_name_problem, run_path_problem, shortly
+from dreambooth.text_files import read_text
 
 # Saves that have to add nothing before a run that stops when it is good does so.
 PATIENCE = 2
@@ -319,9 +320,9 @@ class GenerationConfig:
 def load_config(path: Path) -> TrainingConfig:
     """Read settings from a file that `to_json` filled; raises ConfigError when it holds none."""
     try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError([FieldProblem("config", f"{path} cannot be read: {error}."[:300])]) from None
+        values = json.loads(read_text(path))
+    except (TextFileError, ValueError, RecursionError) as error:
+        raise ConfigError([FieldProblem("config", f"{path} cannot be read: {error}"[:300])]) from None
     return TrainingConfig.from_json(values)
 
 

@@ -3,6 +3,7 @@
     DreamBoothError            what happened, why, what to do
     ├── ConfigError            settings that cannot be run: every mistake of a form at once
     ├── PhotoError             a file that is no usable photo
+    ├── TextFileError          a text file that cannot be read
     ├── BaseModelError         a base model that cannot be found, read or used
     ├── RunFolderError         an output folder that is not what the command expects
     ├── DeviceError            the device is taken, too small, or absent
@@ -107,6 +108,10 @@ class ConfigError(DreamBoothError):
 
 class PhotoError(DreamBoothError):
     """A file that is no usable photo."""
+
+
+class TextFileError(DreamBoothError):
+    """A text file that cannot be read: missing, too long, or in an encoding that is not known."""
 
 
 class BaseModelError(DreamBoothError):

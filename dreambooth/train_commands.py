@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import file_commands
 from dreambooth.concepts import Concept, load_concepts_list
 from dreambooth.config import TrainingConfig, load_config
-from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.errors import ConfigError, FieldProblem, TextFileError
 from dreambooth.events import Controls, Event, PhaseProgress, StepLoss
 from dreambooth.fields import describe
 from dreambooth.flags import add_command, add_flag
 from dreambooth.limits import is_folder
 from dreambooth.presets import PRESETS, resolve
 from dreambooth.settings import load_settings
+from dreambooth.text_files import read_text
 from dreambooth.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -175,9 +176,11 @@ def preflight_command(arguments: dict[str, Any]) -> int:
 
 def _settings_of_file(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError([FieldProblem("config", f"{path} cannot be read: {error}.")]) from None
+        values = json.loads(read_text(path))
+    except TextFileError as error:
+        raise ConfigError([FieldProblem("config", str(error))]) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError([FieldProblem("config", f"{path} is not JSON: {error}.")]) from None
     if not isinstance(values, dict):
         raise ConfigError([FieldProblem("config", f"{path} must hold a JSON object.")])
     config = TrainingConfig.from_json(values)

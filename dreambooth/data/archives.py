@@ -18,10 +18,11 @@ from typing import BinaryIO
 
 from natsort import natsorted
 
-from dreambooth.data.photos import MAX_PHOTO_BYTES, SUFFIXES, PhotoFolder, find_photos, ingest, printable, shown
+from dreambooth.data.photos import MAX_PHOTO_BYTES, SUFFIXES, PhotoFolder, find_photos, ingest, shown
 from dreambooth.durable import new_folder
 from dreambooth.errors import PhotoError
 from dreambooth.limits import MAX_PROMPT_CHARS
+from dreambooth.text_files import printable
 
 MAX_ARCHIVE_BYTES = 1024**3
 MAX_UNPACKED_BYTES = 1024**3

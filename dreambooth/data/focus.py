@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.durable import write_json
-from dreambooth.errors import PhotoError
+from dreambooth.errors import PhotoError, TextFileError
+from dreambooth.text_files import read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,16 +88,12 @@ def read_focus(folder: Path) -> dict[str, Focus]:
     try:
         if not path.is_file():
             return {}
-        with path.open("rb") as file:
-            content = file.read(MAX_FOCUS_BYTES + 1)
-        if len(content) > MAX_FOCUS_BYTES:
-            raise ValueError("it has more than 1 MB")
-        values = json.loads(content)
+        values = json.loads(read_text(path, MAX_FOCUS_BYTES))
         if not isinstance(values, dict):
             raise ValueError("it is no JSON object")
         return {str(name): _parsed(value) for name, value in values.items()}
-    except (OSError, ValueError, RecursionError, PhotoError) as error:
-        why = error.why if isinstance(error, PhotoError) else str(error)[:200]
+    except (OSError, ValueError, RecursionError, PhotoError, TextFileError) as error:
+        why = error.why if isinstance(error, PhotoError | TextFileError) else str(error)[:200]
         raise PhotoError(
             f"{path} cannot be read.", f"{why}", "Delete it to crop as the settings say, or set the squares again."
         ) from None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.durable import new_file
 from dreambooth.errors import PhotoError
+from dreambooth.text_files import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -111,11 +112,6 @@ def ingest(source: Path, folder: Path) -> Path:
 def shown(path: Path) -> str:
     """Return the file's name fit for a message or a log: no line breaks, terminal codes or undecodable bytes."""
     return printable(path.name)
-
-
-def printable(text: str) -> str:
-    """Return the text with everything that cannot be shown as a question mark."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def training_view(image: "Image.Image", resolution_px: int) -> "Image.Image":
