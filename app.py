@@ -8,7 +8,6 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -20,7 +19,8 @@ from typing import Any
 
 from dreambooth.drive import bring_photos_back, ready_drive
 from dreambooth.durable import held_lock, is_locked
-from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem, hide_in_tracebacks
+from dreambooth.entry_point import calling_on_signals, run_program
+from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.settings import Settings, keep_to_itself, load_settings
 from dreambooth.workspace import Workspace, held_data_folder
 
@@ -154,14 +154,13 @@ def launch_arguments(opened: Door, workspace: Workspace, settings: Settings, cop
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Open the page and keep it until told to end; a run that trains is then stopped and saved."""
-    hide_in_tracebacks()
-    arguments = parse_arguments(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    try:
+
+    def run() -> int:
+        arguments = parse_arguments(argv)
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
         return serve(arguments, load_settings())
-    except DreamBoothError as error:
-        print("\n".join(part for part in (f"error: {error.what}", error.why, error.todo) if part), file=sys.stderr)
-        return 1
+
+    return run_program(run)
 
 
 def serve(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -179,8 +178,8 @@ def _serve_page(opened: Door, workspace: Workspace, settings: Settings) -> int:
     from dreambooth.jobs import Jobs
     from dreambooth.models.manager import ModelManager
 
-    ending = _ending()
-    with private_folder(workspace) as copies_dir:
+    ending = threading.Event()
+    with calling_on_signals(ending.set), private_folder(workspace) as copies_dir:
         keep_to_itself(copies_dir)
         from ui.build import build_page
         from ui.space import training_refusal
@@ -206,19 +205,6 @@ def _serve_page(opened: Door, workspace: Workspace, settings: Settings) -> int:
         jobs.close()
         page.close(verbose=False)
     return 0
-
-
-def _ending() -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set; the second time they end the process at once."""
-    ending = threading.Event()
-
-    def end(number: int, frame: object) -> None:
-        ending.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    return ending
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ Commands that train, handle files or measure quality have files of their own; th
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import file_commands, quality_commands, train_commands
 from dreambooth.config import GenerationConfig
-from dreambooth.errors import DreamBoothError, hide_in_tracebacks
+from dreambooth.entry_point import run_program
+from dreambooth.errors import StoppedError
 from dreambooth.events import Controls
 from dreambooth.fields import describe
 from dreambooth.flags import add_command, add_flag
@@ -26,14 +26,13 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status, 1 for a mistake of the user's told in words."""
-    hide_in_tracebacks()
-    arguments = vars(build_parser().parse_args(argv))
-    command: Callable[[dict[str, Any]], int] = arguments.pop("run_command")
-    try:
+
+    def run() -> int:
+        arguments = vars(build_parser().parse_args(argv))
+        command: Callable[[dict[str, Any]], int] = arguments.pop("run_command")
         return command(arguments)
-    except DreamBoothError as error:
-        print("\n".join(part for part in (f"error: {error.what}", error.why, error.todo) if part), file=sys.stderr)
-        return 1
+
+    return run_program(run)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -136,9 +135,14 @@ def demo_command(arguments: dict[str, Any]) -> int:
     }
     config = resolve(explicit, read_card(STARTER).recipe, "recommended").checked()
     controls, bars = Controls(), train_commands.Bars()
-    train_commands.stop_on_signals(controls)
-    model = train(config, controls=controls, on_event=bars)
-    bars.close()
+    with train_commands.stopping_on_signals(controls):
+        model = train(config, controls=controls, on_event=bars)
+        bars.close()
+        if controls.stop.is_set():
+            raise StoppedError(
+                f"The demo was stopped; its model is in {model}.", "Nothing was converted or generated.",
+                f"To go on with the training: python -m dreambooth train --resume_from_checkpoint {run.path}",
+            )  # fmt: skip
     file = file_commands.converted(model, workspace.exports_dir / f"{run.name}.safetensors", precision="fp16").path
     request = GenerationConfig(prompt=concept.instance_prompt, seed=1, guidance_scale=config.save_guidance_scale)
     pictures = _with_bar(str(model), request.checked(), workspace.pictures_dir / run.name)

@@ -8,12 +8,14 @@
     ├── RunFolderError         an output folder that is not what the command expects
     ├── DeviceError            the device is taken, too small, or absent
     ├── TrainingError          a run that cannot go on (diverged, nothing moved)
+    ├── StoppedError           work that its user stopped before it had a result
     └── ExportError            a file for other tools that could not be written
 
 Anything else that is raised is a bug, and keeps its traceback in the run's log.
 """
 
 import base64
+import signal
 import sys
 import threading
 import traceback
@@ -128,6 +130,12 @@ class DeviceError(DreamBoothError):
 
 class TrainingError(DreamBoothError):
     """A run that cannot go on."""
+
+
+class StoppedError(DreamBoothError):
+    """Work that its user stopped before it had a result; no mistake."""
+
+    signal_number: int = signal.SIGINT
 
 
 class ExportError(DreamBoothError):

@@ -5,6 +5,7 @@ The run folder is the truth: whoever wants to know how a run stands reads it the
 
 import contextlib
 import dataclasses
+import functools
 import json
 import secrets
 from collections.abc import Callable
@@ -14,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.config import TrainingConfig, update_problems
 from dreambooth.drive import RunKeeper, ready_drive
 from dreambooth.durable import held_lock, is_disk_full, sweep_unfinished, write_json
-from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, TrainingError, without_secrets
+from dreambooth.errors import (
+    ConfigError,
+    DreamBoothError,
+    RunFolderError,
+    StoppedError,
+    TrainingError,
+    quoted,
+    without_secrets,
+)
 from dreambooth.events import Controls, Event, Notice, Resumed, StatusChanged
 from dreambooth.hardware import freed_memory_kept
 from dreambooth.models.base import read_card
@@ -67,13 +76,7 @@ def execute(
     log = RunLog(run, config.max_train_steps or 0, config)
     board = TensorBoardLog(run, config.logging_dir)
     keeper: RunKeeper | None = None
-
-    def report(event: Event) -> None:
-        log(event)
-        board(event)
-        on_event(event)
-        if keeper is not None:
-            keeper(event)
+    report = _Reporter(log, {"TensorBoard's log": board, "The display": on_event})
 
     with held_lock(run.lock_path), contextlib.closing(log):
         reserve = run.records / "reserve"
@@ -84,6 +87,7 @@ def execute(
             report(StatusChanged("running"))
             if workspace.drive_dir is not None:
                 keeper = RunKeeper(run, _own_photos(config, workspace), workspace.drive_dir, report)
+                report.observers["The copy to Google Drive"] = keeper
             with manager.lease("training", wait=True):
                 final = _train(
                     config,
@@ -105,12 +109,35 @@ def execute(
             final = unexpected_end(error, config)
         reserve.unlink(missing_ok=True)
         report(final)
-        board.close()
+        report.attempt("TensorBoard's log", board.close)
         if keeper is not None:
             keeper.close()
         with contextlib.suppress(OSError):  # a full disk has no room for it, and has been told
             remember_pace(workspace, run, config)
     return final
+
+
+class _Reporter:
+    """Hands events to the run's log and its observers, which show or copy the run; one that fails is left out."""
+
+    def __init__(self, log: RunLog, observers: dict[str, Callable[[Event], None]]) -> None:
+        self._log, self.observers = log, observers
+
+    def __call__(self, event: Event) -> None:
+        self._log(event)
+        for name, observer in list(self.observers.items()):
+            self.attempt(name, functools.partial(observer, event))
+
+    def attempt(self, name: str, act: Callable[[], None]) -> None:
+        """Have an observer do something; the log says when it fails."""
+        try:
+            act()
+        # Whatever is wrong with an observer, the run goes on without it.
+        except Exception as error:
+            self.observers.pop(name, None)
+            self._log(Notice(f"{name} failed, and the run goes on without it: {quoted(error)}", "warning"))
+            if not isinstance(error, OSError | UnicodeError):
+                self._log.bug(error)
 
 
 def _own_photos(config: TrainingConfig, workspace: Workspace) -> list[Path]:
@@ -271,7 +298,10 @@ def train(
     controls: Controls | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Path:
-    """Train, and return the folder of the last saved step; raises DreamBoothError when the run fails."""
+    """Train, and return the folder of the last saved step.
+
+    Raises DreamBoothError when the run fails, and StoppedError when it was stopped before its first step.
+    """
     settings = settings or load_settings()
     workspace, manager = Workspace(settings.data_dir, ready_drive(settings.drive_dir)), ModelManager()
 
@@ -356,6 +386,8 @@ def _run_here(
     final = execute(recorded, run, on_event=on_event, **work)
     if final.status in ("failed", "paused"):
         raise DreamBoothError(final.what, final.why, final.todo)
+    if final.status == "stopped" and not run.steps():
+        raise StoppedError(final.what, "No model was saved.", "Start again with the same settings.")
     return newest_step_folder(run.path)
 
 

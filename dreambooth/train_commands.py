@@ -1,10 +1,10 @@
 """The commands that train: flags and files become settings, a run is shown as bars, Ctrl-C saves."""
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import file_commands
 from dreambooth.concepts import Concept, load_concepts_list
 from dreambooth.config import TrainingConfig, load_config
-from dreambooth.errors import ConfigError, FieldProblem, TextFileError
+from dreambooth.entry_point import calling_on_signals
+from dreambooth.errors import ConfigError, FieldProblem, StoppedError, TextFileError
 from dreambooth.events import Controls, Event, PhaseProgress, StepLoss
 from dreambooth.fields import describe
 from dreambooth.flags import add_command, add_flag
@@ -76,12 +77,12 @@ def train_command(arguments: dict[str, Any]) -> int:
     controls, bars = Controls(), Bars()
     if wanted is None:
         config = training_config(arguments)
-        stop_on_signals(controls)
-        folder = train(config, controls=controls, on_event=bars)
+        with stopping_on_signals(controls):
+            folder = train(config, controls=controls, on_event=bars)
     else:
         run = _run_to_resume(wanted, arguments)
-        stop_on_signals(controls)
-        folder = resume(run, controls=controls, on_event=bars)
+        with stopping_on_signals(controls):
+            folder = resume(run, controls=controls, on_event=bars)
     bars.close()
     print(f"The model is in {folder}")
     if push_to_hub and not controls.stop.is_set():
@@ -160,18 +161,20 @@ def preflight_command(arguments: dict[str, Any]) -> int:
 
     settings, controls, bars = load_settings(), Controls(), Bars()
     config = training_config(arguments)
-    stop_on_signals(controls)
-    found = preflight(
-        config,
-        workspace=Workspace(settings.data_dir),
-        manager=ModelManager(),
-        token=revealed_token(settings),
-        report=bars,
-        controls=controls,
-    )
-    bars.close()
-    print("Stopped before the end of the trial." if found is None else "\n".join(found.lines(datetime.datetime.now())))
-    return int(found is None)
+    with stopping_on_signals(controls):
+        found = preflight(
+            config,
+            workspace=Workspace(settings.data_dir),
+            manager=ModelManager(),
+            token=revealed_token(settings),
+            report=bars,
+            controls=controls,
+        )
+        bars.close()
+        if found is None:
+            raise StoppedError("Stopped before the end of the trial.")
+    print("\n".join(found.lines(datetime.datetime.now())))
+    return 0
 
 
 def _settings_of_file(path: Path) -> dict[str, Any]:
@@ -213,16 +216,17 @@ def _with_photos_unpacked(concept: Concept) -> Concept:
     return dataclasses.replace(concept, instance_data_dir=str(found.photos[0].parent))
 
 
-def stop_on_signals(controls: Controls) -> None:
-    """Have the first Ctrl-C finish the step and save, and the second leave at once."""
+def stopping_on_signals(controls: Controls) -> contextlib.AbstractContextManager[None]:
+    """Have the first Ctrl-C in the block, a SIGTERM or a closed terminal stop the run, and a second leave at once."""
 
-    def stop(number: int, frame: object) -> None:
-        print("\nFinishing this step, then saving. Once more to leave at once.", file=sys.stderr)
+    def stop() -> None:
         controls.stop.set()
-        signal.signal(number, signal.SIG_DFL)
+        print(
+            "\nStopping: a step that is under way is finished and saved first. Press Ctrl-C again to leave at once.",
+            file=sys.stderr,
+        )
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    return calling_on_signals(stop)
 
 
 class Bars:

@@ -147,7 +147,7 @@ def test_an_interrupted_training_saves_and_says_so(
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 0, error
-    assert "Finishing this step" in error
+    assert "a step that is under way is finished and saved first" in error
     assert "Stopped and saved" in out + error
     assert json.loads((run / ".run" / "state.json").read_text())["status"] == "stopped"
     assert any(entry.name.isdecimal() for entry in run.iterdir())

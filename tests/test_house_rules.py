@@ -18,7 +18,7 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "xf
 # to be given its place here. Rooms that are folders name their files.
 FLOORS: list[dict[str, str]] = [
     {"errors": "", "events": "", "rng": "", "durable": "", "formats": "ldm open_clip original safetensors_file"},
-    {"limits": "", "text_files": ""},
+    {"limits": "", "text_files": "", "entry_point": ""},
     {"fields": "", "concepts": ""},
     {"config": "", "settings": ""},
     {"recipes": "", "prompts": "", "presets": "", "flags": "", "progress_bar": ""},

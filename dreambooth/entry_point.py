@@ -1,0 +1,130 @@
+"""What the command line and the app have in common as programs: output, signals, exit status, errors in words."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, TextIO, cast
+
+from dreambooth.errors import DreamBoothError, StoppedError, hide_in_tracebacks
+
+# A shell reports 128 and the signal's number of a program that a signal ended.
+SIGNAL_STATUS = 128
+SIGHUP = getattr(signal, "SIGHUP", None)  # Windows has none.
+
+
+def run_program(command: Callable[[], int]) -> int:
+    """Run a program's work and return its exit status: 1 for a mistake of the user's, told in words, 130 for Ctrl-C."""
+    hide_in_tracebacks()
+    with lasting_output():
+        try:
+            return command()
+        except StoppedError as stopped:
+            print(_in_lines(stopped), file=sys.stderr)
+            return SIGNAL_STATUS + stopped.signal_number
+        except DreamBoothError as error:
+            print(f"error: {_in_lines(error)}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("\nInterrupted.", file=sys.stderr)
+            return SIGNAL_STATUS + signal.SIGINT
+
+
+def _in_lines(error: DreamBoothError) -> str:
+    return "\n".join(part for part in (error.what, error.why, error.todo) if part)
+
+
+# Output --------------------------------------------------------------------------------------------------------------
+
+
+class _LastingStream:
+    """A stream that drops what it cannot write, and goes on: hours of work do not end with whoever watches them."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.lost: Exception | None = None
+        if reconfigure := getattr(stream, "reconfigure", None):
+            # A letter that the terminal's encoding lacks is written as its number.
+            reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._noting():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._noting():
+            self._stream.flush()
+
+    def end(self) -> None:
+        """Flush, and give up what still cannot be written: Python would try it again at its end, and complain."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self.lost = self.lost or error
+            with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        # RuntimeError: a signal's handler wrote while the same stream was being written to.
+        except (OSError, ValueError, RuntimeError) as error:
+            self.lost = self.lost or error
+
+
+@contextlib.contextmanager
+def lasting_output() -> Iterator[None]:
+    """Let nothing that standard output or error cannot take end the work in the block.
+
+    A reader that went away (`| head`) is no fault; that another output was lost is told on standard error.
+    """
+    kept = sys.stdout, sys.stderr
+    out, err = (None if stream is None else _LastingStream(stream) for stream in kept)
+    sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = kept
+        if out is not None:
+            out.end()
+        if err is not None:
+            if out is not None and isinstance(out.lost, OSError) and not isinstance(out.lost, BrokenPipeError):
+                err.write(f"Some of the output could not be written: {out.lost.strerror or out.lost}.\n")
+            err.end()
+
+
+# Signals -------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def calling_on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` at the first Ctrl-C, SIGTERM or SIGHUP in the block; a second Ctrl-C or SIGTERM ends at once.
+
+    A SIGHUP that is ignored (`nohup`) stays so. A closed terminal sends several: the later ones count for nothing.
+    """
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_IGN if number == SIGHUP else signal.SIG_DFL)
+        stop()
+
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    if SIGHUP is not None and signal.getsignal(SIGHUP) is not signal.SIG_IGN:
+        numbers.append(SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    except StoppedError as stopped:
+        stopped.signal_number = received[0] if received else signal.SIGINT
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
