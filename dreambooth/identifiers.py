@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth.models.base import CLIP_TOKENIZER, local_base
+from dreambooth.models.base import local_base
+from dreambooth.models.tokenizer import CLIP_TOKENIZER
 
 WORD_END = "</w>"
 SHAPE = re.compile(r"[A-Za-z0-9]{2,20}")

@@ -19,7 +19,8 @@ from dreambooth import rng
 from dreambooth.errors import DreamBoothError, ExportError
 from dreambooth.formats.ldm import from_ldm
 from dreambooth.formats.safetensors_file import Cast
-from dreambooth.models.base import load_tokenizer, quiet_libraries
+from dreambooth.models.base import quiet_libraries
+from dreambooth.models.tokenizer import load_tokenizer
 from dreambooth.models.weights import read_weights
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ class LocalHub:
         self.hold_after_bytes: int | None = None
         self.held = threading.Event()
         self.sent_bytes = 0
+        self.asked_paths: list[str] = []
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -43,6 +44,7 @@ class LocalHub:
     def answer(self, request: BaseHTTPRequestHandler, *, with_body: bool) -> None:
         """Answer one request as the Hub does."""
         path = unquote(urlsplit(request.path).path)
+        self.asked_paths.append(path)
         if self.refused(request, path):
             return
         names = sorted(str(file.relative_to(self.folder)) for file in self.folder.rglob("*") if file.is_file())

@@ -113,7 +113,7 @@ def test_the_fingerprint_follows_the_weights(tiny_base_folder: Path) -> None:
 def test_the_seed_notebooks_revision_fp16_is_a_variant(monkeypatch: pytest.MonkeyPatch, tiny_base_folder: Path) -> None:
     asked: dict[str, Any] = {}
 
-    def downloaded(name: str, revision: str | None, variant: str | None, token: str | None) -> Path:
+    def downloaded(name: str, revision: str | None, variant: str | None, token: str | None, **_: Any) -> Path:
         asked.update(name=name, revision=revision, variant=variant, token=token)
         return tiny_base_folder
 

@@ -102,5 +102,7 @@ def test_what_a_folder_lacks_is_named(tiny_base_folder: Path, tmp_path: Path, go
     folder = Path(shutil.copytree(tiny_base_folder, tmp_path / "base"))
     assert missing_files(folder, None) == []
     shutil.rmtree(folder / gone) if (folder / gone).is_dir() else (folder / gone).unlink()
-    assert missing_files(folder, None) == [f"{gone}/vocab.json" if gone == "tokenizer" else gone]
+    lacking = ["tokenizer/vocab.json", "tokenizer/merges.txt"] if gone == "tokenizer" else [gone]
+    assert missing_files(folder, None) == lacking
+    assert missing_files(folder, None, given=("tokenizer",)) == [name for name in lacking if gone != "tokenizer"]
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in missing_files(folder, "fp16")

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from dreambooth.identifiers import Vocabulary, judged, proposed, vocabulary_of
-from dreambooth.models.base import STARTER, load_tokenizer, starter_folder
+from dreambooth.models.base import STARTER, starter_folder
+from dreambooth.models.tokenizer import load_tokenizer
 
 
 def clip_like() -> Vocabulary:

@@ -12,26 +12,26 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config import SD15, TrainingConfig
+from dreambooth.config import TrainingConfig
 from dreambooth.errors import BaseModelError, ConfigError, quoted
 from dreambooth.fields import describe
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
 from dreambooth.hardware import bitsandbytes_hidden
-from dreambooth.models.download import downloaded_base
+from dreambooth.models.download import downloaded_base, missing_files
 from dreambooth.models.original_file import (
     OTHER_INPUTS,
-    OriginalParts,
     parts_of_file,
     refusal,
     starter_folder,
     text_encoder_with,
     vae_of_file,
 )
+from dreambooth.models.tokenizer import load_tokenizer, refuse_other_vocabulary, tokenizer_for
 from dreambooth.models.weights import file_metadata, fill, pickled_weights
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 STARTER = "starter"
 PARTS = ("unet", "text_encoder", "vae")
-CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 # In the front matter of a model's page on the Hub.
 LICENCE_LINE = re.compile(r"\A---\n(?:(?!---).*\n)*?license: *[\"']?([A-Za-z0-9.+_-]{1,100})")
 
@@ -135,11 +134,13 @@ def load_base(
     """Load a base's parts; raises BaseModelError saying what is wrong and what to do."""
     quiet_libraries()
     source = local_base(name, models_dir)
+    other_tokenizer = None if tokenizer is None else load_tokenizer(tokenizer, token)
+    given = {part for part, other in (("vae", vae), ("tokenizer", tokenizer)) if other is not None}
     if source is None:
         if revision == "fp16":  # as the seed notebook says it; on today's Hub fp16 is a variant, not a branch
             revision, variant = None, variant or "fp16"
-        source = downloaded_base(name, revision, variant, token)
-    base = _from_file(source, tokenizer, token) if source.is_file() else _from_folder(source, variant)
+        source = downloaded_base(name, revision, variant, token, given=given)
+    base = _from_file(source, tokenizer, token) if source.is_file() else _from_folder(source, variant, given)
     base.name, base.card = name, read_card(str(source))
     if source.is_file() or not (source / "card.json").exists():
         base.card = dataclasses.replace(base.card, native_px=8 * int(base.unet.config.sample_size))
@@ -151,8 +152,9 @@ def load_base(
         step=None,
         strength="",
     )
-    if tokenizer is not None:
-        base.tokenizer = load_tokenizer(tokenizer, token)
+    if other_tokenizer is not None:
+        base.tokenizer = other_tokenizer
+    refuse_other_vocabulary(tokenizer or name, base.tokenizer, base.text_encoder)
     if vae is not None:
         base.vae = _load_vae(vae, token)
     for part in (base.unet, base.text_encoder, base.vae):
@@ -206,17 +208,19 @@ def local_base(name: str, models_dir: Path | None) -> Path | None:
 # Folders -------------------------------------------------------------------------------------------------------------
 
 
-def _from_folder(folder: Path, variant: str | None) -> Base:
+def _from_folder(folder: Path, variant: str | None, given: Collection[str]) -> Base:
+    """Load a folder's parts but those that are `given` from elsewhere, which are None in the result."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from safetensors import SafetensorError
 
-    _check_folder(folder)
+    _check_folder(folder, variant, given)
     try:
+        # The cheap parts first: what is wrong with them is said at once.
+        scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+        tokenizer = None if "tokenizer" in given else load_tokenizer(str(folder / "tokenizer"), None)
         unet = _diffusers_part(UNet2DConditionModel, folder / "unet", variant)
         text_encoder = _text_encoder_of(folder / "text_encoder", variant)
-        vae = _diffusers_part(AutoencoderKL, folder / "vae", variant)
-        scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
-        tokenizer = load_tokenizer(str(folder / "tokenizer"), None)
+        vae = None if "vae" in given else _diffusers_part(AutoencoderKL, folder / "vae", variant)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise BaseModelError(
             f"{folder} cannot be loaded.", quoted(error, 400), "Download or save the model again."
@@ -225,7 +229,11 @@ def _from_folder(folder: Path, variant: str | None) -> Base:
     return Base(str(folder), unet, text_encoder, vae, tokenizer, scheduler, BaseCard())
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, variant: str | None, given: Collection[str]) -> None:
+    """Raise BaseModelError for another kind of model, and for files that are not there.
+
+    The libraries would take the relative name of a folder that is not there for one of the Hub's.
+    """
     try:
         index = dict(json.loads((folder / "model_index.json").read_text("utf-8")))
         unet = dict(json.loads((folder / "unet" / "config.json").read_text("utf-8")))
@@ -243,19 +251,10 @@ def _check_folder(folder: Path) -> None:
         raise refusal(folder.name, OTHER_INPUTS.get(inputs, f"a model whose UNet takes {inputs} numbers a pixel"))
     if not kind.startswith("StableDiffusion"):
         raise refusal(folder.name, f"a {kind}")
-
-
-def load_tokenizer(source: str, token: str | None, **changes: str) -> Any:
-    """Load a tokenizer from a folder, the Hub or its cache; raises BaseModelError when it is in none of them."""
-    from transformers import CLIPTokenizer
-
-    try:
-        return CLIPTokenizer.from_pretrained(source, token=token, **changes)
-    except (OSError, ValueError, TypeError) as error:
+    if missing := missing_files(folder, variant, given=given):
         raise BaseModelError(
-            f"The tokenizer {source} cannot be loaded.", quoted(error),
-            "Connect once so that it can be downloaded, or name one with --tokenizer_name.",
-        ) from error  # fmt: skip
+            f'"{folder}" cannot be loaded.', f"It lacks {', '.join(missing)}.", "Download or save the model again."
+        )
 
 
 def _load_vae(source: str, token: str | None) -> Any:
@@ -287,7 +286,9 @@ def _diffusers_part(kind: Any, folder: Path, variant: str | None) -> Any:
         modern = {modern_vae_key(name): tensor for name, tensor in weights.items()}
         return fill(kind.from_config(kind.load_config(folder)), modern)
     options: dict[str, Any] = {"variant": variant} if variant else {}
-    return kind.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True, **options)
+    return kind.from_pretrained(
+        folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True, **options
+    )
 
 
 def _text_encoder_of(folder: Path, variant: str | None) -> Any:
@@ -298,7 +299,9 @@ def _text_encoder_of(folder: Path, variant: str | None) -> Any:
     if weights is not None:
         return text_encoder_with(CLIPTextConfig.from_pretrained(folder), without_text_model(weights))
     options: dict[str, Any] = {"variant": variant} if variant else {}
-    return CLIPTextModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **options)
+    return CLIPTextModel.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, **options
+    )
 
 
 # Single files --------------------------------------------------------------------------------------------------------
@@ -311,31 +314,12 @@ def _from_file(path: Path, tokenizer: str | None, token: str | None) -> Base:
         parts.unet,
         parts.text_encoder,
         parts.vae,
-        None if tokenizer is not None else _tokenizer_for(parts, token),
+        tokenizer_for(parts.vocabulary_size, starter_folder(), token, is_sd2=parts.is_sd2)
+        if tokenizer is None
+        else None,
         parts.scheduler_config,
         BaseCard(),
     )
-
-
-def _tokenizer_for(parts: OriginalParts, token: str | None) -> Any:
-    """Return the tokenizer that belongs to the text encoder: our starter's, or CLIP's from the Hub or its cache."""
-    starter_tokenizer = starter_folder() / "tokenizer"
-    if len(json.loads((starter_tokenizer / "vocab.json").read_text("utf-8"))) == parts.vocabulary_size:
-        return load_tokenizer(str(starter_tokenizer), None)
-    source = _cached_tokenizer() or CLIP_TOKENIZER
-    # That of SD 2.x has the same words, and fills prompts up with another one.
-    return load_tokenizer(source, token, **({"pad_token": "!"} if parts.is_sd2 else {}))
-
-
-def _cached_tokenizer() -> str | None:
-    """Return CLIP's tokenizer as a base that was used before has it, so that no network is needed for it."""
-    from huggingface_hub import try_to_load_from_cache
-
-    for name, file in ((CLIP_TOKENIZER, "vocab.json"), (SD15, "tokenizer/vocab.json")):
-        found = try_to_load_from_cache(name, file)
-        if isinstance(found, str) and (Path(found).parent / "merges.txt").exists():
-            return str(Path(found).parent)
-    return None
 
 
 def weights_fingerprint(*modules: "nn.Module") -> str:

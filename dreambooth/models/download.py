@@ -3,6 +3,7 @@
 Without a network the cache alone is asked; it is then said what of a base is missing in it.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 from dreambooth.config import SD15
@@ -21,10 +22,15 @@ WEIGHTS = {
 }
 OLD_WEIGHTS = WEIGHTS | {"text_encoder": "pytorch_model"}
 NEEDED = ("model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in WEIGHTS))
+TOKENIZER_FILES = ("*.json", "merges.txt")
 
 
-def downloaded_base(name: str, revision: str | None, variant: str | None, token: str | None) -> Path:
+def downloaded_base(
+    name: str, revision: str | None, variant: str | None, token: str | None, *, given: Collection[str] = ()
+) -> Path:
     """Return the folder of a Hub repository's parts, downloaded unless the cache has them.
+
+    `given` are the parts that come from elsewhere and may be missing (`vae`, `tokenizer`).
 
     Raises BaseModelError with a sentence of its own for what is renamed, mistyped, gated, private, unreachable, not
     whole in the cache, or no diffusers model.
@@ -33,38 +39,63 @@ def downloaded_base(name: str, revision: str | None, variant: str | None, token:
         raise BaseModelError(
             f"{name} is no longer on the Hub.", "Its owner removed it in 2024.", f"Use {SUCCESSORS[name]}."
         )
-    if name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith((".safetensors", ".ckpt")):
-        raise BaseModelError(
-            f"There is no base model {name!r}.",
-            "It is no file or folder here, and a Hub id reads owner/name.",
-            "Check the spelling, or use `starter`.",
-        )
+    _refuse_no_hub_id(name, "base model")
     infix = f".{variant}" if variant else ""
     wanted = [f"{part}/{stem}*{infix}.safetensors*" for part, stem in WEIGHTS.items()]
     folder, from_hub = _snapshot(name, revision, token, [*TEXTS, *wanted], with_variants=bool(variant))
-    missing = missing_files(folder, variant)
+    missing = missing_files(folder, variant, given=given)
     if missing and not set(missing) & set(NEEDED):
         # Before safetensors, weights were pickles; they are read as plain tensors.
         old = [f"{part}/{stem}{infix}.bin" for part, stem in OLD_WEIGHTS.items()]
         folder, from_hub = _snapshot(name, revision, token, [*TEXTS, *old], with_variants=bool(variant))
-        missing = missing_files(folder, variant)
+        missing = missing_files(folder, variant, given=given)
     if missing:
         raise _not_whole(name, missing, from_hub=from_hub)
     return folder
 
 
-def missing_files(folder: Path, variant: str | None) -> list[str]:
-    """Return what a folder lacks to be a base, as names or patterns below it."""
+def downloaded_tokenizer(name: str, token: str | None, todo: str) -> Path:
+    """Return the folder of a Hub repository's tokenizer files, at its top or in `tokenizer/`.
+
+    Raises BaseModelError, with this advice, when they cannot be had.
+    """
+    _refuse_no_hub_id(name, "tokenizer")
+    patterns = [*TOKENIZER_FILES, *(f"tokenizer/{file}" for file in TOKENIZER_FILES)]
+    try:
+        return _snapshot(name, None, token, patterns, with_variants=False)[0]
+    except BaseModelError as error:
+        raise BaseModelError(f'The tokenizer "{name}" cannot be loaded.', error.why or error.what, todo) from None
+
+
+def _refuse_no_hub_id(name: str, kind: str) -> None:
+    if name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith((".safetensors", ".ckpt")):
+        raise BaseModelError(
+            f'There is no {kind} "{name}".',
+            "It is no file or folder here, and a Hub id reads owner/name.",
+            "Check the spelling, or use `starter`." if kind == "base model" else "Check the spelling.",
+        )
+
+
+def missing_files(folder: Path, variant: str | None, *, given: Collection[str] = ()) -> list[str]:
+    """Return what a folder lacks to be a base, as names or patterns below it; parts that are `given` are not needed."""
     infix = f".{variant}" if variant else ""
-    missing = [name for name in NEEDED if not (folder / name).exists()]
-    if not any((folder / "tokenizer" / name).exists() for name in ("vocab.json", "tokenizer.json")):
-        missing.append("tokenizer/vocab.json")
+    needed = [name for name in NEEDED if name.partition("/")[0] not in given]
+    missing = [name for name in needed if not (folder / name).exists()]
+    if "tokenizer" not in given:
+        missing += [f"tokenizer/{name}" for name in vocabulary_missing(folder / "tokenizer")]
     for part, stem in WEIGHTS.items():
         new = folder.glob(f"{part}/{stem}*{infix}.safetensors")
         old = folder.glob(f"{part}/{OLD_WEIGHTS[part]}{infix}.bin")
-        if not any(new) and not any(old):
+        if part not in given and not any(new) and not any(old):
             missing.append(f"{part}/{stem}{infix}.safetensors")
     return missing
+
+
+def vocabulary_missing(folder: Path) -> list[str]:
+    """Return the files that a folder lacks to be a tokenizer: it needs tokenizer.json, or the other two."""
+    if (folder / "tokenizer.json").is_file():
+        return []
+    return [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
 
 
 def _not_whole(name: str, missing: list[str], *, from_hub: bool) -> BaseModelError:

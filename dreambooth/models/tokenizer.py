@@ -1,0 +1,84 @@
+"""The tokenizer of a base: read from files that are known to be there, and held to the text encoder it serves.
+
+transformers 5 makes a tokenizer of two tokens where it finds no vocabulary, and says nothing: every word of a prompt
+would be the same one.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dreambooth.config import SD15
+from dreambooth.errors import BaseModelError, quoted
+from dreambooth.models.download import downloaded_tokenizer, vocabulary_missing
+
+CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
+CONNECT = "Connect once so that it can be downloaded, or name one with --tokenizer_name."
+# Some text encoders have rows to spare, so that their number suits the hardware.
+MAX_SPARE_ROWS = 128
+
+
+def load_tokenizer(source: str, token: str | None, **changes: str) -> Any:
+    """Load a tokenizer from a folder or the Hub, each with the files at its top or in `tokenizer/`.
+
+    A name that exists here is never asked of the Hub. Raises BaseModelError where there is no vocabulary.
+    """
+    from transformers import CLIPTokenizer
+
+    folder = _folder_of(source, token)
+    try:
+        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True, **changes)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise BaseModelError(
+            f'The tokenizer "{source}" cannot be loaded.', quoted(error), "Download it again, or name another."
+        ) from error
+
+
+def _folder_of(source: str, token: str | None) -> Path:
+    """Return the local folder with the vocabulary; raises BaseModelError naming the files it lacks."""
+    try:
+        is_here = Path(source).exists()
+    except (OSError, ValueError):  # no name of a file at all: too long, or with a NUL in it
+        is_here = False
+    folder = Path(source) if is_here else downloaded_tokenizer(source, token, CONNECT)
+    for place in (folder, folder / "tokenizer"):
+        if not vocabulary_missing(place):
+            return place
+    if folder.is_file():
+        why = "It is a file; a tokenizer is a folder."
+    else:
+        why = f"It lacks {' and '.join(vocabulary_missing(folder))}."
+    raise BaseModelError(
+        f'The tokenizer "{source}" cannot be loaded.', why, "Name a folder that holds vocab.json and merges.txt."
+    )
+
+
+def refuse_other_vocabulary(name: str, tokenizer: Any, text_encoder: Any) -> None:
+    """Raise BaseModelError when the tokenizer is another one than the text encoder was trained with."""
+    num_tokens, num_rows = len(tokenizer), int(text_encoder.get_input_embeddings().weight.shape[0])
+    if not num_rows - MAX_SPARE_ROWS <= num_tokens <= num_rows:
+        raise BaseModelError(
+            f'The tokenizer "{name}" does not fit the base model.',
+            f"It has {num_tokens:,} tokens, and the text encoder {num_rows:,}.",
+            "Name the tokenizer that belongs to this base model.",
+        )
+
+
+def tokenizer_for(vocabulary_size: int, starter_dir: Path, token: str | None, *, is_sd2: bool) -> Any:
+    """Return the tokenizer that belongs to a single file: the starter's, or CLIP's from the Hub or its cache."""
+    own = starter_dir / "tokenizer"
+    if len(json.loads((own / "vocab.json").read_text("utf-8"))) == vocabulary_size:
+        return load_tokenizer(str(own), None)
+    # That of SD 2.x has the same words, and pads prompts with another one.
+    return load_tokenizer(_cached_tokenizer() or CLIP_TOKENIZER, token, **({"pad_token": "!"} if is_sd2 else {}))
+
+
+def _cached_tokenizer() -> str | None:
+    """Return CLIP's tokenizer as a base that was used before has it, so that no network is needed for it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name, file in ((CLIP_TOKENIZER, "vocab.json"), (SD15, "tokenizer/vocab.json")):
+        found = try_to_load_from_cache(name, file)
+        if isinstance(found, str) and not vocabulary_missing(Path(found).parent):
+            return str(Path(found).parent)
+    return None
