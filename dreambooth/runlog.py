@@ -5,12 +5,15 @@ The state file is rewritten at most once a second: a step may take less, and the
 
 import contextlib
 import dataclasses
+import errno
 import importlib.util
 import json
 import os
+import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dreambooth.config import TrainingConfig
@@ -38,6 +41,8 @@ STATE_INTERVAL_S = 1.0
 # What reports nothing for minutes and yet is at work: a download, a large save, the first step, which may compile.
 BEATING_PHASES = ("loading", "saving", "copying")
 BEAT_S, MAX_BEATING_S = 5.0, 3600.0
+# Records that wait for room or for a free file; of more the oldest are given up.
+MAX_UNWRITTEN = 10_000
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,18 @@ class RunLog:
         total_steps = total_steps or kept.total_steps
         self._state = RunState(step=kept.step, total_steps=total_steps, owner_pid=os.getpid())
         self._written_s = 0.0
+        self._unwritten: dict[Path, list[bytes]] = {run.events_path: [], run.log_path: []}
         self._first_step = 0
         self._still: threading.Event | None = None
         self._lock = threading.Lock()
         run.records.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, event: Event) -> None:
-        """Record an event; a change of status or phase reaches the state file at once."""
+        """Record an event; a change of status or phase reaches the state file at once.
+
+        What cannot be written now, with too many files open or a full disk, is written with a later event: a record
+        never ends a run.
+        """
         with self._lock:
             now_s = time.time()
             turned = isinstance(event, StatusChanged) or (
@@ -88,13 +98,22 @@ class RunLog:
             if turned or not isinstance(event, PhaseProgress):
                 self._append(event, now_s)
             if turned or now_s - self._written_s >= STATE_INTERVAL_S:
-                write_json(self._run.state_path, dataclasses.asdict(self._state))
-                self._written_s = now_s
+                self._write_state(now_s)
+
+    def _write_state(self, now_s: float) -> None:
+        try:
+            write_json(self._run.state_path, dataclasses.asdict(self._state))
+            self._written_s = now_s
+        except OSError as error:
+            self._written_s = 0.0
+            if self._state.status in FINAL_STATUSES:
+                # There is no later event, and nowhere else to say how the run ended.
+                print(without_secrets(f"{self._run.name}: {self._state.status}, not written: {error}"), file=sys.stderr)
 
     def bug(self, error: BaseException) -> None:
         """Keep a traceback in the log, where the page's words would not help whoever mends it."""
-        with self._run.log_path.open("a", encoding="utf-8", errors="backslashreplace") as log:
-            log.write(traceback_text(error))
+        with self._lock:
+            self._write(self._run.log_path, traceback_text(error))
 
     def _next_state(self, event: Event, now_s: float) -> RunState:
         changes: dict[str, Any] = {"heartbeat_s": now_s}
@@ -142,11 +161,36 @@ class RunLog:
                     write_json(self._run.state_path, dataclasses.asdict(self._state))
 
     def _append(self, event: Event, now_s: float) -> None:
-        with self._run.events_path.open("a", encoding="utf-8") as events:
-            events.write(without_secrets(event_to_line(event, now_s)))
-        if text := as_text(event):
-            with self._run.log_path.open("a", encoding="utf-8", errors="backslashreplace") as log:
-                log.write(f"{time.strftime('%H:%M:%S', time.localtime(now_s))} {text}\n")
+        self._write(self._run.events_path, without_secrets(event_to_line(event, now_s)))
+        text = as_text(event)
+        self._write(self._run.log_path, f"{time.strftime('%H:%M:%S', time.localtime(now_s))} {text}\n" if text else "")
+
+    def _write(self, path: Path, text: str) -> None:
+        """Append a text, after what could not be written before."""
+        lines = self._unwritten[path]
+        if text:
+            lines.append(text.encode("utf-8", errors="backslashreplace"))
+        if not lines:
+            return
+        try:
+            _append_whole(path, b"".join(lines))
+            lines.clear()
+        except OSError:
+            del lines[:-MAX_UNWRITTEN]
+
+
+def _append_whole(path: Path, data: bytes) -> None:
+    """Append all of it or nothing: half a line would spoil the next one."""
+    with path.open("ab", buffering=0) as file:
+        before_bytes = os.fstat(file.fileno()).st_size
+        try:
+            written = file.write(data)
+        except OSError:
+            file.truncate(before_bytes)
+            raise
+        if written != len(data):
+            file.truncate(before_bytes)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _as_state(left: TimeLeft | None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from dreambooth.hardware import Device, look_at_device
 from dreambooth.jobs import Jobs
 from dreambooth.settings import Settings
 from dreambooth.workspace import Workspace
+from ui.connections import bounded_server
 from ui.render import error_text
 
 # Events that run on the page's own account: no bar over what they answer to, and no name in the API.
@@ -134,7 +135,12 @@ class Services:
 
 
 class Page(gr.Blocks):
-    """Gradio's page, with what its own components do with inputs made safe."""
+    """Gradio's page, with what its own components do with inputs made safe, and its server's connections limited."""
+
+    def launch(self, *args: Any, **kwargs: Any) -> Any:
+        """Open the page as Gradio does."""
+        with bounded_server():
+            return super().launch(*args, **kwargs)
 
     def show_hidden_progress_on(self, place: gr.blocks.Block) -> None:
         """Give events that show no progress one place for it, instead of all that they answer to.

@@ -1,0 +1,198 @@
+"""How many connections the server takes, and how long each may keep it waiting.
+
+Gradio starts uvicorn without limits: a thousand visitors who send half a header each use up the files that this
+process may open, and a training in the same process can then write nothing. Gradio takes no server of one's own, so
+its class is exchanged while it launches.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import h11
+from gradio import http_server
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+# What a process may have open: most systems allow more than the 1,024 that a shell begins with.
+WANTED_FILES = 8192
+MAX_CONNECTIONS = 1000
+# So many are accepted at once, before the first of them can be counted.
+BACKLOG = 128
+CHECK_S = 2.0
+HEADER_S = 20.0
+# A body has this long, and then as long as it would take at this pace.
+BODY_S = 30.0
+BODY_BYTES_PER_S = 2048
+# A visitor who reads nothing of an answer: a download that a person pauses may rest for a while.
+UNREAD_S = 300.0
+UNAVAILABLE = (
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 38\r\n\r\n"
+    b"Too many connections; try again later."
+)
+TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+LOG_INTERVAL_S, LOG_LINES = 60.0, 5
+
+
+def allow_more_files() -> int:
+    """Raise the number of files that this process may have open as far as is useful, and return it."""
+    try:
+        import resource
+    except ImportError:  # Windows, whose sockets do not count among its files
+        return WANTED_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return WANTED_FILES if soft == resource.RLIM_INFINITY else soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError):  # a system may allow less than it says
+        return soft
+    return wanted
+
+
+def most_connections(num_files: int) -> int:
+    """Return how many connections leave enough of these files to trainings, uploads and downloads."""
+    return max(min(MAX_CONNECTIONS, num_files // 2), 8)
+
+
+@contextlib.contextmanager
+def bounded_server() -> Iterator[None]:
+    """Have what Gradio launches in this block keep to the limits of this module."""
+    allowed = most_connections(allow_more_files())
+
+    class BoundedServer(http_server.Server):
+        def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
+            config.http, config.ws, config.backlog = BoundedProtocol, "none", BACKLOG
+            config.limit_concurrency = allowed
+            # An address that a proxy names is believed where the login decides so, and nowhere else.
+            config.proxy_headers = False
+            super().__init__(config, *args, **kwargs)
+
+    for name in ("asyncio", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(one, FewOfAKind) for one in logger.filters):
+            logger.addFilter(FewOfAKind())
+    original = http_server.Server
+    http_server.Server = BoundedServer  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        http_server.Server = original  # type: ignore[misc]
+
+
+class BoundedProtocol(H11Protocol):
+    """One connection: closed when its request does not come, when its answer is not read, and when it is one too many.
+
+    `limit_concurrency` is the most that may be open. Where that many are, the one that has waited longest for a
+    request makes room; where all of them are being answered, the new one is refused.
+    """
+
+    _check: asyncio.TimerHandle | None = None
+    _began_s = 0.0  # when the request that is coming in, or the wait for it, began
+    _paused_s = 0.0  # how long the app did not read meanwhile
+    _body_bytes = 0
+    _unread_bytes, _unread_since_s = 0, 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection, or refuse it where there are too many."""
+        limit, self.limit_concurrency = self.limit_concurrency, None
+        self._began_s = time.monotonic()
+        if limit is not None and len(self.connections) >= limit and not self._makes_room():
+            self.transport, self.flow = transport, None  # type: ignore[assignment]
+            transport.write(UNAVAILABLE)
+            transport.close()
+            return
+        super().connection_made(transport)
+        self._check = self.loop.call_later(CHECK_S, self._check_progress)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        if self._check is not None:
+            self._check.cancel()
+        if self.flow is not None:
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what was sent, and note how much of a body that was."""
+        if self.flow is None:
+            return
+        if self.conn.their_state is h11.SEND_BODY:
+            self._body_bytes += len(data)
+        super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request."""
+        self._began_s, self._paused_s, self._body_bytes = time.monotonic(), 0.0, 0
+        super().on_response_complete()
+
+    def is_waiting(self) -> bool:
+        """Return whether no whole header of a request has come that is still to be answered."""
+        return self.conn.their_state is h11.IDLE and (self.cycle is None or self.cycle.response_complete)
+
+    def _makes_room(self) -> bool:
+        waiting = [one for one in self.connections if isinstance(one, BoundedProtocol) and one.is_waiting()]
+        if not waiting:
+            return False
+        oldest = min(waiting, key=lambda one: one._began_s)
+        self.connections.discard(oldest)
+        oldest.transport.abort()
+        return True
+
+    def _check_progress(self) -> None:
+        """Close the connection when its sender, or its reader, has taken too long."""
+        now_s = time.monotonic()
+        if self.flow.read_paused:
+            self._paused_s += CHECK_S
+        waited_s = now_s - self._began_s - self._paused_s
+        if self.is_waiting() and waited_s > HEADER_S:
+            # A browser may hold a connection ready without sending anything: that one is closed without an answer.
+            self._end(TIMED_OUT if self.conn.trailing_data[0] else b"")
+        elif self.conn.their_state is h11.SEND_BODY and waited_s > self._body_time_s():
+            self._end(b"" if self.cycle.response_started else TIMED_OUT)
+        elif self._is_unread(now_s):
+            self._end(b"")
+        else:
+            self._check = self.loop.call_later(CHECK_S, self._check_progress)
+
+    def _body_time_s(self) -> float:
+        """Return how long the request that is coming in may take; what comes after its answer is of no use."""
+        if self.cycle.response_complete:
+            return HEADER_S
+        return HEADER_S + BODY_S + self._body_bytes / BODY_BYTES_PER_S
+
+    def _is_unread(self, now_s: float) -> bool:
+        unread_bytes = self.transport.get_write_buffer_size()
+        if unread_bytes != self._unread_bytes or not unread_bytes:
+            self._unread_bytes, self._unread_since_s = unread_bytes, now_s
+        return unread_bytes > 0 and now_s - self._unread_since_s > UNREAD_S
+
+    def _end(self, answer: bytes) -> None:
+        if answer:
+            self.transport.write(answer)
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+
+class FewOfAKind(logging.Filter):
+    """Passes few messages of a kind a minute: what any visitor can cause must not fill a disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: dict[str, list[float]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether this one is written."""
+        error = record.exc_info[1] if record.exc_info else None
+        now_s, kind = time.monotonic(), f"{type(error).__name__} {record.msg}"[:60]
+        recent = [then_s for then_s in self._passed.get(kind, []) if now_s - then_s < LOG_INTERVAL_S]
+        if len(self._passed) > 100:
+            self._passed.clear()
+        if len(recent) >= LOG_LINES:
+            return False
+        self._passed[kind] = [*recent, now_s]
+        return True
