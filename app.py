@@ -117,11 +117,13 @@ def launch_arguments(opened: Door, workspace: Workspace, settings: Settings, cop
     from starlette.middleware import Middleware
 
     from ui.gate import Gate, Uploads, doorplate
+    from ui.login import Logins
     from ui.theme import CSS, theme
 
     plate = doorplate(
         opened.host, settings.names, share=opened.share, on_space=settings.on_space, on_colab=settings.on_colab
     )
+    logins = Logins(on_space=settings.on_space, behind_tunnel=opened.share)
     rooms = ("runs", "datasets", "class_images", "models", "pictures")
     return {
         "server_name": opened.host,
@@ -132,7 +134,9 @@ def launch_arguments(opened: Door, workspace: Workspace, settings: Settings, cop
         "allowed_paths": [str(workspace.exports_dir)],
         "blocked_paths": [str(workspace.data_dir / room) for room in rooms],
         "max_file_size": MAX_FILE_SIZE,
-        "app_kwargs": {"middleware": [Middleware(Gate, plate=plate, uploads=Uploads(copies_dir))]},
+        "app_kwargs": {
+            "middleware": [Middleware(Gate, plate=plate, uploads=Uploads(copies_dir), logins=logins)],
+        },
         "strict_cors": True,
         "run_history": False,
         "enable_monitoring": False,

@@ -19,6 +19,7 @@ from gradio_client import Client
 from tests.open_page import OpenPage, open_page
 from ui import gate
 from ui.gate import Doorplate, Uploads, doorplate
+from ui.login import Logins
 
 USER = ("ann", "correct horse")
 EVIL = "https://evil.example"
@@ -182,6 +183,80 @@ def test_failed_logins_take_a_second_each_one_after_the_other(locked: OpenPage) 
         assert list(pool.map(attempt, ("a", "b", "c"))) == [400, 400, 400]
     assert time.monotonic() - begun_s >= 3.0
     assert right_s < 1.0
+
+
+def test_a_login_that_does_not_come_holds_up_nobody(locked: OpenPage) -> None:
+    """Half a form is waited for outside of any lock, and not for ever."""
+    address = urlsplit(locked.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as slow:
+        head = f"POST /login HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 100\r\n"
+        slow.sendall(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\nuser".encode())
+        begun_s = time.monotonic()
+        answer = httpx.post(locked.url + "login", data={"username": USER[0], "password": USER[1]}, timeout=60)
+        took_s = time.monotonic() - begun_s
+        assert answer.status_code == 200
+        told = slow.recv(4096)
+        assert told.startswith(b"HTTP/1.1 408")
+        assert time.monotonic() - begun_s > took_s, "the right login was answered first"
+
+
+def test_a_login_form_has_a_limit(locked: OpenPage) -> None:
+    answer = httpx.post(locked.url + "login", data={"username": "a", "password": "b" * 20_000})
+    assert (answer.status_code, answer.text) == (413, "A login may have at most 16 KB.")
+
+
+def test_wrong_logins_delay_nobody_at_another_address(locked: OpenPage) -> None:
+    """Sixty at once from one address: some wait their turn, the rest is told to; a right one elsewhere does not."""
+
+    def attempt(password: str, source: str) -> int:
+        transport = httpx.HTTPTransport(local_address=source)
+        with httpx.Client(base_url=locked.url, transport=transport, timeout=60) as visitor:
+            return visitor.post("/login", data={"username": USER[0], "password": password}).status_code
+
+    with concurrent.futures.ThreadPoolExecutor(60) as pool:
+        wrong = [pool.submit(attempt, "wrong", "127.0.0.1") for _ in range(60)]
+        while not any(one.done() for one in wrong):
+            time.sleep(0.01)
+        assert attempt(USER[1], "127.0.0.2") == 200
+        num_waiting = sum(not one.done() for one in wrong)
+        statuses = [one.result() for one in wrong]
+    assert num_waiting > 0, "it was answered while the others waited"
+    assert set(statuses) == {400, 429}
+    assert statuses.count(400) >= 8
+
+
+def scope_of(peer: str, *forwarded: str) -> dict[str, Any]:
+    """Return what the server knows of a request: the address it came from, and those that proxies noted."""
+    headers = [(b"x-forwarded-for", noted.encode()) for noted in forwarded]
+    return {"client": (peer, 50_000), "headers": headers}
+
+
+def test_an_address_that_a_proxy_names_counts_where_there_is_a_proxy() -> None:
+    at_home, space, tunnel = Logins(), Logins(on_space=True), Logins(behind_tunnel=True)
+    assert at_home.address_of(scope_of("127.0.0.1", "8.8.8.8")) == "127.0.0.1"
+    assert space.address_of(scope_of("10.1.2.3", "1.1.1.1, 8.8.8.8, 10.0.0.1")) == "8.8.8.8", "not what came first"
+    assert space.address_of(scope_of("10.1.2.3", "1.1.1.1", "8.8.8.8")) == "8.8.8.8"
+    assert space.address_of(scope_of("10.1.2.3", "nonsense")) == "10.1.2.3"
+    assert tunnel.address_of(scope_of("127.0.0.1", "8.8.8.8")) == "8.8.8.8"
+    assert tunnel.address_of(scope_of("192.168.1.5", "8.8.8.8")) == "192.168.1.5", "who comes past the tunnel"
+    assert at_home.address_of(scope_of("2001:db8::1")) == at_home.address_of(scope_of("2001:db8::2:3"))
+    assert at_home.address_of(scope_of("::ffff:127.0.0.1")) == "127.0.0.1"
+
+
+def test_logging_out_ends_the_own_session_alone(locked: OpenPage) -> None:
+    login = {"username": USER[0], "password": USER[1]}
+    with httpx.Client(base_url=locked.url) as ann, httpx.Client(base_url=locked.url) as bob:
+        assert ann.post("/login", data=login).status_code == bob.post("/login", data=login).status_code == 200
+        cookies = dict(ann.cookies)
+        assert ann.get("/logout").status_code in (302, 307)
+        assert bob.get("/config").status_code == 200
+        assert ann.get("/config", headers={"cookie": "; ".join(map("=".join, cookies.items()))}).status_code == 401
+
+
+def test_what_only_some_may_see_is_kept_by_no_cache(locked: OpenPage, opened: OpenPage) -> None:
+    for path in ("/", "/config", "/gradio_api/info"):
+        assert httpx.get(opened.url.rstrip("/") + path).headers["cache-control"] == "private, no-store"
+    assert httpx.get(locked.url).headers["cache-control"] == "private, no-store"
 
 
 def test_who_logs_in_has_the_whole_page(locked: OpenPage) -> None:

@@ -9,19 +9,15 @@ import contextlib
 import ipaddress
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from dreambooth.data.archives import MAX_ARCHIVE_BYTES, MAX_ENTRIES
-from ui.login import login_page
+from ui.answers import Message, Receive, Refused, Scope, Send, answer, drained
+from ui.login import Logins, login_page, small_body
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MIB = 2**20
@@ -31,7 +27,6 @@ MAX_FILES = MAX_ENTRIES
 MAX_CALL_BYTES = MIB
 SILENCE_S = 30
 UNUSED_AFTER_S = 3600
-FAILED_LOGIN_S = 1.0
 
 API = "/gradio_api"
 UPLOAD, LOGIN, LOGOUT, FILE = f"{API}/upload", "/login", "/logout", f"{API}/file="
@@ -55,7 +50,8 @@ HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
 # A file is shown as a picture or saved; opened by itself it runs nothing, and no browser keeps it.
-FILE_HEADERS = [(b"content-security-policy", b"default-src 'none'"), (b"cache-control", b"private, no-store")]
+UNKEPT = (b"cache-control", b"private, no-store")
+FILE_HEADERS = [(b"content-security-policy", b"default-src 'none'"), UNKEPT]
 
 
 @dataclass(frozen=True)
@@ -177,23 +173,14 @@ def _changed_s(path: Path) -> float:
         return time.time()
 
 
-class _Refused(Exception):
-    """A request that is answered here: its status and the sentence."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status, self.sentence = status, sentence
-
-
 # The guard -----------------------------------------------------------------------------------------------------------
 
 
 class Gate:
     """ASGI middleware before Gradio's own app."""
 
-    def __init__(self, app: App, *, plate: Doorplate, uploads: Uploads) -> None:
-        self._app, self._plate, self._uploads = app, plate, uploads
-        self._logins = asyncio.Lock()
+    def __init__(self, app: App, *, plate: Doorplate, uploads: Uploads, logins: Logins) -> None:
+        self._app, self._plate, self._uploads, self._logins = app, plate, uploads, logins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with the reason why not."""
@@ -209,42 +196,49 @@ class Gate:
             if kind == "upload":
                 await self._upload(scope, receive, send)
             elif kind == "login":
-                await self._login(scope, receive, send)
+                receive = await small_body(receive)
+                async with self._logins.turn(scope):
+                    await self._app(scope, receive, self._logins.slowed(send))
+            elif scope["path"].rstrip("/") == LOGOUT:
+                await self._logout(scope, receive, send)
             elif kind == "call":
                 await self._limited(scope, receive, send, _CallBody(receive))
             elif scope["path"] == "/" and not _is_logged_in(scope):
-                await _answer(send, 200, login_page(scope["app"].get_blocks().auth_message), b"text/html")
+                await answer(send, 200, login_page(scope["app"].get_blocks().auth_message), b"text/html")
             else:
                 await self._app(scope, receive, send)
-        except _Refused as refused:
-            await _answer(send, refused.status, refused.sentence.encode(), b"text/plain")
+        except Refused as refused:
+            await answer(send, refused.status, refused.sentence.encode(), b"text/plain")
 
     def _checked(self, scope: Scope) -> str:
-        """Return what kind of request this is; raises _Refused when it may not pass."""
+        """Return what kind of request this is; raises Refused when it may not pass."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
         if not self._plate.knows(host):
-            raise _Refused(403, "This page is not known by that name; set DREAMBOOTH_NAMES where the app runs.")
+            raise Refused(403, "This page is not known by that name; set DREAMBOOTH_NAMES where the app runs.")
         path = scope["path"] if scope["path"] == "/" else scope["path"].rstrip("/")
         kind = _kind(scope["method"], path)
         origin = headers.get("origin")
         if origin is not None and not self._plate.is_own(origin, host):
-            raise _Refused(403, "Requests from other web pages are not taken.")
+            raise Refused(403, "Requests from other web pages are not taken.")
         changes = kind in ("upload", "login", "call") or path == LOGOUT
         if changes and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            raise _Refused(403, "Requests from other web pages are not taken.")
+            raise Refused(403, "Requests from other web pages are not taken.")
         if kind in ("private", "upload", "call") and not _is_logged_in(scope):
-            raise _Refused(401, "Log in first.")
+            raise Refused(401, "Log in first.")
         # A form of another page can send these without asking first.
         sent_as = headers.get("content-type", "").split(";")[0].strip().lower()
         wanted = {"upload": ("multipart/form-data",), "call": ("application/json",)}.get(kind, (sent_as,))
         if sent_as not in wanted:
-            raise _Refused(415, f"This must be sent as {wanted[0]}.")
+            raise Refused(415, f"This must be sent as {wanted[0]}.")
         return kind
 
     def _with_headers(self, path: str, send: Send) -> Send:
         frames = " ".join(("'self'", *self._plate.framed_by)).encode()
         more = FILE_HEADERS if path.startswith(FILE) else [(b"content-security-policy", b"frame-ancestors " + frames)]
+        # What only some may see is not kept by browsers and proxies for others.
+        if path in ("/", LOGOUT, *AFTER_LOGIN) or path.startswith(UNDER_AFTER_LOGIN):
+            more = [*more, UNKEPT]
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -255,16 +249,11 @@ class Gate:
 
         return sent
 
-    async def _login(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a login on; failed ones take a second each, one after the other."""
-
-        async def slowed(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                await asyncio.sleep(FAILED_LOGIN_S)
-            await send(message)
-
-        async with self._logins:
-            await self._limited(scope, receive, slowed, _CallBody(receive))
+    async def _logout(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """End the caller's session alone; Gradio would end those of everybody who knows the same password."""
+        for token in _tokens(scope):
+            scope["app"].tokens.pop(token, None)
+        await self._app({**scope, "query_string": b"all_session=false"}, receive, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         known: set[str] = scope["app"].get_blocks().upload_file_set
@@ -290,12 +279,12 @@ class Gate:
         with contextlib.suppress(ClientDisconnect):
             await self._app(scope, body.receive, unless_refused)
         if body.refused is not None:
-            await _drained(receive)
+            await drained(receive)
             raise body.refused
 
 
 def _kind(method: str, path: str) -> str:
-    """Return what is asked for; raises _Refused for what the page never asks for."""
+    """Return what is asked for; raises Refused for what the page never asks for."""
     if method == "POST":
         if path in (UPLOAD, LOGIN):
             return "upload" if path == UPLOAD else "login"
@@ -309,19 +298,21 @@ def _kind(method: str, path: str) -> str:
             return "open"
         if path in AFTER_LOGIN or path.startswith(UNDER_AFTER_LOGIN):
             return "private"
-    raise _Refused(404, "Not found.")
+    raise Refused(404, "Not found.")
 
 
 def _is_logged_in(scope: Scope) -> bool:
     gradio = scope["app"]
-    if gradio.auth is None:
-        return True
+    return gradio.auth is None or any(gradio.tokens.get(token) for token in _tokens(scope))
+
+
+def _tokens(scope: Scope) -> list[str | None]:
+    """Return what the caller's cookies give as the token of a session, over https and without."""
     from starlette.requests import cookie_parser
 
     header = b"; ".join(value for name, value in scope["headers"] if name == b"cookie").decode("latin-1")
-    cookies = cookie_parser(header)
-    names = (f"access-token-{gradio.cookie_id}", f"access-token-unsecure-{gradio.cookie_id}")
-    return any(gradio.tokens.get(cookies.get(name)) for name in names)
+    cookies, name = cookie_parser(header), scope["app"].cookie_id
+    return [cookies.get(f"access-token-{name}"), cookies.get(f"access-token-unsecure-{name}")]
 
 
 class _CallBody:
@@ -329,14 +320,14 @@ class _CallBody:
 
     def __init__(self, receive: Receive) -> None:
         self._receive, self._num_bytes = receive, 0
-        self.refused: _Refused | None = None
+        self.refused: Refused | None = None
 
     async def receive(self) -> Message:
         """Return the next message, or a disconnect once the limit is broken."""
         message = await self._receive()
         self._num_bytes += len(message.get("body", b""))
         if self._num_bytes > MAX_CALL_BYTES:
-            self.refused = _Refused(413, f"A call may have at most {MAX_CALL_BYTES // MIB} MB.")
+            self.refused = Refused(413, f"A call may have at most {MAX_CALL_BYTES // MIB} MB.")
             return {"type": "http.disconnect"}
         return message
 
@@ -355,7 +346,7 @@ class _UploadBody:
         self._num_bytes = self._num_marks = 0
         self._tail = b""
         self._over = False
-        self.refused: _Refused | None = None
+        self.refused: Refused | None = None
 
     async def receive(self) -> Message:
         """Return the next message, or a disconnect once a limit is broken or nothing came for too long."""
@@ -368,7 +359,7 @@ class _UploadBody:
         try:
             message = await asyncio.wait_for(self._receive(), self._uploads.silence_s)
         except TimeoutError:
-            self.refused = _Refused(408, f"Nothing came for {self._uploads.silence_s:g} s.")
+            self.refused = Refused(408, f"Nothing came for {self._uploads.silence_s:g} s.")
             return {"type": "http.disconnect"}
         if message["type"] == "http.request":
             self._over = not message.get("more_body", False)
@@ -383,32 +374,14 @@ class _UploadBody:
         # A mark that the chunk's end cuts in two is counted with the next chunk; a whole one only once.
         self._tail = b"" if joined.endswith(self._mark) else joined[max(len(joined) - len(self._mark) + 1, 0) :]
 
-    def _broken_limit(self, came_bytes: int) -> _Refused | None:
+    def _broken_limit(self, came_bytes: int) -> Refused | None:
         uploads, told_bytes = self._uploads, max(self._told_bytes, self._num_bytes)
         if told_bytes > uploads.max_request_bytes + MIB:
-            return _Refused(413, f"One upload may have at most {uploads.max_request_bytes // MIB} MB.")
+            return Refused(413, f"One upload may have at most {uploads.max_request_bytes // MIB} MB.")
         if self._num_marks > uploads.max_files + 1:
-            return _Refused(413, f"One upload may have at most {uploads.max_files} files.")
+            return Refused(413, f"One upload may have at most {uploads.max_files} files.")
         to_come_bytes = told_bytes - self._num_bytes
         if not uploads.has_room(self._known, came_bytes, to_come_bytes, measure=self._num_bytes == 0):
             limit = f"Uploads may take {uploads.max_kept_bytes // MIB} MB of disk in all"
-            return _Refused(413, f"{limit}: wait until those under way are taken up.")
+            return Refused(413, f"{limit}: wait until those under way are taken up.")
         return None
-
-
-async def _drained(receive: Receive) -> None:
-    """Read away what is still being sent: a sender that is cut off never reads the answer."""
-    ends_s = time.monotonic() + 10
-    while time.monotonic() < ends_s:
-        try:
-            message = await asyncio.wait_for(receive(), 1.0)
-        except TimeoutError:
-            return
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            return
-
-
-async def _answer(send: Send, status: int, body: bytes, kind: bytes) -> None:
-    headers = [(b"content-type", kind + b"; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
-    await send({"type": "http.response.body", "body": body})

@@ -1,6 +1,22 @@
-"""The page that asks for user and password; Gradio's own would tell the names of runs and models before the login."""
+"""The page that asks for user and password, and how long a wrong answer takes.
 
+Gradio's own page would tell the names of runs and models before the login.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
 from html import escape
+
+from ui.answers import Message, Receive, Refused, Scope, Send
+
+MAX_BODY_BYTES = 16 * 1024
+BODY_S = 10.0
+FAILED_LOGIN_S = 1.0
+# Of one address; who tries more at once is told to wait.
+MAX_WAITING = 8
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -25,7 +41,8 @@ form.addEventListener("submit", async (event) => {{
   event.preventDefault();
   const answer = await fetch("login", {{ method: "POST", body: new FormData(form) }});
   if (answer.ok) location.reload();
-  else document.getElementById("told").textContent = "That is not the user and the password.";
+  else document.getElementById("told").textContent =
+    answer.status === 400 ? "That is not the user and the password." : await answer.text();
 }});
 </script>
 </body></html>
@@ -35,3 +52,97 @@ form.addEventListener("submit", async (event) => {{
 def login_page(note: str | None) -> bytes:
     """Return the page as UTF-8, with a sentence about where the password is."""
     return _PAGE.format(note=escape(note or "")).encode()
+
+
+async def small_body(receive: Receive) -> Receive:
+    """Read a form of user and password, and return what hands it on; raises Refused for a large or a slow one."""
+    body = b""
+    try:
+        async with asyncio.timeout(BODY_S):
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise Refused(400, "The login was broken off.")
+                body += message.get("body", b"")
+                if len(body) > MAX_BODY_BYTES:
+                    raise Refused(413, f"A login may have at most {MAX_BODY_BYTES // 1024} KB.")
+                if not message.get("more_body", False):
+                    break
+    except TimeoutError:
+        raise Refused(408, f"The login did not come within {BODY_S:g} s.") from None
+    whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return whole.pop() if whole else await receive()
+
+    return again
+
+
+@dataclass
+class _Turns:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    num_waiting: int = 0
+
+
+@dataclass
+class Logins:
+    """Answers the logins of one address one after the other, a second after each wrong one.
+
+    Whom a proxy names as the sender is believed on a Space, and behind the link's tunnel, whose end is this machine:
+    there all visitors come from one address.
+    """
+
+    on_space: bool = False
+    behind_tunnel: bool = False
+    _turns: dict[str, _Turns] = field(default_factory=dict, init=False)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, scope: Scope) -> AsyncIterator[None]:
+        """Wait until earlier logins of the same address are answered; raises Refused when too many wait already."""
+        address = self.address_of(scope)
+        turns = self._turns.setdefault(address, _Turns())
+        if turns.num_waiting >= MAX_WAITING:
+            raise Refused(429, "Too many logins at once: wait a few seconds, then try again.")
+        turns.num_waiting += 1
+        try:
+            async with turns.lock:
+                yield
+        finally:
+            turns.num_waiting -= 1
+            if not turns.num_waiting:
+                self._turns.pop(address, None)
+
+    def slowed(self, send: Send) -> Send:
+        """Return what sends an answer, a second later when it says that the login was wrong."""
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                await asyncio.sleep(FAILED_LOGIN_S)
+            await send(message)
+
+        return sent
+
+    def address_of(self, scope: Scope) -> str:
+        """Return who asks: an IPv4 address, or the network of an IPv6 one, which one visitor has as a whole."""
+        peer = _address((scope.get("client") or ("",))[0])
+        is_proxy = self.on_space or (self.behind_tunnel and peer is not None and peer.is_loopback)
+        named = _named_by_proxy(scope["headers"]) if is_proxy else None
+        address = named or peer
+        if isinstance(address, ipaddress.IPv6Address):
+            return str(ipaddress.ip_network((address, 64), strict=False))
+        return str(address)
+
+
+def _named_by_proxy(headers: Iterable[tuple[bytes, bytes]]) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the last public address that proxies noted: what stands before it a visitor may have made up."""
+    noted = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1")
+    found = [_address(text.strip()) for text in reversed(noted.split(","))]
+    return next((address for address in found if address is not None and address.is_global), None)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return address.ipv4_mapped or address if isinstance(address, ipaddress.IPv6Address) else address
