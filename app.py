@@ -118,6 +118,7 @@ def launch_arguments(opened: Door, workspace: Workspace, settings: Settings, cop
 
     from ui.gate import Gate, Uploads, doorplate
     from ui.login import Logins
+    from ui.sessions import MAX_SESSIONS
     from ui.theme import CSS, theme
 
     plate = doorplate(
@@ -143,6 +144,7 @@ def launch_arguments(opened: Door, workspace: Workspace, settings: Settings, cop
         "mcp_server": False,
         "ssr_mode": False,
         "num_workers": 0,
+        "state_session_capacity": MAX_SESSIONS,
         # A browser can install it as an app of its own where it is at home; a link that ends is no home.
         "pwa": is_local(opened.host) and not (opened.share or settings.on_space or settings.on_colab),
         "favicon_path": str(ICON),

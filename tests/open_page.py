@@ -16,6 +16,7 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.settings import Secret, Settings
 from dreambooth.workspace import Workspace
 from tests.tiny import tiny_base
+from ui.boundary import Page
 from ui.build import build_page
 
 
@@ -28,6 +29,7 @@ class OpenPage:
     base: Path
     copies_dir: Path
     app_routes: list[Any]
+    blocks: Page
 
 
 def free_port() -> int:
@@ -59,7 +61,7 @@ def open_page(
         door = app.Door("127.0.0.1", free_port(), share=False, auth=auth, made_password=False)
         _, url, _ = page.launch(**app.launch_arguments(door, workspace, settings, copies_dir))
         try:
-            yield OpenPage(url, workspace, base, copies_dir, page.server_app.routes)
+            yield OpenPage(url, workspace, base, copies_dir, page.server_app.routes, page)
         finally:
             jobs.close()
             page.close(verbose=False)

@@ -242,6 +242,7 @@ def test_the_launch_call(tmp_path: Path) -> None:
         "mcp_server": False,
         "ssr_mode": False,
         "num_workers": 0,
+        "state_session_capacity": 100,
         "pwa": True,
         "favicon_path": str(Path(app.__file__).parent / "ui" / "icon.svg"),
         "show_error": False,

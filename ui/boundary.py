@@ -27,6 +27,7 @@ from dreambooth.settings import Settings
 from dreambooth.workspace import Workspace
 from ui.connections import bounded_server
 from ui.render import error_text
+from ui.sessions import bound_answers, forget_state
 
 # Events that run on the page's own account: no bar over what they answer to, and no name in the API.
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -139,8 +140,20 @@ class Page(gr.Blocks):
 
     def launch(self, *args: Any, **kwargs: Any) -> Any:
         """Open the page as Gradio does."""
+        bound_answers(self)
         with bounded_server():
             return super().launch(*args, **kwargs)
+
+    async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Answer a call; one that named no session, and so is known by its own number, leaves none behind."""
+        is_over, event = True, kwargs.get("event_id")
+        try:
+            answer: dict[str, Any] = await super().process_api(*args, **kwargs)
+            is_over = not answer.get("is_generating")
+        finally:
+            if is_over and event is not None and event == kwargs.get("session_hash"):
+                forget_state(self, event)
+        return answer
 
     def show_hidden_progress_on(self, place: gr.blocks.Block) -> None:
         """Give events that show no progress one place for it, instead of all that they answer to.

@@ -33,7 +33,7 @@ def build_page(
     training_refusal: DreamBoothError | None = None,
     *,
     takes_folders: bool = False,
-) -> gr.Blocks:
+) -> Page:
     """Return the page; `copies_dir` is a temporary folder for the copies of pictures that browsers are given.
 
     With `takes_folders` photos are read from folders that are typed in: where nobody else can open the page.

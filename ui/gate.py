@@ -7,6 +7,7 @@ per file but none for a request or for the disk. This middleware stands before i
 import asyncio
 import contextlib
 import ipaddress
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 from dreambooth.data.archives import MAX_ARCHIVE_BYTES, MAX_ENTRIES
 from ui.answers import Message, Receive, Refused, Scope, Send, answer, drained
 from ui.login import Logins, login_page, small_body
+from ui.sessions import forget_answer
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -43,6 +45,7 @@ AFTER_LOGIN = (
 UNDER_AFTER_LOGIN = (f"{API}/heartbeat/", f"{API}/call/")
 CALLS = (f"{API}/queue/join", f"{API}/cancel", f"{API}/reset")
 UNDER_CALLS = (f"{API}/call/",)
+EVENT = re.compile(r"[0-9a-f]{32}")
 
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -207,6 +210,7 @@ class Gate:
                 await answer(send, 200, login_page(scope["app"].get_blocks().auth_message), b"text/html")
             else:
                 await self._app(scope, receive, send)
+                _forget_read_answer(scope)
         except Refused as refused:
             await answer(send, refused.status, refused.sentence.encode(), b"text/plain")
 
@@ -313,6 +317,13 @@ def _tokens(scope: Scope) -> list[str | None]:
     header = b"; ".join(value for name, value in scope["headers"] if name == b"cookie").decode("latin-1")
     cookies, name = cookie_parser(header), scope["app"].cookie_id
     return [cookies.get(f"access-token-{name}"), cookies.get(f"access-token-unsecure-{name}")]
+
+
+def _forget_read_answer(scope: Scope) -> None:
+    """Let go of the answer of a call once a program has read it; the page reads those of its session elsewhere."""
+    event = scope["path"].rstrip("/").rpartition("/")[2]
+    if scope["method"] == "GET" and scope["path"].startswith(UNDER_CALLS) and EVENT.fullmatch(event):
+        forget_answer(scope["app"].get_blocks(), event)
 
 
 class _CallBody:
