@@ -102,8 +102,9 @@ def state(base: str, folder: Path) -> dict[str, float]:
 
     from dreambooth.config import TrainingConfig
     from dreambooth.models.base import load_base
-    from dreambooth.training.checkpoint import Learner, Surroundings, write_checkpoint
+    from dreambooth.training.checkpoint import Learner, write_checkpoint
     from dreambooth.training.optimizer import build_optimizer
+    from dreambooth.training.run_identity import RunIdentity
     from dreambooth.workspace import RunFolder
 
     loaded = load_base(base)
@@ -122,7 +123,7 @@ def state(base: str, folder: Path) -> dict[str, float]:
     learner = Learner(models, parameters, optimizer, torch.amp.GradScaler("cpu", enabled=False), None)
     run = RunFolder(folder / "run")
     held_bytes, began_s = memory_of(os.getpid())[1], time.perf_counter()
-    write_checkpoint(run, 1, learner, Surroundings("", "", {}), keep=1)
+    write_checkpoint(run, 1, learner, RunIdentity({}, "", {}), keep=1)
     seconds = time.perf_counter() - began_s
     files = (run.checkpoints / "1").iterdir()
     return {"seconds": seconds, "held_bytes": held_bytes, "file_bytes": sum(file.stat().st_size for file in files)}

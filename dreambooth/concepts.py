@@ -20,6 +20,11 @@ class Concept:
     class_prompt: str | None = None
     class_data_dir: str | None = None
 
+    def __post_init__(self) -> None:
+        # The same concept, whoever made it: a form's empty field is none, and what is left of a path is its text.
+        for name in ("class_prompt", "class_data_dir"):
+            object.__setattr__(self, name, getattr(self, name) or None)
+
 
 def read_concepts(entries: object) -> tuple[Concept, ...]:
     """Read the entries of a `concepts_list`; raises ConfigError with every mistake in every entry."""

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, get_args
 
 from dreambooth.concepts import Concept, concept_problems, read_concepts
 from dreambooth.errors import ConfigError, FieldProblem, TextFileError
-from dreambooth.fields import describe, others, out_of_range, setting, typed, unknown_fields
+from dreambooth.fields import describe, others, out_of_range, parse_numbers, setting, typed, unknown_fields
 from dreambooth.limits import plain_name_problem, run_path_problem, shortly
 from dreambooth.text_files import read_text
 
@@ -39,15 +39,19 @@ class TrainingConfig:
 
     pretrained_model_name_or_path: str = setting(
         SD15, "What the run starts from: a Hub id, a diffusers folder, one .safetensors or .ckpt file, or `starter`.",
-        "model",
+        "model", in_identity=False,
     )  # fmt: skip
     pretrained_vae_name_or_path: str | None = setting(
-        None, "Another VAE, used for training, samples and the saved model alike.", "model"
+        None, "Another VAE, used for training, samples and the saved model alike.", "model", in_identity=False
     )
-    revision: str | None = setting(None, "Branch, tag or commit of the base on the Hub.", "model")
-    variant: str | None = setting(None, "File variant of the base on the Hub, such as fp16.", "model")
-    tokenizer_name: str | None = setting(None, "Another tokenizer than the base's own.", "model")
-    output_dir: str | None = setting(None, "Folder of the run; a new one under the data folder when left out.", "model")
+    revision: str | None = setting(None, "Branch, tag or commit of the base on the Hub.", "model", in_identity=False)
+    variant: str | None = setting(
+        None, "File variant of the base on the Hub, such as fp16.", "model", in_identity=False
+    )
+    tokenizer_name: str | None = setting(None, "Another tokenizer than the base's own.", "model", in_identity=False)
+    output_dir: str | None = setting(
+        None, "Folder of the run; a new one under the data folder when left out.", "model", in_identity=False
+    )
     seed: int | None = setting(
         None, "Start of all randomness; drawn and recorded when left out.", "model", low=0, high=2**63 - 1
     )
@@ -204,24 +208,35 @@ class TrainingConfig:
         10_000, "Steps between saved models; a last one is always saved.", "saving", unit="steps", low=1, high=10**6
     )
     save_min_steps: int = setting(0, "No saved models before this step.", "saving", unit="steps", low=0, high=10**6)
-    save_precision: SavePrecision = setting("fp16", "Number format of the saved models.", "saving")
+    save_precision: SavePrecision = setting("fp16", "Number format of the saved models.", "saving", in_identity=False)
     save_total_limit: int | None = setting(
         None, "Newest saved models to keep; left out, all. Samples and settings of the others stay.", "saving",
-        unit="models", low=1, high=1000,
+        unit="models", low=1, high=1000, in_identity=False,
     )  # fmt: skip
     checkpointing_steps: int | None = setting(
         None, "Steps between exact states to resume from; left out, about ten minutes; 0: only with saved models.",
-        "saving", unit="steps", low=0, high=10**6,
+        "saving", unit="steps", low=0, high=10**6, in_identity=False,
     )  # fmt: skip
     checkpoints_total_limit: int | None = setting(
-        None, "Newest exact states to keep; left out, two where there is room, else one.", "saving", low=1, high=100
-    )
+        None, "Newest exact states to keep; left out, two where there is room, else one.", "saving",
+        low=1, high=100, in_identity=False,
+    )  # fmt: skip
     gauge_interval: int = setting(
         100, "Steps between two looks at the losses at fixed noise, also taken at saves; 0: none.", "saving",
-        unit="steps", low=0, high=10**6,
+        unit="steps", low=0, high=10**6, in_identity=False,
     )  # fmt: skip
-    log_interval: int = setting(10, "Steps between two lines of the log.", "saving", unit="steps", low=1, high=10_000)
-    logging_dir: str = setting("logs", "Folder for TensorBoard under `0/`, where TensorBoard is installed.", "saving")
+    log_interval: int = setting(
+        10, "Steps between two lines of the log.", "saving", unit="steps", low=1, high=10_000, in_identity=False
+    )
+    logging_dir: str = setting(
+        "logs", "Folder for TensorBoard under `0/`, where TensorBoard is installed.", "saving", in_identity=False
+    )
+
+    def __post_init__(self) -> None:
+        parse_numbers(self)
+        given: object = self.concepts
+        if isinstance(given, list):
+            object.__setattr__(self, "concepts", tuple(given))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; `from_json` gives the same settings back."""
@@ -232,6 +247,12 @@ class TrainingConfig:
         """Return how many pictures score each save; none in a run without sample pictures."""
         has_samples = bool((self.save_sample_prompt or "").strip())
         return len(self.concepts) * (2 * self.num_probe_images + 2 * -(-self.num_probe_images // 4)) * has_samples
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that a resumed run shares with its first part, as plain JSON values by name."""
+        prompts = [[concept.instance_prompt, concept.class_prompt] for concept in self.concepts]
+        own = {info.name: getattr(self, info.name) for info in describe(type(self)) if info.in_identity}
+        return own | {"concepts": prompts}
 
     def departures(self) -> dict[str, Any]:
         """Return what differs from the defaults; a setting that a later version adds changes nothing in it."""
@@ -305,6 +326,9 @@ class GenerationConfig:
     text_encoder_strength: float = setting(
         1.0, "The same for the text encoder, where it was taught.", "samples", low=0, high=2
     )
+
+    def __post_init__(self) -> None:
+        parse_numbers(self)
 
     def checked(self) -> Self:
         """Return this request, or raise one ConfigError with all that is wrong with it."""

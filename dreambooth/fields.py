@@ -3,7 +3,9 @@
 The form, the command line and the README are made from these, so that they say the same.
 """
 
+import contextlib
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -25,11 +27,15 @@ def setting(
     unit: str = "",
     low: float | None = None,
     high: float | None = None,
+    in_identity: bool = True,
 ) -> Any:
-    """Declare a field with what a person needs to know about it; `low` and `high` are inclusive."""
-    return dataclasses.field(
-        default=default, metadata={"sentence": sentence, "group": group, "unit": unit, "low": low, "high": high}
-    )
+    """Declare a field with what a person needs to know about it; `low` and `high` are inclusive.
+
+    A resumed run must have the same values `in_identity`. Left out of it are settings that can change no trained
+    weight, and names of things whose contents are compared instead.
+    """
+    about = {"sentence": sentence, "group": group, "unit": unit, "low": low, "high": high, "in_identity": in_identity}
+    return dataclasses.field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class FieldInfo:
     unit: str
     low: float | None
     high: float | None
+    in_identity: bool
 
     @property
     def range_text(self) -> str:
@@ -115,6 +122,21 @@ def typed(info: FieldInfo, value: Any) -> Any:
             return int(value)
     wanted = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[info.type]
     raise ValueError(f"is {shortly(value)}: it must be {wanted}.")
+
+
+def parse_numbers(config: Any) -> None:
+    """Give each number of a settings object its field's type in place, so that 1 and 1.0 are the same settings.
+
+    Called when a settings object is made, whoever makes it. What is no number of that type stays for `out_of_range`.
+    """
+    for info in _number_fields(config.__class__):
+        with contextlib.suppress(ValueError):
+            object.__setattr__(config, info.name, typed(info, getattr(config, info.name)))
+
+
+@functools.cache
+def _number_fields(config_type: type) -> tuple[FieldInfo, ...]:
+    return tuple(info for info in describe(config_type) if info.type in (int, float))
 
 
 def out_of_range(config: Any) -> list[FieldProblem]:

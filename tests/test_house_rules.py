@@ -40,8 +40,8 @@ FLOORS: list[dict[str, str]] = [
     {"data": "photos archives focus findings dataset class_images"},
     {"probes": ""},
     {
-        "training": "objective sharding optimizer updates captions batches predictions gauges materials checkpoint "
-        "lending capture scored_saves finishing model_writer keeping loss_reports disk subject_mask teacher "
+        "training": "objective sharding optimizer updates captions batches predictions gauges materials run_identity "
+        "checkpoint lending capture scored_saves finishing model_writer keeping loss_reports disk subject_mask teacher "
         "preparation trainer"
     },
     {"starter": "things places scenes subjects tokens loop judging build"},

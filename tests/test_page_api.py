@@ -77,6 +77,21 @@ def finished(client: Client, run: str) -> dict[str, Any]:
     raise AssertionError(f"the run did not end: {status}")
 
 
+def test_a_run_with_whole_numbers_for_fractions_is_resumed(client: Client, opened: OpenPage) -> None:
+    """JSON has 1 where the setting is 1.0: both are the same run."""
+    settings = SHORT | {"max_train_steps": 60, "save_interval": 60, "snr_gamma": 1, "save_guidance_scale": 3}
+    run = client.predict(upload(client), str(opened.base), "recommended", settings, api_name="/start_training")
+    while client.predict(run, api_name="/training_status")["step"] < 1:
+        time.sleep(0.05)
+    client.predict(run, api_name="/stop_training")
+    assert finished(client, run)["status"] == "stopped"
+    client.predict(run, api_name="/resume_training")
+    while (status := client.predict(run, api_name="/training_status"))["status"] == "stopped":
+        time.sleep(0.05)
+    status = finished(client, run)
+    assert (status["status"], status["step"]) == ("done", 60), status["error"]
+
+
 def answer(url: str) -> int:
     """Return the HTTP status of a GET."""
     try:

@@ -25,7 +25,7 @@ from dreambooth.events import Controls, Event, Notice, PhaseProgress, Resumed, S
 from dreambooth.models.manager import ModelManager
 from dreambooth.runlog import read_state
 from dreambooth.runs import resume, train
-from dreambooth.training import checkpoint, objective
+from dreambooth.training import checkpoint, objective, run_identity
 from dreambooth.training.batches import BatchMaker
 from dreambooth.training.checkpoint import Checkpoint, newest_checkpoint
 from dreambooth.training.preparation import prepare
@@ -299,7 +299,7 @@ def test_other_photos_are_refused(
 ) -> None:
     run = killed_run(config(), tmp_path / "run", monkeypatch, 5)
     (photos / "2.png").write_bytes((photos / "1.png").read_bytes())
-    with pytest.raises(DreamBoothError, match="photos or class pictures are not those"):
+    with pytest.raises(DreamBoothError, match="photos or class images are not those"):
         resume(run.path)
 
 
@@ -321,7 +321,7 @@ def test_other_captions_and_another_base_are_refused(
     caption.write_text("photo of zwx dog on a beach")
     shutil.rmtree(base)
     tiny_base(base, seed=1)
-    with pytest.raises(DreamBoothError, match="weights of the base are not those"):
+    with pytest.raises(DreamBoothError, match="weights of the base model are not those"):
         resume(run.path)
     as_from_before_they_were_noted(run)
     assert resume(run.path).name == str(NUM_STEPS)
@@ -332,7 +332,7 @@ def as_from_before_they_were_noted(run: RunFolder) -> None:
     for file in run.checkpoints.glob("*/manifest.json"):
         without = {"digest", "captions", "base"}
         manifest = {name: value for name, value in json.loads(file.read_text()).items() if name not in without}
-        file.write_text(json.dumps(manifest | {"digest": checkpoint._digest(manifest)}))
+        file.write_text(json.dumps(manifest | {"digest": run_identity.value_hash(manifest)}))
 
 
 def test_a_refused_run_leaves_no_hook_that_holds_its_weights(

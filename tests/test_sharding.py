@@ -13,7 +13,7 @@ from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, TrainingError
 from dreambooth.models.base import load_base
 from dreambooth.runs import train
-from dreambooth.training.checkpoint import Checkpoint, Surroundings, refuse_other
+from dreambooth.training.run_identity import RunIdentity, require_same_run
 from dreambooth.workspace import RunFolder
 from tests.test_processes import losses
 
@@ -84,9 +84,9 @@ def test_what_works_on_whole_weights_is_refused(
         dataclasses.replace(config, **change).checked()  # type: ignore[arg-type]
 
 
-def test_a_state_of_another_number_of_processes_is_refused(tmp_path: Path) -> None:
-    two, one = (Surroundings("", "", {"processes": number}) for number in ("2", "1"))
-    assert refuse_other(Checkpoint(tmp_path, 4, two), two) == []
+def test_a_state_of_another_number_of_processes_is_refused() -> None:
+    two, one = (RunIdentity({}, "", {"processes": number}) for number in ("2", "1"))
+    assert require_same_run(4, two, two, {}) == []
     with pytest.raises(TrainingError, match="that of 2 processes, and these are 1"):
-        refuse_other(Checkpoint(tmp_path, 4, two), one)
-    assert refuse_other(Checkpoint(tmp_path, 4, Surroundings("", "", {})), one) == [], "from before it was noted"
+        require_same_run(4, two, one, {})
+    assert require_same_run(4, RunIdentity({}, "", {}), one, {}) == [], "from before it was noted"

@@ -67,6 +67,10 @@ class CaptionStates:
                 for caption, ids in self._token_ids.items()
             }
 
+    def token_ids(self, captions: Iterable[str]) -> list[list[int]]:
+        """Return the token ids of these captions, each once, in the captions' own order of letters."""
+        return [self._token_ids[caption].tolist() for caption in sorted(set(captions))]
+
     def inputs(self, captions: Sequence[str]) -> "Tensor":
         """Return what `states` wants for these captions: token ids, or while frozen the remembered states."""
         import torch

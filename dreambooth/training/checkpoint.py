@@ -6,17 +6,16 @@ function of (seed, stream, step), and no pickle. A state is there whole or not a
 aside under a name that begins with `.bad-`.
 """
 
-import hashlib
 import json
-import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.durable import free_bytes, new_folder, remove_folder
-from dreambooth.errors import TrainingError
+from dreambooth.errors import RunFolderError, TrainingError
 from dreambooth.formats.safetensors_file import write_safetensors, written_order
+from dreambooth.training.run_identity import VERSION, RunIdentity, file_hash, value_hash
 from dreambooth.training.sharding import Shards, brought_together, own_part
 from dreambooth.workspace import RunFolder
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MANIFEST = "manifest.json"
-PROCESSES = "processes"
-READ_BYTES = 1 << 20
 ROOM_BYTES = 4 << 30
 
 
@@ -43,32 +40,18 @@ class Learner:
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a resumed run has to share with the first part: settings, photos, captions and base, or else it is refused;
-    the machine, or else it is told that digits may differ.
-    """
-
-    settings: str
-    photos: str
-    machine: dict[str, str]
-    # Nothing in the states of earlier versions, which did not note them.
-    captions: str = ""
-    base: str = ""
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """A verified state on disk."""
 
     folder: Path
     step: int
-    surroundings: Surroundings
+    identity: RunIdentity
 
 
 # Writing -------------------------------------------------------------------------------------------------------------
 
 
-def write_checkpoint(run: RunFolder, step: int, learner: Learner, surroundings: Surroundings, keep: int | None) -> None:
+def write_checkpoint(run: RunFolder, step: int, learner: Learner, identity: RunIdentity, keep: int | None) -> None:
     """Write the state of a step, then remove all but the newest `keep`: by itself two where there is room, else one."""
     with new_folder(run.checkpoints / str(step)) as folder:
         groups, values = _gathered(learner)
@@ -78,18 +61,10 @@ def write_checkpoint(run: RunFolder, step: int, learner: Learner, surroundings: 
             write_safetensors(folder / f"{name}.safetensors", tensors, {}, fetch=fetch)
         (folder / "values.json").write_text(json.dumps(values), "utf-8")
         files = {
-            file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())
+            file.name: {"bytes": file.stat().st_size, "sha256": file_hash(file)} for file in sorted(folder.iterdir())
         }
-        manifest = {
-            "step": step,
-            "settings": surroundings.settings,
-            "photos": surroundings.photos,
-            "captions": surroundings.captions,
-            "base": surroundings.base,
-            "machine": surroundings.machine,
-            "files": files,
-        }
-        (folder / MANIFEST).write_text(json.dumps(manifest | {"digest": _digest(manifest)}, indent=1), "utf-8")
+        manifest = {"step": step, **identity.to_json(), "files": files}
+        (folder / MANIFEST).write_text(json.dumps(manifest | {"digest": value_hash(manifest)}, indent=1), "utf-8")
     if keep is None:
         state_bytes = sum(file.stat().st_size for file in (run.checkpoints / str(step)).iterdir())
         keep = 2 if free_bytes(run.path) > 2 * state_bytes + ROOM_BYTES else 1
@@ -164,16 +139,15 @@ def verified(folder: Path) -> Checkpoint:
     """Return the state in this folder; raises TrainingError when it is not exactly what was written."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        digest, step = manifest.pop("digest"), manifest["step"]
-        surroundings = Surroundings(
-            manifest["settings"], manifest["photos"], dict(manifest["machine"]),
-            manifest.get("captions", ""), manifest.get("base", ""),
-        )  # fmt: skip
+        digest, step, version = manifest.pop("digest"), manifest["step"], manifest.get("version", 1)
+        if digest == value_hash(manifest) and type(version) is int and version > VERSION:
+            raise _of_later_version(folder, version)
+        identity = RunIdentity.from_json(manifest)
         files = {str(name): (int(about["bytes"]), str(about["sha256"])) for name, about in manifest["files"].items()}
         present = {entry.name for entry in folder.iterdir()} - {MANIFEST}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder, f"its manifest cannot be read ({type(error).__name__})") from None
-    if digest != _digest(manifest):
+    if digest != value_hash(manifest):
         raise _damaged(folder, "its manifest has other contents than were written")
     if str(step) != folder.name:
         raise _damaged(folder, f"its manifest is that of step {step}")
@@ -183,11 +157,20 @@ def verified(folder: Path) -> Checkpoint:
         try:
             if (folder / name).stat().st_size != num_bytes:
                 raise _damaged(folder, f"{name} has another size than was written")
-            if _sha256(folder / name) != sha256:
+            if file_hash(folder / name) != sha256:
                 raise _damaged(folder, f"{name} has other contents than were written")
         except OSError as error:
             raise _damaged(folder, f"{name} cannot be read ({error.strerror})") from None
-    return Checkpoint(folder, int(step), surroundings)
+    return Checkpoint(folder, int(step), identity)
+
+
+def _of_later_version(folder: Path, version: int) -> RunFolderError:
+    """Return the refusal of a state that is whole: it must not be set aside as damaged."""
+    return RunFolderError(
+        f"The state in {folder} was written by a later version of this program.",
+        f"Its manifest has version {version}, and this program reads up to {VERSION}.",
+        "Update the program, then resume.",
+    )
 
 
 def _damaged(folder: Path, why: str) -> TrainingError:
@@ -251,76 +234,3 @@ def _beside(parameter: "nn.Parameter", value: Any) -> Any:
     if value.shape != parameter.shape:
         return value.to(parameter.device)
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
-
-
-# What both parts of a run share --------------------------------------------------------------------------------------
-
-
-def surroundings_of(
-    settings: dict[str, Any],
-    photos: Iterable[Path],
-    captions: Iterable[tuple[str, str]],
-    base_key: str,
-    device_name: str,
-    num_processes: int,
-) -> Surroundings:
-    """Return what the run depends on besides the state: settings, what it reads of its files, and where it computes.
-
-    `captions` are those of all pictures in order, each with the picture's role.
-    """
-    import diffusers
-    import torch
-
-    contents = hashlib.sha256()
-    for photo in photos:
-        contents.update(_sha256(photo).encode())
-    machine = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "threads": str(torch.get_num_threads()),
-        "device": device_name,
-        PROCESSES: str(num_processes),
-    }
-    settings = {key: value for key, value in settings.items() if key != "output_dir"}
-    return Surroundings(_digest(settings), contents.hexdigest(), machine, _digest([*captions]), base_key)
-
-
-def refuse_other(checkpoint: Checkpoint, now: Surroundings) -> list[str]:
-    """Raise TrainingError when what is trained, or on what, is another; returns what else differs, as sentences."""
-    shared = {
-        "settings": "settings", "photos": "photos or class pictures", "captions": "captions",
-        "base": "weights of the base",
-    }  # fmt: skip
-    for name, what in shared.items():
-        if getattr(checkpoint.surroundings, name) not in ("", getattr(now, name)):
-            raise TrainingError(
-                f"The {what} are not those that the state of step {checkpoint.step} was trained with.",
-                "Going on with others would be another run.",
-                "Put them back as they were, or start a new run.",
-            )
-    before = checkpoint.surroundings.machine
-    if (then := before.get(PROCESSES, now.machine[PROCESSES])) != now.machine[PROCESSES]:
-        raise TrainingError(
-            f"The state of step {checkpoint.step} is that of {then} processes, and these are {now.machine[PROCESSES]}.",
-            "Each takes its part of every batch: with another number it would be another run.",
-            f"Resume it with `accelerate launch --num_processes {then}`, or start a new run.",
-        )
-    return [
-        f"The first part ran with {name} {before.get(name)}, this one with {value}: the last digits may differ."
-        for name, value in now.machine.items()
-        if name != PROCESSES and before.get(name) != value
-    ]
-
-
-def _digest(values: Any) -> str:
-    """Return the hash of plain values: settings, captions, a manifest without its own hash."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

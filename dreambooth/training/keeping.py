@@ -19,9 +19,10 @@ from dreambooth.hardware import describe_cpu, gb
 from dreambooth.memory_plan import SAMPLES_AT_A_TIME
 from dreambooth.models.manager import ModelManager
 from dreambooth.storage import remove_weights, saved_steps
-from dreambooth.training.checkpoint import Learner, Surroundings, lend_parts, prune, write_checkpoint
+from dreambooth.training.checkpoint import Learner, lend_parts, prune, write_checkpoint
 from dreambooth.training.materials import Materials, Report
 from dreambooth.training.model_writer import ModelWriter, Weights, copied, copy_bytes, weights_of
+from dreambooth.training.run_identity import RunIdentity
 from dreambooth.training.scored_saves import SavesScorer
 from dreambooth.training.sharding import agreed
 from dreambooth.workspace import RunFolder
@@ -48,12 +49,12 @@ class Keeper:
         manager: ModelManager,
         report: Report,
         learner: Learner,
-        surroundings: Surroundings,
+        identity: RunIdentity,
         kept_step: int = 0,
     ) -> None:
         self._config, self._materials, self._run = config, materials, run
         self._manager, self._report = manager, report
-        self._learner, self._surroundings = learner, surroundings
+        self._learner, self._identity = learner, identity
         self._base = materials.base
         self.num_steps = materials.num_steps
         self._scorer = SavesScorer(config, run, materials.base, manager, report)
@@ -83,7 +84,7 @@ class Keeper:
         if self._is_main:
             self._report(PhaseProgress("saving"))
             keep = self._config.checkpoints_total_limit
-            self._making_room(lambda: write_checkpoint(self._run, step, self._learner, self._surroundings, keep))
+            self._making_room(lambda: write_checkpoint(self._run, step, self._learner, self._identity, keep))
             self._report(PhaseProgress("training", step, self.num_steps))
         elif self._is_sharded:
             lend_parts(self._learner)

@@ -16,13 +16,14 @@ from dreambooth.events import Controls, Notice, PhaseProgress, Resumed
 from dreambooth.models.manager import ModelManager
 from dreambooth.training import objective
 from dreambooth.training.batches import Batch
-from dreambooth.training.checkpoint import Checkpoint, Learner, refuse_other, restore, surroundings_of
+from dreambooth.training.checkpoint import Checkpoint, Learner, restore
 from dreambooth.training.finishing import Finish, cool_down_from, read_finish, write_finish
 from dreambooth.training.keeping import Keeper, averaged_weights
 from dreambooth.training.lending import lend_device
 from dreambooth.training.loss_reports import LossReports
 from dreambooth.training.materials import Materials, Report
 from dreambooth.training.optimizer import build_optimizer, build_schedule, trainable
+from dreambooth.training.run_identity import RunIdentity, identity_of, require_same_run, settings_as_written
 from dreambooth.training.sharding import shard, shards_of
 from dreambooth.training.updates import GatheredUpdates, UpdatesInBackward
 from dreambooth.workspace import RunFolder
@@ -82,12 +83,11 @@ class Trainer:
         self._losses = LossReports(materials.batches.num_processes, report)
         self._ahead: tuple[int, Batch] | None = None
         self._form: Batch
-        surroundings = surroundings_of(
-            config.departures(), materials.photo_files, materials.captions, materials.base_key, str(manager.device),
-            materials.batches.num_processes,
-        )  # fmt: skip
-        for sentence in [] if resume is None else refuse_other(resume, surroundings):
-            report(Notice(sentence, "warning"))
+        identity = self._identity()
+        if resume is not None:
+            kept = settings_as_written(run) or config.to_json()
+            for sentence in require_same_run(resume.step, resume.identity, identity, kept):
+                report(Notice(sentence, "warning"))
         self._prepare_models()
         self._prepare_updates()
         # Through a hook a weight holds all others: none may stay on when this fails.
@@ -95,11 +95,22 @@ class Trainer:
             undone.callback(self._updates.close)
             self._finish_path, self._early_end = run.finish_path, read_finish(run.finish_path)
             self._first_step = 0 if resume is None else self._restored(resume)
-            self._keeper = Keeper(
-                config, materials, run, manager, report, self._learner(), surroundings, self._first_step
-            )
+            self._keeper = Keeper(config, materials, run, manager, report, self._learner(), identity, self._first_step)
             self._probes = [parameter.detach().clone() for parameter in self._parameters if parameter.ndim == 1]
             undone.pop_all()
+
+    def _identity(self) -> RunIdentity:
+        materials = self._materials
+        return identity_of(
+            self._config,
+            photos=materials.photo_files,
+            captions=materials.captions,
+            token_ids=materials.caption_states.token_ids(caption for _, caption in materials.captions),
+            base_key=materials.base_key,
+            noise_schedule=self._base.noise_scheduler_config,
+            device_name=str(self._device),
+            num_processes=materials.batches.num_processes,
+        )
 
     def run(self) -> int:
         """Train to the end or until stopped, save, and return the number of updates made."""

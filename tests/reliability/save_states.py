@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from dreambooth.training.checkpoint import Learner, Surroundings, write_checkpoint
+from dreambooth.training.checkpoint import Learner, write_checkpoint
+from dreambooth.training.run_identity import RunIdentity
 from dreambooth.workspace import RunFolder
 
 
@@ -22,11 +23,11 @@ def learner(step: int) -> Learner:
     return Learner({"unet": model}, parameters, optimizer, torch.amp.GradScaler("cpu", enabled=False), None)
 
 
-SURROUNDINGS = Surroundings("settings", "photos", {"device": "cpu"})
+IDENTITY = RunIdentity({"seed": 7}, "photos", {"device": "cpu"})
 
 if __name__ == "__main__":
     run = RunFolder(Path(sys.argv[1]))
     first, last = int(sys.argv[2]), int(sys.argv[3])
     print("saving", flush=True)
     for number in range(first, last + 1):
-        write_checkpoint(run, number, learner(number), SURROUNDINGS, 1)
+        write_checkpoint(run, number, learner(number), IDENTITY, 1)

@@ -1,0 +1,195 @@
+"""What makes two parts of a training one run: settings, photos, captions and base model; and where each computed.
+
+Settings are compared as parsed values by name, and files by their contents: neither the way a setting was given nor a
+path is part of it.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from dreambooth.config import TrainingConfig
+from dreambooth.errors import ConfigError, TrainingError
+from dreambooth.workspace import RunFolder
+
+# Of the manifest of a state. Those without a number are of version 1: they hold a hash of all settings, paths included.
+VERSION = 2
+PROCESSES = "processes"
+READ_BYTES = 1 << 20
+MAX_NAMED_SETTINGS = 3
+# What of a noise schedule a training reads; the rest is for samplers.
+SCHEDULE = (
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
+    "rescale_betas_zero_snr",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a resumed run must share with its first part; and the machine, which may differ in the last digits.
+
+    `settings` are those `in_identity` by name, or in version 1 the hash of all. What a version did not note is empty.
+    """
+
+    settings: Mapping[str, Any] | str
+    photos: str
+    machine: dict[str, str]
+    captions: str = ""
+    base: str = ""
+    tokens: str = ""
+    schedule: str = ""
+    version: int = VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values by name, `from_json` gives the same identity back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, manifest: Mapping[str, Any]) -> Self:
+        """Read it from a manifest; raises ValueError, KeyError or TypeError for one that does not hold it."""
+        own = {field.name: manifest[field.name] for field in dataclasses.fields(cls) if field.name in manifest}
+        found = cls(**{"version": 1} | own)
+        texts = (found.photos, found.captions, found.base, found.tokens, found.schedule, *found.machine.values())
+        has_settings = isinstance(found.settings, str if found.version == 1 else dict)
+        if type(found.version) is not int or not has_settings or not all(isinstance(text, str) for text in texts):
+            raise TypeError("a manifest's values are of other types")
+        return found
+
+
+def identity_of(
+    config: TrainingConfig,
+    *,
+    photos: Iterable[Path],
+    captions: Iterable[tuple[str, str]],
+    token_ids: Iterable[Any],
+    base_key: str,
+    noise_schedule: Mapping[str, Any],
+    device_name: str,
+    num_processes: int,
+) -> RunIdentity:
+    """Return the identity of a run that is about to train.
+
+    `captions` are those of all pictures in order, each with the picture's role; `token_ids` what the text encoder
+    reads for them.
+    """
+    import diffusers
+    import torch
+
+    contents = hashlib.sha256()
+    for photo in photos:
+        contents.update(file_hash(photo).encode())
+    machine = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "threads": str(torch.get_num_threads()),
+        "device": device_name,
+        PROCESSES: str(num_processes),
+    }
+    return RunIdentity(
+        settings=config.identity(),
+        photos=contents.hexdigest(),
+        machine=machine,
+        captions=value_hash([*captions]),
+        base=base_key,
+        tokens=value_hash([*token_ids]),
+        schedule=value_hash({name: noise_schedule.get(name) for name in SCHEDULE}),
+    )
+
+
+def require_same_run(step: int, before: RunIdentity, now: RunIdentity, kept: Mapping[str, Any]) -> list[str]:
+    """Raise TrainingError when the state of this step is another run's; returns what else differs, as sentences.
+
+    `kept` are the settings that the run was started with, as they were written down: version 1 hashed those.
+    """
+    if isinstance(before.settings, str):
+        # Of a state that noted no settings nothing can be said.
+        differing = "" if before.settings in ("", *_hashes_of_version_1(kept)) else "They are others than at its start."
+    else:
+        differing = _differing_settings(before.settings, now.settings)
+    if differing:
+        raise _another_run("settings", step, differing)
+    shared = {
+        "photos": "photos or class images", "captions": "captions", "base": "weights of the base model",
+        "tokens": "tokens of the captions", "schedule": "noise schedule of the base model",
+    }  # fmt: skip
+    for name, what in shared.items():
+        if getattr(before, name) not in ("", getattr(now, name)):
+            raise _another_run(what, step, "Going on with others would be another run.")
+    if (then := before.machine.get(PROCESSES, now.machine[PROCESSES])) != now.machine[PROCESSES]:
+        raise TrainingError(
+            f"The state of step {step} is that of {then} processes, and these are {now.machine[PROCESSES]}.",
+            "Each takes its part of every batch: with another number it would be another run.",
+            f"Resume it with `accelerate launch --num_processes {then}`, or start a new run.",
+        )
+    return [
+        f"The first part ran with {name} {before.machine.get(name)}, this one with {value}: the last digits may differ."
+        for name, value in now.machine.items()
+        if name != PROCESSES and before.machine.get(name) != value
+    ]
+
+
+def _another_run(what: str, step: int, why: str) -> TrainingError:
+    return TrainingError(
+        f"The {what} are not those that the state of step {step} was trained with.", why,
+        "Put them back as they were, or start a new run.",
+    )  # fmt: skip
+
+
+def _differing_settings(before: Mapping[str, Any], now: Mapping[str, Any] | str) -> str:
+    """Return which settings differ, in words; one that a later version added had its default before."""
+    assert not isinstance(now, str)
+    defaults = TrainingConfig().identity()
+    told = [
+        f"{name} is {now.get(name)!r}, and was {before.get(name, defaults.get(name))!r}"
+        for name in sorted({*before, *now})
+        if before.get(name, defaults.get(name)) != now.get(name, before.get(name))
+    ]
+    more = f"; and {len(told) - MAX_NAMED_SETTINGS} more" if len(told) > MAX_NAMED_SETTINGS else ""
+    return f"{'; '.join(told[:MAX_NAMED_SETTINGS])}{more}." if told else ""
+
+
+def _hashes_of_version_1(kept: Mapping[str, Any]) -> set[str]:
+    """Return the hashes by which version 1 may have known these settings: as they were given, and as parsed.
+
+    It hashed what differed from the defaults as the run had it: 1 where a card or a program gave 1, and 1.0 once the
+    same settings had been read from the run's own file.
+    """
+    ways = [dict(kept)]
+    with contextlib.suppress(ConfigError):
+        ways.append(TrainingConfig.from_json(kept).to_json())
+    defaults = TrainingConfig().to_json()
+    return {
+        value_hash(
+            {name: value for name, value in way.items() if name != "output_dir" and value != defaults.get(name, ...)}
+        )
+        for way in ways
+    }
+
+
+def settings_as_written(run: RunFolder) -> dict[str, Any]:
+    """Return the settings that a run was started with as its file has them, none where it cannot be read."""
+    try:
+        return dict(json.loads(run.config_path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
+
+
+def value_hash(values: Any) -> str:
+    """Return the hash of plain values: settings, captions, a manifest without its own hash."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def file_hash(file: Path) -> str:
+    """Return the SHA-256 of a file's contents."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
