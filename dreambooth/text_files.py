@@ -27,7 +27,7 @@ def decoded(content: bytes, name: str, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """
     what = f'"{printable(name)}" cannot be read.'
     if len(content) > max_bytes:
-        raise TextFileError(what, f"It has more than {max_bytes:,} bytes.", "Make it shorter.")
+        raise TextFileError(what, f"It is too long: it has more than {max_bytes:,} bytes.", "Make it shorter.")
     try:
         text = content.decode("utf-16" if content.startswith(UTF16_MARKS) else "utf-8-sig")
     except UnicodeDecodeError as error:

@@ -206,13 +206,14 @@ def _concepts(arguments: dict[str, Any]) -> tuple[Concept, ...]:
 def _with_photos_unpacked(concept: Concept) -> Concept:
     """Return the concept with a folder of the data folder's in place of a .zip, which is unpacked there once."""
     from dreambooth.data.archives import unpacked_folder
+    from dreambooth.data.photos import shown
 
     archive = Path(concept.instance_data_dir)
     if archive.suffix.lower() != ".zip" or is_folder(concept.instance_data_dir):
         return concept
     found = unpacked_folder(archive, Workspace(load_settings().data_dir).datasets_dir)
     for path, reason in found.skipped:
-        print(f"{path.name!r} in {archive.name} is skipped: {reason}", file=sys.stderr)
+        print(f'"{shown(path)}" in "{shown(archive)}" {reason}.', file=sys.stderr)
     return dataclasses.replace(concept, instance_data_dir=str(found.photos[0].parent))
 
 

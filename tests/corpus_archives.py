@@ -182,4 +182,5 @@ def damaged() -> Iterator[Archive]:
         "no readable photo": lambda: zipped(("a.jpg", b"not a photo")),
     }
     yield from (Archive(name, make(), "") for name, make in whole.items())
-    yield Archive("flipped", with_flips(good[:600], random.Random(5), 60) + good[600:], "")
+    alone = zipped(("0.jpg", photo(0)))
+    yield Archive("flipped", with_flips(alone[:600], random.Random(5), 60) + alone[600:], "damaged")

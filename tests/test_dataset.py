@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from dreambooth.data.dataset import (
     num_steps_per_epoch,
     pixels,
 )
+from dreambooth.data.focus import Focus, keep_focus
 from dreambooth.errors import PhotoError
 
 
@@ -198,6 +200,46 @@ def test_captions_come_from_either_name_of_text_file(tmp_path: Path) -> None:
     assert ["c.txt is empty" in told[0], "d.png has no caption file" in told[1], len(told)] == [True, True, 2]
     unasked = load_concept(concept, read_prompts_from_txts=False, num_class_images=0, report=told.append)
     assert {photo.caption for photo in unasked.instance} == {"photo of zwx dog"}
+
+
+def test_captions_are_found_in_any_case_and_unicode_form_and_encoding(tmp_path: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    for name in ("1.png", "2.PNG", f"{nfc}.png", "A.png", "a.png"):
+        save_photo(tmp_path / name)
+    (tmp_path / "1.TXT").write_text("one", "utf-16")
+    (tmp_path / "2.png.Txt").write_text("two", "utf-8-sig")
+    (tmp_path / f"{nfd}.txt").write_text("three")
+    (tmp_path / "a.txt").write_text("small a")  # of the photo of exactly this name only
+    told: list[str] = []
+    loaded = load_concept(
+        Concept("x", str(tmp_path)), read_prompts_from_txts=True, num_class_images=0, report=told.append
+    )
+    captions = {photo.path.name: photo.caption for photo in loaded.instance}
+    assert captions == {"1.png": "one", "2.PNG": "two", f"{nfc}.png": "three", "A.png": "x", "a.png": "small a"}
+
+
+def test_squares_for_photos_that_are_not_there_are_told(tmp_path: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD"))
+    save_photo(tmp_path / nfd)
+    keep_focus(tmp_path, {nfc: Focus(0.5, 0.5, 2.0), "gone.png": Focus()})
+    told: list[str] = []
+    loaded = load_concept(
+        Concept("x", str(tmp_path)), read_prompts_from_txts=False, num_class_images=0, report=told.append
+    )
+    assert [photo.focus for photo in loaded.instance] == [Focus(0.5, 0.5, 2.0)]
+    assert told == [f'focus.json in {tmp_path} has squares for photos that are not there: "gone.png".']
+
+
+def test_a_photo_too_long_for_its_copy_costs_no_other(tmp_path: Path) -> None:
+    for name in ("1.png", "3.png"):
+        save_photo(tmp_path / name)
+    Image.new("RGB", (66_000, 700)).save(tmp_path / "2.png")
+    told: list[str] = []
+    loaded = load_concept(
+        Concept("x", str(tmp_path)), read_prompts_from_txts=False, num_class_images=0, report=told.append
+    )
+    assert [photo.path.name for photo in loaded.instance] == ["1.png", "3.png"]
+    assert "2.png is too long" in told[0]
 
 
 def test_a_caption_that_is_no_text_is_an_error(tmp_path: Path) -> None:

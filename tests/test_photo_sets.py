@@ -29,6 +29,7 @@ def workspace(tmp_path: Path) -> Workspace:
 def taken(tmp_path: Path, count: int = 3, kind: str = "jpg") -> list[Path]:
     """Return photos as a camera leaves them."""
     paths = [tmp_path / f"IMG {number}.{kind}" for number in range(count)]
+    tmp_path.mkdir(exist_ok=True)
     for number, path in enumerate(paths):
         made_photo(number).resize((272, 204)).save(path, quality=92)
     return paths
@@ -131,6 +132,55 @@ def test_a_folder_is_read_one_deep_and_copied(workspace: Workspace, tmp_path: Pa
     assert [fine for fine, _ in told] == [True, True, True, False, False]
     assert kept.caption(kept.photos()[2].name) == "asleep"
     assert len(list(folder.glob("*.jpg"))) == 3
+
+
+def test_one_bad_file_costs_no_other_wherever_photos_come_in(workspace: Workspace, tmp_path: Path) -> None:
+    first, last = taken(tmp_path / "mine", 2)
+    wide = tmp_path / "mine" / "IMG 1b.png"
+    Image.new("RGB", (66_000, 700)).save(wide)
+    for told in (
+        photo_set(workspace, "dropped").add([first, wide, last]),
+        photo_set(workspace, "folder").add_folder(tmp_path / "mine"),
+        photo_set(workspace, "class").add_class_pictures([first, wide, last]),
+    ):
+        assert sorted(fine for fine, _ in told) == [False, True, True]
+        assert [sentence for fine, sentence in told if not fine] == [
+            "IMG 1b.png is too long. It has 66000 x 700 pixels; a side has at most 65500. "
+            "Cut out the part with the subject."
+        ]
+    assert [len(photo_set(workspace, name).photos()) for name in ("dropped", "folder")] == [2, 2]
+    assert len(photo_set(workspace, "class").class_pictures()) == 2
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_bad_captions_and_squares_are_told_and_good_ones_taken(workspace: Workspace, tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "mine"
+    names = [path.name for path in taken(source)]
+    (source / "IMG 0.TXT").write_text("first", "utf-16")
+    (source / "IMG 1.txt").write_bytes("café".encode("cp1252"))
+    (source / "IMG 2.txt").write_text("x" * 2001)
+    squares = {names[0]: {"x": 0.5, "y": 0.5, "zoom": 4}, "gone.jpg": {"x": 0.5, "y": 0.5, "zoom": 1}}
+    (source / "focus.json").write_text(json.dumps(squares), "utf-8-sig")
+    kept = photo_set(workspace, "dog")
+    if kind == "folder":
+        told = kept.add_folder(source)
+    else:
+        with zipfile.ZipFile(tmp_path / "mine.zip", "w", zipfile.ZIP_STORED) as archive:
+            for path in source.iterdir():
+                archive.write(path, path.name)
+        told = kept.add([tmp_path / "mine.zip"])
+    problems = " ".join(sentence for fine, sentence in told if not fine)
+    for text in ("IMG 1.txt", "0xE9", "IMG 2.txt", "too long", '"gone.jpg", which is not there'):
+        assert text in problems
+    assert str(workspace.data_dir) not in problems
+    photos = kept.photos()
+    assert [kept.shown_name(photo.name) for photo in photos] == names
+    assert [kept.caption(photo.name) for photo in photos] == ["first", "", ""]
+    assert kept.focus(photos[0].name).zoom == 4
+    assert len(kept.focuses()) == 3
+    # What is left trains: nothing that cannot be read lies in the set.
+    loaded = load_concept(kept.concept("x", "y"), read_prompts_from_txts=True, num_class_images=0, report=print)
+    assert [photo.caption for photo in loaded.instance].count("first") == 1
 
 
 def test_removing_a_photo_removes_all_that_is_kept_of_it(workspace: Workspace, tmp_path: Path) -> None:

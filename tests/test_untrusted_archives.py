@@ -1,6 +1,10 @@
 """Zips from anywhere: unpacked whole under names of ours, or refused with a reason and nothing left behind."""
 
+import json
 import re
+import subprocess
+import sys
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -10,6 +14,8 @@ from PIL import Image
 from dreambooth.concepts import Concept
 from dreambooth.data.archives import MAX_UNPACKED_BYTES, unpack_photos, unpacked_folder
 from dreambooth.data.dataset import load_concept
+from dreambooth.data.focus import Focus
+from dreambooth.data.photo_records import read_records
 from dreambooth.errors import PhotoError
 from tests.corpus_archives import archives, photo, zipped
 from tests.corpus_photos import encoded, exif_with_gps, turned
@@ -47,7 +53,7 @@ def test_hostile_archives_are_refused_with_a_reason_and_leave_nothing(tmp_path: 
             if case.name in HARMLESS:
                 wrong.append(f"{case.name}: refused: {error}")
             continue
-        new = tree(tmp_path).keys() - before.keys()
+        new = tree(tmp_path).keys() - before.keys() - {f"{number}/data/deep/set/photos.json"}
         if case.name not in HARMLESS or not all(name.startswith(f"{number}/data/deep/set/001-") for name in new):
             wrong.append(f"{case.name}: was unpacked to {new}")
     assert not wrong, "\n".join(wrong)
@@ -94,8 +100,11 @@ def test_a_zip_of_photos_becomes_a_folder_of_upright_ones_with_their_captions(tm
 
     assert [path.name[:4] for path in found.photos] == ["001-", "002-", "003-"]
     assert {path.name: reason.split()[0] for path, reason in found.skipped} == {
-        "broken.jpg": "004.jpg", "movie.mov": "is"
+        "broken.jpg": "is", "movie.mov": "is"
     }  # fmt: skip
+    assert [one["name"] for one in read_records(tmp_path / "set").values()] == [
+        "9.png", "10.jpg", "Bildschirmfoto 9.41.00\u202fAM.jpg"
+    ]  # fmt: skip
     assert is_upright_letter(Image.open(found.photos[1]))
     assert not any(b"CANARY" in path.read_bytes() for path in found.photos)
     concept = Concept("photo of zwx letter", str(tmp_path / "set"))
@@ -127,7 +136,7 @@ def test_the_command_line_takes_a_zip_for_a_folder(tmp_path: Path, own_home: Pat
     arguments.pop("resume_from_checkpoint")
     folder = Path(training_config(arguments).concepts[0].instance_data_dir)
     assert folder.parent == own_home / "datasets"
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.glob("*.jpg"))) == 2
 
 
 def test_a_directory_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
@@ -138,3 +147,81 @@ def test_a_directory_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
             opened.writestr(f"{number}", b"")
     with pytest.raises(PhotoError, match="directory is larger than 500 entries"):
         unpack_photos(archive, tmp_path / "set")
+
+
+# One bad file costs no other -----------------------------------------------------------------------------------------
+
+
+def wide_png() -> bytes:
+    """Return a PNG of 66,000 x 700 pixels: within the limits of bytes and pixels, but longer than any JPEG can be."""
+    return encoded(Image.new("RGB", (66_000, 700), "navy"), "PNG")
+
+
+def test_one_bad_file_of_a_zip_costs_no_other(tmp_path: Path) -> None:
+    content = zipped(("1.jpg", photo(1)), ("2.png", wide_png()), ("3.jpg", photo(3)), ("4.jpg", photo(4)), method=0)
+    flipped = content.replace(photo(1)[200:300], bytes(100), 1)  # the checksum in the archive is another then
+    (tmp_path / "a.zip").write_bytes(flipped)
+    found = unpack_photos(tmp_path / "a.zip", tmp_path / "set")
+    assert [path.name[:3] for path in found.photos] == ["003", "004"]
+    assert [path.name for path, _ in found.skipped] == ["1.jpg", "2.png"]
+    assert "damaged in the archive" in found.skipped[0][1]
+    assert found.skipped[1][1] == "is too long. It has 66000 x 700 pixels; a side has at most 65500"
+
+
+@pytest.mark.parametrize(
+    "content", ["photo of café".encode("cp1252"), b" ".join(b"%d" % n for n in range(500)), b"a\0b"]
+)
+def test_a_caption_of_a_zip_that_cannot_be_used_is_named_and_never_trained(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped(("1.jpg", photo(1)), ("2.jpg", photo(2)), ("2.txt", content)))
+    found = unpack_photos(tmp_path / "a.zip", tmp_path / "set")
+    assert len(found.photos) == 2
+    ((path, reason),) = found.skipped
+    assert path.name == "2.txt"
+    assert "0xE9" in reason or "too long" in reason or "NUL" in reason
+    concept = Concept("photo of zwx letter", str(tmp_path / "set"))
+    with pytest.raises(PhotoError, match=r"002-.*\.txt"):
+        load_concept(concept, read_prompts_from_txts=True, num_class_images=0, report=lambda text: None)
+    plain = load_concept(concept, read_prompts_from_txts=False, num_class_images=0, report=lambda text: None)
+    assert [one.caption for one in plain.instance] == ["photo of zwx letter"] * 2
+
+
+def test_captions_and_squares_of_a_zip_are_found_whatever_system_named_them(tmp_path: Path) -> None:
+    nfd, nfc = unicodedata.normalize("NFD", "é.jpg"), unicodedata.normalize("NFC", "é.jpg")
+    squares = {nfc: {"x": 0.5, "y": 0.5, "zoom": 2}, "gone.jpg": {"x": 0.5, "y": 0.5, "zoom": 3}}
+    content = zipped(
+        (f"mine/{nfd}", photo(1)), ("mine/3.jpg", photo(2)), ("mine/3.TXT", "asleep".encode("utf-16")),
+        ("mine/focus.json", json.dumps(squares).encode("utf-8-sig")), ("__MACOSX/mine/._focus.json", b"x"),
+    )  # fmt: skip
+    (tmp_path / "a.zip").write_bytes(content)
+    found = unpack_photos(tmp_path / "a.zip", tmp_path / "set")
+    assert found.skipped == []
+    told: list[str] = []
+    concept = Concept("photo of zwx letter", str(tmp_path / "set"))
+    loaded = load_concept(concept, read_prompts_from_txts=True, num_class_images=0, report=told.append)
+    assert {one.caption: one.focus for one in loaded.instance} == {
+        "asleep": None, "photo of zwx letter": Focus(0.5, 0.5, 2.0)
+    }  # fmt: skip
+    assert [one for one in told if '"gone.jpg"' in one and "not there" in one], told
+
+
+def test_squares_of_a_zip_that_cannot_be_read_are_named_and_refused_by_training(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped(("1.jpg", photo(1)), ("focus.json", b'{"1.jpg": 3}')))
+    found = unpack_photos(tmp_path / "a.zip", tmp_path / "set")
+    assert [(path.name, reason) for path, reason in found.skipped] == [
+        ("focus.json", "cannot be read. each photo needs x, y and zoom")
+    ]
+    with pytest.raises(PhotoError, match=r"focus\.json cannot be read"):
+        load_concept(
+            Concept("x", str(tmp_path / "set")), read_prompts_from_txts=False, num_class_images=0, report=print
+        )
+
+
+def test_the_command_line_names_what_it_leaves_out_of_a_zip(tmp_path: Path) -> None:
+    content = zipped(("1.jpg", photo(1)), ("2.png", wide_png()), ("1.txt", "café".encode("cp1252")), method=0)
+    (tmp_path / "dog.zip").write_bytes(content)
+    command = [sys.executable, "-m", "dreambooth", "preflight", "--instance_data_dir", str(tmp_path / "dog.zip")]
+    command += ["--instance_prompt", "photo of zwx dog", "--resolution", "65"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert '"2.png" in "dog.zip" is too long.' in answer.stderr
+    assert '"1.txt" in "dog.zip" cannot be read. Line 1 has the byte 0xE9' in answer.stderr
+    assert "Traceback" not in answer.stderr

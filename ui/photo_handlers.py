@@ -18,9 +18,7 @@ from ui.boundary import Services, shown
 from ui.concept_words import words_told
 from ui.late_answers import answer_of
 from ui.photo_cards import Card, cards, cut_view, editor, set_report
-from ui.photo_sets import PhotoSet, Words, new_set_name, photo_set, photo_sets
-
-Line = tuple[bool, str]
+from ui.photo_sets import Line, PhotoSet, Words, new_set_name, photo_set, photo_sets
 
 
 class PhotoHandlers:

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -19,16 +19,19 @@ from typing import Any, get_args
 from dreambooth.concepts import Concept
 from dreambooth.config import Kind
 from dreambooth.data.archives import unpack_photos
+from dreambooth.data.captions import CAPTION_SUFFIX, caption_files, read_caption
 from dreambooth.data.findings import Finding, Measures, findings, measure
-from dreambooth.data.focus import Focus, keep_focus, proposed_focus, read_focus
-from dreambooth.data.photos import SUFFIXES, find_photos, ingest, read_photo
-from dreambooth.durable import new_file, remove_folder, write_json, write_text
+from dreambooth.data.focus import FOCUS_FILE, Focus, focus_of_photos, keep_focus, proposed_focus, read_focus
+from dreambooth.data.photo_records import RECORDS_FILE, add_records, read_records, record
+from dreambooth.data.photos import SUFFIXES, find_photos, ingest, read_photo, save_photo, shown
+from dreambooth.durable import remove_folder, write_json, write_text
 from dreambooth.errors import DreamBoothError, PhotoError
 from dreambooth.limits import MAX_PROMPT_CHARS, text_problems
+from dreambooth.text_files import printable
 from dreambooth.workspace import Workspace
 
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
-WORDS_FILE, PHOTOS_FILE, TOGETHER_FILE = "words.json", "photos.json", "together.json"
+WORDS_FILE, TOGETHER_FILE = "words.json", "together.json"
 CLASS_SUFFIX = ".class"
 DEFAULT_IDENTIFIER = "zwx"
 DEFAULT_CLASS_WORDS: dict[Kind, str] = {"person": "person", "pet": "dog", "object": "toy", "style": "painting"}
@@ -36,9 +39,10 @@ USUAL_PATTERN = ("photo of {identifier} {class_word}", "photo of {class_word}")
 PROMPT_PATTERNS = {"style": ("{class_word} in {identifier} style", "{class_word}")}
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_FOLDER_PHOTOS = 500
-MAX_SIDECAR_BYTES = 4 * 1024**2
 MAX_REMEMBERED = 256
 BRIGHT_MEAN = 105.0
+
+Line = tuple[bool, str]  # whether it went well, and a sentence
 
 _measured: dict[tuple[str, int, Focus, int], Measures] = {}
 
@@ -77,7 +81,7 @@ class PhotoSet:
         if not self.folder.is_dir():
             return []
         files = [path for path in self.folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith(".")]
-        place = {name: number for number, name in enumerate(self._records())}
+        place = {name: number for number, name in enumerate(read_records(self.folder))}
         return sorted(files, key=lambda path: (place.get(path.name, len(place)), path.stat().st_mtime_ns, path.name))
 
     def photo(self, name: str) -> Path:
@@ -105,13 +109,14 @@ class PhotoSet:
 
     def caption(self, name: str) -> str:
         """Return the photo's own caption; empty where the words for all photos are its caption."""
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            return self.photo(name).with_suffix(".txt").read_text("utf-8").strip()
+        file = self.photo(name).with_suffix(CAPTION_SUFFIX)
+        with contextlib.suppress(PhotoError):  # one that was changed by hand: the training names it
+            return read_caption(file) if file.is_file() else ""
         return ""
 
     def keep_caption(self, name: str, text: str) -> None:
         """Write or remove the photo's own caption."""
-        file, text = self.photo(name).with_suffix(".txt"), " ".join(text.split())
+        file, text = self.photo(name).with_suffix(CAPTION_SUFFIX), " ".join(text.split())
         if problems := text_problems("caption", text, is_name=False):
             raise PhotoError(f"The caption {problems[0].message}", "", f"At most {MAX_PROMPT_CHARS} characters.")
         if text:
@@ -125,70 +130,90 @@ class PhotoSet:
 
     # Photos ----------------------------------------------------------------------------------------------------------
 
-    def add(self, files: Iterable[Path]) -> list[tuple[bool, str]]:
+    def add(self, files: Iterable[Path]) -> list[Line]:
         """Take photos and zips of photos in; returns per file whether it was taken and a sentence about it."""
-        report: list[tuple[bool, str]] = []
+        report: list[Line] = []
         for file in files:
             try:
                 if file.suffix.lower() == ".zip":
                     report += self._add_archive(file)
                 else:
-                    notes = self._take(file)
-                    report.append((True, f"{file.name} was added{': it ' + '; '.join(notes) if notes else ''}."))
+                    report.append(self._take(file)[1])
             except PhotoError as error:
                 report.append((False, str(error)))
         return report
 
-    def _take(self, file: Path) -> tuple[str, ...]:
-        kept = ingest(file, self.folder)
+    def _take(self, file: Path) -> tuple[Path, Line]:
         notes = read_photo(file).notes
-        self._remember({kept.name: {"name": file.name[:100], "notes": list(notes)}})
+        kept = ingest(file, self.folder)
+        add_records(self.folder, {kept.name: record(file.name, notes)})
         self._propose([kept])
-        return notes
+        return kept, (True, f"{shown(file)} was added{': it ' + '; '.join(notes) if notes else ''}.")
 
-    def _add_archive(self, archive: Path) -> list[tuple[bool, str]]:
+    def _add_archive(self, archive: Path) -> list[Line]:
         room = self.folder.with_name(f".{self.folder.name}.{os.getpid()}-{secrets.token_hex(4)}")
         try:
             unpacked = unpack_photos(archive, room)
             self.folder.mkdir(parents=True, exist_ok=True)
             new = [photo for photo in unpacked.photos if not (self.folder / photo.name).exists()]
-            for file in [caption for photo in new if (caption := photo.with_suffix(".txt")).exists()] + new:
+            captions = [file for photo in new if _is_usable(file := photo.with_suffix(CAPTION_SUFFIX))]
+            for file in captions + new:
                 file.rename(self.folder / file.name)
+            records, taken = read_records(room), {photo.name: self.folder / photo.name for photo in new}
+            add_records(self.folder, {name: records[name] for name in taken})
+            self._propose([*taken.values()])
+            missing = self._take_focuses(PhotoSet(room).focuses(), [photo.name for photo in unpacked.photos], taken)
         finally:
             if room.is_dir():
                 remove_folder(room)
-        self._remember({photo.name: {"name": photo.name, "notes": []} for photo in new})
-        self._propose([self.folder / photo.name for photo in new])
-        told = [(True, f"{archive.name}: {len(new)} photos were added.")]
-        return told + [(False, f"{path.name} {reason}.") for path, reason in unpacked.skipped]
+        told = [(True, f"{shown(archive)}: {len(new)} photos were added.")]
+        return told + missing + [(False, f"{shown(path)} {reason}.") for path, reason in unpacked.skipped]
 
-    def add_folder(self, folder: Path) -> list[tuple[bool, str]]:
-        """Take in the photos that lie in a folder of this machine, and captions beside them."""
+    def _take_focuses(
+        self, focuses: Mapping[str, Focus], names: Sequence[str], taken: Mapping[str, Path]
+    ) -> list[Line]:
+        """Keep the squares that came with photos of these names; returns what names none of them."""
+        chosen, missing = focus_of_photos(focuses, names)
+        new = {taken[name].name: focus for name, focus in chosen.items() if name in taken}
+        if new:
+            keep_focus(self.folder, self.focuses() | new)
+        return [(False, f'{FOCUS_FILE} has a square for "{printable(one)}", which is not there.') for one in missing]
+
+    def add_folder(self, folder: Path) -> list[Line]:
+        """Take in the photos that lie in a folder of this machine, with captions and squares beside them."""
         found = find_photos(folder)
         if len(found.photos) > MAX_FOLDER_PHOTOS:
             raise PhotoError(
                 f"{folder.name} holds {len(found.photos)} photos.", f"At most {MAX_FOLDER_PHOTOS} are taken in.",
                 "Put the best ones into a folder of their own.",
             )  # fmt: skip
-        report: list[tuple[bool, str]] = []
+        captions = caption_files(found.photos)
+        taken: dict[str, Path] = {}
+        report: list[Line] = []
         for photo in found.photos:
-            report += self.add([photo])
-            caption = photo.with_suffix(".txt")
-            if report[-1][0] and caption.is_file() and caption.stat().st_size < 8 * MAX_PROMPT_CHARS:
-                with contextlib.suppress(PhotoError, UnicodeDecodeError, OSError):
-                    self.keep_caption(self.photos()[-1].name, caption.read_text("utf-8-sig"))
-        return report + [(False, f"{path.name} {reason}.") for path, reason in found.skipped]
+            try:
+                taken[photo.name], line = self._take(photo)
+                report.append(line)
+                if photo in captions:
+                    self.keep_caption(taken[photo.name].name, read_caption(captions[photo]))
+            except PhotoError as error:
+                report.append((False, str(error)))
+        try:
+            report += self._take_focuses(read_focus(folder), [photo.name for photo in found.photos], taken)
+        except PhotoError as error:
+            report.append((False, str(error)))
+        return report + [(False, f"{shown(path)} {reason}.") for path, reason in found.skipped]
 
     def remove(self, name: str) -> None:
         """Delete one photo by its file name, and all that is kept of it; raises PhotoError when it is not there."""
         photo = self.photo(name)
         photo.unlink()
-        photo.with_suffix(".txt").unlink(missing_ok=True)
-        focuses, records = self.focuses(), self._records()
+        photo.with_suffix(CAPTION_SUFFIX).unlink(missing_ok=True)
+        focuses, records = self.focuses(), read_records(self.folder)
         if focuses.pop(name, None):
             keep_focus(self.folder, focuses)
         if records.pop(name, None):
-            write_json(self.folder / PHOTOS_FILE, records)
+            write_json(self.folder / RECORDS_FILE, records)
 
     def delete(self) -> list[Path]:
         """Delete the folder with all photos and words; returns the photos that were in it."""
@@ -206,7 +231,7 @@ class PhotoSet:
         from PIL import Image
 
         photo, focus = self.photo(name), self.focus(name)
-        self._rewrite(photo, read_photo(photo).image.transpose(Image.Transpose.ROTATE_270))
+        save_photo(read_photo(photo).image.transpose(Image.Transpose.ROTATE_270), photo)
         keep_focus(self.folder, self.focuses() | {name: Focus(1 - focus.y, focus.x, focus.zoom)})
 
     def brighten(self, name: str) -> None:
@@ -219,14 +244,7 @@ class PhotoSet:
         image = read_photo(photo).image
         mean = min(max(ImageStat.Stat(image.convert("L")).mean[0], 4.0), 250.0)
         gamma = min(max(math.log(BRIGHT_MEAN / 255) / math.log(mean / 255), 0.3), 1.0)
-        self._rewrite(photo, image.point([round(255 * (value / 255) ** gamma) for value in range(256)] * 3))
-
-    def _rewrite(self, photo: Path, image: Any) -> None:
-        with new_file(photo) as temporary:
-            if photo.suffix == ".png":
-                image.save(temporary, format="PNG")
-            else:
-                image.save(temporary, format="JPEG", quality=95, subsampling=0)
+        save_photo(image.point([round(255 * (value / 255) ** gamma) for value in range(256)] * 3), photo)
 
     # What is known of them -------------------------------------------------------------------------------------------
 
@@ -257,7 +275,7 @@ class PhotoSet:
 
     def findings(self, resolution_px: int) -> dict[str, list[Finding]]:
         """Return what is found of each photo as it is trained; photos that cannot be read any more are left out."""
-        measures, records = {}, self._records()
+        measures, records = {}, read_records(self.folder)
         for photo in self.photos():
             with contextlib.suppress(PhotoError):
                 measures[photo.name] = _measures(photo, self.focus(photo.name), resolution_px)
@@ -269,19 +287,7 @@ class PhotoSet:
 
     def shown_name(self, name: str) -> str:
         """Return the name the user knows the photo by."""
-        return str(self._records().get(name, {}).get("name") or name)
-
-    def _records(self) -> dict[str, dict[str, Any]]:
-        try:
-            with (self.folder / PHOTOS_FILE).open("rb") as file:
-                values = json.loads(file.read(MAX_SIDECAR_BYTES))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        records = values if isinstance(values, dict) else {}
-        return {name: {"name": one["name"], "notes": one["notes"]} for name, one in records.items() if _is_record(one)}
-
-    def _remember(self, new: dict[str, dict[str, Any]]) -> None:
-        write_json(self.folder / PHOTOS_FILE, self._records() | new)
+        return str(read_records(self.folder).get(name, {}).get("name") or name)
 
     # Class pictures --------------------------------------------------------------------------------------------------
 
@@ -297,13 +303,13 @@ class PhotoSet:
         except PhotoError:
             return []
 
-    def add_class_pictures(self, files: Iterable[Path]) -> list[tuple[bool, str]]:
+    def add_class_pictures(self, files: Iterable[Path]) -> list[Line]:
         """Take class pictures of the user's own in."""
         report = []
         for file in files:
             try:
                 ingest(file, self.class_folder)
-                report.append((True, f"{file.name} was added."))
+                report.append((True, f"{shown(file)} was added."))
             except PhotoError as error:
                 report.append((False, str(error)))
         return report
@@ -364,13 +370,11 @@ class PhotoSet:
         return tuple(found)
 
 
-def _is_record(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("name"), str)
-        and isinstance(value.get("notes"), list)
-        and all(isinstance(note, str) for note in value["notes"])
-    )
+def _is_usable(caption: Path) -> bool:
+    """Return whether there is a caption in this file that can be trained; the report names those that cannot."""
+    with contextlib.suppress(PhotoError):
+        return caption.is_file() and bool(read_caption(caption))
+    return False
 
 
 def _measures(photo: Path, focus: Focus, resolution_px: int) -> Measures:

@@ -18,18 +18,27 @@ from typing import BinaryIO
 
 from natsort import natsorted
 
+from dreambooth.data.captions import CAPTION_SUFFIX, MAX_CAPTION_BYTES, decoded_caption, matching_captions
+from dreambooth.data.focus import (
+    FOCUS_FILE,
+    MAX_FOCUS_BYTES,
+    Focus,
+    focus_of_photos,
+    keep_focus,
+    parse_focus,
+    unreadable_focus,
+)
+from dreambooth.data.photo_records import add_records, record
 from dreambooth.data.photos import MAX_PHOTO_BYTES, SUFFIXES, PhotoFolder, find_photos, ingest, shown
 from dreambooth.durable import new_folder
-from dreambooth.errors import PhotoError
-from dreambooth.limits import MAX_PROMPT_CHARS
-from dreambooth.text_files import printable
+from dreambooth.errors import DreamBoothError, PhotoError, TextFileError
+from dreambooth.text_files import decoded, printable
 
 MAX_ARCHIVE_BYTES = 1024**3
 MAX_UNPACKED_BYTES = 1024**3
 MAX_ENTRIES = 500
 MAX_RATIO = 100
 MAX_NAME_BYTES = 255
-MAX_CAPTION_BYTES = 16 * MAX_PROMPT_CHARS
 
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".jar", ".cab", ".iso")
 _SILENT_NAMES = ("thumbs.db", "desktop.ini")
@@ -44,7 +53,7 @@ _ZIP_ERRORS = (
 
 
 def unpack_photos(archive: Path, folder: Path) -> PhotoFolder:
-    """Unpack a zip's photos into `folder`, which must not exist, re-encoded by `ingest`, with their captions if any.
+    """Unpack a zip's photos, captions and squares into `folder`, which must not exist; photos go through `ingest`.
 
     Returns the stored photos and what was skipped with the reason. Raises PhotoError, and leaves nothing behind, when
     the archive is damaged, breaks a limit, or holds no readable photo.
@@ -185,30 +194,86 @@ def _unpacked(
     archive: Path, opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], folder: Path
 ) -> tuple[list[str], list[tuple[Path, str]]]:
     """Fill `folder` and return the stored photos' names and what was skipped with the reason."""
-    kept: list[str] = []
-    stored_bytes = 0
-    skipped: list[tuple[Path, str]] = []
-    captions = {entry.filename: entry for entry in entries if entry.filename.lower().endswith(".txt")}
     photos = [entry for entry in entries if _is_photo(entry)]
-    skipped += [(Path(entry.filename), "is no photo") for entry in entries if not (_is_photo(entry) or _silent(entry))]
+    skipped = [(Path(entry.filename), "is no photo") for entry in entries if not (_is_photo(entry) or _silent(entry))]
+    stored: dict[str, Path] = {}
+    stored_bytes = 0
     for number, entry in enumerate(photos, 1):
-        with _copy_of(opened, entry, folder, number) as copy:
-            try:
-                stored = ingest(copy, folder)
-            except PhotoError as error:
-                skipped.append((Path(entry.filename), f"{error.what} {error.why}"))
-                continue
-        kept.append(stored.name)
+        try:
+            with _copy_of(opened, entry, folder, number) as copy:
+                stored[entry.filename] = path = ingest(copy, folder)
+        except (PhotoError, *_ZIP_ERRORS) as error:
+            skipped.append((Path(entry.filename), _reason_to_skip(error, f"{number:03d}")))
+            continue
         # A small file of many pixels may grow when it is written again.
-        stored_bytes += stored.stat().st_size
+        stored_bytes += path.stat().st_size
         if stored_bytes > MAX_UNPACKED_BYTES:
             raise _refusal(archive, "its photos take more than 1 GiB")
-        if words := _caption_of(opened, entry, captions):
-            stored.with_suffix(".txt").write_text(words, "utf-8")
-    if not kept:
-        why = f"its {len(photos)} photo(s) cannot be read" if photos else "it holds no photos"
-        raise _refusal(archive, why)
-    return kept, skipped
+    if not stored:
+        raise _refusal(archive, _nothing_in_it(len(photos), skipped))
+    skipped += _unpack_captions(opened, entries, stored)
+    skipped += _unpack_focuses(opened, entries, stored, folder)
+    add_records(folder, {path.name: record(PurePosixPath(name).name) for name, path in stored.items()})
+    return [path.name for path in stored.values()], skipped
+
+
+def _nothing_in_it(num_photos: int, skipped: list[tuple[Path, str]]) -> str:
+    if not num_photos:
+        return "it holds no photos"
+    path, reason = skipped[-1]
+    return f'its {num_photos} photo(s) cannot be read; "{shown(path)}" {reason}'
+
+
+def _unpack_captions(
+    opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], stored: dict[str, Path]
+) -> list[tuple[Path, str]]:
+    """Put each photo's caption beside it; returns those that cannot be used, with the reason.
+
+    These lie there as they came, so that a training that reads captions refuses them too.
+    """
+    texts = {entry.filename: entry for entry in entries if entry.filename.lower().endswith(CAPTION_SUFFIX)}
+    skipped = []
+    for photo, text in matching_captions(stored, texts).items():
+        target = stored[photo].with_suffix(CAPTION_SUFFIX)
+        try:
+            content = _content(opened, texts[text], MAX_CAPTION_BYTES)
+            target.write_bytes(content)
+            if words := decoded_caption(content, PurePosixPath(text).name):
+                target.write_text(words, "utf-8")
+            else:
+                target.unlink()
+        except (PhotoError, *_ZIP_ERRORS) as error:
+            skipped.append((Path(text), _reason_to_skip(error, PurePosixPath(text).name)))
+    return skipped
+
+
+def _unpack_focuses(
+    opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], stored: dict[str, Path], folder: Path
+) -> list[tuple[Path, str]]:
+    """Write the squares that the archive's focus files choose, under the stored names; returns what is unreadable.
+
+    A file that cannot be read lies there as it came: training refuses it, as it does in a folder.
+    """
+    focuses: dict[str, Focus] = {}
+    for entry in entries:
+        path = PurePosixPath(entry.filename)
+        if path.name != FOCUS_FILE or _is_hidden(path):
+            continue
+        content = b""
+        try:
+            content = _content(opened, entry, MAX_FOCUS_BYTES)
+            found = parse_focus(decoded(content, path.name, MAX_FOCUS_BYTES))
+        except (PhotoError, TextFileError, *_ZIP_ERRORS) as error:
+            (folder / FOCUS_FILE).write_bytes(content)
+            return [(Path(path), _reason_to_skip(unreadable_focus(path.name, error), path.name))]
+        photos = [PurePosixPath(one.filename) for one in entries if _is_photo(one)]
+        beside = {photo.name: str(photo) for photo in photos if photo.parent == path.parent}
+        chosen, missing = focus_of_photos(found, beside)
+        focuses |= {stored[beside[name]].name: one for name, one in chosen.items() if beside[name] in stored}
+        focuses |= {name: found[name] for name in missing}
+    if focuses:
+        keep_focus(folder, focuses)
+    return []
 
 
 @contextlib.contextmanager
@@ -224,19 +289,19 @@ def _copy_of(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, numb
         copy.unlink(missing_ok=True)
 
 
-def _caption_of(opened: zipfile.ZipFile, photo: zipfile.ZipInfo, captions: dict[str, zipfile.ZipInfo]) -> str:
-    """Return the words of `dog.png.txt` or `dog.txt` beside `dog.png` in the archive, else nothing."""
-    path = PurePosixPath(photo.filename)
-    entry = captions.get(f"{path}.txt") or captions.get(str(path.with_suffix(".txt")))
-    if entry is None:
-        return ""
-    content = b"".join(_chunks(opened, entry, MAX_CAPTION_BYTES + 1))
-    if len(content) > MAX_CAPTION_BYTES:
-        raise PhotoError(
-            f"The caption {printable(entry.filename)} is too long.", f"At most {MAX_PROMPT_CHARS} characters are read.",
-            "Shorten it.",
-        )  # fmt: skip
-    return content.decode("utf-8-sig", errors="replace")
+def _content(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, max_bytes: int) -> bytes:
+    """Return the entry's content, one byte more than the limit of one that is longer."""
+    return b"".join(_chunks(opened, entry, max_bytes + 1))
+
+
+def _reason_to_skip(error: Exception, name: str) -> str:
+    """Return what is wrong with one file of the archive, without its name; raises a failure of this machine again."""
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        raise error
+    if not isinstance(error, DreamBoothError):
+        return f"is damaged in the archive ({printable(str(error))[:100]})"
+    # What names the file begins with it, whatever stands around the name.
+    return f"{error.what} {error.why}".partition(name)[2].partition(" ")[2].rstrip(". ")
 
 
 def _chunks(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, at_most: int) -> Iterator[bytes]:
@@ -255,5 +320,8 @@ def _is_photo(entry: zipfile.ZipInfo) -> bool:
 def _silent(entry: zipfile.ZipInfo) -> bool:
     """Return whether this is a caption, or what file managers leave everywhere."""
     path = PurePosixPath(entry.filename)
-    is_hidden = path.name.startswith(".") or path.parts[0] == "__MACOSX"
-    return is_hidden or path.name.lower() in _SILENT_NAMES or path.suffix.lower() in (".txt", ".json")
+    return _is_hidden(path) or path.name.lower() in _SILENT_NAMES or path.suffix.lower() in (CAPTION_SUFFIX, ".json")
+
+
+def _is_hidden(path: PurePosixPath) -> bool:
+    return path.name.startswith(".") or path.parts[0] == "__MACOSX"

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 
 from dreambooth import rng
 from dreambooth.concepts import Concept
-from dreambooth.data.focus import Focus, focused, read_focus
+from dreambooth.data.captions import caption_files, read_caption
+from dreambooth.data.focus import FOCUS_FILE, Focus, focus_of_photos, focused, read_focus
 from dreambooth.data.photos import find_photos, read_photo, shown, square
 from dreambooth.errors import PhotoError
-from dreambooth.limits import MAX_PROMPT_CHARS
+from dreambooth.text_files import printable
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-MAX_CAPTION_CHARS = 4 * MAX_PROMPT_CHARS  # room for line breaks and indents, which become single spaces
 INSTANCE, CLASS = 0, 1  # positions in the random streams
 
 
@@ -71,14 +71,12 @@ def load_concept(
     """Return the concept's readable photos with their captions; what is skipped is told through `report`.
 
     With `num_class_images` above 0, that many of the readable pictures of `class_data_dir` come along, in natural
-    order. Raises PhotoError when no photo can be read, or the squares chosen for them cannot.
+    order. Raises PhotoError when no photo can be read, or a caption or the squares chosen for them cannot.
     """
-    focuses = read_focus(Path(concept.instance_data_dir))
+    focuses = _focuses(Path(concept.instance_data_dir), report)
     photos = _readable_photos(Path(concept.instance_data_dir), report)
-    captions = [
-        _caption(path, concept.instance_prompt, report) if read_prompts_from_txts else concept.instance_prompt
-        for path in photos
-    ]
+    prompt = concept.instance_prompt
+    captions = _captions(photos, prompt, report) if read_prompts_from_txts else [prompt] * len(photos)
     class_images: list[Path] = []
     if num_class_images and concept.class_data_dir:
         class_images = _readable_photos(Path(concept.class_data_dir), report, at_most=num_class_images)
@@ -117,25 +115,25 @@ def _readable_photos(folder: Path, report: Callable[[str], None], at_most: int |
     return readable
 
 
-def _caption(photo: Path, instance_prompt: str, report: Callable[[str], None]) -> str:
-    """Read `dog.png.txt` or `dog.txt` beside `dog.png`; without words in it the instance prompt stands in."""
-    candidates = (photo.with_name(f"{photo.name}.txt"), photo.with_suffix(".txt"))
-    file = next((path for path in candidates if path.is_file()), None)
-    if file is None:
-        report(f"{shown(photo)} has no caption file; its caption is the instance prompt {instance_prompt!r}.")
-        return instance_prompt
-    try:
-        with file.open(encoding="utf-8-sig") as caption:
-            words = " ".join(caption.read(MAX_CAPTION_CHARS + 1).split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise PhotoError(f"The caption {shown(file)} cannot be read.", f"{error}.", "Save it as UTF-8 text.") from error
-    if len(words) > MAX_PROMPT_CHARS:
-        raise PhotoError(
-            f"The caption {shown(file)} is too long.", f"At most {MAX_PROMPT_CHARS} characters are read.", "Shorten it."
-        )
-    if not words:
-        report(f"{shown(file)} is empty; the caption of {shown(photo)} is the instance prompt {instance_prompt!r}.")
-    return words or instance_prompt
+def _focuses(folder: Path, report: Callable[[str], None]) -> dict[str, Focus]:
+    """Return the focus of each photo of the folder that has one; names that no photo has are reported."""
+    focuses, missing = focus_of_photos(read_focus(folder), [photo.name for photo in find_photos(folder).photos])
+    if missing:
+        names = ", ".join(f'"{printable(name)}"' for name in missing[:10])
+        report(f"{FOCUS_FILE} in {folder} has squares for photos that are not there: {names}.")
+    return focuses
+
+
+def _captions(photos: list[Path], instance_prompt: str, report: Callable[[str], None]) -> list[str]:
+    """Return each photo's caption; where its file is missing or has no words, the instance prompt stands in."""
+    files, captions = caption_files(photos), []
+    for photo in photos:
+        words = read_caption(files[photo]) if photo in files else ""
+        if not words:
+            problem = f"{shown(files[photo])} is empty" if photo in files else f"{shown(photo)} has no caption file"
+            report(f'{problem}: the caption of {shown(photo)} is the instance prompt "{instance_prompt}".')
+        captions.append(words or instance_prompt)
+    return captions
 
 
 # The sequence --------------------------------------------------------------------------------------------------------

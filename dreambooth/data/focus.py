@@ -6,14 +6,15 @@ square of it. What matters in a photo is guessed from its colours and sharpness 
 
 import json
 import math
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.durable import write_json
 from dreambooth.errors import PhotoError, TextFileError
-from dreambooth.text_files import read_text
+from dreambooth.text_files import printable, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,20 +84,42 @@ def focused(image: "Image.Image", resolution_px: int, focus: Focus) -> "Image.Im
 
 
 def read_focus(folder: Path) -> dict[str, Focus]:
-    """Return the focus of each photo of the folder that has one; raises PhotoError for a file that cannot be read."""
+    """Return the focus of each photo that the folder's file names; raises PhotoError when it cannot be read."""
     path = folder / FOCUS_FILE
     try:
-        if not path.is_file():
-            return {}
-        values = json.loads(read_text(path, MAX_FOCUS_BYTES))
+        return parse_focus(read_text(path, MAX_FOCUS_BYTES)) if path.is_file() else {}
+    except (OSError, PhotoError, TextFileError) as error:
+        raise unreadable_focus(str(path), error) from None
+
+
+def parse_focus(text: str) -> dict[str, Focus]:
+    """Return the focus of each photo that the text of a focus file names; raises PhotoError when it is none."""
+    try:
+        values = json.loads(text)
         if not isinstance(values, dict):
             raise ValueError("it is no JSON object")
         return {str(name): _parsed(value) for name, value in values.items()}
-    except (OSError, ValueError, RecursionError, PhotoError, TextFileError) as error:
-        why = error.why if isinstance(error, PhotoError | TextFileError) else str(error)[:200]
-        raise PhotoError(
-            f"{path} cannot be read.", f"{why}", "Delete it to crop as the settings say, or set the squares again."
-        ) from None
+    except (ValueError, RecursionError) as error:
+        raise PhotoError("The squares cannot be read.", str(error)[:200]) from None
+
+
+def unreadable_focus(name: str, error: Exception) -> PhotoError:
+    """Return the refusal of a focus file of this name, with the reason that the error gives."""
+    why = error.why if isinstance(error, PhotoError | TextFileError) else str(error)[:200]
+    return PhotoError(
+        f"{printable(name)} cannot be read.", why, "Delete it to crop as the settings say, or set the squares again."
+    )
+
+
+def focus_of_photos(focuses: Mapping[str, Focus], names: Iterable[str]) -> tuple[dict[str, Focus], list[str]]:
+    """Return the focus of each of these photos that has one, and the names in `focuses` that none of them has.
+
+    Names are compared in one Unicode form: copied from a Mac, the same name has other bytes.
+    """
+    by_form = {unicodedata.normalize("NFC", name): name for name in focuses}
+    used = {name: by_form.get(unicodedata.normalize("NFC", name)) for name in names}
+    found = {name: focuses[written] for name, written in used.items() if written is not None}
+    return found, [name for name in by_form.values() if name not in used.values()]
 
 
 def _parsed(value: Any) -> Focus:

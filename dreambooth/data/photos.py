@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_PHOTO_BYTES = 30 * 1024**2
 MAX_PHOTO_PIXELS = 50 * 10**6
+MAX_SIDE_PX = 65_500  # of a JPEG, as which copies are stored
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".heic", ".heif", ".hif")
 
 _HEIC_SUFFIXES = (".heic", ".heif", ".hif")
@@ -29,7 +30,7 @@ _SILENT_NAMES = ("thumbs.db", "desktop.ini")
 # What Pillow's decoders raise on broken files, found by feeding them such files.
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, RuntimeError, IndexError, KeyError, TypeError, OverflowError,
-    struct.error, zlib.error,
+    AttributeError, AssertionError, SystemError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
 
 
@@ -101,12 +102,23 @@ def ingest(source: Path, folder: Path) -> Path:
     as_png = _has_png_header(source) and photo.image.width * photo.image.height <= 4 * 10**6
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", source.stem).strip("-")[:60] or "photo"
     target = folder / f"{stem}-{digest}{'.png' if as_png else '.jpg'}"
-    with new_file(target) as temporary:
-        if as_png:
-            photo.image.save(temporary, format="PNG")
-        else:
-            photo.image.save(temporary, format="JPEG", quality=95, subsampling=0)
+    try:
+        save_photo(photo.image, target)
+    except OSError as error:
+        why = f"{error.strerror or printable(str(error))}."
+        raise PhotoError(
+            f"{shown(source)} cannot be stored.", why, "Make room or give access, then try again."
+        ) from error
     return target
+
+
+def save_photo(image: "Image.Image", target: Path) -> None:
+    """Write an upright RGB photo at once or not at all, as the PNG or JPEG that its name says."""
+    with new_file(target) as temporary:
+        if target.suffix == ".png":
+            image.save(temporary, format="PNG")
+        else:
+            image.save(temporary, format="JPEG", quality=95, subsampling=0)
 
 
 def shown(path: Path) -> str:
@@ -185,6 +197,12 @@ def _check_pixels(path: Path, image: "Image.Image") -> None:
     num_pixels = image.width * image.height
     if num_pixels > MAX_PHOTO_PIXELS:
         raise _too_many_pixels(path, f"{num_pixels / 10**6:.0f}")
+    if max(image.size) > MAX_SIDE_PX:
+        raise PhotoError(
+            f"{shown(path)} is too long.",
+            f"It has {image.width} x {image.height} pixels; a side has at most {MAX_SIDE_PX}.",
+            "Cut out the part with the subject.",
+        )
 
 
 def _too_many_pixels(path: Path, count: str) -> PhotoError:

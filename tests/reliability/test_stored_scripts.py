@@ -14,13 +14,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from dreambooth.concepts import Concept
 from dreambooth.config import TrainingConfig
+from dreambooth.data.photo_records import RECORDS_FILE
 from dreambooth.durable import write_json
 from dreambooth.events import Notice, SamplesMade, StatusChanged, StepLoss
 from dreambooth.runlog import RunLog
 from dreambooth.samples import sample_folder
 from tests.open_page import OpenPage, open_page
 from tests.raw_events import RawEvents
-from ui.photo_sets import PHOTOS_FILE, Words, photo_set
+from ui.photo_sets import Words, photo_set
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -92,7 +93,7 @@ def stored_photos(page: OpenPage, name: str, payloads: list[str]) -> None:
     records = {
         photo.name: {"name": payload, "notes": []} for photo, payload in zip(kept.photos(), payloads, strict=True)
     }
-    write_json(kept.folder / PHOTOS_FILE, records)
+    write_json(kept.folder / RECORDS_FILE, records)
     for photo, payload in zip(kept.photos(), payloads, strict=True):
         kept.keep_caption(photo.name, payload)
     kept.keep_words(Words("object", *payloads[:1] * 4))

@@ -1,0 +1,70 @@
+"""The caption beside a photo: which text file belongs to it, and the words in that file."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from dreambooth.errors import PhotoError, TextFileError
+from dreambooth.limits import MAX_PROMPT_CHARS, text_problems
+from dreambooth.text_files import decoded, printable, read_text
+
+CAPTION_SUFFIX = ".txt"
+MAX_CAPTION_BYTES = 16 * MAX_PROMPT_CHARS  # room for line breaks and indents, which become single spaces
+
+
+def caption_files(photos: Sequence[Path]) -> dict[Path, Path]:
+    """Return the caption file of each photo of a folder that has one."""
+    folders = {photo.parent for photo in photos}
+    texts = [path for folder in folders for path in folder.iterdir() if path.suffix.lower() == CAPTION_SUFFIX]
+    names = {str(path): path for path in texts if path.is_file()}
+    found = matching_captions(map(str, photos), names)
+    return {photo: names[found[str(photo)]] for photo in photos if str(photo) in found}
+
+
+def matching_captions(photos: Iterable[str], texts: Iterable[str]) -> dict[str, str]:
+    """Return the text of each photo that has one, both by their paths: `dog.png.txt` or `dog.txt` for `dog.png`.
+
+    A name that differs only in case or in its Unicode form counts too, where no photo has the exact one.
+    """
+    left = set(texts)
+    photos = list(photos)
+    found = {photo: text for photo in photos if (text := next((one for one in _names(photo) if one in left), None))}
+    left -= set(found.values())
+    by_key = {_key(text): text for text in sorted(left, reverse=True)}
+    for photo in photos:
+        if photo not in found and (text := next(filter(None, (by_key.get(_key(one)) for one in _names(photo))), None)):
+            found[photo] = text
+    return found
+
+
+def _names(photo: str) -> tuple[str, str]:
+    return f"{photo}{CAPTION_SUFFIX}", str(PurePosixPath(photo).with_suffix(CAPTION_SUFFIX))
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def read_caption(file: Path) -> str:
+    """Return the caption in one line, empty where the file holds no words; raises PhotoError naming the file."""
+    try:
+        return _words(read_text(file, MAX_CAPTION_BYTES), file.name)
+    except TextFileError as error:
+        raise PhotoError(error.what, error.why, error.todo) from None
+
+
+def decoded_caption(content: bytes, name: str) -> str:
+    """Return the caption that these bytes of a file are, as `read_caption` does."""
+    try:
+        return _words(decoded(content, name, MAX_CAPTION_BYTES), name)
+    except TextFileError as error:
+        raise PhotoError(error.what, error.why, error.todo) from None
+
+
+def _words(text: str, name: str) -> str:
+    words = " ".join(text.split())
+    if problems := text_problems("caption", words, is_name=False):
+        fault = "is too long" if len(words) > MAX_PROMPT_CHARS else "cannot be used"
+        what = f'The caption "{printable(name)}" {fault}.'
+        raise PhotoError(what, f"It {problems[0].message}", "Write a shorter one in plain text.")
+    return words

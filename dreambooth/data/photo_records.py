@@ -1,0 +1,48 @@
+"""What is known of stored photos beside their pixels: the names their users know them by, and notes of their files."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreambooth.data.photos import shown
+from dreambooth.durable import write_json
+
+RECORDS_FILE = "photos.json"
+MAX_RECORDS_BYTES = 4 * 1024**2
+MAX_NAME_CHARS = 100
+
+
+def read_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the name and the notes of each stored photo, by its file; nothing where the file cannot be read."""
+    try:
+        with (folder / RECORDS_FILE).open("rb") as file:
+            values = json.loads(file.read(MAX_RECORDS_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    records = values if isinstance(values, dict) else {}
+    return {name: {"name": one["name"], "notes": one["notes"]} for name, one in records.items() if _is_record(one)}
+
+
+def add_records(folder: Path, new: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write these records beside those that are there."""
+    write_json(folder / RECORDS_FILE, {**read_records(folder), **new})
+
+
+def record(name: str, notes: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the record of a photo that came under this name."""
+    return {"name": name[:MAX_NAME_CHARS], "notes": list(notes)}
+
+
+def known_name(photo: Path, records: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the name that the user knows the photo by, fit for a message."""
+    return shown(Path(str(records.get(photo.name, {}).get("name") or photo.name)))
+
+
+def _is_record(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("name"), str)
+        and isinstance(value.get("notes"), list)
+        and all(isinstance(note, str) for note in value["notes"])
+    )
