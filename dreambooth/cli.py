@@ -136,7 +136,7 @@ def demo_command(arguments: dict[str, Any]) -> int:
     config = resolve(explicit, read_card(STARTER).recipe, "recommended").checked()
     controls, bars = Controls(), train_commands.Bars()
     with train_commands.stopping_on_signals(controls):
-        model = train(config, controls=controls, on_event=bars)
+        model = train(config, controls=controls, on_event=bars, explicit=())
         bars.close()
         if controls.stop.is_set():
             raise StoppedError(

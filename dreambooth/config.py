@@ -29,6 +29,9 @@ Attention = Literal["sdpa", "xformers"]
 Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
 Sampler = Literal["DDIM", "DPM++ 2M", "DPM++ 2M Karras", "Euler", "Euler a"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+# What a setting has an effect with only.
+WITH_PRIOR, WITH_TEXT_ENCODER = ("with_prior_preservation",), ("train_text_encoder",)
+WITH_SAMPLES = ("save_sample_prompt",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,32 +78,39 @@ class TrainingConfig:
         False, "Train on pictures of the class as well, so that the rest of the class is not forgotten.", "prior"
     )
     prior_loss_weight: float = setting(
-        1.0, "How much the class pictures count against the photos.", "prior", low=0, high=100
+        1.0, "How much the class pictures count against the photos.", "prior", low=0, high=100, only_with=WITH_PRIOR
     )
     num_class_images: int = setting(
-        100, "Class pictures per concept; missing ones are generated.", "prior", unit="pictures", low=1, high=10_000
-    )
+        100, "Class pictures per concept; missing ones are generated.", "prior", unit="pictures", low=1, high=10_000,
+        only_with=WITH_PRIOR,
+    )  # fmt: skip
     class_guidance_scale: float = setting(
-        7.5, "Guidance scale of generated class pictures; high ones teach the class harsher colors.", "prior",
-        low=0, high=50,
+        7.5, "Guidance scale of generated class pictures; high ones teach the class harsher colors.", "prior", low=0,
+        high=50, only_with=WITH_PRIOR,
     )  # fmt: skip
     teacher_prior: bool = setting(
-        False, "Hold class pictures to what the base says of them, computed once, instead of to their noise.", "prior"
-    )
+        False, "Hold class pictures to what the base says of them, computed once, instead of to their noise.", "prior",
+        only_with=WITH_PRIOR,
+    )  # fmt: skip
     keep_class_latents: bool = setting(
-        False, "Train on generated class pictures as the sampler left them, not decoded and encoded again.", "prior"
+        False, "Train on generated class pictures as the sampler left them, not decoded and encoded again.", "prior",
+        only_with=WITH_PRIOR,
+    )  # fmt: skip
+    sample_batch_size: int = setting(
+        4, "Class pictures generated at a time.", "prior", unit="pictures", low=1, high=64, only_with=WITH_PRIOR
     )
-    sample_batch_size: int = setting(4, "Class pictures generated at a time.", "prior", unit="pictures", low=1, high=64)
 
     train_text_encoder: bool = setting(
         False, "Teach the text encoder too: a closer likeness for more memory.", "training"
     )
     text_encoder_lr: float | None = setting(
-        None, "The text encoder's own learning rate; the UNet's when left out.", "training", low=1e-9, high=1.0
-    )
+        None, "The text encoder's own learning rate; the UNet's when left out.", "training", low=1e-9, high=1.0,
+        only_with=WITH_TEXT_ENCODER,
+    )  # fmt: skip
     text_encoder_stop_step: int | None = setting(
-        None, "The step from which on the text encoder is left as it is.", "training", unit="steps", low=1, high=10**6
-    )
+        None, "The step from which on the text encoder is left as it is.", "training", unit="steps", low=1, high=10**6,
+        only_with=WITH_TEXT_ENCODER,
+    )  # fmt: skip
     train_batch_size: int = setting(
         4, "Photos per micro-batch; with prior preservation as many class pictures come on top.", "training",
         unit="photos", low=1, high=64,
@@ -127,8 +137,9 @@ class TrainingConfig:
         False, "Let the last noise level be nothing but noise; for v-prediction bases such as SD 2.1.", "training"
     )
     stop_when_good: bool = setting(
-        False, "End the run when two saves in a row have added nothing to an earlier one; needs samples.", "training"
-    )
+        False, "End the run when two saves in a row have added nothing to an earlier one; needs samples.", "training",
+        only_with=WITH_SAMPLES,
+    )  # fmt: skip
     num_train_epochs: int = setting(
         1, "Passes over the larger of photos and class pictures; max_train_steps overrides it.", "training",
         unit="passes", low=1, high=100_000,
@@ -158,10 +169,12 @@ class TrainingConfig:
     )
     max_tensor_grad_norm: float | None = setting(
         None, "Each weight tensor's gradient is scaled down to this norm of its own; with update_in_backward.",
-        "optimizer", low=0, high=1e6,
+        "optimizer", low=0, high=1e6, only_with=("update_in_backward",),
     )  # fmt: skip
     use_ema: bool = setting(False, "Save a moving average of the weights instead of the last ones.", "optimizer")
-    ema_decay: float = setting(0.999, "How slowly the moving average follows.", "optimizer", low=0.5, high=0.99999)
+    ema_decay: float = setting(
+        0.999, "How slowly the moving average follows.", "optimizer", low=0.5, high=0.99999, only_with=("use_ema",)
+    )
 
     mixed_precision: Precision = setting("no", "Arithmetic of the step, over weights kept in fp32.", "memory")
     weight_precision: WeightPrecision = setting(
@@ -192,16 +205,23 @@ class TrainingConfig:
     save_sample_prompt: str | None = setting(
         None, "Pictures of this prompt are made at every save, from the same seeds; one prompt a line.", "samples"
     )
-    save_sample_negative_prompt: str | None = setting(None, "What the sample pictures should not show.", "samples")
-    n_save_sample: int = setting(4, "Sample pictures per save.", "samples", unit="pictures", low=1, high=64)
-    save_guidance_scale: float = setting(7.5, "Guidance scale of the sample pictures.", "samples", low=0, high=50)
-    save_infer_steps: int = setting(
-        20, "Denoising steps of samples and class pictures.", "samples", unit="steps", low=1, high=1000
+    save_sample_negative_prompt: str | None = setting(
+        None, "What the sample pictures should not show.", "samples", only_with=WITH_SAMPLES
     )
+    n_save_sample: int = setting(
+        4, "Sample pictures per save.", "samples", unit="pictures", low=1, high=64, only_with=WITH_SAMPLES
+    )
+    save_guidance_scale: float = setting(
+        7.5, "Guidance scale of the sample pictures.", "samples", low=0, high=50, only_with=WITH_SAMPLES
+    )
+    save_infer_steps: int = setting(
+        20, "Denoising steps of samples and class pictures.", "samples", unit="steps", low=1, high=1000,
+        only_with=(*WITH_SAMPLES, *WITH_PRIOR),
+    )  # fmt: skip
 
     num_probe_images: int = setting(
         4, "Pictures of the subject, and as many of its class, that score each save of a run with samples; 0: none.",
-        "samples", unit="pictures", low=0, high=64,
+        "samples", unit="pictures", low=0, high=64, only_with=WITH_SAMPLES,
     )  # fmt: skip
 
     save_interval: int = setting(

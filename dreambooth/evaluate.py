@@ -165,7 +165,7 @@ class Evaluation:
                 return
             except RunFolderError:
                 pass  # it ended before its settings were whole: from the start
-        train(self._settings_of(concept, run), settings=self.settings, on_event=told)
+        train(self._settings_of(concept, run), settings=self.settings, on_event=told, explicit=())
 
     def _settings_of(self, concept: Concept, run: RunFolder) -> TrainingConfig:
         card = read_card(self.request.base, self.workspace.models_dir)

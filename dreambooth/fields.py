@@ -28,13 +28,16 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     in_identity: bool = True,
+    only_with: tuple[str, ...] = (),
 ) -> Any:
     """Declare a field with what a person needs to know about it; `low` and `high` are inclusive.
 
     A resumed run must have the same values `in_identity`. Left out of it are settings that can change no trained
-    weight, and names of things whose contents are compared instead.
+    weight, and names of things whose contents are compared instead. `only_with` names the settings of which at least
+    one has to be on, or given, for this one to have an effect.
     """
-    about = {"sentence": sentence, "group": group, "unit": unit, "low": low, "high": high, "in_identity": in_identity}
+    about: dict[str, Any] = {"sentence": sentence, "group": group, "unit": unit, "low": low, "high": high}
+    about |= {"in_identity": in_identity, "only_with": only_with}
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -53,6 +56,7 @@ class FieldInfo:
     low: float | None
     high: float | None
     in_identity: bool
+    only_with: tuple[str, ...] = ()
 
     @property
     def range_text(self) -> str:

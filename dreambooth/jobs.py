@@ -9,7 +9,7 @@ import dataclasses
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -84,6 +84,7 @@ class _Job:
     run: RunFolder
     config: TrainingConfig
     resume: bool = False
+    explicit: Collection[str] | None = None
     controls: Controls = field(default_factory=Controls)
     # The lock on the run's place in the line: whoever reads the folder knows by it that the run is not forgotten.
     place: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -105,13 +106,16 @@ class Jobs:
     def _is_in_line(self, name: str) -> bool:
         return any(job.run.name == name for job in self._line)
 
-    def start(self, config: TrainingConfig, wish: str = "run") -> str:
-        """Queue a run and return its name; raises ConfigError with every mistake before anything is written."""
+    def start(self, config: TrainingConfig, wish: str = "run", explicit: Collection[str] | None = None) -> str:
+        """Queue a run and return its name; raises ConfigError with every mistake before anything is written.
+
+        `explicit` names the settings that were asked for, of which the run's log tells those without an effect.
+        """
         config.checked()
         with self._changed:
             self._refuse_at_the_end()
             run = self._workspace.run(self._workspace.new_run_name(wish))
-            self._queue(_Job(run, start_records(config, run)))
+            self._queue(_Job(run, start_records(config, run), explicit=explicit))
         return run.name
 
     def resume(self, name: str) -> None:
@@ -194,7 +198,7 @@ class Jobs:
                 f"There are no settings of {name} that need less.", "They are as small as they can be.",
                 "Train on a device with more memory.",
             )  # fmt: skip
-        return self.start(dataclasses.replace(smaller, output_dir=None), name)
+        return self.start(dataclasses.replace(smaller, output_dir=None), name, explicit=())
 
     def _that_fits(self, config: TrainingConfig) -> TrainingConfig | None:
         """Return the fastest plan for the device if it needs less, else the least harmful change that lowers it."""
@@ -397,6 +401,7 @@ class Jobs:
                     token=self._token,
                     controls=job.controls,
                     resume=job.resume,
+                    explicit=job.explicit,
                 )
             # Another process has taken the run up: its records are that one's.
             except BlockingIOError as error:

@@ -1,10 +1,12 @@
 """Recipes by name: the seed notebook's, under one of several memory configurations, merged with what else is said."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dreambooth.config import Kind, TrainingConfig
+from dreambooth.effects import is_idle
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.fields import describe
 
 # The seed notebook's launch cell. Two differences: prompts are padded, because pictures are generated from padded
 # ones, and a model is saved every 200 steps, because the last step is seldom the best.
@@ -66,13 +68,29 @@ def recommended_num_steps(kind: Kind, num_photos: int) -> int:
 def resolve(
     explicit: Mapping[str, Any], card_recipe: Mapping[str, Any] | None = None, preset_name: str | None = None
 ) -> TrainingConfig:
-    """Merge by authority: what was asked for, then the base's card, then the preset, then the seed script's default."""
+    """Merge by authority: what was asked for, then the base's card, then the preset, then the seed script's default.
+
+    A number of epochs that was asked for replaces a recipe's number of steps.
+    """
     values = (preset(preset_name) if preset_name else {}) | dict(card_recipe or {}) | dict(explicit)
+    if "num_train_epochs" in explicit and "max_train_steps" not in explicit:
+        values["max_train_steps"] = None
     recipe_rate = preset_name and "learning_rate" not in {**(card_recipe or {}), **explicit}
     if recipe_rate and not values["train_text_encoder"]:
         values["learning_rate"] = UNET_ONLY_LEARNING_RATE
     if preset_name and not values.get("save_sample_prompt"):
         values["save_sample_prompt"] = "\n".join(concept.instance_prompt for concept in values.get("concepts", ()))
-    if not values.get("train_text_encoder") and "text_encoder_lr" not in explicit:
-        values.pop("text_encoder_lr", None)
-    return TrainingConfig(**values)
+    return TrainingConfig(**without_idle_options(values, explicit))
+
+
+def without_idle_options(values: Mapping[str, Any], explicit: Collection[str] = ()) -> dict[str, Any]:
+    """Return settings without a recipe's options whose switch is off, such as a rate of a text encoder left as it is.
+
+    What was asked for stays: the check of the settings names it.
+    """
+    idle = {
+        info.name
+        for info in describe(TrainingConfig)
+        if info.default in (None, False) and info.name not in explicit and is_idle(dict(values), info.only_with)
+    }
+    return {name: value for name, value in values.items() if name not in idle}

@@ -8,13 +8,14 @@ import dataclasses
 import functools
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import TrainingConfig, update_problems
 from dreambooth.drive import RunKeeper, ready_drive
 from dreambooth.durable import held_lock, is_disk_full, sweep_unfinished, write_json
+from dreambooth.effects import without_effect, without_effect_in
 from dreambooth.errors import (
     ConfigError,
     DreamBoothError,
@@ -68,10 +69,12 @@ def execute(
     controls: Controls,
     on_event: Callable[[Event], None] = lambda event: None,
     resume: bool = False,
+    explicit: Collection[str] | None = None,
 ) -> StatusChanged:
     """Train a run whose records exist, and return its final status; never raises for what happens inside the run.
 
-    With `resume` it goes on from its newest valid state.
+    With `resume` it goes on from its newest valid state. `explicit` names the settings that were asked for: a new run
+    begins with what has no effect of them.
     """
     log = RunLog(run, config.max_train_steps or 0, config)
     board = TensorBoardLog(run, config.logging_dir)
@@ -85,6 +88,8 @@ def execute(
             sweep_unfinished(workspace.data_dir)
             reserve.write_bytes(bytes(RESERVE_BYTES))
             report(StatusChanged("running"))
+            for sentence in [] if resume else without_effect(config, explicit):
+                report(Notice(sentence, "warning"))
             if workspace.drive_dir is not None:
                 keeper = RunKeeper(run, _own_photos(config, workspace), workspace.drive_dir, report)
                 report.observers["The copy to Google Drive"] = keeper
@@ -98,6 +103,7 @@ def execute(
                     report=report,
                     controls=controls,
                     resume=resume,
+                    explicit=explicit,
                 )
         except DreamBoothError as error:
             final = failure(error)
@@ -156,6 +162,7 @@ def _train(
     report: Callable[[Event], None],
     controls: Controls,
     resume: bool = False,
+    explicit: Collection[str] | None = None,
 ) -> StatusChanged:
     from dreambooth.training.preparation import prepare
     from dreambooth.training.trainer import Trainer
@@ -168,6 +175,8 @@ def _train(
     )
     if materials is None:
         return StatusChanged("stopped", "Stopped before the first step.")
+    for sentence in [] if resume else without_effect_in(materials.num_steps, config, explicit):
+        report(Notice(sentence, "warning"))
     trainer = Trainer(config, materials, run, manager, report, controls, checkpoint)
     with freed_memory_kept(manager.device.type):
         num_steps = trainer.run()
@@ -297,10 +306,14 @@ def train(
     settings: Settings | None = None,
     controls: Controls | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
+    explicit: Collection[str] | None = None,
 ) -> Path:
     """Train, and return the folder of the last saved step.
 
     Raises DreamBoothError when the run fails, and StoppedError when it was stopped before its first step.
+
+    `explicit` names the settings that somebody asked for: those of them without an effect are reported. Left out, it is
+    all that is no default.
     """
     settings = settings or load_settings()
     workspace, manager = Workspace(settings.data_dir, ready_drive(settings.drive_dir)), ModelManager()
@@ -310,7 +323,7 @@ def train(
         run = RunFolder(own_folder) if own_folder else workspace.run(workspace.new_run_name("run"))
         return start_records(config, run)
 
-    return _run_here(records, workspace, manager, settings, controls, on_event, resume=False)
+    return _run_here(records, workspace, manager, settings, controls, on_event, resume=False, explicit=explicit)
 
 
 def resume(
@@ -359,6 +372,7 @@ def _run_here(
     on_event: Callable[[Event], None],
     *,
     resume: bool,
+    explicit: Collection[str] | None = None,
 ) -> Path:
     process = _this_process(manager)
     shared: list[TrainingConfig | None] = [None]
@@ -378,6 +392,7 @@ def _run_here(
         "token": revealed_token(settings),
         "controls": controls or Controls(),
         "resume": resume,
+        "explicit": explicit,
     }
     if not process.is_main_process:
         # Only the first process writes and reports; the others lend their device to its steps.

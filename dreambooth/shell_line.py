@@ -7,6 +7,7 @@ from typing import Any
 from dreambooth.config import TrainingConfig
 from dreambooth.fields import describe
 from dreambooth.models.base import read_card
+from dreambooth.presets import resolve
 
 PROGRAM = "python -m dreambooth train"
 CONFIG_FILE = "settings.json"
@@ -15,14 +16,17 @@ CONFIG_FILE = "settings.json"
 def command_line(config: TrainingConfig) -> str:
     """Return the command for these settings, for a POSIX shell.
 
-    Flags can only switch on, and name one concept: what goes beyond that is read from `settings.json`, whose text is
-    `settings_text`.
+    Flags cannot empty a setting, and name one concept: what goes beyond that is read from `settings.json`, whose text
+    is `settings_text`.
     """
-    unsaid = _by_themselves(config)
+    recipe = read_card(config.pretrained_model_name_or_path).recipe
+    unsaid = {info.name: info.default for info in describe(TrainingConfig)} | dict(recipe)
     wanted = {info.name: getattr(config, info.name) for info in describe(TrainingConfig)}
-    differing = {name: value for name, value in wanted.items() if value != unsaid[name]}
-    beyond_flags = [name for name, value in differing.items() if value is None or value is False or value == ""]
-    if beyond_flags or len(config.concepts) != 1:
+    differing = {
+        name: value for name, value in wanted.items() if value != unsaid[name] and value is not None and value != ""
+    }
+    understood = resolve({**differing, "concepts": config.concepts}, recipe)
+    if len(config.concepts) != 1 or understood != config:
         return f"{PROGRAM} --config {CONFIG_FILE}"
     (concept,) = config.concepts
     words = {
@@ -40,14 +44,8 @@ def settings_text(config: TrainingConfig) -> str:
     return json.dumps(config.to_json(), indent=2) + "\n"
 
 
-def _by_themselves(config: TrainingConfig) -> dict[str, Any]:
-    """Return what every setting is when no flag says it: as the base's own recipe has it, else the default."""
-    defaults = {info.name: info.default for info in describe(TrainingConfig)}
-    return defaults | dict(read_card(config.pretrained_model_name_or_path).recipe)
-
-
 def _flag(name: str, value: Any) -> str:
-    if value is True:
-        return f"--{name}"
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no_{name}"
     # A value that begins with a dash would be taken for a flag.
     return shlex.quote(f"--{name}={value}") if str(value).startswith("-") else f"--{name} {shlex.quote(str(value))}"

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import file_commands
 from dreambooth.concepts import Concept, load_concepts_list
 from dreambooth.config import TrainingConfig, load_config
+from dreambooth.effects import without_effect
 from dreambooth.entry_point import calling_on_signals
 from dreambooth.errors import ConfigError, FieldProblem, StoppedError, TextFileError
 from dreambooth.events import Controls, Event, PhaseProgress, StepLoss
 from dreambooth.fields import describe
 from dreambooth.flags import add_command, add_flag
 from dreambooth.limits import is_folder
-from dreambooth.presets import PRESETS, resolve
+from dreambooth.presets import PRESETS, resolve, without_idle_options
 from dreambooth.settings import load_settings
 from dreambooth.text_files import read_text
 from dreambooth.workspace import Workspace
@@ -76,9 +77,9 @@ def train_command(arguments: dict[str, Any]) -> int:
         file_commands.refuse_push_without_token()
     controls, bars = Controls(), Bars()
     if wanted is None:
-        config = training_config(arguments)
+        config, asked = asked_training(arguments)
         with stopping_on_signals(controls):
-            folder = train(config, controls=controls, on_event=bars)
+            folder = train(config, controls=controls, on_event=bars, explicit=asked)
     else:
         run = _run_to_resume(wanted, arguments)
         with stopping_on_signals(controls):
@@ -129,6 +130,11 @@ def _refuse_other_settings(arguments: dict[str, Any], kept: TrainingConfig) -> N
 
 def training_config(arguments: dict[str, Any]) -> TrainingConfig:
     """Return the settings that these flags ask for; raises ConfigError with every mistake in them."""
+    return asked_training(arguments)[0]
+
+
+def asked_training(arguments: dict[str, Any]) -> tuple[TrainingConfig, frozenset[str]]:
+    """Return these settings, and the names of those that flags or a file asked for; raises ConfigError as above."""
     from dreambooth.models.base import read_card
 
     if arguments.pop("hub_token") is not None:
@@ -137,20 +143,32 @@ def training_config(arguments: dict[str, Any]) -> TrainingConfig:
     for name in ("local_rank", "resume_from_checkpoint", "push_to_hub", "hub_model_id"):
         arguments.pop(name, None)
     preset_name, config_path = arguments.pop("preset"), arguments.pop("config")
-    explicit = _settings_of_file(config_path) if config_path else {}
+    concept_flags = {name for name in ("concepts_list", *CONCEPT_FLAGS) if arguments.get(name) is not None}
     concepts = _concepts(arguments)
-    explicit |= arguments | ({"concepts": concepts} if concepts else {})
+    explicit = _beside_flags(_settings_of_file(config_path), arguments) if config_path else {}
     defaults = TrainingConfig()
+    # A run's own file names every setting, and so asks for nothing with a default.
+    asked = {name for name, value in explicit.items() if value != getattr(defaults, name)}
+    asked |= arguments.keys() | concept_flags
+    explicit |= arguments | ({"concepts": concepts} if concepts else {})
     base = explicit.get("pretrained_model_name_or_path", defaults.pretrained_model_name_or_path)
     if preset_name != AUTO:
-        return resolve(explicit, read_card(base).recipe, preset_name).checked()
+        return resolve(explicit, read_card(base).recipe, preset_name).checked(), frozenset(asked)
     from dreambooth.hardware import detect_device
     from dreambooth.memory_plan import fastest_plan
     from dreambooth.models.shape import read_shape
 
     # Whether the settings go together is asked of the plan: the preset's own may not go with those that were asked for.
     config = resolve(explicit, read_card(base).recipe, "recommended").in_range()
-    return fastest_plan(config, read_shape(base), detect_device(), kept=explicit).checked()
+    return fastest_plan(config, read_shape(base), detect_device(), kept=explicit).checked(), frozenset(asked)
+
+
+def _beside_flags(of_file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Return a file's settings without what the flags replace: its steps by epochs, its options by a switch off."""
+    replaced = without_idle_options(of_file).keys() - without_idle_options(of_file | flags, flags).keys()
+    if "num_train_epochs" in flags:
+        replaced.add("max_train_steps")
+    return {name: value for name, value in of_file.items() if name not in replaced}
 
 
 def preflight_command(arguments: dict[str, Any]) -> int:
@@ -160,7 +178,9 @@ def preflight_command(arguments: dict[str, Any]) -> int:
     from dreambooth.runs import revealed_token
 
     settings, controls, bars = load_settings(), Controls(), Bars()
-    config = training_config(arguments)
+    config, asked = asked_training(arguments)
+    for sentence in without_effect(config, asked):
+        print(sentence, file=sys.stderr)
     with stopping_on_signals(controls):
         found = preflight(
             config,

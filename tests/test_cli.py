@@ -1,6 +1,7 @@
 """The command line: flags as the seed script has them, words for mistakes, and a stop that saves."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from dreambooth.cli import build_parser, main
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError
+from dreambooth.fields import describe
 from dreambooth.train_commands import training_config
 
 SEED_FLAGS = """
@@ -71,6 +73,41 @@ def test_an_absent_boolean_is_off_and_a_preset_turns_it_on(concept_flags: list[s
     assert config.train_text_encoder
     assert config.gradient_checkpointing
     assert config.save_sample_prompt == "photo of zwx dog"
+
+
+BOOLEANS = [info.name for info in describe(TrainingConfig) if info.type is bool]
+
+
+@pytest.mark.parametrize("name", BOOLEANS)
+def test_what_a_card_or_preset_or_file_turns_on_is_turned_off_by_flag(
+    concept_flags: list[str], tmp_path: Path, tiny_base_folder: Path, name: str
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base_folder, base)
+    options = {"with_prior_preservation": ("teacher_prior", "keep_class_latents"), "train_text_encoder": ()}
+    on = {name: True} | dict.fromkeys(options.get(name, ()), True)
+    needs = {"teacher_prior": "with_prior_preservation", "keep_class_latents": "with_prior_preservation"}
+    on |= {needs[name]: True} if name in needs else {}
+    (base / "card.json").write_text(json.dumps({"native_px": 32, "recipe": on}))
+    (tmp_path / "settings.json").write_text(json.dumps(on))
+    common = [*concept_flags, "--save_sample_prompt", "x", "--max_grad_norm", "0", "--resolution", "32"]
+    for recipe in (["--pretrained_model_name_or_path", str(base)], ["--config", str(tmp_path / "settings.json")]):
+        assert getattr(config_of(*common, *recipe), name) is True
+        off = config_of(*common, *recipe, f"--no_{name}")
+        assert getattr(off, name) is False
+        assert not any(getattr(off, option) for option in options.get(name, ())), "options go with their switch"
+    assert getattr(config_of(*common, *recipe, f"--no_{name}", f"--{name}"), name) is True, "the last one counts"
+
+
+def test_a_presets_switches_are_turned_off_by_flag_and_help_shows_how(
+    concept_flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    off = ["--no_train_text_encoder", "--no_use_8bit_adam", "--no_with_prior_preservation"]
+    config = config_of(*concept_flags, "--preset", "recommended", *off)
+    assert not any(getattr(config, flag.removeprefix("--no_")) for flag in off)
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "--train_text_encoder, --no_train_text_encoder\n" in capsys.readouterr().out
 
 
 def test_the_starters_card_counts_more_than_the_preset_and_less_than_a_flag(concept_flags: list[str]) -> None:

@@ -68,7 +68,7 @@ def test_a_start_that_would_run_out_of_memory_is_refused_and_one_that_fits_is_no
 ) -> None:
     jobs = Jobs(workspace, ModelManager("cpu"))
     started: list[TrainingConfig] = []
-    monkeypatch.setattr(jobs, "start", lambda config, _: started.append(config) or "run")
+    monkeypatch.setattr(jobs, "start", lambda config, *_: started.append(config) or "run")
     services = Services(jobs, workspace, Settings(workspace.data_dir), Shown(tmp_path), device=lambda: SMALL)
     handlers = train_handlers.Handlers(services)
     PhotoSet(workspace.datasets_dir / "dog").add(sorted(photos.iterdir()))
@@ -85,6 +85,36 @@ def test_a_start_that_would_run_out_of_memory_is_refused_and_one_that_fits_is_no
     handlers = train_handlers.Handlers(dataclasses.replace(services, device=lambda: taken))
     said, *_ = handlers.start([], "leanest", "dog", "photo of zwx dog", "photo of dog", SD15, *values)
     assert "run out of memory" not in said
+
+
+def test_the_form_says_what_was_typed_without_effect_before_the_start_and_at_it(
+    workspace: Workspace, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, started = Jobs(workspace, ModelManager()), []
+    monkeypatch.setattr(jobs, "start", lambda config, wish, asked: started.append((config, asked)) or "run")
+    services = Services(jobs, workspace, Settings(workspace.data_dir), Shown(tmp_path), device=lambda: PROCESSOR)
+    handlers = train_handlers.Handlers(services)
+    kept = PhotoSet(workspace.datasets_dir / "dog")
+    kept.add(sorted(photos.iterdir()))
+    config = forecast.proposed_config(STARTER, "recommended", kept.words().kind, 3, {}, PROCESSOR)
+    proposed = {name: shown_value(info, getattr(config, name)) for name, info in form_infos().items()}
+    words = ["dog", "photo of zwx dog", "photo of dog", STARTER]
+
+    def said(**typed: object) -> tuple[str, str]:
+        values = (proposed | typed).values()
+        _, _, plan, *_ = handlers.tell("recommended", "pet", proposed, *words, *values)
+        message, *_ = handlers.start([], "recommended", *words, *values)
+        return plan, message
+
+    assert all("no effect" not in text for text in said())
+    for text in said(ema_decay=0.9, num_train_epochs=2, with_prior_preservation=False):
+        assert "ema_decay&quot; has no effect: use_ema is off" in text
+        assert "num_class_images" not in text, "the form proposed it"
+    config, asked = started[-1]
+    assert (config.max_train_steps, config.num_train_epochs) == (None, 2)
+    assert asked == {"ema_decay", "num_train_epochs", "with_prior_preservation"}
+    plan, _ = said(num_train_epochs=2, with_prior_preservation=False)
+    assert "6 steps" in plan
 
 
 def test_a_wish_that_fits_is_kept_and_nothing_is_greyed_on_the_starter(workspace: Workspace) -> None:

@@ -21,6 +21,7 @@ FLOORS: list[dict[str, str]] = [
     {"limits": "", "text_files": "", "entry_point": ""},
     {"fields": "", "concepts": ""},
     {"config": "", "settings": ""},
+    {"effects": ""},
     {"recipes": "", "prompts": "", "presets": "", "flags": "", "progress_bar": ""},
     {"workspace": "", "hardware": "", "capture": "", "eta": ""},
     {"pace": "", "drive": "", "runlog": "", "doctor": "", "samples": "", "sample_grid": ""},

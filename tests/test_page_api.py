@@ -199,6 +199,22 @@ def test_stop_saves_and_the_next_in_line_starts(client: Client, opened: OpenPage
     assert finished(client, second)["status"] == "stopped"
 
 
+def test_settings_without_effect_are_told_by_the_plan_and_in_the_log(client: Client, opened: OpenPage) -> None:
+    photo_set = upload(client)
+    without = {"ema_decay": 0.9, "n_save_sample": 1, "with_prior_preservation": False, "prior_loss_weight": 0.5}
+    # 5 photos in epochs, whatever the preset's steps are.
+    settings = {name: value for name, value in SHORT.items() if name != "max_train_steps"} | without
+    asked = settings | {"num_train_epochs": 1}
+    plan = client.predict(photo_set, str(opened.base), "recommended", asked, api_name="/plan_training")
+    named = {sentence.split('"')[1] for sentence in plan["notices"]}
+    assert named == {"ema_decay", "prior_loss_weight", "num_class_images"}
+    assert plan["steps"] == 5
+    run = client.predict(photo_set, str(opened.base), "recommended", asked, api_name="/start_training")
+    assert finished(client, run)["step"] == 5
+    log = opened.workspace.run(run).log_path.read_text("utf-8")
+    assert all(sentence in log for sentence in plan["notices"])
+
+
 def test_mistakes_come_back_as_sentences(client: Client, opened: OpenPage) -> None:
     with pytest.raises(AppError, match="holds no photos"):
         client.predict("nothing-here", api_name="/start_training")

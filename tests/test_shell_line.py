@@ -67,3 +67,6 @@ def test_flags_are_shown_where_flags_can_say_it(photos: Path) -> None:
     line = command_line(config(photos, SD15, "recommended"))
     assert "--train_text_encoder " in line
     assert "--config" not in line
+    line = command_line(config(photos, STARTER, "recommended", center_crop=False))
+    assert "--no_center_crop" in line
+    assert "--config" not in line

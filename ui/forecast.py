@@ -1,6 +1,8 @@
 """What a run will take, told before it starts: steps, minutes, memory and disk, for the form and for each preset."""
 
+import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +72,7 @@ def proposed_config(
 
 def forecast(workspace: Workspace, config: TrainingConfig, num_photos: int, device: Device) -> Forecast:
     """Return what a run of these settings will take; raises nothing for settings that cannot be run."""
+    config = dataclasses.replace(config, max_train_steps=num_steps_of(config, num_photos))
     shape = read_shape(config.pretrained_model_name_or_path, workspace.models_dir)
     counts = Counts(shape.num_unet, shape.num_text_encoder, shape.num_vae, NUM_TENSORS)
     pace = known_pace(workspace, config)
@@ -83,6 +86,15 @@ def forecast(workspace: Workspace, config: TrainingConfig, num_photos: int, devi
         disk_bytes=disk_need_of_counts(config, counts, config.max_train_steps or 0).written_bytes,
         disk_free_bytes=free_bytes(workspace.data_dir),
     )
+
+
+def num_steps_of(config: TrainingConfig, num_photos: int) -> int:
+    """Return how many steps a run makes, from its epochs where no number is set, as `dataset.num_steps_per_epoch`."""
+    if config.max_train_steps is not None:
+        return config.max_train_steps
+    num_class_images = config.num_class_images * len(config.concepts) * config.with_prior_preservation
+    per_step = config.train_batch_size * config.gradient_accumulation_steps
+    return config.num_train_epochs * math.ceil(max(num_photos, num_class_images) / per_step)
 
 
 def _need_bytes(config: TrainingConfig, shape: ModelShape, device: Device) -> int:

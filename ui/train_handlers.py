@@ -1,17 +1,18 @@
 """What the Train tab does, as functions of values: the form's proposals, its mistakes, its start."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
 from dreambooth.concepts import Concept
 from dreambooth.config import TrainingConfig
+from dreambooth.effects import without_effect
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.hardware import Device
 from dreambooth.models.base import STARTER, read_card
-from dreambooth.presets import MEMORY_CONFIGURATIONS
+from dreambooth.presets import MEMORY_CONFIGURATIONS, without_idle_options
 from dreambooth.shell_line import command_line, settings_text
 from ui.boundary import Services, shown
 from ui.fields import MAIN_FIELDS, form_infos, marks, read_fields, shown_value
@@ -37,15 +38,24 @@ def base_notice(base: str) -> str:
     return panel(card.notice, tone="note") if card.notice else ""
 
 
-def run_config(concepts: Sequence[Concept], base: str, typed: Mapping[str, Any]) -> TrainingConfig:
-    """Return the settings of a run as the form has them, not checked yet."""
+def run_config(
+    concepts: Sequence[Concept], base: str, typed: Mapping[str, Any], explicit: Collection[str] = ()
+) -> TrainingConfig:
+    """Return the settings of a run as the form has them, not checked yet; `explicit` are those that a person set."""
     values = dict(typed)
+    if "num_train_epochs" in explicit and "max_train_steps" not in explicit:
+        values["max_train_steps"] = None
     words = "\n".join(concept.instance_prompt for concept in concepts)
     values["save_sample_prompt"] = values.get("save_sample_prompt") or words
-    if not values.get("train_text_encoder"):
-        # The form may have proposed them while the box was ticked.
-        values |= {"text_encoder_lr": None, "text_encoder_stop_step": None}
+    # The form may have proposed options while the box that they need was ticked.
+    values = without_idle_options(values, explicit)
     return TrainingConfig(concepts=tuple(concepts), pretrained_model_name_or_path=base.strip(), **values)
+
+
+def notices(config: TrainingConfig, explicit: Collection[str]) -> str:
+    """Return the panel of the settings that a person set without an effect; nothing where all have one."""
+    sentences = without_effect(config, explicit)
+    return panel("Settings without effect", " ".join(sentences), tone="note") if sentences else ""
 
 
 def folded(while_training: bool) -> Any:
@@ -123,25 +133,34 @@ class Handlers:
             explicit = self._explicit(proposed, values)
             free = {name: value for name, value in explicit.items() if name not in OF_THE_PRESET}
             offered = self._offers(base, kind, num_photos, free)
-            config = self._config(photo_set_name, instance_prompt, class_prompt, base, values)
+            asked = self._asked(preset_name, kind, photo_set_name, base, values)
+            config = self._config(photo_set_name, instance_prompt, class_prompt, base, values, asked)
             told = forecast(self._services.workspace, config, num_photos, self._device())
-            said = [start_sentence(told), command_line(config), settings_text(config)]
+            said = [start_sentence(told) + notices(config, asked), command_line(config), settings_text(config)]
         # Settings that no run can have: they are told at their fields when a run is started with them.
         except (DreamBoothError, TypeError, ValueError, ArithmeticError, KeyError):
             unfit = "<p class='db-plan db-quiet'>Something in the settings cannot be: Start says what.</p>"
             return [gr.skip(), gr.skip(), unfit, "", ""]
         return [gr.Radio(choices=preset_choices(offered)), preset_note(offered, preset_name), *said]
 
+    def _asked(
+        self, preset_name: str, kind: str, photo_set_name: str, base: str, values: tuple[Any, ...]
+    ) -> frozenset[str]:
+        """Return the names of the settings that differ from what the form proposes for base, preset and photos."""
+        config = proposed_config(base or "", preset_name, kind, self._num_photos(photo_set_name), {}, self._device())
+        return frozenset(name for name, value in self._read(values).items() if value != getattr(config, name))
+
     def _config(
-        self, photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, values: tuple[Any, ...]
-    ) -> TrainingConfig:
+        self, photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, values: tuple[Any, ...],
+        asked: Collection[str] = (),
+    ) -> TrainingConfig:  # fmt: skip
         """Return the form's run; raises ConfigError for photos that are not there."""
         folder = photo_set(self._services.workspace, photo_set_name) if photo_set_name else None
         if folder is None:
             concept = Concept(instance_prompt.strip(), "", class_prompt.strip() or None)
-            return run_config([concept], base or "", self._read(values))
+            return run_config([concept], base or "", self._read(values), asked)
         concepts = folder.concepts(instance_prompt, class_prompt)
-        return run_config(concepts, base or "", folder.with_captions(self._read(values)))
+        return run_config(concepts, base or "", folder.with_captions(self._read(values)), asked)
 
     # Mistakes --------------------------------------------------------------------------------------------------------
 
@@ -196,15 +215,18 @@ class Handlers:
         unmarked = [gr.skip() for _ in range(len(values) + 3)]
         try:
             self._services.check_training()
-            config = self._config(photo_set_name, instance_prompt, class_prompt, base, values)
+            kind = photo_set(self._services.workspace, photo_set_name).words().kind if photo_set_name else "pet"
+            asked = self._asked(preset_name, kind, photo_set_name, base, values)
+            config = self._config(photo_set_name, instance_prompt, class_prompt, base, values, asked)
             if problems := self._problems(photo_set_name, config):
                 return self._refused(problems, marked)
             self._check_memory(config, preset_name, photo_set_name, values)
             words = photo_set(self._services.workspace, photo_set_name).words()
-            name = self._services.jobs.start(config, f"{words.identifier}-{words.class_word}")
+            name = self._services.jobs.start(config, f"{words.identifier}-{words.class_word}", asked)
         except DreamBoothError as error:
             return [error_panel(error), gr.skip(), gr.skip(), gr.skip(), *unmarked]
-        return [self._started(name), gr.Dropdown(value=name), folded(True), gr.skip(), *self._marks([], marked)]
+        said = self._started(name) + notices(config, asked)
+        return [said, gr.Dropdown(value=name), folded(True), gr.skip(), *self._marks([], marked)]
 
     def _refused(self, problems: list[FieldProblem], marked: list[str]) -> list[Any]:
         fields = {problem.field for problem in problems} & set(self._infos)
@@ -244,7 +266,7 @@ class Handlers:
             raise ConfigError(unknown)
         typed = {key: getattr(config, key) for key in self._infos} | dict(explicit)
         concepts = chosen.concepts(words.instance_prompt, words.class_prompt)
-        return run_config(concepts, base, chosen.with_captions(typed)).checked(), num_photos
+        return run_config(concepts, base, chosen.with_captions(typed), explicit).checked(), num_photos
 
     def start_set(
         self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any], wish: str = ""
@@ -253,7 +275,7 @@ class Handlers:
         self._services.check_training()
         config, _ = self._set_config(name, base, preset_name, explicit)
         words = photo_set(self._services.workspace, name).words()
-        return self._services.jobs.start(config, wish or f"{words.identifier}-{words.class_word}"), config
+        return self._services.jobs.start(config, wish or f"{words.identifier}-{words.class_word}", explicit), config
 
     def plan_set(self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any]) -> dict[str, Any]:
         """Return what such a run would take, in numbers."""
@@ -261,7 +283,7 @@ class Handlers:
         told = forecast(self._services.workspace, config, num_photos, self._device())
         return {
             "photos": num_photos,
-            "steps": config.max_train_steps,
+            "steps": told.config.max_train_steps,
             "seconds": told.seconds,
             "memory_bytes": told.need_bytes,
             "memory_free_bytes": told.device.free_bytes,
@@ -270,6 +292,7 @@ class Handlers:
             "disk_free_bytes": told.disk_free_bytes,
             "command": command_line(config),
             "settings": dataclasses.replace(config).to_json(),
+            "notices": without_effect(config, explicit),
         }
 
 
