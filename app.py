@@ -68,8 +68,9 @@ def door(arguments: argparse.Namespace, settings: Settings) -> Door:
 
 
 def is_own(opened: Door, settings: Settings) -> bool:
-    """Return whether nobody but this machine's user can open the page."""
-    return is_local(opened.host) and not (opened.share or settings.on_space or settings.on_colab or settings.names)
+    """Return whether nobody but this machine's user can open the page; where there is a login, others are expected."""
+    others = opened.auth is not None or opened.share or settings.on_space or settings.on_colab or settings.names
+    return is_local(opened.host) and not others
 
 
 def is_local(host: str) -> bool:

@@ -58,7 +58,7 @@ FLOORS: list[dict[str, str]] = [
     {"cli": ""},
     {
         "__main__": "",
-        "ui": "answers login space connections sessions boundary "
+        "ui": "answers login space connections sessions boundary bases "
         "gate fields late_answers photo_sets prompt_scripts photo_cards render "
         "storage_section theme loss_plot forecast advice plan_text concept_words photo_handlers "
         "concept_handlers concepts_api run_panel runs_section concepts_tab convert_tab picture_history "

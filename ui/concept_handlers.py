@@ -12,9 +12,10 @@ import gradio as gr
 from dreambooth.concepts import Concept, dump_concepts_list, load_concepts_list
 from dreambooth.data.photos import find_photos
 from dreambooth.drive import delete_photos
-from dreambooth.errors import DreamBoothError, FieldProblem, PhotoError
-from dreambooth.identifiers import SHAPE, Verdict, judged, proposed, vocabulary_of
+from dreambooth.errors import BaseModelError, DreamBoothError, FieldProblem, PhotoError
+from dreambooth.identifiers import SHAPE, Verdict, Vocabulary, judged, proposed, vocabulary_of
 from dreambooth.limits import text_problems
+from ui.bases import offered_base
 from ui.boundary import Services, shown
 from ui.concept_words import kind_named, verdict_html, words_of, words_told
 from ui.fields import marks
@@ -74,7 +75,13 @@ class Handlers:
 
     def judge(self, identifier: str, class_word: str, base: str) -> Verdict:
         """Return whether an identifier will do in a base."""
-        return judged(identifier, class_word, vocabulary_of(base or "", self._services.workspace.models_dir))
+        return judged(identifier, class_word, self._vocabulary(base))
+
+    def _vocabulary(self, base: str) -> Vocabulary | None:
+        try:
+            return vocabulary_of(offered_base(self._services, base), self._services.workspace.models_dir)
+        except BaseModelError:  # half typed, or not this visitor's to name: it is as little known as a misspelt one
+            return None
 
     def _verdict(self, identifier: str, class_word: str, kind: str, base: str) -> str:
         return verdict_html(self.judge(identifier, class_word, base), kind, identifier, class_word)
@@ -82,7 +89,7 @@ class Handlers:
     def propose_identifier(self, identifier: str, class_word: str, base: str) -> str:
         """Return a word that means nothing in the base and names no other set."""
         taken = [one.words().identifier for one in photo_sets(self._services.workspace)]
-        vocabulary = vocabulary_of(base or "", self._services.workspace.models_dir)
+        vocabulary = self._vocabulary(base)
         return proposed([*taken, identifier], class_word, vocabulary)
 
     def _propose(self, kind: str, identifier: str, class_word: str, base: str) -> dict[str, Any]:

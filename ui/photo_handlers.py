@@ -85,7 +85,7 @@ class PhotoHandlers:
         """Return the folder that a user of this machine names; refuses everybody else."""
         if not self._services.takes_folders:
             raise PhotoError(
-                "Folders are read only where the page is open on this machine alone.",
+                "Folders are read only where the page is open on this machine alone, without a login.",
                 "Whoever else can open it could read this machine's pictures.", "Drop the photos or a zip instead.",
             )  # fmt: skip
         if text_problems("folder", folder, is_name=True) or not folder.strip():

@@ -18,6 +18,7 @@ from dreambooth.recipes import Recipe, read_recipe, text_of_picture
 from dreambooth.runs import read_config
 from dreambooth.workspace import RunFolder
 from ui.advice import Advice
+from ui.bases import offered_base
 from ui.boundary import Services, shown
 from ui.fields import STRENGTHS, read_field
 from ui.late_answers import answer_of
@@ -59,7 +60,7 @@ class Handlers:
 
     def _order(self, model: str, prompt: str, negative_prompt: str, *values: Any) -> Order:
         config, when = self._config(prompt, negative_prompt, values)
-        return self._jobs.order(model, config.checked(), when)
+        return self._jobs.order(offered_base(self._services, model), config.checked(), when)
 
     def _order_comparison(
         self, run: str, steps: Sequence[Any], prompts: str, negative_prompt: str, *values: Any
@@ -267,6 +268,8 @@ def _when(text: str) -> When:
 
 
 def _whole_steps(steps: Sequence[Any] | None) -> list[int]:
+    if not isinstance(steps or [], list):
+        raise ConfigError([FieldProblem("steps", "must be a list of steps, such as [200, 400].")])
     texts = [str(step).strip() for step in steps or []]
     wrong = [text for text in texts if not (text.isascii() and text.isdigit() and len(text) < 10)]
     if wrong:

@@ -14,6 +14,7 @@ from dreambooth.hardware import Device
 from dreambooth.models.base import STARTER, read_card
 from dreambooth.presets import MEMORY_CONFIGURATIONS, without_idle_options
 from dreambooth.shell_line import command_line, settings_text
+from ui.bases import offered_base, offered_models
 from ui.boundary import Services, shown
 from ui.fields import MAIN_FIELDS, form_infos, marks, read_fields, shown_value
 from ui.forecast import Offer, fitting, forecast, offers, proposed_config
@@ -87,6 +88,7 @@ class Handlers:
         # What a preset decides is no longer what somebody typed before.
         given_up = {name: explicit.pop(name) for name in OF_THE_PRESET if is_chosen and name in explicit}
         try:
+            base = offered_base(self._services, base)
             num_photos = self._num_photos(photo_set_name)
             if not is_chosen:
                 preset_name = fitting(self._offers(base, kind, num_photos, {}), preset_name)
@@ -130,7 +132,7 @@ class Handlers:
         """Return what the presets and the settings as they are would take, and the settings as a command."""
         try:
             num_photos = self._num_photos(photo_set_name)
-            explicit = self._explicit(proposed, values)
+            base, explicit = offered_base(self._services, base), self._explicit(proposed, values)
             free = {name: value for name, value in explicit.items() if name not in OF_THE_PRESET}
             offered = self._offers(base, kind, num_photos, free)
             asked = self._asked(preset_name, kind, photo_set_name, base, values)
@@ -147,7 +149,8 @@ class Handlers:
         self, preset_name: str, kind: str, photo_set_name: str, base: str, values: tuple[Any, ...]
     ) -> frozenset[str]:
         """Return the names of the settings that differ from what the form proposes for base, preset and photos."""
-        config = proposed_config(base or "", preset_name, kind, self._num_photos(photo_set_name), {}, self._device())
+        base, num_photos = offered_base(self._services, base), self._num_photos(photo_set_name)
+        config = proposed_config(base, preset_name, kind, num_photos, {}, self._device())
         return frozenset(name for name, value in self._read(values).items() if value != getattr(config, name))
 
     def _config(
@@ -158,9 +161,11 @@ class Handlers:
         folder = photo_set(self._services.workspace, photo_set_name) if photo_set_name else None
         if folder is None:
             concept = Concept(instance_prompt.strip(), "", class_prompt.strip() or None)
-            return run_config([concept], base or "", self._read(values), asked)
-        concepts = folder.concepts(instance_prompt, class_prompt)
-        return run_config(concepts, base or "", folder.with_captions(self._read(values)), asked)
+            config = run_config([concept], base or "", self._read(values), asked)
+        else:
+            concepts = folder.concepts(instance_prompt, class_prompt)
+            config = run_config(concepts, base or "", folder.with_captions(self._read(values)), asked)
+        return offered_models(self._services, config)
 
     # Mistakes --------------------------------------------------------------------------------------------------------
 
@@ -256,7 +261,10 @@ class Handlers:
     def _set_config(
         self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any]
     ) -> tuple[TrainingConfig, int]:
-        chosen = photo_set(self._services.workspace, name)
+        if not isinstance(explicit, Mapping):
+            message = 'must be names with values, such as {"max_train_steps": 400}.'
+            raise ConfigError([FieldProblem("settings", message)])
+        base, chosen = offered_base(self._services, base), photo_set(self._services.workspace, name)
         words, num_photos = chosen.words(), len(chosen.photos())
         config = proposed_config(base, preset_name, words.kind, num_photos, {}, self._device())
         unknown = [FieldProblem(str(key), "is no setting of this form.") for key in explicit if key not in self._infos]
@@ -266,7 +274,8 @@ class Handlers:
             raise ConfigError(unknown)
         typed = {key: getattr(config, key) for key in self._infos} | dict(explicit)
         concepts = chosen.concepts(words.instance_prompt, words.class_prompt)
-        return run_config(concepts, base, chosen.with_captions(typed), explicit).checked(), num_photos
+        config = run_config(concepts, base, chosen.with_captions(typed), explicit)
+        return offered_models(self._services, config).checked(), num_photos
 
     def start_set(
         self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any], wish: str = ""

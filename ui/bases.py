@@ -1,0 +1,53 @@
+"""Which models a visitor may name: where the machine's folders are not the visitor's, no path but those of the list."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from dreambooth.config import TrainingConfig
+from dreambooth.errors import BaseModelError, ConfigError, FieldProblem
+from dreambooth.models.base import STARTER
+from ui.boundary import Services
+
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+# Settings that name a model's files, and so could name any file of this machine.
+MODEL_FIELDS = ("pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name")
+NOT_OFFERED = "cannot be used here: choose a model of the list, `starter`, or a Hub id such as owner/name."
+
+
+def offered_base(services: Services, name: str) -> str:
+    """Return the base that this name means, a path only for one of the list; raises BaseModelError for any other.
+
+    What is refused is refused in one sentence, whether there is such a file or not.
+    """
+    name = (name or "").strip()
+    if services.takes_folders or name in ("", STARTER):
+        return name
+    own = {entry.name: str(entry) for entry in services.workspace.models_dir.iterdir() if entry.name[0] != "."}
+    if name in own:
+        return own[name]
+    listed = {value for _, value in services.jobs.models()} | {str(run.path) for run in services.workspace.runs()}
+    # A folder of the app's own directory can read like a Hub id, and would be taken for it.
+    if name in listed or (HUB_ID.fullmatch(name) and not Path(name).exists()):
+        return name
+    raise BaseModelError(
+        "That base model cannot be used here.",
+        "Others can open this page, so it reads no other folders and files of this machine.",
+        "Choose a model of the list, `starter`, or a Hub id such as owner/name.",
+    )
+
+
+def offered_models(services: Services, config: TrainingConfig) -> TrainingConfig:
+    """Return the settings with their models as `offered_base` has them; raises ConfigError with all it refuses."""
+    found, problems = {}, []
+    for field in MODEL_FIELDS:
+        name = getattr(config, field)
+        if not isinstance(name, str):  # nothing, or a mistake that the settings' own check tells
+            continue
+        try:
+            found[field] = offered_base(services, name)
+        except BaseModelError:
+            problems.append(FieldProblem(field, NOT_OFFERED))
+    if problems:
+        raise ConfigError(problems)
+    return dataclasses.replace(config, **found)
