@@ -26,6 +26,8 @@ from dreambooth.workspace import Workspace, held_data_folder
 
 MAX_FILE_SIZE = "1gb"
 MAX_WAITING_EVENTS = 32
+# Guesses take a second each for every address, and an attacker may have many.
+MIN_PASSWORD_CHARS = 8
 ICON = Path(__file__).parent / "ui" / "icon.svg"
 
 
@@ -64,6 +66,12 @@ def door(arguments: argparse.Namespace, settings: Settings) -> Door:
     if auth is None and not is_local(host) and not settings.on_space:
         message = f"{host} can be reached from other machines: add --auth, so that a password is asked for."
         raise ConfigError([FieldProblem("host", message)])
+    if auth is not None and len(auth[1]) < MIN_PASSWORD_CHARS:
+        wanted = f"has a password of {len(auth[1])} characters, and {MIN_PASSWORD_CHARS} is the least"
+        if share or settings.on_space or not is_local(host):
+            message = f"{wanted} where others can reach the page: choose a longer one."
+            raise ConfigError([FieldProblem("DREAMBOOTH_AUTH", message)])
+        print(f"DREAMBOOTH_AUTH {wanted} for a page that others can reach.", file=sys.stderr)
     return Door(host, arguments.port or settings.port, share, auth, made)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.config import GenerationConfig
 from dreambooth.durable import new_file
-from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.errors import BaseModelError, ConfigError, FieldProblem
 from dreambooth.export.archive import zip_files
 from dreambooth.models.manager import ModelManager
 from dreambooth.runs import revealed_token
@@ -108,6 +108,9 @@ class Painter:
         from dreambooth.models.strength import Strength, load_at_strength
 
         key = str(newest_step_folder(Path(model)).absolute()) if Path(model).is_dir() else model
+        if Path(key).is_absolute() and not Path(key).exists():
+            # It may still be in memory, although its run was deleted.
+            raise BaseModelError(f"{model_name(key)!r} is not there.", "Its files are gone.", "Choose another model.")
         strength = Strength(config.unet_strength, config.text_encoder_strength)
 
         def load() -> "Base":

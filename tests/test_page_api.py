@@ -308,10 +308,27 @@ def test_the_app_has_a_manifest_and_an_icon_of_its_own(opened: OpenPage) -> None
     assert answer(f"{opened.url}pwa_icon/100000") in (403, 404), "no picture of any size that somebody asks for"
 
 
+def test_a_short_password_is_reported_and_not_taken_where_others_come(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`DREAMBOOTH_AUTH=a:b`: on this machine alone it is the user's to choose."""
+    short = Settings(tmp_path, auth=("a", Secret("b")))
+    assert app.door(arguments(), short).auth == ("a", "b")
+    assert "has a password of 1 characters, and 8 is the least for a page that others can reach" in (
+        capsys.readouterr().err
+    )
+    space = Settings(tmp_path, auth=("a", Secret("b")), host="0.0.0.0", on_space=True)
+    for words, settings in ((("--share",), short), (("--host", "0.0.0.0"), short), ((), space)):
+        with pytest.raises(ConfigError, match="DREAMBOOTH_AUTH: has a password of 1 characters, and 8 is the least"):
+            app.door(arguments(*words), settings)
+    assert app.door(arguments("--share"), Settings(tmp_path, auth=("a", Secret("eight-ch")))).auth is not None
+    assert capsys.readouterr().err == ""
+
+
 def test_who_may_come_in(tmp_path: Path) -> None:
-    plain, guarded = Settings(tmp_path), Settings(tmp_path, auth=("me", Secret("s3")))
+    plain, guarded = Settings(tmp_path), Settings(tmp_path, auth=("me", Secret("s3cret-words")))
     assert app.door(arguments(), plain).auth is None
-    assert app.door(arguments(), guarded).auth == ("me", "s3")
+    assert app.door(arguments(), guarded).auth == ("me", "s3cret-words")
     made = app.door(arguments("--auth"), plain)
     assert made.made_password
     assert made.auth is not None
@@ -384,3 +401,39 @@ def test_the_picture_of_the_scores_is_shown_as_a_copy_with_the_recommendation(op
     assert client.predict("scored", api_name="/training_status")["recommended_step"] == 2
     with pytest.raises(AppError, match="scored is not running"):
         client.predict("scored", api_name="/finish_now")
+
+
+# Calls that are not as described -------------------------------------------------------------------------------------
+
+
+def test_a_call_of_another_form_is_told_what_is_wrong(client: Client, opened: OpenPage) -> None:
+    photo_set = upload(client)
+    for endpoint in ("/start_training", "/plan_training"):
+        for wrong in (5, "lr=1", ["max_train_steps", 4]):
+            with pytest.raises(AppError, match="settings: must be names with values"):
+                client.predict(photo_set, str(opened.base), "recommended", wrong, api_name=endpoint)
+    with pytest.raises(AppError, match="steps: must be a list of steps"):
+        client.predict("a-run", 5, "a dog", api_name="/compare")
+    with pytest.raises(AppError, match="must be a list of names"):
+        client.predict(5, api_name="/train_together")
+    with pytest.raises(AppError, match="choices: must be a list of some of"):
+        client.predict(5, api_name="/clean_storage")
+
+
+def test_a_call_with_too_few_values_is_told_how_many_it_takes(opened: OpenPage) -> None:
+    answer = RawEvents(opened.url).call("generate", ["starter", "a dog"])[0]
+    assert answer.error == ("generate takes 13 values, and 2 came. The page's API page lists them with their defaults.")
+
+
+@pytest.mark.slow
+def test_a_deleted_runs_model_makes_no_more_pictures(tmp_path: Path) -> None:
+    """It is still in memory from the last picture."""
+    with open_page(tmp_path, takes_folders=True) as page:
+        client = Client(page.url, verbose=False)
+        run = client.predict(upload(client), str(page.base), "recommended", SHORT, api_name="/start_training")
+        model = finished(client, run)["models"][-1]
+        picture = (model, "a dog", "", 1, 1, 3.0, "32", "32", "11")
+        assert len(client.predict(*picture, api_name="/generate")[0]) == 1
+        client.predict(run, True, api_name="/delete_run")
+        with pytest.raises(AppError, match="is not there. Its files are gone"):
+            client.predict(*picture, api_name="/generate")

@@ -99,6 +99,8 @@ def publish(services: Services, handlers: Handlers) -> None:
 
     def train_together(photo_sets: list[str]) -> list[str]:
         """Have these sets trained together, each as a concept; one name alone parts it from the others."""
+        if not isinstance(photo_sets, list):
+            raise PhotoError("The photo sets must be a list of names.", "", "list_photo_sets tells those there are.")
         sets = [there(str(name)) for name in photo_sets]
         if not sets:
             raise PhotoError("No photo set is named.", "", "Name one to part it, two or more to join them.")

@@ -91,6 +91,8 @@ class Handlers:
         return rows
 
     def _plan(self, choices: list[str]) -> Plan:
+        if not isinstance(choices, list):
+            raise ConfigError([FieldProblem("choices", f"must be a list of some of {', '.join(CHOICES)}.")])
         unknown = [
             FieldProblem("choices", f"has no {choice!r}.") for choice in choices if choice not in get_args(Choice)
         ]
