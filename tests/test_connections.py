@@ -176,3 +176,16 @@ def test_the_log_takes_few_lines_of_a_kind(caplog: pytest.LogCaptureFixture) -> 
     logger.warning("Another thing")
     told = [record.message for record in caplog.records if record.name == logger.name]
     assert told == ["Invalid HTTP request received."] * connections.LOG_LINES + ["Another thing"]
+
+
+def test_a_small_soft_limit_of_files_is_raised() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        allowed = connections.allow_more_files()
+        assert allowed == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        assert allowed > 256
+        assert connections.most_connections(allowed) <= allowed // 2
+        assert connections.allow_more_files() == allowed, "and is left as it is when it is large enough"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
