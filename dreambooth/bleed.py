@@ -7,7 +7,6 @@ its picture goes into the model's card.
 import contextlib
 import dataclasses
 import gc
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from dreambooth.durable import new_file, write_json
 from dreambooth.errors import RunFolderError
 from dreambooth.export.model_card import BLEED_PICTURE, BLEED_REPORT, bleed_dir
 from dreambooth.generation import generate_images
+from dreambooth.json_file import read_object
 from dreambooth.models.base import Base, load_base, read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.probes import photos_of, pipe_of
@@ -213,12 +213,12 @@ def kept_report(run: RunFolder) -> BleedReport | None:
     reports = [(step, bleed_dir(run.step_folder(step))) for step in run.steps()]
     for step, folder in sorted(reports, key=lambda report: _written_s(report[1]), reverse=True):
         try:
-            known = json.loads((folder / BLEED_REPORT).read_text("utf-8"))
+            known = read_object(folder / BLEED_REPORT)
             ranked = tuple(
                 Bled(str(one["prompt"]), float(one["change"]), _number(one["became_subject"]))
                 for one in known["prompts"]
             )
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError):
             continue
         return BleedReport(step, str(known.get("judged_by", "")), ranked, folder / BLEED_PICTURE)
     return None

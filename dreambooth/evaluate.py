@@ -5,9 +5,9 @@ measures beside those of the untaught base and of the real photos. What is there
 command goes on where it was ended.
 """
 
+import contextlib
 import dataclasses
 import gc
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from dreambooth.durable import new_file, write_json, write_text
 from dreambooth.errors import ConfigError, FieldProblem, RunFolderError
 from dreambooth.events import Event, PhaseProgress
 from dreambooth.generation import generate_images, save_picture
+from dreambooth.json_file import read_object
 from dreambooth.models.base import load_base, read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.presets import resolve
@@ -100,7 +101,11 @@ def _refuse_other(request: Request, classes: dict[str, str], protocol: Protocol)
     asked: dict[str, Any] = {"base": request.base, "number of steps": request.num_steps, "seed": SEED}
     asked |= {f"class of {name}": word for name, word in classes.items()}
     asked |= {f"list of prompts of {word}": list(protocol.prompts_for(word)) for word in classes.values()}
-    kept = dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+    try:
+        kept = read_object(path) if path.exists() else {}
+    except ValueError as error:
+        message = f"holds an evaluation whose request.json is damaged ({error}): name another folder."
+        raise ConfigError([FieldProblem("output_dir", message)]) from None
     other = [name for name, value in asked.items() if kept.get(name, value) != value]
     if other:
         message = f"holds an evaluation with another {', another '.join(other)}: name another folder."
@@ -239,9 +244,9 @@ class Evaluation:
         """Return a subject's figures; those that were worked out from the same pictures are taken as they are."""
         key = [self.examiner.name if self.examiner else "", step, [one.name for one in wanted]]
         kept = folder / "figures.json"
-        if kept.exists():
-            values = dict(json.loads(kept.read_text("utf-8")))
-            if values.pop("of") == key:
+        with contextlib.suppress(OSError, ValueError):  # there are none yet, or they are damaged: worked out anew
+            values = read_object(kept)
+            if values.pop("of", None) == key:
                 return values
         before = _read(wanted, folder / "base")
         reference = Reference(photos_of([concept]), before)

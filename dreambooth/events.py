@@ -6,11 +6,12 @@ The file is the truth that the page, the command line and the tests read; a reco
 import dataclasses
 import functools
 import json
+import os
 import threading
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import IO, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 Status = Literal["queued", "running", "stopping", "stopped", "done", "failed", "paused", "interrupted"]
 FINAL_STATUSES: frozenset[Status] = frozenset({"stopped", "done", "failed"})
@@ -156,16 +157,19 @@ class LossReader:
             return _in_order(self._at_fixed_noise)
 
     def _read_on(self) -> None:
-        if not self._path.exists():
+        try:
+            with self._path.open("rb") as file:
+                self._read_rest(file)
+        except OSError:  # it is gone, cannot be read, or is no file: one run's losses, and no reason to hide the others
             self._losses, self._at_fixed_noise = [], {}
-            return
-        about = self._path.stat()
+
+    def _read_rest(self, file: IO[bytes]) -> None:
+        about = os.fstat(file.fileno())
         if (about.st_dev, about.st_ino) != self._file_id or about.st_size < self._read_bytes:
             self._file_id, self._read_bytes = (about.st_dev, about.st_ino), 0
             self._losses, self._at_fixed_noise = [], {}
-        with self._path.open("rb") as file:
-            file.seek(self._read_bytes)
-            new = file.read()
+        file.seek(self._read_bytes)
+        new = file.read()
         # A line that is not whole yet is read the next time.
         new = new[: new.rfind(b"\n") + 1]
         self._read_bytes += len(new)

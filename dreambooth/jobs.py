@@ -442,8 +442,9 @@ def in_words(seconds: float) -> str:
 
 
 def _tail(path: Path) -> str:
-    if not path.exists():
+    try:
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - LOG_TAIL_BYTES, 0))
+            return file.read().decode("utf-8", errors="replace")
+    except OSError:  # there is none, or no file in its place
         return ""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - LOG_TAIL_BYTES, 0))
-        return file.read().decode("utf-8", errors="replace")

@@ -4,7 +4,6 @@ Kept in `paces.json` of the data folder, so that it outlives the runs it was mea
 """
 
 import dataclasses
-import json
 import math
 import threading
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from dreambooth.eta import num_saves_left
 from dreambooth.events import Event, ModelSaved, PhaseProgress, SamplesMade, StatusChanged, StepLoss, read_events
 from dreambooth.fields import describe
 from dreambooth.hardware import device_name
+from dreambooth.json_file import read_json
 from dreambooth.workspace import RunFolder, Workspace
 
 MIN_STEPS_MEASURED = 10
@@ -149,8 +149,8 @@ def likeness(config: TrainingConfig) -> dict[str, Any]:
 
 def _entries(workspace: Workspace) -> list[dict[str, Any]]:
     try:
-        entries = json.loads(_file(workspace).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        entries = read_json(_file(workspace))
+    except (OSError, ValueError):
         return []
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import errno
 import importlib.util
-import json
 import os
 import sys
 import threading
@@ -35,6 +34,7 @@ from dreambooth.events import (
     checked_record,
     event_to_line,
 )
+from dreambooth.json_file import read_object
 from dreambooth.workspace import RunFolder
 
 STATE_INTERVAL_S = 1.0
@@ -289,11 +289,11 @@ def read_state(run: RunFolder) -> RunState:
 
 def _kept_state(run: RunFolder) -> RunState:
     try:
-        values = dict(json.loads(run.state_path.read_text("utf-8")))
+        values = read_object(run.state_path)
         if isinstance(values.get("error"), dict):
             values["error"] = checked_record(StatusChanged, values["error"])
         state: RunState = checked_record(RunState, values)
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError):
         state = RunState()
     return state
 

@@ -6,7 +6,6 @@ The run folder is the truth: whoever wants to know how a run stands reads it the
 import contextlib
 import dataclasses
 import functools
-import json
 import secrets
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -27,6 +26,7 @@ from dreambooth.errors import (
 )
 from dreambooth.events import Controls, Event, Notice, Resumed, StatusChanged
 from dreambooth.hardware import freed_memory_kept
+from dreambooth.json_file import read_object
 from dreambooth.models.base import read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.pace import remember_pace
@@ -421,6 +421,6 @@ def revealed_token(settings: Settings) -> str | None:
 def read_config(run: RunFolder) -> TrainingConfig | None:
     """Return the settings a run was started with, None where they cannot be read."""
     try:
-        return TrainingConfig.from_json(json.loads(run.config_path.read_text("utf-8")))
+        return TrainingConfig.from_json(read_object(run.config_path))
     except (OSError, ValueError, ConfigError):
         return None

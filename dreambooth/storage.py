@@ -5,7 +5,6 @@ Samples, logs, settings and whatever a person put beside them are never deleted 
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import stat
@@ -18,6 +17,7 @@ from typing import Literal, get_args
 from dreambooth.config import TrainingConfig
 from dreambooth.durable import held_lock, is_locked, remove_folder, sync, unfinished_in
 from dreambooth.errors import ConfigError, RunFolderError
+from dreambooth.json_file import read_object
 from dreambooth.runlog import is_owned, read_state
 from dreambooth.workspace import STEP_NAME, RunFolder, Workspace
 
@@ -338,10 +338,9 @@ def _settings(file: Path) -> TrainingConfig | None:
 
 def _json(file: Path) -> dict[str, object]:
     try:
-        values = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_object(file)
+    except (OSError, ValueError):
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 # Deleting ------------------------------------------------------------------------------------------------------------

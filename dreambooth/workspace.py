@@ -80,8 +80,9 @@ class Workspace:
         folders = {folder.name: folder for folder in self.runs_dir.iterdir()}
         if self.drive_dir is not None:
             folders = {folder.name: folder for folder in (self.drive_dir / "runs").iterdir()} | folders
-        found = [RunFolder(folder) for folder in folders.values() if (folder / ".run" / "config.json").exists()]
-        return sorted(found, key=lambda run: (run.path / ".run" / "config.json").stat().st_mtime, reverse=True)
+        begun_s = {folder: _begun_s(folder) for folder in folders.values()}
+        found = [(when_s, folder) for folder, when_s in begun_s.items() if when_s is not None]
+        return [RunFolder(folder) for _, folder in sorted(found, key=lambda one: one[0], reverse=True)]
 
     def new_run_name(self, wish: str) -> str:
         """Return a free run name that begins with the wish."""
@@ -89,6 +90,14 @@ class Workspace:
         name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
         taken = {folder.name for folder in self.runs_dir.iterdir()}
         return next(free for free in (name, *(f"{name}-{n}" for n in range(2, 1000))) if free not in taken)
+
+
+def _begun_s(folder: Path) -> float | None:
+    """Return when a run's settings were written, None where the folder is none, or one that cannot be looked into."""
+    try:
+        return (folder / ".run" / "config.json").stat().st_mtime
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True)

@@ -437,3 +437,36 @@ def test_a_deleted_runs_model_makes_no_more_pictures(tmp_path: Path) -> None:
         client.predict(run, True, api_name="/delete_run")
         with pytest.raises(AppError, match="is not there. Its files are gone"):
             client.predict(*picture, api_name="/generate")
+
+
+# One damaged record --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("record", ["config.json", "state.json", "scores.json", "events.jsonl", "log.txt"])
+def test_one_damaged_record_hides_no_other_run(client: Client, opened: OpenPage, record: str) -> None:
+    """Nested 100,000 deep, infinite, no text, a folder in the file's place."""
+    good = opened.workspace.run("good-run")
+    write_json(good.config_path, {})
+    for number, content in enumerate((b"[" * 100_000, b'{"step": 1e999}', b"\xff\xfe", b"5", None)):
+        damaged = opened.workspace.run(f"damaged-{record.partition('.')[0]}-{number}")
+        write_json(damaged.config_path, {})
+        if content is None and record != "config.json":
+            (damaged.records / record).mkdir()
+        elif content is not None:
+            (damaged.records / record).write_bytes(content)
+    listed = {one["run"]: one for one in client.predict(api_name="/list_runs")}
+    assert listed["good-run"]["status"] == "interrupted"
+    assert len([name for name in listed if name.startswith(f"damaged-{record.partition('.')[0]}")]) == 5
+    assert client.predict("good-run", api_name="/training_status")["run"] == "good-run"
+
+
+def test_damaged_words_are_the_usual_ones(client: Client, opened: OpenPage) -> None:
+    """A value that is no text, or cannot be shown: the set is listed, checked and trained with usual words."""
+    photo_set = upload(client)
+    for content in ('{"identifier": 5}', '{"class_word": ["dog"]}', "[" * 100_000, '{"class_prompt": "\\ud800"}'):
+        (opened.workspace.datasets_dir / photo_set / "words.json").write_text(content)
+        listed = {one["photo_set"]: one for one in client.predict(api_name="/list_photo_sets")}
+        assert (listed[photo_set]["identifier"], listed[photo_set]["class_word"]) == ("zwx", "dog")
+        assert client.predict("dog", api_name="/propose_identifier") != "zwx"
+        plan = client.predict(photo_set, str(opened.base), "recommended", SHORT, api_name="/plan_training")
+        assert plan["settings"]["concepts"][0]["instance_prompt"] == "photo of zwx dog"

@@ -22,6 +22,7 @@ from dreambooth.concepts import Concept
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, TrainingError
 from dreambooth.events import Controls, Event, Notice, PhaseProgress, Resumed, StepLoss, losses_of, read_events
+from dreambooth.json_file import MAX_JSON_BYTES
 from dreambooth.models.manager import ModelManager
 from dreambooth.runlog import read_state
 from dreambooth.runs import resume, train
@@ -412,6 +413,8 @@ def two_states(config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatc
 def mutants(newest: Path) -> list[tuple[str, Callable[[], None]]]:
     """Return ways to damage a state, each as a name and a deed."""
     found: list[tuple[str, Callable[[], None]]] = []
+    manifest = newest / "manifest.json"
+    records = no_manifests(manifest)
     for file in sorted(newest.iterdir()):
         size = file.stat().st_size
 
@@ -440,7 +443,27 @@ def mutants(newest: Path) -> list[tuple[str, Callable[[], None]]]:
         ("another step's name", lambda: newest.rename(newest.with_name("5"))),
         ("an empty folder", lambda: (shutil.rmtree(newest), newest.mkdir())),
     ]
+    found += [(f"{name} as manifest", lambda text=text: manifest.write_bytes(text)) for name, text in records.items()]
     return found  # type: ignore[return-value]
+
+
+def no_manifests(manifest: Path) -> dict[str, bytes]:
+    """Return contents that are no manifest although they are JSON, or nearly."""
+    values, text = json.loads(manifest.read_text()), manifest.read_text()
+    size = json.dumps(values["files"]["unet.safetensors"]["bytes"])
+    sizes = {name: text.replace(size, name, 1).encode() for name in ("Infinity", "1e999", "-Infinity", "NaN", '"many"')}
+    return sizes | {
+        "a deep list": b"[" * 100_000,
+        "a deep object": b'{"step":' * 100_000,
+        "a number of 400 digits": text.replace(size, "1" + "0" * 400, 1).encode(),
+        "half a character": text.replace('"step"', '"\\ud800": 1, "step"', 1).encode(),
+        "a list": b"[1]",
+        "a number": b"1",
+        "files as a list": json.dumps(values | {"files": [1]}).encode(),
+        "a machine as a number": json.dumps(values | {"machine": 4}).encode(),
+        "a step as a list": json.dumps(values | {"step": [4]}).encode(),
+        "64 MB and a byte": b"{" + bytes(MAX_JSON_BYTES),
+    }
 
 
 def test_a_damaged_state_is_set_aside_and_the_one_before_is_taken(two_states: RunFolder, tmp_path: Path) -> None:
@@ -459,16 +482,21 @@ def test_a_damaged_state_is_set_aside_and_the_one_before_is_taken(two_states: Ru
         assert found.step == 2, name
         assert len(told) == 1, name
         assert "was set aside as .bad-" in told[0], name
-    assert tried >= 200
+    assert tried >= 215
 
 
+@pytest.mark.parametrize("damage", ["a bit of the moments", "a deep manifest", "an infinite size"])
 def test_a_resumed_run_tells_of_the_damaged_state_and_is_exact(
-    two_states: RunFolder, config: Callable[..., TrainingConfig], tmp_path: Path
+    two_states: RunFolder, config: Callable[..., TrainingConfig], tmp_path: Path, damage: str
 ) -> None:
-    file = two_states.checkpoints / "4" / "optimizer.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
+    manifest = two_states.checkpoints / "4" / "manifest.json"
+    if damage == "a bit of the moments":
+        file = two_states.checkpoints / "4" / "optimizer.safetensors"
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    else:
+        manifest.write_bytes(no_manifests(manifest)["a deep list" if damage == "a deep manifest" else "Infinity"])
     events: list[Event] = []
     last = resume(two_states.path, on_event=events.append)
     assert Resumed(2) in events

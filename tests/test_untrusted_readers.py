@@ -15,17 +15,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dreambooth import events as events_module
-from dreambooth.concepts import load_concepts_list, read_concepts
+from dreambooth.concepts import Concept, load_concepts_list, read_concepts
 from dreambooth.config import TrainingConfig, load_config
-from dreambooth.errors import BaseModelError, DreamBoothError
+from dreambooth.data.focus import FOCUS_FILE, read_focus
+from dreambooth.data.photo_records import RECORDS_FILE
+from dreambooth.errors import BaseModelError, DreamBoothError, TrainingError
 from dreambooth.events import Event, ModelSaved, Notice, PhaseProgress, SamplesMade, StepLoss, losses_of, read_events
 from dreambooth.fields import describe
 from dreambooth.models.base import read_card
+from dreambooth.pace import known_pace
 from dreambooth.runlog import RunState, as_text, read_state
-from dreambooth.workspace import RunFolder
+from dreambooth.scoring.records import read_scores
+from dreambooth.storage import CHOICES, plan
+from dreambooth.training.checkpoint import verified
+from dreambooth.training.finishing import read_finish
+from dreambooth.workspace import RunFolder, Workspace
+from ui.forecast import class_pictures_to_make
+from ui.photo_sets import TOGETHER_FILE, WORDS_FILE, PhotoSet
 
 NO_JSON = [b"", b"[" * 200_000, b'{"a":' * 100_000, b"\xff\xfe", b"null", b"1" * 5000, b"NaN"]
-NUM_CASES = 100  # of each of the five readers
+NUM_CASES = 100  # of each reader
 NAMES = [info.name for info in describe(TrainingConfig)] + ["concepts", "instance_prompt", "unknown"]
 KINDS = ["PhaseProgress", "StepLoss", "SamplesMade", "ModelSaved", "Notice", "StatusChanged", "Resumed", "Other", ""]
 EVENT_FIELDS = ["phase", "done", "total", "step", "loss", "files", "text", "level", "status", "what", "prior_loss"]
@@ -53,6 +62,19 @@ state_like = values | st.dictionaries(st.sampled_from(sorted(RunState.__dataclas
 card_like = values | st.dictionaries(
     st.sampled_from(["native_px", "is_toy", "notice", "recipe", "x"]), values | settings_like, max_size=5
 )
+scores_like = values | st.fixed_dictionaries(
+    {"examiner": values, "ceiling": values, "steps": st.lists(
+        st.dictionaries(st.sampled_from(["step", "fidelity", "prompt", "drift", "measures"]), values), max_size=3
+    )}
+)  # fmt: skip
+words_like = values | st.dictionaries(
+    st.sampled_from(["kind", "identifier", "class_word", "instance_prompt", "class_prompt", "x"]), values, max_size=5
+)
+focus_like = st.fixed_dictionaries({"x": scalars, "y": scalars, "zoom": scalars})
+manifest_like = values | st.fixed_dictionaries(
+    {"digest": values, "step": values, "settings": values, "photos": values, "machine": values,
+     "files": values | st.dictionaries(st.text(max_size=5), st.fixed_dictionaries({"bytes": values, "sha256": values}))}
+)  # fmt: skip
 
 
 def as_bytes(content: Any) -> bytes:
@@ -128,12 +150,70 @@ def try_card(content: Any, folder: Path) -> None:
         assert read_card(str(folder)).native_px >= 16
 
 
+def try_scores(content: Any, folder: Path) -> None:
+    """Read a run's scores, and what the page makes of them."""
+    run = RunFolder(folder / "run")
+    run.records.mkdir(parents=True, exist_ok=True)
+    run.scores_path.write_bytes(as_bytes(content))
+    scores = read_scores(run)
+    if scores is not None:
+        pick = scores.recommended([1, 2])
+        assert pick is None or isinstance(pick.why, str)
+
+
+def try_words(content: Any, folder: Path) -> None:
+    """Read all that lies beside the photos of a set; every word is text that can be shown and written."""
+    kept = PhotoSet(folder / "a-set")
+    kept.folder.mkdir(exist_ok=True)
+    for name in (WORDS_FILE, RECORDS_FILE, TOGETHER_FILE):
+        (kept.folder / name).write_bytes(as_bytes(content))
+    assert all(isinstance(word, str) and word.encode() is not None for word in vars(kept.words()).values())
+    assert kept.photos() == []
+    assert kept.together() == [kept]
+    assert kept.shown_name("a.png").encode() is not None
+
+
+def try_state_of_a_step(content: Any, folder: Path) -> None:
+    """Read a state's manifest: what is none is told as a damaged state."""
+    state = folder / "4"
+    state.mkdir(exist_ok=True)
+    (state / "manifest.json").write_bytes(as_bytes(content))
+    with pytest.raises(TrainingError, match="is damaged"):
+        verified(state)
+
+
+def try_focus(content: Any, folder: Path) -> None:
+    """Read the squares of a folder's photos; each lies in its photo."""
+    (folder / FOCUS_FILE).write_bytes(as_bytes(content))
+    with contextlib.suppress(DreamBoothError):
+        assert all(0 <= focus.x <= 1 for focus in read_focus(folder).values())
+
+
+def try_notes(content: Any, folder: Path) -> None:
+    """Read the data folder's own notes: how fast runs were, what class images are of, where a run ends early."""
+    workspace = Workspace(folder / "data")
+    config = TrainingConfig(concepts=(Concept("a", "b", "c"),), with_prior_preservation=True, num_class_images=3)
+    pictures = workspace.class_images_dir / "0123456789abcdef"
+    pictures.mkdir(exist_ok=True)
+    for note in (workspace.data_dir / "paces.json", pictures / "info.json", folder / "finish.json"):
+        note.write_bytes(as_bytes(content))
+    assert class_pictures_to_make(workspace, config) == 3
+    plan(workspace, CHOICES)
+    known_pace(workspace, config)
+    read_finish(folder / "finish.json")
+
+
 READERS: dict[str, tuple[Callable[[Any, Path], None], Any]] = {
     "settings": (try_settings, settings_like),
     "concepts": (try_concepts, values | st.lists(concept_like, max_size=4)),
     "events": (try_events, st.lists(event_like, max_size=6)),
     "state": (try_state, state_like),
     "card": (try_card, card_like),
+    "scores": (try_scores, scores_like),
+    "words": (try_words, words_like),
+    "manifest": (try_state_of_a_step, manifest_like),
+    "focus": (try_focus, values | st.dictionaries(st.text(max_size=5), focus_like, max_size=3)),
+    "notes": (try_notes, values | st.dictionaries(st.sampled_from(["prompt", "start", "end", "pace"]), values)),
 }
 
 

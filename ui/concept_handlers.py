@@ -1,7 +1,6 @@
 """What the first tab does beside photos, as functions of values: words, several concepts, class pictures, lists."""
 
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from dreambooth.data.photos import find_photos
 from dreambooth.drive import delete_photos
 from dreambooth.errors import BaseModelError, DreamBoothError, FieldProblem, PhotoError
 from dreambooth.identifiers import SHAPE, Verdict, Vocabulary, judged, proposed, vocabulary_of
+from dreambooth.json_file import read_object
 from dreambooth.limits import text_problems
 from ui.bases import offered_base
 from ui.boundary import Services, shown
@@ -180,8 +180,8 @@ class Handlers:
         """Return the newest class pictures that a training made for this prompt."""
         found: list[tuple[int, list[Path]]] = []
         for folder in self._services.workspace.class_images_dir.iterdir():
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, PhotoError, RecursionError):
-                if json.loads((folder / "info.json").read_text("utf-8"))["prompt"] == class_prompt.strip():
+            with contextlib.suppress(OSError, ValueError, KeyError, PhotoError):
+                if read_object(folder / "info.json")["prompt"] == class_prompt.strip():
                     found.append((folder.stat().st_mtime_ns, find_photos(folder).photos))
         return max(found, default=(0, []))[1]
 

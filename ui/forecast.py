@@ -1,7 +1,6 @@
 """What a run will take, told before it starts: steps, minutes, memory and disk, for the form and for each preset."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from dreambooth.config import TrainingConfig
 from dreambooth.durable import free_bytes
 from dreambooth.hardware import Device
+from dreambooth.json_file import read_object
 from dreambooth.memory_plan import memory_need, room_bytes
 from dreambooth.models.base import read_card
 from dreambooth.models.shape import ModelShape, read_shape
@@ -125,8 +125,8 @@ def class_pictures_to_make(workspace: Workspace, config: TrainingConfig) -> int:
     there: dict[str, int] = {}
     for note in workspace.class_images_dir.glob("*/info.json"):
         try:
-            prompt = json.loads(note.read_text("utf-8"))["prompt"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            prompt = str(read_object(note)["prompt"])
+        except (OSError, ValueError, KeyError):
             continue
         there[prompt] = max(there.get(prompt, 0), len(list(note.parent.glob("*.png"))))
     prompts = [concept.class_prompt or "" for concept in config.concepts] or [""]

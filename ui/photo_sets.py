@@ -6,7 +6,6 @@ of the user's own lie in a folder of the same name that ends in `.class`.
 """
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -26,6 +25,8 @@ from dreambooth.data.photo_records import RECORDS_FILE, add_records, read_record
 from dreambooth.data.photos import SUFFIXES, find_photos, ingest, read_photo, save_photo, shown
 from dreambooth.durable import remove_folder, write_json, write_text
 from dreambooth.errors import DreamBoothError, PhotoError
+from dreambooth.events import checked_record
+from dreambooth.json_file import read_json, read_object
 from dreambooth.limits import MAX_PROMPT_CHARS, text_problems
 from dreambooth.text_files import printable
 from dreambooth.workspace import Workspace
@@ -96,9 +97,10 @@ class PhotoSet:
     def words(self) -> Words:
         """Return the words kept with the photos, or the usual ones."""
         try:
-            return Words(**json.loads((self.folder / WORDS_FILE).read_text("utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError):
+            words: Words = checked_record(Words, read_object(self.folder / WORDS_FILE))
+        except (OSError, ValueError, TypeError):
             return Words()
+        return words
 
     def keep_words(self, words: Words) -> None:
         """Write the words beside the photos; those that are there already make the set no newer."""
@@ -326,8 +328,8 @@ class PhotoSet:
     def together(self) -> list["PhotoSet"]:
         """Return the sets trained together with this one, itself among them, in their order."""
         try:
-            names = json.loads((self.folder / TOGETHER_FILE).read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
+            names = read_json(self.folder / TOGETHER_FILE)
+        except (OSError, ValueError):
             names = []
         listed = names if isinstance(names, list) else []
         known = [name for name in listed if isinstance(name, str) and SET_NAME.fullmatch(name)]

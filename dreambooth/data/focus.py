@@ -64,7 +64,8 @@ class Focus:
     def checked(self) -> "Focus":
         """Return this focus, or raise PhotoError where no square is meant by it."""
         numbers = (self.x, self.y, self.zoom)
-        right = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+        # Neither true of NaN nor an overflow for a whole number of 400 digits.
+        right = all(isinstance(number, int | float) and abs(number) <= MAX_ZOOM for number in numbers)
         if not right or not (0 <= self.x <= 1 and 0 <= self.y <= 1 and 1 <= self.zoom <= MAX_ZOOM):
             raise PhotoError(
                 "That is no place in a photo.", f"x and y lie in 0 to 1, zoom in 1 to {MAX_ZOOM:g}.",

@@ -1,12 +1,12 @@
 """What is known of stored photos beside their pixels: the names their users know them by, and notes of their files."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dreambooth.data.photos import shown
 from dreambooth.durable import write_json
+from dreambooth.json_file import read_object
 
 RECORDS_FILE = "photos.json"
 MAX_RECORDS_BYTES = 4 * 1024**2
@@ -16,11 +16,9 @@ MAX_NAME_CHARS = 100
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the name and the notes of each stored photo, by its file; nothing where the file cannot be read."""
     try:
-        with (folder / RECORDS_FILE).open("rb") as file:
-            values = json.loads(file.read(MAX_RECORDS_BYTES))
-    except (OSError, ValueError, RecursionError):
+        records = read_object(folder / RECORDS_FILE, MAX_RECORDS_BYTES)
+    except (OSError, ValueError):
         return {}
-    records = values if isinstance(values, dict) else {}
     return {name: {"name": one["name"], "notes": one["notes"]} for name, one in records.items() if _is_record(one)}
 
 

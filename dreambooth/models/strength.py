@@ -5,7 +5,6 @@ is weakened without another training.
 """
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 from dreambooth.durable import scratch_folder
 from dreambooth.errors import BaseModelError
+from dreambooth.json_file import read_object
 from dreambooth.models.base import Base, load_base
 from dreambooth.models.saving import write_model
 
@@ -57,10 +57,10 @@ def load_at_strength(
 def _base_of(model_dir: Path) -> dict[str, Any]:
     """Return what the model was taught from, as its settings say."""
     try:
-        told = dict(json.loads((model_dir / "args.json").read_text("utf-8")))
+        told = read_object(model_dir / "args.json")
         found = {name: told.get(name) for name in ("revision", "variant")}
         return {"name": str(told["pretrained_model_name_or_path"]), **found}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise BaseModelError(
             f"{model_dir} cannot be made weaker or stronger.", "Nothing says what it was taught from: no args.json.",
             "Choose a step of a run, or leave both strengths at 1.",

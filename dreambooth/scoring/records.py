@@ -1,11 +1,11 @@
 """A run's scores as they lie in `.run/scores.json`; read without any of the libraries that made them."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dreambooth.durable import write_json
+from dreambooth.json_file import read_object
 from dreambooth.scoring.recommendation import Recommendation, StepScores, recommended
 from dreambooth.workspace import RunFolder
 
@@ -52,12 +52,12 @@ def write_scores(run: RunFolder, scores: RunScores) -> None:
 def read_scores(run: RunFolder) -> RunScores | None:
     """Return a run's scores, None where there are none or they cannot be read."""
     try:
-        values = dict(json.loads(run.scores_path.read_text("utf-8")))
+        values = read_object(run.scores_path)
         steps = tuple(_step(dict(one)) for one in values["steps"])
         ceiling = {str(name): float(value) for name, value in dict(values["ceiling"]).items()}
         num_probes = int(_number(values.get("num_probes", 0)))
         return RunScores(str(values["examiner"]), steps, ceiling, str(values.get("note", "")), num_probes)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.durable import free_bytes, new_folder, remove_folder
 from dreambooth.errors import RunFolderError, TrainingError
 from dreambooth.formats.safetensors_file import write_safetensors, written_order
+from dreambooth.json_file import read_object
 from dreambooth.training.run_identity import VERSION, RunIdentity, file_hash, value_hash
 from dreambooth.training.sharding import Shards, brought_together, own_part
 from dreambooth.workspace import RunFolder
@@ -138,7 +139,7 @@ def _states(run: RunFolder) -> list[Path]:
 def verified(folder: Path) -> Checkpoint:
     """Return the state in this folder; raises TrainingError when it is not exactly what was written."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        manifest = read_object(folder / MANIFEST)
         digest, step, version = manifest.pop("digest"), manifest["step"], manifest.get("version", 1)
         if digest == value_hash(manifest) and type(version) is int and version > VERSION:
             raise _of_later_version(folder, version)

@@ -5,11 +5,11 @@ At a constant rate the weights hover around where they want to be; a last stretc
 the step and the run's folder alone, and a run that is killed amid it goes on as it would have.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.durable import write_json
+from dreambooth.json_file import read_object
 
 COOL_DOWN_SHARE = 0.08
 MIN_COOL_DOWN_STEPS = 5
@@ -42,7 +42,7 @@ def write_finish(path: Path, finish: Finish) -> None:
 def read_finish(path: Path) -> Finish | None:
     """Return the early end that was written down, None where there is none."""
     try:
-        values = dict(json.loads(path.read_text("utf-8")))
+        values = read_object(path)
         return Finish(int(values["start"]), int(values["end"]))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
