@@ -20,8 +20,8 @@ from typing import Any
 from dreambooth.drive import bring_photos_back, ready_drive
 from dreambooth.durable import held_lock, is_locked
 from dreambooth.entry_point import calling_on_signals, run_program
-from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
-from dreambooth.settings import Settings, keep_to_itself, load_settings
+from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem, quoted
+from dreambooth.settings import Settings, bypassing_proxies, keep_to_itself, load_settings
 from dreambooth.workspace import Workspace, held_data_folder
 
 MAX_FILE_SIZE = "1gb"
@@ -56,22 +56,28 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def door(arguments: argparse.Namespace, settings: Settings) -> Door:
     """Return how the page is opened; raises ConfigError for a public address without a password."""
-    host = arguments.host or settings.host
+    host = (arguments.host or settings.host).strip("[]")
     # A notebook's page can only be seen through a link.
     share = arguments.share or settings.on_colab
     auth = None if settings.auth is None else (settings.auth[0], settings.auth[1].reveal())
+    problems = []
+    if arguments.port is not None and not 1 <= arguments.port <= 65535:
+        problems.append(FieldProblem("port", f"must be a number from 1 to 65535, not {arguments.port}."))
     made = auth is None and (arguments.auth or share)
     if made:
         auth = ("dreambooth", secrets.token_urlsafe(9))
     if auth is None and not is_local(host) and not settings.on_space:
         message = f"{host} can be reached from other machines: add --auth, so that a password is asked for."
-        raise ConfigError([FieldProblem("host", message)])
+        problems.append(FieldProblem("host", message))
     if auth is not None and len(auth[1]) < MIN_PASSWORD_CHARS:
         wanted = f"has a password of {len(auth[1])} characters, and {MIN_PASSWORD_CHARS} is the least"
         if share or settings.on_space or not is_local(host):
             message = f"{wanted} where others can reach the page: choose a longer one."
-            raise ConfigError([FieldProblem("DREAMBOOTH_AUTH", message)])
-        print(f"DREAMBOOTH_AUTH {wanted} for a page that others can reach.", file=sys.stderr)
+            problems.append(FieldProblem("DREAMBOOTH_AUTH", message))
+        else:
+            print(f"DREAMBOOTH_AUTH {wanted} for a page that others can reach.", file=sys.stderr)
+    if problems:
+        raise ConfigError(problems)
     return Door(host, arguments.port or settings.port, share, auth, made)
 
 
@@ -136,7 +142,8 @@ def launch_arguments(opened: Door, workspace: Workspace, settings: Settings, cop
     logins = Logins(on_space=settings.on_space, behind_tunnel=opened.share)
     rooms = ("runs", "datasets", "class_images", "models", "pictures")
     return {
-        "server_name": opened.host,
+        # An IPv6 address becomes part of one of the web.
+        "server_name": f"[{opened.host}]" if ":" in opened.host else opened.host,
         "server_port": opened.port,
         "share": opened.share,
         "auth": opened.auth,
@@ -196,15 +203,17 @@ def _serve_page(opened: Door, workspace: Workspace, settings: Settings) -> int:
     ending = threading.Event()
     with calling_on_signals(ending.set), private_folder(workspace) as copies_dir:
         keep_to_itself(copies_dir)
-        from ui.build import build_page
-        from ui.space import training_refusal
+        # Gradio makes a client for the files of other hosts as it is imported; the page never asks any.
+        with bypassing_proxies(["*"]):
+            from ui.build import build_page
+            from ui.space import training_refusal
 
         refusal = training_refusal(settings.space_id, has_login=opened.auth is not None, zero_gpu=settings.zero_gpu)
         jobs = Jobs(workspace, ModelManager(), settings.token.reveal() if settings.token else None)
         page = build_page(jobs, workspace, settings, copies_dir, refusal, takes_folders=is_own(opened, settings))
         page.queue(max_size=MAX_WAITING_EVENTS)
-        _, url, link = page.launch(**launch_arguments(opened, workspace, settings, copies_dir))
-        print(f"\n  The page is open at {url}" + (f"\n  and at {link}" if link else ""))
+        url, link = _launched(page, opened, launch_arguments(opened, workspace, settings, copies_dir))
+        print("\n  The page is open at " + "\n  and at ".join(_addresses(opened, settings, url, link)))
         if opened.made_password and opened.auth:
             print(f"  User {opened.auth[0]}, password {opened.auth[1]}")
         if refusal is not None:
@@ -220,6 +229,39 @@ def _serve_page(opened: Door, workspace: Workspace, settings: Settings) -> int:
         jobs.close()
         page.close(verbose=False)
     return 0
+
+
+def _launched(page: Any, opened: Door, arguments: dict[str, Any]) -> tuple[str, str | None]:
+    """Launch the page and return its own address and its public one.
+
+    Gradio asks the page itself whether it is there: no proxy can know. For a public link it asks others too.
+    """
+    from httpx import HTTPError, InvalidURL
+
+    own = ["localhost", "127.0.0.1", "::1", opened.host]
+    try:
+        with bypassing_proxies(own if opened.share else ["*"]):
+            _, url, link = page.launch(**arguments)
+    except (HTTPError, InvalidURL, ImportError, ValueError) as error:
+        page.close(verbose=False)
+        raise DreamBoothError(
+            f"The page at {opened.host}:{opened.port} does not answer this machine itself.", quoted(error),
+            "Look at the proxies of the environment, such as ALL_PROXY, or choose another --host.",
+        ) from None  # fmt: skip
+    return url, link
+
+
+def _addresses(opened: Door, settings: Settings, url: str, link: str | None) -> list[str]:
+    """Return where the page can be opened; raises DreamBoothError for a notebook's without a public link."""
+    if not settings.on_colab:
+        shown = f"http://[::1]:{opened.port}/" if opened.host == "::" else url
+        return [shown, *([link] if link else [])]
+    if link is None:
+        raise DreamBoothError(
+            "No public link could be made.", "A notebook's page can be opened through one only.",
+            "Run this again later, or use the cells that need no page.",
+        )  # fmt: skip
+    return [link]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,12 @@
 from dreambooth import Concept, TrainingConfig, GenerationConfig, train, generate
 """
 
+import sys
+
+# Said here, before anything is imported that an older Python lacks; what pip would refuse is run all the same.
+if sys.version_info < (3, 11):  # noqa: UP036
+    sys.exit(f"DreamBooth Studio needs Python 3.11, 3.12 or 3.13; this is {sys.version_info[0]}.{sys.version_info[1]}.")
+
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.concepts import Concept

@@ -15,6 +15,7 @@ Anything else that is raised is a bug, and keeps its traceback in the run's log.
 """
 
 import base64
+import re
 import signal
 import sys
 import threading
@@ -35,9 +36,11 @@ def hide(secret: str) -> None:
 
     Shorter secrets are left: a password may be a word, and stars in its place would tell it.
     """
-    if len(secret) >= MIN_SECRET_CHARS:
-        # Services abbreviate a token to its end.
-        _forms.update((secret, quote(secret, safe=""), secret[-8:], *_in_base64(secret)))
+    # A line break in it is shown as "\\n" by clients that complain of it: what stands on each side is hidden too.
+    for text in (secret, *re.split(r"[\s\"'#]+", secret)):
+        if len(text) >= MIN_SECRET_CHARS:
+            # Services abbreviate a token to its end.
+            _forms.update((text, quote(text, safe=""), text[-8:], *_in_base64(text)))
 
 
 def _in_base64(secret: str) -> list[str]:

@@ -8,6 +8,7 @@ from dreambooth.errors import FieldProblem
 
 MAX_PROMPT_CHARS = 2000
 MAX_FILE_NAME_BYTES = 255
+TOKEN = re.compile(r"[A-Za-z0-9_.-]+")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 
 
@@ -37,6 +38,19 @@ def plain_name_problem(name: str, text: str, *, slashes: bool) -> list[FieldProb
     if PLAIN_NAME.fullmatch(text) and ".." not in text and (slashes or "/" not in text):
         return []
     return [FieldProblem(name, f"is {shortly(text)}: it must be a name of at most 100 letters, digits, . - and _.")]
+
+
+def token_problem(text: str) -> str:
+    """Return what makes this text no token of the Hub, without repeating it; nothing for one that may be one."""
+    if "\n" in text or "\r" in text:
+        return "has more than one line: give the token alone."
+    if text.lower().startswith("bearer"):
+        return 'begins with "Bearer": give the token alone.'
+    if text[:1] in ("'", '"') or text[-1:] in ("'", '"'):
+        return "has quotation marks around it: remove them."
+    if "#" in text:
+        return "has a comment behind it: give the token alone."
+    return "" if TOKEN.fullmatch(text) else "has a space or a character that no token has: copy it again."
 
 
 def is_folder(name: str) -> bool:

@@ -3,17 +3,22 @@
 Everybody else is handed a `Settings`, or the one value needed of it.
 """
 
+import contextlib
 import importlib
+import io
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from dreambooth.errors import STARS, ConfigError, FieldProblem, hide
+from dreambooth.limits import shortly, token_problem
+from dreambooth.text_files import read_text
 
 DEFAULT_PORT = 7860
 SPACE_STORAGE = Path("/data")
@@ -87,11 +92,14 @@ def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = No
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     values = _dotenv_values(dotenv or (Path(".env") if env is None else None))
     values |= {name: text for name, text in (os.environ if env is None else env).items() if text.strip()}
+    if env is None:
+        # The libraries that obey these read the environment only.
+        os.environ.update({name: values[name] for name in ("HF_ENDPOINT", "GRADIO_ROOT_PATH") if name in values})
     on_space, on_colab = "SPACE_ID" in values, "COLAB_RELEASE_TAG" in values
     problems: list[FieldProblem] = []
     settings = Settings(
         data_dir=_data_dir(values.get("DREAMBOOTH_HOME"), on_space, problems),
-        token=_token(values, on_colab, own_login=env is None),
+        token=_token(values, on_colab, problems, own_login=env is None),
         auth=_auth(values.get("DREAMBOOTH_AUTH"), problems),
         # A Space shows nothing that does not listen on all addresses.
         host=values.get("DREAMBOOTH_HOST", "0.0.0.0" if on_space else "127.0.0.1").strip(),
@@ -105,6 +113,7 @@ def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = No
         zero_gpu=values.get("SPACES_ZERO_GPU", "").strip().lower() in ("1", "true", "t", "yes"),
         accelerator=values.get("ACCELERATOR", "").strip().lower(),
     )
+    problems += _endpoint_problems(values.get("HF_ENDPOINT")) + _certificate_problems(values.get("SSL_CERT_FILE"))
     if problems:
         raise ConfigError(problems)
     return settings
@@ -115,7 +124,8 @@ def _dotenv_values(path: Path | None) -> dict[str, str]:
         return {}
     from dotenv import dotenv_values
 
-    return {name: text for name, text in dotenv_values(path).items() if text and text.strip()}
+    values = dotenv_values(stream=io.StringIO(read_text(path)))
+    return {name: text for name, text in values.items() if text and text.strip()}
 
 
 def _data_dir(text: str | None, on_space: bool, problems: list[FieldProblem]) -> Path:
@@ -166,6 +176,45 @@ def _names(text: str | None, space_host: str | None, problems: list[FieldProblem
     return (*names, *([space_host.strip().lower()] if space_host else []))
 
 
+def _endpoint_problems(text: str | None) -> list[FieldProblem]:
+    """Return what is wrong with the address of a mirror of the Hub, which is complained of in hours otherwise."""
+    address = urlsplit((text or "https://huggingface.co").strip())
+    if address.scheme in ("http", "https") and address.netloc:
+        return []
+    return [FieldProblem("HF_ENDPOINT", f"must be an address such as https://huggingface.co, not {shortly(text)}.")]
+
+
+def _certificate_problems(name: str | None) -> list[FieldProblem]:
+    """Return what is wrong with the file of certificates that every connection of this process reads."""
+    if name is None:
+        return []
+    import ssl
+
+    try:
+        ssl.create_default_context(cafile=name.strip())
+    except ssl.SSLError:
+        return [FieldProblem("SSL_CERT_FILE", f"{shortly(name)} holds no certificates that can be read.")]
+    except OSError as error:
+        return [FieldProblem("SSL_CERT_FILE", f"{shortly(name)} cannot be read: {error.strerror}.")]
+    return []
+
+
+@contextlib.contextmanager
+def bypassing_proxies(addresses: Iterable[str]) -> Iterator[None]:
+    """Have requests of this process to these addresses, `*` for all, go to them directly in the block."""
+    names = ("no_proxy", "NO_PROXY")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    present = next(iter(before.values()), "").split(",")
+    text = ",".join(filter(None, dict.fromkeys([*addresses, *present])))
+    os.environ.update({name: text for name in names})
+    try:
+        yield
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
 def keep_to_itself(folder: Path) -> None:
     """Let this process and those it starts put temporary files into `folder` only, and report nothing to anyone."""
     # Read by Gradio and huggingface_hub when they are imported: there is no argument for these.
@@ -179,7 +228,9 @@ def keep_to_itself(folder: Path) -> None:
     tempfile.tempdir = str(folder)
 
 
-def _token(values: Mapping[str, str], on_colab: bool, *, own_login: bool) -> Secret | None:
+def _token(
+    values: Mapping[str, str], on_colab: bool, problems: list[FieldProblem], *, own_login: bool
+) -> Secret | None:
     text: str | None = values.get("HF_TOKEN")
     if not text and own_login and on_colab:
         text = _colab_secret("HF_TOKEN")
@@ -187,7 +238,12 @@ def _token(values: Mapping[str, str], on_colab: bool, *, own_login: bool) -> Sec
         from huggingface_hub import get_token
 
         text = get_token()
-    return Secret(text.strip()) if text and text.strip() else None
+    if not text or not text.strip():
+        return None
+    token = Secret(text.strip())
+    if problem := token_problem(text.strip()):
+        problems.append(FieldProblem("HF_TOKEN", problem))
+    return token
 
 
 def _colab_secret(name: str) -> str | None:

@@ -93,7 +93,7 @@ def test_a_second_server_on_one_folder_refuses_and_names_the_first(workspace: Wo
     environment = dict(os.environ) | {"DREAMBOOTH_HOME": str(workspace.data_dir)}
     with held_data_folder(workspace):
         refused = subprocess.run(
-            [sys.executable, "app.py", "--port", "0"],
+            [sys.executable, "app.py", "--port", "7999"],
             cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
     assert refused.returncode == 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import ExportError, hide, quoted
 from dreambooth.export.model_card import BLEED_PICTURE, bleed_dir, model_card, settings_json
+from dreambooth.limits import token_problem
 from dreambooth.storage import SHARD, WEIGHT_FILES
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ SAMPLE = re.compile(rf"samples/[0-9]+\.png|{re.escape(BLEED_PICTURE)}")
 # The libraries note where a part was loaded from: on the user's disk, or in the cache of an account.
 CONFIGS = ("config.json", "model_index.json", "scheduler_config.json", "tokenizer_config.json")
 PLACES = {"_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"}
-TOKEN = re.compile(r"[!-~]+")
 WHERE_TOKENS_ARE_MADE = "huggingface.co/settings/tokens"
 
 
@@ -84,7 +84,7 @@ def push(
             SETTINGS_FILE: settings_json(model_dir).encode(),
         }
         _upload(api, full_id, info, files, on_progress)
-    except (_http_error(), OSError, RuntimeError, ValueError) as error:
+    except (_http_error(), OSError, RuntimeError, ValueError, ImportError) as error:  # ImportError: a proxy's package
         raise _told(repo_id, error) from None
     return PushResult(full_id, f"{api.endpoint}/{full_id}", created, bool(info.private))
 
@@ -104,9 +104,9 @@ def _checked_token(token: str | None) -> str:
             f"Make one that may write, at {WHERE_TOKENS_ARE_MADE}, and put it into HF_TOKEN or .env.",
         )  # fmt: skip
     hide(token)
-    if not TOKEN.fullmatch(token):
+    if problem := token_problem(token):
         # The client would show the whole header in its complaint.
-        raise ExportError("This HF_TOKEN is none.", "It holds a space or a strange character.", "Copy it once more.")
+        raise ExportError("This HF_TOKEN cannot be used.", f"It {problem}")
     return token
 
 

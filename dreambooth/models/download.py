@@ -143,7 +143,10 @@ def _snapshot(
             "It is no file or folder here, and no valid Hub id.",
             "Check the spelling.",
         ) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+    # ImportError: the package that speaks to a SOCKS proxy is missing.
+    except (
+        errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError, ImportError,
+    ) as error:  # fmt: skip
         raise _unreachable(name, error) from None
 
 
