@@ -52,6 +52,10 @@ class TrainingConfig:
         None, "File variant of the base on the Hub, such as fp16.", "model", in_identity=False
     )
     tokenizer_name: str | None = setting(None, "Another tokenizer than the base's own.", "model", in_identity=False)
+    class_model_name_or_path: str | None = setting(
+        None, "Model that makes class images; the base model, or what a trained one was trained from, when left out.",
+        "model", in_identity=False, only_with=WITH_PRIOR,
+    )  # fmt: skip
     output_dir: str | None = setting(
         None, "Folder of the run; a new one under the data folder when left out.", "model", in_identity=False
     )

@@ -115,7 +115,7 @@ class Jobs:
         with self._changed:
             self._refuse_at_the_end()
             run = self._workspace.run(self._workspace.new_run_name(wish))
-            self._queue(_Job(run, start_records(config, run), explicit=explicit))
+            self._queue(_Job(run, start_records(config, run, self._workspace.models_dir), explicit=explicit))
         return run.name
 
     def resume(self, name: str) -> None:

@@ -27,8 +27,9 @@ from dreambooth.errors import (
 from dreambooth.events import Controls, Event, Notice, Resumed, StatusChanged
 from dreambooth.hardware import freed_memory_kept
 from dreambooth.json_file import read_object
-from dreambooth.models.base import read_card
+from dreambooth.models.base import local_base, read_card
 from dreambooth.models.manager import ModelManager
+from dreambooth.models.origin import class_images_sentence, origin_of, step_sentence
 from dreambooth.pace import remember_pace
 from dreambooth.runlog import RunLog, TensorBoardLog, failure, is_owned, read_state
 from dreambooth.settings import Settings, load_settings
@@ -48,14 +49,29 @@ MIN_RETRY_PX = 256
 # One run, from start to final status ---------------------------------------------------------------------------------
 
 
-def start_records(config: TrainingConfig, run: RunFolder) -> TrainingConfig:
+def start_records(config: TrainingConfig, run: RunFolder, models_dir: Path | None = None) -> TrainingConfig:
     """Make a new run's folder with its settings, seed included; raises RunFolderError when the folder is in use."""
-    config.checked()
+    config = with_trained_base(config.checked(), models_dir)
     run.refuse_if_used()
     run.forget_failed_start()
     seed = secrets.randbelow(2**32) if config.seed is None else config.seed
     config = dataclasses.replace(config, seed=seed, output_dir=str(run.path))
     write_json(run.config_path, config.to_json())
+    return config
+
+
+def with_trained_base(config: TrainingConfig, models_dir: Path | None) -> TrainingConfig:
+    """Return the settings with the step that a run's folder means, and with the model that makes its class images.
+
+    Both are written down: a run that scores other steps later, or moves, does not change a training that began.
+    """
+    name = config.pretrained_model_name_or_path
+    folder = local_base(name, models_dir)
+    if folder is not None and RunFolder(folder.parent).base_step() is not None and folder.name.isdecimal():
+        config = dataclasses.replace(config, pretrained_model_name_or_path=str(folder.absolute()))
+    origin = origin_of(name, models_dir) if config.with_prior_preservation else None
+    if origin is not None and origin.is_here and config.class_model_name_or_path is None:
+        config = dataclasses.replace(config, class_model_name_or_path=origin.name)
     return config
 
 
@@ -90,6 +106,8 @@ def execute(
             report(StatusChanged("running"))
             for sentence in [] if resume else without_effect(config, explicit):
                 report(Notice(sentence, "warning"))
+            for sentence in [] if resume else _about_base(config, workspace.models_dir):
+                report(Notice(sentence))
             if workspace.drive_dir is not None:
                 keeper = RunKeeper(run, _own_photos(config, workspace), workspace.drive_dir, report)
                 report.observers["The copy to Google Drive"] = keeper
@@ -144,6 +162,15 @@ class _Reporter:
             self._log(Notice(f"{name} failed, and the run goes on without it: {quoted(error)}", "warning"))
             if not isinstance(error, OSError | UnicodeError):
                 self._log.bug(error)
+
+
+def _about_base(config: TrainingConfig, models_dir: Path) -> list[str]:
+    """Return which step of a run the base is, and whose class images a trained base gets."""
+    name, class_model = config.pretrained_model_name_or_path, config.class_model_name_or_path
+    told = [step_sentence(name, models_dir)]
+    if config.with_prior_preservation:
+        told.append(class_images_sentence(name, class_model, models_dir))
+    return [sentence for sentence in told if sentence]
 
 
 def _own_photos(config: TrainingConfig, workspace: Workspace) -> list[Path]:
@@ -321,7 +348,7 @@ def train(
     def records() -> TrainingConfig:
         own_folder = Path(config.output_dir).absolute() if config.output_dir else None
         run = RunFolder(own_folder) if own_folder else workspace.run(workspace.new_run_name("run"))
-        return start_records(config, run)
+        return start_records(config, run, workspace.models_dir)
 
     return _run_here(records, workspace, manager, settings, controls, on_event, resume=False, explicit=explicit)
 

@@ -13,6 +13,7 @@ from natsort import natsorted
 
 from dreambooth.durable import held_lock, is_locked
 from dreambooth.errors import DreamBoothError, RunFolderError
+from dreambooth.json_file import read_object
 
 STEP_NAME = re.compile(r"[1-9][0-9]*")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
@@ -186,6 +187,20 @@ class RunFolder:
             return []
         names = [entry.name for entry in self.path.iterdir() if STEP_NAME.fullmatch(entry.name)]
         return [int(name) for name in natsorted(names) if (self.path / name / "model_index.json").exists()]
+
+    def base_step(self) -> tuple[int, bool] | None:
+        """Return the step that another training starts from, and whether the run's scores recommend it.
+
+        Without a recommendation it is the newest; None for a folder that is no run, or has no saved step.
+        """
+        steps = self.steps() if self.config_path.exists() else []
+        if not steps:
+            return None
+        try:
+            recommended = read_object(self.scores_path).get("recommended_step")
+        except (OSError, ValueError):
+            recommended = None
+        return (recommended, True) if recommended in steps else (steps[-1], False)
 
     def checkpoint_steps(self) -> list[int]:
         """Return the steps with an exact state, in order; they are verified when one is taken up."""

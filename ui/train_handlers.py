@@ -12,6 +12,7 @@ from dreambooth.effects import without_effect
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.hardware import Device
 from dreambooth.models.base import STARTER, read_card
+from dreambooth.models.origin import step_sentence
 from dreambooth.presets import MEMORY_CONFIGURATIONS, without_idle_options
 from dreambooth.shell_line import command_line, settings_text
 from ui.bases import offered_base, offered_models
@@ -29,14 +30,14 @@ OF_THE_PRESET = tuple(dict.fromkeys(name for values in MEMORY_CONFIGURATIONS.val
 
 
 def base_notice(base: str) -> str:
-    """Return the panel that says before the start what this base is good for."""
+    """Return the panel that says before the start what this base is good for, and which step of a run it is."""
     try:
         card = read_card(base)
     except DreamBoothError as error:
         return error_panel(error)
-    if card.is_toy:
-        return panel(card.notice or TOY_NOTICE, tone="note")
-    return panel(card.notice, tone="note") if card.notice else ""
+    step = step_sentence(base)
+    notice = card.notice or (TOY_NOTICE if card.is_toy else "")
+    return panel(notice or step, step if notice else "", tone="note") if notice or step else ""
 
 
 def run_config(

@@ -33,6 +33,7 @@ from dreambooth.models.original_file import (
 )
 from dreambooth.models.tokenizer import load_tokenizer, refuse_other_vocabulary, tokenizer_for
 from dreambooth.models.weights import file_metadata, fill, pickled_weights
+from dreambooth.workspace import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -195,13 +196,17 @@ def _import_apart(name: str) -> None:
 
 
 def local_base(name: str, models_dir: Path | None) -> Path | None:
-    """Return the folder or file that a base's name means here, None where it is one of the Hub's."""
+    """Return the folder or file that a base's name means here, None where it is one of the Hub's.
+
+    A run's folder means its recommended step, or its newest where none is recommended.
+    """
     if name == STARTER:
         return starter_folder()
     for candidate in (Path(name), *([models_dir / name] if models_dir else [])):
         with contextlib.suppress(OSError, ValueError):  # no name of a file at all: too long, or with a NUL in it
             if candidate.exists():
-                return candidate
+                found = RunFolder(candidate).base_step()
+                return candidate if found is None else candidate / str(found[0])
     return None
 
 

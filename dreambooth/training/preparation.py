@@ -80,7 +80,9 @@ def prepare(
             missing_bytes = max(need.kept_bytes - bytes_there(kept, need), 0)
             refuse_full_drive(workspace.drive_dir, missing_bytes, is_resumed=is_resumed)
     with process.main_process_first():
-        config = with_class_images(config, base, workspace=workspace, manager=manager, report=report, controls=controls)
+        config = with_class_images(
+            config, base, workspace=workspace, manager=manager, report=report, controls=controls, token=token
+        )
     if controls.stop.is_set():
         return None
     concepts = [
@@ -192,10 +194,16 @@ def with_class_images(
     manager: ModelManager,
     report: Report,
     controls: Controls,
+    token: str | None = None,
 ) -> TrainingConfig:
     """Return the settings with every concept's class pictures complete and their folder named."""
     if not config.with_prior_preservation:
         return config
+    if config.class_model_name_or_path is not None:
+        base = load_base(
+            config.class_model_name_or_path, vae=config.pretrained_vae_name_or_path, token=token,
+            models_dir=workspace.models_dir,
+        )  # fmt: skip
     base_key = weights_fingerprint(base.unet, base.text_encoder)
     vae_key = weights_fingerprint(base.vae)
 
@@ -226,4 +234,7 @@ def with_class_images(
         )
         folder = concept.class_data_dir or (str(files[0].parent) if files else None)
         concepts.append(dataclasses.replace(concept, class_data_dir=folder))
+    if config.class_model_name_or_path is not None:
+        for part in (base.unet, base.text_encoder, base.vae):
+            manager.park(part)
     return dataclasses.replace(config, concepts=tuple(concepts))

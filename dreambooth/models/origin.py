@@ -1,0 +1,83 @@
+"""A trained model as the base of another training: which step of a run it is, and which base it was trained from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreambooth.json_file import read_object
+from dreambooth.models.base import STARTER, local_base
+from dreambooth.workspace import RunFolder
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the base at the end of a chain of trainings is called here, and where it is; without a place it is not here.
+
+    The name is empty where nothing tells it.
+    """
+
+    name: str
+    is_here: bool
+
+
+def origin_of(name: str, models_dir: Path | None = None) -> Origin | None:
+    """Return the original base that this trained model goes back to, None for a model that says of no training."""
+    folder, seen = local_base(name, models_dir), set[Path]()
+    found: Origin | None = None
+    while folder is not None and folder.is_dir() and folder not in seen:
+        seen.add(folder)
+        base, source = (
+            _told(folder / "args.json", "pretrained_model_name_or_path"),
+            _told(folder / "card.json", "source"),
+        )
+        if not base and (not source or not _told(folder / "card.json", "step")):
+            break
+        # A path may be another machine's, or another folder by now; a name of the Hub is the same everywhere.
+        here = next((one for one in (base, source) if one and _is_here(one, models_dir)), "")
+        found = Origin(here or source or base, bool(here))
+        folder = local_base(here, models_dir) if here and here != STARTER else None
+    return found
+
+
+def step_sentence(name: str, models_dir: Path | None = None) -> str:
+    """Return which step of which run this base is, nothing for one that is no run's."""
+    folder = local_base(name, models_dir)
+    if folder is None or not folder.name.isdecimal() or not RunFolder(folder.parent).config_path.exists():
+        return ""
+    run = RunFolder(folder.parent)
+    step, is_recommended = run.base_step() or (0, False)
+    kind = "" if str(step) != folder.name else ", the recommended one" if is_recommended else ", its last saved one"
+    return f'The base model is step {folder.name} of the run "{run.name}"{kind}.'
+
+
+def class_images_sentence(name: str, class_model: str | None, models_dir: Path | None = None) -> str:
+    """Return whose class images a training from this trained model uses; nothing for a base that is no trained one."""
+    origin = origin_of(name, models_dir)
+    if class_model is not None:
+        return f'Class images are those of "{class_model}", not of the base model.'
+    if origin is None:
+        return ""
+    why = f'its original base "{origin.name}" is not on this machine' if origin.name else "its original base is unknown"
+    return f"Class images are those of the trained base model itself: {why}."
+
+
+def _told(file: Path, key: str) -> str:
+    """Return what a model's own file says under this key, as text; nothing where it cannot be read."""
+    try:
+        value = read_object(file).get(key)
+    except (OSError, ValueError):
+        return ""
+    return str(value) if isinstance(value, str | int) else ""
+
+
+def _is_here(name: str, models_dir: Path | None) -> bool:
+    """Return whether a base can be loaded without a download."""
+    if local_base(name, models_dir) is not None:
+        return True
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = (try_to_load_from_cache(name, file) for file in ("model_index.json", "unet/config.json"))
+        return all(isinstance(path, str) for path in found)
+    except (HFValidationError, OSError, ValueError):
+        return False
