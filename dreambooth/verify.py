@@ -17,7 +17,7 @@ from dreambooth.export.single_file import PARTS, OriginalModel, Precision, Writt
 from dreambooth.formats.ldm import from_ldm, modern_vae_key, without_text_model
 from dreambooth.formats.safetensors_file import Cast, same_bits, stored_dtype
 from dreambooth.models.strength import WHOLE, Strength, folder_at_strength
-from dreambooth.models.weights import read_weights
+from dreambooth.models.weights import not_finite, read_weights
 from dreambooth.proof_picture import MakePicture, made_in_process, made_in_thread
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def convert_verified(
 def verify(written: Written, make_picture: MakePicture) -> Verdict:
     """Hold a written file to its folder, and have its picture made.
 
-    Raises ExportError naming what differs. Costs no copy of the model.
+    Raises ExportError naming what differs or is not finite. Costs no copy of the model.
     """
     model, path = written.model, written.path
     weights = read_weights(path, is_safetensors=written.is_safetensors)
@@ -85,9 +85,10 @@ def verify(written: Written, make_picture: MakePicture) -> Verdict:
     if misshapen:
         raise _differs(path, f"{misshapen[0]} is not the folder's.")
     same = OnceCompared()
-    with ThreadPoolExecutor(3) as beside:
+    with ThreadPoolExecutor(4) as beside:
         picture = beside.submit(make_picture, path, written.is_safetensors)
         on_disk = beside.submit(sync, path)
+        broken = beside.submit(not_finite, weights)
         compared = beside.submit(_first_difference, written, weights, same)
         other = _other_weight(from_ldm(weights), _parts_of(model), same)
         different = compared.result()
@@ -96,6 +97,8 @@ def verify(written: Written, make_picture: MakePicture) -> Verdict:
             raise _differs(path, f"{different[0]} is not the folder's.")
         if other:
             raise _differs(path, f"Read as a base, its {other[0]} is not the folder's.")
+        if name := broken.result():
+            raise _not_finite(model, name)
         no_picture = picture.result()
     return Verdict(path, len(weights), sum(tensor.nbytes for tensor in weights.values()), no_picture)
 
@@ -144,6 +147,20 @@ def _other_weight(file_parts: Parts, folder_parts: Parts, same: OnceCompared) ->
 def _parts_of(model: OriginalModel) -> Parts:
     unet, vae, text_encoder = (model.parts[part] for part in PARTS)
     return unet, {modern_vae_key(name): tensor for name, tensor in vae.items()}, without_text_model(text_encoder)
+
+
+def _not_finite(model: OriginalModel, name: str) -> ExportError:
+    """Return the error for a tensor of the written file with NaN or infinity, which is the folder's or the format's."""
+    if not_finite({name: model.weights[name]}):
+        return ExportError(
+            f'The model in "{model.folder}" is damaged.',
+            f"Its tensor {name} holds numbers that are not finite (NaN or infinity).",
+            "Convert an earlier step, or download the model again.",
+        )
+    return ExportError(
+        f'"{model.folder}" does not fit into fp16.', f"Numbers of its tensor {name} are too large for that format.",
+        "Convert with --precision fp32.",
+    )  # fmt: skip
 
 
 def _differs(path: Path, why: str) -> ExportError:

@@ -673,8 +673,9 @@ def test_a_broken_loss_stops_the_run_before_the_update(
 
     monkeypatch.setattr(objective, "prior_preservation", broken)
     part = Part(config(), tmp_path)
-    with pytest.raises(TrainingError, match=f"loss of step {step + 1} became no finite number"):
+    with pytest.raises(TrainingError, match=f"loss of step {step + 1} became no finite number") as told:
         part.train()
+    assert ("updates were too large" in told.value.why) == (step > 0), "before the first one there was none"
     assert part.run.steps()[-1:] == ([step] if step else [])
     if step:
         from dreambooth.models.base import load_base

@@ -204,14 +204,22 @@ def test_whoever_makes_the_picture_does_not_outlive_who_asked(tiny_base_folder: 
         time.sleep(0.1)
 
 
-def test_weights_that_are_no_numbers_are_found_equal_too(tiny_base_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("value", "what"), [("nan", "not finite"), ("inf", "not finite"), ("1e5", "too large")])
+def test_weights_that_are_not_finite_or_become_so_are_refused_by_name(
+    tiny_base_folder: Path, tmp_path: Path, value: str, what: str
+) -> None:
+    """Also without a tokenizer, where no picture is made; 1e5 is a number in fp32 and none in fp16."""
     folder = Path(shutil.copytree(tiny_base_folder, tmp_path / "base"))
     shutil.rmtree(folder / "tokenizer")
     file = folder / "vae" / "diffusion_pytorch_model.safetensors"
     weights = load_file(file)
-    weights["quant_conv.bias"][:] = float("nan")
+    weights["quant_conv.bias"][3] = float(value)
     save_file(weights, file)
-    assert convert_verified(folder, tmp_path / "model.safetensors", precision="fp16").num_tensors == 971
+    with pytest.raises(ExportError, match=rf"first_stage_model\.quant_conv\.bias.*{what}|{what}.*quant_conv\.bias"):
+        convert_verified(folder, tmp_path / "model.safetensors", precision="fp16")
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+    if what == "too large":
+        assert convert_verified(folder, tmp_path / "model.safetensors", precision="fp32").num_tensors == 971
 
 
 # The same bytes ------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from dreambooth.models.original_file import (
     vae_of_file,
 )
 from dreambooth.models.tokenizer import load_tokenizer, refuse_other_vocabulary, tokenizer_for
-from dreambooth.models.weights import file_metadata, fill, pickled_weights
+from dreambooth.models.weights import file_metadata, fill, pickled_weights, refuse_not_finite
 from dreambooth.workspace import RunFolder
 
 if TYPE_CHECKING:
@@ -158,8 +158,10 @@ def load_base(
     refuse_other_vocabulary(tokenizer or name, base.tokenizer, base.text_encoder)
     if vae is not None:
         base.vae = _load_vae(vae, token)
-    for part in (base.unet, base.text_encoder, base.vae):
-        part.eval()
+    for part in PARTS:
+        other_place = vae if part == "vae" else None
+        module, place = getattr(base, part).eval(), source if source.is_file() else source / part
+        refuse_not_finite(part, module, Path(other_place) if other_place is not None else place)
     return base
 
 

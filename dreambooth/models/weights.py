@@ -9,6 +9,7 @@ import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -104,6 +105,31 @@ def fill(module: Any, weights: "dict[str, Tensor]") -> Any:
         raise KeyError(", ".join(sorted(strange)[:3]))
     module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in weights.items()})
     return module
+
+
+def not_finite(weights: "Mapping[str, Tensor]") -> str:
+    """Return the name of the first tensor that holds NaN or infinity, or nothing.
+
+    Costs one addition a number: the sum of numbers one of which is not finite is not finite either.
+    """
+    import torch
+
+    for name, tensor in weights.items():
+        wide = torch.float32 if tensor.is_floating_point() and tensor.itemsize < 4 else None
+        if tensor.is_floating_point() and not tensor.sum(dtype=wide).isfinite() and not tensor.isfinite().all():
+            return name
+    return ""
+
+
+def refuse_not_finite(part: str, module: Any, place: Path) -> None:
+    """Raise BaseModelError naming file and tensor when a part that was read from there holds NaN or infinity."""
+    if name := not_finite(module.state_dict()):
+        files = [file for file in sorted(place.glob("*")) if file.suffix in (".safetensors", ".bin")]
+        file = files[0] if len(files) == 1 else place
+        raise BaseModelError(
+            f'"{file}" is damaged.', f"Its {part} tensor {name} holds numbers that are not finite (NaN or infinity).",
+            "Download the model again, or take an earlier step of the run that saved it.",
+        )  # fmt: skip
 
 
 def _same_shape(one: "Tensor | None", other: "Tensor | None") -> bool:

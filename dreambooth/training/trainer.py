@@ -333,6 +333,9 @@ class Trainer:
         what = "gradients" if bool(self._losses.mean_total(losses).isfinite()) else "loss"
         why = "The updates were too large for the number format, or the rate too high."
         todo = "Lower the learning rate, or train with mixed_precision bf16 or no."
+        if step == 0 and what == "loss":
+            why = "No weight was updated yet: the base model itself gives no finite numbers in this number format."
+            todo = "Train with mixed_precision bf16 or no, or choose another base model."
         if self._config.update_in_backward and what == "gradients":
             self._losses.tell()
             raise TrainingError(
