@@ -70,12 +70,12 @@ def door(arguments: argparse.Namespace, settings: Settings) -> Door:
         message = f"{host} can be reached from other machines: add --auth, so that a password is asked for."
         problems.append(FieldProblem("host", message))
     if auth is not None and len(auth[1]) < MIN_PASSWORD_CHARS:
-        wanted = f"has a password of {len(auth[1])} characters, and {MIN_PASSWORD_CHARS} is the least"
-        if share or settings.on_space or not is_local(host):
-            message = f"{wanted} where others can reach the page: choose a longer one."
+        short = f"is shorter than {MIN_PASSWORD_CHARS} characters"
+        if share or settings.on_space or settings.names or not is_local(host):
+            message = f"The password {short}, and others can reach this page: choose a longer one."
             problems.append(FieldProblem("DREAMBOOTH_AUTH", message))
         else:
-            print(f"DREAMBOOTH_AUTH {wanted} for a page that others can reach.", file=sys.stderr)
+            print(f"Note: The password in DREAMBOOTH_AUTH {short}.", file=sys.stderr)
     if problems:
         raise ConfigError(problems)
     return Door(host, arguments.port or settings.port, share, auth, made)

@@ -108,7 +108,9 @@ class RunLog:
             self._written_s = 0.0
             if self._state.status in FINAL_STATUSES:
                 # There is no later event, and nowhere else to say how the run ended.
-                print(without_secrets(f"{self._run.name}: {self._state.status}, not written: {error}"), file=sys.stderr)
+                told = without_secrets(f"{self._run.name}: {self._state.status}, not written: {error}")
+                with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
+                    print(told, file=sys.stderr)
 
     def bug(self, error: BaseException) -> None:
         """Keep a traceback in the log, where the page's words would not help whoever mends it."""

@@ -1,6 +1,7 @@
 """The page as an API: a real client does the whole job on a tiny base, and asks for what it must not get."""
 
 import argparse
+import html
 import json
 import subprocess
 import sys
@@ -314,12 +315,10 @@ def test_a_short_password_is_reported_and_not_taken_where_others_come(
     """`DREAMBOOTH_AUTH=a:b`: on this machine alone it is the user's to choose."""
     short = Settings(tmp_path, auth=("a", Secret("b")))
     assert app.door(arguments(), short).auth == ("a", "b")
-    assert "has a password of 1 characters, and 8 is the least for a page that others can reach" in (
-        capsys.readouterr().err
-    )
+    assert "The password in DREAMBOOTH_AUTH is shorter than 8 characters" in capsys.readouterr().err
     space = Settings(tmp_path, auth=("a", Secret("b")), host="0.0.0.0", on_space=True)
     for words, settings in ((("--share",), short), (("--host", "0.0.0.0"), short), ((), space)):
-        with pytest.raises(ConfigError, match="DREAMBOOTH_AUTH: has a password of 1 characters, and 8 is the least"):
+        with pytest.raises(ConfigError, match="DREAMBOOTH_AUTH: The password is shorter than 8 characters"):
             app.door(arguments(*words), settings)
     assert app.door(arguments("--share"), Settings(tmp_path, auth=("a", Secret("eight-ch")))).auth is not None
     assert capsys.readouterr().err == ""
@@ -422,7 +421,8 @@ def test_a_call_of_another_form_is_told_what_is_wrong(client: Client, opened: Op
 
 def test_a_call_with_too_few_values_is_told_how_many_it_takes(opened: OpenPage) -> None:
     answer = RawEvents(opened.url).call("generate", ["starter", "a dog"])[0]
-    assert answer.error == ("generate takes 13 values, and 2 came. The page's API page lists them with their defaults.")
+    told = '"generate" takes 13 values; 2 were given. "Use via API" on the page lists them with their defaults.'
+    assert html.unescape(answer.error) == told
 
 
 @pytest.mark.slow

@@ -168,8 +168,8 @@ class Page(gr.Blocks):
     async def preprocess_data(self, block_fn: BlockFunction, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         """Return the inputs as handlers take them; a refused one is quoted as text, not as HTML."""
         if len(inputs) < len(block_fn.inputs):
-            told = f"{block_fn.api_name} takes {len(block_fn.inputs)} values, and {len(inputs)} came."
-            raise gr.Error(f"{told} The page's API page lists them with their defaults.", print_exception=False)
+            told = f'"{block_fn.api_name}" takes {len(block_fn.inputs)} values; {len(inputs)} were given.'
+            raise gr.Error(f'{told} "Use via API" on the page lists them with their defaults.', print_exception=False)
         # Gradio would download what is named by an address, however large it is.
         traverse(inputs, _refuse_address, is_file_obj_with_meta)
         try:

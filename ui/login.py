@@ -69,7 +69,7 @@ async def small_body(receive: Receive) -> Receive:
                 if not message.get("more_body", False):
                     break
     except TimeoutError:
-        raise Refused(408, f"The login did not come within {BODY_S:g} s.") from None
+        raise Refused(408, f"The login took longer than {BODY_S:g} s to arrive.") from None
     whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
