@@ -185,8 +185,9 @@ def test_failed_logins_take_a_second_each_one_after_the_other(locked: OpenPage) 
     assert right_s < 1.0
 
 
-def test_a_login_that_does_not_come_holds_up_nobody(locked: OpenPage) -> None:
+def test_a_login_that_does_not_come_holds_up_nobody(locked: OpenPage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a form is waited for outside of any lock, and not for ever."""
+    monkeypatch.setattr("ui.login.BODY_S", 3.0)
     address = urlsplit(locked.url)
     with socket.create_connection((address.hostname, address.port), timeout=30) as slow:
         head = f"POST /login HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 100\r\n"
