@@ -4,7 +4,9 @@ Commands that train, handle files or measure quality have files of their own; th
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +88,19 @@ def generate_command(arguments: dict[str, Any]) -> int:
 def _with_bar(model: str, config: GenerationConfig, output_dir: Path) -> list[Path]:
     from dreambooth.pictures import generate
 
-    with progress_bar("Generating", "step") as on_step:
-        return generate(model, config, output_dir, on_step=on_step)
+    with _notices() as notice, progress_bar("Generating", "step") as on_step:
+        return generate(model, config, output_dir, on_step=on_step, notice=notice)
+
+
+@contextlib.contextmanager
+def _notices() -> Iterator[Callable[[str], None]]:
+    """Yield what keeps notices until the end, since a bar stands in their line till then; print them as errors are."""
+    texts: list[str] = []
+    try:
+        yield texts.append
+    finally:
+        for text in texts:
+            print(text, file=sys.stderr)
 
 
 def compare_command(arguments: dict[str, Any]) -> int:
@@ -97,8 +110,8 @@ def compare_command(arguments: dict[str, Any]) -> int:
     run, steps, output_dir = (arguments.pop(name) for name in ("run", "steps", "output_dir"))
     # Several prompts are several lines, as in a file of settings; a shell's own newline is hard to type.
     arguments["prompt"] = arguments.get("prompt", "").replace("\\n", "\n")
-    with progress_bar("Generating", "step") as on_step:
-        paths = compare(run, GenerationConfig(**arguments), output_dir, steps=steps, on_step=on_step)
+    with _notices() as notice, progress_bar("Generating", "step") as on_step:
+        paths = compare(run, GenerationConfig(**arguments), output_dir, steps=steps, on_step=on_step, notice=notice)
     for path in paths:
         print(path)
     return 0

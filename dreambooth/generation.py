@@ -16,6 +16,7 @@ from dreambooth import rng
 from dreambooth.capture import CapturedWork
 from dreambooth.config import GenerationConfig
 from dreambooth.durable import new_file
+from dreambooth.prompts import literal_notice
 from dreambooth.recipes import CHUNK, recipe_text
 from dreambooth.samplers import adds_noise, scheduler_for
 
@@ -73,7 +74,7 @@ def generate_images(
     `on_step` is told (denoising steps done, in all); `should_stop` is asked after each of them, and its True ends
     everything without the pictures of that batch. Size left out of the request is `native_px`, else the UNet's own.
     `indices` asks for these pictures of the request instead of the first `num_images_per_prompt`. `notice` is told
-    what was cut from a prompt, and of pictures that overflowed.
+    what was cut from a prompt or is read literally in it, and of pictures that overflowed.
     """
     seed = secrets.randbelow(2**32) if config.seed is None else config.seed
     wanted = range(config.num_images_per_prompt) if indices is None else indices
@@ -162,6 +163,8 @@ def _text_states(pipe: Pipe, config: GenerationConfig, say: Callable[[str], None
     """
     prompts = [config.negative_prompt, config.prompt] if config.guidance_scale > 1 else [config.prompt]
     limit = pipe.tokenizer.model_max_length
+    if literal := literal_notice(*reversed(prompts)):
+        say(literal)
     for prompt in prompts:
         ids = pipe.tokenizer(prompt, verbose=False).input_ids
         if len(ids) > limit:

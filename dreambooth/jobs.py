@@ -25,7 +25,15 @@ from dreambooth.models.base import STARTER
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.shape import read_shape
 from dreambooth.picture_line import Order, PictureLine
-from dreambooth.pictures import OnStep, Painter, folder_of, model_name, prompts_to_compare, steps_to_compare
+from dreambooth.pictures import (
+    OnNotice,
+    OnStep,
+    Painter,
+    folder_of,
+    model_name,
+    prompts_to_compare,
+    steps_to_compare,
+)
 from dreambooth.run_removal import Removed, remove_run
 from dreambooth.runlog import RunLog, is_lent, read_state
 from dreambooth.runs import (
@@ -304,8 +312,10 @@ class Jobs:
         config.checked()
         folder = folder_of(model, self._workspace)
 
-        def work(on_step: OnStep, should_stop: Callable[[], bool]) -> Iterator[Path]:
-            return self._painter.pictures(model, config, folder, on_step=on_step, should_stop=should_stop, wait=True)
+        def work(on_step: OnStep, should_stop: Callable[[], bool], notice: OnNotice) -> Iterator[Path]:
+            return self._painter.pictures(
+                model, config, folder, on_step=on_step, should_stop=should_stop, wait=True, notice=notice
+            )
 
         after = self._blocking_run(when)
         return self.pictures.add(model_name(model), config.num_images_per_prompt, work, after)
@@ -318,9 +328,9 @@ class Jobs:
         prompts = prompts_to_compare(config, len(models))
         folder = self._workspace.pictures_dir / run.name
 
-        def work(on_step: OnStep, should_stop: Callable[[], bool]) -> Iterator[Path]:
+        def work(on_step: OnStep, should_stop: Callable[[], bool], notice: OnNotice) -> Iterator[Path]:
             return self._painter.compare(
-                models, prompts, config, folder, on_step=on_step, should_stop=should_stop, wait=True
+                models, prompts, config, folder, on_step=on_step, should_stop=should_stop, wait=True, notice=notice
             )
 
         after = self._blocking_run(when)

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from dreambooth.errors import DreamBoothError, traceback_text, without_secrets
-from dreambooth.pictures import OnStep
+from dreambooth.pictures import OnNotice, OnStep
 
 OrderState = Literal["waiting", "making", "done", "cancelled", "failed"]
 ENDED: frozenset[OrderState] = frozenset({"done", "cancelled", "failed"})
 MAX_WAITING = 20
 
-Work = Callable[[OnStep, Callable[[], bool]], Iterator[Path]]
+Work = Callable[[OnStep, Callable[[], bool], OnNotice], Iterator[Path]]
 
 
 @dataclass
@@ -37,6 +37,7 @@ class Order:
     began_s: float = 0.0
     ended_s: float = 0.0
     files: list[Path] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     error: DreamBoothError | None = None
     cancel: threading.Event = field(default_factory=threading.Event)
 
@@ -166,7 +167,7 @@ class PictureLine:
         def on_step(done: int, total: int) -> None:
             order.share = done / max(total, 1)
 
-        for path in order.work(on_step, order.cancel.is_set):
+        for path in order.work(on_step, order.cancel.is_set, order.notices.append):
             with self._changed:
                 order.files.append(path)
                 self._changed.notify_all()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MAX_COMPARED = 400
 
 OnStep = Callable[[int, int], None]
+OnNotice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,12 @@ class Painter:
         on_step: OnStep | None = None,
         should_stop: Callable[[], bool] | None = None,
         wait: bool = False,
+        notice: OnNotice | None = None,
     ) -> Iterator[Path]:
         """Yield each picture's file when it is written; without `wait` raises DeviceError while the device is taken."""
         prefix = _prefix(config := _with_seed(config))
         with self.manager.lease("generation", wait=wait, give_up=should_stop or _never):
-            yield from self._painted(model, config, folder, prefix, 0, on_step, should_stop)
+            yield from self._painted(model, config, folder, prefix, 0, on_step, should_stop, notice)
 
     def compare(
         self,
@@ -66,6 +68,7 @@ class Painter:
         on_step: OnStep | None = None,
         should_stop: Callable[[], bool] | None = None,
         wait: bool = False,
+        notice: OnNotice | None = None,
     ) -> Iterator[Path]:
         """Yield the same prompts and seeds of each model, then the picture of them all: a row a model.
 
@@ -76,6 +79,7 @@ class Painter:
         requests = [dataclasses.replace(request, seed=config.seed) for request in requests]
         rows: dict[str, list[Path | None]] = {}
         num_parts, num_done = len(models) * len(requests), 0
+        once = None if notice is None else _once(notice)
         with self.manager.lease("generation", wait=wait, give_up=should_stop or _never):
             for label, model in models.items():
                 row = rows.setdefault(label, [])
@@ -84,7 +88,7 @@ class Painter:
                 for request in asked:
                     first = sum(map(len, rows.values()))
                     told = None if on_step is None else _part_of(on_step, num_done, num_parts)
-                    for path in self._painted(model, request, folder, prefix, first, told, should_stop):
+                    for path in self._painted(model, request, folder, prefix, first, told, should_stop, once):
                         row.append(path)
                         yield path
                     num_done += 1
@@ -103,6 +107,7 @@ class Painter:
         first: int,
         on_step: OnStep | None,
         should_stop: Callable[[], bool] | None,
+        notice: OnNotice | None,
     ) -> Iterator[Path]:
         from dreambooth.generation import Pipe, generate_images, save_picture
         from dreambooth.models.strength import Strength, load_at_strength
@@ -123,7 +128,7 @@ class Painter:
             base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config, model_name(key)
         )
         # One at a time: the first is there sooner, and all of them need no more memory than one.
-        made = generate_images(pipe, config, on_step=on_step, should_stop=should_stop, batch_size=1)
+        made = generate_images(pipe, config, on_step=on_step, should_stop=should_stop, batch_size=1, notice=notice)
         for number, picture in enumerate(made, first):
             path = folder / f"{prefix}-{number}.png"
             save_picture(picture, path)
@@ -132,6 +137,18 @@ class Painter:
 
 def _never() -> bool:
     return False
+
+
+def _once(notice: OnNotice) -> OnNotice:
+    """Return what passes on each text once: all models of a comparison have the same prompts."""
+    given: set[str] = set()
+
+    def once(text: str) -> None:
+        if text not in given:
+            given.add(text)
+            notice(text)
+
+    return once
 
 
 def _with_seed(config: GenerationConfig) -> GenerationConfig:
@@ -232,10 +249,14 @@ def generate(
     *,
     settings: Settings | None = None,
     on_step: OnStep | None = None,
+    notice: OnNotice | None = None,
 ) -> list[Path]:
-    """Make pictures with a model (a run, a step folder, a base), and return the PNG files written to `output_dir`."""
+    """Make pictures with a model (a run, a step folder, a base), and return the PNG files written to `output_dir`.
+
+    `notice` is told what of the prompt is not read, or read literally, and of pictures that came out black.
+    """
     painter = _painter(settings or load_settings())
-    return list(painter.pictures(str(model), config.checked(), Path(output_dir), on_step=on_step))
+    return list(painter.pictures(str(model), config.checked(), Path(output_dir), on_step=on_step, notice=notice))
 
 
 def compare(
@@ -247,6 +268,7 @@ def compare(
     base: str = "",
     settings: Settings | None = None,
     on_step: OnStep | None = None,
+    notice: OnNotice | None = None,
 ) -> list[Path]:
     """Make the same pictures with several steps of a run; returns the PNG files, the grid of them all last.
 
@@ -261,4 +283,4 @@ def compare(
     models = steps_to_compare(run, steps, base)
     prompts = prompts_to_compare(config, len(models))
     painter = _painter(settings or load_settings())
-    return list(painter.compare(models, prompts, config, Path(output_dir), on_step=on_step))
+    return list(painter.compare(models, prompts, config, Path(output_dir), on_step=on_step, notice=notice))

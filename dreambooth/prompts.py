@@ -1,7 +1,9 @@
 """Words to begin with: prompts to try with what was taught, by what kind of thing it is, and what to keep out.
 
-`{subject}` is the identifier with the class word, such as `zwx dog`.
+`{subject}` is the identifier with the class word, such as `zwx dog`. And what of other tools' prompts is nothing here.
 """
+
+import re
 
 from dreambooth.config import Kind
 
@@ -47,6 +49,23 @@ KIND_WORDS: dict[Kind, tuple[str, ...]] = {
     "pet": ("dog", "cat", "bird", "horse", "rabbit", "hamster", "puppy", "kitten", "animal", "fish"),
     "style": ("style", "painting", "drawing", "illustration"),
 }
+
+# Weights, networks and breaks as AUTOMATIC1111's prompts have them: `(word:1.3)`, `<lora:name:1>`, `BREAK`.
+OTHER_SYNTAX = re.compile(
+    r"\([^()\n]{1,200}:\s{0,9}\d*\.?\d+\s{0,9}\)|<(?:lora|lyco|hypernet):[^<>\n]{1,200}>|\bBREAK\b"
+)
+
+
+def literal_notice(*prompts: str) -> str:
+    """Return a sentence on what is special in other tools' prompts and is read here as it stands; else nothing."""
+    found = list(dict.fromkeys(part for prompt in prompts for part in OTHER_SYNTAX.findall(prompt)))
+    if not found:
+        return ""
+    shown = ", ".join(f'"{part}"' for part in found[:3]) + (" and more" if len(found) > 3 else "")
+    return (
+        f"The prompt is read literally: {shown} {'has' if len(found) == 1 else 'have'} no special meaning here. "
+        "Remove what is no description of the picture."
+    )
 
 
 def subject_of(instance_prompt: str) -> str:

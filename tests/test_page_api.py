@@ -142,9 +142,10 @@ def test_from_photos_to_a_file_and_pictures(client: Client, opened: OpenPage, tm
     assert recipe.startswith("photo of zwx dog\nSteps: 2, Sampler: DDIM, CFG scale: 3, Seed: 12, Size: 32x32")
 
     pictures, sentence = client.predict(
-        run, [2, 4], "photo of zwx dog\nphoto of dog", "", 1, 1, 3.0, "", "", "7", "Euler a", api_name="/compare"
+        run, [2, 4], "photo of zwx dog\nphoto of dog BREAK", "", 1, 1, 3.0, "", "", "7", "Euler a", api_name="/compare"
     )
     assert "Done: 4 pictures in" in sentence
+    assert sentence.count("BREAK") == 1, "that it is read literally is told, and once"
     assert len(pictures) == 5, "the grid of them is the last"
     assert len(client.predict(models[0], api_name="/list_pictures")) == 7
     archive = client.predict(models[0], api_name="/zip_pictures")

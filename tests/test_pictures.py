@@ -17,7 +17,7 @@ from dreambooth.errors import ConfigError, DreamBoothError
 from dreambooth.jobs import Jobs
 from dreambooth.models.manager import ModelManager
 from dreambooth.picture_line import MAX_WAITING, Order
-from dreambooth.pictures import folder_of, history, model_name, zip_pictures
+from dreambooth.pictures import OnNotice, folder_of, history, model_name, zip_pictures
 from dreambooth.recipes import read_recipe, text_of_picture
 from dreambooth.runs import start_records
 from dreambooth.workspace import Workspace
@@ -95,9 +95,20 @@ def test_what_cannot_be_compared_is_told(studio: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_line_compares(studio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--prompt", "a dog\\na cat", "--num_images_per_prompt", "1", "--num_inference_steps", "1", "--seed", "1"]
+    words = [
+        "--prompt",
+        "a (big:1.2) dog\\na cat",
+        "--num_images_per_prompt",
+        "1",
+        "--num_inference_steps",
+        "1",
+        "--seed",
+        "1",
+    ]
     assert main(["compare", str(studio / "runs" / "dog"), *words, "--output_dir", str(tmp_path / "made")]) == 0
-    printed = capsys.readouterr().out.split()
+    captured = capsys.readouterr()
+    printed = captured.out.split()
+    assert captured.err.count('"(big:1.2)" has no special meaning here') == 1, "once for both steps"
     assert len(printed) == 5
     assert printed[-1].endswith("-grid.png")
     assert all(Path(path).is_file() for path in printed)
@@ -148,7 +159,9 @@ class Work:
     def __init__(self) -> None:
         self.go_on, self.begun = threading.Semaphore(0), threading.Event()
 
-    def __call__(self, on_step: Callable[[int, int], None], should_stop: Callable[[], bool]) -> Iterator[Path]:
+    def __call__(
+        self, on_step: Callable[[int, int], None], should_stop: Callable[[], bool], notice: OnNotice
+    ) -> Iterator[Path]:
         self.begun.set()
         for number in range(2):
             while not self.go_on.acquire(timeout=0.02):
@@ -201,7 +214,7 @@ def test_cancelling_ends_what_is_made_and_what_waits(jobs: Jobs) -> None:
 
 def test_what_ends_a_request_is_told_and_the_next_is_made(jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(error: Exception) -> Any:
-        def work(on_step: object, should_stop: object) -> Iterator[Path]:
+        def work(on_step: object, should_stop: object, notice: object) -> Iterator[Path]:
             yield Path("0.png")
             raise error
 

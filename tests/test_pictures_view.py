@@ -25,6 +25,10 @@ def test_every_state_has_its_sentence() -> None:
     assert "dog-1 has paused for them" in request_status(making, 0, "dog-1")
     done = order(state="done", files=[Path("x/1.png"), Path("x/1-grid.png")], began_s=1.0, ended_s=9.0)
     assert "Done: 1 picture in 8 s." in request_status(done, 0)
+    noticed = order(state="making", notices=["<b> is cut"])
+    assert "&lt;b&gt; is cut" in request_status(noticed, 0)
+    noticed.state, noticed.files = "done", [Path("x/1.png")]
+    assert "&lt;b&gt; is cut" in request_status(noticed, 0)
     cancelled = order(state="cancelled", files=[Path("x/1.png")])
     assert "Cancelled: 1 of 4 pictures were made." in request_status(cancelled, 0)
     failed = order(state="failed", error=DreamBoothError("No <base>.", "", ""))

@@ -172,8 +172,8 @@ def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
     tab.pictures.select(handlers.picture_chosen, tab.files, tab.recipe, api_name="picture_chosen", **quiet)
     filled = [tab.prompt, tab.negative_prompt, *numbers, *strengths]
     tab.use_settings.click(
-        handlers.use_settings, tab.recipe, [tab.model, *filled, tab.ways], api_name="use_settings", **quiet
-    )
+        handlers.use_settings, tab.recipe, [tab.model, *filled, tab.ways, tab.message], api_name="use_settings", **quiet
+    )  # fmt: skip
     tab.use_seed.click(handlers.use_seed, tab.recipe, tab.numbers["seed"], api_name="use_seed", **quiet)
     tab.read_png.upload(
         handlers.read_picture, tab.read_png, tab.recipe, api_name="read_recipe", concurrency_limit=None

@@ -23,7 +23,7 @@ from ui.boundary import Services, shown
 from ui.fields import STRENGTHS, read_field
 from ui.late_answers import answer_of
 from ui.pictures_view import compared_at_first, request_status
-from ui.render import error_panel, time_left
+from ui.render import error_panel, panel, time_left
 
 NUMBERS = (
     "num_images_per_prompt", "num_inference_steps", "guidance_scale", "height", "width", "seed", "sampler",
@@ -182,7 +182,7 @@ class Handlers:
         return recipe_of_first(files[picture.index :])
 
     def _use_settings(self, text: str) -> list[Any]:
-        """Fill the form with a recipe, and choose its model if it is here."""
+        """Fill the form with a recipe, choose its model if it is here, and say what of it cannot be used."""
         recipe = _recipe(text)
         models = {label.replace(" · step ", "/"): value for label, value in self._jobs.models()}
         model = models.get(recipe.model) or next(
@@ -194,7 +194,8 @@ class Handlers:
                         for name, value in values.items()]  # fmt: skip
         shown_values += [getattr(request, name) for name in STRENGTHS]
         chosen = gr.skip() if model is None else model
-        return [chosen, request.prompt, request.negative_prompt, *shown_values, gr.Tabs(selected="make")]
+        message = panel(*recipe.notices, tone="note") if recipe.notices else gr.skip()
+        return [chosen, request.prompt, request.negative_prompt, *shown_values, gr.Tabs(selected="make"), message]
 
     def _use_seed(self, text: str) -> str:
         seed = _recipe(text).request.seed

@@ -27,7 +27,8 @@ def request_status(
         assert order.error is not None
         return error_panel(order.error)
     if order.state in ("done", "cancelled"):
-        return _end(order) + (f"<p class='db-hint'>{escape(behind)}</p>" if behind else "")
+        texts = [*order.notices, behind.strip()]
+        return _end(order) + "".join(f"<p class='db-hint'>{escape(text)}</p>" for text in texts if text)
     if order.state == "waiting" and order.after:
         left = f" ({escape(training_left)})" if training_left else ""
         return panel(
@@ -47,7 +48,8 @@ def _progress(order: Order, behind: str, pausing: str, has_paused: bool) -> str:
     paused = f"{pausing} has paused for them and goes on by itself." if pausing else ""
     if pausing and not has_paused:
         paused = f"{pausing} pauses as soon as the step it is at, or what it prepares before its first, is done."
-    notes = f"<p class='db-hint'>{escape(' '.join(filter(None, (paused, behind))))}</p>" if paused or behind else ""
+    texts = [*order.notices, " ".join(filter(None, (paused, behind)))]
+    notes = "".join(f"<p class='db-hint'>{escape(text)}</p>" for text in texts if text)
     return (
         f"<div class='db-status'><div class='db-row'><span class='db-chip db-chip-running'>{escape(order.title)}</span>"
         f"<b class='db-phase'>{escape(doing)}</b><span class='db-quiet'>{escape(left)}</span></div>"

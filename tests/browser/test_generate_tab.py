@@ -110,15 +110,20 @@ def test_a_chosen_picture_gives_its_settings_and_its_seed(browser: "Browser", op
     before = next((opened.workspace.pictures_dir / "dog").glob("*-41-1.png"))
     assert Image.open(newest).tobytes() == Image.open(before).tobytes()
 
-    # A file from anywhere, read in another window.
-    shutil.copyfile(newest, tmp_path / "kept.png")
+    # A file from anywhere, read in another window, which shows the newest request's recipe by itself.
+    shutil.copyfile(next((opened.workspace.pictures_dir / "dog").glob("*-41-0.png")), tmp_path / "kept.png")
     visit.reload()
     visit.tab("Generate")
     page.locator("#read-png").wait_for()
     page.locator("#read-png ~ input[type=file], input[type=file][accept*='png']").first.set_input_files(
         str(tmp_path / "kept.png")
     )
-    page.wait_for_function("document.querySelector('#recipe textarea').value.includes('Seed: 42')")
+    page.wait_for_function("document.querySelector('#recipe textarea').value.includes('Seed: 41')")
+
+    page.locator("#recipe textarea").fill("a cat\nSteps: 3, Sampler: Restart, Seed: 8")
+    page.locator("#use-settings").click()
+    visit.until("generate-message", 'The sampler "Restart" is not available here')
+    page.wait_for_function("document.querySelector('#generate-seed input, #generate-seed textarea').value == '8'")
     visit.close()
 
 
