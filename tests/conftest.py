@@ -19,6 +19,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Without it cuBLAS may add up in another order each time, and no two runs on a card are the same.
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 
+UNSHARED = {"test_kills", "test_resume", "test_trainer", "test_updates", "test_saving", "test_disk", "test_readme"}
+
 
 @pytest.fixture(scope="module", autouse=True)
 def old_objects_aside() -> None:
@@ -94,11 +96,14 @@ def plain_kernels() -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes, have one do a file, whose tests share what was made for them, and one all browser tests.
 
-    Two browsers at once would be slower than one after the other, and miss what they wait for.
+    Two browsers at once would be slower than one after the other, and miss what they wait for. The long files whose
+    tests share nothing are not kept together: xdist hands out the largest groups first, so that these tests come last
+    and no process waits for another's last file.
     """
     for item in items:
-        group = "browser" if item.get_closest_marker("browser") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+        if item.path.stem not in UNSHARED:
+            group = "browser" if item.get_closest_marker("browser") else item.path.stem
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,6 +1,7 @@
 """Every event of the page called as a program may call it: by its number, with whatever stands in a text."""
 
 import json
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ class RawEvents:
 
     def __init__(self, url: str, events: tuple[str, ...] = ()) -> None:
         self._client = httpx.Client(base_url=url, timeout=120)
+        # A visit of its own: the server keeps what each has seen.
+        self._session = uuid.uuid4().hex
         config = self._client.get("/config").json()
         self._kinds = {one["id"]: one["type"] for one in config["components"]}
         self._values = {one["id"]: one["props"].get("value") for one in config["components"]}
@@ -64,14 +67,14 @@ class RawEvents:
         return payload
 
     def _join(self, number: int, data: list[Any]) -> str:
-        body = json.dumps({"data": data, "fn_index": number, "session_hash": "raw"})
+        body = json.dumps({"data": data, "fn_index": number, "session_hash": self._session})
         answer = self._client.post("/gradio_api/queue/join", content=body, headers={"content-type": "application/json"})
         return str(answer.raise_for_status().json()["event_id"])
 
     def _answers(self, sent: dict[str, tuple[dict[str, Any], str]]) -> list[Answer]:
         answers: dict[str, Answer] = {}
         order = list(sent)
-        with self._client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "raw"}) as stream:
+        with self._client.stream("GET", "/gradio_api/queue/data", params={"session_hash": self._session}) as stream:
             for line in stream.iter_lines():
                 message = json.loads(line[6:]) if line.startswith("data: ") else {}
                 if message.get("msg") != "process_completed":

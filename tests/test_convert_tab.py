@@ -29,21 +29,35 @@ from ui.render import size_in_words
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
     with open_page(tmp_path_factory.mktemp("page")) as page:
-        run = RunFolder(page.workspace.runs_dir / "dog")
-        write_json(run.config_path, {})
-        for step in (2, 10):
-            shutil.copytree(page.base, run.step_folder(step))
-            (run.step_folder(step) / "samples").mkdir()
-            (run.step_folder(step) / "samples" / "0.png").write_bytes(b"\x89PNG" + bytes([step]))
-            (run.step_folder(step) / "args.json").write_text("{}")
         yield page
 
 
+@pytest.fixture
+def opened(page: OpenPage) -> OpenPage:
+    """Return the file's page over a run of two steps as a training leaves it, whatever a test did to that before."""
+    run = RunFolder(page.workspace.runs_dir / "dog")
+    if run.path.exists():
+        shutil.rmtree(run.path)
+    write_json(run.config_path, {})
+    for step in (2, 10):
+        shutil.copytree(page.base, run.step_folder(step))
+        (run.step_folder(step) / "samples").mkdir()
+        (run.step_folder(step) / "samples" / "0.png").write_bytes(b"\x89PNG" + bytes([step]))
+        (run.step_folder(step) / "args.json").write_text("{}")
+    return page
+
+
 @pytest.fixture(scope="module")
-def client(opened: OpenPage) -> Client:
-    return Client(opened.url, verbose=False)
+def client(page: OpenPage) -> Client:
+    return Client(page.url, verbose=False)
+
+
+def write_scores_unshared(run: RunFolder, *steps: StepScores) -> None:
+    """Write the run's scores, and wait until what was read for another page a moment ago is shared no longer."""
+    write_scores(run, RunScores("made up", steps))
+    time.sleep(SHARED_S)
 
 
 def address(opened: OpenPage, path: Path) -> str:
@@ -58,8 +72,7 @@ def copies_of(opened: OpenPage, path: Path) -> list[Path]:
 
 def test_the_recommended_step_is_chosen_here_and_in_generate_with_why(opened: OpenPage) -> None:
     run = RunFolder(opened.workspace.runs_dir / "dog")
-    steps = (StepScores(2, 0.8, 0.9, 0.1), StepScores(10, 0.9, 0.3, 0.7))
-    write_scores(run, RunScores("made up", steps))
+    write_scores_unshared(run, StepScores(2, 0.8, 0.9, 0.1), StepScores(10, 0.9, 0.3, 0.7))
     events, best = RawEvents(opened.url), str(run.step_folder(2))
     (look,) = events.call("first_look", [])
     lists = [json.loads(value) for kind, value in look.outputs if kind == "dropdown"]
@@ -73,9 +86,7 @@ def test_the_recommended_step_is_chosen_here_and_in_generate_with_why(opened: Op
 
 def test_a_step_without_likeness_is_chosen_as_the_newest_and_not_called_recommended(opened: OpenPage) -> None:
     run = RunFolder(opened.workspace.runs_dir / "dog")
-    write_scores(run, RunScores("made up", (StepScores(2, 0.0, 1.0, 0.0), StepScores(10, 0.0, 1.0, 0.0))))
-    # Another page's look of a moment ago may be shared.
-    time.sleep(SHARED_S)
+    write_scores_unshared(run, StepScores(2, 0.0, 1.0, 0.0), StepScores(10, 0.0, 1.0, 0.0))
     events, last = RawEvents(opened.url), str(run.step_folder(10))
     (look,) = events.call("first_look", [])
     lists = [json.loads(value) for kind, value in look.outputs if kind == "dropdown"]

@@ -171,18 +171,20 @@ def test_the_login_page_tells_nothing_of_the_app(locked: OpenPage) -> None:
         assert told not in page
 
 
-def test_failed_logins_take_a_second_each_one_after_the_other(locked: OpenPage) -> None:
+def test_failed_logins_take_a_second_each_one_after_the_other(
+    locked: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def attempt(password: str) -> int:
         return request(locked, "POST", "/login", data={"username": USER[0], "password": password})
 
-    begun_s = time.monotonic()
-    assert attempt(USER[1]) == 200
-    right_s = time.monotonic() - begun_s
+    with monkeypatch.context() as patch:
+        # Longer than a right one takes on the busiest machine, and than the request waits.
+        patch.setattr("ui.login.FAILED_LOGIN_S", 600.0)
+        assert attempt(USER[1]) == 200
     begun_s = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         assert list(pool.map(attempt, ("a", "b", "c"))) == [400, 400, 400]
     assert time.monotonic() - begun_s >= 3.0
-    assert right_s < 1.0
 
 
 def test_a_login_that_does_not_come_holds_up_nobody(locked: OpenPage, monkeypatch: pytest.MonkeyPatch) -> None:

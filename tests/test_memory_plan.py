@@ -101,9 +101,10 @@ def test_planning_takes_milliseconds_and_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split()[1] == "False"
-    began_s = time.perf_counter()
+    # The processor's time: a busy machine takes none of it.
+    began_s = time.process_time()
     memory_need(resolve({}, None, "minimum"), SD15_SHAPE, "cuda")
-    assert time.perf_counter() - began_s < 0.5
+    assert time.process_time() - began_s < 0.5
 
 
 def test_a_base_that_is_not_here_yet_is_planned_as_sd15() -> None:

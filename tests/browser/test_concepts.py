@@ -68,6 +68,8 @@ def test_from_dropped_photos_to_the_square_that_is_trained(
 ) -> None:
     visit = Visit(browser, opened.url)
     page = visit.page
+    page.locator("#new-set").click()
+    visit.until("report", "No photos yet")
     drop(visit, dropped, 5)
     visit.until("report", "5 photos")
     at_512(visit)

@@ -40,10 +40,11 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
 
 @pytest.fixture
 def visit(browser: "Browser", opened: OpenPage, played: Played) -> Iterator[Visit]:
-    """Open a window, and end what still trains in the end."""
+    """Open a window, and end what still trains in the end: the next test's run would wait behind it."""
     visit = Visit(browser, opened.url)
     yield visit
     played.go_on.set()
+    visit.until("header", "Idle")
     visit.close()
 
 
