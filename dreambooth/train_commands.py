@@ -115,6 +115,7 @@ def _refuse_other_settings(arguments: dict[str, Any], kept: TrainingConfig) -> N
         name: value for name, value in arguments.items() if name in TrainingConfig.__dataclass_fields__
     }
     if concepts := _concepts(arguments):
+        concepts = _in_the_runs_folders(concepts, kept)
         asked["concepts"] = tuple(dataclasses.replace(concept, class_data_dir=None) for concept in concepts)
         kept = dataclasses.replace(
             kept, concepts=tuple(dataclasses.replace(concept, class_data_dir=None) for concept in kept.concepts)
@@ -126,6 +127,19 @@ def _refuse_other_settings(arguments: dict[str, Any], kept: TrainingConfig) -> N
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def _in_the_runs_folders(concepts: tuple[Concept, ...], kept: TrainingConfig) -> tuple[Concept, ...]:
+    """Return the concepts with the folders in which an earlier version unpacked a run's archives."""
+    from dreambooth.data.archives import earlier_folder
+
+    folders = {concept.instance_data_dir for concept in kept.concepts}
+    return tuple(
+        dataclasses.replace(concept, instance_data_dir=earlier)
+        if (earlier := earlier_folder(concept.instance_data_dir)) in folders
+        else concept
+        for concept in concepts
+    )
 
 
 def training_config(arguments: dict[str, Any]) -> TrainingConfig:

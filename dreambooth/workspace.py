@@ -123,6 +123,11 @@ class RunFolder:
         return self.records / "events.jsonl"
 
     @property
+    def photo_reader_path(self) -> Path:
+        """Return the file that says which reader of photos the run began with."""
+        return self.records / "photo_reader.json"
+
+    @property
     def log_path(self) -> Path:
         """Return the log as text."""
         return self.records / "log.txt"

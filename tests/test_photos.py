@@ -172,7 +172,7 @@ def test_empty_missing_and_text_files(tmp_path: Path) -> None:
     assert "is empty" in refused(tmp_path / "empty.jpg")
     assert "No such file" in refused(tmp_path / "gone.jpg")
     (tmp_path / "text.jpg").write_text("not a photo\n" * 50)
-    assert "none of JPEG, PNG, WebP or HEIC" in refused(tmp_path / "text.jpg")
+    assert "none of JPEG, PNG, WebP, AVIF or HEIC" in refused(tmp_path / "text.jpg")
     (tmp_path / "drawing.png").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     refused(tmp_path / "drawing.png")
     texture().save(tmp_path / "gif.jpg", format="GIF")
@@ -220,7 +220,7 @@ def test_photos_are_found_in_natural_order(tmp_path: Path) -> None:
     found = find_photos(tmp_path)
     assert [path.name for path in found.photos] == ["photo1.webp", "photo2.heic", "photo9.png", "photo10.JPG"]
     assert {path.name: reason.split(";")[0] for path, reason in found.skipped} == {
-        "more": "is a folder", "notes.pdf": "does not end in .jpg, .png, .webp or .heic",
+        "more": "is a folder", "notes.pdf": "does not end in .jpg, .png, .webp, .avif or .heic",
     }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from dreambooth.data.focus import (
     unreadable_focus,
 )
 from dreambooth.data.photo_records import add_records, record
-from dreambooth.data.photos import MAX_PHOTO_BYTES, SUFFIXES, PhotoFolder, find_photos, ingest, shown
+from dreambooth.data.photos import MAX_PHOTO_BYTES, PHOTO_READER, SUFFIXES, PhotoFolder, find_photos, ingest, shown
 from dreambooth.durable import new_folder
 from dreambooth.errors import DreamBoothError, PhotoError, TextFileError
 from dreambooth.text_files import decoded, printable
@@ -84,10 +84,17 @@ def unpacked_folder(archive: Path, datasets_dir: Path) -> PhotoFolder:
     except (OSError, ValueError) as error:
         why = f"{getattr(error, 'strerror', error)}."
         raise PhotoError(f"{shown(archive)} cannot be read.", why, "Is it still there?") from None
-    folder = datasets_dir / f"zip-{digest}"
+    # An earlier reader of photos unpacked it into a folder without this number, and runs may go on with that.
+    folder = datasets_dir / f"zip-{digest}-{PHOTO_READER}"
     if folder.is_dir():
         return find_photos(folder)
     return unpack_photos(archive, folder)
+
+
+def earlier_folder(folder: str) -> str:
+    """Return where the first reader of photos put what `unpacked_folder` puts here; other folders as they are."""
+    path = Path(folder)
+    return str(path.with_name(path.name.removesuffix(f"-{PHOTO_READER}"))) if path.name.startswith("zip-") else folder
 
 
 class _CheckedFile(io.BufferedIOBase):

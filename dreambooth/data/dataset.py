@@ -16,7 +16,7 @@ from dreambooth import rng
 from dreambooth.concepts import Concept
 from dreambooth.data.captions import caption_files, read_caption
 from dreambooth.data.focus import FOCUS_FILE, Focus, focus_of_photos, focused, read_focus
-from dreambooth.data.photos import find_photos, read_photo, shown, square
+from dreambooth.data.photos import PHOTO_READER, find_photos, read_photo, shown, square
 from dreambooth.errors import PhotoError
 from dreambooth.text_files import printable
 
@@ -66,7 +66,12 @@ class Crop:
 
 
 def load_concept(
-    concept: Concept, *, read_prompts_from_txts: bool, num_class_images: int, report: Callable[[str], None]
+    concept: Concept,
+    *,
+    read_prompts_from_txts: bool,
+    num_class_images: int,
+    report: Callable[[str], None],
+    reader: int = PHOTO_READER,
 ) -> ConceptPhotos:
     """Return the concept's readable photos with their captions; what is skipped is told through `report`.
 
@@ -74,12 +79,12 @@ def load_concept(
     order. Raises PhotoError when no photo can be read, or a caption or the squares chosen for them cannot.
     """
     focuses = _focuses(Path(concept.instance_data_dir), report)
-    photos = _readable_photos(Path(concept.instance_data_dir), report)
+    photos = _readable_photos(Path(concept.instance_data_dir), report, reader)
     prompt = concept.instance_prompt
     captions = _captions(photos, prompt, report) if read_prompts_from_txts else [prompt] * len(photos)
     class_images: list[Path] = []
     if num_class_images and concept.class_data_dir:
-        class_images = _readable_photos(Path(concept.class_data_dir), report, at_most=num_class_images)
+        class_images = _readable_photos(Path(concept.class_data_dir), report, reader, at_most=num_class_images)
     class_prompt = concept.class_prompt or ""
     return ConceptPhotos(
         tuple(
@@ -90,8 +95,10 @@ def load_concept(
     )
 
 
-def _readable_photos(folder: Path, report: Callable[[str], None], at_most: int | None = None) -> list[Path]:
-    found = find_photos(folder)
+def _readable_photos(
+    folder: Path, report: Callable[[str], None], reader: int, at_most: int | None = None
+) -> list[Path]:
+    found = find_photos(folder, reader)
     for path, reason in found.skipped:
         report(f"{shown(path)} in {folder} is skipped: it {reason}.")
     readable: list[Path] = []
@@ -99,7 +106,7 @@ def _readable_photos(folder: Path, report: Callable[[str], None], at_most: int |
         if len(readable) == at_most:
             break
         try:
-            notes = read_photo(path).notes
+            notes = read_photo(path, reader).notes
         except PhotoError as error:
             report(f"Skipped: {error}")
             continue

@@ -1,10 +1,10 @@
-"""What is known of stored photos beside their pixels: the names their users know them by, and notes of their files."""
+"""What is known of photos beside their pixels: names, notes of their files, and the reader a run began with."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreambooth.data.photos import shown
+from dreambooth.data.photos import PHOTO_READER, shown
 from dreambooth.durable import write_json
 from dreambooth.json_file import read_object
 
@@ -35,6 +35,20 @@ def record(name: str, notes: tuple[str, ...] = ()) -> dict[str, Any]:
 def known_name(photo: Path, records: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the name that the user knows the photo by, fit for a message."""
     return shown(Path(str(records.get(photo.name, {}).get("name") or photo.name)))
+
+
+def write_reader(file: Path) -> None:
+    """Note in a run's records that it began with the present reader of photos."""
+    write_json(file, {"version": PHOTO_READER})
+
+
+def recorded_reader(file: Path) -> int:
+    """Return the reader of photos that a run began with: the first one where its records do not say."""
+    try:
+        version = read_object(file).get("version")
+    except (OSError, ValueError):
+        return 1
+    return version if isinstance(version, int) and version in range(1, PHOTO_READER + 1) else 1
 
 
 def _is_record(value: Any) -> bool:

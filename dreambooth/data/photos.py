@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth.data.colour import in_srgb
 from dreambooth.durable import new_file
 from dreambooth.errors import PhotoError
 from dreambooth.text_files import printable
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
 MAX_PHOTO_BYTES = 30 * 1024**2
 MAX_PHOTO_PIXELS = 50 * 10**6
 MAX_SIDE_PX = 65_500  # of a JPEG, as which copies are stored
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".heic", ".heif", ".hif")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".hif")
+# What a run reads photos by, so that one that was begun by an earlier reader goes on with the same pixels.
+# 1: colours as they are in the file, no AVIF, no limit to a side. 2: converted to sRGB.
+PHOTO_READER = 2
 
+_ENDINGS = ".jpg, .png, .webp, .avif or .heic"
 _HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 _SILENT_SUFFIXES = (".txt", ".json")
 _SILENT_NAMES = ("thumbs.db", "desktop.ini")
@@ -51,37 +56,36 @@ class PhotoFolder:
     skipped: list[tuple[Path, str]]
 
 
-def read_photo(path: Path) -> Photo:
-    """Return the file's picture, upright and on white; raises PhotoError naming the file, the reason and the cure."""
+def read_photo(path: Path, reader: int = PHOTO_READER) -> Photo:
+    """Return the file's picture, upright, in sRGB and on white; raises PhotoError naming the file, reason and cure."""
     _check_size(path)
     try:
         _check_png(path)
         # Closed as soon as it is copied, not merely its file: at 50 megapixels each picture takes 200 MB.
         with contextlib.closing(_opened(path)) as image:
-            _check_pixels(path, image)
+            _check_pixels(path, image, reader)
             image.load()  # verify() alone would pass truncated data
             notes = _frame_notes(image)
             orientation = _orientation(image, notes)
-            plain = _on_white(image, notes)
+            plain = _on_white(image if reader < 2 else in_srgb(_in_8_bit(image), path, notes), notes)
         return Photo(path, _upright(plain, orientation, notes), tuple(notes))
     except _DECODER_ERRORS as error:
         raise _unreadable(path, error) from error
 
 
-def find_photos(folder: Path) -> PhotoFolder:
+def find_photos(folder: Path, reader: int = PHOTO_READER) -> PhotoFolder:
     """Return the folder's photos by their names, undecoded; raises PhotoError when there are none."""
     from natsort import natsorted
 
     if not folder.is_dir():
         raise PhotoError(f"{folder} is no folder.", "Photos are read from a folder.", "Check its name.")
     files = natsorted(folder.iterdir(), key=lambda path: path.name.lower())
-    photos = [path for path in files if _is_photo_name(path)]
-    skipped = [(path, _reason_to_skip(path)) for path in files if not _is_photo_name(path) and not _is_silent(path)]
+    photos = [path for path in files if _is_photo_name(path) and (reader >= 2 or path.suffix.lower() != ".avif")]
+    others = [path for path in files if path not in photos and not _is_silent(path)]
+    skipped = [(path, _reason_to_skip(path)) for path in others]
     if not photos:
-        others = f" {len(skipped)} other file(s) were found." if skipped else ""
-        raise PhotoError(
-            f"{folder} holds no photos.{others}", "Photos end in .jpg, .png, .webp or .heic.", "Put 3 to 20 in it."
-        )
+        more = f" {len(skipped)} other file(s) were found." if skipped else ""
+        raise PhotoError(f"{folder} holds no photos.{more}", f"Photos end in {_ENDINGS}.", "Put 3 to 20 in it.")
     return PhotoFolder(photos, skipped)
 
 
@@ -166,7 +170,7 @@ def _opened(path: Path) -> "Image.Image":
     """Open the file lazily: only its header is read."""
     from PIL import Image
 
-    formats = ["JPEG", "PNG", "WEBP"]
+    formats = ["JPEG", "PNG", "WEBP", "AVIF"]
     if _heic_is_readable():
         formats.append("HEIF")
     elif path.suffix.lower() in _HEIC_SUFFIXES:
@@ -193,11 +197,11 @@ def _heic_is_readable() -> bool:
     return True
 
 
-def _check_pixels(path: Path, image: "Image.Image") -> None:
+def _check_pixels(path: Path, image: "Image.Image", reader: int) -> None:
     num_pixels = image.width * image.height
     if num_pixels > MAX_PHOTO_PIXELS:
         raise _too_many_pixels(path, f"{num_pixels / 10**6:.0f}")
-    if max(image.size) > MAX_SIDE_PX:
+    if max(image.size) > MAX_SIDE_PX and reader >= 2:
         raise PhotoError(
             f"{shown(path)} is too long.",
             f"It has {image.width} x {image.height} pixels; a side has at most {MAX_SIDE_PX}.",
@@ -217,7 +221,7 @@ def _unreadable(path: Path, error: Exception) -> PhotoError:
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        why = "Its content is none of JPEG, PNG, WebP or HEIC."
+        why = "Its content is none of JPEG, PNG, WebP, AVIF or HEIC."
     else:
         why = f"It is damaged or incomplete ({printable(' '.join(str(error).split()))[:200]})."
     return PhotoError(f"{shown(path)} is no readable photo.", why, "Copy or upload it again, or save it as a JPEG.")
@@ -270,8 +274,7 @@ def _on_white(image: "Image.Image", notes: list[str]) -> "Image.Image":
     """Return a copy in plain RGB without metadata."""
     from PIL import Image
 
-    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-        return _from_16_bit(image)
+    image = _in_8_bit(image)
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         if rgba.getchannel("A").getextrema() != (255, 255):
@@ -285,14 +288,19 @@ def _on_white(image: "Image.Image", notes: list[str]) -> "Image.Image":
     return plain
 
 
-def _from_16_bit(image: "Image.Image") -> "Image.Image":
-    """Return 16-bit grey as RGB: Pillow's own conversion cuts at 255 instead of scaling."""
+def _in_8_bit(image: "Image.Image") -> "Image.Image":
+    """Return 16-bit grey in 8 bits, and others as they are: Pillow's own conversion cuts at 255 instead of scaling."""
+    if image.mode not in ("I;16", "I;16B", "I;16L", "I", "F"):
+        return image
     import numpy as np
     from PIL import Image
 
     values = np.multiply(np.asarray(image), 1 / 257, dtype=np.float32)
     grey = values.round(out=values).clip(0, 255, out=values).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    plain = Image.fromarray(grey)
+    plain.info |= {name: image.info[name] for name in ("icc_profile", "gamma", "srgb") if name in image.info}
+    plain.format = image.format
+    return plain
 
 
 # Names ---------------------------------------------------------------------------------------------------------------
@@ -310,4 +318,4 @@ def _is_silent(path: Path) -> bool:
 def _reason_to_skip(path: Path) -> str:
     if path.is_dir():
         return "is a folder; photos are read from one folder only"
-    return "does not end in .jpg, .png, .webp or .heic"
+    return f"does not end in {_ENDINGS}"

@@ -24,7 +24,7 @@ from dreambooth.data.dataset import (
     pixels,
     visit_number,
 )
-from dreambooth.data.photos import read_photo
+from dreambooth.data.photos import PHOTO_READER, read_photo
 from dreambooth.training import objective
 
 if TYPE_CHECKING:
@@ -85,9 +85,16 @@ class LatentPool:
     """
 
     def __init__(
-        self, config: TrainingConfig, seed: int, concepts: Sequence[ConceptPhotos], vae: Any, device: "torch.device"
+        self,
+        config: TrainingConfig,
+        seed: int,
+        concepts: Sequence[ConceptPhotos],
+        vae: Any,
+        device: "torch.device",
+        reader: int = PHOTO_READER,
     ) -> None:
         self._config, self._seed, self._concepts, self._vae, self._device = config, seed, concepts, vae, device
+        self._reader = reader
         self._cached: dict[tuple[int, Pick], tuple[Tensor, Tensor]] = {}
         self._last_image: tuple[Path, Image.Image] | None = None
         self.num_variants = FRESH_CROPS if config.not_cache_latents else config.num_crop_variants
@@ -139,7 +146,7 @@ class LatentPool:
     def _image(self, path: Path) -> "Image.Image":
         # A phone's photo takes a second to decode, and its crops are asked for one after the other.
         if self._last_image is None or self._last_image[0] != path:
-            self._last_image = path, read_photo(path).image
+            self._last_image = path, read_photo(path, self._reader).image
         return self._last_image[1]
 
     def _photo(self, role: int, pick: Pick) -> Any:

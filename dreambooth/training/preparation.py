@@ -9,6 +9,8 @@ from dreambooth.config import TrainingConfig
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.data.dataset import ConceptPhotos, load_concept, num_steps_per_epoch
 from dreambooth.data.focus import FOCUS_FILE
+from dreambooth.data.photo_records import recorded_reader, write_reader
+from dreambooth.data.photos import PHOTO_READER
 from dreambooth.drive import refuse_full_drive
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.events import Controls, Notice, PhaseProgress
@@ -85,16 +87,18 @@ def prepare(
         )
     if controls.stop.is_set():
         return None
+    reader = _photo_reader(config, is_resumed=is_resumed, writes=process.is_main_process)
     concepts = [
         load_concept(
             concept,
             read_prompts_from_txts=config.read_prompts_from_txts,
             num_class_images=config.num_class_images if config.with_prior_preservation else 0,
             report=notice,
+            reader=reader,
         )
         for concept in config.concepts
     ]
-    pool = LatentPool(config, seed, concepts, base.vae, manager.device)
+    pool = LatentPool(config, seed, concepts, base.vae, manager.device, reader)
     manager.place(base.vae)
     if not config.not_cache_latents:
         pool.fill(lambda done, total: report(PhaseProgress("latents", done, total)), controls.stop.is_set)
@@ -152,6 +156,18 @@ def prepare(
     # Another square of a photo is another photo to the run.
     photo_files += [file for one in config.concepts if (file := Path(one.instance_data_dir) / FOCUS_FILE).is_file()]
     return Materials(base, batches, caption_states, alpha_bar, seed, num_steps, photo_files, told, base_key, gauges)
+
+
+def _photo_reader(config: TrainingConfig, *, is_resumed: bool, writes: bool) -> int:
+    """Return the reader of photos that the run goes on with, and note that of a new run in its records."""
+    if config.output_dir is None:
+        return PHOTO_READER
+    file = RunFolder(Path(config.output_dir)).photo_reader_path
+    if is_resumed:
+        return recorded_reader(file)
+    if writes:
+        write_reader(file)
+    return PHOTO_READER
 
 
 def steps_per_epoch(config: TrainingConfig, concepts: list[ConceptPhotos], num_processes: int) -> int:
