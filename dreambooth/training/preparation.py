@@ -1,7 +1,7 @@
 """Before the first step: the base loaded, class pictures made, crops encoded, captions tokenized."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,16 +88,7 @@ def prepare(
     if controls.stop.is_set():
         return None
     reader = _photo_reader(config, is_resumed=is_resumed, writes=process.is_main_process)
-    concepts = [
-        load_concept(
-            concept,
-            read_prompts_from_txts=config.read_prompts_from_txts,
-            num_class_images=config.num_class_images if config.with_prior_preservation else 0,
-            report=notice,
-            reader=reader,
-        )
-        for concept in config.concepts
-    ]
+    concepts = _loaded_concepts(config, reader, notice)
     pool = LatentPool(config, seed, concepts, base.vae, manager.device, reader)
     manager.place(base.vae)
     if not config.not_cache_latents:
@@ -156,6 +147,19 @@ def prepare(
     # Another square of a photo is another photo to the run.
     photo_files += [file for one in config.concepts if (file := Path(one.instance_data_dir) / FOCUS_FILE).is_file()]
     return Materials(base, batches, caption_states, alpha_bar, seed, num_steps, photo_files, told, base_key, gauges)
+
+
+def _loaded_concepts(config: TrainingConfig, reader: int, notice: Callable[[str], None]) -> list[ConceptPhotos]:
+    return [
+        load_concept(
+            concept,
+            read_prompts_from_txts=config.read_prompts_from_txts,
+            num_class_images=config.num_class_images if config.with_prior_preservation else 0,
+            report=notice,
+            reader=reader,
+        )
+        for concept in config.concepts
+    ]
 
 
 def _photo_reader(config: TrainingConfig, *, is_resumed: bool, writes: bool) -> int:
