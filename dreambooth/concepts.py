@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,3 +82,38 @@ def concept_problems(concept: Concept) -> list[FieldProblem]:
     if not is_folder(concept.instance_data_dir):
         problems.append(FieldProblem("instance_data_dir", f"{shortly(concept.instance_data_dir)} is no folder."))
     return problems
+
+
+def class_folder_problems(concepts: Sequence[Concept]) -> list[FieldProblem]:
+    """Return which class folders hold photos of a subject, or would serve two class prompts at once.
+
+    Folders are compared as they are on the disk, however their paths are written. What lies in a folder below is not
+    read, so that one inside another is none of these.
+    """
+    problems = []
+    photos = {_resolved(concept.instance_data_dir): concept.instance_data_dir for concept in concepts}
+    prompts: dict[Path, str] = {}
+    for concept in concepts:
+        if not concept.class_data_dir:
+            continue
+        folder, prompt = _resolved(concept.class_data_dir), " ".join((concept.class_prompt or "").split())
+        if folder in photos:
+            message = (
+                f"{shortly(concept.class_data_dir)} is the folder of the photos {shortly(photos[folder])}: class "
+                "images would be trained as the subject. Name another folder, or none."
+            )
+            problems.append(FieldProblem("class_data_dir", message))
+        elif prompts.setdefault(folder, prompt) != prompt:
+            message = (
+                f"{shortly(concept.class_data_dir)} is used for {shortly(prompts[folder])} and for {shortly(prompt)}: "
+                "each class prompt needs a folder of its own."
+            )
+            problems.append(FieldProblem("class_data_dir", message))
+    return problems
+
+
+def _resolved(folder: str) -> Path:
+    try:
+        return Path(folder).resolve()
+    except (OSError, ValueError, RuntimeError):  # no path at all, or a loop of links: the other checks name it
+        return Path(folder)

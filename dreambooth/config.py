@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from dreambooth.concepts import Concept, concept_problems, read_concepts
+from dreambooth.concepts import Concept, class_folder_problems, concept_problems, read_concepts
 from dreambooth.errors import ConfigError, FieldProblem, TextFileError
 from dreambooth.fields import describe, others, out_of_range, parse_numbers, setting, typed, unknown_fields
 from dreambooth.limits import plain_name_problem, run_path_problem, shortly
@@ -435,6 +435,8 @@ def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
         if config.with_prior_preservation and not (concept.class_prompt or "").strip():
             message = f"is missing for {shortly(concept.instance_prompt)}: prior preservation needs it."
             problems.append(FieldProblem("class_prompt", message))
+    if config.with_prior_preservation:
+        problems += class_folder_problems(config.concepts)
     problems += _sizes_off_grid(config, ("resolution",))
     problems += update_problems(config)
     problems += _recipe_problems(config)
