@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import TrainingConfig, update_problems
+from dreambooth.data.concept_notices import concept_notices
 from dreambooth.drive import RunKeeper, ready_drive
 from dreambooth.durable import held_lock, is_disk_full, sweep_unfinished, write_json
 from dreambooth.effects import without_effect, without_effect_in
@@ -104,7 +105,7 @@ def execute(
             sweep_unfinished(workspace.data_dir)
             reserve.write_bytes(bytes(RESERVE_BYTES))
             report(StatusChanged("running"))
-            for sentence in [] if resume else without_effect(config, explicit):
+            for sentence in [] if resume else [*without_effect(config, explicit), *concept_notices(config.concepts)]:
                 report(Notice(sentence, "warning"))
             for sentence in [] if resume else _about_base(config, workspace.models_dir):
                 report(Notice(sentence))

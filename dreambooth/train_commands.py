@@ -6,16 +6,18 @@ import dataclasses
 import datetime
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import file_commands
 from dreambooth.concepts import Concept, load_concepts_list
 from dreambooth.config import TrainingConfig, load_config
+from dreambooth.data.concept_notices import concept_notices, photo_findings
 from dreambooth.effects import without_effect
 from dreambooth.entry_point import calling_on_signals
 from dreambooth.errors import ConfigError, FieldProblem, StoppedError, TextFileError
-from dreambooth.events import Controls, Event, PhaseProgress, StepLoss
+from dreambooth.events import Controls, Event, Notice, PhaseProgress, StatusChanged, StepLoss
 from dreambooth.fields import describe
 from dreambooth.flags import add_command, add_flag
 from dreambooth.limits import is_folder
@@ -79,7 +81,7 @@ def train_command(arguments: dict[str, Any]) -> int:
     if wanted is None:
         config, asked = asked_training(arguments)
         with stopping_on_signals(controls):
-            folder = train(config, controls=controls, on_event=bars, explicit=asked)
+            folder = train(config, controls=controls, on_event=_with_findings(config, bars), explicit=asked)
     else:
         run = _run_to_resume(wanted, arguments)
         with stopping_on_signals(controls):
@@ -89,6 +91,18 @@ def train_command(arguments: dict[str, Any]) -> int:
     if push_to_hub and not controls.stop.is_set():
         file_commands.pushed(folder, hub_model_id or folder.parent.name, private=True, single_file=False)
     return 0
+
+
+def _with_findings(config: TrainingConfig, show: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Return what shows a run's events, and as it begins what is found of its photos: in its first process only."""
+
+    def shown_event(event: Event) -> None:
+        show(event)
+        if isinstance(event, StatusChanged) and event.status == "running":
+            for sentence in photo_findings(config.concepts, config.resolution):
+                show(Notice(sentence, "warning"))
+
+    return shown_event
 
 
 def _run_to_resume(wanted: str, arguments: dict[str, Any]) -> Path:
@@ -193,7 +207,8 @@ def preflight_command(arguments: dict[str, Any]) -> int:
 
     settings, controls, bars = load_settings(), Controls(), Bars()
     config, asked = asked_training(arguments)
-    for sentence in without_effect(config, asked):
+    told = [*without_effect(config, asked), *concept_notices(config.concepts)]
+    for sentence in told + photo_findings(config.concepts, config.resolution):
         print(sentence, file=sys.stderr)
     with stopping_on_signals(controls):
         found = preflight(

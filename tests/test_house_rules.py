@@ -39,7 +39,7 @@ FLOORS: list[dict[str, str]] = [
     {"generation": ""},
     {"proof_picture": ""},
     {"verify": ""},
-    {"data": "colour photos photo_records captions archives focus findings dataset class_images"},
+    {"data": "colour photos photo_records captions archives focus findings concept_notices dataset class_images"},
     {"probes": ""},
     {
         "training": "objective sharding optimizer updates captions batches predictions gauges materials run_identity "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
-from dreambooth.data.findings import Code, Finding
+from dreambooth.data.findings import HARMLESS, Code, Finding
 from dreambooth.data.focus import MAX_ZOOM, Focus
 
 # What one click does about a finding, besides taking the photo out.
@@ -18,7 +18,6 @@ FIXES: dict[Code, tuple[str, str]] = {
     "aspect": ("choose", "Move the square"),
     "bars": ("refocus", "Leave the bars out"),
 }
-HARMLESS: tuple[Code, ...] = ("sideways", "note")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import gradio as gr
 
 from dreambooth.concepts import Concept
 from dreambooth.config import TrainingConfig
+from dreambooth.data.concept_notices import concept_notices
 from dreambooth.effects import without_effect
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.hardware import Device
@@ -55,9 +56,12 @@ def run_config(
 
 
 def notices(config: TrainingConfig, explicit: Collection[str]) -> str:
-    """Return the panel of the settings that a person set without an effect; nothing where all have one."""
-    sentences = without_effect(config, explicit)
-    return panel("Settings without effect", " ".join(sentences), tone="note") if sentences else ""
+    """Return what to tell as a run starts: settings that a person set without an effect, and of photos and prompts."""
+    told = {
+        "Settings without effect": without_effect(config, explicit),
+        "Check photos and prompts": concept_notices(config.concepts),
+    }
+    return "".join(panel(head, " ".join(sentences), tone="note") for head, sentences in told.items() if sentences)
 
 
 def folded(while_training: bool) -> Any:
@@ -302,7 +306,7 @@ class Handlers:
             "disk_free_bytes": told.disk_free_bytes,
             "command": command_line(config),
             "settings": dataclasses.replace(config).to_json(),
-            "notices": without_effect(config, explicit),
+            "notices": [*without_effect(config, explicit), *concept_notices(config.concepts)],
         }
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Code = Literal[
     "small", "blurry", "dark", "duplicate", "backgrounds", "aspect", "bars", "filter", "compressed", "sideways", "note"
 ]
+# What is only told: nothing to mend.
+HARMLESS: tuple[Code, ...] = ("sideways", "note")
 
 SMALL_SHARE = 0.9  # of the trained side: a tenth less is not seen
 BLURRY_PX = 1.45  # spread of the sharpest edges, in trained pixels
