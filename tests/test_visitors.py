@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -126,12 +126,15 @@ def served(monkeypatch: pytest.MonkeyPatch, settings: Settings, *words: str) -> 
         given.update(arguments, page=page)
         return None, "http://127.0.0.1:7860", "https://abc.gradio.live" if arguments["share"] else None
 
-    ended = threading.Event()
-    ended.set()
+    @contextlib.contextmanager
+    def ended_at_once(stop: Callable[[], None]) -> Iterator[None]:
+        stop()
+        yield
+
     monkeypatch.setattr(Page, "launch", launch)
     monkeypatch.setattr(Page, "queue", lambda page, **arguments: given.update(queue=arguments))
     monkeypatch.setattr(app, "keep_to_itself", lambda folder: None)
-    monkeypatch.setattr(app, "_ending", lambda: ended)
+    monkeypatch.setattr(app, "calling_on_signals", ended_at_once)
     words = (*words, "--port", str(free_port()))
     assert app.serve(app.parse_arguments(words), settings) == 0
     return given
