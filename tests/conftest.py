@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -92,18 +92,23 @@ def plain_kernels() -> Iterator[None]:
         yield
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several processes, have one do a file, whose tests share what was made for them, and one all browser tests.
 
     Two browsers at once would be slower than one after the other, and miss what they wait for. The long files whose
     tests share nothing are not kept together: xdist hands out the largest groups first, so that these tests come last
-    and no process waits for another's last file.
+    and no process waits for another's last file. `xdist_group` cannot say it: with pytest 9.2, pytest-xdist 3.8 writes
+    the group where nobody reads it, and each test becomes a group of its own.
     """
-    for item in items:
-        if item.path.stem not in UNSHARED:
-            group = "browser" if item.get_closest_marker("browser") else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return "browser" if file.startswith("tests/browser/") else nodeid if Path(file).stem in UNSHARED else file
+
+    return ByFile(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
