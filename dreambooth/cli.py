@@ -17,6 +17,7 @@ from dreambooth.errors import StoppedError
 from dreambooth.events import Controls
 from dreambooth.fields import describe
 from dreambooth.flags import add_command, add_flag
+from dreambooth.limits import refuse_place, user_path
 from dreambooth.presets import resolve
 from dreambooth.progress_bar import progress_bar
 from dreambooth.settings import load_settings
@@ -54,16 +55,16 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_picture_commands(commands: Any) -> None:
     generate = add_command(commands, "generate", generate_command, "make pictures with a model")
     generate.add_argument("--model", required=True, help="A run, a step folder, a base, or `starter`.")
-    generate.add_argument("--output_dir", required=True, type=Path, help="Where the pictures go.")
+    generate.add_argument("--output_dir", required=True, type=user_path, help="Where the pictures go.")
     for info in describe(GenerationConfig):
         add_flag(generate, info)
 
     compare = add_command(commands, "compare", compare_command, "make the same pictures with several steps of a run")
-    compare.add_argument("run", type=Path, help="The run's folder.")
+    compare.add_argument("run", type=user_path, help="The run's folder.")
     compare.add_argument(
         "--steps", type=int, nargs="+", default=[], help="Saved steps; 0 is the base; all saved ones when left out."
     )
-    compare.add_argument("--output_dir", required=True, type=Path, help="Where the pictures and their grid go.")
+    compare.add_argument("--output_dir", required=True, type=user_path, help="Where the pictures and their grid go.")
     for info in describe(GenerationConfig):
         add_flag(compare, info)
 
@@ -80,6 +81,8 @@ def _add_starter(commands: Any) -> None:
 def generate_command(arguments: dict[str, Any]) -> int:
     """Make pictures and print where they are."""
     model, output_dir = arguments.pop("model"), arguments.pop("output_dir")
+    model = str(user_path(model)) if model.startswith("~") else model
+    refuse_place("output_dir", output_dir)
     for path in _with_bar(model, GenerationConfig(**arguments).checked(), output_dir):
         print(path)
     return 0
@@ -108,6 +111,7 @@ def compare_command(arguments: dict[str, Any]) -> int:
     from dreambooth.pictures import compare
 
     run, steps, output_dir = (arguments.pop(name) for name in ("run", "steps", "output_dir"))
+    refuse_place("output_dir", output_dir)
     # Several prompts are several lines, as in a file of settings; a shell's own newline is hard to type.
     arguments["prompt"] = arguments.get("prompt", "").replace("\\n", "\n")
     with _notices() as notice, progress_bar("Generating", "step") as on_step:

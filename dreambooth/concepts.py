@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.errors import ConfigError, FieldProblem, TextFileError
-from dreambooth.limits import is_folder, shortly, text_problems
+from dreambooth.limits import expand_paths, is_folder, place_problem, shortly, text_problems
 from dreambooth.text_files import printable, read_text
 
 
@@ -24,6 +24,7 @@ class Concept:
         # The same concept, whoever made it: a form's empty field is none, and what is left of a path is its text.
         for name in ("class_prompt", "class_data_dir"):
             object.__setattr__(self, name, getattr(self, name) or None)
+        expand_paths(self, ("instance_data_dir", "class_data_dir"))
 
 
 def read_concepts(entries: object) -> tuple[Concept, ...]:
@@ -79,6 +80,10 @@ def concept_problems(concept: Concept) -> list[FieldProblem]:
             problems += text_problems(field.name, text, is_name=field.name.endswith("_dir"))
     if not concept.instance_prompt.strip():
         problems.append(FieldProblem("instance_prompt", "is empty: write the words that will name the subject."))
+    # One that holds pictures is only read.
+    class_dir = concept.class_data_dir
+    if class_dir is not None and not is_folder(class_dir) and (problem := place_problem(Path(class_dir))):
+        problems.append(FieldProblem("class_data_dir", problem))
     if not is_folder(concept.instance_data_dir):
         problems.append(FieldProblem("instance_data_dir", f"{shortly(concept.instance_data_dir)} is no folder."))
     return problems

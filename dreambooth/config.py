@@ -14,11 +14,13 @@ from typing import Any, Literal, Self, get_args
 from dreambooth.concepts import Concept, class_folder_problems, concept_problems, read_concepts
 from dreambooth.errors import ConfigError, FieldProblem, TextFileError
 from dreambooth.fields import describe, others, out_of_range, parse_numbers, setting, typed, unknown_fields
-from dreambooth.limits import plain_name_problem, run_path_problem, shortly
+from dreambooth.limits import expand_paths, place_problem, plain_name_problem, run_path_problem, shortly
 from dreambooth.text_files import read_text
 
 # Saves that have to add nothing before a run that stops when it is good does so.
 PATIENCE = 2
+# Each may be a folder of this machine.
+PATHS = ("pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "output_dir")
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 Kind = Literal["person", "pet", "object", "style"]
@@ -258,6 +260,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         parse_numbers(self)
+        expand_paths(self, PATHS)
         given: object = self.concepts
         if isinstance(given, list):
             object.__setattr__(self, "concepts", tuple(given))
@@ -437,6 +440,8 @@ def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
             problems.append(FieldProblem("class_prompt", message))
     if config.with_prior_preservation:
         problems += class_folder_problems(config.concepts)
+    if isinstance(config.output_dir, str) and (problem := place_problem(Path(config.output_dir))):
+        problems.append(FieldProblem("output_dir", problem))
     problems += _sizes_off_grid(config, ("resolution",))
     problems += update_problems(config)
     problems += _recipe_problems(config)

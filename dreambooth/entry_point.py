@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, TextIO, cast
 
-from dreambooth.errors import DreamBoothError, StoppedError, hide_in_tracebacks
+from dreambooth.durable import is_disk_full
+from dreambooth.errors import DreamBoothError, StoppedError, hide_in_tracebacks, without_secrets
 
 # A shell reports 128 and the signal's number of a program that a signal ended.
 SIGNAL_STATUS = 128
@@ -27,6 +28,11 @@ def run_program(command: Callable[[], int]) -> int:
         except DreamBoothError as error:
             print(f"error: {_in_lines(error)}", file=sys.stderr)
             return 1
+        except OSError as error:
+            if (sentence := _in_words(error)) is None:
+                raise
+            print(f"error: {sentence}", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             print("\nInterrupted.", file=sys.stderr)
             return SIGNAL_STATUS + signal.SIGINT
@@ -34,6 +40,18 @@ def run_program(command: Callable[[], int]) -> int:
 
 def _in_lines(error: DreamBoothError) -> str:
     return "\n".join(part for part in (error.what, error.why, error.todo) if part)
+
+
+def _in_words(error: OSError) -> str | None:
+    """Return a sentence on a file or folder that the system refused; None for other errors, which may be bugs."""
+    if is_disk_full(error):
+        return (
+            "The disk is full.\nMake room, then run the command again; `python -m dreambooth clean` says what can go."
+        )
+    if error.filename is None or error.strerror is None:
+        return None
+    name = without_secrets(os.fsdecode(error.filename))
+    return f'"{name}" cannot be used.\n{error.strerror}.\nCheck that place, or choose another one.'
 
 
 # Output --------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.flags import add_command
+from dreambooth.limits import refuse_place, user_path
 from dreambooth.models.strength import WHOLE, Strength
 from dreambooth.progress_bar import progress_bar
 from dreambooth.storage import CHOICES as CLEANABLE
@@ -44,13 +45,13 @@ def add(commands: Any) -> None:
     push.add_argument("--single_file", action="store_true", help="With one .safetensors file for web UIs beside it.")
 
     pack = add_command(commands, "zip", zip_command, "pack a model's folder, or a run's samples")
-    pack.add_argument("model", type=Path, help="A run, a step folder or any diffusers folder.")
-    pack.add_argument("out", type=Path, help="The archive.")
+    pack.add_argument("model", type=user_path, help="A run, a step folder or any diffusers folder.")
+    pack.add_argument("out", type=user_path, help="The archive.")
     pack.add_argument("--samples", action="store_true", help="The sample pictures of a run instead.")
 
     clean = add_command(commands, "clean", clean_command, "say what takes the disk, and delete what can go")
     clean.add_argument(
-        "run", nargs="?", type=Path, help="One run, wherever it lies; all of the data folder without it."
+        "run", nargs="?", type=user_path, help="One run, wherever it lies; all of the data folder without it."
     )
     clean.add_argument(
         "--what", nargs="+", choices=CLEANABLE, metavar="CHOICE",
@@ -59,8 +60,8 @@ def add(commands: Any) -> None:
     clean.add_argument("--yes", action="store_true", help="Delete it; without this it is only told.")
 
     grid = add_command(commands, "grid", grid_command, "put a run's sample pictures into one, a row a step")
-    grid.add_argument("run", type=Path, help="The run's folder.")
-    grid.add_argument("out", nargs="?", type=Path, help="The picture; `grid.png` in this folder when left out.")
+    grid.add_argument("run", type=user_path, help="The run's folder.")
+    grid.add_argument("out", nargs="?", type=user_path, help="The picture; `grid.png` in this folder when left out.")
 
 
 def convert_command(arguments: dict[str, Any]) -> int:
@@ -78,8 +79,13 @@ def convert_command(arguments: dict[str, Any]) -> int:
     wrong = [name for name in ("unet_strength", "text_encoder_strength") if not 0 <= arguments[name] <= 2]
     if wrong:
         raise ConfigError([FieldProblem(name, f"is {arguments[name]:g}: it must be 0 to 2.") for name in wrong])
+    refuse_place("OUT", user_path(out), is_folder=False)
     verdict = converted(
-        Path(model), Path(out), precision=precision, use_safetensors=arguments["use_safetensors"], strength=strength
+        user_path(model),
+        user_path(out),
+        precision=precision,
+        use_safetensors=arguments["use_safetensors"],
+        strength=strength,
     )
     print(f"{verdict.path}\n{verdict}")
     return 0
@@ -122,7 +128,7 @@ def push_command(arguments: dict[str, Any]) -> int:
     """Upload a model to the Hub and print where it is."""
     from dreambooth.workspace import newest_step_folder
 
-    model = newest_step_folder(Path(arguments["model"]))
+    model = newest_step_folder(user_path(arguments["model"]))
     pushed(model, arguments["repo_id"], private=not arguments["public"], single_file=arguments["single_file"])
     return 0
 
@@ -160,6 +166,7 @@ def zip_command(arguments: dict[str, Any]) -> int:
 
     model: Path = arguments["model"]
     out: Path = arguments["out"]
+    refuse_place("out", out, is_folder=False)
     print(zip_samples(RunFolder(model), out) if arguments["samples"] else zip_model(newest_step_folder(model), out))
     return 0
 
@@ -201,6 +208,7 @@ def grid_command(arguments: dict[str, Any]) -> int:
     """Write one picture of a run's samples and print where it is."""
     from dreambooth.sample_grid import write_sample_grid
 
-    run: Path = arguments["run"]
-    print(write_sample_grid(run, arguments["out"] or Path("grid.png")))
+    out: Path = arguments["out"] or Path("grid.png")
+    refuse_place("out", out, is_folder=False)
+    print(write_sample_grid(arguments["run"], out))
     return 0

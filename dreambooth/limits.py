@@ -1,10 +1,13 @@
 """What texts and names from outside may be, whatever they are for."""
 
+import os
 import re
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path, PurePath
+from typing import Any
 
-from dreambooth.errors import FieldProblem
+from dreambooth.errors import ConfigError, FieldProblem
 
 MAX_PROMPT_CHARS = 2000
 MAX_FILE_NAME_BYTES = 255
@@ -51,6 +54,49 @@ def token_problem(text: str) -> str:
     if "#" in text:
         return "has a comment behind it: give the token alone."
     return "" if TOKEN.fullmatch(text) else "has a space or a character that no token has: copy it again."
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """Return the path that a user wrote, `~` being the home folder: a shell leaves it alone after an equals sign."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # nobody of that name has a home here
+        return Path(text)
+
+
+def expand_paths(record: Any, names: Iterable[str]) -> None:
+    """Make these fields of a record that holds paths as text such texts, with `~` as the home folder, in place."""
+    for name in names:
+        value = getattr(record, name)
+        if isinstance(value, os.PathLike) or (isinstance(value, str) and value.startswith("~")):
+            object.__setattr__(record, name, str(user_path(value)))
+
+
+def place_problem(path: Path, *, is_folder: bool = True) -> str:
+    """Return why this folder, or file, cannot be written to or made; nothing when it can, or is no path at all."""
+    try:
+        return _place_problem(path, is_folder=is_folder)
+    except (OSError, ValueError):  # too long for any file, or with a NUL in it
+        return ""
+
+
+def _place_problem(path: Path, *, is_folder: bool) -> str:
+    if is_folder and path.exists() and not path.is_dir():
+        return f'is a file ("{path}"): name a folder.'
+    if not is_folder and path.is_dir():
+        return f'is a folder ("{path}"): name a file.'
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir() and there != path:
+        return f'lies below "{there}", which is a file: choose another place.'
+    if not os.access(there, os.W_OK):
+        return f'cannot be written: "{there}" is read-only, or belongs to another user.'
+    return ""
+
+
+def refuse_place(name: str, path: Path, *, is_folder: bool = True) -> None:
+    """Raise ConfigError when this folder, or file, cannot be written to or made, before any work is done for it."""
+    if problem := place_problem(path, is_folder=is_folder):
+        raise ConfigError([FieldProblem(name, problem)])
 
 
 def is_folder(name: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from dreambooth.config import SD15
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.limits import refuse_place, user_path
 from dreambooth.progress_bar import progress_bar
 
 
@@ -15,14 +16,14 @@ def add(commands: Any) -> None:
     sentence = "look at every saved step of a run, and name the best"
     score = commands.add_parser("score", help=sentence, description=sentence.capitalize() + ".")
     score.set_defaults(run_command=score_command)
-    score.add_argument("run", type=Path, help="The run's folder.")
+    score.add_argument("run", type=user_path, help="The run's folder.")
     score.add_argument("--probes", type=int, metavar="NUMBER", help="Pictures of the subject per step; left out, 4.")
     score.add_argument("--offline", action="store_true", help="Fetch no encoders; take those that are there.")
 
     sentence = "show what a saved step changed that it should not have: base against taught, ranked"
     bleed = commands.add_parser("bleed", help=sentence, description=sentence.capitalize() + ".")
     bleed.set_defaults(run_command=bleed_command)
-    bleed.add_argument("run", type=Path, help="The run's folder.")
+    bleed.add_argument("run", type=user_path, help="The run's folder.")
     bleed.add_argument("--step", type=int, help="A saved step; the last when left out.")
     bleed.add_argument("--offline", action="store_true", help="Fetch no encoders; take those that are there.")
     _add_evaluate(commands)
@@ -32,8 +33,8 @@ def _add_evaluate(commands: Any) -> None:
     sentence = "run the paper's protocol on a folder of subjects: training, pictures, measures, table"
     evaluate = commands.add_parser("evaluate", help=sentence, description=sentence.capitalize() + ".")
     evaluate.set_defaults(run_command=evaluate_command)
-    evaluate.add_argument("subjects_dir", type=Path, help="A folder of photos for each subject, named by it.")
-    evaluate.add_argument("--output_dir", type=Path, required=True, help="Where all goes; what is there is kept.")
+    evaluate.add_argument("subjects_dir", type=user_path, help="A folder of photos for each subject, named by it.")
+    evaluate.add_argument("--output_dir", type=user_path, required=True, help="Where all goes; what is there is kept.")
     evaluate.add_argument("--pretrained_model_name_or_path", default=SD15, help="The base; SD 1.5 when left out.")
     evaluate.add_argument("--class_word", help="The class of subjects that prompts_and_classes.txt does not name.")
     evaluate.add_argument("--subjects", type=int, metavar="N", help="The first N alone.")
@@ -63,6 +64,7 @@ def evaluate_command(arguments: dict[str, Any]) -> int:
     wrong = [FieldProblem(name, "must be at least 1.") for name, count in counts.items() if (count or 1) < 1]
     if wrong:
         raise ConfigError(wrong)
+    refuse_place("output_dir", arguments["output_dir"])
     request = Request(
         arguments["subjects_dir"], arguments["output_dir"], arguments["pretrained_model_name_or_path"],
         arguments["class_word"], counts["subjects"], counts["prompts"], counts["images"], counts["max_train_steps"],

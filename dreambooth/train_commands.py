@@ -20,7 +20,7 @@ from dreambooth.errors import ConfigError, FieldProblem, StoppedError, TextFileE
 from dreambooth.events import Controls, Event, Notice, PhaseProgress, StatusChanged, StepLoss
 from dreambooth.fields import describe
 from dreambooth.flags import add_command, add_flag
-from dreambooth.limits import is_folder
+from dreambooth.limits import is_folder, user_path
 from dreambooth.presets import PRESETS, resolve, without_idle_options
 from dreambooth.settings import load_settings
 from dreambooth.text_files import read_text
@@ -58,9 +58,13 @@ def add(commands: Any) -> None:
 def _add_training_flags(parser: argparse.ArgumentParser) -> None:
     for name, sentence in CONCEPT_FLAGS.items():
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=sentence)
-    parser.add_argument("--concepts_list", type=Path, help="JSON file with several concepts; overrides the four above.")
+    parser.add_argument(
+        "--concepts_list", type=user_path, help="JSON file with several concepts; overrides the four above."
+    )
     parser.add_argument("--preset", choices=(*PRESETS, AUTO), help=PRESET_HELP)
-    parser.add_argument("--config", type=Path, help="JSON file of settings, as every run keeps; flags come before it.")
+    parser.add_argument(
+        "--config", type=user_path, help="JSON file of settings, as every run keeps; flags come before it."
+    )
     for info in describe(TrainingConfig):
         add_flag(parser, info)
     for name in ("hub_token", "local_rank"):
@@ -108,9 +112,9 @@ def _with_findings(config: TrainingConfig, show: Callable[[Event], None]) -> Cal
 def _run_to_resume(wanted: str, arguments: dict[str, Any]) -> Path:
     """Return the folder of the run that is meant; raises ConfigError for settings that would make it another run."""
     output_dir = arguments.pop("output_dir", None)
-    path = Path(wanted)
+    path = user_path(wanted)
     if wanted == "latest" and output_dir is not None:
-        path = Path(output_dir)
+        path = user_path(output_dir)
     elif wanted == "latest":
         runs = Workspace(load_settings().data_dir).runs()
         if not runs:

@@ -316,6 +316,10 @@ def _is_silent(path: Path) -> bool:
 
 
 def _reason_to_skip(path: Path) -> str:
+    if path.is_symlink() and not path.exists():
+        return "is a link to nothing: what it points to is gone"
     if path.is_dir():
         return "is a folder; photos are read from one folder only"
+    if not path.is_file():
+        return "is no file but a pipe, a socket or a device"
     return f"does not end in {_ENDINGS}"

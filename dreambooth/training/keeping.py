@@ -66,6 +66,7 @@ class Keeper:
             after = "`python -m dreambooth score` does that afterwards."
             report(Notice(f"Steps are not scored while several processes share the weights: {after}"))
         self._saved_step, self._kept_step = 0, kept_step
+        self._has_records = run.config_path.exists()
         self._kept_at_s = time.monotonic()
 
     # The exact state -------------------------------------------------------------------------------------------------
@@ -82,6 +83,7 @@ class Keeper:
             return
         self.settle()
         if self._is_main:
+            self._refuse_lost_folder()
             self._report(PhaseProgress("saving"))
             keep = self._config.checkpoints_total_limit
             self._making_room(lambda: write_checkpoint(self._run, step, self._learner, self._identity, keep))
@@ -94,6 +96,14 @@ class Keeper:
         """Remove the exact states of a run that is done."""
         if self._is_main and self._run.checkpoints.is_dir():
             remove_folder(self._run.checkpoints)
+
+    def _refuse_lost_folder(self) -> None:
+        """Raise RunFolderError when the run's folder was removed: what is saved would lie in one without a run."""
+        if self._has_records and not self._run.config_path.exists():
+            raise RunFolderError(
+                f'The folder "{self._run.path}" is gone.', "It, or its disk, was removed while the run was at work.",
+                "Start a new run.",
+            )  # fmt: skip
 
     def _making_room(self, write: Callable[[], None], outcome: Callable[[], None] | None = None) -> None:
         """Write, and on a full disk once more after all states but the newest are gone; raises what ended the last.
@@ -121,6 +131,8 @@ class Keeper:
         if self._saved_step == step:
             return
         self.settle()
+        if self._is_main:
+            self._refuse_lost_folder()
         self._saved_step = step
         # A resumed run comes by steps whose models are there already, and would make the same ones again.
         # What was saved once and then made room for newer ones is not saved again either.
