@@ -22,20 +22,31 @@ from dreambooth.workspace import RunFolder, Workspace
 MOUNT_POINT = Path("/content/drive")
 ROOMS = ("runs", "exports", "datasets")
 SPARE_BYTES = 64 * 2**20
+# On which device each Drive was when it was made ready: an unmounted one is a folder of this machine by the same name.
+_devices: dict[Path, int] = {}
 
 
 def ready_drive(folder: Path | None) -> Path | None:
     """Return the folder on the Drive, mounted and writable; None when none is wanted.
 
-    Raises DreamBoothError when it is missing or cannot be written, before anything is begun.
+    Only its last folder is made. Raises DreamBoothError when the Drive is missing or cannot be written, before anything
+    is begun.
     """
     if folder is None:
         return None
     if folder.is_relative_to(MOUNT_POINT) and not os.path.ismount(MOUNT_POINT):
         _mount()
+    if not folder.parent.exists():
+        raise DreamBoothError(
+            f'"{folder.parent}" of DREAMBOOTH_DRIVE is not there.',
+            "Only the last folder of its path is made: a drive that is not mounted would be a folder of this machine.",
+            "Mount the drive, make that folder, or leave DREAMBOOTH_DRIVE out.",
+        )
     try:
+        folder.mkdir(exist_ok=True)
+        _devices[folder] = folder.stat().st_dev
         for room in ROOMS:
-            (folder / room).mkdir(parents=True, exist_ok=True)
+            (folder / room).mkdir(exist_ok=True)
         with new_file(folder / "runs" / "written") as probe:
             probe.write_bytes(b"x")
         (folder / "runs" / "written").unlink()
@@ -47,6 +58,16 @@ def ready_drive(folder: Path | None) -> Path | None:
     return folder
 
 
+def lost_drive(folder: Path) -> str:
+    """Return what became of a Drive that was ready before; nothing while it is where it was."""
+    try:
+        device = folder.stat().st_dev
+    except OSError:
+        return f'Google Drive is no longer at "{folder}".'
+    changed = device != _devices.setdefault(folder, device)
+    return f'Another disk than Google Drive is at "{folder}" now.' if changed else ""
+
+
 def _mount() -> None:
     """Have Colab mount the Drive; only the notebook's own process can ask its user for that."""
     if "google.colab" not in sys.modules:
@@ -55,10 +76,14 @@ def _mount() -> None:
             "Run this in a cell first: from google.colab import drive; drive.mount('/content/drive')",
         )  # fmt: skip
     importlib.import_module("google.colab.drive").mount(str(MOUNT_POINT))
+    if not os.path.ismount(MOUNT_POINT):
+        raise DreamBoothError("Google Drive is not mounted.", "Colab did not mount it.", "Run this again.")
 
 
 def refuse_full_drive(folder: Path, needed_bytes: int, *, is_resumed: bool = False) -> None:
     """Raise DreamBoothError with both numbers when the Drive has less free than will be copied there."""
+    if lost_drive(folder):
+        return  # the run goes on without it, and says so
     free = free_bytes(folder)
     if free < needed_bytes + SPARE_BYTES:
         raise DreamBoothError(
@@ -118,13 +143,16 @@ def delete_photos(workspace: Workspace, name: str) -> None:
 class RunKeeper:
     """Copies a run's finished steps to the Drive while it goes on, in a thread of its own.
 
-    What cannot be copied is told as a warning: the run itself lies on the machine's disk and goes on.
+    What cannot be copied is told as a warning: the run itself lies on the machine's disk and goes on. What a Drive that
+    was lost for a while has missed is copied at the end.
     """
 
     def __init__(
         self, run: RunFolder, photo_folders: Sequence[Path], drive_dir: Path, report: Callable[[Event], None]
     ) -> None:
-        self._run, self._report = run, report
+        self._run, self._drive_dir, self._report = run, drive_dir, report
+        self._missed: list[int] = []
+        self._has_told_loss = False
         self._photos = {folder: drive_dir / "datasets" / folder.name for folder in photo_folders}
         self._target = RunFolder(drive_dir / "runs" / run.name)
         self._due: queue.Queue[int | None] = queue.Queue()
@@ -145,7 +173,11 @@ class RunKeeper:
         for folder, target in self._photos.items():
             self._copy(keep_photos, folder, target)
         while (step := self._due.get()) is not None:
-            self._copy(keep_folder, self._run.step_folder(step), self._target.step_folder(step))
+            self._copy_step(step)
+        # If the Drive is still lost, that is said again, at the end of the log.
+        missed, self._missed, self._has_told_loss = self._missed, [], False
+        for step in missed:
+            self._copy_step(step)
         # The exact state is large, and with the locks it is of use only where the run was made.
         stays = {self._run.checkpoints, self._run.lock_path, self._run.line_path}
         for entry in sorted(set(self._run.records.iterdir()) - stays):
@@ -154,8 +186,20 @@ class RunKeeper:
             elif not entry.name.startswith("."):
                 self._copy(keep_file, entry, self._target.records)
 
-    def _copy(self, copy: Callable[[Path, Path], object], source: Path, target: Path) -> None:
+    def _copy_step(self, step: int) -> None:
+        if not self._copy(keep_folder, self._run.step_folder(step), self._target.step_folder(step)):
+            self._missed.append(step)
+
+    def _copy(self, copy: Callable[[Path, Path], object], source: Path, target: Path) -> bool:
+        """Copy, and return whether the Drive was there for it."""
+        if lost := lost_drive(self._drive_dir):
+            if not self._has_told_loss:
+                only_here = "Finished work lies on this machine only: mount the Drive again, or download it."
+                self._report(Notice(f"{lost} {only_here}", "warning"))
+            self._has_told_loss = True
+            return False
         try:
             copy(source, target)
         except OSError as error:
             self._report(Notice(f"{source.name} could not be copied to Google Drive: {quoted(error)}", "warning"))
+        return True

@@ -79,7 +79,8 @@ class Workspace:
     def runs(self) -> list["RunFolder"]:
         """Return every run of the data folder, newest first."""
         folders = {folder.name: folder for folder in self.runs_dir.iterdir()}
-        if self.drive_dir is not None:
+        # A Drive may be lost while the app runs.
+        if self.drive_dir is not None and (self.drive_dir / "runs").is_dir():
             folders = {folder.name: folder for folder in (self.drive_dir / "runs").iterdir()} | folders
         begun_s = {folder: _begun_s(folder) for folder in folders.values()}
         found = [(when_s, folder) for folder, when_s in begun_s.items() if when_s is not None]

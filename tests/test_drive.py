@@ -2,7 +2,9 @@
 
 import dataclasses
 import errno
+import os
 import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -14,7 +16,7 @@ from dreambooth.concepts import Concept
 from dreambooth.config import TrainingConfig
 from dreambooth.drive import bring_photos_back, delete_photos, keep_folder, keep_photos, ready_drive
 from dreambooth.errors import DreamBoothError, RunFolderError
-from dreambooth.events import Event, Notice
+from dreambooth.events import Event, Notice, StatusChanged, StepLoss
 from dreambooth.jobs import Jobs
 from dreambooth.models.manager import ModelManager
 from dreambooth.runs import train
@@ -24,6 +26,7 @@ from dreambooth.workspace import Workspace
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "MyDrive").mkdir()
     return Settings(data_dir=tmp_path / "machine", drive_dir=tmp_path / "MyDrive" / "DreamBooth")
 
 
@@ -101,6 +104,7 @@ def test_a_full_drive_is_told_before_the_first_step(
 
 def test_a_drive_that_cannot_be_written_is_told_before_anything(config: TrainingConfig, settings: Settings) -> None:
     assert settings.drive_dir is not None
+    settings.drive_dir.parent.rmdir()
     settings.drive_dir.parent.write_bytes(b"a file where the folder should be")
     with pytest.raises(DreamBoothError, match="Nothing can be written to"):
         train(config, settings=settings)
@@ -116,8 +120,14 @@ def test_a_program_cannot_mount_the_drive_and_says_what_to_do(monkeypatch: pytes
 def test_the_notebook_itself_mounts_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A stand-in of Colab's module: what it is asked, and that its folder is used afterwards."""
     mounted: list[str] = []
+
+    def mount(place: str) -> None:
+        mounted.append(place)
+        Path(place, "MyDrive").mkdir(parents=True)
+
     stand_in = types.ModuleType("google.colab.drive")
-    stand_in.mount = mounted.append  # type: ignore[attr-defined]
+    stand_in.mount = mount  # type: ignore[attr-defined]
+    monkeypatch.setattr(os.path, "ismount", lambda place: str(place) in mounted)
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     monkeypatch.setitem(sys.modules, "google.colab.drive", stand_in)
     monkeypatch.setattr(drive_module, "MOUNT_POINT", tmp_path / "content" / "drive")
@@ -126,6 +136,67 @@ def test_the_notebook_itself_mounts_it(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert mounted == [str(tmp_path / "content" / "drive")]
     assert sorted(entry.name for entry in folder.iterdir()) == ["datasets", "exports", "runs"]
     assert list((folder / "runs").iterdir()) == []
+
+
+def test_a_mount_that_colab_did_not_make_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stand_in = types.ModuleType("google.colab.drive")
+    stand_in.mount = lambda place: None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setitem(sys.modules, "google.colab.drive", stand_in)
+    monkeypatch.setattr(drive_module, "MOUNT_POINT", tmp_path)
+    with pytest.raises(DreamBoothError, match="not mounted"):
+        ready_drive(tmp_path / "MyDrive" / "DreamBooth")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("drive", ["1", "{folder}/not-mounted/DreamBooth"])
+def test_a_drive_that_is_not_mounted_is_never_made_of_a_folder_of_this_machine(
+    drive: str, tmp_path: Path, photos: Path
+) -> None:
+    """Before the first step, and with nothing left behind."""
+    flags = ["--instance_data_dir", str(photos), "--instance_prompt", "x", "--output_dir", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "dreambooth", "train", "--pretrained_model_name_or_path", "starter", *flags]
+    env = os.environ | {"DREAMBOOTH_DRIVE": drive.format(folder=tmp_path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert ("Google Drive is not mounted." if drive == "1" else f'"{tmp_path}/not-mounted" of') in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "not-mounted").exists()
+    assert not (tmp_path / "run").exists()
+    assert not Path("/content/drive").exists()
+
+
+@pytest.mark.parametrize("end", ["lost", "changed", "back again"])
+def test_a_drive_that_is_lost_during_a_run_is_told_and_nothing_takes_its_place(
+    end: str, config: TrainingConfig, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive, away = tmp_path / "MyDrive" / "DreamBooth", tmp_path / "away"
+    seen: list[Event] = []
+
+    def watch(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, StepLoss) and event.step == 1 and not away.exists():
+            drive.rename(away)
+            if end == "changed":
+                drive.mkdir()
+                device = drive_module._devices[drive]
+                monkeypatch.setitem(drive_module._devices, drive, device + 1)
+        if end == "back again" and isinstance(event, StatusChanged) and event.status == "done":
+            away.rename(drive)
+
+    model = train(config, settings=settings, on_event=watch)
+    assert (model / "model_index.json").exists()
+    run = model.parent.name
+    told = [event.text for event in seen if isinstance(event, Notice) and "lies on this machine only" in event.text]
+    if end == "back again":
+        assert listing(drive / "runs" / run / "2") == listing(model)
+        assert len(told) == 1
+        return
+    wanted = "Google Drive is no longer at" if end == "lost" else "Another disk than Google Drive is at"
+    assert [text.startswith(wanted) for text in told] == [True, True], "when it is lost, and at the end of the log"
+    assert not drive.exists() or list(drive.iterdir()) == []
+    # The app goes on without it.
+    assert [folder.name for folder in Workspace(settings.data_dir, drive).runs()] == [run]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from dreambooth.config import GenerationConfig
-from dreambooth.drive import keep_file
+from dreambooth.drive import keep_file, lost_drive
 from dreambooth.durable import free_bytes
 from dreambooth.errors import ExportError, quoted
 from dreambooth.export.sizes import folder_bytes, samples_bytes, single_file_bytes
@@ -285,6 +285,8 @@ class Handlers:
         drive = self._services.workspace.drive_dir
         if drive is None:
             return ""
+        if lost := lost_drive(drive):
+            return f"No copy was made: {lost}"
         try:
             return f"A copy is at {keep_file(path, drive / 'exports')}."
         except OSError as error:
