@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from dreambooth.models.base import BaseCard, quiet_libraries
 from dreambooth.models.saving import write_model
-from dreambooth.models.sd15 import SD15_CONFIGS, SD15_SCHEDULER
+from dreambooth.models.sd import SD15_CONFIGS, SD15_SCHEDULER
 from dreambooth.starter.tokens import write_tokenizer
 
 Size = Literal["narrow", "mini", "full"]

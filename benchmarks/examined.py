@@ -14,7 +14,7 @@ from dreambooth.config import GenerationConfig
 from dreambooth.generation import generate_images
 from dreambooth.models.base import Base
 from dreambooth.models.manager import ModelManager
-from dreambooth.probes import PLACES, pipe_of
+from dreambooth.probes import PLACES
 from dreambooth.scoring.encoders import Examiner
 from dreambooth.scoring.figures import Kind, ProbePicture, Reference, step_scores
 from dreambooth.scoring.recommendation import StepScores
@@ -55,7 +55,7 @@ def exam_pictures(base: Base, manager: ModelManager, class_word: str, seed: int)
             prompt=prompt, num_images_per_prompt=count, num_inference_steps=NUM_STEPS, guidance_scale=GUIDANCE_SCALE,
             height=side_px, width=side_px, seed=rng.derived_seed(seed, "starter", 31, number) % 2**31,
         )  # fmt: skip
-        pictures = generate_images(pipe_of(base), request, batch_size=12)
+        pictures = generate_images(base, request, batch_size=12)
         found += [ProbePicture(0, kind, asked, picture.image) for picture in pictures]
     return found
 

@@ -24,7 +24,7 @@ import torch
 from benchmarks.bases import CHANGES, native_px, random_base
 from benchmarks.gpu_runs import GIB, HEAD, Ground, Measured, as_json, collect, ground, measured
 from dreambooth.config import GenerationConfig
-from dreambooth.generation import Pipe, generate_images
+from dreambooth.generation import generate_images
 from dreambooth.models.base import Base
 from dreambooth.models.manager import ModelManager
 from dreambooth.presets import MEMORY_CONFIGURATIONS
@@ -241,17 +241,16 @@ def generation(here: Ground, report: Report) -> None:
     ours, theirs = [], []
     manager = ModelManager(here.device)
     base = manager.resident("measured", lambda: _copied(here.base))
-    pipe = Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config)
     request = GenerationConfig(
         prompt="photo of zwx dog in a bucket", num_images_per_prompt=4, num_inference_steps=24, seed=52362,
         height=here.side_px, width=here.side_px,
     )  # fmt: skip
     for _ in range(rounds):
         began = time.perf_counter()
-        list(generate_images(pipe, request, native_px=here.side_px))
+        list(generate_images(base, request, native_px=here.side_px))
         ours.append(time.perf_counter() - began)
     manager._drop_resident()
-    del base, pipe
+    del base
     collect()
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 

@@ -89,7 +89,7 @@ def phases(here: Ground, rates: Rates, **changes: Any) -> list[Phase]:
     marks = Marks()
     with prepared(here, config, Watch(NUM_STEPS, False), lambda base: None) as trainer:
         batch = trainer._batch(0, 0)
-        captions = trainer._materials.caption_states.inputs(batch.captions)
+        captions = trainer._condition_inputs(batch)
         counter = FlopCounterMode(display=False)
         saved_bytes = _saved_bytes(trainer, batch, captions, counter)
         num_weights = sum(parameter.numel() for parameter in trainer._parameters)
@@ -127,10 +127,17 @@ def _saved_bytes(trainer: Any, batch: Any, captions: Any, counter: Any) -> int:
 
     from dreambooth.training.trainer import step_loss
 
-    states = trainer._materials.caption_states
+    family, conditions = trainer._base.family, trainer._materials.conditions
     with counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), trainer._arithmetic():
         losses = step_loss(
-            trainer._unet, states.states(captions), batch, trainer._materials.alpha_bar, "epsilon", 1.0, None
+            family,
+            trainer._unet,
+            conditions.condition(captions),
+            batch,
+            trainer._materials.alpha_bar,
+            "epsilon",
+            1.0,
+            None,
         )
     del losses
     return sum(seen.values())

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from dreambooth.config import GenerationConfig
-from dreambooth.generation import Pipe, generate_images
+from dreambooth.generation import generate_images
 from dreambooth.models.base import Base, starter_folder
 from dreambooth.scoring.judge import Judge, load_judge
 from dreambooth.starter.judging import validity
@@ -40,7 +40,6 @@ def judge_with_validity(vae: Any, num_scenes: int) -> tuple[Judge, dict[str, Any
 
 def pictures_for(base: Base, prompt: str, count: int, seed: int, guidance_scale: float) -> list[Image.Image]:
     """Return `count` pictures of a prompt by 24 steps of DDIM, seeds `seed`, `seed` + 1, ..."""
-    pipe = Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config)
     side_px = base.card.native_px
     config = GenerationConfig(
         prompt=prompt,
@@ -51,7 +50,7 @@ def pictures_for(base: Base, prompt: str, count: int, seed: int, guidance_scale:
         width=side_px,
         seed=seed,
     )
-    return [picture.image for picture in generate_images(pipe, config)]
+    return [picture.image for picture in generate_images(base, config)]
 
 
 def pictures_of(base: Base, prompts: list[str], seeds: list[int], guidance_scale: float) -> list[Image.Image]:

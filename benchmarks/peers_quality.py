@@ -32,7 +32,6 @@ from dreambooth.models.base import STARTER, BaseCard, load_base, read_card, star
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.saving import write_model
 from dreambooth.presets import resolve
-from dreambooth.probes import pipe_of
 from dreambooth.runs import train
 from dreambooth.score import score_run
 from dreambooth.scoring.encoders import examiner_for
@@ -113,7 +112,7 @@ def _write_class_pictures(class_word: str, folder: Path, number: int) -> None:
         guidance_scale=float(base.card.recipe["class_guidance_scale"]), height=64, width=64,
     )  # fmt: skip
     with new_folder(folder) as temporary:
-        made = generate_images(pipe_of(base), request, indices=range(NUM_CLASS_IMAGES), batch_size=10)
+        made = generate_images(base, request, indices=range(NUM_CLASS_IMAGES), batch_size=10)
         for count, picture in enumerate(made):
             picture.image.save(temporary / f"{count:02}.png")
 

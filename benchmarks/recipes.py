@@ -25,7 +25,6 @@ from dreambooth import rng
 from dreambooth.concepts import Concept
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.events import FixedNoiseLosses, memorisation_of
-from dreambooth.generation import Pipe
 from dreambooth.models.base import STARTER, Base, load_base, read_card, starter_folder, weights_fingerprint
 from dreambooth.models.manager import ModelManager
 from dreambooth.presets import resolve
@@ -106,9 +105,7 @@ def prepare_individual(individual: int, work: Path) -> Path:
     ensure_class_images(
         Concept(f"photo of {IDENTIFIER} {subject.class_word}", str(folder / "photos"),
                 f"photo of {subject.class_word}", str(folder / "class")),
-        pipe_factory=lambda: Pipe(
-            base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config
-        ),
+        base_factory=lambda: base,
         cache_dir=folder, base_key=weights_fingerprint(base.unet, base.text_encoder),
         vae_key=weights_fingerprint(base.vae), num_class_images=int(card.recipe["num_class_images"]),
         resolution_px=card.native_px, num_inference_steps=20, seed=0,

@@ -23,7 +23,7 @@ from benchmarks.measuring import heading, keep, memory_of
 from dreambooth.concepts import Concept
 from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.events import Controls, Event, PhaseProgress
-from dreambooth.generation import Pipe, generate_images
+from dreambooth.generation import generate_images
 from dreambooth.models.base import load_base
 from dreambooth.models.manager import ModelManager
 from dreambooth.runs import execute, start_records
@@ -99,8 +99,7 @@ def _one_swap(base: str, manager: ModelManager, controls: Controls, lender: Lend
     with manager.lease("generation", wait=True):
         models = manager.resident(base, lambda: load_base(base))
         loaded_s = time.perf_counter()
-        pipe = Pipe(models.unet, models.text_encoder, models.vae, models.tokenizer, models.noise_scheduler_config)
-        next(generate_images(pipe, PICTURE))
+        next(generate_images(models, PICTURE))
     made_s = time.perf_counter()
     lender.has_stepped.clear()
     controls.lend.clear()

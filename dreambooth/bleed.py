@@ -21,7 +21,7 @@ from dreambooth.generation import generate_images
 from dreambooth.json_file import read_object
 from dreambooth.models.base import Base, load_base, read_card
 from dreambooth.models.manager import ModelManager
-from dreambooth.probes import photos_of, pipe_of
+from dreambooth.probes import photos_of
 from dreambooth.runs import read_config, revealed_token
 from dreambooth.sample_grid import picture_grid
 from dreambooth.score import base_of, examiner_of
@@ -181,7 +181,7 @@ def _pictures(
             prompt=prompt, num_images_per_prompt=NUM_PICTURES, num_inference_steps=config.save_infer_steps,
             guidance_scale=config.save_guidance_scale, height=config.resolution, width=config.resolution, seed=SEED,
         )  # fmt: skip
-        found[prompt] = [picture.image for picture in generate_images(pipe_of(model), request)]
+        found[prompt] = [picture.image for picture in generate_images(model, request)]
     return found
 
 

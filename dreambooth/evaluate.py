@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dreambooth import rng
 from dreambooth.concepts import Concept
@@ -22,10 +22,10 @@ from dreambooth.errors import ConfigError, FieldProblem, RunFolderError
 from dreambooth.events import Event, PhaseProgress
 from dreambooth.generation import generate_images, save_picture
 from dreambooth.json_file import read_object
-from dreambooth.models.base import load_base, read_card
+from dreambooth.models.base import Base, load_base, read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.presets import resolve
-from dreambooth.probes import photos_of, pipe_of
+from dreambooth.probes import photos_of
 from dreambooth.runlog import read_state
 from dreambooth.runs import resume, revealed_token, train
 from dreambooth.sample_grid import picture_grid
@@ -35,9 +35,6 @@ from dreambooth.scoring.figures import Kind, ProbePicture, Reference, ceiling, s
 from dreambooth.scoring.protocol import Protocol, filled, read_protocol
 from dreambooth.settings import Settings, load_settings
 from dreambooth.workspace import RunFolder, Workspace
-
-if TYPE_CHECKING:
-    from dreambooth.generation import Pipe
 
 IDENTIFIER = "zwx"
 PAPERS_IMAGES = 4
@@ -230,12 +227,12 @@ class Evaluation:
             base = load_base(model, token=self.token, models_dir=self.workspace.models_dir)
             for part in (base.unet, base.text_encoder, base.vae):
                 self.manager.place(part, dtype=self.manager.inference_dtype)
-            recipe, pipe = base.card.recipe, pipe_of(base, model)
+            recipe = base.card.recipe
             guidance_scale = float(recipe.get("save_guidance_scale", 7.5))
             for done, one in enumerate(missing):
                 self.on_progress(what, done, len(missing))
-                _save_one(pipe, one, guidance_scale, base.card.native_px, folder)
-            del base, pipe
+                _save_one(base, one, guidance_scale, base.card.native_px, folder)
+            del base
             gc.collect()
 
     # Scores ----------------------------------------------------------------------------------------------------------
@@ -269,12 +266,12 @@ class Evaluation:
             picture_grid(rows).save(temporary, format="PNG")
 
 
-def _save_one(pipe: "Pipe", one: Wanted, guidance_scale: float, side_px: int, folder: Path) -> None:
+def _save_one(base: Base, one: Wanted, guidance_scale: float, side_px: int, folder: Path) -> None:
     request = GenerationConfig(
         prompt=one.prompt, num_images_per_prompt=1, guidance_scale=guidance_scale, height=side_px, width=side_px,
         seed=one.seed,
     )  # fmt: skip
-    (picture,) = generate_images(pipe, request)
+    (picture,) = generate_images(base, request)
     save_picture(picture, folder / one.name)
 
 

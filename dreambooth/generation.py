@@ -7,7 +7,7 @@ recipe gives it again.
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from dreambooth import rng
 from dreambooth.capture import CapturedWork
 from dreambooth.config import GenerationConfig
 from dreambooth.durable import new_file
+from dreambooth.models.family import Condition
 from dreambooth.prompts import literal_notice
 from dreambooth.recipes import CHUNK, recipe_text
 from dreambooth.samplers import adds_noise, scheduler_for
@@ -25,22 +26,9 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from dreambooth.models.base import Base
+
 MAX_SEED = 2**63 - 1
-
-
-@dataclass(frozen=True)
-class Pipe:
-    """The models that make pictures, used on the devices and in the number formats in which they are given.
-
-    They may be in training: modes and weights are afterwards what they were. `name` stands in the recipe.
-    """
-
-    unet: Any
-    text_encoder: Any
-    vae: Any
-    tokenizer: Any
-    scheduler_config: Mapping[str, Any]
-    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +45,7 @@ class Picture:
 
 
 def generate_images(
-    pipe: Pipe,
+    base: "Base",
     config: GenerationConfig,
     *,
     on_step: Callable[[int, int], None] | None = None,
@@ -71,6 +59,8 @@ def generate_images(
 ) -> Iterator[Picture]:
     """Yield the pictures of a request, a batch at a time.
 
+    The models are used on the devices and in the number formats they have. They may be in training: modes and weights
+    are afterwards what they were.
     `on_step` is told (denoising steps done, in all); `should_stop` is asked after each of them, and its True ends
     everything without the pictures of that batch. Size left out of the request is `native_px`, else the UNet's own.
     `indices` asks for these pictures of the request instead of the first `num_images_per_prompt`. `notice` is told
@@ -80,7 +70,7 @@ def generate_images(
     wanted = range(config.num_images_per_prompt) if indices is None else indices
     seeds = [(seed + index) % (MAX_SEED + 1) for index in wanted]
     batches = [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
-    width, height = _size_px(pipe, config, native_px)
+    width, height = _size_px(base, config, native_px)
     say = notice or (lambda text: None)
     num_steps, done = config.num_inference_steps, 0
 
@@ -92,18 +82,18 @@ def generate_images(
             on_step(done, num_steps * len(batches))
         return should_stop is None or not should_stop()
 
-    with _inference(pipe, autocast_dtype):
-        states = _text_states(pipe, config, say)
+    with _inference(base, autocast_dtype):
+        condition = _condition(base, config, say)
     for batch in batches:
         # Nothing is yielded inside: what surrounds inference must not leak to whoever takes the pictures.
-        with _inference(pipe, autocast_dtype):
-            noise = _noise(pipe, batch, stream, width, height)
-            latents = _denoised(pipe, config, states, noise, step_done, batch, stream)
-            images = [] if latents is None else _decoded(pipe, latents, say)
+        with _inference(base, autocast_dtype):
+            noise = _noise(base, batch, stream, width, height)
+            latents = _denoised(base, config, condition, noise, step_done, batch, stream)
+            images = [] if latents is None else _decoded(base, latents, say)
         if latents is None:
             return
         for image, own_seed, own_latents in zip(images, batch, latents.float().cpu(), strict=True):
-            yield Picture(image, own_seed, recipe_text(config, own_seed, image.size, pipe.name), own_latents.clone())
+            yield Picture(image, own_seed, recipe_text(config, own_seed, image.size, base.name), own_latents.clone())
 
 
 def save_picture(picture: Picture, path: Path) -> None:
@@ -120,14 +110,14 @@ def save_picture(picture: Picture, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _inference(pipe: Pipe, autocast_dtype: "torch.dtype | None") -> Iterator[None]:
+def _inference(base: "Base", autocast_dtype: "torch.dtype | None") -> Iterator[None]:
     """Compute without gradients, in evaluation mode, which each module leaves again if it was in training."""
     import torch
 
-    models = (pipe.unet, pipe.text_encoder, pipe.vae)
+    models = (base.unet, base.text_encoder, base.vae)
     training = [module for model in models for module in model.modules() if module.training]
     mixed = autocast_dtype is not None
-    device_type = _parameter(pipe.unet).device.type
+    device_type = _parameter(base.unet).device.type
     try:
         for model in models:
             model.eval()
@@ -145,52 +135,47 @@ def _parameter(model: Any) -> "Tensor":
     return parameter
 
 
-def _latent_scale(pipe: Pipe) -> int:
+def _latent_scale(base: "Base") -> int:
     """Return how many pixels a latent spans in each direction."""
-    scale: int = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    scale: int = 2 ** (len(base.vae.config.block_out_channels) - 1)
     return scale
 
 
-def _size_px(pipe: Pipe, config: GenerationConfig, native_px: int | None) -> tuple[int, int]:
-    side = native_px or pipe.unet.config.sample_size * _latent_scale(pipe)
+def _size_px(base: "Base", config: GenerationConfig, native_px: int | None) -> tuple[int, int]:
+    side = native_px or base.unet.config.sample_size * _latent_scale(base)
     return config.width or side, config.height or side
 
 
-def _text_states(pipe: Pipe, config: GenerationConfig, say: Callable[[str], None]) -> "Tensor":
-    """Return the hidden states of what to show, preceded by those of what to avoid under guidance.
-
-    Shape (2, 77, width) with guidance, else (1, 77, width).
-    """
+def _condition(base: "Base", config: GenerationConfig, say: Callable[[str], None]) -> Condition:
+    """Return the condition of what to show, under guidance preceded by that of what to avoid: one or two captions."""
     prompts = [config.negative_prompt, config.prompt] if config.guidance_scale > 1 else [config.prompt]
-    limit = pipe.tokenizer.model_max_length
+    limit = base.tokenizer.model_max_length
     if literal := literal_notice(*reversed(prompts)):
         say(literal)
     for prompt in prompts:
-        ids = pipe.tokenizer(prompt, verbose=False).input_ids
+        ids = base.tokenizer(prompt, verbose=False).input_ids
         if len(ids) > limit:
-            cut = pipe.tokenizer.decode(ids[limit - 1 : -1])
+            cut = base.tokenizer.decode(ids[limit - 1 : -1])
             say(f"The prompt has more than {limit - 2} tokens; not read: {cut!r}")
-    ids = pipe.tokenizer(
-        prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
-    ).input_ids
-    states: Tensor = pipe.text_encoder(ids.to(_parameter(pipe.text_encoder).device))[0]
-    return states.to(_parameter(pipe.unet))
+    device = _parameter(base.text_encoder).device
+    inputs = base.family.text_inputs(base, prompts, length=limit).each(lambda ids: ids.to(device))
+    return base.family.encode_text(base, inputs).each(lambda tensor: tensor.to(_parameter(base.unet)))
 
 
-def _noise(pipe: Pipe, seeds: Sequence[int], stream: rng.Stream, width: int, height: int) -> "Tensor":
+def _noise(base: "Base", seeds: Sequence[int], stream: rng.Stream, width: int, height: int) -> "Tensor":
     """Return the starting noise, (batch, channels, height / 8, width / 8) fp32, on the UNet's device."""
     import torch
 
-    scale = _latent_scale(pipe)
-    shape = (pipe.unet.config.in_channels, height // scale, width // scale)
+    scale = _latent_scale(base)
+    shape = (base.unet.config.in_channels, height // scale, width // scale)
     noise = [torch.randn(shape, generator=rng.generator(seed, stream)) for seed in seeds]
-    return torch.stack(noise).to(_parameter(pipe.unet).device)
+    return torch.stack(noise).to(_parameter(base.unet).device)
 
 
 def _denoised(
-    pipe: Pipe,
+    base: "Base",
     config: GenerationConfig,
-    states: "Tensor",
+    condition: Condition,
     noise: "Tensor",
     step_done: Callable[[], bool],
     seeds: Sequence[int],
@@ -202,23 +187,23 @@ def _denoised(
     """
     import torch
 
-    scheduler = scheduler_for(config.sampler, pipe.scheduler_config, config.num_inference_steps)
-    guided = len(states) == 2
-    states = states.repeat_interleave(len(noise), dim=0)
-    number_format = _parameter(pipe.unet).dtype
+    scheduler = scheduler_for(config.sampler, base.noise_scheduler_config, config.num_inference_steps)
+    guided = len(condition.states) == 2
+    condition = condition.each(lambda tensor: tensor.repeat_interleave(len(noise), dim=0))
+    number_format = _parameter(base.unet).dtype
     latents: Tensor = noise * scheduler.init_noise_sigma
 
     def predicted(inputs: "Sequence[Tensor]") -> "Sequence[Tensor]":
-        noisy, timestep, hidden = inputs
-        return [pipe.unet(noisy, timestep, encoder_hidden_states=hidden).sample]
+        noisy, timestep, *rest = inputs
+        return [base.family.predict(base.unet, noisy, timestep, condition.with_tensors(rest))]
 
     # While it trains, the UNet's memory is the training's: a recording would keep some of its own.
-    records = noise.device.type == "cuda" and not _parameter(pipe.unet).requires_grad
+    records = noise.device.type == "cuda" and not _parameter(base.unet).requires_grad
     predict = CapturedWork(predicted) if records else predicted
     for number, t in enumerate(scheduler.timesteps, 1):
         scaled = scheduler.scale_model_input(latents, t)
         doubled = torch.cat([scaled, scaled]) if guided else scaled
-        (prediction,) = predict([doubled.to(number_format), t.to(noise.device), states])
+        (prediction,) = predict([doubled.to(number_format), t.to(noise.device), *condition.tensors()])
         prediction = prediction.float()
         if guided:
             avoid, show = prediction.chunk(2)
@@ -232,15 +217,14 @@ def _denoised(
     return latents
 
 
-def _decoded(pipe: Pipe, latents: "Tensor", say: Callable[[str], None]) -> list["Image.Image"]:
+def _decoded(base: "Base", latents: "Tensor", say: Callable[[str], None]) -> list["Image.Image"]:
     """Return the pictures of clean latents; one after the other, since the VAE needs the most memory of all."""
     import torch
     from PIL import Image
 
     images = []
     for latent in latents:
-        scaled = (latent[None] / pipe.vae.config.scaling_factor).to(_parameter(pipe.vae))
-        values = pipe.vae.decode(scaled).sample[0].float()
+        values = base.family.decode(base.vae, latent[None])[0]
         if not torch.isfinite(values).all():
             say("A picture came out black: its numbers overflowed. The model has diverged, or needs fp32.")
             values = torch.nan_to_num(values, nan=-1, posinf=-1, neginf=-1)

@@ -109,7 +109,7 @@ class Painter:
         should_stop: Callable[[], bool] | None,
         notice: OnNotice | None,
     ) -> Iterator[Path]:
-        from dreambooth.generation import Pipe, generate_images, save_picture
+        from dreambooth.generation import generate_images, save_picture
         from dreambooth.models.strength import Strength, load_at_strength
 
         key = str(newest_step_folder(Path(model)).absolute()) if Path(model).is_dir() else model
@@ -124,11 +124,9 @@ class Painter:
         base = self.manager.resident(key if strength.is_whole else f"{key} at {strength}", load)
         side_px = base.card.native_px
         config = dataclasses.replace(config, height=config.height or side_px, width=config.width or side_px)
-        pipe = Pipe(
-            base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config, model_name(key)
-        )
+        named = dataclasses.replace(base, name=model_name(key))
         # One at a time: the first is there sooner, and all of them need no more memory than one.
-        made = generate_images(pipe, config, on_step=on_step, should_stop=should_stop, batch_size=1, notice=notice)
+        made = generate_images(named, config, on_step=on_step, should_stop=should_stop, batch_size=1, notice=notice)
         for number, picture in enumerate(made, first):
             path = folder / f"{prefix}-{number}.png"
             save_picture(picture, path)

@@ -10,14 +10,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dreambooth.concepts import Concept
 from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.durable import new_folder
 from dreambooth.events import FixedNoiseLosses, fixed_noise_losses_of, read_events
-from dreambooth.generation import Pipe, generate_images, save_picture
+from dreambooth.generation import generate_images, save_picture
 from dreambooth.scoring.chart import write_chart
 from dreambooth.scoring.encoders import Examiner
 from dreambooth.scoring.figures import Kind, ProbePicture, Reference, ceiling, step_scores
@@ -28,6 +28,8 @@ from dreambooth.workspace import RunFolder
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+    from dreambooth.models.base import Base
 
 PLACES = (
     "in the snow", "on the beach", "in the jungle", "with a city in the background", "on top of a wooden floor",
@@ -86,7 +88,7 @@ def probes_dir(run: RunFolder, step: int) -> Path:
 
 
 def make_probes(
-    pipe: Pipe,
+    base: "Base",
     run: RunFolder,
     step: int,
     config: TrainingConfig,
@@ -116,7 +118,7 @@ def make_probes(
             )
             numbers = sorted({probe.number for probe in alike})
             pictures = generate_images(
-                pipe, request, autocast_dtype=autocast_dtype, stream="probes", indices=numbers,
+                base, request, autocast_dtype=autocast_dtype, stream="probes", indices=numbers,
                 on_step=lambda *steps: on_picture(len(made), len(probes)),
             )  # fmt: skip
             for number, picture in zip(numbers, pictures, strict=True):
@@ -230,8 +232,3 @@ def with_losses(scores: Sequence[StepScores], losses: Sequence[FixedNoiseLosses]
         told = {} if own is None else {SEEN_LOSS: own.seen, UNSEEN_LOSS: own.unseen, DRIFT_LOSS: own.drift}
         found.append(dataclasses.replace(one, measures={**one.measures, **told}))
     return found
-
-
-def pipe_of(base: Any, name: str = "") -> Pipe:
-    """Return the models of a base as pictures are made with them."""
-    return Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config, name)

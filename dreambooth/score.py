@@ -1,5 +1,6 @@
 """A run on disk scored afterwards: missing probe pictures made, every step looked at, the best one named."""
 
+import dataclasses
 import functools
 import gc
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from dreambooth.probes import (
     WITHOUT_ENCODERS,
     make_probes,
     num_probes_made,
-    pipe_of,
     probes_dir,
     probes_of,
     update_scores,
@@ -115,7 +115,7 @@ def _fill_up(
         for part in (model.unet, model.text_encoder, model.vae):
             manager.place(part, dtype=manager.inference_dtype)
         make_probes(
-            pipe_of(model, f"{run.name}/{step}"), run, step, config, probes, autocast_dtype=None,
+            dataclasses.replace(model, name=f"{run.name}/{step}"), run, step, config, probes, autocast_dtype=None,
             on_picture=functools.partial(_from, number * len(probes), total, on_picture),
         )  # fmt: skip
         del model

@@ -1,5 +1,6 @@
 """Class pictures are made once, added to what is there, and never take the place of anything."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from dreambooth.config import GenerationConfig
 from dreambooth.data import class_images
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.errors import ConfigError
-from dreambooth.generation import Picture, Pipe
+from dreambooth.generation import Picture
+from dreambooth.models.base import Base, BaseCard, load_base
 
 CONCEPT = Concept("photo of zwx dog", "photos", "photo of dog")
 
@@ -24,15 +26,15 @@ class Painter:
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
         self.requests: list[GenerationConfig] = []
-        self.num_pipes = 0
+        self.num_loads = 0
 
-    def pipe(self) -> Pipe:
-        self.num_pipes += 1
-        return Pipe(None, None, None, None, {})
+    def base(self) -> Base:
+        self.num_loads += 1
+        return Base("", None, None, None, None, {}, BaseCard())
 
     def generate_images(
         self,
-        pipe: Pipe,
+        base: Base,
         request: GenerationConfig,
         *,
         indices: Sequence[int],
@@ -64,7 +66,7 @@ def painter(monkeypatch: pytest.MonkeyPatch) -> Painter:
 
 def ensure(painter: Painter, tmp_path: Path, num: int, concept: Concept = CONCEPT, **changes: Any) -> list[Path]:
     settings: dict[str, Any] = {
-        "pipe_factory": painter.pipe, "cache_dir": tmp_path / "cache", "base_key": "base", "vae_key": "vae",
+        "base_factory": painter.base, "cache_dir": tmp_path / "cache", "base_key": "base", "vae_key": "vae",
         "num_class_images": num, "resolution_px": 16, "num_inference_steps": 20, "guidance_scale": 7.5,
         "seed": 7, "batch_size": 2,
         "report": lambda done, total: None, "should_stop": lambda: False,
@@ -81,12 +83,12 @@ def test_the_cache_is_filled_once_and_grown(painter: Painter, tmp_path: Path) ->
     assert levels(three) == [0, 1, 2]
     assert painter.asked == [[0, 1, 2]]
     assert ensure(painter, tmp_path, 3) == three
-    assert painter.num_pipes == 1
+    assert painter.num_loads == 1
     five = ensure(painter, tmp_path, 5)
     assert five[:3] == three
     assert painter.asked == [[0, 1, 2], [3, 4]]
     assert ensure(painter, tmp_path, 2) == three[:2]
-    assert painter.num_pipes == 2
+    assert painter.num_loads == 2
 
 
 def test_what_is_asked_of_the_base(painter: Painter, tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ def test_what_is_asked_of_the_base(painter: Painter, tmp_path: Path) -> None:
 def test_anything_they_depend_on_has_its_own_cache(painter: Painter, tmp_path: Path, change: dict[str, Any]) -> None:
     first = ensure(painter, tmp_path, 1)
     assert ensure(painter, tmp_path, 1, **change)[0].parent != first[0].parent
-    assert painter.num_pipes == 2
+    assert painter.num_loads == 2
 
 
 def test_the_photos_and_the_batch_size_do_not_matter_to_the_cache(painter: Painter, tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_a_users_folder_is_filled_up_and_nothing_in_it_touched(painter: Painter,
     assert [path.name for path in paths] == ["10.png", *added, "rex.jpg"]
     assert not (tmp_path / "cache").exists()
     ensure(painter, tmp_path, 4, concept)
-    assert painter.num_pipes == 1
+    assert painter.num_loads == 1
 
 
 def test_a_users_folder_with_enough_pictures_needs_no_model(painter: Painter, tmp_path: Path) -> None:
@@ -148,7 +150,7 @@ def test_a_users_folder_with_enough_pictures_needs_no_model(painter: Painter, tm
         Image.new("RGB", (9, 9)).save(own / f"{number}.png")
     concept = Concept("zwx", "photos", "dog", str(own))
     assert [path.name for path in ensure(painter, tmp_path, 2, concept)] == ["1.png", "2.png"]
-    assert painter.num_pipes == 0
+    assert painter.num_loads == 0
 
 
 def test_a_users_folder_that_is_not_there_yet_is_made(painter: Painter, tmp_path: Path) -> None:
@@ -167,7 +169,7 @@ def test_stopped_work_goes_on_where_it_was(painter: Painter, tmp_path: Path) -> 
 
 def test_stopped_before_the_first_loads_no_model(painter: Painter, tmp_path: Path) -> None:
     assert ensure(painter, tmp_path, 6, should_stop=lambda: True) == []
-    assert painter.num_pipes == 0
+    assert painter.num_loads == 0
 
 
 def test_progress_is_told_between_steps_too(painter: Painter, tmp_path: Path) -> None:
@@ -184,19 +186,8 @@ def test_a_missing_class_prompt_is_an_error(painter: Painter, tmp_path: Path) ->
 
 
 def test_real_models_fill_the_cache(tiny_base_folder: Path, tmp_path: Path) -> None:
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    def pipe() -> Pipe:
-        return Pipe(
-            UNet2DConditionModel.from_pretrained(tiny_base_folder / "unet"),
-            CLIPTextModel.from_pretrained(tiny_base_folder / "text_encoder"),
-            AutoencoderKL.from_pretrained(tiny_base_folder / "vae"),
-            CLIPTokenizer.from_pretrained(tiny_base_folder / "tokenizer"),
-            DDIMScheduler.load_config(tiny_base_folder / "scheduler"),
-        )
-
-    paths = ensure(Painter(), tmp_path, 3, pipe_factory=pipe, num_inference_steps=2, resolution_px=32)
+    base = dataclasses.replace(load_base(str(tiny_base_folder)), name="")
+    paths = ensure(Painter(), tmp_path, 3, base_factory=lambda: base, num_inference_steps=2, resolution_px=32)
     images = [Image.open(path) for path in paths]
     assert [image.size for image in images] == [(32, 32)] * 3
     assert len({image.tobytes() for image in images}) == 3

@@ -104,7 +104,9 @@ def test_losses_at_fixed_noise_are_those_worked_out_by_hand(settings: Settings, 
         gauges._pictures.seen, gauges._photo_noise, timesteps
     )
     with torch.no_grad():
-        said = base.unet(noisy, timesteps, materials.caption_states(["photo of zwx dog"] * 8)).sample
+        said = base.unet(
+            noisy, timesteps, materials.conditions(["photo of zwx dog"] * 8, gauges._pictures.sizes[:8]).states
+        ).sample
     assert found.seen == pytest.approx((said - gauges._photo_noise).square().mean().item(), rel=1e-4)
     assert (found.drift, found.drift_on) == (0.0, "class pictures")
     assert found.unseen != found.seen

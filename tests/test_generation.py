@@ -1,5 +1,6 @@
 """Pictures with their recipe, from models that are afterwards what they were."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from PIL import Image
 
 from dreambooth import rng
 from dreambooth.config import GenerationConfig
-from dreambooth.generation import Picture, Pipe, generate_images, save_picture
+from dreambooth.generation import Picture, generate_images, save_picture
+from dreambooth.models.base import Base, load_base
 from dreambooth.samplers import scheduler_for
 
 REQUEST = GenerationConfig(
@@ -22,18 +24,8 @@ REQUEST = GenerationConfig(
 
 
 @pytest.fixture(scope="module")
-def pipe(tiny_base_folder: Path) -> Pipe:
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    return Pipe(
-        UNet2DConditionModel.from_pretrained(tiny_base_folder / "unet").eval(),
-        CLIPTextModel.from_pretrained(tiny_base_folder / "text_encoder").eval(),
-        AutoencoderKL.from_pretrained(tiny_base_folder / "vae").eval(),
-        CLIPTokenizer.from_pretrained(tiny_base_folder / "tokenizer"),
-        DDIMScheduler.load_config(tiny_base_folder / "scheduler"),
-        name="tiny",
-    )
+def base(tiny_base_folder: Path) -> Base:
+    return dataclasses.replace(load_base(str(tiny_base_folder)), name="tiny")
 
 
 def values(pictures: Iterator[Picture] | list[Picture]) -> np.ndarray[Any, Any]:
@@ -41,19 +33,17 @@ def values(pictures: Iterator[Picture] | list[Picture]) -> np.ndarray[Any, Any]:
 
 
 def changed(request: GenerationConfig, **values: Any) -> GenerationConfig:
-    import dataclasses
-
     return dataclasses.replace(request, **values)
 
 
-def test_pictures_are_those_of_the_pipeline_of_diffusers(pipe: Pipe) -> None:
+def test_pictures_are_those_of_the_pipeline_of_diffusers(base: Base) -> None:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     scheduler = DDIMScheduler.from_config(
-        pipe.scheduler_config, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        base.noise_scheduler_config, clip_sample=False, set_alpha_to_one=False, steps_offset=1
     )
     reference = StableDiffusionPipeline(
-        pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, scheduler, None, None, requires_safety_checker=False
+        base.vae, base.text_encoder, base.tokenizer, base.unet, scheduler, None, None, requires_safety_checker=False
     )
     reference.set_progress_bar_config(disable=True)
     noise = torch.stack([torch.randn((4, 4, 4), generator=rng.generator(40 + i, "generation")) for i in range(3)])
@@ -62,60 +52,60 @@ def test_pictures_are_those_of_the_pipeline_of_diffusers(pipe: Pipe) -> None:
             REQUEST.prompt, negative_prompt="grey", num_images_per_prompt=3, num_inference_steps=3, height=32, width=32,
             guidance_scale=scale, latents=noise,
         ).images  # fmt: skip
-        ours = values(generate_images(pipe, changed(REQUEST, guidance_scale=scale)))
+        ours = values(generate_images(base, changed(REQUEST, guidance_scale=scale)))
         assert np.abs(ours - np.stack([np.asarray(image, dtype=int) for image in expected])).max() <= 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_a_picture_is_the_same_in_any_batch(pipe: Pipe, batch_size: int) -> None:
-    together = values(generate_images(pipe, REQUEST))
-    assert np.abs(together - values(generate_images(pipe, REQUEST, batch_size=batch_size))).max() <= 1
-    assert (together == values(generate_images(pipe, REQUEST))).all()
+def test_a_picture_is_the_same_in_any_batch(base: Base, batch_size: int) -> None:
+    together = values(generate_images(base, REQUEST))
+    assert np.abs(together - values(generate_images(base, REQUEST, batch_size=batch_size))).max() <= 1
+    assert (together == values(generate_images(base, REQUEST))).all()
     assert np.abs(together[0] - together[1]).max() > 1
 
 
-def test_the_seed_in_a_recipe_makes_that_picture_alone(pipe: Pipe) -> None:
-    pictures = list(generate_images(pipe, REQUEST))
+def test_the_seed_in_a_recipe_makes_that_picture_alone(base: Base) -> None:
+    pictures = list(generate_images(base, REQUEST))
     assert [picture.seed for picture in pictures] == [40, 41, 42]
-    alone = values(generate_images(pipe, changed(REQUEST, seed=42, num_images_per_prompt=1)))
+    alone = values(generate_images(base, changed(REQUEST, seed=42, num_images_per_prompt=1)))
     assert np.abs(alone[0] - values(pictures)[2]).max() <= 1
-    chosen = list(generate_images(pipe, REQUEST, indices=[2, 0]))
+    chosen = list(generate_images(base, REQUEST, indices=[2, 0]))
     assert [picture.seed for picture in chosen] == [42, 40]
     assert np.abs(values(chosen) - values(pictures)[[2, 0]]).max() <= 1
 
 
-def test_a_left_out_seed_is_drawn_and_recorded(pipe: Pipe) -> None:
+def test_a_left_out_seed_is_drawn_and_recorded(base: Base) -> None:
     request = changed(REQUEST, seed=None, num_images_per_prompt=2)
-    first, second = list(generate_images(pipe, request)), list(generate_images(pipe, request))
+    first, second = list(generate_images(base, request)), list(generate_images(base, request))
     assert first[1].seed == first[0].seed + 1
     assert first[0].seed != second[0].seed
-    again = generate_images(pipe, changed(request, seed=first[0].seed))
+    again = generate_images(base, changed(request, seed=first[0].seed))
     assert (values(again) == values(first)).all()
 
 
-def test_streams_and_the_global_generator_are_apart(pipe: Pipe) -> None:
+def test_streams_and_the_global_generator_are_apart(base: Base) -> None:
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    generation = values(generate_images(pipe, REQUEST))
+    generation = values(generate_images(base, REQUEST))
     assert torch.equal(before, torch.random.get_rng_state())
-    assert np.abs(generation - values(generate_images(pipe, REQUEST, stream="class_images"))).max() > 1
+    assert np.abs(generation - values(generate_images(base, REQUEST, stream="class_images"))).max() > 1
 
 
-def test_sizes(pipe: Pipe) -> None:
+def test_sizes(base: Base) -> None:
     small = changed(REQUEST, num_images_per_prompt=1, num_inference_steps=1)
-    native = pipe.unet.config.sample_size * 8
+    native = base.unet.config.sample_size * 8
     for request, native_px, expected in (
         (changed(small, width=48, height=24), None, (48, 24)),
         (changed(small, width=None, height=None), None, (native, native)),
         (changed(small, width=None, height=24), 16, (16, 24)),
     ):
-        (picture,) = generate_images(pipe, request, native_px=native_px)
+        (picture,) = generate_images(base, request, native_px=native_px)
         assert picture.image.size == expected
         assert f"Size: {expected[0]}x{expected[1]}," in picture.recipe
 
 
-def test_the_recipe_is_in_the_png(pipe: Pipe, tmp_path: Path) -> None:
-    picture = list(generate_images(pipe, REQUEST))[1]
+def test_the_recipe_is_in_the_png(base: Base, tmp_path: Path) -> None:
+    picture = list(generate_images(base, REQUEST))[1]
     save_picture(picture, tmp_path / "out" / "1.png")
     with Image.open(tmp_path / "out" / "1.png") as image:
         assert image.info["parameters"] == (
@@ -143,8 +133,8 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_negative_prompt_no_line_and_no_model_no_name(pipe: Pipe) -> None:
-    nameless = Pipe(pipe.unet, pipe.text_encoder, pipe.vae, pipe.tokenizer, pipe.scheduler_config)
+def test_no_negative_prompt_no_line_and_no_model_no_name(base: Base) -> None:
+    nameless = dataclasses.replace(base, name="")
     request = changed(REQUEST, negative_prompt="", num_images_per_prompt=1, guidance_scale=5.0)
     (picture,) = generate_images(nameless, request)
     assert picture.recipe == "photo of zwx dog\nSteps: 3, Sampler: DDIM, CFG scale: 5, Seed: 40, Size: 32x32"
@@ -153,18 +143,18 @@ def test_no_negative_prompt_no_line_and_no_model_no_name(pipe: Pipe) -> None:
 # Progress and stopping -----------------------------------------------------------------------------------------------
 
 
-def test_progress_counts_every_step_of_every_batch(pipe: Pipe) -> None:
+def test_progress_counts_every_step_of_every_batch(base: Base) -> None:
     told: list[tuple[int, int]] = []
-    list(generate_images(pipe, REQUEST, batch_size=2, on_step=lambda done, total: told.append((done, total))))
+    list(generate_images(base, REQUEST, batch_size=2, on_step=lambda done, total: told.append((done, total))))
     assert told == [(done, 6) for done in range(1, 7)]
 
 
 @pytest.mark.parametrize(("stop_at", "num_pictures"), [(1, 0), (2, 0), (3, 0), (4, 1), (6, 1), (8, 2), (99, 3)])
-def test_stopping_ends_after_the_current_step(pipe: Pipe, stop_at: int, num_pictures: int) -> None:
+def test_stopping_ends_after_the_current_step(base: Base, stop_at: int, num_pictures: int) -> None:
     steps: list[int] = []
     pictures = list(
         generate_images(
-            pipe, REQUEST, batch_size=1, on_step=lambda done, total: steps.append(done),
+            base, REQUEST, batch_size=1, on_step=lambda done, total: steps.append(done),
             should_stop=lambda: len(steps) >= stop_at,
         )
     )  # fmt: skip
@@ -175,54 +165,54 @@ def test_stopping_ends_after_the_current_step(pipe: Pipe, stop_at: int, num_pict
 # Models in training --------------------------------------------------------------------------------------------------
 
 
-def test_models_in_training_stay_as_they_are(pipe: Pipe) -> None:
-    pipe.unet.train()
-    pipe.text_encoder.train()
-    frozen = pipe.unet.conv_in.eval()
-    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
-    modes = [module.training for module in pipe.unet.modules()]
+def test_models_in_training_stay_as_they_are(base: Base) -> None:
+    base.unet.train()
+    base.text_encoder.train()
+    frozen = base.unet.conv_in.eval()
+    before = {name: value.clone() for name, value in base.unet.state_dict().items()}
+    modes = [module.training for module in base.unet.modules()]
     seen: list[tuple[bool, bool]] = []
     try:
         for _ in generate_images(
-            pipe, REQUEST, batch_size=1,
-            on_step=lambda done, total: seen.append((pipe.unet.training, torch.is_grad_enabled())),
+            base, REQUEST, batch_size=1,
+            on_step=lambda done, total: seen.append((base.unet.training, torch.is_grad_enabled())),
         ):  # fmt: skip
             # Between two pictures the caller's world is whole.
-            assert [module.training for module in pipe.unet.modules()] == modes
+            assert [module.training for module in base.unet.modules()] == modes
             assert torch.is_grad_enabled()
         assert set(seen) == {(False, False)}
         assert not frozen.training
-        assert pipe.text_encoder.training
-        assert not pipe.vae.training
-        assert all(torch.equal(value, before[name]) for name, value in pipe.unet.state_dict().items())
-        assert all(parameter.grad is None for parameter in pipe.unet.parameters())
+        assert base.text_encoder.training
+        assert not base.vae.training
+        assert all(torch.equal(value, before[name]) for name, value in base.unet.state_dict().items())
+        assert all(parameter.grad is None for parameter in base.unet.parameters())
     finally:
-        pipe.unet.eval()
-        pipe.text_encoder.eval()
+        base.unet.eval()
+        base.text_encoder.eval()
 
 
-def test_modes_come_back_when_something_fails(pipe: Pipe) -> None:
+def test_modes_come_back_when_something_fails(base: Base) -> None:
     def fail(done: int, total: int) -> None:
         raise RuntimeError("on the way")
 
-    pipe.unet.train()
+    base.unet.train()
     try:
         with pytest.raises(RuntimeError, match="on the way"):
-            list(generate_images(pipe, REQUEST, on_step=fail))
-        assert pipe.unet.training
+            list(generate_images(base, REQUEST, on_step=fail))
+        assert base.unet.training
         assert torch.is_grad_enabled()
     finally:
-        pipe.unet.eval()
+        base.unet.eval()
 
 
-def test_mixed_precision_and_half_weights_make_the_same_picture(pipe: Pipe) -> None:
+def test_mixed_precision_and_half_weights_make_the_same_picture(base: Base) -> None:
     import copy
 
-    exact = values(generate_images(pipe, REQUEST))
-    mixed = values(generate_images(pipe, REQUEST, autocast_dtype=torch.bfloat16))
-    halves = [copy.deepcopy(model).to(torch.bfloat16) for model in (pipe.unet, pipe.text_encoder, pipe.vae)]
-    half = values(generate_images(Pipe(*halves, pipe.tokenizer, pipe.scheduler_config), REQUEST))
-    assert next(pipe.unet.parameters()).dtype == torch.float32
+    exact = values(generate_images(base, REQUEST))
+    mixed = values(generate_images(base, REQUEST, autocast_dtype=torch.bfloat16))
+    halves = {name: copy.deepcopy(getattr(base, name)).to(torch.bfloat16) for name in ("unet", "text_encoder", "vae")}
+    half = values(generate_images(dataclasses.replace(base, **halves), REQUEST))
+    assert next(base.unet.parameters()).dtype == torch.float32
     for close in (mixed, half):
         assert np.abs(exact - close).mean() < 8
 
@@ -230,22 +220,22 @@ def test_mixed_precision_and_half_weights_make_the_same_picture(pipe: Pipe) -> N
 # Prompts and schedules -----------------------------------------------------------------------------------------------
 
 
-def test_what_is_cut_from_a_long_prompt_is_told_once(pipe: Pipe) -> None:
+def test_what_is_cut_from_a_long_prompt_is_told_once(base: Base) -> None:
     told: list[str] = []
     request = changed(REQUEST, prompt=" ".join(["zwx"] * 60 + ["meadow"] * 30))
-    pictures = list(generate_images(pipe, request, batch_size=1, notice=told.append))
+    pictures = list(generate_images(base, request, batch_size=1, notice=told.append))
     assert len(pictures) == 3
     assert len(told) == 1
     assert re.fullmatch(r"The prompt has more than 75 tokens; not read: '.*meadow ?'", told[0])
 
 
-def test_an_overflow_is_told_and_black(pipe: Pipe) -> None:
+def test_an_overflow_is_told_and_black(base: Base) -> None:
     import copy
 
-    broken = copy.deepcopy(pipe.unet)
+    broken = copy.deepcopy(base.unet)
     torch.nn.init.constant_(broken.conv_out.bias, float("nan"))
     told: list[str] = []
-    sick = Pipe(broken, pipe.text_encoder, pipe.vae, pipe.tokenizer, pipe.scheduler_config)
+    sick = dataclasses.replace(base, unet=broken)
     pictures = list(generate_images(sick, changed(REQUEST, num_images_per_prompt=1), notice=told.append))
     assert values(pictures).max() == 0
     assert "overflowed" in told[0]

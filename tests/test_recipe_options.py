@@ -14,6 +14,7 @@ from dreambooth.data.dataset import Pick, visit_number
 from dreambooth.errors import ConfigError
 from dreambooth.events import Controls, Event, StepLoss
 from dreambooth.models.base import load_base
+from dreambooth.models.family import PictureSize
 from dreambooth.models.manager import ModelManager
 from dreambooth.training.batches import CLASS, INSTANCE, TEACHER_DRAWS, stratified
 from dreambooth.training.preparation import prepare
@@ -91,7 +92,7 @@ def test_a_teachers_word_is_the_bases_own_and_comes_with_its_draw(make: Make, ti
     assert batch.teacher is not None
     level = materials.alpha_bar[batch.timesteps[1]]
     noisy = level.sqrt() * batch.latents[1:] + (1 - level).sqrt() * batch.noise[1:]
-    states = materials.caption_states(batch.captions)[1:]
+    states = materials.conditions(batch.captions, batch.sizes).states[1:]
     with torch.no_grad():
         said = base.unet(noisy, batch.timesteps[1:], states).sample
     torch.testing.assert_close(batch.teacher, said, rtol=1e-4, atol=1e-5)
@@ -132,9 +133,9 @@ def test_class_latents_are_those_of_the_sampler_with_no_spread(make: Make, tmp_p
     picture = batches.concepts[0].class_images[0].path
     kept = kept_latents(picture)
     assert kept is not None
-    mean, spread = batches.pool.posterior(CLASS, Pick(0, 0, 0))
-    torch.testing.assert_close(mean * batches.scaling_factor, kept)
-    assert spread.abs().max() == 0
+    crop = batches.pool.encoded(CLASS, Pick(0, 0, 0))
+    torch.testing.assert_close(crop.mean * batches.scaling_factor, kept)
+    assert crop.spread.abs().max() == 0
     from PIL import Image
 
     Image.new("RGB", (32, 32), "red").save(picture)
@@ -169,10 +170,10 @@ def test_the_class_noun_is_the_last_word_of_the_class_prompt(tiny_base_folder: P
 def test_watching_attention_computes_what_attention_computes_and_leaves_it(make: Make) -> None:
     materials = make()
     unet, latents = materials.base.unet, torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(0))
-    state = materials.caption_states(["photo of zwx dog"])[0]
-    batch = (torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([500]), state[None])
+    condition = materials.conditions(["photo of zwx dog"], [PictureSize((32, 32), (0, 0), (32, 32))])
+    batch = (torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([500]), condition.states)
     before, processors = unet(*batch).sample, dict(unet.attn_processors)
-    found = subject_map(unet, state, [3], latents, materials.alpha_bar, 7, Pick(0, 0, 0))
+    found = subject_map(materials.base, condition, [3], latents, materials.alpha_bar, 7, Pick(0, 0, 0))
     assert found.shape == (1, 4, 4)
     assert (found.min().item(), found.max().item()) == (0.0, 1.0)
     assert unet.attn_processors == processors

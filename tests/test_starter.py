@@ -86,8 +86,8 @@ def test_its_recipe_trains_on_captions_as_long_as_generation_makes_them(starter:
 
     config = resolve({}, read_card("starter").recipe, "recommended")
     captions = ["photo of zwx dog", "photo of dog"]
-    token_ids = tokenize(starter.tokenizer, captions, pad_tokens=config.pad_tokens, notice=pytest.fail)
-    assert {len(ids) for ids in token_ids.values()} == {starter.tokenizer.model_max_length}
+    inputs = tokenize(starter, captions, pad_tokens=config.pad_tokens, notice=pytest.fail)
+    assert {one.ids.shape[1] for one in inputs.values()} == {starter.tokenizer.model_max_length}
 
 
 def test_the_files_are_small_enough_for_the_repository() -> None:

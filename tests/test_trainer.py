@@ -175,7 +175,8 @@ def test_v_prediction_trains_on_v(tmp_path: Path, make: Make) -> None:
     level = run.materials.alpha_bar[batch.timesteps].view(-1, 1, 1, 1)
     noisy = level.sqrt() * batch.latents + (1 - level).sqrt() * batch.noise
     velocity = level.sqrt() * batch.noise - (1 - level).sqrt() * batch.latents
-    prediction = base.unet(noisy, batch.timesteps, run.materials.caption_states(batch.captions)).sample
+    states = run.materials.conditions(batch.captions, batch.sizes).states
+    prediction = base.unet(noisy, batch.timesteps, states).sample
     run.train()
     assert run.losses[0] == pytest.approx((prediction - velocity).square().mean().item(), rel=1e-4)
 

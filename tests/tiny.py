@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dreambooth.models.base import BaseCard
 from dreambooth.models.saving import write_model
-from dreambooth.models.sd15 import SD15_SCHEDULER
+from dreambooth.models.sd import SD15_SCHEDULER
 from dreambooth.starter.tokens import write_tokenizer
 
 TINY_PX = 32

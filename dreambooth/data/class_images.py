@@ -17,7 +17,7 @@ from dreambooth.config import GenerationConfig
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.durable import new_file, write_json
 from dreambooth.errors import ConfigError, FieldProblem, PhotoError
-from dreambooth.generation import Picture, Pipe, generate_images, save_picture
+from dreambooth.generation import Picture, generate_images, save_picture
 from dreambooth.samplers import DDIM
 
 if TYPE_CHECKING:
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from dreambooth.models.base import Base
+
 LATENTS_FOLDER = ".latents"
 
 
 def ensure_class_images(
     concept: Concept,
     *,
-    pipe_factory: Callable[[], Pipe],
+    base_factory: Callable[[], "Base"],
     cache_dir: Path,
     base_key: str,
     vae_key: str,
@@ -51,7 +53,7 @@ def ensure_class_images(
 
     A `class_data_dir` of the user's is filled up with PNGs: nothing in it is replaced or deleted, and only readable
     pictures count. Without one, the pictures lie in a folder of `cache_dir` that belongs to everything they depend on.
-    `pipe_factory` is called only when a picture is missing; `report` is told (pictures there, pictures wanted), also
+    `base_factory` is called only when a picture is missing; `report` is told (pictures there, pictures wanted), also
     between the denoising steps. With `keep_latents` each new picture's latents are kept beside it (`kept_latents`).
     """
     if not (concept.class_prompt or "").strip():
@@ -79,7 +81,7 @@ def ensure_class_images(
     report(present, num_class_images)
     if present < num_class_images and not should_stop():
         _fill(
-            folder, prefix, request, num_class_images - present, pipe_factory(),
+            folder, prefix, request, num_class_images - present, base_factory(),
             batch_size=batch_size, autocast_dtype=autocast_dtype, should_stop=should_stop, notice=notice,
             keep_latents=keep_latents,
             report=lambda made: report(present + made, num_class_images),
@@ -123,7 +125,7 @@ def _fill(
     prefix: str,
     request: GenerationConfig,
     num_missing: int,
-    pipe: Pipe,
+    base: "Base",
     *,
     batch_size: int,
     autocast_dtype: "torch.dtype | None",
@@ -137,7 +139,7 @@ def _fill(
     numbers = list(itertools.islice(free, num_missing))
     made = 0
     pictures = generate_images(
-        pipe,
+        base,
         request,
         stream="class_images",
         indices=numbers,

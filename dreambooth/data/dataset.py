@@ -16,8 +16,9 @@ from dreambooth import rng
 from dreambooth.concepts import Concept
 from dreambooth.data.captions import caption_files, read_caption
 from dreambooth.data.focus import FOCUS_FILE, Focus, focus_of_photos, focused, read_focus
-from dreambooth.data.photos import PHOTO_READER, find_photos, read_photo, shown, square
+from dreambooth.data.photos import PHOTO_READER, crop_box, find_photos, read_photo, shown, square
 from dreambooth.errors import PhotoError
+from dreambooth.models.family import PictureSize
 from dreambooth.text_files import printable
 
 if TYPE_CHECKING:
@@ -215,6 +216,20 @@ def cropped(image: "Image.Image", crop: Crop, resolution_px: int, focus: Focus |
 
     view = square(image, resolution_px, crop.x, crop.y) if focus is None else focused(image, resolution_px, focus)
     return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.flip else view
+
+
+def picture_size(photo: tuple[int, int], crop: Crop, resolution_px: int, focus: Focus | None = None) -> PictureSize:
+    """Return where the crop of an upright photo of this (width, height) comes from, for models that are told of it.
+
+    `original` is the photo's own size, also where a square of it was chosen; the offset is counted in the mirrored
+    photo where the crop is mirrored.
+    """
+    left, top, right, bottom = crop_box(photo, crop.x, crop.y) if focus is None else focus.box(photo)
+    if crop.flip:
+        left = photo[0] - right
+    scale = resolution_px / (bottom - top)
+    offset = (round(top * scale), round(left * scale))
+    return PictureSize((photo[1], photo[0]), offset, (resolution_px, resolution_px))
 
 
 def pixels(image: "Image.Image") -> "Tensor":

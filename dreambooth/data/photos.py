@@ -139,12 +139,17 @@ def square(image: "Image.Image", resolution_px: int, x: float, y: float) -> "Ima
     """Return the largest square at `resolution_px`; x and y in 0..1 say where it lies in what is left over."""
     from PIL import Image
 
-    side = min(image.size)
-    left, top = x * (image.width - side), y * (image.height - side)
     # Only the square is resampled: a strip of a picture would be enormous at full length. Lanczos widens its support
     # when it shrinks, so that fine patterns do not alias.
-    box = (left, top, left + side, top + side)
+    box = crop_box(image.size, x, y)
     return image.resize((resolution_px, resolution_px), Image.Resampling.LANCZOS, box=box)
+
+
+def crop_box(size: tuple[int, int], x: float, y: float) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of the largest square of a photo of this (width, height)."""
+    side = min(size)
+    left, top = x * (size[0] - side), y * (size[1] - side)
+    return left, top, left + side, top + side
 
 
 # Reading -------------------------------------------------------------------------------------------------------------

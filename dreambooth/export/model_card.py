@@ -97,15 +97,17 @@ def _object(file: Path) -> dict[str, Any]:
 
 
 def _front_matter(base: str, licence: str, prompts: list[str]) -> str:
-    hub_licence = licence.lower() if licence.lower() in HUB_LICENCES.split() else "other"
-    lines = ["---", f"license: {hub_licence}"]
-    if base != STARTER and base:
-        lines.append(f"base_model: {_quoted(base)}")
-    lines += ["library_name: diffusers", "pipeline_tag: text-to-image", "tags:"]
-    lines += [f"- {tag}" for tag in ("stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "dreambooth")]
-    if prompts:
-        lines.append(f"instance_prompt: {_quoted(prompts[0])}")
-    return "\n".join([*lines, "---", ""])
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        license=licence.lower() if licence.lower() in HUB_LICENCES.split() else "other",
+        base_model=base if base != STARTER and base else None,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "dreambooth"],
+        instance_prompt=prompts[0] if prompts else None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
 
 
 def _about(base: str, licence: str, concepts: list[dict[str, Any]]) -> str:

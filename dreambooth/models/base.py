@@ -23,6 +23,7 @@ from dreambooth.fields import describe
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
 from dreambooth.hardware import bitsandbytes_hidden
 from dreambooth.models.download import downloaded_base, missing_files
+from dreambooth.models.family import Family
 from dreambooth.models.original_file import (
     OTHER_INPUTS,
     parts_of_file,
@@ -31,6 +32,7 @@ from dreambooth.models.original_file import (
     text_encoder_with,
     vae_of_file,
 )
+from dreambooth.models.sd import StableDiffusion
 from dreambooth.models.tokenizer import load_tokenizer, refuse_other_vocabulary, tokenizer_for
 from dreambooth.models.weights import file_metadata, fill, pickled_weights, refuse_not_finite
 from dreambooth.workspace import RunFolder
@@ -64,7 +66,10 @@ class BaseCard:
 
 @dataclass
 class Base:
-    """The parts of a base in fp32 on the CPU, in evaluation mode."""
+    """The parts of a model, as loaded in fp32 on the CPU and in evaluation mode, and the family they belong to.
+
+    `name` stands in the settings text of pictures made with it.
+    """
 
     name: str
     unet: Any
@@ -73,6 +78,7 @@ class Base:
     tokenizer: Any
     noise_scheduler_config: dict[str, Any]
     card: BaseCard
+    family: Family = StableDiffusion()
 
 
 def read_card(name: str, models_dir: Path | None = None) -> BaseCard:

@@ -11,7 +11,7 @@ from dreambooth import rng
 from dreambooth.errors import BaseModelError
 from dreambooth.formats.ldm import EMA_PREFIX, UNET_PREFIX, VAE_PREFIX, from_ldm
 from dreambooth.formats.open_clip import OPEN_CLIP_PREFIX
-from dreambooth.models.sd15 import SD2_CHANGES, SD15_CONFIGS, SD15_SCHEDULER
+from dreambooth.models.sd import SD2_CHANGES, SD15_CONFIGS, SD15_SCHEDULER
 from dreambooth.models.weights import file_metadata, fill, read_weights
 
 if TYPE_CHECKING:

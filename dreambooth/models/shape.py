@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.models.base import local_base
-from dreambooth.models.sd15 import SD15_CONFIGS
+from dreambooth.models.sd import SD15_CONFIGS
 
 TOKENS = 77
 # A configuration comes with its base from wherever that is from: beyond these it is no model that could be trained.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
 from dreambooth.durable import new_folder
-from dreambooth.models.sd15 import SD15_SCHEDULER
+from dreambooth.models.sd import SD15_SCHEDULER
 from dreambooth.scoring.judge import Judge, load_judge, write_judge
 from dreambooth.starter import scenes, tokens
 from dreambooth.starter.judging import new_judge, train_judge

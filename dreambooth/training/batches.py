@@ -4,11 +4,10 @@ Examples are counted over the whole run, across micro-batches and processes: exa
 and timestep whether it comes in a batch of four, in four accumulated micro-batches, or on one of four devices.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
 from dreambooth.config import TrainingConfig
@@ -21,10 +20,12 @@ from dreambooth.data.dataset import (
     crop_variant,
     cropped,
     instance_pick,
+    picture_size,
     pixels,
     visit_number,
 )
 from dreambooth.data.photos import PHOTO_READER, read_photo
+from dreambooth.models.family import PictureSize, TensorFields
 from dreambooth.training import objective
 
 if TYPE_CHECKING:
@@ -32,20 +33,21 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from dreambooth.models.base import Base
+
 INSTANCE, CLASS = 0, 1
-TENSORS = ("latents", "noise", "timesteps", "teacher", "place_weights")  # of a batch, the last two not always
 FRESH_CROPS = 2**31  # so many variants that a crop hardly ever comes twice
 GOLDEN_RATIO = 0.6180339887498949
 TEACHER_DRAWS = 8  # noises and timesteps for which the base's word on a class picture is kept, in turn
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(TensorFields):
     """The photos of a micro-batch first, then their class pictures.
 
     latents and noise: (batch, channels, height / 8, width / 8) fp32; timesteps: (batch,) int64; captions: one each.
     teacher: what the base predicts on the class pictures, where that is their target; place_weights: (batch, 1,
-    height / 8, width / 8), where the places of a picture count differently.
+    height / 8, width / 8), where the places of a picture count differently; sizes: where each crop comes from.
     """
 
     latents: "Tensor"
@@ -53,18 +55,18 @@ class Batch:
     timesteps: "Tensor"
     captions: tuple[str, ...]
     num_instance: int
+    sizes: tuple[PictureSize, ...]
     teacher: "Tensor | None" = None
     place_weights: "Tensor | None" = None
 
-    def tensors(self) -> "list[Tensor]":
-        """Return the tensors that are there, in the order of the fields."""
-        return [value for name in TENSORS if (value := getattr(self, name)) is not None]
 
-    def with_tensors(self, tensors: "Sequence[Tensor]") -> Self:
-        """Return this batch with others in their place."""
-        names = [name for name in TENSORS if getattr(self, name) is not None]
-        changes: dict[str, Any] = dict(zip(names, tensors, strict=True))
-        return dataclasses.replace(self, **changes)
+@dataclass(frozen=True)
+class EncodedCrop:
+    """A crop's posterior, mean and spread each (channels, height / 8, width / 8) and unscaled, and its size."""
+
+    mean: "Tensor"
+    spread: "Tensor"
+    size: PictureSize
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,13 @@ class LatentPool:
         config: TrainingConfig,
         seed: int,
         concepts: Sequence[ConceptPhotos],
-        vae: Any,
+        base: "Base",
         device: "torch.device",
         reader: int = PHOTO_READER,
     ) -> None:
-        self._config, self._seed, self._concepts, self._vae, self._device = config, seed, concepts, vae, device
+        self._config, self._seed, self._concepts, self._base, self._device = config, seed, concepts, base, device
         self._reader = reader
-        self._cached: dict[tuple[int, Pick], tuple[Tensor, Tensor]] = {}
+        self._cached: dict[tuple[int, Pick], EncodedCrop] = {}
         self._last_image: tuple[Path, Image.Image] | None = None
         self.num_variants = FRESH_CROPS if config.not_cache_latents else config.num_crop_variants
         self.num_class_variants = FRESH_CROPS if config.not_cache_latents else (2 if config.hflip else 1)
@@ -119,8 +121,8 @@ class LatentPool:
             self._cached[role, pick] = self._encoded(role, pick)
         report(len(wanted), len(wanted))
 
-    def posterior(self, role: int, pick: Pick) -> "tuple[Tensor, Tensor]":
-        """Return mean and standard deviation, each (channels, height / 8, width / 8), not yet scaled."""
+    def encoded(self, role: int, pick: Pick) -> EncodedCrop:
+        """Return the posterior of a picture's crop, and where the crop comes from."""
         cached = self._cached.get((role, pick))
         return self._encoded(role, pick) if cached is None else cached
 
@@ -129,19 +131,16 @@ class LatentPool:
         caption: str = self._photo(role, pick).caption
         return caption
 
-    def view(self, role: int, pick: Pick, crop: Crop, side_px: int) -> "Image.Image":
-        """Return a crop of a picture that need not be one of the pool's."""
+    def view(self, role: int, pick: Pick, crop: Crop, side_px: int) -> "tuple[Image.Image, PictureSize]":
+        """Return a crop of a picture that need not be one of the pool's, and where it comes from."""
         photo = self._photo(role, pick)
-        return cropped(self._image(photo.path), crop, side_px, photo.focus)
+        image = self._image(photo.path)
+        return cropped(image, crop, side_px, photo.focus), picture_size(image.size, crop, side_px, photo.focus)
 
-    def encode(self, image: "Image.Image") -> "tuple[Tensor, Tensor]":
-        """Return mean and standard deviation for a square picture of the run's resolution."""
-        import torch
-
-        with torch.no_grad():
-            parameter = next(self._vae.parameters())
-            posterior = self._vae.encode(pixels(image)[None].to(parameter)).latent_dist
-        return posterior.mean[0].float().to(self._device), posterior.std[0].float().to(self._device)
+    def encode(self, image: "Image.Image", size: PictureSize) -> EncodedCrop:
+        """Return the posterior of a square picture of the run's resolution."""
+        found = self._base.family.encode(self._base.vae, pixels(image)[None])
+        return EncodedCrop(found.mean[0].to(self._device), found.std[0].to(self._device), size)
 
     def _image(self, path: Path) -> "Image.Image":
         # A phone's photo takes a second to decode, and its crops are asked for one after the other.
@@ -153,7 +152,7 @@ class LatentPool:
         pictures = self._concepts[pick.concept]
         return (pictures.instance if role == INSTANCE else pictures.class_images)[pick.photo]
 
-    def _encoded(self, role: int, pick: Pick) -> "tuple[Tensor, Tensor]":
+    def _encoded(self, role: int, pick: Pick) -> EncodedCrop:
         config = self._config
         crop = crop_variant(
             self._seed, pick.concept, pick.photo, pick.variant,
@@ -163,9 +162,10 @@ class LatentPool:
         kept = kept_latents(photo.path) if role == CLASS and config.keep_class_latents else None
         if kept is not None and kept.shape[-1] * 8 == config.resolution:
             # They are the picture: of no spread, and mirrored as they are.
-            mean = (kept.flip(-1) if crop.flip else kept).to(self._device) / self._vae.config.scaling_factor
-            return mean, mean.new_zeros(mean.shape)
-        return self.encode(cropped(self._image(photo.path), crop, config.resolution, photo.focus))
+            mean = (kept.flip(-1) if crop.flip else kept).to(self._device) / self._base.vae.config.scaling_factor
+            side = config.resolution
+            return EncodedCrop(mean, mean.new_zeros(mean.shape), PictureSize((side, side), (0, 0), (side, side)))
+        return self.encode(*self.view(role, pick, crop, config.resolution))
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class BatchMaker:
         roles = (INSTANCE, CLASS) if config.with_prior_preservation else (INSTANCE,)
         examples = [self.example(role, k) for role in roles for k in numbers]
 
-        latents = torch.stack([self.latents(example) for example in examples])
+        latents, sizes = self.latents(examples)
         noise = torch.stack([self.noise(example, latents.shape[1:]) for example in examples])
         timesteps = torch.tensor([self.timestep(example) for example in examples])
         teacher = [self.teacher[example.position] for example in examples if example.position in self.teacher]
@@ -203,6 +203,7 @@ class BatchMaker:
             timesteps=timesteps.to(latents.device),
             captions=tuple(self.caption(example) for example in examples),
             num_instance=len(numbers),
+            sizes=sizes,
             teacher=torch.stack(teacher) if teacher else None,
             place_weights=self._place_weights(examples, latents) if self.subject_weights else None,
         )
@@ -225,13 +226,20 @@ class BatchMaker:
         draw = visit % TEACHER_DRAWS
         return Example(role, pick, draw, (pick.concept, pick.photo, pick.variant, draw, role))
 
-    def latents(self, example: Example) -> "Tensor":
-        """Return the picture's latents, (channels, height / 8, width / 8), drawn from their posterior."""
+    def latents(self, examples: Sequence[Example]) -> "tuple[Tensor, tuple[PictureSize, ...]]":
+        """Return latents drawn from the pictures' posteriors, (batch, channels, height / 8, width / 8), and sizes."""
         import torch
 
-        mean, spread = self.pool.posterior(example.role, example.pick)
+        crops = [self.pool.encoded(example.role, example.pick) for example in examples]
+        drawn = [self._drawn(example, crop) for example, crop in zip(examples, crops, strict=True)]
+        return torch.stack(drawn), tuple(crop.size for crop in crops)
+
+    def _drawn(self, example: Example, crop: EncodedCrop) -> "Tensor":
+        import torch
+
         generator = rng.generator(self.seed, "posterior", *example.position)
-        return (mean + spread * torch.randn(mean.shape, generator=generator).to(mean.device)) * self.scaling_factor
+        noise = torch.randn(crop.mean.shape, generator=generator).to(crop.mean.device)
+        return (crop.mean + crop.spread * noise) * self.scaling_factor
 
     def noise(self, example: Example, shape: "torch.Size") -> "Tensor":
         """Return the noise of a picture on the CPU; a photo's is shifted as a whole where the settings say so."""

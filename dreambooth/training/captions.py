@@ -1,57 +1,57 @@
-"""Captions as the UNet sees them: the text encoder's hidden states.
+"""Captions as the UNet is told of them, remembered while the text encoder does not learn.
 
 Every caption of a run is padded to the same length, so that a caption means the same in every batch: to the 77 tokens
 of generation when `pad_tokens` is on, else to the longest caption of the run, as the seed script does within a batch.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dreambooth.models.family import Condition, PictureSize, TextInputs, joined
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+
+    from dreambooth.models.base import Base
 
 
 def tokenize(
-    tokenizer: Any,
+    base: "Base",
     captions: Iterable[str],
     *,
     pad_tokens: bool,
     notice: Callable[[str], None],
     also: Iterable[str] = (),
-) -> "dict[str, Tensor]":
-    """Return the token ids of each caption, each (length,) int64; a cut caption is told through `notice`.
+) -> dict[str, TextInputs]:
+    """Return each caption as the text encoder takes it, a batch of one; a cut caption is reported through `notice`.
 
-    `also` names captions that are only looked at: they get the length that the trained ones have.
+    `also` names captions that are evaluated and never trained: they get the length that the trained ones have.
     """
     unique = sorted(set(captions))
-    limit = tokenizer.model_max_length
+    limit = base.tokenizer.model_max_length
     for caption in unique:
-        num_tokens = len(tokenizer(caption).input_ids)
+        num_tokens = len(base.tokenizer(caption).input_ids)
         if num_tokens > limit:
             notice(f"The caption {caption[:60]!r} has {num_tokens} tokens; the model reads the first {limit}.")
-    encoded = tokenizer(
-        unique,
-        padding="max_length" if pad_tokens else "longest",
-        max_length=limit,
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
+    trained = base.family.text_inputs(base, unique, length=limit if pad_tokens else None)
+    found = _one_by_one(unique, trained)
     others = sorted(set(also) - set(unique))
-    found = dict(zip(unique, encoded, strict=True))
     if others:
-        ids = tokenizer(
-            others, padding="max_length", max_length=encoded.shape[1], truncation=True, return_tensors="pt"
-        ).input_ids
-        found |= dict(zip(others, ids, strict=True))
+        found |= _one_by_one(others, base.family.text_inputs(base, others, length=trained.ids.shape[1]))
     return found
 
 
-class CaptionStates:
-    """Turns captions into hidden states (batch, length, width), remembering them while the text encoder is frozen."""
+def _one_by_one(captions: Sequence[str], inputs: TextInputs) -> dict[str, TextInputs]:
+    return {caption: inputs[number : number + 1] for number, caption in enumerate(captions)}
 
-    def __init__(self, text_encoder: Any, token_ids: "dict[str, Tensor]", *, trained: bool) -> None:
-        self._text_encoder, self._token_ids = text_encoder, token_ids
-        self._frozen: dict[str, Tensor] | None = None
+
+class CaptionConditions:
+    """Turns captions and picture sizes into conditions, remembering the captions' while the text encoder is frozen."""
+
+    def __init__(self, base: "Base", inputs: dict[str, TextInputs], *, trained: bool) -> None:
+        self._base, self._inputs = base, inputs
+        self._frozen: dict[str, Condition] | None = None
         if not trained:
             self.freeze()
 
@@ -59,34 +59,41 @@ class CaptionStates:
         """Encode every caption once; from here on the text encoder is not asked again."""
         import torch
 
-        self._text_encoder.requires_grad_(False)
-        device = next(self._text_encoder.parameters()).device
+        self._base.text_encoder.requires_grad_(False)
+        device = self._device
         with torch.no_grad():
             self._frozen = {
-                caption: self._text_encoder(ids[None].to(device))[0][0].float()
-                for caption, ids in self._token_ids.items()
+                caption: self._base.family.encode_text(self._base, inputs.each(lambda ids: ids.to(device))).each(
+                    lambda tensor: tensor.float()
+                )
+                for caption, inputs in self._inputs.items()
             }
 
     def token_ids(self, captions: Iterable[str]) -> list[list[int]]:
         """Return the token ids of these captions, each once, in the captions' own order of letters."""
-        return [self._token_ids[caption].tolist() for caption in sorted(set(captions))]
+        return [self._inputs[caption].ids[0].tolist() for caption in sorted(set(captions))]
 
-    def inputs(self, captions: Sequence[str]) -> "Tensor":
-        """Return what `states` wants for these captions: token ids, or while frozen the remembered states."""
-        import torch
+    @property
+    def _device(self) -> "torch.device":
+        device: torch.device = next(self._base.text_encoder.parameters()).device
+        return device
 
+    def inputs(self, captions: Sequence[str], sizes: Sequence[PictureSize]) -> TextInputs | Condition:
+        """Return what `condition` makes a batch's condition of: the remembered one, or text inputs on the device."""
+        size_ids = self._base.family.size_ids(sizes)
         if self._frozen is not None:
-            return torch.stack([self._frozen[caption] for caption in captions])
-        device = next(self._text_encoder.parameters()).device
-        return torch.stack([self._token_ids[caption] for caption in captions]).to(device)
+            known = joined([self._frozen[caption] for caption in captions])
+            return known if size_ids is None else dataclasses.replace(known, size_ids=size_ids.to(known.states.device))
+        ids = joined([self._inputs[caption] for caption in captions])
+        device = self._device
+        return dataclasses.replace(ids, size_ids=size_ids).each(lambda tensor: tensor.to(device))
 
-    def states(self, inputs: "Tensor") -> "Tensor":
-        """Return the hidden states, with a graph while the text encoder is trained."""
-        if inputs.is_floating_point():
+    def condition(self, inputs: TextInputs | Condition) -> Condition:
+        """Return the condition, with a graph while the text encoder is trained."""
+        if isinstance(inputs, Condition):
             return inputs
-        states: Tensor = self._text_encoder(inputs)[0]
-        return states
+        return self._base.family.encode_text(self._base, inputs)
 
-    def __call__(self, captions: Sequence[str]) -> "Tensor":
-        """Return the hidden states of these captions."""
-        return self.states(self.inputs(captions))
+    def __call__(self, captions: Sequence[str], sizes: Sequence[PictureSize]) -> Condition:
+        """Return the condition of pictures with these captions and sizes."""
+        return self.condition(self.inputs(captions, sizes))

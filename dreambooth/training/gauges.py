@@ -6,21 +6,25 @@ them that are never trained (what separates the two is memorisation, and costs n
 class pictures have moved from the base's. Nothing here draws from a stream that training reads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from dreambooth import rng
 from dreambooth.config import TrainingConfig
 from dreambooth.data.dataset import ConceptPhotos, Crop, Pick
 from dreambooth.events import FixedNoiseLosses
+from dreambooth.models.family import PictureSize
 from dreambooth.training import objective
-from dreambooth.training.batches import CLASS, INSTANCE, LatentPool
+from dreambooth.training.batches import CLASS, INSTANCE, EncodedCrop, LatentPool
+from dreambooth.training.captions import CaptionConditions
 from dreambooth.training.predictions import predicted
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
+
+    from dreambooth.models.base import Base
 
 NUM_PAIRS = 8  # pictures of each kind, each at a timestep of its own
 ZOOM = 0.85  # side of an unseen crop, as a share of the photo's square
@@ -30,13 +34,17 @@ DriftOn = Literal["class pictures", "photos by the class prompt", "photos withou
 
 @dataclass(frozen=True)
 class GaugePictures:
-    """The pictures that are looked at: clean latents (pictures, channels, height, width), and a caption for each."""
+    """The pictures that are looked at: clean latents (pictures, channels, height, width), and a caption for each.
+
+    `sizes` are those of the seen, the unseen and the drift pictures, one after the other.
+    """
 
     seen: "Tensor"
     unseen: "Tensor"
     captions: tuple[str, ...]
     drift: "Tensor"
     drift_captions: tuple[str, ...]
+    sizes: tuple[PictureSize, ...]
     drift_on: DriftOn
 
 
@@ -46,8 +54,8 @@ def gauge_pictures(
     """Choose and encode the pictures; the VAE has to be on the device."""
     import torch
 
-    def clean(means: "list[Tensor]") -> "Tensor":
-        return torch.stack(means) * scaling_factor
+    def clean(crops: list[EncodedCrop]) -> "Tensor":
+        return torch.stack([crop.mean for crop in crops]) * scaling_factor
 
     photos = [(number, photo) for number, one in enumerate(concepts) for photo in range(len(one.instance))]
     chosen = [photos[number % len(photos)] for number in range(NUM_PAIRS)]
@@ -55,27 +63,32 @@ def gauge_pictures(
         Pick(concept, photo, number // len(photos) % pool.num_variants)
         for number, (concept, photo) in enumerate(chosen)
     ]
-    seen = clean([pool.posterior(INSTANCE, pick)[0] for pick in picks])
+    seen = [pool.encoded(INSTANCE, pick) for pick in picks]
     views = [
         _unseen_view(pool, pick, config, seed, number, is_mirrored=not config.hflip and number % 2 == 0)
         for number, pick in enumerate(picks)
     ]
-    unseen = clean([pool.encode(view)[0] for view in views])
+    unseen = [pool.encode(view, size) for view, size in views]
+    sizes = tuple(crop.size for crop in (*seen, *unseen))
     captions = tuple(pool.caption(INSTANCE, pick) for pick in picks)
     of_class = [(number, photo) for number, one in enumerate(concepts) for photo in range(len(one.class_images))]
     if of_class:
         class_picks = [Pick(*of_class[number * len(of_class) // NUM_PAIRS], 0) for number in range(NUM_PAIRS)]
-        drift = clean([pool.posterior(CLASS, pick)[0] for pick in class_picks])
+        drift = [pool.encoded(CLASS, pick) for pick in class_picks]
         drift_captions = tuple(pool.caption(CLASS, pick) for pick in class_picks)
-        return GaugePictures(seen, unseen, captions, drift, drift_captions, "class pictures")
+        sizes += tuple(crop.size for crop in drift)
+        return GaugePictures(
+            clean(seen), clean(unseen), captions, clean(drift), drift_captions, sizes, "class pictures"
+        )
     prompts = tuple(config.concepts[pick.concept].class_prompt or "" for pick in picks)
     drift_on: DriftOn = "photos by the class prompt" if all(prompts) else "photos without a prompt"
-    return GaugePictures(seen, unseen, captions, seen, prompts, drift_on)
+    sizes += sizes[: len(seen)]
+    return GaugePictures(clean(seen), clean(unseen), captions, clean(seen), prompts, sizes, drift_on)
 
 
 def _unseen_view(
     pool: LatentPool, pick: Pick, config: TrainingConfig, seed: int, number: int, *, is_mirrored: bool
-) -> "Image.Image":
+) -> "tuple[Image.Image, PictureSize]":
     """Return a view that training never shows: the photo mirrored, or a smaller crop of it at another place."""
     import torch
 
@@ -86,8 +99,10 @@ def _unseen_view(
         return pool.view(INSTANCE, pick, Crop(x, y, True), config.resolution)
     side_px = round(config.resolution / ZOOM)
     left, top = (round(share * (side_px - config.resolution)) for share in (across, down))
-    larger = pool.view(INSTANCE, pick, Crop(x, y, False), side_px)
-    return larger.crop((left, top, left + config.resolution, top + config.resolution))
+    larger, size = pool.view(INSTANCE, pick, Crop(x, y, False), side_px)
+    side = config.resolution
+    offset = (size.offset[0] + top, size.offset[1] + left)
+    return larger.crop((left, top, left + side, top + side)), PictureSize(size.original, offset, (side, side))
 
 
 class Gauges:
@@ -96,8 +111,8 @@ class Gauges:
     def __init__(
         self,
         pictures: GaugePictures,
-        unet: Any,
-        states_of: "Callable[[Sequence[str]], Tensor]",
+        base: "Base",
+        conditions: CaptionConditions,
         alpha_bar: "Tensor",
         prediction_type: str,
         mixed_precision: str,
@@ -105,7 +120,7 @@ class Gauges:
     ) -> None:
         import torch
 
-        self._pictures, self._unet, self._states_of = pictures, unet, states_of
+        self._pictures, self._base, self._conditions = pictures, base, conditions
         self._alpha_bar, self._mixed_precision = alpha_bar.to(pictures.seen.device), mixed_precision
         self._kind = objective.checked_prediction_type(prediction_type)
         num_pairs, device = len(pictures.seen), pictures.seen.device
@@ -138,10 +153,11 @@ class Gauges:
 
         pictures = self._pictures
         with torch.no_grad():
-            states = self._states_of([*pictures.captions, *pictures.captions, *pictures.drift_captions])
+            captions = [*pictures.captions, *pictures.captions, *pictures.drift_captions]
+            condition = self._conditions(captions, pictures.sizes)
         said = predicted(
-            self._unet,
-            states,
+            self._base,
+            condition,
             torch.cat([pictures.seen, pictures.unseen, pictures.drift]),
             torch.cat([self._photo_noise, self._photo_noise, self._class_noise]),
             self._timesteps.repeat(3),

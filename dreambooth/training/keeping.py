@@ -254,11 +254,10 @@ class Keeper:
         folder = self._run.step_folder(step) / "samples"
         if not prompts or not self._takes_part(not folder.exists()):
             return
-        from dreambooth.generation import Pipe, generate_images, save_picture
+        from dreambooth.generation import generate_images, save_picture
 
-        base, total = self._base, len(prompts) * config.n_save_sample
-        name = f"{self._run.name}/{step}"
-        pipe = Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config, name)
+        base = dataclasses.replace(self._base, name=f"{self._run.name}/{step}")
+        total = len(prompts) * config.n_save_sample
         names: list[str] = []
         with averaged_weights(self._learner), self._on_device(), self._new_pictures(folder) as temporary:
             for prompt in prompts:
@@ -273,7 +272,7 @@ class Keeper:
                     seed=self._materials.seed,
                 )
                 for picture in generate_images(
-                    pipe, request, autocast_dtype=self._manager.autocast_dtype,
+                    base, request, autocast_dtype=self._manager.autocast_dtype,
                     # One at a time where memory is so short that gradients are not kept.
                     batch_size=1 if config.update_in_backward else SAMPLES_AT_A_TIME,
                     on_step=lambda done, of: self._report(PhaseProgress("samples", len(names), total)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dreambooth.events import Event
 from dreambooth.models.base import Base
 from dreambooth.training.batches import BatchMaker
-from dreambooth.training.captions import CaptionStates
+from dreambooth.training.captions import CaptionConditions
 from dreambooth.training.gauges import Gauges
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Materials:
 
     base: Base
     batches: BatchMaker
-    caption_states: CaptionStates
+    conditions: CaptionConditions
     alpha_bar: "Tensor"
     seed: int
     num_steps: int

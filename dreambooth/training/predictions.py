@@ -4,11 +4,14 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.memory_plan import PLACES_AT_ONCE
+from dreambooth.models.family import Condition
 from dreambooth.training import objective
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from dreambooth.models.base import Base
 
 
 def arithmetic(mixed_precision: str, device: "torch.device") -> contextlib.AbstractContextManager[Any]:
@@ -22,8 +25,8 @@ def arithmetic(mixed_precision: str, device: "torch.device") -> contextlib.Abstr
 
 
 def predicted(
-    unet: Any,
-    states: "Tensor",
+    base: "Base",
+    condition: Condition,
     latents: "Tensor",
     noise: "Tensor",
     timesteps: "Tensor",
@@ -42,5 +45,5 @@ def predicted(
     with torch.no_grad(), arithmetic(mixed_precision, latents.device):
         for start in range(0, len(noisy), num_at_once):
             piece = slice(start, start + num_at_once)
-            parts.append(unet(noisy[piece], timesteps[piece], states[piece]).sample.float())
+            parts.append(base.family.predict(base.unet, noisy[piece], timesteps[piece], condition[piece]).float())
     return torch.cat(parts)

@@ -14,11 +14,10 @@ from dreambooth.data.photos import PHOTO_READER
 from dreambooth.drive import refuse_full_drive
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.events import Controls, Notice, PhaseProgress
-from dreambooth.generation import Pipe
 from dreambooth.models.base import Base, load_base, weights_fingerprint
 from dreambooth.models.manager import ModelManager, use_attention
 from dreambooth.training.batches import BatchMaker, LatentPool
-from dreambooth.training.captions import CaptionStates, tokenize
+from dreambooth.training.captions import CaptionConditions, tokenize
 from dreambooth.training.disk import bytes_there, disk_need, refuse_short_disk
 from dreambooth.training.gauges import Gauges, gauge_pictures
 from dreambooth.training.materials import Materials, Report
@@ -89,7 +88,7 @@ def prepare(
         return None
     reader = _photo_reader(config, is_resumed=is_resumed, writes=process.is_main_process)
     concepts = _loaded_concepts(config, reader, notice)
-    pool = LatentPool(config, seed, concepts, base.vae, manager.device, reader)
+    pool = LatentPool(config, seed, concepts, base, manager.device, reader)
     manager.place(base.vae)
     if not config.not_cache_latents:
         pool.fill(lambda done, total: report(PhaseProgress("latents", done, total)), controls.stop.is_set)
@@ -114,8 +113,8 @@ def prepare(
     captions = [caption for _, caption in told] + [""] * (config.caption_dropout > 0)
     looked_at = [*(pictures.drift_captions if pictures else ())]
     looked_at += [concept.class_prompt or "" for concept in config.concepts] * (config.background_weight != 1)
-    token_ids = tokenize(base.tokenizer, captions, pad_tokens=config.pad_tokens, notice=notice, also=looked_at)
-    caption_states = CaptionStates(base.text_encoder, token_ids, trained=config.train_text_encoder)
+    inputs = tokenize(base, captions, pad_tokens=config.pad_tokens, notice=notice, also=looked_at)
+    conditions = CaptionConditions(base, inputs, trained=config.train_text_encoder)
     if not config.train_text_encoder:
         manager.park(base.text_encoder)
     if config.zero_terminal_snr:
@@ -130,15 +129,15 @@ def prepare(
     )
     if config.teacher_prior:
         fill_teacher(
-            batches, base.unet, caption_states, alpha_bar, num_steps,
+            batches, base, conditions, alpha_bar, num_steps,
             lambda done, total: report(PhaseProgress("latents", done, total)), controls.stop.is_set,
         )  # fmt: skip
     if config.background_weight != 1:
-        find_subjects(batches, base.unet, base.tokenizer, caption_states, alpha_bar, controls.stop.is_set)
+        find_subjects(batches, base, conditions, alpha_bar, controls.stop.is_set)
     gauges = None
     if pictures is not None and not controls.stop.is_set():
         gauges = Gauges(
-            pictures, base.unet, caption_states, alpha_bar,
+            pictures, base, conditions, alpha_bar,
             base.noise_scheduler_config.get("prediction_type", "epsilon"), config.mixed_precision, seed,
         )  # fmt: skip
     if controls.stop.is_set():
@@ -146,7 +145,7 @@ def prepare(
     photo_files = [photo.path for pictures in concepts for photo in (*pictures.instance, *pictures.class_images)]
     # Another square of a photo is another photo to the run.
     photo_files += [file for one in config.concepts if (file := Path(one.instance_data_dir) / FOCUS_FILE).is_file()]
-    return Materials(base, batches, caption_states, alpha_bar, seed, num_steps, photo_files, told, base_key, gauges)
+    return Materials(base, batches, conditions, alpha_bar, seed, num_steps, photo_files, told, base_key, gauges)
 
 
 def _loaded_concepts(config: TrainingConfig, reader: int, notice: Callable[[str], None]) -> list[ConceptPhotos]:
@@ -227,16 +226,17 @@ def with_class_images(
     base_key = weights_fingerprint(base.unet, base.text_encoder)
     vae_key = weights_fingerprint(base.vae)
 
-    def pipe() -> Pipe:
+    def placed() -> Base:
         for part in (base.unet, base.text_encoder, base.vae):
             manager.place(part)
-        return Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config)
+        # Whose cache they are in tells which base made them; its name may be a path of this machine.
+        return dataclasses.replace(base, name="")
 
     concepts = []
     for concept in config.concepts:
         files = ensure_class_images(
             concept,
-            pipe_factory=pipe,
+            base_factory=placed,
             cache_dir=workspace.class_images_dir,
             base_key=base_key,
             vae_key=vae_key,

@@ -1,5 +1,6 @@
 """A run scored as it goes: probe pictures at every save, looked at by whatever is at hand without a download."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ from dreambooth.config import TrainingConfig
 from dreambooth.events import Notice, PhaseProgress
 from dreambooth.models.base import Base
 from dreambooth.models.manager import ModelManager
-from dreambooth.probes import keep_scores, make_probes, pipe_of, probed_steps, probes_of, reference_of, update_scores
+from dreambooth.probes import keep_scores, make_probes, probed_steps, probes_of, reference_of, update_scores
 from dreambooth.scoring.encoders import Examiner, examiner_for
 from dreambooth.scoring.figures import Reference
 from dreambooth.scoring.recommendation import is_past_best
@@ -41,7 +42,7 @@ class SavesScorer:
         if not self.is_on:
             return
         make_probes(
-            pipe_of(self._base, f"{self._run.name}/{step}"), self._run, step, self._config,
+            dataclasses.replace(self._base, name=f"{self._run.name}/{step}"), self._run, step, self._config,
             probes_of(self._config.concepts, self._config.num_probe_images),
             autocast_dtype=self._manager.autocast_dtype,
             on_picture=lambda done, total: self._report(PhaseProgress("scores", done, total)),

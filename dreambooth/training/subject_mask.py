@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
 from dreambooth.data.dataset import Pick
+from dreambooth.models.family import Condition
 from dreambooth.training.batches import INSTANCE, BatchMaker
+from dreambooth.training.captions import CaptionConditions
 from dreambooth.training.objective import noised
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from dreambooth.models.base import Base
 
 NOISE_LEVELS = (
     0.3,
@@ -25,9 +29,8 @@ COARSEST = 4  # maps of less than a quarter of the latents' side only say "in th
 
 def find_subjects(
     batches: BatchMaker,
-    unet: Any,
-    tokenizer: Any,
-    states_of: "Callable[[Sequence[str]], Tensor]",
+    base: "Base",
+    conditions: CaptionConditions,
     alpha_bar: "Tensor",
     should_stop: Callable[[], bool],
 ) -> None:
@@ -37,16 +40,17 @@ def find_subjects(
     config = batches.config
     for number, (concept, photos) in enumerate(zip(config.concepts, batches.concepts, strict=True)):
         prompt = concept.class_prompt or ""
-        positions = noun_positions(tokenizer, prompt)
-        with torch.no_grad():
-            state = states_of([prompt])[0]
+        positions = noun_positions(base.tokenizer, prompt)
         for photo in range(len(photos.instance)):
             for variant in range(batches.pool.num_variants):
                 if should_stop():
                     return
                 pick = Pick(number, photo, variant)
-                latents = batches.pool.posterior(INSTANCE, pick)[0] * batches.scaling_factor
-                found = subject_map(unet, state, positions, latents, alpha_bar, batches.seed, pick)
+                crop = batches.pool.encoded(INSTANCE, pick)
+                with torch.no_grad():
+                    condition = conditions([prompt], [crop.size])
+                latents = crop.mean * batches.scaling_factor
+                found = subject_map(base, condition, positions, latents, alpha_bar, batches.seed, pick)
                 batches.subject_weights[pick] = place_weights(found, config.background_weight)
 
 
@@ -93,12 +97,18 @@ def noun_positions(tokenizer: Any, class_prompt: str) -> list[int]:
 
 
 def subject_map(
-    unet: Any, state: "Tensor", positions: Sequence[int], latents: "Tensor", alpha_bar: "Tensor", seed: int, pick: Pick
+    base: "Base",
+    condition: Condition,
+    positions: Sequence[int],
+    latents: "Tensor",
+    alpha_bar: "Tensor",
+    seed: int,
+    pick: Pick,
 ) -> "Tensor":
     """Return how much each place of a photo shows the subject, 0 to 1, (1, height, width).
 
-    state: hidden states of the class prompt (length, width); latents: (channels, height, width), clean. The processors
-    of the UNet's attention are afterwards what they were.
+    condition: of the class prompt, a batch of one; latents: (channels, height, width), clean. The processors of the
+    UNet's attention are afterwards what they were.
     """
     import torch
 
@@ -106,14 +116,15 @@ def subject_map(
     generator = rng.generator(seed, "gauges", pick.concept, pick.photo, pick.variant)
     noise = torch.randn((len(timesteps), *latents.shape), generator=generator).to(latents.device)
     clean = latents.expand_as(noise)
-    before = unet.attn_processors
+    unet, before = base.unet, base.unet.attn_processors
     watcher = _Watcher(positions)
     watched = {name: watcher if ".attn2." in name else processor for name, processor in before.items()}
     try:
         unet.set_attn_processor(watched)
         with torch.no_grad():
             noisy = noised(clean, noise, alpha_bar.to(latents.device)[timesteps])
-            unet(noisy, timesteps, state.expand(len(timesteps), *state.shape))
+            of_class = condition.each(lambda tensor: tensor.expand(len(timesteps), *tensor.shape[1:]))
+            base.family.predict(unet, noisy, timesteps, of_class)
     finally:
         unet.set_attn_processor(before)
     return _together(watcher.maps, latents.shape[-1])

@@ -7,22 +7,25 @@ first step and grows with nothing but drift. No second model is held, since the 
 picture comes with TEACHER_DRAWS noises and timesteps in turn.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dreambooth.training.batches import CLASS, BatchMaker, Example
+from dreambooth.training.captions import CaptionConditions
 from dreambooth.training.predictions import predicted
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from dreambooth.models.base import Base
 
 EXAMPLES_AT_ONCE = 32
 
 
 def fill_teacher(
     batches: BatchMaker,
-    unet: Any,
-    states_of: "Callable[[Sequence[str]], Tensor]",
+    base: "Base",
+    conditions: CaptionConditions,
     alpha_bar: "Tensor",
     num_steps: int,
     report: Callable[[int, int], None],
@@ -40,12 +43,12 @@ def fill_teacher(
             return
         report(start, len(needed))
         some = needed[start : start + EXAMPLES_AT_ONCE]
-        latents = torch.stack([batches.latents(example) for example in some])
+        latents, sizes = batches.latents(some)
         noise = torch.stack([batches.noise(example, latents.shape[1:]) for example in some]).to(latents.device)
         timesteps = torch.tensor([batches.timestep(example) for example in some]).to(latents.device)
         with torch.no_grad():
-            states = states_of([batches.caption(example) for example in some])
-        said = predicted(unet, states, latents, noise, timesteps, alpha_bar, batches.config.mixed_precision)
+            condition = conditions([batches.caption(example) for example in some], sizes)
+        said = predicted(base, condition, latents, noise, timesteps, alpha_bar, batches.config.mixed_precision)
         batches.teacher.update({example.position: one for example, one in zip(some, said, strict=True)})
     report(len(needed), len(needed))
 

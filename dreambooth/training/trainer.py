@@ -13,6 +13,7 @@ from dreambooth.capture import CapturedWork
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Notice, PhaseProgress, Resumed
+from dreambooth.models.family import Condition, Family, TextInputs
 from dreambooth.models.manager import ModelManager
 from dreambooth.training import objective
 from dreambooth.training.batches import Batch
@@ -35,8 +36,9 @@ STEPS_TO_MOVE = 25
 
 
 def step_loss(
+    family: Family,
     unet: Any,
-    states: "Tensor",
+    condition: Condition,
     batch: Batch,
     alpha_bar: "Tensor",
     prediction_type: str,
@@ -45,13 +47,13 @@ def step_loss(
 ) -> objective.Losses:
     """Return the loss of one micro-batch: a function of the models and the batch, and of nothing else.
 
-    states: the captions' hidden states (batch, length, width). Nothing here waits for the device.
+    condition: what the UNet is told of each picture. Nothing here waits for the device.
     """
     import torch
 
     level = alpha_bar[batch.timesteps]
     noisy = objective.noised(batch.latents, batch.noise, level)
-    prediction = unet(noisy, batch.timesteps, states).sample
+    prediction = family.predict(unet, noisy, batch.timesteps, condition)
     kind = objective.checked_prediction_type(prediction_type)
     wanted = objective.target(batch.latents, batch.noise, level, kind)
     weights = None if snr_gamma is None else objective.min_snr_weights(level, snr_gamma, kind)
@@ -82,7 +84,7 @@ class Trainer:
         self._text_encoder_learns = config.train_text_encoder
         self._losses = LossReports(materials.batches.num_processes, report)
         self._ahead: tuple[int, Batch] | None = None
-        self._form: Batch
+        self._form: tuple[TextInputs | Condition, Batch]
         identity = self._identity()
         if resume is not None:
             kept = settings_as_written(run) or config.to_json()
@@ -105,7 +107,7 @@ class Trainer:
             self._config,
             photos=materials.photo_files,
             captions=materials.captions,
-            token_ids=materials.caption_states.token_ids(caption for _, caption in materials.captions),
+            token_ids=materials.conditions.token_ids(caption for _, caption in materials.captions),
             base_key=materials.base_key,
             noise_schedule=self._base.noise_scheduler_config,
             device_name=str(self._device),
@@ -241,7 +243,7 @@ class Trainer:
     def _stop_text_encoder(self) -> None:
         # Frozen by requires_grad, not by a zero rate: schedules put rates back (and AdamW would go on decaying).
         self._text_encoder_learns = False
-        self._materials.caption_states.freeze()
+        self._materials.conditions.freeze()
         self._base.text_encoder.eval()
         for parameter in self._base.text_encoder.parameters():
             parameter.grad = None
@@ -255,33 +257,35 @@ class Trainer:
         """Do one step, and return the micro-batches' losses and whether all numbers were finite, on the device."""
         if self._captured is not None:
             (batch,) = batches
-            captions = self._materials.caption_states.inputs(batch.captions)
-            self._form = batch
-            outputs = self._captured([captions, *batch.tensors()])
+            inputs = self._condition_inputs(batch)
+            self._form = inputs, batch
+            outputs = self._captured([*inputs.tensors(), *batch.tensors()])
             finite, total, instance, *prior = outputs
             return [objective.Losses(total, instance, prior[0] if prior else None)], finite
-        losses = [
-            self._backward(step, batch, self._materials.caption_states.inputs(batch.captions)) for batch in batches
-        ]
+        losses = [self._backward(step, batch, self._condition_inputs(batch)) for batch in batches]
         finite = self._updates.apply(self._losses.mean_total(losses))
         self._updates.clear()
         return losses, finite
 
-    def _captured_work(self, inputs: "Sequence[Tensor]") -> "Sequence[Tensor]":
-        """Do one step as a function of tensors: the captions', and those of a batch of the form of the last one."""
-        captions, *tensors = inputs
+    def _captured_work(self, tensors: "Sequence[Tensor]") -> "Sequence[Tensor]":
+        """Do one step as a function of tensors: those of the condition's inputs and the batch, as they came last."""
+        inputs, batch = self._form
+        num_inputs = len(inputs.tensors())
         self._updates.clear()
-        batch = self._form.with_tensors(tensors)
-        losses = self._backward(0, batch, captions)
+        losses = self._backward(0, batch.with_tensors(tensors[num_inputs:]), inputs.with_tensors(tensors[:num_inputs]))
         finite = self._updates.apply(losses.total)
         return [finite, *(part for part in (losses.total, losses.instance, losses.prior) if part is not None)]
 
-    def _backward(self, step: int, batch: Batch, captions: "Tensor") -> objective.Losses:
+    def _condition_inputs(self, batch: Batch) -> TextInputs | Condition:
+        return self._materials.conditions.inputs(batch.captions, batch.sizes)
+
+    def _backward(self, step: int, batch: Batch, inputs: TextInputs | Condition) -> objective.Losses:
         materials, config = self._materials, self._config
         with self._arithmetic():
             losses = step_loss(
+                self._base.family,
                 self._unet,
-                materials.caption_states.states(captions),
+                materials.conditions.condition(inputs),
                 batch,
                 materials.alpha_bar,
                 self._base.noise_scheduler_config.get("prediction_type", "epsilon"),

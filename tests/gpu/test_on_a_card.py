@@ -16,7 +16,7 @@ from dreambooth.concepts import Concept
 from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Event, Notice, PhaseProgress, StepLoss
-from dreambooth.generation import Pipe, generate_images
+from dreambooth.generation import generate_images
 from dreambooth.hardware import xformers_problem
 from dreambooth.models.base import load_base
 from dreambooth.models.manager import ModelManager
@@ -218,9 +218,8 @@ def test_pictures_in_fp16_are_those_of_the_cpu_up_to_rounding(tiny_base_folder: 
         manager, own = ModelManager(name), copy.deepcopy(base)
         # A checker cannot infer a lambda whose default holds the model.
         held = manager.resident("base", lambda own=own: own)  # type: ignore[misc]
-        pipe = Pipe(held.unet, held.text_encoder, held.vae, held.tokenizer, held.noise_scheduler_config)
         assert next(held.unet.parameters()).dtype == manager.inference_dtype
-        pictures.append([np.asarray(picture.image, dtype=float) for picture in generate_images(pipe, request)])
+        pictures.append([np.asarray(picture.image, dtype=float) for picture in generate_images(held, request)])
     assert all(abs(one - other).mean() < 2 for one, other in zip(*pictures, strict=True)), "levels of 255"
 
 
@@ -240,8 +239,7 @@ def test_the_swap_gives_all_memory_back_ten_times(config: TrainingConfig, tmp_pa
         held.append((torch.cuda.memory_allocated(), torch.cuda.memory_reserved()))
         with manager.lease("generation", wait=False):
             base = manager.resident("base", lambda: load_base(config.pretrained_model_name_or_path))
-            pipe = Pipe(base.unet, base.text_encoder, base.vae, base.tokenizer, base.noise_scheduler_config)
-            list(generate_images(pipe, GenerationConfig(prompt="dog", num_images_per_prompt=1, num_inference_steps=2)))
-            del base, pipe
+            list(generate_images(base, GenerationConfig(prompt="dog", num_images_per_prompt=1, num_inference_steps=2)))
+            del base
     print("bytes allocated and reserved after each training:", held)
     assert len(set(held[1:])) == 1, "what the first training leaves (libraries' workspaces) is left by each"

@@ -1,0 +1,121 @@
+"""What differs between families of base models: how text, pixels and noise go through their parts.
+
+One module per family implements `Family` (`sd.py` for SD 1.x and 2.x); nothing else asks which family a base is of.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PictureSize:
+    """Where a trained square comes from, as (height, width) in pixels.
+
+    original: the upright photo; offset: top and left of the square in the resized photo; target: the square.
+    """
+
+    original: tuple[int, int]
+    offset: tuple[int, int]
+    target: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TensorFields:
+    """Tensors by name, some of which may be missing; a recorded step (a CUDA graph) is given them as a list."""
+
+    def tensors(self) -> "list[Tensor]":
+        """Return the tensors that are there, in the order of the fields."""
+        return [getattr(self, name) for name in self._names()]
+
+    def with_tensors(self, tensors: "Sequence[Tensor]") -> Self:
+        """Return a copy with these tensors in place of its own, in the same order."""
+        changes: dict[str, Any] = dict(zip(self._names(), tensors, strict=True))
+        return dataclasses.replace(self, **changes)
+
+    def each(self, change: "Callable[[Tensor], Tensor]") -> Self:
+        """Return a copy in which every tensor is changed."""
+        return self.with_tensors([change(tensor) for tensor in self.tensors()])
+
+    def __getitem__(self, part: slice) -> Self:
+        """Return a part of the batch."""
+        return self.each(lambda tensor: tensor[part])
+
+    def _names(self) -> list[str]:
+        import torch
+
+        names = (field.name for field in dataclasses.fields(self))
+        return [name for name in names if isinstance(getattr(self, name), torch.Tensor)]
+
+
+Fields = TypeVar("Fields", bound=TensorFields)
+
+
+@dataclass(frozen=True)
+class TextInputs(TensorFields):
+    """Captions as a text encoder takes them.
+
+    ids: (batch, length) int64; size_ids: what a family's UNet is told of the pictures' sizes, where it is told any.
+    """
+
+    ids: "Tensor"
+    size_ids: "Tensor | None" = None
+
+
+@dataclass(frozen=True)
+class Condition(TensorFields):
+    """What the UNet is told beside the noisy latents.
+
+    states: hidden states of the captions, (batch, length, width); pooled: one vector a caption, (batch, width);
+    size_ids: as in `TextInputs`. The last two only where the family has them.
+    """
+
+    states: "Tensor"
+    pooled: "Tensor | None" = None
+    size_ids: "Tensor | None" = None
+
+
+def joined(parts: "Sequence[Fields]") -> "Fields":
+    """Return batches of one kind as one batch, in their order."""
+    import torch
+
+    return parts[0].with_tensors([torch.cat(same) for same in zip(*(part.tensors() for part in parts), strict=True)])
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The VAE's distribution of a picture's latents: mean and standard deviation, (batch, channels, height / 8,
+    width / 8) fp32, before scaling.
+    """
+
+    mean: "Tensor"
+    std: "Tensor"
+
+
+class Family(Protocol):
+    """The steps between captions, pixels and predictions for one family of base models.
+
+    `base` is a `dreambooth.models.base.Base`; modules are used on the devices and in the number formats they have.
+    """
+
+    def text_inputs(self, base: Any, captions: Sequence[str], *, length: int | None) -> TextInputs:
+        """Return the captions as token ids, each padded or cut to `length`, by default that of the longest."""
+
+    def encode_text(self, base: Any, inputs: TextInputs) -> Condition:
+        """Return what the UNet is told of these captions, with a graph where the text encoder is trained."""
+
+    def size_ids(self, sizes: Sequence[PictureSize]) -> "Tensor | None":
+        """Return what the UNet is told of these sizes, (batch, numbers) fp32, None where it is told nothing."""
+
+    def predict(self, unet: Any, noisy: "Tensor", timesteps: "Tensor", condition: Condition) -> "Tensor":
+        """Return the UNet's prediction for noisy latents (batch, channels, height / 8, width / 8)."""
+
+    def encode(self, vae: Any, pixels: "Tensor") -> Posterior:
+        """Return the posterior of pictures (batch, 3, height, width) in -1..1, without a graph."""
+
+    def decode(self, vae: Any, latents: "Tensor") -> "Tensor":
+        """Return the pictures of scaled latents as (batch, 3, height, width) fp32, about -1..1."""

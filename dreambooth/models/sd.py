@@ -1,0 +1,107 @@
+"""Stable Diffusion 1.x and 2.x: how their parts work together, and what a single file does not say of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.models.family import Condition, PictureSize, Posterior, TextInputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SD15_SCHEDULER: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "prediction_type": "epsilon",
+}
+SD15_CONFIGS: dict[str, dict[str, Any]] = {
+    "unet": {
+        "sample_size": 64,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+    },
+    "vae": {
+        "sample_size": 512,
+        "block_out_channels": [128, 256, 512, 512],
+        "layers_per_block": 2,
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "latent_channels": 4,
+        "scaling_factor": 0.18215,
+    },
+    "text_encoder": {
+        "vocab_size": 49408,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "projection_dim": 768,
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        "pad_token_id": 1,
+    },
+}
+# What is otherwise in SD 2.x, whose VAE is the same.
+SD2_CHANGES: dict[str, dict[str, Any]] = {
+    "unet": {
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+    },
+    "text_encoder": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 23,
+        "num_attention_heads": 16,
+        "projection_dim": 1024,
+        "hidden_act": "gelu",
+    },
+}
+
+
+@dataclass(frozen=True)
+class StableDiffusion:
+    """The family of SD 1.x and 2.x (Rombach et al. 2022, arXiv 2112.10752): one CLIP text encoder, its last states."""
+
+    def text_inputs(self, base: Any, captions: Sequence[str], *, length: int | None) -> TextInputs:
+        """Return the captions as token ids, each padded or cut to `length`, by default that of the longest."""
+        ids = base.tokenizer(
+            list(captions),
+            padding="longest" if length is None else "max_length",
+            max_length=base.tokenizer.model_max_length if length is None else length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return TextInputs(ids)
+
+    def encode_text(self, base: Any, inputs: TextInputs) -> Condition:
+        """Return the text encoder's last hidden states, (batch, length, width)."""
+        return Condition(base.text_encoder(inputs.ids)[0])
+
+    def size_ids(self, sizes: Sequence[PictureSize]) -> "Tensor | None":
+        """Return nothing: these UNets are not told of sizes."""
+        return None
+
+    def predict(self, unet: Any, noisy: "Tensor", timesteps: "Tensor", condition: Condition) -> "Tensor":
+        """Return the UNet's prediction for noisy latents (batch, channels, height / 8, width / 8)."""
+        prediction: Tensor = unet(noisy, timesteps, condition.states).sample
+        return prediction
+
+    def encode(self, vae: Any, pixels: "Tensor") -> Posterior:
+        """Return the posterior of pictures (batch, 3, height, width) in -1..1, without a graph."""
+        import torch
+
+        with torch.no_grad():
+            found = vae.encode(pixels.to(next(vae.parameters()))).latent_dist
+        return Posterior(found.mean.float(), found.std.float())
+
+    def decode(self, vae: Any, latents: "Tensor") -> "Tensor":
+        """Return the pictures of scaled latents as (batch, 3, height, width) fp32, about -1..1."""
+        pictures: Tensor = vae.decode((latents / vae.config.scaling_factor).to(next(vae.parameters()))).sample
+        return pictures.float()
