@@ -27,7 +27,7 @@ from dreambooth.settings import Settings
 from dreambooth.workspace import Workspace
 from ui.connections import bounded_server
 from ui.render import error_text
-from ui.sessions import bound_answers, forget_state
+from ui.sessions import bound_answers, bound_numbers, forget_state
 
 # Events that run on the page's own account: no bar over what they answer to, and no name in the API.
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -151,6 +151,7 @@ class Page(gr.Blocks):
             answer: dict[str, Any] = await super().process_api(*args, **kwargs)
             is_over = not answer.get("is_generating")
         finally:
+            bound_numbers(self)
             if is_over and event is not None and event == kwargs.get("session_hash"):
                 forget_state(self, event)
         return answer

@@ -46,6 +46,10 @@ def forget_state(page: Blocks, session: str) -> None:
     """Drop what was kept of the components for a call that named no session; its answer stays until it is read."""
     page.state_holder.session_data.pop(session, None)
     page.state_holder.time_last_used.pop(session, None)
+
+
+def bound_numbers(page: Blocks) -> None:
+    """Drop the numbers of calls whose answers are gone, which Gradio keeps for every session there ever was."""
     unread, pending = page._queue.pending_messages_per_session, page._queue.pending_event_ids_session
     if len(pending) > 2 * MAX_UNREAD:
         for gone in [one for one in pending if one not in unread]:
