@@ -13,6 +13,7 @@ from PIL import Image
 
 import app
 from dreambooth.concepts import load_concepts_list
+from dreambooth.data.photos import find_photos
 from dreambooth.durable import write_json
 from dreambooth.errors import DreamBoothError
 from dreambooth.jobs import Jobs
@@ -25,6 +26,8 @@ from tests.open_page import OpenPage, open_page
 from tests.raw_events import RawEvents
 from ui.boundary import Services, Shown
 from ui.concept_handlers import Handlers
+from ui.concept_words import sample_words
+from ui.photo_sets import SAMPLE_SET, Words, photo_set
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +204,25 @@ def test_a_zip_goes_through_the_same_door(client: Client, photos: list[Path], tm
     assert client.predict(name, api_name="/delete_photos").endswith("were deleted.")
     with pytest.raises(AppError, match="There is no photo set"):
         client.predict(name, 512, api_name="/check_photos")
+
+
+def test_own_photos_begin_a_set_of_their_own_where_the_samples_is_open(
+    opened: OpenPage, client: Client, photos: list[Path]
+) -> None:
+    sample = photo_set(opened.workspace, SAMPLE_SET)
+    sample.add(find_photos(sample_folder()).photos)
+    sample.keep_words(sample_words())
+    files, told = [handle_file(str(path)) for path in photos[:2]], vars(sample_words())
+    arguments = [files, SAMPLE_SET, *told.values(), 512]
+    own = client.predict(*arguments, "mine", api_name="/upload_photos")[0]
+    again = client.predict([handle_file(str(photos[2]))], *arguments[1:], "mine", api_name="/upload_photos")[0]
+    other = client.predict(*arguments, api_name="/upload_photos")[0]
+    assert own == again == "mine"
+    assert len(photo_set(opened.workspace, own).photos()) == 3
+    assert len(sample.photos()) == 5
+    assert other not in ("", SAMPLE_SET, own)
+    # The sample's words were never typed for these photos; words of one's own are kept.
+    assert photo_set(opened.workspace, own).words() == Words()
+    typed = {**told, "identifier": "qrs", "instance_prompt": "photo of qrs toy"}
+    named = client.predict(files, SAMPLE_SET, *typed.values(), 512, api_name="/upload_photos")[0]
+    assert photo_set(opened.workspace, named).words().instance_prompt == "photo of qrs toy"

@@ -17,13 +17,12 @@ from dreambooth.json_file import read_object
 from dreambooth.limits import text_problems
 from ui.bases import offered_base
 from ui.boundary import Services, shown
-from ui.concept_words import kind_named, verdict_html, words_of, words_told
+from ui.concept_words import kind_named, sample_words, verdict_html, words_of, words_told
 from ui.fields import marks
 from ui.late_answers import answer_of
 from ui.photo_handlers import Line, PhotoHandlers
-from ui.photo_sets import PhotoSet, Words, new_set_name, photo_sets, prompts_for
+from ui.photo_sets import SAMPLE_SET, PhotoSet, Words, new_set_name, photo_sets, prompts_for
 
-SAMPLE_SET = "sample-subject"
 MAX_SHOWN_CLASS_PICTURES = 60
 # What `contents` shows of a set.
 NUM_CONTENTS = 12
@@ -259,13 +258,12 @@ class Handlers:
 
     def sample_set(self) -> PhotoSet:
         """Return the bundled sample subject as a photo set, made on first use."""
-        from dreambooth.samples import sample_concept
+        from dreambooth.samples import sample_folder
 
-        concept = sample_concept()
         target = self.photos.set_of(SAMPLE_SET)
         if not target.photos():
-            target.add(find_photos(Path(concept.instance_data_dir)).photos)
-        target.keep_words(words_of(concept, "object"))
+            target.add(find_photos(sample_folder()).photos)
+        target.keep_words(sample_words())
         return target
 
 

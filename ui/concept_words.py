@@ -6,6 +6,7 @@ from typing import Any
 from dreambooth.concepts import Concept
 from dreambooth.identifiers import Verdict
 from dreambooth.prompts import EXAMPLES, KIND_WORDS, subject_of
+from dreambooth.samples import sample_concept
 from ui.photo_sets import KINDS, Words, prompts_for
 
 
@@ -26,6 +27,11 @@ def words_of(concept: Concept, kind: str = "") -> Words:
     identifier, class_word = _identifier_and_class(concept.instance_prompt, class_prompt)
     guessed = next((name for name, known in KIND_WORDS.items() if class_word.lower() in known), "object")
     return Words(kind_named(kind or guessed), identifier, class_word, concept.instance_prompt, class_prompt)
+
+
+def sample_words() -> Words:
+    """Return the words of the bundled sample subject."""
+    return words_of(sample_concept(), "object")
 
 
 def _identifier_and_class(instance_prompt: str, class_prompt: str) -> tuple[str, str]:

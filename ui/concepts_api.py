@@ -9,7 +9,7 @@ from dreambooth.errors import ConfigError, DreamBoothError, PhotoError
 from dreambooth.models.base import STARTER
 from ui.boundary import Services, shown
 from ui.concept_handlers import Handlers
-from ui.photo_sets import KINDS, PhotoSet, Words, new_set_name, photo_sets, prompts_for
+from ui.photo_sets import KINDS, PhotoSet, Words, photo_sets, prompts_for
 
 
 def publish(services: Services, handlers: Handlers) -> None:
@@ -42,9 +42,12 @@ def publish(services: Services, handlers: Handlers) -> None:
         ]
 
     def add_folder(folder: str, photo_set: str = "") -> dict[str, Any]:
-        """Take the photos of a folder of this machine into a set, a new one without a name; on a local page only."""
+        """Take the photos of a folder of this machine into a set, on a local page only.
+
+        Without a name, or with the sample's, they begin a new set.
+        """
         source = handlers.photos.local_folder(folder)
-        kept = handlers.photos.set_of(photo_set or new_set_name())
+        kept = handlers.photos.target_of(photo_set)
         lines = kept.add_folder(source)
         return {"photo_set": kept.name, "told": [sentence for _, sentence in lines]}
 

@@ -9,13 +9,13 @@ from dreambooth.identifiers import judged, vocabulary_of
 from dreambooth.models.base import STARTER
 from ui import concepts_api
 from ui.boundary import QUIET, Services
-from ui.concept_handlers import NOTES, SAMPLE_SET, Handlers, class_pictures_text
+from ui.concept_handlers import NOTES, Handlers, class_pictures_text
 from ui.concept_words import verdict_html
 from ui.late_answers import Fillable, fillable
 from ui.photo_cards import CARDS_CSS, CARDS_JS, CUT_CSS, EDITOR_CSS, EDITOR_JS, cards, set_report
 from ui.photo_handlers import PhotoHandlers
-from ui.photo_sets import KINDS, Words
-from ui.prompt_scripts import KIND_CHOSEN, MAKE_PROMPTS, WORDS_LEFT
+from ui.photo_sets import KINDS, SAMPLE_SET, Words
+from ui.prompt_scripts import FORGET_NEW_SET, KIND_CHOSEN, MAKE_PROMPTS, NAME_NEW_SET, WORDS_LEFT
 
 __all__ = ["SAMPLE_SET", "ConceptsTab", "Handlers", "build", "connect", "connect_go_on"]
 
@@ -30,6 +30,7 @@ class ConceptsTab:
     """The tab's components that others read or that events fill."""
 
     photo_set: gr.Textbox
+    new_name: gr.Textbox
     said: Fillable
     concepts: gr.Radio
     add_concept: gr.Button
@@ -93,6 +94,7 @@ def build(services: Services) -> ConceptsTab:
     made: dict[str, Any] = {
         # The photo set's name is the page's only memory of it; the photos and words lie on the server.
         "photo_set": gr.Textbox("", label="Photo set", visible=False, elem_id="photo-set"),
+        "new_name": gr.Textbox("", label="Name of a new photo set", visible=False),
         "chosen": gr.Textbox("", label="Chosen photo", visible=False, elem_id="chosen-photo"),
         "marked": gr.State([]),
     }
@@ -255,12 +257,18 @@ def connect(tab: ConceptsTab, services: Services, base: gr.Dropdown, settings: d
 def _connect_photos(tab: ConceptsTab, handlers: PhotoHandlers, resolution: gr.Number) -> list[Any]:
     """Join what shows photos to what it does; returns the events that take photos in."""
     taken = [tab.photo_set, *tab.photo_parts, tab.earlier, tab.concepts]
-    given = [tab.photo_set, *tab.words, resolution]
-    dropped = tab.files.upload(handlers.upload, [tab.files, *given], [*taken, tab.files], api_name="upload_photos")
-    named = gr.on(
-        [tab.take_folder.click, tab.folder.submit], handlers.add_folder, [tab.folder, *given], taken,
-        api_name="take_folder", api_visibility="private",
+    given = [tab.photo_set, *tab.words, resolution, tab.new_name]
+    # A second drop while the first is worked on waits its turn, and goes into the same new set.
+    dropped = tab.files.upload(
+        handlers.upload, [tab.files, *given], [*taken, tab.files, tab.said.answer], js=NAME_NEW_SET,
+        api_name="upload_photos", trigger_mode="multiple", concurrency_id="take_photos", concurrency_limit=1,
     )  # fmt: skip
+    named = gr.on(
+        [tab.take_folder.click, tab.folder.submit], handlers.add_folder, [tab.folder, *given],
+        [*taken, tab.said.answer], js=NAME_NEW_SET, api_name="take_folder", api_visibility="private",
+        concurrency_id="take_photos", concurrency_limit=1,
+    )  # fmt: skip
+    tab.photo_set.change(None, tab.photo_set, None, js=FORGET_NEW_SET, api_name="set_shown", **QUIET)
     seen = [tab.photo_set, tab.chosen, resolution]
     tab.views.click(
         handlers.card_clicked,
@@ -313,7 +321,7 @@ def _connect_words(
     )  # fmt: skip
     # Words that were typed while the photos were on their way.
     for number, event in enumerate(taken):
-        event.success(**keeping, api_name=f"keep_words_of_taken_{number}")
+        tab.said.after(event).then(**keeping, api_name=f"keep_words_of_taken_{number}")
     gr.on(
         [tab.identifier.change, tab.class_word.change, tab.kind.change, base.change], handlers.verdict,
         [tab.identifier, tab.class_word, tab.kind, base], [tab.verdict],

@@ -15,10 +15,10 @@ from dreambooth.errors import PhotoError
 from dreambooth.limits import text_problems
 from dreambooth.prompts import subject_of
 from ui.boundary import Services, shown
-from ui.concept_words import words_told
+from ui.concept_words import sample_words, words_told
 from ui.late_answers import answer_of
 from ui.photo_cards import Card, cards, cut_view, editor, set_report
-from ui.photo_sets import Line, PhotoSet, Words, new_set_name, photo_set, photo_sets
+from ui.photo_sets import SAMPLE_SET, Line, PhotoSet, Words, new_set_name, photo_set, photo_sets
 
 
 class PhotoHandlers:
@@ -45,17 +45,26 @@ class PhotoHandlers:
 
     def _upload(
         self, files: list[str] | None, photo_set: str, kind: str, identifier: str, class_word: str,
-        instance_prompt: str, class_prompt: str, resolution: float,
+        instance_prompt: str, class_prompt: str, resolution: float, new_set: str = "",
     ) -> list[Any]:  # fmt: skip
-        """Take uploaded photos and zips in, upright and without metadata, and show them as they will be trained."""
+        """Take uploaded photos and zips in, upright and without metadata, and show them as they will be trained.
+
+        With no set open, or the sample's, they begin a set of their own: that of the name `new_set`, if one is given.
+        """
         paths = [Path(file) for file in files or []]
-        target = self.set_of(photo_set or new_set_name())
+        target = self.target_of(photo_set, new_set)
         try:
             lines = target.add(paths)
         finally:
             self.drop_uploads(paths)
         words = words_told(kind, identifier, class_word, instance_prompt, class_prompt)
-        return [*self._taken(target, photo_set, words, lines, resolution), None]
+        taken = self._taken(target, photo_set, words, lines, resolution)
+        return [*taken[:-1], None, taken[-1]]
+
+    def target_of(self, photo_set: str, new_set: str = "") -> PhotoSet:
+        """Return the set that photos go into: never the sample's, whose subject they do not show."""
+        opened = photo_set if photo_set != SAMPLE_SET else ""
+        return self.set_of(opened or new_set or new_set_name())
 
     def drop_uploads(self, paths: Sequence[Path]) -> None:
         """Remove uploads: the set holds its own copies, and what came, with all its metadata, is not kept."""
@@ -64,19 +73,26 @@ class PhotoHandlers:
                 path.unlink(missing_ok=True)
 
     def _taken(self, target: PhotoSet, before: str, words: Words, lines: list[Line], resolution: float) -> list[Any]:
+        """Return what shows the set that photos went into, and last its words where they are others than the page's."""
+        unchanged = answer_of({})
         if not target.photos():
-            empty = before if before and self.set_of(before).folder.is_dir() else ""
-            return [empty, *self.parts("", lines, resolution, None, kind=words.kind), gr.skip(), gr.skip()]
+            opened = before if before and self.set_of(before).folder.is_dir() else ""
+            parts = self.parts(opened, lines, resolution, None, kind=words.kind)
+            return [opened, *parts, gr.skip(), gr.skip(), unchanged]
+        # The sample's words, left as they were, are none for other photos.
+        of_sample = before == SAMPLE_SET and words == sample_words()
+        words = target.words() if of_sample else words
         target.keep_words(words)
         parts = self.parts(target.name, lines, resolution, None)
-        return [target.name, *parts, self._earlier(target.name), self._chips(target)]
+        answer = answer_of(asdict(words)) if of_sample else unchanged
+        return [target.name, *parts, self._earlier(target.name), self._chips(target), answer]
 
     def _add_folder(
         self, folder: str, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str,
-        class_prompt: str, resolution: float,
+        class_prompt: str, resolution: float, new_set: str = "",
     ) -> list[Any]:  # fmt: skip
         """Take in the photos of a folder of this machine; only where the page is this machine's own."""
-        target = self.set_of(photo_set or new_set_name())
+        target = self.target_of(photo_set, new_set)
         lines = target.add_folder(self.local_folder(folder))
         words = words_told(kind, identifier, class_word, instance_prompt, class_prompt)
         return self._taken(target, photo_set, words, lines, resolution)

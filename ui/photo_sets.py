@@ -35,6 +35,7 @@ SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 WORDS_FILE, TOGETHER_FILE = "words.json", "together.json"
 CLASS_SUFFIX = ".class"
 DEFAULT_IDENTIFIER = "zwx"
+SAMPLE_SET = "sample-subject"
 DEFAULT_CLASS_WORDS: dict[Kind, str] = {"person": "person", "pet": "dog", "object": "toy", "style": "painting"}
 USUAL_PATTERN = ("photo of {identifier} {class_word}", "photo of {class_word}")
 PROMPT_PATTERNS = {"style": ("{class_word} in {identifier} style", "{class_word}")}

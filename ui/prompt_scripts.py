@@ -1,8 +1,11 @@
-"""Prompts made in the browser, as `prompts_for` makes them: an answer from elsewhere comes when one has typed on."""
+"""What the browser makes itself: prompts, as `prompts_for` makes them, and the name of a new photo set.
+
+An answer from elsewhere comes when somebody has typed on, or dropped more.
+"""
 
 import json
 
-from ui.photo_sets import DEFAULT_CLASS_WORDS, PROMPT_PATTERNS, USUAL_PATTERN
+from ui.photo_sets import DEFAULT_CLASS_WORDS, PROMPT_PATTERNS, SAMPLE_SET, USUAL_PATTERN
 
 _MAKE = r"""(kind, identifier, class_word) => {
   const words = {identifier: (identifier ?? '').trim(), class_word: (class_word ?? '').trim()};
@@ -22,3 +25,16 @@ MAKE_PROMPTS = _MAKE.replace("PATTERNS", json.dumps(PROMPT_PATTERNS)).replace("U
 KIND_CHOSEN = _KIND_CHOSEN.replace("CLASS_WORDS", json.dumps(DEFAULT_CLASS_WORDS)).replace("MAKE", MAKE_PROMPTS)
 # A paste with the mouse is no `input` to Gradio. Prompts that were edited by hand and have the words stay.
 WORDS_LEFT = _WORDS_LEFT.replace("MAKE", MAKE_PROMPTS)
+
+# Several drops before the first is answered go into one set: each has to know its name.
+_NAME_NEW_SET = """(from, set, ...rest) => {
+  const isNew = !set || set === SAMPLE;
+  const made = () => 'photos-' + new Date().toISOString().slice(0, 19).replace(/[-:]/g, '').replace('T', '-') + '-'
+    + Math.random().toString(16).slice(2, 8).padEnd(6, '0');
+  const name = isNew ? (window.dbNewSet ??= made()) : '';
+  return [from, set, ...rest.slice(0, -1), name];
+}"""
+NAME_NEW_SET = _NAME_NEW_SET.replace("SAMPLE", json.dumps(SAMPLE_SET))
+FORGET_NEW_SET = "(set) => { if (!set || set === SAMPLE) window.dbNewSet = undefined; }".replace(
+    "SAMPLE", json.dumps(SAMPLE_SET)
+)

@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,13 @@ import pytest
 from PIL import Image, ImageFilter
 
 from dreambooth.data.dataset import Crop, cropped, load_concept
-from dreambooth.data.photos import read_photo
+from dreambooth.data.photos import find_photos, read_photo
+from dreambooth.samples import sample_folder
 from tests.browser.test_page import Visit
 from tests.made_photos import darkened, made_photo
 from tests.open_page import OpenPage, open_page
-from ui.photo_sets import PhotoSet, photo_sets
+from ui.concept_words import sample_words
+from ui.photo_sets import SAMPLE_SET, Line, PhotoSet, photo_set, photo_sets
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -221,3 +224,68 @@ def test_the_tab_with_photos_fits_a_phone(browser: "Browser", opened: OpenPage, 
     visit.page.locator("#editor .db-square").wait_for()
     assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
     visit.close()
+
+
+def test_own_photos_never_join_the_sample_set(
+    browser: "Browser", opened: OpenPage, dropped: list[str], tmp_path: Path
+) -> None:
+    sample = photo_set(opened.workspace, SAMPLE_SET)
+    sample.add(find_photos(sample_folder()).photos)
+    sample.keep_words(sample_words())
+    visit = Visit(browser, opened.url)  # a fresh page shows the set last worked with: the sample's
+    visit.until("report", "5 photos")
+    assert visit.value("instance-prompt") == "photo of zwx toy"
+    drop(visit, dropped[:2], 2)
+    visit.until("report", "2 photos")
+    visit.page.wait_for_function("document.querySelector('#class-word input, #class-word textarea').value == 'dog'")
+    own = newest(opened)
+    assert own.name != sample.name
+    assert len(sample.photos()) == 5
+    visit.page.wait_for_function("document.querySelector('#instance-prompt textarea').value == 'photo of zwx dog'")
+    assert own.words().instance_prompt == "photo of zwx dog"
+    assert sample.words().instance_prompt == "photo of zwx toy"
+    # What is dropped next goes into the same set.
+    drop(visit, dropped[2:3], 3)
+    assert len(own.photos()) == 3
+    visit.close()
+
+
+def test_a_second_drop_while_the_first_is_worked_on_is_taken_too(
+    browser: "Browser", opened: OpenPage, dropped: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visit = Visit(browser, opened.url)
+    page = visit.page
+    page.locator("#new-set").click()
+    visit.until("report", "No photos yet")
+    before = {one.name for one in photo_sets(opened.workspace)}
+    original, began, goes_on = PhotoSet.add, threading.Event(), threading.Event()
+
+    def slow(self: PhotoSet, files: Iterable[Path]) -> list[Line]:
+        began.set()
+        assert goes_on.wait(30)
+        return original(self, files)
+
+    monkeypatch.setattr(PhotoSet, "add", slow)
+    inputs = page.locator("#photos input[type=file]")
+    inputs.first.set_input_files(dropped[:2])
+    assert began.wait(30)
+    inputs.first.set_input_files(dropped[2:4])
+    page.wait_for_timeout(1500)  # the second upload reaches the queue while the first is held
+    goes_on.set()
+    page.locator("#views .db-photo").nth(3).wait_for()
+    visit.until("report", "4 photos")
+    (made,) = {one.name for one in photo_sets(opened.workspace)} - before
+    assert sorted(made_name(opened, made)) == ["good.jpg", "night.jpg", "other.jpg", "soft.jpg"]
+    # Photos of another subject begin another set.
+    page.locator("#new-set").click()
+    visit.until("report", "No photos yet")
+    drop(visit, dropped[:1], 1)
+    visit.until("report", "1 photo")
+    assert len({one.name for one in photo_sets(opened.workspace)} - before) == 2
+    visit.close()
+
+
+def made_name(opened: OpenPage, name: str) -> list[str]:
+    """Return the names that the photos of a set came under."""
+    (kept,) = [one for one in photo_sets(opened.workspace) if one.name == name]
+    return [kept.shown_name(photo.name) for photo in kept.photos()]
