@@ -42,12 +42,8 @@ def publish(services: Services, handlers: Handlers) -> None:
         ]
 
     def add_folder(folder: str, photo_set: str = "") -> dict[str, Any]:
-        """Take the photos of a folder of this machine into a set, on a local page only.
-
-        Without a name, or with the sample's, they begin a new set.
-        """
-        source = handlers.photos.local_folder(folder)
-        kept = handlers.photos.target_of(photo_set)
+        """Take a folder's photos into a set, a new one without a name or with the sample's; on a local page only."""
+        source, kept = handlers.photos.local_folder(folder), handlers.photos.target_of(photo_set)
         lines = kept.add_folder(source)
         return {"photo_set": kept.name, "told": [sentence for _, sentence in lines]}
 
