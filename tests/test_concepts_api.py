@@ -226,3 +226,13 @@ def test_own_photos_begin_a_set_of_their_own_where_the_samples_is_open(
     typed = {**told, "identifier": "qrs", "instance_prompt": "photo of qrs toy"}
     named = client.predict(files, SAMPLE_SET, *typed.values(), 512, api_name="/upload_photos")[0]
     assert photo_set(opened.workspace, named).words().instance_prompt == "photo of qrs toy"
+
+
+def test_a_stored_photo_that_was_damaged_hides_no_other(opened: OpenPage, client: Client, photos: list[Path]) -> None:
+    kept = photo_set(opened.workspace, uploaded(client, photos[:3]))
+    kept.photos()[1].write_bytes(b"cut")
+    events = RawEvents(opened.url)
+    (shown,) = events.call("photo_views", [kept.name, "", 96])
+    assert shown.as_html.count("as it is trained") == 2
+    assert "is no readable photo" in shown.as_html
+    assert "data-code='unreadable'" in shown.as_html

@@ -55,13 +55,19 @@ def _card(number: int, photo: Card, is_chosen: bool) -> str:
     return (
         f"<li class='{classes}'><button type='button' class='db-view' data-act='choose' data-photo='{file}' "
         f"aria-label='Photo {number}, {name}: choose its square and caption' aria-pressed='{str(is_chosen).lower()}'>"
-        f"<img src='{served(photo.view)}' alt='Photo {number} as it is trained' loading='lazy'></button>"
+        f"{_view(number, photo)}</button>"
         f"<div class='db-tell'><b>{number}</b> <span class='db-name' title='{name}'>{name}</span>"
         f"<ul>{lines}{caption}</ul></div><div class='db-acts'>"
         f"{_button('choose', photo.file, 'Adjust', f'Adjust photo {number}')}"
         f"{_button('turn', photo.file, 'Turn', f'Turn photo {number} to the right')}"
         f"{_button('remove', photo.file, 'Remove', f'Remove photo {number}')}</div></li>"
     )
+
+
+def _view(number: int, photo: Card) -> str:
+    if not photo.view:
+        return "<span class='db-none'>cannot be read</span>"
+    return f"<img src='{served(photo.view)}' alt='Photo {number} as it is trained' loading='lazy'>"
 
 
 def _finding(file: str, one: Finding) -> str:

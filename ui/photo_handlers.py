@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from dreambooth.data.findings import Finding
 from dreambooth.data.focus import Focus
 from dreambooth.data.photos import read_photo
 from dreambooth.drive import delete_photos
@@ -135,7 +136,10 @@ class PhotoHandlers:
         return [report, cards(shown_cards, chosen), chosen or "", *parts]
 
     def _card(self, kept: PhotoSet, photo: Path, found: Sequence[Any], side_px: int) -> Card:
-        view = self._services.shown.training_view(photo, side_px, kept.focus(photo.name))
+        try:
+            view = self._services.shown.training_view(photo, side_px, kept.focus(photo.name))
+        except PhotoError as error:  # damaged since it was stored: the others are shown all the same
+            view, found = "", [Finding("unreadable", str(error))]
         return Card(photo.name, kept.shown_name(photo.name), view, found, kept.caption(photo.name))
 
     def _editor_parts(self, kept: PhotoSet | None, chosen: str | None, side_px: int) -> list[Any]:

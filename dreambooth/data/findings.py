@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     Plane = NDArray[np.float32]
 
 Code = Literal[
-    "small", "blurry", "dark", "duplicate", "backgrounds", "aspect", "bars", "filter", "compressed", "sideways", "note"
-]
+    "small", "blurry", "dark", "duplicate", "backgrounds", "aspect", "bars", "filter", "compressed", "sideways", "note",
+    "unreadable",
+]  # fmt: skip
 # What is only told: nothing to mend.
 HARMLESS: tuple[Code, ...] = ("sideways", "note")
 
