@@ -20,6 +20,7 @@ from dreambooth.errors import DreamBoothError, ExportError
 from dreambooth.formats.ldm import from_ldm
 from dreambooth.formats.safetensors_file import Cast
 from dreambooth.models.base import quiet_libraries
+from dreambooth.models.config_limits import refuse_wrong_configs
 from dreambooth.models.tokenizer import load_tokenizer
 from dreambooth.models.weights import read_weights
 
@@ -135,6 +136,7 @@ def empty_models(folder: Path) -> Models | None:
     """
     if not (folder / "tokenizer").is_dir():
         return None
+    refuse_wrong_configs(folder)
     quiet_libraries()
     from accelerate import init_empty_weights
     from diffusers import AutoencoderKL, UNet2DConditionModel

@@ -3,6 +3,8 @@
 import copy
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,101 @@ def test_a_folder_that_is_no_vae(tiny_base_folder: Path, tmp_path: Path) -> None
         load_base(str(tiny_base_folder), vae=str(tmp_path))
 
 
+def test_a_base_without_a_vae_is_trained_with_one_from_elsewhere(
+    copied: Path, other_base: Path, photos: Path, tmp_path: Path
+) -> None:
+    """By the command line, to a saved step that converts; without the flag it is said what is missing."""
+    from safetensors.torch import load_file
+
+    shutil.rmtree(copied / "vae")
+    command = [
+        sys.executable, "-m", "dreambooth", "train", "--pretrained_model_name_or_path", str(copied),
+        "--instance_data_dir", str(photos), "--instance_prompt", "photo of zwx dog", "--output_dir",
+        str(tmp_path / "run"), "--resolution", "32", "--max_train_steps", "1", "--learning_rate", "1e-3",
+    ]  # fmt: skip
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert refused.returncode != 0
+    assert "It lacks vae/config.json" in refused.stderr
+    command += ["--pretrained_vae_name_or_path", str(other_base)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    written = load_file(convert(tmp_path / "run" / "1", tmp_path / "model.safetensors", precision="fp16"))
+    wanted = load_file(other_base / "vae" / "diffusion_pytorch_model.safetensors")["decoder.conv_in.weight"]
+    assert (written["first_stage_model.decoder.conv_in.weight"] == wanted.half()).all()
+
+
+# What is harmless ----------------------------------------------------------------------------------------------------
+
+
+def same(one: Any, other: Any) -> bool:
+    import torch
+
+    pairs = [(getattr(one, part).state_dict(), getattr(other, part).state_dict()) for part in PARTS]
+    return all(a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a) for a, b in pairs)
+
+
+@pytest.mark.parametrize("is_pickled", [False, True])
+def test_a_folder_that_has_fp16_alone_loads_and_converts(
+    copied: Path, tiny: Any, tmp_path: Path, is_pickled: bool
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    for part in PARTS:
+        (file,) = (copied / part).glob("*.safetensors")
+        weights = {name: tensor.half() for name, tensor in load_file(file).items()}
+        if is_pickled:
+            old_stem = "pytorch_model" if part == "text_encoder" else file.stem
+            torch.save(weights, file.with_name(f"{old_stem}.fp16.bin"))
+        else:
+            save_file(weights, file.with_suffix(".fp16.safetensors"), {"format": "pt"})
+        file.unlink()
+    loaded = load_base(str(copied))
+    assert loaded.unet.dtype == torch.float32
+    assert torch.equal(loaded.unet.conv_in.weight, tiny.unet.conv_in.weight.half().float())
+    written = load_file(convert(copied, tmp_path / "model.safetensors"))
+    assert torch.equal(written["model.diffusion_model.input_blocks.0.0.weight"], tiny.unet.conv_in.weight.half())
+
+
+def test_a_text_encoder_with_projection_loads_and_converts(
+    copied: Path, tiny: Any, tiny_starter: Path, tmp_path: Path
+) -> None:
+    """Of transformers' own class, whose projection no picture depends on; and with the scale beside it."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    whole = convert(tiny_starter, tmp_path / "whole.safetensors").read_bytes()
+    model = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(copied / "text_encoder"))
+    inner = {name.removeprefix("text_model."): tensor for name, tensor in tiny.text_encoder.state_dict().items()}
+    model.text_model.load_state_dict(inner)
+    shutil.rmtree(copied / "text_encoder")
+    model.save_pretrained(copied / "text_encoder")
+    file = copied / "text_encoder" / "model.safetensors"
+    assert "text_projection.weight" in load_file(file)
+    assert same(load_base(str(copied)), tiny)
+    assert convert(copied, tmp_path / "model.safetensors").read_bytes() == whole
+    save_file(load_file(file) | {"logit_scale": torch.ones(())}, file, {"format": "pt"})
+    assert same(load_base(str(copied)), tiny)
+    assert convert(copied, tmp_path / "model.safetensors").read_bytes() == whole
+    torch.save(load_file(file), copied / "text_encoder" / "pytorch_model.bin")
+    file.unlink()
+    assert same(load_base(str(copied)), tiny)
+
+
+def test_a_file_with_clips_projection_and_scale_loads(tiny: Any, tiny_starter: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    path = convert(tiny_starter, tmp_path / "model.safetensors")
+    more = {
+        "cond_stage_model.transformer.text_projection.weight": torch.ones(16, 16),
+        "cond_stage_model.transformer.logit_scale": torch.ones(()), "cond_stage_model.logit_scale": torch.ones(()),
+    }  # fmt: skip
+    save_file(load_file(path) | more, path)
+    assert same(load_base(str(path)), tiny)
+
+
 # What is something else, or broken -----------------------------------------------------------------------------------
 
 
@@ -149,7 +246,7 @@ def test_a_file_that_lacks_a_part_is_told(tiny_starter: Path, tmp_path: Path, go
 
 def test_a_web_page_named_ckpt_is_not_called_a_program(tmp_path: Path) -> None:
     (tmp_path / "page.ckpt").write_text("<html>Please sign in</html>")
-    with pytest.raises(BaseModelError, match="cannot be read") as told:
+    with pytest.raises(BaseModelError, match="is a web page") as told:
         load_base(str(tmp_path / "page.ckpt"))
     assert "weights_only" not in str(told.value)  # torch's message would advise to load it all the same
 

@@ -95,6 +95,18 @@ def test_a_repository_from_before_safetensors_and_one_that_lacks_a_part(tiny_bas
     assert "no whole diffusers model. Missing: vae/diffusion_pytorch_model.safetensors" in line
 
 
+def test_a_repository_that_has_fp16_alone_is_taken_without_being_asked_for(
+    tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    served = Path(shutil.copytree(tiny_base_folder, tmp_path / "served"))
+    for file in [*served.glob("*/diffusion_pytorch_model.safetensors"), *served.glob("*/model.safetensors")]:
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    with local_hub(served) as hub:
+        assert "| loaded somebody/tiny" in asked(hub.address, tmp_path / "cache", "", "somebody/tiny")[0]
+        address = hub.address
+    assert "| loaded somebody/tiny" in asked(address, tmp_path / "cache", "", "somebody/tiny", offline=True)[0]
+
+
 @pytest.mark.parametrize(
     "gone", ["model_index.json", "unet/config.json", "tokenizer", "text_encoder/model.safetensors"]
 )

@@ -28,7 +28,10 @@ FLOORS: list[dict[str, str]] = [
     {"pace": "", "drive": "", "runlog": "", "doctor": "", "samples": "", "sample_grid": ""},
     {"storage": ""},
     {"run_removal": ""},
-    {"models": "base origin download family manager original_file saving sd shape strength tokenizer weights"},
+    {
+        "models": "base config_limits download family file_formats manager origin original_file saving sd "
+        "shape strength tokenizer weights"
+    },
     {"shell_line": "", "identifiers": ""},
     {
         "export": "archive hub model_card recipe single_file sizes",

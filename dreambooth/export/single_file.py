@@ -16,6 +16,7 @@ from dreambooth.export.recipe import file_metadata_of
 from dreambooth.formats.ldm import to_ldm
 from dreambooth.formats.original import original_names
 from dreambooth.formats.safetensors_file import in_pieces, stored_dtype, write_safetensors
+from dreambooth.models.config_limits import refuse_wrong_configs
 from dreambooth.models.weights import part_weights
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def read_model(model_dir: Path) -> OriginalModel:
         )
     unet, vae, text_encoder = (_config(model_dir, part) for part in PARTS)
     try:
+        refuse_wrong_configs(model_dir)
         weights = {part: part_weights(model_dir / part) for part in PARTS}
     except BaseModelError as error:
         raise ExportError(error.what, error.why, error.todo) from None

@@ -20,6 +20,9 @@ TEXT_PREFIX = "cond_stage_model.transformer.text_model."
 EMA_PREFIX = "model_ema."
 POSITION_IDS = TEXT_PREFIX + "embeddings.position_ids"
 
+# What a text encoder may carry along, and no picture depends on.
+UNUSED_TEXT_TENSORS = ("position_ids", "text_projection.weight", "text_projection", "logit_scale")
+
 NUM_LEVELS = 4
 SD2_TEXT_LAYERS = 23
 Pairs = tuple[tuple[str, str], ...]
@@ -138,9 +141,12 @@ def from_ldm(
 
 
 def without_text_model(text_encoder: Mapping[str, "Tensor"]) -> "dict[str, Tensor]":
-    """Return a text encoder's tensors without the prefix that some versions write, and without position_ids."""
+    """Return a text encoder's tensors without the prefix that some versions write, and without what is not used.
+
+    That are position_ids, and CLIP's projection and scale, which compare whole texts with pictures.
+    """
     bare = {name.removeprefix("text_model."): tensor for name, tensor in text_encoder.items()}
-    return {name: tensor for name, tensor in bare.items() if not name.endswith("position_ids")}
+    return {name: tensor for name, tensor in bare.items() if not name.endswith(UNUSED_TEXT_TENSORS)}
 
 
 def _averages(weights: Mapping[str, "Tensor"]) -> "Iterable[tuple[str, Tensor]]":

@@ -22,8 +22,10 @@ from dreambooth.errors import BaseModelError, ConfigError, quoted
 from dreambooth.fields import describe
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
 from dreambooth.hardware import bitsandbytes_hidden
-from dreambooth.models.download import downloaded_base, missing_files
+from dreambooth.models.config_limits import refuse_wrong_config, refuse_wrong_configs
+from dreambooth.models.download import downloaded_base, downloaded_vae, missing_files
 from dreambooth.models.family import Family
+from dreambooth.models.file_formats import refuse_other_folder, refuse_pointers
 from dreambooth.models.original_file import (
     OTHER_INPUTS,
     parts_of_file,
@@ -34,7 +36,7 @@ from dreambooth.models.original_file import (
 )
 from dreambooth.models.sd import StableDiffusion
 from dreambooth.models.tokenizer import load_tokenizer, refuse_other_vocabulary, tokenizer_for
-from dreambooth.models.weights import file_metadata, fill, pickled_weights, refuse_not_finite
+from dreambooth.models.weights import file_metadata, filled, named, only_variant, pickled_weights, refuse_not_finite
 from dreambooth.workspace import RunFolder
 
 if TYPE_CHECKING:
@@ -251,6 +253,8 @@ def _check_folder(folder: Path, variant: str | None, given: Collection[str]) -> 
         index = dict(json.loads((folder / "model_index.json").read_text("utf-8")))
         unet = dict(json.loads((folder / "unet" / "config.json").read_text("utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
+        refuse_pointers(folder)
+        refuse_other_folder(folder)
         raise BaseModelError(
             f"{folder} is no diffusers model.",
             "model_index.json or unet/config.json is missing or damaged.",
@@ -262,27 +266,37 @@ def _check_folder(folder: Path, variant: str | None, given: Collection[str]) -> 
     inputs = unet.get("in_channels", 4)
     if inputs != 4:
         raise refusal(folder.name, OTHER_INPUTS.get(inputs, f"a model whose UNet takes {inputs} numbers a pixel"))
+    if kind.startswith("Onnx"):
+        raise refusal(folder.name, "an ONNX model")
     if not kind.startswith("StableDiffusion"):
         raise refusal(folder.name, f"a {kind}")
     if missing := missing_files(folder, variant, given=given):
         raise BaseModelError(
             f'"{folder}" cannot be loaded.', f"It lacks {', '.join(missing)}.", "Download or save the model again."
         )
+    refuse_pointers(folder)
+    refuse_wrong_configs(folder, given)
 
 
 def _load_vae(source: str, token: str | None) -> Any:
     folder = Path(source)
     if folder.is_file():
         return vae_of_file(folder)
-    import torch
     from diffusers import AutoencoderKL
     from safetensors import SafetensorError
 
+    if not folder.is_dir():
+        folder = downloaded_vae(source, token)
+    if (folder / "vae" / "config.json").exists():
+        folder = folder / "vae"
+    if not (folder / "config.json").is_file():
+        raise BaseModelError(
+            f'The VAE "{source}" cannot be loaded.', "Neither config.json nor vae/config.json is in it.",
+            "Check the name, or leave pretrained_vae_name_or_path out.",
+        )  # fmt: skip
+    refuse_wrong_config(folder / "config.json", "vae/config.json")
     try:
-        if folder.is_dir():
-            inner = folder / "vae"
-            return _diffusers_part(AutoencoderKL, inner if (inner / "config.json").exists() else folder, None)
-        return AutoencoderKL.from_pretrained(source, token=token, torch_dtype=torch.float32, use_safetensors=True)
+        return _diffusers_part(AutoencoderKL, folder, None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise BaseModelError(
             f"The VAE {source} cannot be loaded.", quoted(error),
@@ -294,27 +308,45 @@ def _diffusers_part(kind: Any, folder: Path, variant: str | None) -> Any:
     """Load a UNet or VAE; the library itself is never let near a pickle."""
     import torch
 
+    variant = variant or only_variant(folder)
     weights = pickled_weights(folder, variant)
     if weights is not None:
         modern = {modern_vae_key(name): tensor for name, tensor in weights.items()}
-        return fill(kind.from_config(kind.load_config(folder)), modern)
+        config = kind.load_config(folder)
+        return filled(lambda: kind.from_config(config), modern)
     options: dict[str, Any] = {"variant": variant} if variant else {}
-    return kind.from_pretrained(
-        folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True, **options
-    )
+    module, report = kind.from_pretrained(
+        folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True,
+        ignore_mismatched_sizes=True, low_cpu_mem_usage=True, **options,
+    )  # fmt: skip
+    return _complete(module, report, folder.name)
 
 
 def _text_encoder_of(folder: Path, variant: str | None) -> Any:
     import torch
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    variant = variant or only_variant(folder)
     weights = pickled_weights(folder, variant)
     if weights is not None:
         return text_encoder_with(CLIPTextConfig.from_pretrained(folder), without_text_model(weights))
     options: dict[str, Any] = {"variant": variant} if variant else {}
-    return CLIPTextModel.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, **options
-    )
+    module, report = CLIPTextModel.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True,
+        ignore_mismatched_sizes=True, **options,
+    )  # fmt: skip
+    return _complete(module, report, folder.name)
+
+
+def _complete(module: Any, report: Mapping[str, Any], part: str) -> Any:
+    """Return a part whose file had all of its tensors; the libraries leave the others random, or without memory."""
+    wrong = [f"It lacks {named(missing)}." for missing in [sorted(report["missing_keys"])] if missing]
+    shapes = [f"{name} is {list(found)} instead of {list(own)}" for name, found, own in report["mismatched_keys"]]
+    if shapes:
+        wrong.append(f"It has other shapes: {named(sorted(shapes))}.")
+    if wrong:
+        raise BaseModelError(f"The {part} is not whole.", " ".join(wrong), "Download or save the model again.")
+    return module
 
 
 # Single files --------------------------------------------------------------------------------------------------------

@@ -40,18 +40,27 @@ def downloaded_base(
             f"{name} is no longer on the Hub.", "Its owner removed it in 2024.", f"Use {SUCCESSORS[name]}."
         )
     _refuse_no_hub_id(name, "base model")
-    infix = f".{variant}" if variant else ""
-    wanted = [f"{part}/{stem}*{infix}.safetensors*" for part, stem in WEIGHTS.items()]
-    folder, from_hub = _snapshot(name, revision, token, [*TEXTS, *wanted], with_variants=bool(variant))
-    missing = missing_files(folder, variant, given=given)
-    if missing and not set(missing) & set(NEEDED):
-        # Before safetensors, weights were pickles; they are read as plain tensors.
-        old = [f"{part}/{stem}{infix}.bin" for part, stem in OLD_WEIGHTS.items()]
-        folder, from_hub = _snapshot(name, revision, token, [*TEXTS, *old], with_variants=bool(variant))
+    for wanted_variant, stems, suffix in _kinds_of_weights(variant):
+        infix = f".{wanted_variant}" if wanted_variant else ""
+        weights = [f"{part}/{stem}*{infix}{suffix}" for part, stem in stems.items() if part not in given]
+        folder, from_hub = _snapshot(name, revision, token, [*TEXTS, *weights], with_variants=bool(wanted_variant))
         missing = missing_files(folder, variant, given=given)
+        lacks_weights = any(name.endswith(".safetensors") for name in missing)
+        if not lacks_weights or set(missing) & set(NEEDED):
+            break
     if missing:
         raise _not_whole(name, missing, from_hub=from_hub)
     return folder
+
+
+def _kinds_of_weights(variant: str | None) -> list[tuple[str | None, dict[str, str], str]]:
+    """Return where weights are looked for, in turn, as (variant, stems, suffix).
+
+    Before safetensors, weights were pickles; they are read as plain tensors. Some repositories have fp16 alone.
+    """
+    new, old = (WEIGHTS, ".safetensors*"), (OLD_WEIGHTS, ".bin")
+    variants = (variant,) if variant else (None, "fp16")
+    return [(one, *kind) for one in variants for kind in (new, old)]
 
 
 def downloaded_tokenizer(name: str, token: str | None, todo: str) -> Path:
@@ -59,12 +68,29 @@ def downloaded_tokenizer(name: str, token: str | None, todo: str) -> Path:
 
     Raises BaseModelError, with this advice, when they cannot be had.
     """
-    _refuse_no_hub_id(name, "tokenizer")
     patterns = [*TOKENIZER_FILES, *(f"tokenizer/{file}" for file in TOKENIZER_FILES)]
+    return _downloaded_part(name, "tokenizer", patterns, token, todo)
+
+
+def downloaded_vae(name: str, token: str | None) -> Path:
+    """Return the folder of a Hub repository's VAE, at its top or in `vae/`; raises BaseModelError without one."""
+    todo = "Check the name, or leave pretrained_vae_name_or_path out."
+    for infix, suffix in (("", ".safetensors"), ("", ".bin"), (".fp16", ".safetensors")):
+        weights = f"{WEIGHTS['vae']}{infix}{suffix}"
+        patterns = [f"{place}{file}" for place in ("", "vae/") for file in ("config.json", weights)]
+        folder = _downloaded_part(name, "VAE", patterns, token, todo)
+        if any((folder / place / weights).exists() for place in ("", "vae")):
+            return folder
+    raise BaseModelError(f'The VAE "{name}" cannot be loaded.', "Its repository has no weights of a VAE.", todo)
+
+
+def _downloaded_part(name: str, kind: str, patterns: list[str], token: str | None, todo: str) -> Path:
+    _refuse_no_hub_id(name, kind)
+    with_variants = any(".fp16." in pattern for pattern in patterns)
     try:
-        return _snapshot(name, None, token, patterns, with_variants=False)[0]
+        return _snapshot(name, None, token, patterns, with_variants=with_variants)[0]
     except BaseModelError as error:
-        raise BaseModelError(f'The tokenizer "{name}" cannot be loaded.', error.why or error.what, todo) from None
+        raise BaseModelError(f'The {kind} "{name}" cannot be loaded.', error.why or error.what, todo) from None
 
 
 def _refuse_no_hub_id(name: str, kind: str) -> None:
@@ -85,7 +111,7 @@ def missing_files(folder: Path, variant: str | None, *, given: Collection[str] =
         missing += [f"tokenizer/{name}" for name in vocabulary_missing(folder / "tokenizer")]
     for part, stem in WEIGHTS.items():
         new = folder.glob(f"{part}/{stem}*{infix}.safetensors")
-        old = folder.glob(f"{part}/{OLD_WEIGHTS[part]}{infix}.bin")
+        old = folder.glob(f"{part}/{OLD_WEIGHTS[part]}*{infix}.bin")
         if part not in given and not any(new) and not any(old):
             missing.append(f"{part}/{stem}{infix}.safetensors")
     return missing

@@ -12,7 +12,7 @@ from dreambooth.errors import BaseModelError
 from dreambooth.formats.ldm import EMA_PREFIX, UNET_PREFIX, VAE_PREFIX, from_ldm
 from dreambooth.formats.open_clip import OPEN_CLIP_PREFIX
 from dreambooth.models.sd import SD2_CHANGES, SD15_CONFIGS, SD15_SCHEDULER
-from dreambooth.models.weights import file_metadata, fill, read_weights
+from dreambooth.models.weights import file_metadata, filled, read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +71,7 @@ def parts_of_file(path: Path) -> OriginalParts:
     except (KeyError, IndexError, RuntimeError) as error:
         raise BaseModelError(
             f"{path.name} is no complete SD 1.x or 2.x model.",
-            f"Missing, unknown or misshapen tensors: {error}"[:400],
+            _wrong_tensors(error),
             "Choose a file that has UNet, VAE and text encoder.",
         ) from None
     header = file_metadata(path)
@@ -93,13 +93,21 @@ def vae_of_file(path: Path) -> Any:
         return _vae_of(from_ldm(weights)[1])
     except (KeyError, IndexError, RuntimeError) as error:
         raise BaseModelError(
-            f"{path.name} holds no SD 1.x VAE.", f"Missing, unknown or misshapen tensors: {error}"[:300],
+            f"{path.name} holds no SD 1.x VAE.", _wrong_tensors(error),
             "Choose another, or leave pretrained_vae_name_or_path out.",
         ) from None  # fmt: skip
 
 
+def _wrong_tensors(error: Exception) -> str:
+    """Return which tensors are wrong: in the words of `filled`, else the one name that a map stumbled over."""
+    text = str(error.args[0] if error.args else error)[:500]
+    return f"{text}." if ": " in text else f"Missing or unknown: {text}."
+
+
 def refuse_other_kinds(path: Path, weights: "Mapping[str, Tensor]") -> None:
     """Raise BaseModelError for a file that is no text-to-image model of SD 1.x or 2.x: what it is, and what to do."""
+    if _is_embedding(weights):
+        raise refusal(path.name, "an embedding (textual inversion), a word for a model,", BASES)
     first = weights.get(FIRST_CONV, weights.get(FIRST_AVERAGED_CONV))
     for pattern, kind, todo in OTHER_KINDS:
         # A whole model may carry additions; without its UNet a file is what its names say.
@@ -111,6 +119,14 @@ def refuse_other_kinds(path: Path, weights: "Mapping[str, Tensor]") -> None:
     if first.ndim == 4 and first.shape[1] != 4:
         inputs = first.shape[1]
         raise refusal(path.name, OTHER_INPUTS.get(inputs, f"a model whose UNet takes {inputs} numbers a pixel"), BASES)
+
+
+def _is_embedding(weights: "Mapping[str, Tensor]") -> bool:
+    """Return whether all there is are vectors of a text encoder's width, under the word that they stand for."""
+    return 0 < len(weights) <= 2 and all(
+        tensor.ndim in (1, 2) and tensor.shape[-1] in (768, 1024, 1280) and "." not in name
+        for name, tensor in weights.items()
+    )
 
 
 def refusal(name: str, kind: str, todo: str = BASES) -> BaseModelError:
@@ -126,14 +142,14 @@ def _unet_of(weights: "dict[str, Tensor]", *, is_sd2: bool) -> Any:
     from diffusers import UNet2DConditionModel
 
     config = _config("unet", _widths(weights, "down_blocks"), is_sd2=is_sd2)
-    return fill(UNet2DConditionModel.from_config(config), weights)
+    return filled(lambda: UNet2DConditionModel.from_config(config), weights)
 
 
 def _vae_of(weights: "dict[str, Tensor]") -> Any:
     from diffusers import AutoencoderKL
 
     config = _config("vae", _widths(weights, "encoder.down_blocks"), is_sd2=False)
-    return fill(AutoencoderKL.from_config(config), weights)
+    return filled(lambda: AutoencoderKL.from_config(config), weights)
 
 
 def _text_encoder_of(weights: "dict[str, Tensor]", *, is_sd2: bool) -> Any:
@@ -150,9 +166,7 @@ def text_encoder_with(config: Any, weights: "Mapping[str, Tensor]") -> Any:
     """Build a text encoder; the weights' names come without `text_model.` and position_ids."""
     from transformers import CLIPTextModel
 
-    text_encoder = CLIPTextModel(config)
-    prefix = "text_model." if hasattr(text_encoder, "text_model") else ""
-    return fill(text_encoder, {prefix + name: tensor for name, tensor in weights.items()})
+    return filled(lambda: CLIPTextModel(config), weights, optional_prefix="text_model.")
 
 
 def _widths(weights: "Mapping[str, Tensor]", blocks: str) -> list[int]:

@@ -9,17 +9,23 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from dreambooth.errors import BaseModelError, quoted
+from dreambooth.models.file_formats import refuse_other_formats, refuse_renamed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# diffusers puts a variant's name before a shard's number, and older versions behind it.
+WEIGHTS_NAME = re.compile(
+    r"(diffusion_pytorch_model|model|pytorch_model)(\.(?P<before>\w+))?(-\d+-of-\d+)?(\.(?P<behind>\w+))?\.(safetensors|bin)"
+)
 # What a pickle of plain tensors names, so that something else is told as the reason.
 _HARMLESS = re.compile(r"(torch|collections\.OrderedDict|_codecs\.encode|builtins\.(set|bytearray)|__builtin__\.set)\b")
+MAX_EMBEDDING_BYTES = 10**8
 _READ_ERRORS = (
     OSError, ValueError, RuntimeError, EOFError, MemoryError, OverflowError, IndexError, KeyError, TypeError,
     AttributeError, RecursionError, AssertionError, struct.error, zipfile.BadZipFile, zlib.error,
@@ -39,6 +45,7 @@ def read_weights(path: Path, *, is_safetensors: bool | None = None) -> "dict[str
     if is_safetensors is None:
         is_safetensors = path.suffix.lower() == ".safetensors"
     try:
+        refuse_other_formats(path)
         if is_safetensors:
             tensors: dict[str, Tensor] = load_file(path)
             return tensors
@@ -47,10 +54,41 @@ def read_weights(path: Path, *, is_safetensors: bool | None = None) -> "dict[str
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, SafetensorError, *_READ_ERRORS) as error:
         raise _unreadable(path, error) from None
-    weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    if not isinstance(weights, dict):
-        weights = {}
-    return {name: value for name, value in weights.items() if isinstance(name, str) and torch.is_tensor(value)}
+    return _tensors_in(path, loaded)
+
+
+def _tensors_in(path: Path, loaded: Any) -> "dict[str, Tensor]":
+    """Return the tensors of a checkpoint, from under `state_dict` where there is one.
+
+    Raises BaseModelError for what other checkpoints hold instead, with where their tensors are.
+    """
+    import torch
+
+    if isinstance(loaded, dict) and "string_to_param" in loaded:
+        raise _textual_inversion(path)
+    has_state_dict = isinstance(loaded, dict) and "state_dict" in loaded
+    weights = loaded["state_dict"] if has_state_dict else loaded
+    weights = weights if isinstance(weights, dict) else {}
+    found = {name: value for name, value in weights.items() if isinstance(name, str) and torch.is_tensor(value)}
+    if found:
+        return found
+    what = f'"{path.name}" is no complete model.'
+    for name, inner in weights.items():
+        if isinstance(inner, dict) and any(map(torch.is_tensor, inner.values())):
+            place = "".join(f'["{one}"]' for one in (["state_dict", name] if has_state_dict else [name]))
+            raise BaseModelError(
+                what, f'Its tensors are nested deeper, under "{name}".',
+                f"Save them by themselves: torch.save(torch.load(file, weights_only=True){place}, 'model.ckpt').",
+            )  # fmt: skip
+    why = "Its `state_dict` holds no tensors." if has_state_dict else "It holds no tensors by name."
+    raise BaseModelError(what, why, "Choose a file that holds a whole SD 1.x or 2.x model.")
+
+
+def _textual_inversion(path: Path) -> BaseModelError:
+    return BaseModelError(
+        f'"{path.name}" is an embedding (textual inversion), a word for a model.', "It cannot be trained by itself.",
+        "Choose the base model that it was made for.",
+    )  # fmt: skip
 
 
 def file_metadata(path: Path) -> dict[str, str]:
@@ -76,10 +114,20 @@ def part_weights(folder: Path) -> "dict[str, Tensor]":
         files = sorted(file for file in folder.glob("*.safetensors") if re.fullmatch(wanted, file.name))
         if files:
             return {name: tensor for file in files for name, tensor in read_weights(file).items()}
-    weights = pickled_weights(folder, None)
+    weights = pickled_weights(folder, only_variant(folder))
     if weights is None:
         raise BaseModelError(f"{folder} has no weights.", "No .safetensors file is in it.", "Save the model again.")
     return weights
+
+
+def only_variant(folder: Path) -> str | None:
+    """Return the variant (`fp16`, as in model.fp16.safetensors) of a part that has no weights without one.
+
+    The lowest by name where there are several; None where there are weights that are no variant.
+    """
+    names = [WEIGHTS_NAME.fullmatch(file.name) for file in sorted(folder.iterdir())]
+    found = [match["before"] or match["behind"] for match in names if match]
+    return None if None in found else next(iter(found), None)
 
 
 def pickled_weights(folder: Path, variant: str | None) -> "dict[str, Tensor] | None":
@@ -93,17 +141,26 @@ def pickled_weights(folder: Path, variant: str | None) -> "dict[str, Tensor] | N
     return None if file is None else read_weights(file)
 
 
-def fill(module: Any, weights: "dict[str, Tensor]") -> Any:
-    """Put the weights into the module, in the module's number formats, and return it.
+def filled(build: Callable[[], Any], weights: "Mapping[str, Tensor]", *, optional_prefix: str = "") -> Any:
+    """Return the module that `build` makes, with these weights in the module's own number formats.
 
-    Raises KeyError when they are not the module's to the name and shape; that is looked at before anything is copied,
-    since a tensor in a file can claim to be larger than any memory.
+    `optional_prefix` is what the module's names begin with in some versions of its library, and the weights' do not.
+
+    Raises KeyError, which says which are missing, unknown or misshapen, when they are not the module's. That is looked
+    at before any memory is taken: a module's configuration and a tensor in a file can both claim to be larger than any.
     """
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        module = build()
     own = module.state_dict()
-    strange = [name for name in own.keys() | weights.keys() if not _same_shape(own.get(name), weights.get(name))]
-    if strange:
-        raise KeyError(", ".join(sorted(strange)[:3]))
-    module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in weights.items()})
+    if optional_prefix and any(name.startswith(optional_prefix) for name in own):
+        weights = {optional_prefix + name: tensor for name, tensor in weights.items()}
+    if wrong := _differences(own, weights):
+        raise KeyError(wrong)
+    # Copies: what is mapped from a file would change with it.
+    copies = {name: tensor.to(own[name].dtype, copy=True).contiguous() for name, tensor in weights.items()}
+    module.load_state_dict(copies, assign=True)
     return module
 
 
@@ -132,8 +189,25 @@ def refuse_not_finite(part: str, module: Any, place: Path) -> None:
         )  # fmt: skip
 
 
-def _same_shape(one: "Tensor | None", other: "Tensor | None") -> bool:
-    return one is not None and other is not None and one.shape == other.shape
+def _differences(own: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor]") -> str:
+    """Return which tensors are missing, unknown or of another shape, three of each at most; nothing where all fit."""
+    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    misshapen = [
+        f"{name} is {_shape(weights[name])} instead of {_shape(tensor)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    found = (("Missing", missing), ("Unknown", unknown), ("Other shapes", misshapen))
+    return "; ".join(f"{kind}: {named(names)}" for kind, names in found if names)
+
+
+def named(names: Sequence[str]) -> str:
+    """Return the first three of these names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
+def _shape(tensor: "Tensor") -> str:
+    return " x ".join(map(str, tensor.shape)) or "one number"
 
 
 def _refuse_other_zips(path: Path) -> None:
@@ -151,17 +225,25 @@ def _unreadable(path: Path, error: Exception) -> BaseModelError:
     # torch's own words advise to load it all the same, so only the name of what is in there is passed on.
     program = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
     name = program[1] if program else _program_in(path)
+    if name.startswith("torch.nn.") and _holds(path, b"string_to_param"):
+        return _textual_inversion(path)
     if name:
         return BaseModelError(
             f"{path.name} holds more than weights.", f"It would run {name} when opened.",
             "Ask for a .safetensors file. Or load it on a machine you can lose, and keep only the tensors of its "
             "`state_dict`: safetensors.torch.save_file(tensors, 'model.safetensors').",
         )  # fmt: skip
+    refuse_renamed(path)
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         why = "It is damaged, or no checkpoint of weights."
     else:
         why = quoted(error)
     return BaseModelError(f"{path.name} cannot be read.", why, "Download it again, as .safetensors if there is one.")
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    """Return whether a small file holds this text as it is."""
+    return path.stat().st_size < MAX_EMBEDDING_BYTES and text in path.read_bytes()
 
 
 def _program_in(path: Path) -> str:
