@@ -16,6 +16,7 @@ from dreambooth.errors import ExportError
 from dreambooth.export.single_file import PARTS, OriginalModel, Precision, Written, convert
 from dreambooth.formats.ldm import from_ldm, modern_vae_key, without_text_model
 from dreambooth.formats.safetensors_file import Cast, same_bits, stored_dtype
+from dreambooth.models.saved_hashes import refuse_changed
 from dreambooth.models.strength import WHOLE, Strength, folder_at_strength
 from dreambooth.models.weights import not_finite, read_weights
 from dreambooth.proof_picture import MakePicture, made_in_process, made_in_thread
@@ -85,14 +86,16 @@ def verify(written: Written, make_picture: MakePicture) -> Verdict:
     if misshapen:
         raise _differs(path, f"{misshapen[0]} is not the folder's.")
     same = OnceCompared()
-    with ThreadPoolExecutor(4) as beside:
+    with ThreadPoolExecutor(5) as beside:
         picture = beside.submit(make_picture, path, written.is_safetensors)
         on_disk = beside.submit(sync, path)
+        unchanged = beside.submit(refuse_changed, model.folder)
         broken = beside.submit(not_finite, weights)
         compared = beside.submit(_first_difference, written, weights, same)
         other = _other_weight(from_ldm(weights), _parts_of(model), same)
         different = compared.result()
         on_disk.result()
+        unchanged.result()
         if different:
             raise _differs(path, f"{different[0]} is not the folder's.")
         if other:

@@ -183,6 +183,10 @@ class RunFolder:
         """Return the folder of the reports on what else the training changed, one folder a step."""
         return self.records / "bleed"
 
+    def hashes_path(self, step: int) -> Path:
+        """Return the file with the hashes of a saved step's weights."""
+        return self.records / "hashes" / f"{step}.json"
+
     def step_folder(self, step: int) -> Path:
         """Return where the model of this step is or will be."""
         return self.path / str(step)

@@ -29,7 +29,7 @@ FLOORS: list[dict[str, str]] = [
     {"storage": ""},
     {"run_removal": ""},
     {
-        "models": "base config_limits download family file_formats manager origin original_file saving sd "
+        "models": "base config_limits download family file_formats manager origin original_file saved_hashes saving sd "
         "shape strength tokenizer weights"
     },
     {"shell_line": "", "identifiers": ""},

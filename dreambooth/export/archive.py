@@ -3,13 +3,15 @@
 The same files give the same bytes, so that a download that broke off goes on in the middle of the next one.
 """
 
-import shutil
+import functools
+import hashlib
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dreambooth.durable import free_bytes, new_file
 from dreambooth.errors import ExportError
+from dreambooth.models.saved_hashes import refuse_other_hash
 from dreambooth.workspace import RunFolder
 
 SPARE_BYTES = 64 * 2**20
@@ -22,9 +24,8 @@ def zip_model(model_dir: Path, out_path: Path, on_progress: Callable[[int, int],
     """Write a model's folder with all that is in it but hidden files; raises ExportError when there is no model."""
     if not (model_dir / "model_index.json").is_file():
         raise ExportError(f"{model_dir} is no model.", "model_index.json is not in it.", "Name a step folder.")
-    return zip_files(
-        {file.relative_to(model_dir).as_posix(): file for file in model_files(model_dir)}, out_path, on_progress
-    )
+    files = {file.relative_to(model_dir).as_posix(): file for file in model_files(model_dir)}
+    return zip_files(files, out_path, on_progress, on_file=functools.partial(refuse_other_hash, model_dir))
 
 
 def zip_samples(run: RunFolder, out_path: Path, on_progress: Callable[[int, int], None] | None = None) -> Path:
@@ -41,8 +42,17 @@ def model_files(folder: Path) -> list[Path]:
     return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
-def zip_files(files: Mapping[str, Path], out_path: Path, on_progress: Callable[[int, int], None] | None = None) -> Path:
-    """Write these files under these names; raises ExportError when the disk is too full."""
+def zip_files(
+    files: Mapping[str, Path],
+    out_path: Path,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    on_file: Callable[[str, str], None] = lambda name, sha256: None,
+) -> Path:
+    """Write these files under these names; raises ExportError when the disk is too full.
+
+    `on_file` is told the name and the SHA-256 of each that was read; what it raises leaves no archive.
+    """
     total = sum(file.stat().st_size for file in files.values())
     if total + SPARE_BYTES > free_bytes(out_path.absolute().parent):
         raise ExportError(
@@ -55,7 +65,11 @@ def zip_files(files: Mapping[str, Path], out_path: Path, on_progress: Callable[[
             about = zipfile.ZipInfo(name, NO_DATE)
             about.external_attr = 0o644 << 16
             with files[name].open("rb") as source, archive.open(about, "w", force_zip64=True) as target:
-                shutil.copyfileobj(source, target, READ_BYTES)
+                digest = hashlib.sha256()
+                while block := source.read(READ_BYTES):
+                    digest.update(block)
+                    target.write(block)
+            on_file(name, digest.hexdigest())
             done += files[name].stat().st_size
             if on_progress is not None:
                 on_progress(done, total)

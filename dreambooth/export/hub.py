@@ -1,6 +1,7 @@
 """A model as a repository on the Hub: private unless asked otherwise, updated in place, in one commit."""
 
 import fnmatch
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.errors import ExportError, hide, quoted
 from dreambooth.export.model_card import BLEED_PICTURE, bleed_dir, model_card, settings_json
 from dreambooth.limits import token_problem
+from dreambooth.models.saved_hashes import refuse_other_hash
 from dreambooth.storage import SHARD, WEIGHT_FILES
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ def push(
             "README.md": model_card(model_dir, full_id, single_file).encode(),
             SETTINGS_FILE: settings_json(model_dir).encode(),
         }
-        _upload(api, full_id, info, files, on_progress)
+        _upload(api, full_id, info, files, on_progress, functools.partial(refuse_other_hash, model_dir))
     except (_http_error(), OSError, RuntimeError, ValueError, ImportError) as error:  # ImportError: a proxy's package
         raise _told(repo_id, error) from None
     return PushResult(full_id, f"{api.endpoint}/{full_id}", created, bool(info.private))
@@ -223,11 +225,14 @@ def _upload(
     info: "ModelInfo",
     files: dict[str, Path | bytes],
     on_progress: Callable[[int, int], None] | None,
+    on_hash: Callable[[str, str], None],
 ) -> None:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     additions = [CommitOperationAdd(name, content) for name, content in files.items()]
     weights = [one for one in additions if one.path_in_repo.endswith(".safetensors")]
+    for one in weights:
+        on_hash(one.path_in_repo, one.upload_info.sha256.hex())  # which the client has read the file for
     total, done = sum(one.upload_info.size for one in weights), 0
     for one in weights:
         # Nothing of it shows before the commit.

@@ -12,7 +12,8 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from dreambooth.models.original_file import (
     text_encoder_with,
     vae_of_file,
 )
+from dreambooth.models.saved_hashes import refuse_changed
 from dreambooth.models.sd import StableDiffusion
 from dreambooth.models.tokenizer import load_tokenizer, refuse_other_vocabulary, tokenizer_for
 from dreambooth.models.weights import file_metadata, filled, named, only_variant, pickled_weights, refuse_not_finite
@@ -149,7 +151,8 @@ def load_base(
         if revision == "fp16":  # as the seed notebook says it; on today's Hub fp16 is a variant, not a branch
             revision, variant = None, variant or "fp16"
         source = downloaded_base(name, revision, variant, token, given=given)
-    base = _from_file(source, tokenizer, token) if source.is_file() else _from_folder(source, variant, given)
+    with _refusing_changed(source):
+        base = _from_file(source, tokenizer, token) if source.is_file() else _from_folder(source, variant, given)
     base.name, base.card = name, read_card(str(source))
     if source.is_file() or not (source / "card.json").exists():
         base.card = dataclasses.replace(base.card, native_px=8 * int(base.unet.config.sample_size))
@@ -171,6 +174,17 @@ def load_base(
         module, place = getattr(base, part).eval(), source if source.is_file() else source / part
         refuse_not_finite(part, module, Path(other_place) if other_place is not None else place)
     return base
+
+
+@contextlib.contextmanager
+def _refusing_changed(source: Path) -> Iterator[None]:
+    """Hold a saved step's files to their hashes while they are loaded; a difference explains any other error."""
+    with ThreadPoolExecutor(1) as beside:
+        unchanged = beside.submit(refuse_changed, source)
+        try:
+            yield
+        finally:
+            unchanged.result()
 
 
 def quiet_libraries() -> None:

@@ -210,6 +210,7 @@ class Keeper:
 
     def _write_model(self, step: int, weights: Weights | None) -> None:
         """Write these weights, or the models' own, as a step folder; nothing else is read that a training changes."""
+        from dreambooth.models.saved_hashes import write_hashes
         from dreambooth.models.saving import write_model
 
         base = self._base
@@ -228,6 +229,7 @@ class Keeper:
             (folder / "args.json").write_text(json.dumps(self._config.to_json(), indent=2) + "\n", "utf-8")
             # Pictures are away from their place for a moment only.
             sync_all(folder)
+            write_hashes(self._run, step, folder)
             self._take_over_samples(step, folder)
 
     def _take_over_samples(self, step: int, folder: Path) -> None:

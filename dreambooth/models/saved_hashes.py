@@ -1,0 +1,60 @@
+"""What the weights of a saved step were when they were written: SHA-256 by file, in the run's records.
+
+They are compared where the files are read whole anyway, so that a bit that a disk or a copy has turned is told.
+"""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from dreambooth.durable import write_json
+from dreambooth.errors import BaseModelError
+from dreambooth.json_file import read_object
+from dreambooth.workspace import STEP_NAME, RunFolder
+
+
+def write_hashes(run: RunFolder, step: int, folder: Path) -> None:
+    """Note the hashes of the weights in this folder, which is to become the step's."""
+    files = sorted(folder.glob("*/*.safetensors"))
+    write_json(run.hashes_path(step), {file.relative_to(folder).as_posix(): _hash(file) for file in files})
+
+
+def known_hashes(folder: Path) -> dict[str, str]:
+    """Return the hashes by name below the folder; none for what is no saved step of ours, or one of an old version."""
+    place = folder.absolute()
+    if not STEP_NAME.fullmatch(place.name):
+        return {}
+    try:
+        known = read_object(RunFolder(place.parent).hashes_path(int(place.name)))
+    except (OSError, ValueError):
+        return {}
+    return {name: value for name, value in known.items() if isinstance(value, str)}
+
+
+def refuse_changed(folder: Path) -> None:
+    """Raise BaseModelError naming a file of weights that is not as it was saved.
+
+    Costs reading the files once, which are then in the system's cache, and a second for each gigabyte or two.
+    """
+    known = {name: value for name, value in known_hashes(folder).items() if (folder / name).is_file()}
+    # The UNet alone is four fifths of a model, so more threads would not help.
+    with ThreadPoolExecutor(2) as beside:
+        found = dict(zip(known, beside.map(lambda name: _hash(folder / name), known), strict=True))
+    for name, value in found.items():
+        refuse_other_hash(folder, name, value)
+
+
+def refuse_other_hash(folder: Path, name: str, found: str) -> None:
+    """Raise BaseModelError when this is not the hash that the file of the folder was saved with."""
+    known = known_hashes(folder)
+    if name in known and known[name] != found:
+        raise BaseModelError(
+            f'"{folder / name}" is damaged.',
+            "Its contents are not those that were saved: a bit has turned, or the file was changed.",
+            f"Take another step, or delete .run/hashes/{folder.absolute().name}.json if you changed the file yourself.",
+        )
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
