@@ -69,10 +69,27 @@ def sweep_unfinished(folder: Path) -> None:
     """Remove what processes that are no more left half-written anywhere under this folder."""
     # Others may write and finish there meanwhile: what vanishes under the walk is no error.
     for entry in unfinished_in(folder):
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
+        _remove(entry)
+
+
+def sweep_unfinished_beside(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Remove what processes that are no more left half-written of this file, or of others of these kinds beside it.
+
+    The folder may be anybody's: nothing below it is looked at, and no other name.
+    """
+    names = sorted(path.parent.glob(".*")) if path.parent.is_dir() else []
+    for entry in names:
+        match = UNFINISHED.fullmatch(entry.name)
+        own = entry.name.startswith(f".{path.name[:80]}.") or Path(entry.stem).suffix in suffixes
+        if match and own and not _is_being_made(entry, int(match[1])):
+            _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 def unfinished_in(folder: Path) -> list[Path]:
@@ -103,6 +120,8 @@ def _is_being_made(entry: Path, pid: int) -> bool:
         return bool(psutil.Process(pid).create_time() <= begun_s + CLOCK_SLACK_S)
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:  # another user's
+        return True
 
 
 def remove_folder(folder: Path) -> None:

@@ -234,7 +234,7 @@ def test_a_run_killed_at_each_of_its_writes_goes_on_exactly(
 def test_a_killed_conversion_leaves_no_file_and_can_be_done_again(
     tiny_base_folder: Path, tmp_path: Path, number: int
 ) -> None:
-    """R3: a file for other tools is whole or not there."""
+    """R3: a file for other tools is whole or not there, and what was left of it goes at the next conversion."""
     from dreambooth.export.single_file import convert
 
     out = tmp_path / "model.safetensors"
@@ -244,6 +244,40 @@ def test_a_killed_conversion_leaves_no_file_and_can_be_done_again(
     convert(tiny_base_folder, tmp_path / "again.safetensors")
     if first is not None:
         assert first == (tmp_path / "again.safetensors").read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("model.safetensors", "file"), ("model.ckpt", "file"),
+                                            ("weak.safetensors", "folder"), ("model.zip", "file")])  # fmt: skip
+def test_what_a_killed_export_left_goes_with_the_next_one_into_that_folder(
+    tiny_base_folder: Path, tmp_path: Path, name: str, kind: str
+) -> None:
+    """R3: of a file, of the folder of a weaker model, and never of a process that lives."""
+    from dreambooth.durable import new_file, scratch_folder
+    from dreambooth.export.archive import zip_model
+    from dreambooth.export.single_file import convert
+
+    def held() -> None:
+        with (new_file if kind == "file" else scratch_folder)(tmp_path / name) as unfinished:
+            (unfinished if kind == "file" else unfinished / "part").write_bytes(bytes(1000))
+            time.sleep(EXIT_WAIT_S)
+
+    child = in_child(held)
+    end_s = time.monotonic() + EXIT_WAIT_S
+    while not [*tmp_path.glob(".*"), *tmp_path.glob(".*/part")] and time.monotonic() < end_s:
+        time.sleep(0.01)
+    others = (tmp_path / ".notes.txt.99999999-0123abcd", tmp_path / ".profile")
+    for other in others:
+        other.write_text("somebody's")
+    convert(tiny_base_folder, tmp_path / "one.safetensors")
+    unfinished = {entry.name for entry in tmp_path.glob(".*")} - {other.name for other in others}
+    assert len(unfinished) == 1, "its process lives"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert {entry.name for entry in tmp_path.glob(".*")} > unfinished, "a kill leaves it"
+    again = partial(zip_model, tiny_base_folder) if name == "model.zip" else partial(convert, tiny_base_folder)
+    again(tmp_path / ("two.zip" if name == "model.zip" else "two.safetensors"))
+    assert set(tmp_path.glob(".*")) == set(others)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

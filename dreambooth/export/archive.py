@@ -9,13 +9,15 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from dreambooth.durable import free_bytes, new_file
+from dreambooth.durable import free_bytes, new_file, sweep_unfinished_beside
 from dreambooth.errors import ExportError
 from dreambooth.models.saved_hashes import refuse_other_hash
 from dreambooth.workspace import RunFolder
 
 SPARE_BYTES = 64 * 2**20
 READ_BYTES = 1 << 20
+# The files that a person is given, into folders of theirs.
+EXPORT_SUFFIXES = (".safetensors", ".ckpt", ".zip")
 # The earliest that the format knows: dates of files differ from copy to copy.
 NO_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -53,6 +55,7 @@ def zip_files(
 
     `on_file` is told the name and the SHA-256 of each that was read; what it raises leaves no archive.
     """
+    sweep_unfinished_beside(out_path, EXPORT_SUFFIXES)
     total = sum(file.stat().st_size for file in files.values())
     if total + SPARE_BYTES > free_bytes(out_path.absolute().parent):
         raise ExportError(

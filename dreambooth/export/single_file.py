@@ -10,8 +10,9 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dreambooth.durable import free_bytes, new_file
+from dreambooth.durable import free_bytes, new_file, sweep_unfinished_beside
 from dreambooth.errors import BaseModelError, ExportError
+from dreambooth.export.archive import EXPORT_SUFFIXES
 from dreambooth.export.recipe import file_metadata_of
 from dreambooth.formats.ldm import to_ldm
 from dreambooth.formats.original import original_names
@@ -71,6 +72,7 @@ def convert(
     for a disk without room.
     """
     out_path, use_safetensors = _checked_target(out_path, use_safetensors)
+    sweep_unfinished_beside(out_path, EXPORT_SUFFIXES)
     model = read_model(model_dir)
     float_dtype = float_dtype_of(precision)
     _check_room(model.weights, out_path, float_dtype)
