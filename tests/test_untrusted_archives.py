@@ -12,11 +12,14 @@ import pytest
 from PIL import Image
 
 from dreambooth.concepts import Concept
+from dreambooth.config import TrainingConfig
 from dreambooth.data.archives import MAX_UNPACKED_BYTES, unpack_photos, unpacked_folder
 from dreambooth.data.dataset import load_concept
 from dreambooth.data.focus import Focus
 from dreambooth.data.photo_records import read_records
+from dreambooth.durable import write_json
 from dreambooth.errors import PhotoError
+from dreambooth.workspace import RunFolder
 from tests.corpus_archives import archives, photo, zipped
 from tests.corpus_photos import encoded, exif_with_gps, turned
 from tests.letters import is_upright_letter
@@ -137,6 +140,27 @@ def test_the_command_line_takes_a_zip_for_a_folder(tmp_path: Path, own_home: Pat
     folder = Path(training_config(arguments).concepts[0].instance_data_dir)
     assert folder.parent == own_home / "datasets"
     assert len(list(folder.glob("*.jpg"))) == 2
+
+
+def test_the_same_zip_resumes_a_run_that_an_earlier_version_began(
+    tmp_path: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That version unpacked it into a folder without the number of the reader of photos."""
+    from dreambooth.cli import main
+
+    (tmp_path / "dog.zip").write_bytes(zipped(("1.jpg", photo(1)), ("2.jpg", photo(2))))
+    now = unpacked_folder(tmp_path / "dog.zip", own_home / "datasets").photos[0].parent
+    earlier = now.rename(now.with_name(now.name.removesuffix("-2")))
+    assert earlier != now
+    run = RunFolder(tmp_path / "run")
+    write_json(run.config_path, TrainingConfig(concepts=(Concept("photo of zwx dog", str(earlier)),)).to_json())
+    write_json(run.state_path, {"status": "done"})
+    flags = ["--instance_data_dir", str(tmp_path / "dog.zip"), "--instance_prompt", "photo of zwx dog"]
+    command = ["train", "--output_dir", str(run.path), "--resume_from_checkpoint", "latest"]
+    assert main([*command, *flags]) == 1
+    told = capsys.readouterr().err
+    assert "concepts" not in told
+    assert "is complete" in told  # the photos are those of the run: there is only nothing left to train
 
 
 def test_a_directory_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
