@@ -89,7 +89,7 @@ def verify(written: Written, make_picture: MakePicture) -> Verdict:
     with ThreadPoolExecutor(5) as beside:
         picture = beside.submit(make_picture, path, written.is_safetensors)
         on_disk = beside.submit(sync, path)
-        unchanged = beside.submit(refuse_changed, model.folder)
+        unchanged = beside.submit(refuse_changed, model.folder, error=ExportError)
         broken = beside.submit(not_finite, weights)
         compared = beside.submit(_first_difference, written, weights, same)
         other = _other_weight(from_ldm(weights), _parts_of(model), same)

@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 from dreambooth.export.hub import PLACES
 from dreambooth.export.model_card import HUB_LICENCES, model_card, settings_json
 from dreambooth.export.single_file import convert
+from dreambooth.models.saved_hashes import write_hashes
+from dreambooth.workspace import RunFolder
 from tests.hub_stand_in import LICENCES, HubStandIn, Repository, hub_stand_in
 from tests.tiny import tiny_base
 
@@ -124,6 +126,20 @@ def refusal(hub: HubStandIn | str, folder: Path, name: str = "ann/dog", file: Pa
 
 
 # Pushes --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bit_that_turned_since_the_save_is_not_uploaded(hub: HubStandIn, model: Path) -> None:
+    run = RunFolder(model.parent)
+    write_hashes(run, 400, model)
+    (line,) = pushed(hub, (model, "zwx-dog", WRITER, False, None))
+    assert line.startswith("pushed | ann/zwx-dog")
+    first = hub.repositories["ann/zwx-dog"]
+    files = dict(first.files)
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+    assert f'{weights}" is damaged.' in refusal(hub, model, "ann/zwx-dog")
+    assert dict(hub.repositories["ann/zwx-dog"].files) == files
 
 
 def test_a_new_repository_is_private_and_holds_the_model(hub: HubStandIn, model: Path, tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ def zip_model(model_dir: Path, out_path: Path, on_progress: Callable[[int, int],
     if not (model_dir / "model_index.json").is_file():
         raise ExportError(f"{model_dir} is no model.", "model_index.json is not in it.", "Name a step folder.")
     files = {file.relative_to(model_dir).as_posix(): file for file in model_files(model_dir)}
-    return zip_files(files, out_path, on_progress, on_file=functools.partial(refuse_other_hash, model_dir))
+    return zip_files(
+        files, out_path, on_progress, on_file=functools.partial(refuse_other_hash, model_dir, error=ExportError)
+    )
 
 
 def zip_samples(run: RunFolder, out_path: Path, on_progress: Callable[[int, int], None] | None = None) -> Path:

@@ -85,7 +85,9 @@ def push(
             "README.md": model_card(model_dir, full_id, single_file).encode(),
             SETTINGS_FILE: settings_json(model_dir).encode(),
         }
-        _upload(api, full_id, info, files, on_progress, functools.partial(refuse_other_hash, model_dir))
+        _upload(
+            api, full_id, info, files, on_progress, functools.partial(refuse_other_hash, model_dir, error=ExportError)
+        )
     except (_http_error(), OSError, RuntimeError, ValueError, ImportError) as error:  # ImportError: a proxy's package
         raise _told(repo_id, error) from None
     return PushResult(full_id, f"{api.endpoint}/{full_id}", created, bool(info.private))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dreambooth.durable import write_json
-from dreambooth.errors import BaseModelError
+from dreambooth.errors import BaseModelError, DreamBoothError
 from dreambooth.json_file import read_object
 from dreambooth.workspace import STEP_NAME, RunFolder
 
@@ -31,8 +31,8 @@ def known_hashes(folder: Path) -> dict[str, str]:
     return {name: value for name, value in known.items() if isinstance(value, str)}
 
 
-def refuse_changed(folder: Path) -> None:
-    """Raise BaseModelError naming a file of weights that is not as it was saved.
+def refuse_changed(folder: Path, *, error: type[DreamBoothError] = BaseModelError) -> None:
+    """Raise this error naming a file of weights that is not as it was saved.
 
     Costs reading the files once, which are then in the system's cache, and a second for each gigabyte or two.
     """
@@ -41,14 +41,14 @@ def refuse_changed(folder: Path) -> None:
     with ThreadPoolExecutor(2) as beside:
         found = dict(zip(known, beside.map(lambda name: _hash(folder / name), known), strict=True))
     for name, value in found.items():
-        refuse_other_hash(folder, name, value)
+        refuse_other_hash(folder, name, value, error=error)
 
 
-def refuse_other_hash(folder: Path, name: str, found: str) -> None:
-    """Raise BaseModelError when this is not the hash that the file of the folder was saved with."""
+def refuse_other_hash(folder: Path, name: str, found: str, *, error: type[DreamBoothError] = BaseModelError) -> None:
+    """Raise this error when this is not the hash that the file of the folder was saved with."""
     known = known_hashes(folder)
     if name in known and known[name] != found:
-        raise BaseModelError(
+        raise error(
             f'"{folder / name}" is damaged.',
             "Its contents are not those that were saved: a bit has turned, or the file was changed.",
             f"Take another step, or delete .run/hashes/{folder.absolute().name}.json if you changed the file yourself.",
