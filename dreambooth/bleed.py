@@ -22,7 +22,8 @@ from dreambooth.json_file import read_object
 from dreambooth.models.base import Base, load_base, read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.probes import photos_of
-from dreambooth.runs import read_config, revealed_token
+from dreambooth.resuming import read_config
+from dreambooth.runs import revealed_token
 from dreambooth.sample_grid import picture_grid
 from dreambooth.score import base_of, examiner_of
 from dreambooth.scoring import measures

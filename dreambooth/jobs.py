@@ -16,7 +16,7 @@ from typing import Literal
 
 from dreambooth.bleed import Bled, bleed_report, report_for_card
 from dreambooth.config import SD15, GenerationConfig, TrainingConfig
-from dreambooth.durable import held_lock
+from dreambooth.durable import held_lock, is_locked
 from dreambooth.errors import DeviceError, RunFolderError, without_secrets
 from dreambooth.events import FINAL_STATUSES, Controls, FixedNoiseLosses, LossReader, Status, StatusChanged, StepLoss
 from dreambooth.hardware import look_at_device
@@ -34,12 +34,11 @@ from dreambooth.pictures import (
     prompts_to_compare,
     steps_to_compare,
 )
+from dreambooth.resuming import read_config, resumable_config
 from dreambooth.run_removal import Removed, remove_run
 from dreambooth.runlog import RunLog, is_lent, read_state
 from dreambooth.runs import (
     execute,
-    read_config,
-    resumable_config,
     smaller_config,
     start_records,
     unexpected_end,
@@ -139,15 +138,25 @@ class Jobs:
                 )  # fmt: skip
             if any(job.run.name == name for job in self._line):
                 raise RunFolderError(f"{name} is at work or in line already.", "It needs no second start.", "")
-            self._queue(_Job(run, resumable_config(run), resume=True))
+            job = _Job(run, resumable_config(run), resume=True)
+            # Once its place is held, no other process takes the run up: one that did so just now is seen here.
+            with contextlib.ExitStack() as undone:
+                undone.enter_context(job.place).enter_context(held_lock(run.line_path))
+                if is_locked(run.lock_path):
+                    raise RunFolderError(f"{name} is at work.", "Another process has it.", "Wait, or stop it there.")
+                self._append(job)
+                undone.pop_all()
 
     def _queue(self, job: _Job) -> None:
         job.place.enter_context(held_lock(job.run.line_path))
         try:
-            RunLog(job.run, job.config.max_train_steps or 0)(StatusChanged("queued"))
+            self._append(job)
         except OSError:
             job.place.close()
             raise
+
+    def _append(self, job: _Job) -> None:
+        RunLog(job.run, job.config.max_train_steps or 0)(StatusChanged("queued"))
         self._line.append(job)
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._work, name="training", daemon=True)

@@ -273,7 +273,7 @@ def compare(
     The config's prompt may have several lines, each a prompt. `steps` are the saved ones when left out; 0 is the base
     that the run started from, or `base`.
     """
-    from dreambooth.runs import read_config
+    from dreambooth.resuming import read_config
 
     run = RunFolder(Path(run_path))
     kept = read_config(run)

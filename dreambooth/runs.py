@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from dreambooth.drive import RunKeeper, ready_drive
 from dreambooth.durable import held_lock, is_disk_full, sweep_unfinished, write_json
 from dreambooth.effects import without_effect, without_effect_in
 from dreambooth.errors import (
-    ConfigError,
     DreamBoothError,
     RunFolderError,
     StoppedError,
@@ -25,14 +24,21 @@ from dreambooth.errors import (
     quoted,
     without_secrets,
 )
-from dreambooth.events import Controls, Event, Notice, Resumed, StatusChanged
+from dreambooth.events import Controls, Event, Notice, StatusChanged
 from dreambooth.hardware import freed_memory_kept
-from dreambooth.json_file import read_object
 from dreambooth.models.base import local_base, read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.origin import class_images_sentence, origin_of, step_sentence
 from dreambooth.pace import remember_pace
-from dreambooth.runlog import RunLog, TensorBoardLog, failure, is_owned, read_state
+from dreambooth.resuming import (
+    record_changes,
+    remove_later_states,
+    require_state,
+    resumable_config,
+    state_to_resume,
+    with_absolute_paths,
+)
+from dreambooth.runlog import RunLog, TensorBoardLog, failure
 from dreambooth.settings import Settings, load_settings
 from dreambooth.workspace import RunFolder, Workspace, newest_step_folder
 
@@ -50,13 +56,29 @@ MIN_RETRY_PX = 256
 # One run, from start to final status ---------------------------------------------------------------------------------
 
 
-def start_records(config: TrainingConfig, run: RunFolder, models_dir: Path | None = None) -> TrainingConfig:
+@contextlib.contextmanager
+def claimed(run: RunFolder) -> Iterator[None]:
+    """Hold a run's lock; raises RunFolderError when another process has it."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(held_lock(run.lock_path))
+        except BlockingIOError:
+            raise RunFolderError(
+                f'"{run.path}" is in use by another process.', "",
+                "Wait until that has ended, or choose another --output_dir.",
+            ) from None  # fmt: skip
+        yield
+
+
+def start_records(
+    config: TrainingConfig, run: RunFolder, models_dir: Path | None = None, *, is_claimed: bool = False
+) -> TrainingConfig:
     """Make a new run's folder with its settings, seed included; raises RunFolderError when the folder is in use."""
     config = with_trained_base(config.checked(), models_dir)
-    run.refuse_if_used()
+    run.refuse_if_used(is_claimed=is_claimed)
     run.forget_failed_start()
     seed = secrets.randbelow(2**32) if config.seed is None else config.seed
-    config = dataclasses.replace(config, seed=seed, output_dir=str(run.path))
+    config = dataclasses.replace(with_absolute_paths(config), seed=seed, output_dir=str(run.path))
     write_json(run.config_path, config.to_json())
     return config
 
@@ -87,18 +109,22 @@ def execute(
     on_event: Callable[[Event], None] = lambda event: None,
     resume: bool = False,
     explicit: Collection[str] | None = None,
+    state_step: int | None = None,
+    is_claimed: bool = False,
 ) -> StatusChanged:
     """Train a run whose records exist, and return its final status; never raises for what happens inside the run.
 
-    With `resume` it goes on from its newest valid state. `explicit` names the settings that were asked for: a new run
-    begins with what has no effect of them.
+    With `resume` it goes on from its newest valid state, or from that of `state_step`. `explicit` names the settings
+    that were asked for: a new run begins with what has no effect of them. The run's lock is taken, unless this process
+    holds it (`is_claimed`).
     """
     log = RunLog(run, config.max_train_steps or 0, config)
     board = TensorBoardLog(run, config.logging_dir)
     keeper: RunKeeper | None = None
     report = _Reporter(log, {"TensorBoard's log": board, "The display": on_event})
 
-    with held_lock(run.lock_path), contextlib.closing(log):
+    lock = contextlib.nullcontext() if is_claimed else held_lock(run.lock_path)
+    with lock, contextlib.closing(log):
         reserve = run.records / "reserve"
         try:
             sweep_unfinished(run.path)
@@ -123,6 +149,7 @@ def execute(
                     controls=controls,
                     resume=resume,
                     explicit=explicit,
+                    state_step=state_step,
                 )
         except DreamBoothError as error:
             final = failure(error)
@@ -191,11 +218,12 @@ def _train(
     controls: Controls,
     resume: bool = False,
     explicit: Collection[str] | None = None,
+    state_step: int | None = None,
 ) -> StatusChanged:
     from dreambooth.training.preparation import prepare
     from dreambooth.training.trainer import Trainer
 
-    checkpoint = _agreed_state(run, manager, report) if resume else None
+    checkpoint = _agreed_state(run, manager, report, state_step) if resume else None
     if read_card(config.pretrained_model_name_or_path).is_toy:
         report(Notice(read_card(config.pretrained_model_name_or_path).notice))
     materials = prepare(
@@ -205,7 +233,12 @@ def _train(
         return StatusChanged("stopped", "Stopped before the first step.")
     for sentence in [] if resume else without_effect_in(materials.num_steps, config, explicit):
         report(Notice(sentence, "warning"))
-    trainer = Trainer(config, materials, run, manager, report, controls, checkpoint)
+    goes_back = state_step is not None
+    trainer = Trainer(config, materials, run, manager, report, controls, checkpoint, goes_back=goes_back)
+    if resume and _this_process(manager).is_main_process:
+        record_changes(run, config, report)
+        if state_step is not None:
+            remove_later_states(run, state_step, report)
     with freed_memory_kept(manager.device.type):
         num_steps = trainer.run()
     if num_steps < trainer.num_steps:
@@ -215,7 +248,9 @@ def _train(
     return StatusChanged("done", f"{num_steps} steps.")
 
 
-def _agreed_state(run: RunFolder, manager: ModelManager, report: Callable[[Event], None]) -> "Checkpoint | None":
+def _agreed_state(
+    run: RunFolder, manager: ModelManager, report: Callable[[Event], None], step: int | None = None
+) -> "Checkpoint | None":
     """Return the state to go on from; of several processes the first looks, and sets aside what is damaged."""
     from accelerate.utils import broadcast_object_list
 
@@ -225,7 +260,7 @@ def _agreed_state(run: RunFolder, manager: ModelManager, report: Callable[[Event
     said: list[int | str | None] = [None]  # the step, nothing for a start anew, or why there is none
     if process.is_main_process:
         try:
-            found = _state_to_resume(run, report)
+            found = state_to_resume(run, step, report)
             said = [None if found is None else found.step]
         except TrainingError as error:
             refused, said = error, [str(error)]
@@ -234,25 +269,6 @@ def _agreed_state(run: RunFolder, manager: ModelManager, report: Callable[[Event
     if isinstance(said[0], str):
         raise refused or TrainingError(said[0])
     return found if found is not None or said[0] is None else verified(run.checkpoints / str(said[0]))
-
-
-def _state_to_resume(run: RunFolder, report: Callable[[Event], None]) -> "Checkpoint | None":
-    """Return the state to go on from, None for a run that ended before its first; never starts again in silence."""
-    from dreambooth.training.checkpoint import newest_checkpoint
-
-    had_states = run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
-    found = newest_checkpoint(run, lambda text: report(Notice(text, "warning")))
-    if found is not None:
-        return found
-    if had_states:
-        raise TrainingError(
-            "There is no valid state to go on from.",
-            f"{run.name} had trained, but {run.checkpoints} holds no whole state.",
-            "Start a new run; its saved models, if any, can be its base.",
-        )
-    report(Notice("The run ended before its first state was kept: it starts again at its first step.", "warning"))
-    report(Resumed(0))
-    return None
 
 
 def unexpected_end(error: BaseException, config: TrainingConfig) -> StatusChanged:
@@ -346,12 +362,16 @@ def train(
     settings = settings or load_settings()
     workspace, manager = Workspace(settings.data_dir, ready_drive(settings.drive_dir)), ModelManager()
 
-    def records() -> TrainingConfig:
-        own_folder = Path(config.output_dir).absolute() if config.output_dir else None
+    def run_folder() -> RunFolder:
+        own_folder = Path(config.checked().output_dir or "").absolute() if config.output_dir else None
         run = RunFolder(own_folder) if own_folder else workspace.run(workspace.new_run_name("run"))
-        return start_records(config, run, workspace.models_dir)
+        run.refuse_if_used()
+        return run
 
-    return _run_here(records, workspace, manager, settings, controls, on_event, resume=False, explicit=explicit)
+    def records(run: RunFolder) -> TrainingConfig:
+        return start_records(config, run, workspace.models_dir, is_claimed=True)
+
+    return _run_here(run_folder, records, workspace, manager, settings, controls, on_event, explicit=explicit)
 
 
 def resume(
@@ -360,8 +380,13 @@ def resume(
     settings: Settings | None = None,
     controls: Controls | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
+    state_step: int | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Go on with a run that was ended before its last step, and return the folder of the last saved step.
+
+    It goes on from its newest exact state, or from that of `state_step`: later ones are removed. `changes` are settings
+    that may be others from here on: where its files are now, and what changes no trained weight.
 
     On the CPU, with the same versions and number of threads, it becomes bit for bit the run that never ended. Raises
     DreamBoothError when there is nothing to go on with, and when the run fails.
@@ -369,51 +394,40 @@ def resume(
     settings = settings or load_settings()
     run = RunFolder(run_path.absolute())
 
-    def records() -> TrainingConfig:
-        return resumable_config(run)
+    def run_folder() -> RunFolder:
+        resumable_config(run, changes)
+        if state_step is not None:
+            require_state(run, state_step)
+        return run
+
+    def records(run: RunFolder) -> TrainingConfig:
+        return resumable_config(run, changes, is_claimed=True)
 
     workspace = Workspace(settings.data_dir, ready_drive(settings.drive_dir))
-    return _run_here(records, workspace, ModelManager(), settings, controls, on_event, resume=True)
-
-
-def resumable_config(run: RunFolder) -> TrainingConfig:
-    """Return the settings a run goes on with; raises RunFolderError when it is none, complete, or still at work."""
-    config = read_config(run)
-    if config is None:
-        raise RunFolderError(
-            f"{run.path} holds no run.", "Its settings cannot be read.", "Name the folder of a run, or start a new one."
-        )
-    status = read_state(run).status
-    if status == "done":
-        raise RunFolderError(f"{run.name} is complete.", "All its steps are done.", "Start a new run.")
-    if is_owned(run):
-        raise RunFolderError(f"{run.name} is at work or in line.", "A process has it.", "Wait, or stop it there.")
-    return dataclasses.replace(config, output_dir=str(run.path))
+    return _run_here(
+        run_folder, records, workspace, ModelManager(), settings, controls, on_event, resume=True, state_step=state_step
+    )
 
 
 def _run_here(
-    records: Callable[[], TrainingConfig],
+    run_folder: Callable[[], RunFolder],
+    records: Callable[[RunFolder], TrainingConfig],
     workspace: Workspace,
     manager: ModelManager,
     settings: Settings,
     controls: Controls | None,
     on_event: Callable[[Event], None],
     *,
-    resume: bool,
+    resume: bool = False,
     explicit: Collection[str] | None = None,
+    state_step: int | None = None,
 ) -> Path:
-    process = _this_process(manager)
-    shared: list[TrainingConfig | None] = [None]
-    if process.is_main_process:
-        shared = [records()]
-    if process.num_processes > 1:
-        from accelerate.utils import broadcast_object_list
+    """Train in this process, and in those that `accelerate launch` started with it.
 
-        broadcast_object_list(shared)
-    recorded = shared[0]
-    assert recorded is not None
-    assert recorded.output_dir is not None
-    run = RunFolder(Path(recorded.output_dir))
+    The folder is checked before its lock is taken, so that a refusal leaves no trace in it, and by `records` once more
+    under the lock: of two processes that start at once, one has it and the other changes nothing.
+    """
+    process = _this_process(manager)
     work: dict[str, Any] = {
         "workspace": workspace,
         "manager": manager,
@@ -421,12 +435,27 @@ def _run_here(
         "controls": controls or Controls(),
         "resume": resume,
         "explicit": explicit,
+        "state_step": state_step,
     }
-    if not process.is_main_process:
-        # Only the first process writes and reports; the others lend their device to its steps.
-        _train(recorded, run, report=lambda event: None, **work)
-        return run.path
-    final = execute(recorded, run, on_event=on_event, **work)
+    with contextlib.ExitStack() as held:
+        shared: list[TrainingConfig | None] = [None]
+        if process.is_main_process:
+            run = run_folder()
+            held.enter_context(claimed(run))
+            shared = [records(run)]
+        if process.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(shared)
+        recorded = shared[0]
+        assert recorded is not None
+        assert recorded.output_dir is not None
+        run = RunFolder(Path(recorded.output_dir))
+        if not process.is_main_process:
+            # Only the first process writes and reports; the others lend their device to its steps.
+            _train(recorded, run, report=lambda event: None, **work)
+            return run.path
+        final = execute(recorded, run, on_event=on_event, is_claimed=True, **work)
     if final.status in ("failed", "paused"):
         raise DreamBoothError(final.what, final.why, final.todo)
     if final.status == "stopped" and not run.steps():
@@ -444,11 +473,3 @@ def _this_process(manager: ModelManager) -> "PartialState":
 def revealed_token(settings: Settings) -> str | None:
     """Return the Hub token as the libraries want it, None without one."""
     return settings.token.reveal() if settings.token else None
-
-
-def read_config(run: RunFolder) -> TrainingConfig | None:
-    """Return the settings a run was started with, None where they cannot be read."""
-    try:
-        return TrainingConfig.from_json(read_object(run.config_path))
-    except (OSError, ValueError, ConfigError):
-        return None

@@ -18,7 +18,8 @@ from dreambooth.probes import (
     probes_of,
     update_scores,
 )
-from dreambooth.runs import read_config, revealed_token
+from dreambooth.resuming import read_config
+from dreambooth.runs import revealed_token
 from dreambooth.scoring.encoders import Examiner, examiner_for
 from dreambooth.scoring.recommendation import NOTHING_MEASURED
 from dreambooth.scoring.records import RunScores

@@ -4,7 +4,6 @@ Samples, logs, settings and whatever a person put beside them are never deleted 
 """
 
 import contextlib
-import dataclasses
 import os
 import re
 import stat
@@ -314,9 +313,19 @@ def saved_steps(run: RunFolder, settings: TrainingConfig | None = None) -> list[
     found = [step for step in found if _is_plain_file(run.step_folder(step) / "args.json")]
     if settings is None:
         return found
-    wanted = dataclasses.replace(settings, output_dir=None)
+    # A resume may have changed settings that make it no other run, and where its files are.
+    first = _settings(run.first_config_path) or settings
     told = {step: _settings(run.step_folder(step) / "args.json") for step in found}
-    return [step for step, own in told.items() if own and dataclasses.replace(own, output_dir=None) == wanted]
+    return [
+        step
+        for step, own in told.items()
+        if own and own.identity() == settings.identity() and _places(own) in (_places(settings), _places(first))
+    ]
+
+
+def _places(config: TrainingConfig) -> list[str | None]:
+    concepts = [(concept.instance_data_dir, concept.class_data_dir) for concept in config.concepts]
+    return [config.pretrained_model_name_or_path, *(place for both in concepts for place in both)]
 
 
 def weight_files(run: RunFolder, step: int) -> list[Path]:

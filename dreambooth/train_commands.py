@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from dreambooth.events import Controls, Event, Notice, PhaseProgress, StatusChan
 from dreambooth.fields import describe
 from dreambooth.flags import add_command, add_flag
 from dreambooth.limits import is_folder, user_path
-from dreambooth.presets import PRESETS, resolve, without_idle_options
+from dreambooth.presets import PRESETS, preset, resolve, without_idle_options
 from dreambooth.settings import load_settings
 from dreambooth.text_files import read_text
 from dreambooth.workspace import Workspace
@@ -87,9 +87,10 @@ def train_command(arguments: dict[str, Any]) -> int:
         with stopping_on_signals(controls):
             folder = train(config, controls=controls, on_event=_with_findings(config, bars), explicit=asked)
     else:
-        run = _run_to_resume(wanted, arguments)
+        run, step = _run_to_resume(wanted, arguments.pop("output_dir", None))
+        changes = _changes(arguments, run)
         with stopping_on_signals(controls):
-            folder = resume(run, controls=controls, on_event=bars)
+            folder = resume(run, controls=controls, on_event=bars, state_step=step, changes=changes)
     bars.close()
     print(f"The model is in {folder}")
     if push_to_hub and not controls.stop.is_set():
@@ -109,42 +110,62 @@ def _with_findings(config: TrainingConfig, show: Callable[[Event], None]) -> Cal
     return shown_event
 
 
-def _run_to_resume(wanted: str, arguments: dict[str, Any]) -> Path:
-    """Return the folder of the run that is meant; raises ConfigError for settings that would make it another run."""
-    output_dir = arguments.pop("output_dir", None)
+def _run_to_resume(wanted: str, output_dir: str | None) -> tuple[Path, int | None]:
+    """Return the folder of the run that is meant, and the step of the exact state where one is named."""
     path = user_path(wanted)
-    if wanted == "latest" and output_dir is not None:
-        path = user_path(output_dir)
-    elif wanted == "latest":
+    if wanted == "latest" and output_dir is None:
         runs = Workspace(load_settings().data_dir).runs()
         if not runs:
             raise ConfigError([FieldProblem("resume_from_checkpoint", "finds no run: name one with --output_dir.")])
-        path = runs[0].path
-    elif path.parent.name == "state":
-        path = path.parent.parent.parent
-    kept = path / ".run" / "config.json"
-    if kept.exists():
-        _refuse_other_settings(arguments, load_config(kept))
-    return path
+        return runs[0].path, None
+    if wanted == "latest":
+        return user_path(str(output_dir)), None
+    step = None
+    if path.parent.name == "state" and path.parent.parent.name == ".run" and path.name.isdecimal():
+        path, step = path.parent.parent.parent, int(path.name)
+    if output_dir is not None and user_path(output_dir).resolve() != path.resolve():
+        message = f'is "{output_dir}", and the run to resume is in "{path}": name one of them.'
+        raise ConfigError([FieldProblem("output_dir", message)])
+    return path, step
 
 
-def _refuse_other_settings(arguments: dict[str, Any], kept: TrainingConfig) -> None:
-    asked: dict[str, Any] = {
-        name: value for name, value in arguments.items() if name in TrainingConfig.__dataclass_fields__
-    }
-    if concepts := _concepts(arguments):
-        concepts = _in_the_runs_folders(concepts, kept)
-        asked["concepts"] = tuple(dataclasses.replace(concept, class_data_dir=None) for concept in concepts)
-        kept = dataclasses.replace(
-            kept, concepts=tuple(dataclasses.replace(concept, class_data_dir=None) for concept in kept.concepts)
+def _changes(arguments: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what flags, file, preset and concepts ask for beside a resume, by the names of settings.
+
+    Whether they are the run's own, or may change, is for the resume to say.
+    """
+    kept_file = path / ".run" / "config.json"
+    if not kept_file.exists():
+        return {}
+    kept = load_config(kept_file)
+    preset_name, config_path = arguments.pop("preset"), arguments.pop("config")
+    of_file = _beside_flags(_settings_of_file(config_path), arguments) if config_path else {}
+    concepts = _in_the_runs_folders(_concepts(arguments, kept.concepts), kept)
+    flags = {name: value for name, value in arguments.items() if name in TrainingConfig.__dataclass_fields__}
+    asked: dict[str, Any] = of_file | flags | ({"concepts": concepts} if concepts else {})
+    # A run draws its own seed where the file names none.
+    asked = {name: value for name, value in asked.items() if (name, value) != ("seed", None)}
+    if preset_name == AUTO:
+        print("The preset auto was chosen when the run began: it keeps those settings.", file=sys.stderr)
+    elif preset_name:
+        asked = _of_preset(preset_name, asked, kept) | asked
+    # A class folder that is not named is the run's own.
+    if len(asked.get("concepts", ())) == len(kept.concepts):
+        asked["concepts"] = tuple(
+            dataclasses.replace(concept, class_data_dir=concept.class_data_dir or before.class_data_dir)
+            for concept, before in zip(asked["concepts"], kept.concepts, strict=True)
         )
-    problems = [
-        FieldProblem(name, f"is {getattr(kept, name)} in the run, not {value}: a resumed run keeps its settings.")
-        for name, value in asked.items()
-        if getattr(kept, name) != value
-    ]
-    if problems:
-        raise ConfigError(problems)
+    return asked
+
+
+def _of_preset(preset_name: str, asked: dict[str, Any], kept: TrainingConfig) -> dict[str, Any]:
+    """Return what a new run with this preset would have, of the settings that the preset has."""
+    from dreambooth.models.base import read_card
+
+    concepts: dict[str, Any] = {"concepts": kept.concepts} | asked
+    base = asked.get("pretrained_model_name_or_path", kept.pretrained_model_name_or_path)
+    resolved = resolve(concepts, read_card(base).recipe, preset_name)
+    return {name: getattr(resolved, name) for name in preset(preset_name)}
 
 
 def _in_the_runs_folders(concepts: tuple[Concept, ...], kept: TrainingConfig) -> tuple[Concept, ...]:
@@ -243,13 +264,16 @@ def _settings_of_file(path: Path) -> dict[str, Any]:
     return {name: getattr(config, name) for name in values if name != "output_dir"}
 
 
-def _concepts(arguments: dict[str, Any]) -> tuple[Concept, ...]:
+def _concepts(arguments: dict[str, Any], of_run: Sequence[Concept] = ()) -> tuple[Concept, ...]:
+    """Return the concepts that are asked for; beside a resume, what is not said of a single one is the run's."""
     path = arguments.pop("concepts_list")
     single = {name: arguments.pop(name) for name in CONCEPT_FLAGS if name in arguments}
     if path is not None:
         return tuple(map(_with_photos_unpacked, load_concepts_list(path)))
     if not single:
         return ()
+    if len(of_run) == 1:
+        single = dataclasses.asdict(of_run[0]) | single
     missing = [name for name in ("instance_data_dir", "instance_prompt") if not single.get(name)]
     if missing:
         raise ConfigError([FieldProblem(name, "is missing.") for name in missing])

@@ -87,11 +87,17 @@ class Workspace:
         return [RunFolder(folder) for _, folder in sorted(found, key=lambda one: one[0], reverse=True)]
 
     def new_run_name(self, wish: str) -> str:
-        """Return a free run name that begins with the wish."""
+        """Return a free run name that begins with the wish, whose empty folder is there then."""
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", wish).strip("-")[:60] or "run"
         name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        taken = {folder.name for folder in self.runs_dir.iterdir()}
-        return next(free for free in (name, *(f"{name}-{n}" for n in range(2, 1000))) if free not in taken)
+        return next(free for free in (name, *(f"{name}-{n}" for n in range(2, 1000))) if self._claims(free))
+
+    def _claims(self, name: str) -> bool:
+        """Make a run's folder, and return whether it was free: two processes may ask in the same second."""
+        with contextlib.suppress(FileExistsError):
+            (self.runs_dir / name).mkdir()
+            return True
+        return False
 
 
 def _begun_s(folder: Path) -> float | None:
@@ -157,6 +163,11 @@ class RunFolder:
     def config_path(self) -> Path:
         """Return the run's settings."""
         return self.records / "config.json"
+
+    @property
+    def first_config_path(self) -> Path:
+        """Return the settings a run began with, there once a resume has changed some that it may change."""
+        return self.records / "first-config.json"
 
     @property
     def finish_path(self) -> Path:
@@ -226,9 +237,12 @@ class RunFolder:
         found = {step: natsorted((self.step_folder(step) / "samples").glob("[0-9]*.png")) for step in steps}
         return {step: files for step, files in found.items() if files}
 
-    def refuse_if_used(self) -> None:
-        """Raise RunFolderError when the folder holds saved steps, or a run that is at work or can go on."""
-        held = any(map(is_locked, (self.line_path, self.lock_path)))
+    def refuse_if_used(self, *, is_claimed: bool = False) -> None:
+        """Raise RunFolderError when the folder holds saved steps, or a run that is at work or can go on.
+
+        With `is_claimed`, this process holds the run's lock.
+        """
+        held = is_locked(self.line_path) or (not is_claimed and is_locked(self.lock_path))
         if held or self.steps() or self.checkpoint_steps() or any(step for step in self.samples()):
             raise RunFolderError(
                 f"{self.path} already holds a run.",
@@ -238,7 +252,7 @@ class RunFolder:
 
     def forget_failed_start(self) -> None:
         """Remove the records of a run that ended before its first step, and the pictures of its base; the log stays."""
-        told = (self.events_path, self.state_path, self.config_path, self.finish_path)
+        told = (self.events_path, self.state_path, self.config_path, self.first_config_path, self.finish_path)
         for path in (*told, self.scores_path, self.scores_chart_path):
             path.unlink(missing_ok=True)
         for folder in (self.step_folder(0) / "samples", self.probes, self.bleed):

@@ -50,6 +50,7 @@ FLOORS: list[dict[str, str]] = [
         "preparation trainer"
     },
     {"starter": "things places scenes subjects tokens loop judging build"},
+    {"resuming": ""},
     {"runs": ""},
     {"score": ""},
     {"evaluate": "", "bleed": ""},

@@ -1,13 +1,10 @@
 """A run is the same run however its settings were given: each way to start one, resumed the way a user resumes."""
 
-import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +17,12 @@ from dreambooth.errors import DreamBoothError, RunFolderError, TrainingError
 from dreambooth.runlog import read_state
 from dreambooth.runs import resume, train
 from dreambooth.training import run_identity
-from dreambooth.training.batches import BatchMaker
 from dreambooth.training.checkpoint import newest_checkpoint
 from dreambooth.workspace import RunFolder
+from tests.killed_runs import FIXTURE, Killed, fixture_run, killing_at, short_settings, written
 
-FIXTURE = Path(__file__).parent / "fixtures" / "resume"
 # Where the runs of the fixture with absolute paths were made.
 MADE_IN = "/tmp/dreambooth-fixture"
-
-
-class Killed(BaseException):
-    """Ends a run where it stands."""
-
-
-@contextlib.contextmanager
-def killing_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]:
-    """End trainings of this process, as a kill does, where the batch of this step is asked for."""
-    original = BatchMaker.batch
-
-    def batch(self: BatchMaker, at_step: int, at_micro_step: int) -> Any:
-        if at_step == step:
-            raise Killed
-        return original(self, at_step, at_micro_step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(BatchMaker, "batch", batch)
-        yield
 
 
 def command(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
@@ -76,17 +53,6 @@ def resumed(*arguments: str | Path, cwd: Path | None = None) -> str:
 
 
 # Runs of earlier versions --------------------------------------------------------------------------------------------
-
-
-def fixture_run(name: str, folder: Path) -> RunFolder:
-    """Put a run of the version without version numbers together, beside its base and its photos."""
-    for shared in ("base", "photos"):
-        shutil.copytree(FIXTURE / shared, folder / shared)
-    run = RunFolder(folder / name)
-    shutil.copytree(FIXTURE / "state", run.checkpoints)
-    for file in (FIXTURE / name).iterdir():
-        shutil.copy(file, run.checkpoints / "2" if file.name == "manifest.json" else run.records)
-    return run
 
 
 @pytest.mark.parametrize("given", ["1", "1.0"])
@@ -136,10 +102,8 @@ def test_a_state_of_a_later_version_is_refused_and_not_set_aside(tmp_path: Path)
 @pytest.fixture
 def settings(tiny_base_folder: Path) -> dict[str, Any]:
     """Return settings of a short run as JSON has them, with whole numbers where the settings are none."""
-    return {
-        "pretrained_model_name_or_path": str(tiny_base_folder), "resolution": 32, "train_batch_size": 1, "seed": 7,
-        "max_train_steps": 8, "checkpointing_steps": 2, "num_crop_variants": 2, "gauge_interval": 0, "snr_gamma": 1,
-        "prior_loss_weight": 2, "save_guidance_scale": 3, "noise_offset": 1,
+    return short_settings(tiny_base_folder) | {
+        "snr_gamma": 1, "prior_loss_weight": 2, "save_guidance_scale": 3, "noise_offset": 1,
     }  # fmt: skip
 
 
@@ -195,9 +159,3 @@ def test_a_run_that_was_killed_is_resumed_by_its_own_command(
     assert run.checkpoint_steps() == [2]
     assert main([*asked, "--resume_from_checkpoint", "latest"]) == 0
     assert run.steps()[-1] == 8
-
-
-def written(path: Path, values: object) -> str:
-    """Write values as a JSON file, and return its path."""
-    path.write_text(json.dumps(values))
-    return str(path)

@@ -5,12 +5,14 @@ The same files give the same bytes, so that a download that broke off goes on in
 
 import functools
 import hashlib
+import io
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dreambooth.durable import free_bytes, new_file, sweep_unfinished_beside
 from dreambooth.errors import ExportError
+from dreambooth.export.model_card import settings_json
 from dreambooth.models.saved_hashes import refuse_other_hash
 from dreambooth.workspace import RunFolder
 
@@ -23,10 +25,15 @@ NO_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def zip_model(model_dir: Path, out_path: Path, on_progress: Callable[[int, int], None] | None = None) -> Path:
-    """Write a model's folder with all that is in it but hidden files; raises ExportError when there is no model."""
+    """Write a model's folder with all that is in it but hidden files; raises ExportError when there is no model.
+
+    Its settings come along without what names places on this machine.
+    """
     if not (model_dir / "model_index.json").is_file():
         raise ExportError(f"{model_dir} is no model.", "model_index.json is not in it.", "Name a step folder.")
-    files = {file.relative_to(model_dir).as_posix(): file for file in model_files(model_dir)}
+    files: dict[str, Path | bytes] = {file.relative_to(model_dir).as_posix(): file for file in model_files(model_dir)}
+    if "args.json" in files:
+        files["args.json"] = settings_json(model_dir).encode()
     return zip_files(
         files, out_path, on_progress, on_file=functools.partial(refuse_other_hash, model_dir, error=ExportError)
     )
@@ -47,18 +54,19 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def zip_files(
-    files: Mapping[str, Path],
+    files: Mapping[str, Path | bytes],
     out_path: Path,
     on_progress: Callable[[int, int], None] | None = None,
     *,
     on_file: Callable[[str, str], None] = lambda name, sha256: None,
 ) -> Path:
-    """Write these files under these names; raises ExportError when the disk is too full.
+    """Write these files, or contents, under these names; raises ExportError when the disk is too full.
 
     `on_file` is told the name and the SHA-256 of each that was read; what it raises leaves no archive.
     """
     sweep_unfinished_beside(out_path, EXPORT_SUFFIXES)
-    total = sum(file.stat().st_size for file in files.values())
+    sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files.items()}
+    total = sum(sizes.values())
     if total + SPARE_BYTES > free_bytes(out_path.absolute().parent):
         raise ExportError(
             f"The disk is too full for {out_path.name}.", f"It takes {total / 1e9:.1f} GB.",
@@ -66,16 +74,17 @@ def zip_files(
         )  # fmt: skip
     done = 0
     with new_file(out_path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name in files:
+        for name, file in files.items():
             about = zipfile.ZipInfo(name, NO_DATE)
             about.external_attr = 0o644 << 16
-            with files[name].open("rb") as source, archive.open(about, "w", force_zip64=True) as target:
+            content = io.BytesIO(file) if isinstance(file, bytes) else file.open("rb")
+            with content as source, archive.open(about, "w", force_zip64=True) as target:
                 digest = hashlib.sha256()
                 while block := source.read(READ_BYTES):
                     digest.update(block)
                     target.write(block)
             on_file(name, digest.hexdigest())
-            done += files[name].stat().st_size
+            done += sizes[name]
             if on_progress is not None:
                 on_progress(done, total)
     return out_path

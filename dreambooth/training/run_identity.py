@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError, TrainingError
+from dreambooth.json_file import read_object
 from dreambooth.workspace import RunFolder
 
 # Of the manifest of a state. Those without a number are of version 1: they hold a hash of all settings, paths included.
@@ -175,9 +176,10 @@ def _hashes_of_version_1(kept: Mapping[str, Any]) -> set[str]:
 
 def settings_as_written(run: RunFolder) -> dict[str, Any]:
     """Return the settings that a run was started with as its file has them, none where it cannot be read."""
+    file = run.first_config_path if run.first_config_path.exists() else run.config_path
     try:
-        return dict(json.loads(run.config_path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
+        return read_object(file)
+    except (OSError, ValueError):
         return {}
 
 

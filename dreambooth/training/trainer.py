@@ -76,7 +76,10 @@ class Trainer:
         report: Report,
         controls: Controls,
         resume: Checkpoint | None = None,
+        *,
+        goes_back: bool = False,
     ) -> None:
+        """Prepare the loop; with `goes_back`, an early end that was decided after the state to resume from is void."""
         self._config, self._materials = config, materials
         self._manager, self._device = manager, manager.device
         self._report, self._controls = report, controls
@@ -96,6 +99,9 @@ class Trainer:
         with contextlib.ExitStack() as undone:
             undone.callback(self._updates.close)
             self._finish_path, self._early_end = run.finish_path, read_finish(run.finish_path)
+            if goes_back and resume and self._early_end and self._early_end.start > resume.step:
+                self._finish_path.unlink()
+                self._early_end = None
             self._first_step = 0 if resume is None else self._restored(resume)
             self._keeper = Keeper(config, materials, run, manager, report, self._learner(), identity, self._first_step)
             self._probes = [parameter.detach().clone() for parameter in self._parameters if parameter.ndim == 1]
