@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from natsort import natsorted
-
 from dreambooth.durable import new_file
 from dreambooth.errors import RunFolderError
+from dreambooth.natural_order import in_natural_order
 from dreambooth.workspace import RunFolder
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def sample_grid(run: RunFolder) -> "Image.Image":
     """Return the grid; raises RunFolderError for a run without sample pictures."""
     found = run.samples()
     # The same name is the same seed, so that a gap in one row does not shift what stands under what.
-    columns = natsorted({path.name for files in found.values() for path in files if _size_of(path) is not None})
+    columns = in_natural_order({path.name for files in found.values() for path in files if _size_of(path) is not None})
     if not columns:
         raise RunFolderError(
             f"{run.path} has no sample pictures.",

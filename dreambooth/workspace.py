@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from natsort import natsorted
-
 from dreambooth.durable import held_lock, is_locked
 from dreambooth.errors import DreamBoothError, RunFolderError
 from dreambooth.json_file import read_object
+from dreambooth.natural_order import in_natural_order
 
 STEP_NAME = re.compile(r"[1-9][0-9]*")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
@@ -207,7 +206,7 @@ class RunFolder:
         if not self.path.is_dir():
             return []
         names = [entry.name for entry in self.path.iterdir() if STEP_NAME.fullmatch(entry.name)]
-        return [int(name) for name in natsorted(names) if (self.path / name / "model_index.json").exists()]
+        return [int(name) for name in sorted(names, key=int) if (self.path / name / "model_index.json").exists()]
 
     def base_step(self) -> tuple[int, bool] | None:
         """Return the step that another training starts from, and whether the run's scores recommend it.
@@ -234,7 +233,10 @@ class RunFolder:
         if not self.path.is_dir():
             return {}
         steps = sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdecimal())
-        found = {step: natsorted((self.step_folder(step) / "samples").glob("[0-9]*.png")) for step in steps}
+        found = {
+            step: in_natural_order((self.step_folder(step) / "samples").glob("[0-9]*.png"), lambda file: file.name)
+            for step in steps
+        }
         return {step: files for step, files in found.items() if files}
 
     def refuse_if_used(self, *, is_claimed: bool = False) -> None:

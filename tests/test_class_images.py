@@ -167,6 +167,24 @@ def test_stopped_work_goes_on_where_it_was(painter: Painter, tmp_path: Path) -> 
     assert painter.asked[1:] == [[0, 1, 2, 3, 4, 5], [2, 3, 4, 5]]
 
 
+def test_a_generated_picture_that_is_damaged_is_made_again_under_its_own_number(
+    painter: Painter, tmp_path: Path
+) -> None:
+    whole = ensure(painter, tmp_path, 5)
+    contents = [path.read_bytes() for path in whole]
+    whole[2].write_bytes(contents[2][: len(contents[2]) // 2])
+    (whole[0].parent / "00005.png").write_bytes(contents[4])  # as an earlier version did: one more beside it
+    assert ensure(painter, tmp_path, 5) == whole
+    assert [path.read_bytes() for path in whole] == contents
+    assert painter.asked[1:] == [[2, 3]], "with those that were in its batch"
+    users = tmp_path / "users"
+    users.mkdir()
+    (users / "mine.png").write_bytes(contents[0][:100])
+    concept = Concept("zwx", "photos", "dog", str(users))
+    assert len(ensure(painter, tmp_path, 1, concept)) == 1
+    assert (users / "mine.png").read_bytes() == contents[0][:100], "what is the user's stays as it is"
+
+
 def test_stopped_before_the_first_loads_no_model(painter: Painter, tmp_path: Path) -> None:
     assert ensure(painter, tmp_path, 6, should_stop=lambda: True) == []
     assert painter.num_loads == 0

@@ -17,7 +17,7 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "xf
 # From the ground up. A room may import from the floors below it and from itself, never sideways or up; a new file has
 # to be given its place here. Rooms that are folders name their files.
 FLOORS: list[dict[str, str]] = [
-    {"errors": "", "events": "", "rng": "", "durable": "", "json_file": ""},
+    {"errors": "", "events": "", "rng": "", "durable": "", "natural_order": "", "json_file": ""},
     {"formats": "ldm open_clip original safetensors_file"},
     {"limits": "", "text_files": "", "entry_point": ""},
     {"fields": "", "concepts": ""},

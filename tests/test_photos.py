@@ -318,3 +318,19 @@ def test_a_square_of_the_right_size_is_untouched() -> None:
 
 def test_a_strip_needs_no_more_memory_than_its_square() -> None:
     assert training_view(Image.new("RGB", (200_000, 2), RED), 512).getpixel((256, 256)) == RED
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_order_of_photos_is_that_of_their_names_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turned: bool
+) -> None:
+    """Names that are alike as people count: on another disk, or copied, a folder lists them another way."""
+    names = ["01.png", "1.png", "10.png", "2.png", "A.png", "a.png", "cafe\u0301.png", "caf\u00e9.png", "caff.png"]
+    for name in names:
+        (tmp_path / name).touch()
+    listed = sorted(tmp_path.iterdir(), reverse=turned)
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(listed))
+    expected = ["01.png", "1.png", "2.png", "10.png", "A.png", "a.png", "cafe\u0301.png", "caf\u00e9.png", "caff.png"]
+    assert [path.name for path in find_photos(tmp_path).photos] == expected
+    of_earlier_runs = [path.name for path in find_photos(tmp_path, reader=1).photos]
+    assert (of_earlier_runs == expected) != turned, "they go on with the order they began with"

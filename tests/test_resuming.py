@@ -149,6 +149,20 @@ def test_python_may_change_the_same(
     assert resume(run.path, changes={"checkpoints_total_limit": 1}).name == "8"
 
 
+def test_a_class_image_that_was_cut_short_is_made_again(
+    flags: list[str], photos: Path, tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    prior = ["--with_prior_preservation", "--class_prompt", "photo of dog", "--num_class_images", "5"]
+    own = [*flags, *prior, "--save_infer_steps", "2", "--instance_data_dir", str(photos), "--output_dir", str(run.path)]
+    killed_run(monkeypatch, own)
+    pictures = sorted(own_home.glob("class_images/*/*.png"))
+    contents = [picture.read_bytes() for picture in pictures]
+    pictures[1].write_bytes(contents[1][:100])
+    assert resumed(run) == 0
+    assert [picture.read_bytes() for picture in sorted(own_home.glob("class_images/*/*.png"))] == contents
+
+
 # The state -----------------------------------------------------------------------------------------------------------
 
 

@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from natsort import natsorted
-
 from dreambooth.data.captions import CAPTION_SUFFIX, MAX_CAPTION_BYTES, decoded_caption, matching_captions
 from dreambooth.data.focus import (
     FOCUS_FILE,
@@ -32,6 +30,7 @@ from dreambooth.data.photo_records import add_records, record
 from dreambooth.data.photos import MAX_PHOTO_BYTES, PHOTO_READER, SUFFIXES, PhotoFolder, find_photos, ingest, shown
 from dreambooth.durable import new_folder
 from dreambooth.errors import DreamBoothError, PhotoError, TextFileError
+from dreambooth.natural_order import in_natural_order
 from dreambooth.text_files import decoded, printable
 
 MAX_ARCHIVE_BYTES = 1024**3
@@ -70,7 +69,7 @@ def unpack_photos(archive: Path, folder: Path) -> PhotoFolder:
                 kept, skipped = _unpacked(archive, opened, entries, temporary)
     except _ZIP_ERRORS as error:
         raise _told(archive, error) from error
-    return PhotoFolder([folder / name for name in natsorted(kept)], skipped)
+    return PhotoFolder([folder / name for name in in_natural_order(kept)], skipped)
 
 
 def unpacked_folder(archive: Path, datasets_dir: Path) -> PhotoFolder:
@@ -141,8 +140,7 @@ def _checked_entries(archive: Path, opened: zipfile.ZipFile) -> list[zipfile.Zip
     if reason := _overlap(entries, opened.start_dir):
         raise _refusal(archive, reason)
     files = [entry for entry in entries if not entry.is_dir()]
-    in_order: list[zipfile.ZipInfo] = natsorted(files, key=lambda entry: entry.filename.casefold())
-    return in_order
+    return in_natural_order(files, lambda entry: entry.filename)
 
 
 def _broken_rule(entry: zipfile.ZipInfo) -> str:

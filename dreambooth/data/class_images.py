@@ -51,8 +51,9 @@ def ensure_class_images(
 ) -> list[Path]:
     """Return the first `num_class_images` readable class pictures, in natural order, fewer only when stopped.
 
-    A `class_data_dir` of the user's is filled up with PNGs: nothing in it is replaced or deleted, and only readable
-    pictures count. Without one, the pictures lie in a folder of `cache_dir` that belongs to everything they depend on.
+    A `class_data_dir` of the user's is filled up with PNGs: nothing of the user's is replaced or deleted, and only
+    readable pictures count. Without one, the pictures lie in a folder of `cache_dir` that belongs to everything they
+    depend on. A generated picture that is damaged is made again under its own number, from its own seed.
     `base_factory` is called only when a picture is missing; `report` is told (pictures there, pictures wanted), also
     between the denoising steps. With `keep_latents` each new picture's latents are kept beside it (`kept_latents`).
     """
@@ -77,15 +78,25 @@ def ensure_class_images(
         if not (folder / "info.json").exists():
             write_json(folder / "info.json", recipe)
 
-    present = len(_readable(folder, at_most=num_class_images))
+    damaged = _damaged(folder, prefix, num_class_images, keep_latents=keep_latents)
+    there = _readable(folder, at_most=num_class_images)
+    present = min(len(there), num_class_images - len(damaged))
     report(present, num_class_images)
-    if present < num_class_images and not should_stop():
-        _fill(
-            folder, prefix, request, num_class_images - present, base_factory(),
+    free = (number for number in itertools.count() if not (folder / f"{prefix}{number:05d}.png").exists())
+    missing = [*itertools.islice(free, num_class_images - present - len(damaged))]
+    if not (damaged or missing) or should_stop():
+        return there
+    # Whole batches again: the last digits of a picture depend on what was made beside it.
+    starts = sorted({number // batch_size * batch_size for number in damaged})
+    again = [number for start in starts for number in range(start, min(start + batch_size, num_class_images))]
+    base = base_factory()
+    for numbers, indices in ((damaged, again), (missing, missing)):
+        _make(
+            folder, prefix, request, numbers, indices, base,
             batch_size=batch_size, autocast_dtype=autocast_dtype, should_stop=should_stop, notice=notice,
-            keep_latents=keep_latents,
-            report=lambda made: report(present + made, num_class_images),
+            keep_latents=keep_latents, report=report, present=present, num_class_images=num_class_images,
         )  # fmt: skip
+        present += len(numbers)
     return _readable(folder, at_most=num_class_images)
 
 
@@ -120,44 +131,66 @@ def _readable(folder: Path, at_most: int) -> list[Path]:
     return readable
 
 
-def _fill(
+def _damaged(folder: Path, prefix: str, num_class_images: int, *, keep_latents: bool) -> list[int]:
+    """Return the numbers of generated pictures that cannot be read, or have lost their latents."""
+    found = []
+    for number in range(num_class_images):
+        path = folder / f"{prefix}{number:05d}.png"
+        if not path.exists():
+            continue
+        try:
+            read_photo(path)
+            is_whole = not keep_latents or kept_latents(path) is not None
+        except PhotoError:
+            is_whole = False
+        if not is_whole:
+            found.append(number)
+    return found
+
+
+def _make(
     folder: Path,
     prefix: str,
     request: GenerationConfig,
-    num_missing: int,
+    numbers: list[int],
+    indices: list[int],
     base: "Base",
     *,
     batch_size: int,
     autocast_dtype: "torch.dtype | None",
-    report: Callable[[int], None],
+    report: Callable[[int, int], None],
+    present: int,
+    num_class_images: int,
     should_stop: Callable[[], bool],
     notice: Callable[[str], None] | None,
     keep_latents: bool,
 ) -> None:
-    """Make the missing pictures under the lowest numbers that are free, each written as soon as it is there."""
-    free = (number for number in itertools.count() if not (folder / f"{prefix}{number:05d}.png").exists())
-    numbers = list(itertools.islice(free, num_missing))
+    """Make the pictures of these indices, and write each that is of these numbers as soon as it is there."""
+    if not numbers:
+        return
     made = 0
     pictures = generate_images(
         base,
         request,
         stream="class_images",
-        indices=numbers,
+        indices=indices,
         batch_size=batch_size,
         autocast_dtype=autocast_dtype,
-        on_step=lambda done, total: report(made),
+        on_step=lambda done, total: report(present + made, num_class_images),
         should_stop=should_stop,
         notice=notice,
     )
-    for number, picture in zip(numbers, pictures, strict=False):  # fewer pictures when stopped
+    for number, picture in zip(indices, pictures, strict=False):  # fewer pictures when stopped
+        if number not in numbers:
+            continue
         path = folder / f"{prefix}{number:05d}.png"
         if keep_latents:
             _keep_latents(picture, path)
         save_picture(picture, path)
         made += 1
         # A batch comes at once: told one by one, its first would seem to have taken the time of all.
-        if made % batch_size == 0 or made == num_missing:
-            report(made)
+        if made % batch_size == 0 or made == len(numbers):
+            report(present + made, num_class_images)
 
 
 # Latents -------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from dreambooth.data.colour import in_srgb
 from dreambooth.durable import new_file
 from dreambooth.errors import PhotoError
+from dreambooth.natural_order import in_natural_order
 from dreambooth.text_files import printable
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ MAX_PHOTO_PIXELS = 50 * 10**6
 MAX_SIDE_PX = 65_500  # of a JPEG, as which copies are stored
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".hif")
 # What a run reads photos by, so that one that was begun by an earlier reader goes on with the same pixels.
-# 1: colours as they are in the file, no AVIF, no limit to a side. 2: converted to sRGB.
+# 1: colours as they are in the file, no AVIF, no limit to a side, names that are alike in the directory's order.
+# 2: converted to sRGB, and in an order of their names alone.
 PHOTO_READER = 2
 
 _ENDINGS = ".jpg, .png, .webp, .avif or .heic"
@@ -74,12 +76,10 @@ def read_photo(path: Path, reader: int = PHOTO_READER) -> Photo:
 
 
 def find_photos(folder: Path, reader: int = PHOTO_READER) -> PhotoFolder:
-    """Return the folder's photos by their names, undecoded; raises PhotoError when there are none."""
-    from natsort import natsorted
-
+    """Return the folder's photos in natural order of their names, undecoded; raises PhotoError when there are none."""
     if not folder.is_dir():
         raise PhotoError(f"{folder} is no folder.", "Photos are read from a folder.", "Check its name.")
-    files = natsorted(folder.iterdir(), key=lambda path: path.name.lower())
+    files = in_natural_order(folder.iterdir(), lambda path: path.name) if reader >= 2 else _as_listed(folder)
     photos = [path for path in files if _is_photo_name(path) and (reader >= 2 or path.suffix.lower() != ".avif")]
     others = [path for path in files if path not in photos and not _is_silent(path)]
     skipped = [(path, _reason_to_skip(path)) for path in others]
@@ -87,6 +87,14 @@ def find_photos(folder: Path, reader: int = PHOTO_READER) -> PhotoFolder:
         more = f" {len(skipped)} other file(s) were found." if skipped else ""
         raise PhotoError(f"{folder} holds no photos.{more}", f"Photos end in {_ENDINGS}.", "Put 3 to 20 in it.")
     return PhotoFolder(photos, skipped)
+
+
+def _as_listed(folder: Path) -> list[Path]:
+    """Return the files by their names, those whose names are alike (a and A, 1 and 01) as the disk lists them."""
+    from natsort import natsorted
+
+    files: list[Path] = natsorted(folder.iterdir(), key=lambda path: path.name.lower())
+    return files
 
 
 def ingest(source: Path, folder: Path) -> Path:

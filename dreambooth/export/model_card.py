@@ -5,11 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from natsort import natsorted
-
 from dreambooth.config import SD15, TrainingConfig
 from dreambooth.export.recipe import public_settings
 from dreambooth.models.download import SUCCESSORS
+from dreambooth.natural_order import in_natural_order
 from dreambooth.workspace import RunFolder
 
 OPENRAIL, OPENRAIL_OF_SD2 = "creativeml-openrail-m", "openrail++"
@@ -133,7 +132,7 @@ def _samples(model_dir: Path) -> str:
     names = [file.name for file in (model_dir / "samples").glob("*.png") if re.fullmatch(r"[0-9]+\.png", file.name)]
     if not names:
         return ""
-    pictures = [f"![A sample picture](samples/{name})" for name in natsorted(names)[:MAX_SAMPLES]]
+    pictures = [f"![A sample picture](samples/{name})" for name in in_natural_order(names)[:MAX_SAMPLES]]
     return "\n".join(["## Samples", "", *pictures, ""])
 
 
