@@ -151,7 +151,7 @@ class TrainingConfig:
         unit="passes", low=1, high=100_000,
     )  # fmt: skip
     max_train_steps: int | None = setting(
-        None, "Optimizer updates in all.", "training", unit="steps", low=1, high=1_000_000
+        None, "Optimizer updates in all.", "training", unit="steps", low=1, high=1_000_000, in_identity=False
     )
     gradient_accumulation_steps: int = setting(
         1, "Micro-batches added up before each update; a step counts once.", "training",
@@ -246,6 +246,10 @@ class TrainingConfig:
     checkpoints_total_limit: int | None = setting(
         None, "Newest exact states to keep; left out, two where there is room, else one.", "saving",
         low=1, high=100, in_identity=False,
+    )  # fmt: skip
+    drop_final_state: bool = setting(
+        False, "Remove a finished run's exact state; else it stays where there is room, to train more steps from.",
+        "saving", in_identity=False,
     )  # fmt: skip
     gauge_interval: int = setting(
         100, "Steps between two looks at the losses at fixed noise, also taken at saves; 0: none.", "saving",

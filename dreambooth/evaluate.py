@@ -177,6 +177,7 @@ class Evaluation:
             "output_dir": str(run.path),
             "seed": SEED,
             "checkpointing_steps": 0,
+            "drop_final_state": True,
         }
         if self.manager.device.type == "cpu":
             explicit |= {"mixed_precision": "no", "use_8bit_adam": False}

@@ -9,10 +9,10 @@ import dataclasses
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dreambooth.bleed import Bled, bleed_report, report_for_card
 from dreambooth.config import SD15, GenerationConfig, TrainingConfig
@@ -36,7 +36,7 @@ from dreambooth.pictures import (
 )
 from dreambooth.resuming import read_config, resumable_config
 from dreambooth.run_removal import Removed, remove_run
-from dreambooth.runlog import RunLog, is_lent, read_state
+from dreambooth.runlog import RunLog, is_lent, is_owned, read_state
 from dreambooth.runs import (
     execute,
     smaller_config,
@@ -81,6 +81,8 @@ class RunView:
     recommended_step: int | None = None
     why_recommended: str = ""
     at_fixed_noise: list[FixedNoiseLosses] = field(default_factory=list)
+    # The step after which more steps can be trained than the run was started with; None where that state is gone.
+    more_from: int | None = None
 
 
 # For the page --------------------------------------------------------------------------------------------------------
@@ -127,6 +129,13 @@ class Jobs:
 
     def resume(self, name: str) -> None:
         """Queue a run that was ended before its last step, to go on from its newest state."""
+        self._resume(name, {})
+
+    def train_more(self, name: str, max_train_steps: int) -> None:
+        """Queue a run that has ended, finished or not, to be trained to this many steps in all."""
+        self._resume(name, {"max_train_steps": max_train_steps})
+
+    def _resume(self, name: str, changes: Mapping[str, Any]) -> None:
         with self._changed:
             self._refuse_at_the_end()
             run = self._workspace.run(name)
@@ -138,7 +147,7 @@ class Jobs:
                 )  # fmt: skip
             if any(job.run.name == name for job in self._line):
                 raise RunFolderError(f"{name} is at work or in line already.", "It needs no second start.", "")
-            job = _Job(run, resumable_config(run), resume=True)
+            job = _Job(run, resumable_config(run, changes), resume=True)
             # Once its place is held, no other process takes the run up: one that did so just now is seen here.
             with contextlib.ExitStack() as undone:
                 undone.enter_context(job.place).enter_context(held_lock(run.line_path))
@@ -275,6 +284,7 @@ class Jobs:
             recommended_step=pick.step if pick else None,
             why_recommended=pick.why if pick else "",
             at_fixed_noise=self._loss_reader(run).at_fixed_noise(),
+            more_from=None if is_owned(run) else max(run.checkpoint_steps(), default=None),
         )
 
     def score(

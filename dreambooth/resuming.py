@@ -21,6 +21,7 @@ from dreambooth.fields import unknown_fields
 from dreambooth.json_file import read_object
 from dreambooth.models.base import STARTER
 from dreambooth.runlog import read_state
+from dreambooth.training.extending import refuse_no_more_steps
 from dreambooth.training.finishing import read_finish
 from dreambooth.workspace import RunFolder
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 BASE_PLACES = (
     "pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "class_model_name_or_path",
 )  # fmt: skip
+TRAIN_MORE = "To train more steps: --resume_from_checkpoint latest --max_train_steps with a larger number."
 
 
 def read_config(run: RunFolder) -> TrainingConfig | None:
@@ -54,23 +56,27 @@ def resumable_config(
         raise RunFolderError(
             f"{run.path} holds no run.", "Its settings cannot be read.", "Name the folder of a run, or start a new one."
         )
-    if read_state(run).status == "done":
+    is_done, total = read_state(run).status == "done", (changes or {}).get("max_train_steps")
+    if is_done and total is None:
         raise _complete(run, kept)
     if is_locked(run.line_path) or (not is_claimed and is_locked(run.lock_path)):
         raise RunFolderError(f"{run.name} is at work or in line.", "A process has it.", "Wait, or stop it there.")
     config = dataclasses.replace(with_changes(kept, changes or {}), output_dir=str(run.path))
+    if total is not None and (is_done or total != kept.max_train_steps):
+        finish = read_finish(run.finish_path)
+        end = finish.end if finish else kept.max_train_steps or read_state(run).total_steps
+        refuse_no_more_steps(run, end, total)
     return with_files_found(config, Path(kept.output_dir or run.path), run.path)
 
 
 def _complete(run: RunFolder, config: TrainingConfig) -> RunFolderError:
     finish = read_finish(run.finish_path)
     if finish is None:
-        return RunFolderError(f"{run.name} is complete.", "All its steps are done.", "Start a new run.")
+        return RunFolderError(f"{run.name} is complete.", "All its steps are done.", TRAIN_MORE)
     of_all = f" of {config.max_train_steps}" if config.max_train_steps else ""
     why = "Its last saves had added nothing." if finish.start == finish.end else "Finish now ended it there, complete."
     return RunFolderError(
-        f"{run.name} was finished early, at step {finish.end}{of_all}.", why,
-        "Start a new run, or one with its last saved step as the base model.",
+        f"{run.name} was finished early, at step {finish.end}{of_all}.", why, TRAIN_MORE
     )  # fmt: skip
 
 

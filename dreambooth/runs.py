@@ -31,6 +31,7 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.models.origin import class_images_sentence, origin_of, step_sentence
 from dreambooth.pace import remember_pace
 from dreambooth.resuming import (
+    read_config,
     record_changes,
     remove_later_states,
     require_state,
@@ -40,12 +41,15 @@ from dreambooth.resuming import (
 )
 from dreambooth.runlog import RunLog, TensorBoardLog, failure
 from dreambooth.settings import Settings, load_settings
+from dreambooth.training.extending import Extension, extended, read_extensions, record_extensions
+from dreambooth.training.finishing import read_finish
 from dreambooth.workspace import RunFolder, Workspace, newest_step_folder
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
     from dreambooth.training.checkpoint import Checkpoint
+    from dreambooth.training.materials import Materials
 
 # Given back when the disk is full, so that the run's end can still be written down.
 RESERVE_BYTES = 1 << 18
@@ -234,8 +238,10 @@ def _train(
     for sentence in [] if resume else without_effect_in(materials.num_steps, config, explicit):
         report(Notice(sentence, "warning"))
     goes_back = state_step is not None
-    trainer = Trainer(config, materials, run, manager, report, controls, checkpoint, goes_back=goes_back)
+    extensions = _extensions(config, run, materials, checkpoint)
+    trainer = Trainer(config, materials, run, manager, report, controls, checkpoint, extensions, goes_back=goes_back)
     if resume and _this_process(manager).is_main_process:
+        record_extensions(run, extensions, report)
         record_changes(run, config, report)
         if state_step is not None:
             remove_later_states(run, state_step, report)
@@ -246,6 +252,23 @@ def _train(
     if num_steps < materials.num_steps:
         return StatusChanged("done", f"{num_steps} steps, finished before all {materials.num_steps}.")
     return StatusChanged("done", f"{num_steps} steps.")
+
+
+def _extensions(
+    config: TrainingConfig, run: RunFolder, materials: "Materials", checkpoint: "Checkpoint | None"
+) -> tuple[Extension, ...]:
+    """Return by which steps a run is extended that goes on from this state."""
+    kept = read_config(run)
+    if checkpoint is None or kept is None:
+        return ()
+    batches = materials.batches
+    total = kept.max_train_steps
+    if total is None and config.max_train_steps is not None:
+        from dreambooth.training.preparation import steps_per_epoch
+
+        total = kept.num_train_epochs * steps_per_epoch(kept, batches.concepts, batches.num_processes)
+    before, finish = read_extensions(run.extensions_path), read_finish(run.finish_path)
+    return extended(before, checkpoint.step, total, config.max_train_steps, finish)
 
 
 def _agreed_state(

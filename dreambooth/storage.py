@@ -36,7 +36,7 @@ NEWBORN_S = 60
 # What is lost with each, so that nobody has to guess.
 COST: dict[Choice, str] = {
     "intermediate weights": "All saved models of a run but the newest; their samples and settings stay.",
-    "exact states": "Those of complete runs, which nothing reads any more; nothing is lost.",
+    "exact states": "Those of finished runs: more steps cannot be trained then, only from a saved model.",
     "states to resume from": "Runs that were ended before their last step cannot be resumed any more.",
     "class images": "They are generated again when a training wants them.",
     "exports": "Files for other tools whose saved models are here, so that they can be made again.",

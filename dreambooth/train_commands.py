@@ -149,6 +149,9 @@ def _changes(arguments: dict[str, Any], path: Path) -> dict[str, Any]:
         print("The preset auto was chosen when the run began: it keeps those settings.", file=sys.stderr)
     elif preset_name:
         asked = _of_preset(preset_name, asked, kept) | asked
+    # More steps are asked for by a flag: a file or preset that the run was started with knows only its first total.
+    if "max_train_steps" not in flags and asked.pop("max_train_steps", None) not in (None, kept.max_train_steps):
+        print(f"The run keeps its {kept.max_train_steps} steps: a new total is named by flag.", file=sys.stderr)
     # A class folder that is not named is the run's own.
     if len(asked.get("concepts", ())) == len(kept.concepts):
         asked["concepts"] = tuple(

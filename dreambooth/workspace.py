@@ -174,6 +174,11 @@ class RunFolder:
         return self.records / "finish.json"
 
     @property
+    def extensions_path(self) -> Path:
+        """Return the file that says by which steps the run was extended."""
+        return self.records / "extensions.json"
+
+    @property
     def scores_path(self) -> Path:
         """Return the file of the run's scores."""
         return self.records / "scores.json"
@@ -220,7 +225,7 @@ class RunFolder:
             recommended = read_object(self.scores_path).get("recommended_step")
         except (OSError, ValueError):
             recommended = None
-        return (recommended, True) if recommended in steps else (steps[-1], False)
+        return next(((step, True) for step in steps if step == recommended), (steps[-1], False))
 
     def checkpoint_steps(self) -> list[int]:
         """Return the steps with an exact state, in order; they are verified when one is taken up."""
@@ -254,7 +259,10 @@ class RunFolder:
 
     def forget_failed_start(self) -> None:
         """Remove the records of a run that ended before its first step, and the pictures of its base; the log stays."""
-        told = (self.events_path, self.state_path, self.config_path, self.first_config_path, self.finish_path)
+        told = (
+            self.events_path, self.state_path, self.config_path, self.first_config_path, self.finish_path,
+            self.extensions_path,
+        )  # fmt: skip
         for path in (*told, self.scores_path, self.scores_chart_path):
             path.unlink(missing_ok=True)
         for folder in (self.step_folder(0) / "samples", self.probes, self.bleed):

@@ -64,7 +64,7 @@ def test_finish_now_cools_down_saves_and_is_done(tiny_base_folder: Path, photos:
     assert read_finish(run.finish_path) == Finish(3, 8)
     assert read_state(run).status == "done"
     assert "finished before all 60" in [event.what for event in watcher.events if isinstance(event, StatusChanged)][-1]
-    assert not run.checkpoints.exists()
+    assert run.checkpoint_steps() == [max(run.steps())], "the last one stays, for more steps"
 
 
 def test_a_run_ended_amid_its_cool_down_becomes_the_one_that_was_not(

@@ -45,9 +45,9 @@ FLOORS: list[dict[str, str]] = [
     {"data": "colour photos photo_records captions archives focus findings concept_notices dataset class_images"},
     {"probes": ""},
     {
-        "training": "objective sharding optimizer updates captions batches predictions gauges materials run_identity "
-        "checkpoint lending capture scored_saves finishing model_writer keeping loss_reports disk subject_mask teacher "
-        "preparation trainer"
+        "training": "objective sharding finishing extending optimizer updates captions batches predictions gauges "
+        "materials run_identity checkpoint lending capture scored_saves model_writer keeping loss_reports disk "
+        "subject_mask teacher preparation trainer"
     },
     {"starter": "things places scenes subjects tokens loop judging build"},
     {"resuming": ""},

@@ -3,6 +3,7 @@
 import argparse
 import html
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -34,7 +35,7 @@ from ui.gate import Gate, Uploads
 
 PUBLIC = {
     "/plan_training", "/finish_now", "/save_now", "/sample_now", "/resume_training", "/retry_with_less_memory",
-    "/score_run", "/bleed_report", "/delete_run",
+    "/train_more_steps", "/score_run", "/bleed_report", "/delete_run",
     "/upload_photos", "/start_training", "/training_status", "/stop_training", "/list_runs", "/convert", "/list_models",
     "/generate", "/try_sample", "/push_to_hub", "/list_storage", "/clean_storage",
     "/compare", "/cancel_pictures", "/read_recipe", "/list_pictures", "/zip_pictures", "/list_sizes",
@@ -215,6 +216,23 @@ def test_settings_without_effect_are_told_by_the_plan_and_in_the_log(client: Cli
     assert finished(client, run)["step"] == 5
     log = opened.workspace.run(run).log_path.read_text("utf-8")
     assert all(sentence in log for sentence in plan["notices"])
+
+
+def test_a_finished_run_trains_more_steps(client: Client, opened: OpenPage) -> None:
+    photo_set = upload(client)
+    run = client.predict(photo_set, str(opened.base), "recommended", SHORT, api_name="/start_training")
+    status = finished(client, run)
+    assert (status["step"], status["more_from"]) == (4, 4)
+    with pytest.raises(AppError, match="name a larger number"):
+        client.predict(4, run, api_name="/train_more_steps")
+    assert client.predict(6, run, api_name="/train_more_steps") == run
+    status = finished(client, run)
+    assert (status["status"], status["step"], status["total_steps"]) == ("done", 6, 6)
+    assert status["steps"] == [2, 4, 6]
+    shutil.rmtree(opened.workspace.run(run).checkpoints)
+    assert client.predict(run, api_name="/training_status")["more_from"] is None
+    with pytest.raises(AppError, match="cannot be trained further"):
+        client.predict(8, run, api_name="/train_more_steps")
 
 
 def test_mistakes_come_back_as_sentences(client: Client, opened: OpenPage) -> None:

@@ -9,6 +9,7 @@ from dreambooth.models.base import STARTER
 from ui import train_handlers
 from ui.boundary import Services, shown
 from ui.render import phase_text
+from ui.run_panel import whole_steps
 
 
 def publish(services: Services) -> None:
@@ -75,6 +76,16 @@ def publish(services: Services) -> None:
         jobs.resume(name)
         return name
 
+    def train_more_steps(max_train_steps: int, run: str = "") -> str:
+        """Queue a run that has ended to train further, to this many steps in all; returns its name.
+
+        Without a name it is the newest run. A finished run needs its exact state, which is kept where there was room.
+        """
+        services.check_training()
+        name = _chosen(services, run)
+        jobs.train_more(name, whole_steps(max_train_steps))
+        return name
+
     def retry_with_less_memory(run: str) -> str:
         """Start a new run with the settings of one that ran out of memory, changed to need less; returns its name."""
         services.check_training()
@@ -102,8 +113,8 @@ def publish(services: Services) -> None:
 
     for function in (
         start_training, plan_training, training_status, stop_training, finish_now, save_now, sample_now,
-        resume_training, score_run, bleed_report, retry_with_less_memory, delete_run, list_runs, list_models,
-        try_sample,
+        resume_training, train_more_steps, score_run, bleed_report, retry_with_less_memory, delete_run, list_runs,
+        list_models, try_sample,
     ):  # fmt: skip
         gr.api(shown(function), api_name=function.__name__, concurrency_limit=None)
 
@@ -136,6 +147,7 @@ def _status(services: Services, name: str) -> dict[str, Any]:
         "phase_seconds_left": view.phase_seconds_left,
         "queue_place": view.queue_place,
         "resume_step": view.resume_step,
+        "more_from": view.more_from,
         "silent_seconds": round(view.silent_s, 1),
         "loss": view.losses[-1].loss if view.losses else None,
         "steps": view.steps,

@@ -10,7 +10,9 @@ from typing import Any, Literal
 import gradio as gr
 
 from dreambooth.bleed import BleedReport, kept_report
+from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.jobs import RunView
+from dreambooth.limits import shortly
 from dreambooth.scoring.recommendation import NOTHING_MEASURED
 from dreambooth.workspace import RunFolder
 from ui.boundary import QUIET, Services, shown
@@ -47,6 +49,8 @@ class RunPanel:
     save_now: gr.Button
     sample_now: gr.Button
     resume: gr.Button
+    more_steps: gr.Number
+    more: gr.Button
     retry: gr.Button
     pictures: gr.Button
     message: gr.HTML
@@ -69,8 +73,9 @@ class RunPanel:
         """Return what shows the run, in the order of `run_updates`."""
         return [
             self.details, self.status, self.losses, self.samples, self.log, self.settings, self.scores, self.chart,
-            self.score, self.stop, self.finish_now, self.save_now, self.sample_now, self.resume, self.retry,
-            self.pictures, self.delete, self.sure, self.bleed, self.bled, self.bled_picture, self.message,
+            self.score, self.stop, self.finish_now, self.save_now, self.sample_now, self.resume,
+            self.more_steps, self.more, self.retry, self.pictures, self.delete, self.sure, self.bleed, self.bled,
+            self.bled_picture, self.message,
         ]  # fmt: skip
 
 
@@ -84,6 +89,10 @@ def build() -> RunPanel:
         save_now = gr.Button("Save now", visible=False, elem_id="save-now")
         sample_now = gr.Button("Sample now", visible=False, elem_id="sample-now")
         resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
+        more_steps = gr.Number(
+            label="Steps in all", precision=0, visible=False, elem_id="more-steps", scale=0, min_width=140,
+        )  # fmt: skip
+        more = gr.Button("Train more steps", visible=False, elem_id="more")
         retry = gr.Button("Retry with the plan that fits", variant="primary", visible=False, elem_id="retry")
         pictures = gr.Button("Make pictures with it", variant="primary", visible=False, elem_id="make-pictures")
     message = gr.HTML(elem_id="run-message")
@@ -121,8 +130,8 @@ def build() -> RunPanel:
                     "Yes, delete it and all it saved", variant="stop", visible=False, elem_id="delete-sure"
                 )
     return RunPanel(
-        run, details, status, stop, finish_now, save_now, sample_now, resume, retry, pictures, message, samples,
-        losses, scores, chart, score, bleed, bled, bled_picture, log, settings, reuse, delete, sure,
+        run, details, status, stop, finish_now, save_now, sample_now, resume, more_steps, more, retry, pictures,
+        message, samples, losses, scores, chart, score, bleed, bled, bled_picture, log, settings, reuse, delete, sure,
     )  # fmt: skip
 
 
@@ -134,7 +143,7 @@ def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
     if view is None:
         return dict.fromkeys(("losses", "samples"), ()) | {
             "details": False, "status": status_card(None), "log": log_text(""), "settings": "", "live": "",
-            "resume": None, "retry": False, "pictures": False, "deletable": False, "asked": None,
+            "resume": None, "more": None, "retry": False, "pictures": False, "deletable": False, "asked": None,
             "scores": "", "chart": None, "unscored": False, "bleedable": False, "bleed": None, "standing": {},
         }  # fmt: skip
     return {
@@ -151,6 +160,7 @@ def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
         "bleed": kept_report(RunFolder(view.path)),
         "live": view.status,
         "resume": view.resume_step,
+        "more": _more_steps(view),
         "retry": view.error is not None and view.error.cause == "out of memory",
         "pictures": bool(view.steps) and view.status not in LIVE,
         "deletable": view.status not in LIVE or view.status == "paused",
@@ -197,6 +207,8 @@ def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str
         unless_seen("live", gr.Button(STOP_WORDS.get(live, STOP), visible=live in ("queued", "running"))),
         *(unless_seen("live", gr.Button(visible=live == "running")) for _ in range(3)),
         unless_seen("resume", gr.Button(again, visible=resume is not None)),
+        unless_seen("more", gr.Number(value=values["more"], visible=values["more"] is not None)),
+        unless_seen("more", gr.Button(visible=values["more"] is not None)),
         unless_seen("retry", gr.Button(visible=values["retry"])),
         unless_seen("pictures", gr.Button(visible=values["pictures"])),
         unless_seen("asked", gr.Button(visible=values["deletable"])),
@@ -206,6 +218,12 @@ def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str
         unless_seen("bleed", _bled_picture(services, values["bleed"])),
         "" if _is_past(message, values["standing"]) else gr.skip(),
     ]
+
+
+def _more_steps(view: RunView) -> int | None:
+    """Return the total that is proposed for a run that has ended, half as many steps again; None where it cannot be."""
+    is_over = view.status not in LIVE and bool(view.steps)
+    return max(view.step, view.total_steps) * 3 // 2 if is_over else None
 
 
 def _announced(what: str, thing: Announced, view: RunView, why: str = "") -> str:
@@ -274,6 +292,13 @@ def connect(parts: RunPanel, services: Services) -> None:
     )
 
 
+def whole_steps(number: object) -> int:
+    """Return a number of steps as a field or a program gives it; raises ConfigError for what is no whole number."""
+    if isinstance(number, int | float) and not isinstance(number, bool) and number == number // 1:
+        return int(number)
+    raise ConfigError([FieldProblem("max_train_steps", f"is {shortly(number)}: it must be a whole number.")])
+
+
 def _which_step(view: RunView) -> str:
     return "its next step" if is_before_steps(view) else "this step"
 
@@ -289,6 +314,7 @@ class Handlers:
         self.save_now = shown(self._save_now)
         self.sample_now = shown(self._sample_now)
         self.resume = shown(self._resume)
+        self.train_more = shown(self._train_more)
         self.retry = shown(self._retry)
         self.delete = shown(self._delete)
 
@@ -344,6 +370,23 @@ class Handlers:
         place = self._services.jobs.view(name).queue_place
         words = f"It waits in line, at place {place}." if place else "The run goes on where it was."
         return _announced(words, "steps", before)
+
+    def _train_more(self, name: str, num_steps: float | None) -> tuple[str, Any]:
+        """Train a run further, to this many steps in all; without its exact state, offer its last step as the base."""
+        self._services.check_training()
+        jobs = self._services.jobs
+        before = jobs.view(name)
+        if before.more_from is None and before.steps:
+            last = str(before.path / str(before.steps[-1]))
+            todo = f"Its step {before.steps[-1]} is the base model of the form now: start a new training from it."
+            return panel(f"{name} cannot go on.", "Its exact state is gone.", todo, tone="note"), gr.Dropdown(
+                value=last
+            )
+        total = whole_steps(num_steps)
+        jobs.train_more(name, total)
+        place = jobs.view(name).queue_place
+        words = f"It waits in line, at place {place}." if place else f"The run goes on to step {total}."
+        return _announced(words, "steps", before), gr.skip()
 
     def _retry(self, name: str) -> tuple[str, Any]:
         self._services.check_training()

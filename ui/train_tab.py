@@ -166,6 +166,10 @@ def connect(
     )  # fmt: skip
     run_panel.connect(tab.panel, services)
     runs_section.connect(tab.runs, tab.run)
+    tab.panel.more.click(
+        run_panel.Handlers(services).train_more, [tab.run, tab.panel.more_steps], [tab.panel.message, tab.base],
+        api_name="train_more_shown_run", **quiet,
+    )  # fmt: skip
     tab.panel.reuse.click(
         handlers.reuse, [tab.run, tab.preset], [tab.panel.message, tab.base, proposed, tab.settings, *fields],
         api_name="reuse_settings", **quiet,

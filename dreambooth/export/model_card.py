@@ -54,7 +54,7 @@ def model_card(model_dir: Path, repo_id: str, single_file: Path | None) -> str:
         _samples(model_dir),
         _bleed(model_dir),
         _usage(repo_id, prompts, has_single_file=single_file is not None),
-        _how_it_was_made(settings),
+        _how_it_was_made(settings, _object(model_dir / "card.json").get("extensions")),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -191,7 +191,7 @@ def _usage(repo_id: str, prompts: list[str], *, has_single_file: bool) -> str:
     return "\n".join(lines)
 
 
-def _how_it_was_made(settings: dict[str, Any]) -> str:
+def _how_it_was_made(settings: dict[str, Any], extensions: object) -> str:
     if not settings:
         return ""
     defaults = TrainingConfig().to_json()
@@ -203,6 +203,8 @@ def _how_it_was_made(settings: dict[str, Any]) -> str:
         "Taught with DreamBooth Studio; settings that are not listed are its defaults.",
         "",
     ]
+    if isinstance(extensions, list) and extensions:
+        head += [f"The training was {'; then '.join(_plain(str(one)) for one in extensions)}.", ""]
     return "\n".join([*head, "| setting | value |", "|---|---|", *rows, "", "All settings: `dreambooth.json`.", ""])
 
 

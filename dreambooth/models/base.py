@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,7 @@ class BaseCard:
 
     `source` is the Hub id, or `starter`, that it was loaded from or taught from, and `licence` what it is under, both
     carried on by what is taught from it; `step` is that of a run's saved model, and `strength` what was made of it.
+    `extensions` says by which steps the run had been extended before that step, a sentence each.
     """
 
     native_px: int = 512
@@ -66,6 +67,7 @@ class BaseCard:
     licence: str = ""
     step: int | None = None
     strength: str = ""
+    extensions: Sequence[str] = ()
 
 
 @dataclass
@@ -106,7 +108,9 @@ def _card_of(file: Path) -> BaseCard:
         TrainingConfig.from_json(card.recipe)
     except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
         raise _bad_card(file, f"{error}"[:300]) from None
-    texts = (card.notice, card.source, card.licence, card.strength)
+    if not isinstance(card.extensions, list | tuple):
+        raise _bad_card(file, "Its extensions are no list.")
+    texts = (card.notice, card.source, card.licence, card.strength, *card.extensions)
     kinds = (type(card.native_px), type(card.is_toy), {type(text) for text in texts})
     if kinds != (int, bool, {str}) or not 16 <= card.native_px <= 4096 or not isinstance(card.step, int | None):
         raise _bad_card(
@@ -163,6 +167,7 @@ def load_base(
         licence=base.card.licence or _licence_of(source),
         step=None,
         strength="",
+        extensions=(),
     )
     if other_tokenizer is not None:
         base.tokenizer = other_tokenizer

@@ -67,9 +67,20 @@ def write_checkpoint(run: RunFolder, step: int, learner: Learner, identity: RunI
         manifest = {"step": step, **identity.to_json(), "files": files}
         (folder / MANIFEST).write_text(json.dumps(manifest | {"digest": value_hash(manifest)}, indent=1), "utf-8")
     if keep is None:
-        state_bytes = sum(file.stat().st_size for file in (run.checkpoints / str(step)).iterdir())
-        keep = 2 if free_bytes(run.path) > 2 * state_bytes + ROOM_BYTES else 1
+        num_bytes = sum(file.stat().st_size for file in (run.checkpoints / str(step)).iterdir())
+        keep = 2 if has_room_for_state(run.path, num_bytes) else 1
     prune(run, keep)
+
+
+def has_room_for_state(folder: Path, num_bytes: int) -> bool:
+    """Return whether a state of this size leaves as much free again, and room for a run's models."""
+    return free_bytes(folder) > 2 * num_bytes + ROOM_BYTES
+
+
+def state_bytes(learner: Learner) -> int:
+    """Return about how large a state of this learner is on disk."""
+    groups, _ = _gathered(learner)
+    return sum(tensor.numel() * tensor.element_size() for tensors in groups.values() for tensor in tensors.values())
 
 
 def lend_parts(learner: Learner) -> None:

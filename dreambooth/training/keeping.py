@@ -19,7 +19,15 @@ from dreambooth.hardware import describe_cpu, gb
 from dreambooth.memory_plan import SAMPLES_AT_A_TIME
 from dreambooth.models.manager import ModelManager
 from dreambooth.storage import remove_weights, saved_steps
-from dreambooth.training.checkpoint import Learner, lend_parts, prune, write_checkpoint
+from dreambooth.training.checkpoint import (
+    Learner,
+    has_room_for_state,
+    lend_parts,
+    prune,
+    state_bytes,
+    write_checkpoint,
+)
+from dreambooth.training.extending import read_extensions
 from dreambooth.training.materials import Materials, Report
 from dreambooth.training.model_writer import ModelWriter, Weights, copied, copy_bytes, weights_of
 from dreambooth.training.run_identity import RunIdentity
@@ -92,10 +100,29 @@ class Keeper:
             lend_parts(self._learner)
         self._kept_step, self._kept_at_s = step, time.monotonic()
 
-    def drop_states(self) -> None:
-        """Remove the exact states of a run that is done."""
-        if self._is_main and self._run.checkpoints.is_dir():
+    def end_states(self, step: int) -> None:
+        """Keep the last exact state of a run that is done where there is room, to be trained further, and no other."""
+        wanted = not self._config.drop_final_state
+        is_kept = wanted and has_room_for_state(self._run.path, state_bytes(self._learner))
+        if self._is_sharded:
+            is_kept = agreed(is_kept)
+        if is_kept:
+            try:
+                self.keep_state(step)
+            except OSError as error:
+                # The run is done and its model saved: that others filled the disk meanwhile does not change it.
+                is_kept = not is_disk_full(error)
+                if is_kept:
+                    raise
+        if not self._is_main:
+            return
+        if is_kept:
+            prune(self._run, keep=1)
+        elif self._run.checkpoints.is_dir():
             remove_folder(self._run.checkpoints)
+        if wanted and not is_kept:
+            text = "There is no room for its exact state: to train more steps, start a new run from its last step."
+            self._report(Notice(text, "warning"))
 
     def _refuse_lost_folder(self) -> None:
         """Raise RunFolderError when the run's folder was removed: what is saved would lie in one without a run."""
@@ -214,6 +241,7 @@ class Keeper:
         from dreambooth.models.saving import write_model
 
         base = self._base
+        extensions = [str(one) for one in read_extensions(self._run.extensions_path) if one.start < step]
         with new_folder(self._run.step_folder(step)) as folder:
             write_model(
                 folder,
@@ -223,7 +251,7 @@ class Keeper:
                 tokenizer=self._tokenizer,
                 scheduler_config=base.noise_scheduler_config,
                 dtype=_save_dtype(self._config),
-                card=dataclasses.replace(base.card, step=step),
+                card=dataclasses.replace(base.card, step=step, extensions=extensions),
                 weights=weights or weights_of(base, self._learner),
             )
             (folder / "args.json").write_text(json.dumps(self._config.to_json(), indent=2) + "\n", "utf-8")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import TrainingConfig
 from dreambooth.hardware import eight_bit_adam_available
+from dreambooth.training.extending import Extension
 
 if TYPE_CHECKING:
     import torch
@@ -130,15 +131,40 @@ def stochastically_rounded(values: "Tensor", generator: "torch.Generator") -> "T
     return rounded.to(torch.bfloat16).view(values.shape)
 
 
-def build_schedule(config: TrainingConfig, optimizer: "Optimizer", num_steps: int) -> "LRScheduler":
-    """Return the learning-rate schedule over `num_steps` updates, however many micro-batches each has."""
+def build_schedule(
+    config: TrainingConfig, optimizer: "Optimizer", num_steps: int, extensions: Sequence[Extension] = ()
+) -> "LRScheduler":
+    """Return the learning-rate schedule over `num_steps` updates, however many micro-batches each has.
+
+    Every extension has a schedule of its own over its steps, after a warm-up of its own; a constant one stays constant.
+    """
+    if not extensions:
+        return _schedule(config, optimizer, config.lr_warmup_steps, num_steps)
+    import torch
+    from torch.optim.lr_scheduler import LambdaLR
+
+    def factors(num_warmup_steps: int, num_steps: int) -> Callable[[int], float]:
+        # The factor is asked of a schedule over another optimizer: this one may have only one.
+        stand_in = torch.optim.SGD([torch.zeros(1)], lr=float(optimizer.defaults["lr"]))
+        schedule: Any = _schedule(config, stand_in, num_warmup_steps, num_steps)
+        factor: Callable[[int], float] = schedule.lr_lambdas[0]
+        return factor
+
+    parts = [(0, factors(config.lr_warmup_steps, extensions[0].total_before))]
+    parts += [(one.start, factors(one.num_warmup_steps, one.num_steps)) for one in extensions]
+
+    def factor_of(step: int) -> float:
+        start, factor = next(part for part in reversed(parts) if part[0] <= step)
+        return factor(step - start)
+
+    return LambdaLR(optimizer, factor_of)
+
+
+def _schedule(config: TrainingConfig, optimizer: "Optimizer", num_warmup_steps: int, num_steps: int) -> "LRScheduler":
     from diffusers.optimization import get_scheduler
 
     schedule: LRScheduler = get_scheduler(
-        config.lr_scheduler,
-        optimizer=optimizer,
-        num_warmup_steps=config.lr_warmup_steps,
-        num_training_steps=num_steps,
+        config.lr_scheduler, optimizer=optimizer, num_warmup_steps=num_warmup_steps, num_training_steps=num_steps
     )
     return schedule
 

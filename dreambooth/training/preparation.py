@@ -1,7 +1,7 @@
 """Before the first step: the base loaded, class pictures made, crops encoded, captions tokenized."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +173,7 @@ def _photo_reader(config: TrainingConfig, *, is_resumed: bool, writes: bool) -> 
     return PHOTO_READER
 
 
-def steps_per_epoch(config: TrainingConfig, concepts: list[ConceptPhotos], num_processes: int) -> int:
+def steps_per_epoch(config: TrainingConfig, concepts: Sequence[ConceptPhotos], num_processes: int) -> int:
     """Return the updates of one pass over the larger of photos and class pictures."""
     return num_steps_per_epoch(
         concepts,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.capture import CapturedWork
-from dreambooth.config import TrainingConfig
+from dreambooth.config import PATIENCE, TrainingConfig
 from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Notice, PhaseProgress, Resumed
 from dreambooth.models.family import Condition, Family, TextInputs
@@ -18,6 +18,7 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.training import objective
 from dreambooth.training.batches import Batch
 from dreambooth.training.checkpoint import Checkpoint, Learner, restore
+from dreambooth.training.extending import Extension, is_void
 from dreambooth.training.finishing import Finish, cool_down_from, read_finish, write_finish
 from dreambooth.training.keeping import Keeper, averaged_weights
 from dreambooth.training.lending import lend_device
@@ -76,6 +77,7 @@ class Trainer:
         report: Report,
         controls: Controls,
         resume: Checkpoint | None = None,
+        extensions: Sequence[Extension] = (),
         *,
         goes_back: bool = False,
     ) -> None:
@@ -93,6 +95,7 @@ class Trainer:
             kept = settings_as_written(run) or config.to_json()
             for sentence in require_same_run(resume.step, resume.identity, identity, kept):
                 report(Notice(sentence, "warning"))
+        self._extensions = tuple(extensions)
         self._prepare_models()
         self._prepare_updates()
         # Through a hook a weight holds all others: none may stay on when this fails.
@@ -101,6 +104,8 @@ class Trainer:
             self._finish_path, self._early_end = run.finish_path, read_finish(run.finish_path)
             if goes_back and resume and self._early_end and self._early_end.start > resume.step:
                 self._finish_path.unlink()
+                self._early_end = None
+            if self._early_end is not None and is_void(self._early_end, self._extensions):
                 self._early_end = None
             self._first_step = 0 if resume is None else self._restored(resume)
             self._keeper = Keeper(config, materials, run, manager, report, self._learner(), identity, self._first_step)
@@ -221,7 +226,7 @@ class Trainer:
             config, *by_model, num_processes=num_processes,
             notice=lambda text: self._report(Notice(text, "warning")),
         )  # fmt: skip
-        self._schedule = build_schedule(config, self._optimizer, self._materials.num_steps)
+        self._schedule = build_schedule(config, self._optimizer, self._materials.num_steps, self._extensions)
         # Losses in fp16 are scaled up before backward and gradients down after it (Micikevicius et al., 1710.03740).
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.mixed_precision == "fp16")
         self._updates: GatheredUpdates | UpdatesInBackward
@@ -421,9 +426,16 @@ class Trainer:
         keeper.score(step)
         # Of several processes only the first has scores, and all must end at the same step.
         alone = self._materials.batches.num_processes == 1
-        if config.stop_when_good and alone and keeper.is_past_best():
+        if config.stop_when_good and alone and self._has_compared(step) and keeper.is_past_best():
             self._end_early(Finish(step, step), "Nothing was gained any more: the run ends here.")
         keeper.save(step, is_last=step == self.num_steps)
+
+    def _has_compared(self, step: int) -> bool:
+        """Return whether enough was saved since the last extension to end the run for what its saves are worth."""
+        if not self._extensions:
+            return True
+        every, start = self._config.save_interval, self._extensions[-1].start
+        return step // every - start // every >= PATIENCE
 
     def _lend_device(self, step: int) -> None:
         """Pause while somebody else wants the device; a recorded step is recorded anew, for other addresses."""
@@ -475,7 +487,7 @@ class Trainer:
             self._keeper.sample(step)
             self._keeper.score(step)
             self._keeper.recommend()
-            self._keeper.drop_states()
+            self._keeper.end_states(step)
         elif step:
             self._keep_state(step)
 

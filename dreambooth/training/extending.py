@@ -1,0 +1,105 @@
+"""A run that trains more steps than it was started with: where each extension begins and ends.
+
+What is written down is enough to know the learning rate of every step, so that a run that is killed in an extension
+goes on as it would have. A step up to the beginning of an extension keeps the schedule that it had.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dreambooth.durable import write_json
+from dreambooth.errors import ConfigError, FieldProblem, RunFolderError
+from dreambooth.events import Event, Notice
+from dreambooth.json_file import read_object
+from dreambooth.training.finishing import Finish
+from dreambooth.workspace import RunFolder
+
+WARM_UP_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Extension:
+    """Steps that were added: those after `start` up to `end`, to a run of `total_before` steps."""
+
+    start: int
+    total_before: int
+    end: int
+
+    @property
+    def num_steps(self) -> int:
+        """Return how many steps have the extension's own schedule."""
+        return self.end - self.start
+
+    @property
+    def num_warmup_steps(self) -> int:
+        """Return over how many of them the learning rate rises to its peak."""
+        return round(WARM_UP_SHARE * self.num_steps)
+
+    def __str__(self) -> str:
+        return f"extended after step {self.start} from {self.total_before} to {self.end} steps"
+
+
+def read_extensions(path: Path) -> tuple[Extension, ...]:
+    """Return a run's extensions in order, none where there are none or they cannot be read."""
+    try:
+        return tuple(
+            Extension(int(one["start"]), int(one["total_before"]), int(one["end"]))
+            for one in read_object(path)["extensions"]
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return ()
+
+
+def write_extensions(path: Path, extensions: Sequence[Extension]) -> None:
+    """Write down a run's extensions."""
+    write_json(path, {"extensions": [asdict(one) for one in extensions]})
+
+
+def extended(
+    before: Sequence[Extension], step: int, total: int | None, new_total: int | None, finish: Finish | None
+) -> tuple[Extension, ...]:
+    """Return a run's extensions as it goes on after `step`: one more where its total is new, or it had ended early.
+
+    `total` is what it was to make so far. A run that goes back to a step before an extension, to a new total, gives
+    that extension up.
+    """
+    ended_early = finish is not None and finish.end <= step
+    if new_total is None or (new_total == total and not ended_early):
+        return tuple(before)
+    kept = [one for one in before if one.start < step]
+    given_up = before[len(kept) :]
+    total_before = given_up[0].total_before if given_up else total or step
+    return (*kept, Extension(step, total_before, new_total))
+
+
+def is_void(finish: Finish, extensions: Sequence[Extension]) -> bool:
+    """Return whether an early end was decided before the run was extended, which cleared it."""
+    return bool(extensions) and finish.start <= extensions[-1].start
+
+
+def refuse_no_more_steps(run: RunFolder, end: int, asked: int) -> None:
+    """Raise ConfigError unless `asked` is more than the run's steps, and RunFolderError where its state is gone."""
+    if asked <= end:
+        message = f"is {asked}, and the run has {end} steps: name a larger number to train more steps."
+        raise ConfigError([FieldProblem("max_train_steps", message)])
+    if not run.checkpoint_steps():
+        steps = run.steps()
+        base = (
+            f" with its last step as base: --pretrained_model_name_or_path {run.step_folder(steps[-1])}"
+            if steps
+            else ""
+        )
+        raise RunFolderError(
+            f'"{run.name}" cannot be trained further.', "Its exact state was removed, or there was no room to keep it.",
+            f"Start a new run{base}.",
+        )  # fmt: skip
+
+
+def record_extensions(run: RunFolder, extensions: Sequence[Extension], report: Callable[[Event], None]) -> None:
+    """Write down the extensions that a run goes on with, and report a new one; it clears an early end."""
+    if tuple(extensions) == read_extensions(run.extensions_path):
+        return
+    run.finish_path.unlink(missing_ok=True)
+    write_extensions(run.extensions_path, extensions)
+    report(Notice(f"The run is {extensions[-1]}; these have a learning-rate schedule of their own."))
