@@ -79,7 +79,8 @@ def resolve(
     if recipe_rate and not values["train_text_encoder"]:
         values["learning_rate"] = UNET_ONLY_LEARNING_RATE
     if preset_name and not values.get("save_sample_prompt"):
-        values["save_sample_prompt"] = "\n".join(concept.instance_prompt for concept in values.get("concepts", ()))
+        prompts = [concept.instance_prompt for concept in values.get("concepts", ())]
+        values["save_sample_prompt"] = "\n".join(prompts) or None
     return TrainingConfig(**without_idle_options(values, explicit))
 
 
