@@ -10,7 +10,9 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from dreambooth.config import TrainingConfig
 from dreambooth.durable import write_json
+from dreambooth.fields import describe
 from dreambooth.samples import sample_folder
 from tests.open_page import OpenPage, open_page
 from tests.raw_events import Answer, RawEvents
@@ -47,7 +49,10 @@ def private(page: OpenPage) -> list[tuple[Path, Path]]:
 
 @pytest.mark.slow
 def test_a_logged_in_visitor_takes_no_model_of_the_machine_home(tmp_path: Path) -> None:
-    """As base, as VAE, as tokenizer and to make pictures with; then nothing of it can be converted or downloaded."""
+    """As base, in any other setting that names a model, and to make pictures with; and nothing of it is converted."""
+    others = [info.name for info in describe(TrainingConfig) if info.name.endswith(("_name", "_name_or_path"))]
+    others.remove("pretrained_model_name_or_path")
+    assert {"pretrained_vae_name_or_path", "tokenizer_name", "class_model_name_or_path"} <= set(others)
     shutil.copytree(sample_folder(), tmp_path / "photos")
     with open_page(tmp_path / "page", auth=USER) as page:
         model = str(shutil.copytree(page.base, tmp_path / "private-model"))
@@ -57,7 +62,7 @@ def test_a_logged_in_visitor_takes_no_model_of_the_machine_home(tmp_path: Path) 
         for endpoint in ("/start_training", "/plan_training"):
             with pytest.raises(AppError, match=REFUSED):
                 client.predict(photos, model, "recommended", SHORT, api_name=endpoint)
-            for field in ("pretrained_vae_name_or_path", "tokenizer_name"):
+            for field in others:
                 with pytest.raises(AppError, match=f"{field}: {NOT_OFFERED}"):
                     client.predict(
                         photos, str(page.base), "recommended", SHORT | {field: f"{model}/vae"}, api_name=endpoint
