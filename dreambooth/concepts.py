@@ -85,7 +85,8 @@ def concept_problems(concept: Concept) -> list[FieldProblem]:
     if class_dir is not None and not is_folder(class_dir) and (problem := place_problem(Path(class_dir))):
         problems.append(FieldProblem("class_data_dir", problem))
     if not is_folder(concept.instance_data_dir):
-        problems.append(FieldProblem("instance_data_dir", f"{shortly(concept.instance_data_dir)} is no folder."))
+        message = f"{shortly(concept.instance_data_dir)} is no folder: name the one that holds the photos."
+        problems.append(FieldProblem("instance_data_dir", message))
     return problems
 
 

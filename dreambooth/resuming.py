@@ -54,13 +54,14 @@ def resumable_config(
     kept = read_config(run)
     if kept is None:
         raise RunFolderError(
-            f"{run.path} holds no run.", "Its settings cannot be read.", "Name the folder of a run, or start a new one."
-        )
+            f'"{run.path}" holds no run.', "Its settings cannot be read.",
+            "Name the folder of a run, or start a new one.",
+        )  # fmt: skip
     is_done, total = read_state(run).status == "done", (changes or {}).get("max_train_steps")
     if is_done and total is None:
         raise _complete(run, kept)
     if is_locked(run.line_path) or (not is_claimed and is_locked(run.lock_path)):
-        raise RunFolderError(f"{run.name} is at work or in line.", "A process has it.", "Wait, or stop it there.")
+        raise RunFolderError(f'"{run.name}" is at work or in line.', "A process has it.", "Wait, or stop it there.")
     config = dataclasses.replace(with_changes(kept, changes or {}), output_dir=str(run.path))
     if total is not None and (is_done or total != kept.max_train_steps):
         finish = read_finish(run.finish_path)
@@ -72,11 +73,11 @@ def resumable_config(
 def _complete(run: RunFolder, config: TrainingConfig) -> RunFolderError:
     finish = read_finish(run.finish_path)
     if finish is None:
-        return RunFolderError(f"{run.name} is complete.", "All its steps are done.", TRAIN_MORE)
+        return RunFolderError(f'"{run.name}" is complete.', "All its steps are done.", TRAIN_MORE)
     of_all = f" of {config.max_train_steps}" if config.max_train_steps else ""
     why = "Its last saves had added nothing." if finish.start == finish.end else "Finish now ended it there, complete."
     return RunFolderError(
-        f"{run.name} was finished early, at step {finish.end}{of_all}.", why, TRAIN_MORE
+        f'"{run.name}" was finished early, at step {finish.end}{of_all}.', why, TRAIN_MORE
     )  # fmt: skip
 
 
@@ -165,10 +166,14 @@ def record_changes(run: RunFolder, config: TrainingConfig, report: Callable[[Eve
     for name, before in kept.to_json().items():
         now = config.to_json()[name]
         if now != before and name not in ("output_dir", "concepts"):
-            report(Notice(f"{name} is {now} from here on; it was {before}."))
+            report(Notice(f"{name} is {_shown(now)} from here on; it was {_shown(before)}."))
     if not run.first_config_path.exists():
         shutil.copy(run.config_path, run.first_config_path)
     write_json(run.config_path, config.to_json())
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else str(value)
 
 
 # Which state ---------------------------------------------------------------------------------------------------------
@@ -205,7 +210,7 @@ def require_state(run: RunFolder, step: int) -> None:
     if step not in run.checkpoint_steps():
         there = ", ".join(map(str, run.checkpoint_steps())) or "none"
         raise RunFolderError(
-            f"{run.name} has no exact state of step {step}.", f"The steps with one: {there}.",
+            f'"{run.name}" has no exact state of step {step}.', f"The steps with one: {there}.",
             "Name one of those, or take the newest with --resume_from_checkpoint latest.",
         )  # fmt: skip
 

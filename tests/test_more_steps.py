@@ -116,6 +116,7 @@ def test_more_steps_after_an_early_finish(tiny_base_folder: Path, photos: Path, 
     assert run.steps() == [8, 12]
     assert not run.finish_path.exists()
     assert rates(run)[8:] == [1e-3] * 4
+    assert "The run is continued to step 12 after its early end at step 8 of 20;" in run.log_path.read_text("utf-8")
 
 
 def test_killed_in_the_extension_and_resumed_it_is_bit_equal(flags: list[str], tmp_path: Path) -> None:

@@ -228,7 +228,10 @@ def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PhotoError, match="is no folder"):
         find_photos(tmp_path / "missing")
     (tmp_path / "movie.mp4").touch()
-    with pytest.raises(PhotoError, match=r"holds no photos. 1 other file\(s\)"):
+    with pytest.raises(PhotoError, match='"movie.mp4" does not end in .jpg, .png, .webp, .avif or .heic.'):
+        find_photos(tmp_path)
+    (tmp_path / "dog.jpg").symlink_to("gone.jpg")
+    with pytest.raises(PhotoError, match='None of its 2 files is a photo: "dog.jpg" is a link to nothing'):
         find_photos(tmp_path)
 
 

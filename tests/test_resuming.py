@@ -131,7 +131,7 @@ def test_what_changes_no_weight_may_change_and_nothing_else(
     assert "concepts: is" in capsys.readouterr().err
     assert resumed(run, "--save_total_limit", "1", "--log_interval", "1", "--config", str(run.config_path)) == 0
     assert run.steps() == [8]
-    assert "save_total_limit is 1 from here on; it was None." in run.log_path.read_text()
+    assert "save_total_limit is 1 from here on; it was not set." in run.log_path.read_text()
     assert json.loads(run.config_path.read_text())["save_total_limit"] == 1
 
 
@@ -174,7 +174,7 @@ def test_a_state_that_is_named_is_the_one_that_is_taken(
     killed_run(monkeypatch, [*own, "--output_dir", str(run.path)], step=7)
     assert run.checkpoint_steps() == [2, 4, 6]
     assert main(["train", "--resume_from_checkpoint", str(run.checkpoints / "5")]) == 1
-    assert f"{run.name} has no exact state of step 5.\nThe steps with one: 2, 4, 6." in capsys.readouterr().err
+    assert f'"{run.name}" has no exact state of step 5.\nThe steps with one: 2, 4, 6.' in capsys.readouterr().err
     assert read_state(run).status == "interrupted", "a mistake in the command changes nothing"
     assert main(["train", "--resume_from_checkpoint", str(run.checkpoints / "2")]) == 0
     assert Resumed(2) in [event for _, event in read_events(run.events_path)]

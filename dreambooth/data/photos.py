@@ -84,8 +84,12 @@ def find_photos(folder: Path, reader: int = PHOTO_READER) -> PhotoFolder:
     others = [path for path in files if path not in photos and not _is_silent(path)]
     skipped = [(path, _reason_to_skip(path)) for path in others]
     if not photos:
-        more = f" {len(skipped)} other file(s) were found." if skipped else ""
-        raise PhotoError(f"{folder} holds no photos.{more}", f"Photos end in {_ENDINGS}.", "Put 3 to 20 in it.")
+        why = f"Photos end in {_ENDINGS}."
+        if skipped:
+            path, reason = skipped[0]
+            all_of_them = f"None of its {len(skipped)} files is a photo: " if len(skipped) > 1 else ""
+            why = f'{all_of_them}"{shown(path)}" {reason}.'
+        raise PhotoError(f'"{printable(str(folder))}" holds no photos.', why, "Put 3 to 20 photos in it.")
     return PhotoFolder(photos, skipped)
 
 

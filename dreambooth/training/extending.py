@@ -37,6 +37,8 @@ class Extension:
         return round(WARM_UP_SHARE * self.num_steps)
 
     def __str__(self) -> str:
+        if self.end <= self.total_before:
+            return f"continued to step {self.end} after its early end at step {self.start} of {self.total_before}"
         return f"extended after step {self.start} from {self.total_before} to {self.end} steps"
 
 
@@ -86,7 +88,7 @@ def refuse_no_more_steps(run: RunFolder, end: int, asked: int) -> None:
     if not run.checkpoint_steps():
         steps = run.steps()
         base = (
-            f" with its last step as base: --pretrained_model_name_or_path {run.step_folder(steps[-1])}"
+            f' with its last step as base: --pretrained_model_name_or_path "{run.step_folder(steps[-1])}"'
             if steps
             else ""
         )
@@ -100,6 +102,7 @@ def record_extensions(run: RunFolder, extensions: Sequence[Extension], report: C
     """Write down the extensions that a run goes on with, and report a new one; it clears an early end."""
     if tuple(extensions) == read_extensions(run.extensions_path):
         return
-    run.finish_path.unlink(missing_ok=True)
+    # In this order: a run that is killed in between has an early end that its extension makes void.
     write_extensions(run.extensions_path, extensions)
+    run.finish_path.unlink(missing_ok=True)
     report(Notice(f"The run is {extensions[-1]}; these have a learning-rate schedule of their own."))
