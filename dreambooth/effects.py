@@ -41,7 +41,8 @@ def without_effect(config: TrainingConfig, explicit: Collection[str] | None = No
     if "concepts_list" in asked:
         names = [field.name for field in dataclasses.fields(Concept)]
         found |= dict.fromkeys(names, "has no effect: concepts_list names the concepts.")
-    elif not config.with_prior_preservation and any(concept.class_data_dir for concept in config.concepts):
+    has_class_folder = any(concept.class_data_dir for concept in config.concepts)
+    if has_class_folder and not config.with_prior_preservation and not {"concepts_list", "class_data_dir"} <= asked:
         found["class_data_dir"] = f"has no effect: {_off('with_prior_preservation')}."
         asked.add("class_data_dir")
     found |= dict(_conflicts(config))

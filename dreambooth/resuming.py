@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.concepts import Concept
+from dreambooth.concepts import Concept, class_folder_problems, concept_problems
 from dreambooth.config import TrainingConfig
 from dreambooth.durable import is_locked, remove_folder, write_json
 from dreambooth.errors import ConfigError, FieldProblem, RunFolderError, TrainingError
@@ -67,7 +67,10 @@ def resumable_config(
         finish = read_finish(run.finish_path)
         end = finish.end if finish else kept.max_train_steps or read_state(run).total_steps
         refuse_no_more_steps(run, end, total)
-    return with_files_found(config, Path(kept.output_dir or run.path), run.path)
+    config = with_files_found(config, Path(kept.output_dir or run.path), run.path)
+    if "concepts" in (changes or {}):
+        _require_usable_folders(config)
+    return config
 
 
 def _complete(run: RunFolder, config: TrainingConfig) -> RunFolderError:
@@ -95,6 +98,15 @@ def with_changes(kept: TrainingConfig, changes: Mapping[str, Any]) -> TrainingCo
     if problems:
         raise ConfigError(problems)
     return changed
+
+
+def _require_usable_folders(config: TrainingConfig) -> None:
+    """Raise ConfigError for class folders that are files or hold photos, before class images are made there."""
+    problems = [problem for concept in config.concepts for problem in concept_problems(concept)]
+    if config.with_prior_preservation:
+        problems += class_folder_problems(config.concepts)
+    if problems:
+        raise ConfigError(problems)
 
 
 # Where its files are -------------------------------------------------------------------------------------------------

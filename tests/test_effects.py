@@ -83,6 +83,14 @@ def test_flags_for_one_concept_beside_a_list_are_named(concept_flags: list[str],
     assert named(sentences) == {"instance_data_dir", "instance_prompt", "class_prompt"}
 
 
+def test_a_class_folder_in_a_list_is_named_without_prior_preservation(photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "concepts_list.json"
+    concept = {"instance_prompt": "a", "class_prompt": "b", "instance_data_dir": str(photos), "class_data_dir": "cls"}
+    path.write_text(json.dumps([concept]))
+    assert told("--concepts_list", str(path)) == ['"class_data_dir" has no effect: with_prior_preservation is off.']
+    assert told("--concepts_list", str(path), "--with_prior_preservation") == []
+
+
 def test_a_file_counts_for_what_is_no_default_in_it(concept_flags: list[str], tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     path.write_text(json.dumps(TrainingConfig(ema_decay=0.9).to_json() | {"concepts": []}))

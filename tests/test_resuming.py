@@ -81,6 +81,21 @@ def test_photos_that_moved_are_named_anew_and_others_are_refused(
     assert json.loads(run.config_path.read_text())["concepts"][0]["instance_data_dir"] == str(moved)
 
 
+def test_class_images_are_not_made_among_the_photos_of_a_resumed_run(
+    flags: list[str], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    prior = ["--with_prior_preservation", "--class_prompt", "photo of dog", "--num_class_images", "4"]
+    own = [*flags, *prior, "--save_infer_steps", "1", "--instance_data_dir", str(photos)]
+    killed_run(monkeypatch, [*own, "--output_dir", str(run.path)])
+    there = sorted(photos.iterdir())
+    assert resumed(run, "--class_data_dir", str(photos)) == 1
+    assert "is the folder of the photos" in capsys.readouterr().err
+    assert resumed(run, "--class_data_dir", str(there[0])) == 1
+    assert f'class_data_dir: is a file ("{there[0]}")' in capsys.readouterr().err
+    assert sorted(photos.iterdir()) == there
+
+
 def test_a_folder_that_moved_with_run_photos_and_base_is_found(
     photos: Path, tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
