@@ -240,6 +240,14 @@ def test_squares_of_a_zip_that_cannot_be_read_are_named_and_refused_by_training(
         )
 
 
+def test_a_caption_of_a_zip_that_cannot_be_read_is_refused_by_the_name_of_its_photo(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped(("1.jpg", photo(1)), ("1.txt", "café".encode("cp1252"))))
+    unpack_photos(tmp_path / "a.zip", tmp_path / "set")
+    concept = Concept("x", str(tmp_path / "set"))
+    with pytest.raises(PhotoError, match='The caption of "1.jpg" cannot be used: .* Line 1 has the byte 0xE9'):
+        load_concept(concept, read_prompts_from_txts=True, num_class_images=0, report=print)
+
+
 def test_the_command_line_names_what_it_leaves_out_of_a_zip(tmp_path: Path) -> None:
     content = zipped(("1.jpg", photo(1)), ("2.png", wide_png()), ("1.txt", "café".encode("cp1252")), method=0)
     (tmp_path / "dog.zip").write_bytes(content)

@@ -16,6 +16,7 @@ from dreambooth import rng
 from dreambooth.concepts import Concept
 from dreambooth.data.captions import caption_files, read_caption
 from dreambooth.data.focus import FOCUS_FILE, Focus, focus_of_photos, focused, read_focus
+from dreambooth.data.photo_records import known_name, read_records
 from dreambooth.data.photos import PHOTO_READER, crop_box, find_photos, read_photo, shown, square
 from dreambooth.errors import PhotoError
 from dreambooth.models.family import PictureSize
@@ -136,12 +137,22 @@ def _captions(photos: list[Path], instance_prompt: str, report: Callable[[str], 
     """Return each photo's caption; where its file is missing or has no words, the instance prompt stands in."""
     files, captions = caption_files(photos), []
     for photo in photos:
-        words = read_caption(files[photo]) if photo in files else ""
+        words = _words_beside(photo, files[photo]) if photo in files else ""
         if not words:
             problem = f"{shown(files[photo])} is empty" if photo in files else f"{shown(photo)} has no caption file"
             report(f'{problem}: the caption of {shown(photo)} is the instance prompt "{instance_prompt}".')
         captions.append(words or instance_prompt)
     return captions
+
+
+def _words_beside(photo: Path, file: Path) -> str:
+    try:
+        return read_caption(file)
+    except PhotoError as error:
+        # A stored photo and its caption have other names than they came with.
+        name = known_name(photo, read_records(photo.parent))
+        what = error.what if name == shown(photo) else f'The caption of "{name}" cannot be used: {error.what}'
+        raise PhotoError(what, error.why, error.todo) from None
 
 
 # The sequence --------------------------------------------------------------------------------------------------------
