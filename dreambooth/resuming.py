@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 BASE_PLACES = (
     "pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "class_model_name_or_path",
 )  # fmt: skip
-TRAIN_MORE = "To train more steps: --resume_from_checkpoint latest --max_train_steps with a larger number."
+TRAIN_MORE = (
+    'Choose "Train more steps" on the page, or --resume_from_checkpoint latest --max_train_steps with a larger number.'
+)
 
 
 def read_config(run: RunFolder) -> TrainingConfig | None:
