@@ -20,6 +20,10 @@ HOSTILE: list[tuple[str, Any, str]] = [
     ("unet/config.json", {"layers_per_block": [2, 2, 2, 10**9]}, "from 1 to 8"),
     ("unet/config.json", {"block_out_channels": [8, 16, 24, 10**9]}, "list of at most 8"),
     ("unet/config.json", {"block_out_channels": [8] * 1000}, "list of at most 8"),
+    ("unet/config.json", {"reverse_transformer_layers_per_block": [10**6] * 4}, "from 1 to 8"),
+    ("unet/config.json", {"time_embedding_dim": 10**9}, "from 1 to 16,384"),
+    ("unet/config.json", {"num_class_embeds": 10**9}, "from 1 to 16,384"),
+    ("unet/config.json", {"conv_in_kernel": 10**6}, "from 1 to 15"),
     ("unet/config.json", {"sample_size": None}, "whole number"),
     ("unet/config.json", {"sample_size": True}, "whole number"),
     ("unet/config.json", {"cross_attention_dim": "wide"}, "whole number"),
@@ -36,7 +40,8 @@ HOSTILE: list[tuple[str, Any, str]] = [
     ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, '"epsilon" or "v_prediction"'),
     ("scheduler/scheduler_config.json", {"prediction_type": ["epsilon"]}, '"epsilon" or "v_prediction"'),
     ("scheduler/scheduler_config.json", {"beta_schedule": "steep"}, '"scaled_linear"'),
-    ("scheduler/scheduler_config.json", {"trained_betas": ["1"]}, "a list of numbers"),
+    ("scheduler/scheduler_config.json", {"trained_betas": ["0.1"] * 1000}, "a list of 100 to 10,000 numbers"),
+    ("scheduler/scheduler_config.json", {"trained_betas": []}, "a list of 100 to 10,000 numbers"),
 ]
 
 

@@ -66,6 +66,14 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "attention_head_dim": WIDTHS,
         "num_attention_heads": _or_none(WIDTHS),
         "norm_num_groups": WIDTH,
+        "reverse_transformer_layers_per_block": _or_none(LAYERS),
+        "conv_in_kernel": _whole(1, 15),
+        "conv_out_kernel": _whole(1, 15),
+        "time_embedding_dim": _or_none(WIDTH),
+        "time_cond_proj_dim": _or_none(WIDTH),
+        "encoder_hid_dim": _or_none(WIDTH),
+        "num_class_embeds": _or_none(WIDTH),
+        "projection_class_embeddings_input_dim": _or_none(WIDTH),
     },
     "text_encoder/config.json": {
         "vocab_size": _whole(1, 1_000_000),
@@ -91,8 +99,10 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "beta_schedule": _one_of("linear", "scaled_linear", "squaredcos_cap_v2"),
         "trained_betas": _or_none(
             (
-                "a list of numbers from 0 to 1",
-                lambda value: isinstance(value, list) and all(0 <= one <= 1 for one in value),
+                "a list of 100 to 10,000 numbers from 0 to 1",
+                lambda value: (
+                    isinstance(value, list) and 100 <= len(value) <= 10_000 and all(0 <= one <= 1 for one in value)
+                ),
             )
         ),
         "prediction_type": _one_of("epsilon", "v_prediction"),
