@@ -70,6 +70,23 @@ def test_a_hostile_configuration_is_refused_in_words(
         assert load_base(str(folder), vae=str(tiny_base_folder)).vae is not None, "its own is not looked at then"
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("text_encoder/config.json", {"layer_norm_eps": "small"}),
+        ("text_encoder/config.json", {"num_attention_heads": 3}),
+        ("vae/config.json", {"down_block_types": ["DownEncoderBlock2D"] * 400}),
+    ],
+)
+def test_a_configuration_that_does_not_fit_itself_is_told(
+    tiny_base_folder: Path, tmp_path: Path, name: str, change: Any
+) -> None:
+    folder = Path(shutil.copytree(tiny_base_folder, tmp_path / "base"))
+    written(folder, name, change)
+    with pytest.raises(BaseModelError, match="cannot be loaded"):
+        load_base(str(folder))
+
+
 def test_what_is_used_is_within_the_limits(tiny_base_folder: Path) -> None:
     from dreambooth.models.original_file import starter_folder
     from dreambooth.models.sd import SD2_CHANGES, SD15_CONFIGS, SD15_SCHEDULER

@@ -38,7 +38,15 @@ from dreambooth.models.original_file import (
 from dreambooth.models.saved_hashes import refuse_changed
 from dreambooth.models.sd import StableDiffusion
 from dreambooth.models.tokenizer import load_tokenizer, refuse_other_vocabulary, tokenizer_for
-from dreambooth.models.weights import file_metadata, filled, named, only_variant, pickled_weights, refuse_not_finite
+from dreambooth.models.weights import (
+    file_metadata,
+    filled,
+    load_errors,
+    named,
+    only_variant,
+    pickled_weights,
+    refuse_not_finite,
+)
 from dreambooth.workspace import RunFolder
 
 if TYPE_CHECKING:
@@ -245,7 +253,6 @@ def local_base(name: str, models_dir: Path | None) -> Path | None:
 def _from_folder(folder: Path, variant: str | None, given: Collection[str]) -> Base:
     """Load a folder's parts but those that are `given` from elsewhere, which are None in the result."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from safetensors import SafetensorError
 
     _check_folder(folder, variant, given)
     try:
@@ -255,7 +262,7 @@ def _from_folder(folder: Path, variant: str | None, given: Collection[str]) -> B
         unet = _diffusers_part(UNet2DConditionModel, folder / "unet", variant)
         text_encoder = _text_encoder_of(folder / "text_encoder", variant)
         vae = None if "vae" in given else _diffusers_part(AutoencoderKL, folder / "vae", variant)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except load_errors() as error:
         raise BaseModelError(
             f"{folder} cannot be loaded.", quoted(error, 400), "Download or save the model again."
         ) from error
@@ -302,7 +309,6 @@ def _load_vae(source: str, token: str | None) -> Any:
     if folder.is_file():
         return vae_of_file(folder)
     from diffusers import AutoencoderKL
-    from safetensors import SafetensorError
 
     if not folder.is_dir():
         folder = downloaded_vae(source, token)
@@ -316,7 +322,7 @@ def _load_vae(source: str, token: str | None) -> Any:
     refuse_wrong_config(folder / "config.json", "vae/config.json")
     try:
         return _diffusers_part(AutoencoderKL, folder, None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except load_errors() as error:
         raise BaseModelError(
             f"The VAE {source} cannot be loaded.", quoted(error),
             "Check the name, or leave pretrained_vae_name_or_path out.",
@@ -373,17 +379,10 @@ def _complete(module: Any, report: Mapping[str, Any], part: str) -> Any:
 
 def _from_file(path: Path, tokenizer: str | None, token: str | None) -> Base:
     parts = parts_of_file(path)
-    return Base(
-        str(path),
-        parts.unet,
-        parts.text_encoder,
-        parts.vae,
-        tokenizer_for(parts.vocabulary_size, starter_folder(), token, is_sd2=parts.is_sd2)
-        if tokenizer is None
-        else None,
-        parts.scheduler_config,
-        BaseCard(),
-    )
+    own = None
+    if tokenizer is None:
+        own = tokenizer_for(parts.vocabulary_size, starter_folder(), token, is_sd2=parts.is_sd2)
+    return Base(str(path), parts.unet, parts.text_encoder, parts.vae, own, parts.scheduler_config, BaseCard())
 
 
 def weights_fingerprint(*modules: "nn.Module") -> str:

@@ -104,6 +104,14 @@ def file_metadata(path: Path) -> dict[str, str]:
         return {}
 
 
+def load_errors() -> tuple[type[Exception], ...]:
+    """Return what the libraries raise for a part whose configuration and weights cannot be loaded."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    return (*_READ_ERRORS, ZeroDivisionError, SafetensorError, StrictDataclassError)
+
+
 def part_weights(folder: Path) -> "dict[str, Tensor]":
     """Return the weights of a diffusers part, in one file or several, of the plain variant where there is one.
 
