@@ -122,8 +122,10 @@ def check_port(host: str, port: int) -> None:
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
             why = "That port is taken by another program." if taken else f"{error.strerror or error}."
+            # A low port is not for everybody; all else is wrong with the address.
+            argument = "--port" if taken or error.errno == errno.EACCES else "--host"
             raise DreamBoothError(
-                f"The page cannot be opened at {host}:{port}.", why, "Choose another one with --port."
+                f"The page cannot be opened at {host}:{port}.", why, f"Choose another one with {argument}."
             ) from error
 
 

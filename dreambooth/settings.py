@@ -17,7 +17,7 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from dreambooth.errors import STARS, ConfigError, FieldProblem, hide
-from dreambooth.limits import shortly, token_problem
+from dreambooth.limits import shortly, token_problem, user_path
 from dreambooth.text_files import read_text
 
 DEFAULT_PORT = 7860
@@ -96,10 +96,11 @@ def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = No
         # The libraries that obey these read the environment only.
         os.environ.update({name: values[name] for name in ("HF_ENDPOINT", "GRADIO_ROOT_PATH") if name in values})
     on_space, on_colab = "SPACE_ID" in values, "COLAB_RELEASE_TAG" in values
-    problems: list[FieldProblem] = []
+    problems = _endpoint_problems(values.get("HF_ENDPOINT"))
     settings = Settings(
         data_dir=_data_dir(values.get("DREAMBOOTH_HOME"), on_space, problems),
-        token=_token(values, on_colab, problems, own_login=env is None),
+        # The Hub's client cannot even be imported with an address that is none.
+        token=_token(values, on_colab, problems, own_login=env is None and not problems),
         auth=_auth(values.get("DREAMBOOTH_AUTH"), problems),
         # A Space shows nothing that does not listen on all addresses.
         host=values.get("DREAMBOOTH_HOST", "0.0.0.0" if on_space else "127.0.0.1").strip(),
@@ -113,7 +114,7 @@ def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = No
         zero_gpu=values.get("SPACES_ZERO_GPU", "").strip().lower() in ("1", "true", "t", "yes"),
         accelerator=values.get("ACCELERATOR", "").strip().lower(),
     )
-    problems += _endpoint_problems(values.get("HF_ENDPOINT")) + _certificate_problems(values.get("SSL_CERT_FILE"))
+    problems += _certificate_problems(values.get("SSL_CERT_FILE"))
     if problems:
         raise ConfigError(problems)
     return settings
@@ -133,8 +134,11 @@ def _data_dir(text: str | None, on_space: bool, problems: list[FieldProblem]) ->
         # Without paid storage a Space has no /data, or one that cannot be written.
         kept = on_space and SPACE_STORAGE.is_dir() and os.access(SPACE_STORAGE, os.W_OK)
         return SPACE_STORAGE if kept else Path("outputs").absolute()
-    folder = Path(text.strip()).expanduser().absolute()
-    if folder.exists() and not folder.is_dir():
+    named = user_path(text.strip())
+    folder = named.absolute()
+    if str(named).startswith("~"):
+        problems.append(FieldProblem("DREAMBOOTH_HOME", f"is {shortly(text)}: there is no such home folder here."))
+    elif folder.exists() and not folder.is_dir():
         problems.append(FieldProblem("DREAMBOOTH_HOME", f"{folder} is a file; name a folder."))
     return folder
 
@@ -144,7 +148,7 @@ def _drive_dir(text: str | None) -> Path | None:
     word = (text or "").strip()
     if word.lower() in ("", "0", "no", "false", "off"):
         return None
-    return DRIVE_FOLDER if word.lower() in ("1", "yes", "true", "on") else Path(word).expanduser().absolute()
+    return DRIVE_FOLDER if word.lower() in ("1", "yes", "true", "on") else user_path(word).absolute()
 
 
 def _auth(text: str | None, problems: list[FieldProblem]) -> tuple[str, Secret] | None:
@@ -161,9 +165,9 @@ def _auth(text: str | None, problems: list[FieldProblem]) -> tuple[str, Secret] 
 def _port(text: str | None, problems: list[FieldProblem]) -> int:
     if text is None:
         return DEFAULT_PORT
-    if text.strip().isascii() and text.strip().isdigit() and 1 <= int(text) <= 65535:
+    if re.fullmatch("[0-9]{1,5}", text.strip()) and 1 <= int(text) <= 65535:
         return int(text)
-    problems.append(FieldProblem("DREAMBOOTH_PORT", f"must be a number from 1 to 65535, not {text.strip()!r}."))
+    problems.append(FieldProblem("DREAMBOOTH_PORT", f"must be a number from 1 to 65535, not {shortly(text.strip())}."))
     return DEFAULT_PORT
 
 
@@ -178,9 +182,10 @@ def _names(text: str | None, space_host: str | None, problems: list[FieldProblem
 
 def _endpoint_problems(text: str | None) -> list[FieldProblem]:
     """Return what is wrong with the address of a mirror of the Hub, which is complained of in hours otherwise."""
-    address = urlsplit((text or "https://huggingface.co").strip())
-    if address.scheme in ("http", "https") and address.netloc:
-        return []
+    with contextlib.suppress(ValueError):  # a bracket that is not closed
+        address = urlsplit((text or "https://huggingface.co").strip())
+        if address.scheme in ("http", "https") and address.netloc:
+            return []
     return [FieldProblem("HF_ENDPOINT", f"must be an address such as https://huggingface.co, not {shortly(text)}.")]
 
 

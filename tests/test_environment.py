@@ -44,9 +44,25 @@ def has_ipv6() -> bool:
         (["--port", "0"], {}, "port: must be a number from 1 to 65535, not 0."),
         ([], {"SSL_CERT_FILE": "/nowhere/ca.pem"}, "SSL_CERT_FILE: '/nowhere/ca.pem' cannot be read: No such file"),
         ([], {"SSL_CERT_FILE": str(ROOT / "README.md")}, "README.md' holds no certificates that can be read."),
+        ([], {"HF_ENDPOINT": "https://[hf-mirror"}, "HF_ENDPOINT: must be an address such as https://huggingface.co"),
+        ([], {"DREAMBOOTH_PORT": "1" * 5000}, "DREAMBOOTH_PORT: must be a number from 1 to 65535"),
+        ([], {"DREAMBOOTH_HOME": "~nobody-here/studio"}, "DREAMBOOTH_HOME: is '~nobody-here/studio': there is no such"),
+        ([], {"DREAMBOOTH_DRIVE": "~nobody-here/studio"}, "of DREAMBOOTH_DRIVE is not there."),
+        (["--host", "203.0.113.1", "--auth"], {}, "Choose another one with --host."),
         ([], {"HF_ENDPOINT": "hf-mirror.example"}, "HF_ENDPOINT: must be an address such as https://huggingface.co"),
     ],
-    ids=["port 99999", "port 0", "no certificates", "README as certificates", "an endpoint without scheme"],
+    ids=[
+        "port 99999",
+        "port 0",
+        "no certificates",
+        "README as certificates",
+        "an endpoint with a bracket",
+        "a long port",
+        "no home",
+        "no home for a Drive",
+        "no own address",
+        "an endpoint without scheme",
+    ],  # fmt: skip
 )
 def test_a_wrong_environment_is_told_in_a_sentence(
     arguments: list[str], env: dict[str, str], sentence: str, tmp_path: Path
