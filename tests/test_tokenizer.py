@@ -44,14 +44,18 @@ def test_a_training_with_a_misspelt_tokenizer_ends_before_its_first_step(
     assert not (tmp_path / "run" / "1").exists()
 
 
-@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
-def test_a_damaged_vocabulary_is_told(tiny_base_folder: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("vocab.json", b"\xff\xfe"), ("vocab.json", b"null"), ("vocab.json", b"{}"), ("merges.txt", b"\xff\xfe"),
+     ("merges.txt", b"#version: 0.2\none\n"), ("merges.txt", b"")],
+)  # fmt: skip
+def test_a_damaged_vocabulary_is_told(tiny_base_folder: Path, tmp_path: Path, name: str, content: bytes) -> None:
     """SD 1.5's own repository has these two files and no tokenizer.json."""
     base = Path(shutil.copytree(tiny_base_folder, tmp_path / "base"))
     (base / "tokenizer" / "tokenizer.json").unlink()
     load_base(str(base))
-    (base / "tokenizer" / name).write_bytes(b"\xff\xfe")
-    with pytest.raises(BaseModelError, match=r"The tokenizer .* cannot be loaded"):
+    (base / "tokenizer" / name).write_bytes(content)
+    with pytest.raises(BaseModelError, match=r"vocab\.json or merges\.txt is damaged"):
         load_base(str(base))
 
 

@@ -28,7 +28,7 @@ def load_tokenizer(source: str, token: str | None, **changes: str) -> Any:
     folder = _folder_of(source, token)
     try:
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True, **changes)
-    except Exception as error:  # the library under it raises a bare one for a damaged vocabulary
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BaseModelError(
             f'The tokenizer "{source}" cannot be loaded.', quoted(error), "Download it again, or name another."
         ) from error
@@ -41,16 +41,32 @@ def _folder_of(source: str, token: str | None) -> Path:
     except (OSError, ValueError):  # no name of a file at all: too long, or with a NUL in it
         is_here = False
     folder = Path(source) if is_here else downloaded_tokenizer(source, token, CONNECT)
-    for place in (folder, folder / "tokenizer"):
-        if not vocabulary_missing(place):
-            return place
-    if folder.is_file():
+    place = next((one for one in (folder, folder / "tokenizer") if not vocabulary_missing(one)), None)
+    if place is not None and ((place / "tokenizer.json").is_file() or _is_vocabulary(place)):
+        return place
+    if place is not None:
+        why = "Its vocab.json or merges.txt is damaged."
+    elif folder.is_file():
         why = "It is a file; a tokenizer is a folder."
     else:
         why = f"It lacks {' and '.join(vocabulary_missing(folder))}."
     raise BaseModelError(
         f'The tokenizer "{source}" cannot be loaded.', why, "Name a folder that holds vocab.json and merges.txt."
     )
+
+
+def _is_vocabulary(folder: Path) -> bool:
+    """Return whether the merges are pairs of the vocabulary's own tokens, as the library under transformers wants them.
+
+    That library raises nothing more exact than Exception for others, and takes a file without merges in silence.
+    """
+    try:
+        tokens = json.loads((folder / "vocab.json").read_text("utf-8"))
+        lines = (folder / "merges.txt").read_text("utf-8").split("\n")
+        pairs = [line.rstrip("\r").split(" ") for line in lines if line.strip() and not line.startswith("#version")]
+        return bool(pairs) and all(len(pair) == 2 and {*pair, "".join(pair)} <= tokens.keys() for pair in pairs)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
 
 
 def refuse_other_vocabulary(name: str, tokenizer: Any, text_encoder: Any) -> None:
