@@ -166,7 +166,7 @@ def test_without_its_state_a_run_offers_its_last_step_as_base(
     assert further(run, 4) == 1
     error = capsys.readouterr().err
     assert '"run" cannot be trained further.' in error
-    assert f"--pretrained_model_name_or_path {run.path / '2'}" in error
+    assert f'--pretrained_model_name_or_path "{run.path / "2"}"' in error
     workspace = Workspace(own_home)
     services = Services(Jobs(workspace, ModelManager()), workspace, Settings(own_home), Shown(tmp_path))
     message, base = Handlers(services).train_more("run", 4)
