@@ -3,8 +3,8 @@
     python -m benchmarks.conversion MODEL_DIR [--peer NAME=SCRIPT ...] [--rounds 3] [--suffix .ckpt] [--json FILE]
 
 A peer is a script with the seed's arguments: --model_path, --checkpoint_path, --use_safetensors, --half. Ours includes
-its check: the file is read again, compared tensor by tensor, and a picture is made from it. Memory
-is the largest that was seen: all pages, and those that belong to no file (which is what a small machine has to have).
+its check: the file is read again and compared tensor by tensor. Memory is the largest that was
+seen: all pages, and those that belong to no file (which is what a small machine has to have).
 """
 
 import argparse

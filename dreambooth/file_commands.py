@@ -115,12 +115,10 @@ def converted(
     from dreambooth.verify import convert_verified
     from dreambooth.workspace import newest_step_folder
 
-    # A training, or a push's pictures, have them in this process already; mixing two models loads them here.
-    loads_libraries = strength.is_whole and "diffusers" not in sys.modules
     with progress_bar("Converting", "tensor") as on_progress:
         return convert_verified(
             newest_step_folder(model), out, strength=strength, precision=precision,
-            use_safetensors=use_safetensors or None, on_progress=on_progress, own_process=loads_libraries,
+            use_safetensors=use_safetensors or None, on_progress=on_progress,
         )  # fmt: skip
 
 

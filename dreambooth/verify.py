@@ -1,4 +1,4 @@
-"""An export is held to the folder it was made from before it is called done: every name, every number, one picture.
+"""An export is held to the folder it was made from before it is called done: every name, every number.
 
 What is read here is the written file itself, by the way that a base is read from such a file.
 """
@@ -19,7 +19,6 @@ from dreambooth.formats.safetensors_file import Cast, same_bits, stored_dtype
 from dreambooth.models.saved_hashes import refuse_changed
 from dreambooth.models.strength import WHOLE, Strength, folder_at_strength
 from dreambooth.models.weights import not_finite, read_weights
-from dreambooth.proof_picture import MakePicture, made_in_process, made_in_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,16 +28,14 @@ Parts = tuple["dict[str, Tensor]", "dict[str, Tensor]", "dict[str, Tensor]"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found equal: tensors and their bytes; without a picture made of the file, why there is none."""
+    """What was found equal: tensors and their bytes."""
 
     path: Path
     num_tensors: int
     num_bytes: int
-    no_picture: str = ""
 
     def __str__(self) -> str:
-        picture = f"; {self.no_picture}" if self.no_picture else ", and a picture was made from it"
-        return f"Read again: all {self.num_tensors} tensors are there and equal{picture}."
+        return f"Read again: all {self.num_tensors} tensors are there and equal."
 
 
 def convert_verified(
@@ -50,29 +47,25 @@ def convert_verified(
     strength: Strength = WHOLE,
     models_dir: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-    own_process: bool = False,
 ) -> Verdict:
     """Write the folder as one file that was read again and found equal to it, and return what was compared.
 
     With another strength than 1 it is the folder of base + s (taught - base), which is made for it and removed again.
-    With `own_process` the picture is made in another one, for one that only converts.
 
     Raises ExportError, leaving no file, when something differs; and for what `convert` raises it.
     """
     with folder_at_strength(model_dir, strength, out_path, models_dir=models_dir) as folder:
         verdicts: list[Verdict] = []
-        # Loading the libraries and building the models takes as long as writing the file.
-        with (made_in_process if own_process else made_in_thread)(folder) as make_picture:
-            path = convert(
-                folder, out_path, precision=precision, use_safetensors=use_safetensors, on_progress=on_progress,
-                check=lambda written: verdicts.append(verify(written, make_picture)),
-            )  # fmt: skip
+        path = convert(
+            folder, out_path, precision=precision, use_safetensors=use_safetensors, on_progress=on_progress,
+            check=lambda written: verdicts.append(verify(written)),
+        )  # fmt: skip
     (verdict,) = verdicts
     return dataclasses.replace(verdict, path=path)
 
 
-def verify(written: Written, make_picture: MakePicture) -> Verdict:
-    """Hold a written file to its folder, and have its picture made.
+def verify(written: Written) -> Verdict:
+    """Hold a written file to its folder.
 
     Raises ExportError naming what differs or is not finite. Costs no copy of the model.
     """
@@ -86,8 +79,7 @@ def verify(written: Written, make_picture: MakePicture) -> Verdict:
     if misshapen:
         raise _differs(path, f"{misshapen[0]} is not the folder's.")
     same = OnceCompared()
-    with ThreadPoolExecutor(5) as beside:
-        picture = beside.submit(make_picture, path, written.is_safetensors)
+    with ThreadPoolExecutor(4) as beside:
         on_disk = beside.submit(sync, path)
         unchanged = beside.submit(refuse_changed, model.folder, error=ExportError)
         broken = beside.submit(not_finite, weights)
@@ -102,8 +94,7 @@ def verify(written: Written, make_picture: MakePicture) -> Verdict:
             raise _differs(path, f"Read as a base, its {other[0]} is not the folder's.")
         if name := broken.result():
             raise _not_finite(model, name)
-        no_picture = picture.result()
-    return Verdict(path, len(weights), sum(tensor.nbytes for tensor in weights.values()), no_picture)
+    return Verdict(path, len(weights), sum(tensor.nbytes for tensor in weights.values()))
 
 
 class OnceCompared:

@@ -40,7 +40,6 @@ FLOORS: list[dict[str, str]] = [
     },
     {"samplers": ""},
     {"generation": ""},
-    {"proof_picture": ""},
     {"verify": ""},
     {"data": "colour photos photo_records captions archives focus findings concept_notices dataset class_images"},
     {"probes": ""},

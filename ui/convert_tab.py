@@ -87,7 +87,7 @@ def build(services: Services) -> ConvertTab:
         with gr.Column(scale=7, min_width=320):
             message = gr.HTML(
                 "<div class='db-status'><span class='db-quiet'>The file is written, read again and compared with the "
-                "model tensor by tensor, and a picture is made from it. Only then is it offered.</span></div>",
+                "model tensor by tensor. Only then is it offered.</span></div>",
                 elem_id="convert-message",
             )  # fmt: skip
             with gr.Column(visible=False) as ready:
