@@ -6,7 +6,6 @@ its picture goes into the model's card.
 
 import contextlib
 import dataclasses
-import gc
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,14 @@ from dreambooth.errors import RunFolderError
 from dreambooth.export.model_card import BLEED_PICTURE, BLEED_REPORT, bleed_dir
 from dreambooth.generation import generate_images
 from dreambooth.json_file import read_object
-from dreambooth.models.base import Base, load_base, read_card
+from dreambooth.models.base import Base, read_card
 from dreambooth.models.manager import ModelManager
+from dreambooth.models.saved_step import resident
 from dreambooth.probes import photos_of
 from dreambooth.resuming import read_config
 from dreambooth.runs import revealed_token
 from dreambooth.sample_grid import picture_grid
-from dreambooth.score import base_of, examiner_of
+from dreambooth.score import examiner_of, source_of
 from dreambooth.scoring import measures
 from dreambooth.scoring.encoders import Examiner
 from dreambooth.settings import Settings, load_settings
@@ -99,14 +99,15 @@ def bleed_report(
     workspace, token = Workspace(settings.data_dir), revealed_token(settings)
     with manager.lease("generation", wait=False):
         examiner = examiner_of(config, workspace, download=download, token=token)
-        base = base_of(config, workspace, token)
-        prompts = battery(config, is_toy=base.card.is_toy)
+
+        def on_device(step: int) -> Base:
+            return resident(manager, source_of(run, step, config), models_dir=workspace.models_dir, token=token)
+
+        # The base is not held here, so that it is gone when the step comes.
+        prompts = battery(config, is_toy=on_device(0).card.is_toy)
         total = 2 * len(prompts)
-        before = _pictures(base, manager, config, prompts, lambda done: on_picture(done, total))
-        del base
-        gc.collect()
-        taught = load_base(str(run.step_folder(step)))
-        after = _pictures(taught, manager, config, prompts, lambda done: on_picture(len(prompts) + done, total))
+        before = _pictures(on_device(0), config, prompts, lambda done: on_picture(done, total))
+        after = _pictures(on_device(step), config, prompts, lambda done: on_picture(len(prompts) + done, total))
     photos = [photo for photos in photos_of(config.concepts) for photo in photos]
     ranked = ranking(examiner, before, after, photos)
     _write(run, step, examiner, ranked, before, after)
@@ -168,13 +169,10 @@ def ranking(
 
 def _pictures(
     model: Base,
-    manager: ModelManager,
     config: TrainingConfig,
     prompts: Sequence[str],
     on_prompt: Callable[[int], None],
 ) -> dict[str, list["Image.Image"]]:
-    for part in (model.unet, model.text_encoder, model.vae):
-        manager.place(part, dtype=manager.inference_dtype)
     found = {}
     for done, prompt in enumerate(prompts):
         on_prompt(done)

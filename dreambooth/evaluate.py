@@ -7,7 +7,6 @@ command goes on where it was ended.
 
 import contextlib
 import dataclasses
-import gc
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ from dreambooth.errors import ConfigError, FieldProblem, RunFolderError
 from dreambooth.events import Event, PhaseProgress
 from dreambooth.generation import generate_images, save_picture
 from dreambooth.json_file import read_object
-from dreambooth.models.base import Base, load_base, read_card
+from dreambooth.models.base import Base, read_card
 from dreambooth.models.manager import ModelManager
+from dreambooth.models.saved_step import ModelSource, resident
 from dreambooth.presets import resolve
 from dreambooth.probes import photos_of
 from dreambooth.runlog import read_state
@@ -163,11 +163,11 @@ class Evaluation:
             return
         if run.config_path.exists() and status != "queued":
             try:
-                resume(run.path, settings=self.settings, on_event=told)
+                resume(run.path, settings=self.settings, on_event=told, manager=self.manager)
                 return
             except RunFolderError:
                 pass  # it ended before its settings were whole: from the start
-        train(self._settings_of(concept, run), settings=self.settings, on_event=told, explicit=())
+        train(self._settings_of(concept, run), settings=self.settings, on_event=told, explicit=(), manager=self.manager)
 
     def _settings_of(self, concept: Concept, run: RunFolder) -> TrainingConfig:
         card = read_card(self.request.base, self.workspace.models_dir)
@@ -225,16 +225,14 @@ class Evaluation:
         if not missing:
             return
         with self.manager.lease("generation", wait=True):
-            base = load_base(model, token=self.token, models_dir=self.workspace.models_dir)
-            for part in (base.unet, base.text_encoder, base.vae):
-                self.manager.place(part, dtype=self.manager.inference_dtype)
+            base = resident(
+                self.manager, ModelSource(model), models_dir=self.workspace.models_dir, token=self.token
+            )  # fmt: skip
             recipe = base.card.recipe
             guidance_scale = float(recipe.get("save_guidance_scale", 7.5))
             for done, one in enumerate(missing):
                 self.on_progress(what, done, len(missing))
                 _save_one(base, one, guidance_scale, base.card.native_px, folder)
-            del base
-            gc.collect()
 
     # Scores ----------------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from dreambooth.hardware import look_at_device
 from dreambooth.memory_plan import fastest_plan, memory_need
 from dreambooth.models.base import STARTER
 from dreambooth.models.manager import ModelManager
+from dreambooth.models.saved_step import model_name
 from dreambooth.models.shape import read_shape
 from dreambooth.picture_line import Order, PictureLine
 from dreambooth.pictures import (
@@ -30,7 +31,6 @@ from dreambooth.pictures import (
     OnStep,
     Painter,
     folder_of,
-    model_name,
     prompts_to_compare,
     steps_to_compare,
 )

@@ -12,21 +12,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dreambooth.config import GenerationConfig
 from dreambooth.durable import new_file
-from dreambooth.errors import BaseModelError, ConfigError, FieldProblem
+from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.export.archive import zip_files
 from dreambooth.models.manager import ModelManager
+from dreambooth.models.saved_step import ModelSource, model_name, resident
+from dreambooth.models.strength import Strength
 from dreambooth.runs import revealed_token
 from dreambooth.sample_grid import picture_grid, step_label
 from dreambooth.settings import Settings, load_settings
 from dreambooth.storage import PICTURE
 from dreambooth.workspace import RunFolder, Workspace, newest_step_folder
-
-if TYPE_CHECKING:
-    from dreambooth.models.base import Base
 
 MAX_COMPARED = 400
 
@@ -60,7 +58,7 @@ class Painter:
 
     def compare(
         self,
-        models: Mapping[str, str],
+        models: Mapping[int, str],
         prompts: Sequence[str],
         config: GenerationConfig,
         folder: Path,
@@ -72,7 +70,8 @@ class Painter:
     ) -> Iterator[Path]:
         """Yield the same prompts and seeds of each model, then the picture of them all: a row a model.
 
-        `models` are by what stands beside their row. Told to stop, it ends without the last one.
+        `models` are by their step, 0 being the base, which nobody trained: it has no strength of its own. Told to stop,
+        it ends without the last one.
         """
         requests = [dataclasses.replace(config, prompt=prompt) for prompt in prompts]
         prefix = _prefix(config := _with_seed(config))
@@ -81,11 +80,9 @@ class Painter:
         num_parts, num_done = len(models) * len(requests), 0
         once = None if notice is None else _once(notice)
         with self.manager.lease("generation", wait=wait, give_up=should_stop or _never):
-            for label, model in models.items():
-                row = rows.setdefault(label, [])
-                # What was never taught has no strength of its own.
-                asked = [_whole(one) for one in requests] if label == step_label(0) else requests
-                for request in asked:
+            for step, model in models.items():
+                row = rows.setdefault(step_label(step), [])
+                for request in requests if step else [_whole(one) for one in requests]:
                     first = sum(map(len, rows.values()))
                     told = None if on_step is None else _part_of(on_step, num_done, num_parts)
                     for path in self._painted(model, request, folder, prefix, first, told, should_stop, once):
@@ -110,21 +107,13 @@ class Painter:
         notice: OnNotice | None,
     ) -> Iterator[Path]:
         from dreambooth.generation import generate_images, save_picture
-        from dreambooth.models.strength import Strength, load_at_strength
 
-        key = str(newest_step_folder(Path(model)).absolute()) if Path(model).is_dir() else model
-        if Path(key).is_absolute() and not Path(key).exists():
-            # It may still be in memory, although its run was deleted.
-            raise BaseModelError(f"{model_name(key)!r} is not there.", "Its files are gone.", "Choose another model.")
-        strength = Strength(config.unet_strength, config.text_encoder_strength)
-
-        def load() -> "Base":
-            return load_at_strength(key, strength, token=self.token, models_dir=self.models_dir)
-
-        base = self.manager.resident(key if strength.is_whole else f"{key} at {strength}", load)
+        name = str(newest_step_folder(Path(model)).absolute()) if Path(model).is_dir() else model
+        source = ModelSource(name, Strength(config.unet_strength, config.text_encoder_strength))
+        base = resident(self.manager, source, models_dir=self.models_dir, token=self.token)
         side_px = base.card.native_px
         config = dataclasses.replace(config, height=config.height or side_px, width=config.width or side_px)
-        named = dataclasses.replace(base, name=model_name(key))
+        named = dataclasses.replace(base, name=model_name(name))
         # One at a time: the first is there sooner, and all of them need no more memory than one.
         made = generate_images(named, config, on_step=on_step, should_stop=should_stop, batch_size=1, notice=notice)
         for number, picture in enumerate(made, first):
@@ -166,17 +155,11 @@ def _part_of(on_step: OnStep, num_done: int, num_parts: int) -> OnStep:
     return lambda done, total: on_step(num_done * total + done, num_parts * total)
 
 
-def model_name(model: str) -> str:
-    """Return a model's name for recipes: `run/400` for a step, else its folder's or its own."""
-    path = Path(model)
-    return f"{path.parent.name}/{path.name}" if path.name.isdecimal() else path.name
-
-
 # What is asked for ---------------------------------------------------------------------------------------------------
 
 
-def steps_to_compare(run: RunFolder, steps: Sequence[int], base: str) -> dict[str, str]:
-    """Return the models of these steps by their label, 0 being the base; without steps all saved ones.
+def steps_to_compare(run: RunFolder, steps: Sequence[int], base: str) -> dict[int, str]:
+    """Return the models by their step, 0 being the base; without steps all saved ones.
 
     Raises ConfigError for steps that are not there.
     """
@@ -187,7 +170,7 @@ def steps_to_compare(run: RunFolder, steps: Sequence[int], base: str) -> dict[st
         have = ", ".join(map(str, there)) or "none yet"
         told = f"{', '.join(map(str, missing)) or 'none'}: {run.name} has {have}."
         raise ConfigError([FieldProblem("steps", told)])
-    return {step_label(step): str(run.step_folder(step)) if step else base for step in wanted}
+    return {step: str(run.step_folder(step)) if step else base for step in wanted}
 
 
 def prompts_to_compare(config: GenerationConfig, num_models: int) -> list[str]:

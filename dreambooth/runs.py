@@ -374,16 +374,17 @@ def train(
     controls: Controls | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
     explicit: Collection[str] | None = None,
+    manager: ModelManager | None = None,
 ) -> Path:
     """Train, and return the folder of the last saved step.
 
     Raises DreamBoothError when the run fails, and StoppedError when it was stopped before its first step.
 
     `explicit` names the settings that somebody asked for: those of them without an effect are reported. Left out, it is
-    all that is no default.
+    all that is no default. `manager` is that of a process which also makes pictures: its models make room.
     """
     settings = settings or load_settings()
-    workspace, manager = Workspace(settings.data_dir, ready_drive(settings.drive_dir)), ModelManager()
+    workspace, manager = Workspace(settings.data_dir, ready_drive(settings.drive_dir)), manager or ModelManager()
 
     def run_folder() -> RunFolder:
         own_folder = Path(config.checked().output_dir or "").absolute() if config.output_dir else None
@@ -405,6 +406,7 @@ def resume(
     on_event: Callable[[Event], None] = lambda event: None,
     state_step: int | None = None,
     changes: Mapping[str, Any] | None = None,
+    manager: ModelManager | None = None,
 ) -> Path:
     """Go on with a run that was ended before its last step, and return the folder of the last saved step.
 
@@ -412,7 +414,7 @@ def resume(
     that may be others from here on: where its files are now, and what changes no trained weight.
 
     On the CPU, with the same versions and number of threads, it becomes bit for bit the run that never ended. Raises
-    DreamBoothError when there is nothing to go on with, and when the run fails.
+    DreamBoothError when there is nothing to go on with, and when the run fails. `manager` is as in `train`.
     """
     settings = settings or load_settings()
     run = RunFolder(run_path.absolute())
@@ -428,8 +430,9 @@ def resume(
 
     workspace = Workspace(settings.data_dir, ready_drive(settings.drive_dir))
     return _run_here(
-        run_folder, records, workspace, ModelManager(), settings, controls, on_event, resume=True, state_step=state_step
-    )
+        run_folder, records, workspace, manager or ModelManager(), settings, controls, on_event, resume=True,
+        state_step=state_step,
+    )  # fmt: skip
 
 
 def _run_here(

@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-import gc
 from collections.abc import Callable
 from pathlib import Path
 
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import RunFolderError
-from dreambooth.models.base import Base, load_base, read_card
+from dreambooth.models.base import read_card
 from dreambooth.models.manager import ModelManager
+from dreambooth.models.saved_step import ModelSource, resident
 from dreambooth.probes import (
     WITHOUT_ENCODERS,
     make_probes,
@@ -81,16 +81,16 @@ def examiner_of(
     return examiner_for(is_toy=card.is_toy, download=download, token=token)
 
 
-def base_of(config: TrainingConfig, workspace: Workspace, token: str | None) -> Base:
-    """Load what a run started from, as it did."""
-    return load_base(
+def source_of(run: RunFolder, step: int, config: TrainingConfig) -> ModelSource:
+    """Return where the model of a saved step is read from; for step 0 what the run started from, as it did."""
+    if step:
+        return ModelSource(str(run.step_folder(step)))
+    return ModelSource(
         config.pretrained_model_name_or_path,
         vae=config.pretrained_vae_name_or_path,
         revision=config.revision,
         variant=config.variant,
         tokenizer=config.tokenizer_name,
-        token=token,
-        models_dir=workspace.models_dir,
     )
 
 
@@ -112,15 +112,15 @@ def _fill_up(
     ]
     total = len(missing) * len(probes)
     for number, step in enumerate(missing):
-        model = load_base(str(run.step_folder(step))) if step else base_of(config, workspace, token)
-        for part in (model.unet, model.text_encoder, model.vae):
-            manager.place(part, dtype=manager.inference_dtype)
+        # Held nowhere here, so that it is gone when the next one comes.
         make_probes(
-            dataclasses.replace(model, name=f"{run.name}/{step}"), run, step, config, probes, autocast_dtype=None,
+            dataclasses.replace(
+                resident(manager, source_of(run, step, config), models_dir=workspace.models_dir, token=token),
+                name=f"{run.name}/{step}",
+            ),
+            run, step, config, probes, autocast_dtype=None,
             on_picture=functools.partial(_from, number * len(probes), total, on_picture),
         )  # fmt: skip
-        del model
-        gc.collect()
 
 
 def _from(first: int, total: int, on_picture: Callable[[int, int], None], done: int, of: int) -> None:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from dreambooth.durable import sync
 from dreambooth.errors import ExportError
+from dreambooth.export.merged import folder_at_strength
 from dreambooth.export.single_file import PARTS, OriginalModel, Precision, Written, convert
 from dreambooth.formats.ldm import from_ldm, modern_vae_key, without_text_model
 from dreambooth.formats.safetensors_file import Cast, same_bits, stored_dtype
 from dreambooth.models.saved_hashes import refuse_changed
-from dreambooth.models.strength import WHOLE, Strength, folder_at_strength
+from dreambooth.models.strength import WHOLE, Strength
 from dreambooth.models.weights import not_finite, read_weights
 
 if TYPE_CHECKING:

@@ -29,12 +29,12 @@ FLOORS: list[dict[str, str]] = [
     {"storage": ""},
     {"run_removal": ""},
     {
-        "models": "base config_limits download family file_formats manager origin original_file saved_hashes saving sd "
-        "shape strength tokenizer weights"
+        "models": "base config_limits download family file_formats manager origin original_file saved_hashes "
+        "saved_step saving sd shape strength tokenizer weights"
     },
     {"shell_line": "", "identifiers": ""},
     {
-        "export": "archive hub model_card recipe single_file sizes",
+        "export": "archive hub merged model_card recipe single_file sizes",
         "scoring": "judge measures encoders figures recommendation records chart protocol",
         "memory_plan": "",
     },

@@ -1,6 +1,7 @@
 """A run on disk is scored, and its folder then says which step to take."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def test_a_scored_run_says_which_step_to_take(trained: RunFolder, capsys: pytest
 @pytest.mark.usefixtures("judged")
 def test_other_pictures_get_other_figures(trained: RunFolder) -> None:
     """Each number of probes has pictures of its own, and what was told of others counts no more."""
+    shutil.rmtree(trained.probes, ignore_errors=True)  # of other tests, with more pictures: one would not be made anew
     by_number = [score_run(trained.path, num_probes=number).steps[1] for number in (1, 3)]
     assert by_number[0] != by_number[1]
     assert read_scores(trained) == score_run(trained.path, num_probes=3), "the same number: the same figures"

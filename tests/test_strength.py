@@ -10,7 +10,8 @@ from dreambooth.concepts import Concept
 from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import BaseModelError, ConfigError
 from dreambooth.models.base import load_base
-from dreambooth.models.strength import Strength, load_at_strength
+from dreambooth.models.saved_step import ModelSource, load
+from dreambooth.models.strength import Strength
 from dreambooth.models.weights import file_metadata, read_weights
 from dreambooth.pictures import generate
 from dreambooth.recipes import read_recipe, text_of_picture
@@ -39,8 +40,8 @@ def test_both_ends_are_exact_and_the_middle_is_the_middle(step_folder: Path, tin
     import torch
 
     base, taught = load_base(str(tiny_base_folder)), load_base(str(step_folder))
-    none, half = (load_at_strength(str(step_folder), Strength(value, value)) for value in (0.0, 0.5))
-    whole = load_at_strength(str(step_folder), Strength())
+    none, half = (load(ModelSource(str(step_folder), Strength(value, value))) for value in (0.0, 0.5))
+    whole = load(ModelSource(str(step_folder), Strength()))
     for part in ("unet", "text_encoder"):
         before, after = getattr(base, part).state_dict(), getattr(taught, part).state_dict()
         assert any(not torch.equal(before[name], after[name]) for name in before)
@@ -54,7 +55,7 @@ def test_the_two_parts_have_strengths_of_their_own(step_folder: Path, tiny_base_
     import torch
 
     base, taught = load_base(str(tiny_base_folder)), load_base(str(step_folder))
-    mixed = load_at_strength(str(step_folder), Strength(unet=0.0, text_encoder=1.0))
+    mixed = load(ModelSource(str(step_folder), Strength(unet=0.0, text_encoder=1.0)))
     for part, like in (("unet", base), ("text_encoder", taught)):
         wanted = getattr(like, part).state_dict()
         assert all(torch.equal(weight, wanted[name]) for name, weight in getattr(mixed, part).state_dict().items())
@@ -98,4 +99,4 @@ def test_a_strength_beyond_reason_is_refused(step_folder: Path, tmp_path: Path) 
 
 def test_a_model_without_a_known_base_is_told(tiny_base_folder: Path) -> None:
     with pytest.raises(BaseModelError, match="args.json"):
-        load_at_strength(str(tiny_base_folder), Strength(unet=0.5))
+        load(ModelSource(str(tiny_base_folder), Strength(unet=0.5)))

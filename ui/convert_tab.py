@@ -13,10 +13,11 @@ from dreambooth.config import GenerationConfig
 from dreambooth.drive import keep_file, lost_drive
 from dreambooth.durable import free_bytes
 from dreambooth.errors import ExportError, quoted
+from dreambooth.export.merged import folder_at_strength
 from dreambooth.export.sizes import folder_bytes, samples_bytes, single_file_bytes
 from dreambooth.models.base import STARTER
 from dreambooth.models.original_file import starter_folder
-from dreambooth.models.strength import WHOLE, Strength, folder_at_strength
+from dreambooth.models.strength import WHOLE, Strength
 from dreambooth.workspace import RunFolder
 from ui import storage_section
 from ui.boundary import QUIET, Services, shown

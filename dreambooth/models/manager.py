@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.errors import DeviceError
@@ -29,7 +29,7 @@ class ModelManager:
         self._device: torch.device | None = None
         self._lease = threading.Lock()
         self._holder: Holder | None = None
-        self._resident: tuple[str, Base] | None = None
+        self._resident: tuple[Hashable, Base] | None = None
 
     @property
     def device(self) -> "torch.device":
@@ -108,10 +108,10 @@ class ModelManager:
             self._holder = "training"
             self._drop_resident()
 
-    def resident(self, key: str, load: Callable[[], "Base"]) -> "Base":
+    def resident(self, key: Hashable, load: Callable[[], "Base"]) -> "Base":
         """Return the models of `key` on the device for inference, loaded if others or none are there.
 
-        To be called under a generation lease.
+        Others are dropped first. To be called under a generation lease; see `saved_step.resident`.
         """
         if self._resident is None or self._resident[0] != key:
             self._drop_resident()
