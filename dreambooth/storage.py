@@ -16,6 +16,7 @@ from typing import Literal, get_args
 from dreambooth.config import TrainingConfig
 from dreambooth.durable import held_lock, is_locked, remove_folder, sync, unfinished_in
 from dreambooth.errors import ConfigError, RunFolderError
+from dreambooth.formats.layout import ALL_SAVED_FILES, MODEL_INDEX
 from dreambooth.json_file import read_object
 from dreambooth.runlog import is_owned, read_state
 from dreambooth.workspace import STEP_NAME, RunFolder, Workspace
@@ -44,15 +45,6 @@ COST: dict[Choice, str] = {
     "caches": "What broken off work and closed pages left behind; nothing is lost.",
 }
 OF_RUNS: frozenset[Choice] = frozenset({"intermediate weights", "exact states", "states to resume from"})
-# Every name that a saved model consists of; what else lies in its folder is the user's.
-WEIGHT_FILES = (
-    "model_index.json", "card.json", "scheduler/scheduler_config.json",
-    *(f"{part}/config.json" for part in ("unet", "vae", "text_encoder")),
-    *(f"{part}/diffusion_pytorch_model*.safetensors*" for part in ("unet", "vae")),
-    "text_encoder/model*.safetensors*",
-    *(f"tokenizer/{name}" for name in ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json",
-                                       "special_tokens_map.json", "added_tokens.json")),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -282,7 +274,7 @@ def _plan_exports(workspace: Workspace, doomed: list[Doomed], kept: list[str]) -
     going, models = {one.path for one in doomed}, {"starter-toy"}
     models |= {_file_stem(entry.name) for entry in _entries(workspace.models_dir)}
     for run in local_runs(workspace):
-        steps = [step for step in run.steps() if run.step_folder(step) / "model_index.json" not in going]
+        steps = [step for step in run.steps() if run.step_folder(step) / MODEL_INDEX not in going]
         models |= {_file_stem(f"{run.name} step {step}") for step in steps} | ({run.name} if steps else set())
     files = [file for file in _entries(workspace.exports_dir) if file.suffix in EXPORT_SUFFIXES]
     for file in filter(_is_plain_file, files):
@@ -331,11 +323,11 @@ def _places(config: TrainingConfig) -> list[str | None]:
 def weight_files(run: RunFolder, step: int) -> list[Path]:
     """Return the files of a step's model, `model_index.json` first: without it nothing takes the rest for a model."""
     folder = run.step_folder(step)
-    found = [file for pattern in WEIGHT_FILES for file in sorted(folder.glob(pattern))]
+    found = [file for pattern in ALL_SAVED_FILES for file in sorted(folder.glob(pattern))]
     found = [file for file in found if ".safetensors" not in file.name or SHARD.fullmatch(file.name)]
     plain = [file for file in found if _is_plain_file(file) and not folder.is_symlink()]
     # A model with an index of another kind was not written here, and would go on to count as one.
-    return plain if plain[:1] == [folder / "model_index.json"] or not (folder / "model_index.json").exists() else []
+    return plain if plain[:1] == [folder / MODEL_INDEX] or not (folder / MODEL_INDEX).exists() else []
 
 
 def _settings(file: Path) -> TrainingConfig | None:
@@ -390,7 +382,7 @@ def _deleted(path: Path, inside: Path) -> int:
             return num_bytes
         about = path.lstat()
         path.unlink(missing_ok=True)
-        if path.name == "model_index.json":
+        if path.name == MODEL_INDEX:
             sync(path.parent)
     except OSError as error:
         raise RunFolderError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dreambooth.durable import sync
 from dreambooth.errors import ExportError
 from dreambooth.export.merged import folder_at_strength
-from dreambooth.export.single_file import PARTS, OriginalModel, Precision, Written, convert
+from dreambooth.export.single_file import OriginalModel, Precision, Written, convert
 from dreambooth.formats.ldm import from_ldm, modern_vae_key, without_text_model
 from dreambooth.formats.safetensors_file import Cast, same_bits, stored_dtype
 from dreambooth.models.saved_hashes import refuse_changed
@@ -140,7 +140,7 @@ def _other_weight(file_parts: Parts, folder_parts: Parts, same: OnceCompared) ->
 
 
 def _parts_of(model: OriginalModel) -> Parts:
-    unet, vae, text_encoder = (model.parts[part] for part in PARTS)
+    unet, vae, text_encoder = (model.parts[part] for part in ("unet", "vae", "text_encoder"))
     return unet, {modern_vae_key(name): tensor for name, tensor in vae.items()}, without_text_model(text_encoder)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dreambooth.durable import held_lock, is_locked
 from dreambooth.errors import DreamBoothError, RunFolderError
+from dreambooth.formats.layout import saved_step_kind
 from dreambooth.json_file import read_object
 from dreambooth.natural_order import in_natural_order
 
@@ -211,7 +212,7 @@ class RunFolder:
         if not self.path.is_dir():
             return []
         names = [entry.name for entry in self.path.iterdir() if STEP_NAME.fullmatch(entry.name)]
-        return [int(name) for name in sorted(names, key=int) if (self.path / name / "model_index.json").exists()]
+        return [int(name) for name in sorted(names, key=int) if saved_step_kind(self.path / name) is not None]
 
     def base_step(self) -> tuple[int, bool] | None:
         """Return the step that another training starts from, and whether the run's scores recommend it.
@@ -271,7 +272,7 @@ class RunFolder:
 
 def newest_step_folder(path: Path) -> Path:
     """Return the newest step folder by natural order, or the folder itself when it is a model."""
-    if (path / "model_index.json").exists():
+    if saved_step_kind(path) is not None:
         return path
     steps = RunFolder(path).steps()
     if not steps:

@@ -18,7 +18,7 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "xf
 # to be given its place here. Rooms that are folders name their files.
 FLOORS: list[dict[str, str]] = [
     {"errors": "", "events": "", "rng": "", "durable": "", "natural_order": "", "json_file": ""},
-    {"formats": "ldm open_clip original safetensors_file"},
+    {"formats": "layout ldm open_clip original other_kinds safetensors_file tensor_names"},
     {"limits": "", "text_files": "", "entry_point": ""},
     {"fields": "", "concepts": ""},
     {"config": "", "settings": ""},

@@ -13,6 +13,7 @@ from pathlib import Path
 from dreambooth.durable import free_bytes, new_file, sweep_unfinished_beside
 from dreambooth.errors import ExportError
 from dreambooth.export.model_card import settings_json
+from dreambooth.formats.layout import saved_step_kind
 from dreambooth.models.saved_hashes import refuse_other_hash
 from dreambooth.workspace import RunFolder
 
@@ -29,7 +30,7 @@ def zip_model(model_dir: Path, out_path: Path, on_progress: Callable[[int, int],
 
     Its settings come along without what names places on this machine.
     """
-    if not (model_dir / "model_index.json").is_file():
+    if saved_step_kind(model_dir) is None:
         raise ExportError(f"{model_dir} is no model.", "model_index.json is not in it.", "Name a step folder.")
     files: dict[str, Path | bytes] = {file.relative_to(model_dir).as_posix(): file for file in model_files(model_dir)}
     if "args.json" in files:

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import ExportError, hide, quoted
 from dreambooth.export.model_card import BLEED_PICTURE, bleed_dir, model_card, settings_json
+from dreambooth.formats.layout import ALL_SAVED_FILES, MODEL_INDEX, layout_of, saved_step_kind
 from dreambooth.limits import token_problem
 from dreambooth.models.saved_hashes import refuse_other_hash
-from dreambooth.storage import SHARD, WEIGHT_FILES
+from dreambooth.storage import SHARD
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
     from huggingface_hub.errors import HfHubHTTPError
 
 SETTINGS_FILE = "dreambooth.json"
-PARTS = ("unet", "vae", "text_encoder")
 # A repository that holds one of these is a model already; one that holds none and is not empty is somebody's work.
-SIGNS_OF_A_MODEL = ("model_index.json", SETTINGS_FILE)
+SIGNS_OF_A_MODEL = (MODEL_INDEX, SETTINGS_FILE)
 EMPTY = {".gitattributes", "README.md"}
 SAMPLE = re.compile(rf"samples/[0-9]+\.png|{re.escape(BLEED_PICTURE)}")
 # The libraries note where a part was loaded from: on the user's disk, or in the cache of an account.
-CONFIGS = ("config.json", "model_index.json", "scheduler_config.json", "tokenizer_config.json")
+CONFIGS = ("config.json", MODEL_INDEX, "scheduler_config.json", "tokenizer_config.json")
 PLACES = {"_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"}
 WHERE_TOKENS_ARE_MADE = "huggingface.co/settings/tokens"
 
@@ -142,15 +142,18 @@ def _checked_single_file(file: Path) -> Path:
 
 def _files(model_dir: Path) -> dict[str, Path | bytes]:
     """Return what is uploaded of a model's folder, by its name in the repository; raises ExportError for a part."""
-    if not (model_dir / "model_index.json").is_file():
+    if saved_step_kind(model_dir) is None:
         raise ExportError(f"{model_dir} is no model.", "model_index.json is not in it.", "Name a step folder.")
-    found = [file for pattern in (*WEIGHT_FILES, "samples/*.png") for file in sorted(model_dir.glob(pattern))]
+    found = [file for pattern in (*ALL_SAVED_FILES, "samples/*.png") for file in sorted(model_dir.glob(pattern))]
     named = {file.relative_to(model_dir).as_posix(): file for file in found if file.is_file() and not file.is_symlink()}
     files = {name: _without_places(file) for name, file in named.items() if _is_ours(name)}
     if (picture := bleed_dir(model_dir) / BLEED_PICTURE).is_file():
         files[BLEED_PICTURE] = picture
-    missing = [f"{part}/config.json" for part in PARTS if f"{part}/config.json" not in files]
-    missing += [f"the weights of {part}" for part in PARTS if not any(_is_weights_of(part, name) for name in files)]
+    parts = layout_of(model_dir).parts
+    missing = [part.config_file for part in parts if part.config_file not in files]
+    missing += [
+        f"the weights of {part.name}" for part in parts if not any(_is_weights_of(part.name, name) for name in files)
+    ]
     if missing:
         raise ExportError(
             f"{model_dir} is no complete model.", f"It lacks {', '.join(missing)}.",
@@ -170,7 +173,7 @@ def _is_ours(name: str) -> bool:
         return False
     # `*` would go over folders.
     return SAMPLE.fullmatch(name) is not None or any(
-        name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern) for pattern in WEIGHT_FILES
+        name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern) for pattern in ALL_SAVED_FILES
     )
 
 

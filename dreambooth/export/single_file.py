@@ -14,6 +14,7 @@ from dreambooth.durable import free_bytes, new_file, sweep_unfinished_beside
 from dreambooth.errors import BaseModelError, ExportError
 from dreambooth.export.archive import EXPORT_SUFFIXES
 from dreambooth.export.recipe import file_metadata_of
+from dreambooth.formats.layout import layout_of
 from dreambooth.formats.ldm import to_ldm
 from dreambooth.formats.original import original_names
 from dreambooth.formats.safetensors_file import in_pieces, stored_dtype, write_safetensors
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
     from torch import Tensor
 
-PARTS = ("unet", "vae", "text_encoder")
 SPARE_BYTES = 64 * 2**20
 
 Precision = Literal["fp16", "fp32"]
@@ -97,32 +97,34 @@ def read_model(model_dir: Path) -> OriginalModel:
 
     Costs no memory to speak of: tensors are mapped, only the joined matrices of SD 2.x are copies.
     """
-    missing = [part for part in PARTS if not (model_dir / part / "config.json").exists()]
+    layout = layout_of(model_dir)
+    missing = [part.name for part in layout.parts if not (model_dir / part.config_file).exists()]
     if missing:
         raise ExportError(
             f"{model_dir} is no complete model.",
             f"It lacks {', '.join(missing)}.",
             "Name a diffusers folder, a run or one of its step folders.",
         )
-    unet, vae, text_encoder = (_config(model_dir, part) for part in PARTS)
+    unet, vae, text_encoder = (_config(model_dir, part) for part in layout.part_names)
     try:
         refuse_wrong_configs(model_dir)
-        weights = {part: part_weights(model_dir / part) for part in PARTS}
+        weights = {part: part_weights(model_dir / part) for part in layout.part_names}
     except BaseModelError as error:
         raise ExportError(error.what, error.why, error.todo) from None
     try:
-        open_clip = bool(unet.get("use_linear_projection"))
-        original = to_ldm(weights["unet"], weights["vae"], weights["text_encoder"], open_clip=open_clip)
+        original = to_ldm(weights["unet"], weights["vae"], weights["text_encoder"], open_clip=layout.open_clip)
         expected = original_names(
             unet["block_out_channels"], vae["block_out_channels"], int(text_encoder["num_hidden_layers"]),
-            open_clip=open_clip,
+            open_clip=layout.open_clip,
         )  # fmt: skip
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise _no_such_model(model_dir, f"SD 1.x and 2.x have no tensor {error}.") from None
     strange = sorted(original.keys() ^ expected)
     if strange:
         raise _no_such_model(model_dir, f"Missing or not of SD 1.x and 2.x: {', '.join(strange[:3])}.")
-    return OriginalModel(model_dir, weights, original, expected, file_metadata_of(model_dir, open_clip=open_clip))
+    return OriginalModel(
+        model_dir, weights, original, expected, file_metadata_of(model_dir, open_clip=layout.open_clip)
+    )
 
 
 def _config(model_dir: Path, part: str) -> dict[str, Any]:

@@ -1,22 +1,21 @@
 """How large a file will be, before it is written: read from the headers of the model's own files, without torch."""
 
-import json
 from pathlib import Path
 
 from dreambooth.export.archive import model_files
+from dreambooth.formats.layout import layout_of
+from dreambooth.formats.tensor_names import safetensors_header
 from dreambooth.workspace import RunFolder
 
-PARTS = ("unet", "vae", "text_encoder")
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 # What a tensor's name, shape and place take in the header, about.
 HEADER_BYTES = 150
-MAX_HEADER_BYTES = 100 * 2**20
 
 
 def single_file_bytes(model_dir: Path, bytes_per_float: int) -> int | None:
     """Return the size of the model as one file, None where its folder does not tell."""
     total = 0
-    for part in PARTS:
+    for part in layout_of(model_dir).part_names:
         files = sorted((model_dir / part).glob("*.safetensors"))
         counted = [_tensor_bytes(file, bytes_per_float) for file in files]
         if not counted or None in counted:
@@ -27,18 +26,17 @@ def single_file_bytes(model_dir: Path, bytes_per_float: int) -> int | None:
 
 def _tensor_bytes(file: Path, bytes_per_float: int) -> int | None:
     """Return the bytes of a file's tensors with floats of this width, header included."""
+    header = safetensors_header(file)
+    if header is None:
+        return None
+    total = 0
     try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            header = json.loads(opened.read(min(length, MAX_HEADER_BYTES)))
-        header.pop("__metadata__", None)
-        total = 0
-        for tensor in header.values():
+        for tensor in header.tensors.values():
             begin, end = tensor["data_offsets"]
             stored = FLOAT_BYTES.get(tensor["dtype"])
             total += (end - begin) // stored * bytes_per_float if stored else end - begin
-        return int(total) + HEADER_BYTES * len(header)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return int(total) + HEADER_BYTES * len(header.tensors)
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

@@ -21,20 +21,14 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import BaseModelError, ConfigError, quoted
 from dreambooth.fields import describe
+from dreambooth.formats.layout import LAYOUTS, Layout, family_of, folder_configs
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
 from dreambooth.hardware import bitsandbytes_hidden
 from dreambooth.models.config_limits import refuse_wrong_config, refuse_wrong_configs
 from dreambooth.models.download import downloaded_base, downloaded_vae, missing_files
 from dreambooth.models.family import Family
 from dreambooth.models.file_formats import refuse_other_folder, refuse_pointers
-from dreambooth.models.original_file import (
-    OTHER_INPUTS,
-    parts_of_file,
-    refusal,
-    starter_folder,
-    text_encoder_with,
-    vae_of_file,
-)
+from dreambooth.models.original_file import parts_of_file, starter_folder, text_encoder_with, vae_of_file
 from dreambooth.models.saved_hashes import refuse_changed
 from dreambooth.models.sd import StableDiffusion
 from dreambooth.models.tokenizer import load_tokenizer, refuse_other_vocabulary, tokenizer_for
@@ -53,7 +47,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 STARTER = "starter"
-PARTS = ("unet", "text_encoder", "vae")
 # In the front matter of a model's page on the Hub.
 LICENCE_LINE = re.compile(r"\A---\n(?:(?!---).*\n)*?license: *[\"']?([A-Za-z0-9.+_-]{1,100})")
 
@@ -182,7 +175,7 @@ def load_base(
     refuse_other_vocabulary(tokenizer or name, base.tokenizer, base.text_encoder)
     if vae is not None:
         base.vae = _load_vae(vae, token)
-    for part in PARTS:
+    for part in base.family.layout.part_names:
         other_place = vae if part == "vae" else None
         module, place = getattr(base, part).eval(), source if source.is_file() else source / part
         refuse_not_finite(part, module, Path(other_place) if other_place is not None else place)
@@ -254,7 +247,7 @@ def _from_folder(folder: Path, variant: str | None, given: Collection[str]) -> B
     """Load a folder's parts but those that are `given` from elsewhere, which are None in the result."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    _check_folder(folder, variant, given)
+    layout = _check_folder(folder, variant, given)
     try:
         # The cheap parts first: what is wrong with them is said at once.
         scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
@@ -267,41 +260,25 @@ def _from_folder(folder: Path, variant: str | None, given: Collection[str]) -> B
             f"{folder} cannot be loaded.", quoted(error, 400), "Download or save the model again."
         ) from error
     scheduler = {key: value for key, value in scheduler.items() if not key.startswith("_")}
-    return Base(str(folder), unet, text_encoder, vae, tokenizer, scheduler, BaseCard())
+    return Base(str(folder), unet, text_encoder, vae, tokenizer, scheduler, BaseCard(), StableDiffusion(layout))
 
 
-def _check_folder(folder: Path, variant: str | None, given: Collection[str]) -> None:
-    """Raise BaseModelError for another kind of model, and for files that are not there.
+def _check_folder(folder: Path, variant: str | None, given: Collection[str]) -> Layout:
+    """Return the folder's layout; raises BaseModelError for another kind of model, and for files that are not there.
 
     The libraries would take the relative name of a folder that is not there for one of the Hub's.
     """
-    try:
-        index = dict(json.loads((folder / "model_index.json").read_text("utf-8")))
-        unet = dict(json.loads((folder / "unet" / "config.json").read_text("utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
+    if folder_configs(folder) is None:
         refuse_pointers(folder)
         refuse_other_folder(folder)
-        raise BaseModelError(
-            f"{folder} is no diffusers model.",
-            "model_index.json or unet/config.json is missing or damaged.",
-            "Name the folder that holds model_index.json.",
-        ) from None
-    kind = str(index.get("_class_name"))
-    if "XL" in kind or unet.get("addition_embed_type"):
-        raise refusal(folder.name, "an SDXL model")
-    inputs = unet.get("in_channels", 4)
-    if inputs != 4:
-        raise refusal(folder.name, OTHER_INPUTS.get(inputs, f"a model whose UNet takes {inputs} numbers a pixel"))
-    if kind.startswith("Onnx"):
-        raise refusal(folder.name, "an ONNX model")
-    if not kind.startswith("StableDiffusion"):
-        raise refusal(folder.name, f"a {kind}")
+    layout = LAYOUTS[family_of(folder)]
     if missing := missing_files(folder, variant, given=given):
         raise BaseModelError(
             f'"{folder}" cannot be loaded.', f"It lacks {', '.join(missing)}.", "Download or save the model again."
         )
     refuse_pointers(folder)
     refuse_wrong_configs(folder, given)
+    return layout
 
 
 def _load_vae(source: str, token: str | None) -> Any:
@@ -381,8 +358,11 @@ def _from_file(path: Path, tokenizer: str | None, token: str | None) -> Base:
     parts = parts_of_file(path)
     own = None
     if tokenizer is None:
-        own = tokenizer_for(parts.vocabulary_size, starter_folder(), token, is_sd2=parts.is_sd2)
-    return Base(str(path), parts.unet, parts.text_encoder, parts.vae, own, parts.scheduler_config, BaseCard())
+        own = tokenizer_for(parts.vocabulary_size, starter_folder(), token, is_sd2=parts.layout.open_clip)
+    return Base(
+        str(path), parts.unet, parts.text_encoder, parts.vae, own, parts.scheduler_config, BaseCard(),
+        StableDiffusion(parts.layout),
+    )  # fmt: skip
 
 
 def weights_fingerprint(*modules: "nn.Module") -> str:

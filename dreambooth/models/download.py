@@ -8,20 +8,14 @@ from pathlib import Path
 
 from dreambooth.config import SD15
 from dreambooth.errors import BaseModelError, quoted
+from dreambooth.formats.layout import ALL_PARTS, ALL_TEXT_PATTERNS, layout_of
 
 # Names that people still type, and what their models are called now.
 SUCCESSORS = {
     "runwayml/stable-diffusion-v1-5": SD15,
     "runwayml/stable-diffusion-inpainting": SD15,
 }
-TEXTS = ("README.md", "model_index.json", "scheduler/*.json", "tokenizer/*", "*/config.json")
-WEIGHTS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
-OLD_WEIGHTS = WEIGHTS | {"text_encoder": "pytorch_model"}
-NEEDED = ("model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in WEIGHTS))
+VAE_STEM = next(part.weights_stem for part in ALL_PARTS if part.name == "vae")
 TOKENIZER_FILES = ("*.json", "merges.txt")
 
 
@@ -43,10 +37,12 @@ def downloaded_base(
     for wanted_variant, stems, suffix in _kinds_of_weights(variant):
         infix = f".{wanted_variant}" if wanted_variant else ""
         weights = [f"{part}/{stem}*{infix}{suffix}" for part, stem in stems.items() if part not in given]
-        folder, from_hub = _snapshot(name, revision, token, [*TEXTS, *weights], with_variants=bool(wanted_variant))
+        folder, from_hub = _snapshot(
+            name, revision, token, [*ALL_TEXT_PATTERNS, *weights], with_variants=bool(wanted_variant)
+        )
         missing = missing_files(folder, variant, given=given)
         lacks_weights = any(name.endswith(".safetensors") for name in missing)
-        if not lacks_weights or set(missing) & set(NEEDED):
+        if not lacks_weights or set(missing) & set(layout_of(folder).needed_files):
             break
     if missing:
         raise _not_whole(name, missing, from_hub=from_hub)
@@ -58,7 +54,8 @@ def _kinds_of_weights(variant: str | None) -> list[tuple[str | None, dict[str, s
 
     Before safetensors, weights were pickles; they are read as plain tensors. Some repositories have fp16 alone.
     """
-    new, old = (WEIGHTS, ".safetensors*"), (OLD_WEIGHTS, ".bin")
+    new = {part.name: part.weights_stem for part in ALL_PARTS}, ".safetensors*"
+    old = {part.name: part.pickle_stem for part in ALL_PARTS}, ".bin"
     variants = (variant,) if variant else (None, "fp16")
     return [(one, *kind) for one in variants for kind in (new, old)]
 
@@ -76,7 +73,7 @@ def downloaded_vae(name: str, token: str | None) -> Path:
     """Return the folder of a Hub repository's VAE, at its top or in `vae/`; raises BaseModelError without one."""
     todo = "Check the name, or leave pretrained_vae_name_or_path out."
     for infix, suffix in (("", ".safetensors"), ("", ".bin"), (".fp16", ".safetensors")):
-        weights = f"{WEIGHTS['vae']}{infix}{suffix}"
+        weights = f"{VAE_STEM}{infix}{suffix}"
         patterns = [f"{place}{file}" for place in ("", "vae/") for file in ("config.json", weights)]
         folder = _downloaded_part(name, "VAE", patterns, token, todo)
         if any((folder / place / weights).exists() for place in ("", "vae")):
@@ -105,15 +102,16 @@ def _refuse_no_hub_id(name: str, kind: str) -> None:
 def missing_files(folder: Path, variant: str | None, *, given: Collection[str] = ()) -> list[str]:
     """Return what a folder lacks to be a base, as names or patterns below it; parts that are `given` are not needed."""
     infix = f".{variant}" if variant else ""
-    needed = [name for name in NEEDED if name.partition("/")[0] not in given]
+    layout = layout_of(folder)
+    needed = [name for name in layout.needed_files if name.partition("/")[0] not in given]
     missing = [name for name in needed if not (folder / name).exists()]
     if "tokenizer" not in given:
         missing += [f"tokenizer/{name}" for name in vocabulary_missing(folder / "tokenizer")]
-    for part, stem in WEIGHTS.items():
-        new = folder.glob(f"{part}/{stem}*{infix}.safetensors")
-        old = folder.glob(f"{part}/{OLD_WEIGHTS[part]}*{infix}.bin")
-        if part not in given and not any(new) and not any(old):
-            missing.append(f"{part}/{stem}{infix}.safetensors")
+    for part in layout.parts:
+        new = folder.glob(f"{part.name}/{part.weights_stem}*{infix}.safetensors")
+        old = folder.glob(f"{part.name}/{part.pickle_stem}*{infix}.bin")
+        if part.name not in given and not any(new) and not any(old):
+            missing.append(f"{part.name}/{part.weights_stem}{infix}.safetensors")
     return missing
 
 

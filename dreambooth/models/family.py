@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from dreambooth.formats.layout import Layout
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -101,6 +103,10 @@ class Family(Protocol):
 
     `base` is a `dreambooth.models.base.Base`; modules are used on the devices and in the number formats they have.
     """
+
+    @property
+    def layout(self) -> Layout:
+        """Return the parts and files of such a model."""
 
     def text_inputs(self, base: Any, captions: Sequence[str], *, length: int | None) -> TextInputs:
         """Return the captions as token ids, each padded or cut to `length`, by default that of the longest."""

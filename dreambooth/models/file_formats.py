@@ -1,14 +1,13 @@
 """What a file that should hold weights is instead, told from its first bytes, with what to do about it."""
 
-import json
 import re
 import zipfile
 from pathlib import Path
 
 from dreambooth.errors import BaseModelError
+from dreambooth.formats.tensor_names import safetensors_header
 
 FIRST_BYTES = 1024
-MAX_HEADER_BYTES = 100 * 2**20
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CONVERT_FORMAT = "Choose the .safetensors or .ckpt file of an SD 1.x or 2.x model."
 # (what the file begins with, what it is, why it cannot be read, what to do)
@@ -71,19 +70,14 @@ def _refuse_other_length(path: Path) -> None:
 
 def _safetensors_bytes(path: Path) -> int | None:
     """Return the size that a .safetensors file says it has; None for a file that is none."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= MAX_HEADER_BYTES:
-                return None
-            text = file.read(length)
-        if len(text) < length or not text.startswith(b"{"):
-            return None
-        header = dict(json.loads(text))
-        ends = [int(about["data_offsets"][1]) for name, about in header.items() if name != "__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+    header = safetensors_header(path)
+    if header is None:
         return None
-    return 8 + length + max(ends, default=0)
+    try:
+        ends = [int(about["data_offsets"][1]) for about in header.tensors.values()]
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError):
+        return None
+    return header.num_bytes + max(ends, default=0)
 
 
 # Folders -------------------------------------------------------------------------------------------------------------

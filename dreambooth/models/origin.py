@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth.formats.layout import cached_folder
 from dreambooth.json_file import read_object
 from dreambooth.models.base import STARTER, local_base
 from dreambooth.workspace import RunFolder
@@ -73,11 +74,9 @@ def _is_here(name: str, models_dir: Path | None) -> bool:
     """Return whether a base can be loaded without a download."""
     if local_base(name, models_dir) is not None:
         return True
-    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = (try_to_load_from_cache(name, file) for file in ("model_index.json", "unet/config.json"))
-        return all(isinstance(path, str) for path in found)
+        return cached_folder(name) is not None
     except (HFValidationError, OSError, ValueError):
         return False

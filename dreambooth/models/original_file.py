@@ -1,4 +1,4 @@
-"""One file in the original layout, of SD 1.x or 2.x, as the parts of a base; and what else a file may be instead."""
+"""One file in the original layout, of SD 1.x or 2.x, as the parts of a base."""
 
 import json
 import re
@@ -9,35 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
 from dreambooth.errors import BaseModelError
-from dreambooth.formats.ldm import EMA_PREFIX, UNET_PREFIX, VAE_PREFIX, from_ldm
-from dreambooth.formats.open_clip import OPEN_CLIP_PREFIX
+from dreambooth.formats.layout import LAYOUTS, Layout, family_of_names
+from dreambooth.formats.ldm import VAE_PREFIX, from_ldm
+from dreambooth.formats.other_kinds import refuse_other_kinds
 from dreambooth.models.sd import SD2_CHANGES, SD15_CONFIGS, SD15_SCHEDULER
 from dreambooth.models.weights import file_metadata, filled, read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FIRST_CONV = UNET_PREFIX + "input_blocks.0.0.weight"
-FIRST_AVERAGED_CONV = EMA_PREFIX + "diffusion_modelinput_blocks00weight"
-BASES = "Choose a text-to-image model of SD 1.x or 2.x, for example stable-diffusion-v1-5/stable-diffusion-v1-5."
-# What a UNet takes beside the four numbers of a noisy latent.
-OTHER_INPUTS = {5: "a depth model", 7: "an upscaler", 8: "an instruct model (pix2pix)", 9: "an inpainting model"}
-# A name of a tensor, what a file with such a one is, and what to do with it.
-OTHER_KINDS: tuple[tuple[str, str, str], ...] = (
-    (r"conditioner\.embedders\.", "an SDXL model", BASES),
-    (r"model\.diffusion_model\.(joint_blocks|double_blocks|transformer_blocks)\.|double_blocks\.|transformer\.single_",
-     "a model of a later family (SD 3, FLUX or the like)", BASES),
-    (r".*(lora|hada_w|lokr_)", "a LoRA, an addition to a model,",
-     "Merge it into its base with another tool and choose the result, or choose the base itself."),
-    (r"control_model\.|controlnet_|zero_convs?\.", "a ControlNet, an addition to a model,", BASES),
-    (r"(string_to_param|emb_params|clip_[lg])$", "an embedding (textual inversion), a word for a model,", BASES),
-    (r"(down_blocks|up_blocks|mid_block)\.", "one part of a diffusers folder",
-     "Name the folder that holds model_index.json."),
-    (r"(text_model\.)?encoder\.layers\.\d+\.(self_attn|layer_norm1)\.", "a text encoder alone",
-     "Name the folder that holds model_index.json, or a file with all three parts."),
-    (r"(encoder|decoder)\.conv_in\.weight$", "a VAE alone",
-     "Give it as pretrained_vae_name_or_path, beside a base."),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,7 +28,7 @@ class OriginalParts:
     vae: Any
     scheduler_config: dict[str, Any]
     vocabulary_size: int
-    is_sd2: bool
+    layout: Layout
     native_px: int
 
 
@@ -61,8 +40,9 @@ def starter_folder() -> Path:
 def parts_of_file(path: Path) -> OriginalParts:
     """Read a file's three parts; raises BaseModelError that says what the file is instead, or what it lacks."""
     weights = read_weights(path)
-    refuse_other_kinds(path, weights)
-    is_sd2 = any(name.startswith(OPEN_CLIP_PREFIX) for name in weights)
+    refuse_other_kinds(path.name, {name: tensor.shape for name, tensor in weights.items()})
+    layout = LAYOUTS[family_of_names(weights)]
+    is_sd2 = layout.open_clip
     try:
         unet_weights, vae_weights, text_weights = from_ldm(weights)
         unet = _unet_of(unet_weights, is_sd2=is_sd2)
@@ -80,7 +60,7 @@ def parts_of_file(path: Path) -> OriginalParts:
     unet.register_to_config(sample_size=native_px // 8)
     return OriginalParts(
         unet, text_encoder, vae, SD15_SCHEDULER | {"prediction_type": prediction_type},
-        text_weights["embeddings.token_embedding.weight"].shape[0], is_sd2, native_px,
+        text_weights["embeddings.token_embedding.weight"].shape[0], layout, native_px,
     )  # fmt: skip
 
 
@@ -102,36 +82,6 @@ def _wrong_tensors(error: Exception) -> str:
     """Return which tensors are wrong: in the words of `filled`, else the one name that a map stumbled over."""
     text = str(error.args[0] if error.args else error)[:500]
     return f"{text}." if ": " in text else f"Missing or unknown: {text}."
-
-
-def refuse_other_kinds(path: Path, weights: "Mapping[str, Tensor]") -> None:
-    """Raise BaseModelError for a file that is no text-to-image model of SD 1.x or 2.x: what it is, and what to do."""
-    if _is_embedding(weights):
-        raise refusal(path.name, "an embedding (textual inversion), a word for a model,", BASES)
-    first = weights.get(FIRST_CONV, weights.get(FIRST_AVERAGED_CONV))
-    for pattern, kind, todo in OTHER_KINDS:
-        # A whole model may carry additions; without its UNet a file is what its names say.
-        if any(re.match(pattern, name) for name in weights) and (first is None or kind.startswith("an SDXL")):
-            raise refusal(path.name, kind, todo)
-    if first is None:
-        why = f"It holds {min(weights)!r} and the like."[:300] if weights else "It holds no tensors."
-        raise BaseModelError(f"{path.name} is no complete model in the original layout.", why, BASES)
-    if first.ndim == 4 and first.shape[1] != 4:
-        inputs = first.shape[1]
-        raise refusal(path.name, OTHER_INPUTS.get(inputs, f"a model whose UNet takes {inputs} numbers a pixel"), BASES)
-
-
-def _is_embedding(weights: "Mapping[str, Tensor]") -> bool:
-    """Return whether all there is are vectors of a text encoder's width, under the word that they stand for."""
-    return 0 < len(weights) <= 2 and all(
-        tensor.ndim in (1, 2) and tensor.shape[-1] in (768, 1024, 1280) and "." not in name
-        for name, tensor in weights.items()
-    )
-
-
-def refusal(name: str, kind: str, todo: str = BASES) -> BaseModelError:
-    """Return the error for a file or folder that is a model of another kind."""
-    return BaseModelError(f"{name} is {kind}.", "Only text-to-image models of SD 1.x and 2.x can be taught here.", todo)
 
 
 # The parts -----------------------------------------------------------------------------------------------------------

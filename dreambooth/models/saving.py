@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.formats.layout import MODEL_INDEX, SD1, Layout, Part
 from dreambooth.formats.safetensors_file import stored_dtype, write_safetensors
 from dreambooth.models.base import BaseCard
 
@@ -27,6 +28,7 @@ def write_model(
     dtype: "torch.dtype",
     card: BaseCard,
     weights: "Mapping[str, Mapping[str, Tensor]] | None" = None,
+    layout: Layout = SD1,
 ) -> None:
     """Fill `folder` with a complete diffusers model in `dtype`; the models themselves stay as they are.
 
@@ -38,27 +40,21 @@ def write_model(
 
     modules = {"unet": unet, "text_encoder": text_encoder, "vae": vae}
     weights = weights or {part: module.state_dict() for part, module in modules.items()}
-    for part in ("unet", "vae"):
-        _save_config(folder / part, modules[part])
-        _save_weights(folder / part, "diffusion_pytorch_model", weights[part], dtype, card)
-    _save_text_encoder(folder / "text_encoder", text_encoder, weights["text_encoder"], dtype, card)
+    for part in layout.parts:
+        save = _save_text_encoder if part.library == "transformers" else _save_diffusers_part
+        save(folder / part.name, part, modules[part.name], weights[part.name], dtype, card)
     _save_tokenizer(folder / "tokenizer", tokenizer)
     DDIMScheduler.from_config(dict(scheduler_config)).save_pretrained(folder / "scheduler")
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": diffusers.__version__,
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
     (folder / "card.json").write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", "utf-8")
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    index = layout.model_index(diffusers.__version__, DDIMScheduler.__name__)
+    (folder / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def _save_diffusers_part(
+    folder: Path, part: Part, module: Any, weights: "Mapping[str, Tensor]", dtype: "torch.dtype", card: BaseCard
+) -> None:
+    _save_config(folder, module)
+    _save_weights(folder, part.weights_stem, weights, dtype, card)
 
 
 def _save_config(folder: Path, module: Any) -> None:
@@ -90,12 +86,12 @@ def _save_weights(
 
 
 def _save_text_encoder(
-    folder: Path, text_encoder: Any, weights: "Mapping[str, Tensor]", dtype: "torch.dtype", card: BaseCard
+    folder: Path, part: Part, text_encoder: Any, weights: "Mapping[str, Tensor]", dtype: "torch.dtype", card: BaseCard
 ) -> None:
     named = {
         name if name.startswith("text_model.") else f"text_model.{name}": tensor for name, tensor in weights.items()
     }
-    _save_weights(folder, "model", named, dtype, card)
+    _save_weights(folder, part.weights_stem, named, dtype, card)
     config = text_encoder.config.to_dict() | {
         "architectures": ["CLIPTextModel"],
         "torch_dtype": str(dtype).removeprefix("torch."),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.formats.layout import SD1, Layout
 from dreambooth.models.family import Condition, PictureSize, Posterior, TextInputs
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ SD2_CHANGES: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True)
 class StableDiffusion:
     """The family of SD 1.x and 2.x (Rombach et al. 2022, arXiv 2112.10752): one CLIP text encoder, its last states."""
+
+    layout: Layout = SD1
 
     def text_inputs(self, base: Any, captions: Sequence[str], *, length: int | None) -> TextInputs:
         """Return the captions as token ids, each padded or cut to `length`, by default that of the longest."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dreambooth.formats.safetensors_file import stored_dtype
-from dreambooth.models.base import PARTS, Base
+from dreambooth.models.base import Base
 from dreambooth.training.checkpoint import Learner
 from dreambooth.training.sharding import brought_together
 
@@ -51,7 +51,7 @@ def weights_of(base: Base, learner: Learner) -> Weights:
             name: averages.get(tensor, tensor).detach()
             for name, tensor in getattr(base, part).state_dict(keep_vars=True).items()
         }
-        for part in PARTS
+        for part in base.family.layout.part_names
     }
 
 

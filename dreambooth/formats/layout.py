@@ -1,0 +1,240 @@
+"""How the models of each family lie on disk: their parts, files and index, as data; and which family a model is of.
+
+Everything here is known without torch and before a model is loaded.
+"""
+
+import itertools
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dreambooth.errors import BaseModelError
+from dreambooth.formats.open_clip import OPEN_CLIP_PREFIX
+from dreambooth.formats.other_kinds import OTHER_INPUTS, refusal, refuse_other_kinds
+from dreambooth.formats.tensor_names import pickled_names, safetensors_header
+
+FamilyName = Literal["sd1", "sd2"]
+
+MODEL_INDEX = "model_index.json"
+SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+TOKENIZER_FILES = (
+    "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a model: the folder it lies in, the class that reads it, and what its files of weights begin with.
+
+    can_learn: whether a training may change its weights.
+    """
+
+    name: str
+    library: str
+    class_name: str
+    weights_stem: str
+    can_learn: bool
+
+    @property
+    def config_file(self) -> str:
+        """Return the name of its configuration below the model's folder."""
+        return f"{self.name}/config.json"
+
+    @property
+    def pickle_stem(self) -> str:
+        """Return what its files of weights began with before safetensors: transformers called them otherwise."""
+        return "pytorch_model" if self.library == "transformers" else self.weights_stem
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parts and files of a family's models.
+
+    tokenizers: the folders of the tokenizers; open_clip: whether single files have the text encoder under open_clip's
+    names; absent: the components of the pipeline that are never there, which its index has to say.
+    """
+
+    family: FamilyName
+    pipeline: str
+    parts: tuple[Part, ...]
+    tokenizers: tuple[str, ...]
+    open_clip: bool = False
+    absent: tuple[str, ...] = ()
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Return the names of the parts, in their order."""
+        return tuple(part.name for part in self.parts)
+
+    @property
+    def needed_files(self) -> tuple[str, ...]:
+        """Return the files without which a folder is no whole model, weights and tokenizers aside."""
+        return (MODEL_INDEX, SCHEDULER_CONFIG, *(part.config_file for part in self.parts))
+
+    @property
+    def text_patterns(self) -> tuple[str, ...]:
+        """Return patterns of what a repository of such a model holds beside weights, as a download asks for it."""
+        return ("README.md", MODEL_INDEX, "scheduler/*.json", *(f"{name}/*" for name in self.tokenizers),
+                "*/config.json")  # fmt: skip
+
+    @property
+    def saved_files(self) -> tuple[str, ...]:
+        """Return patterns of every file that a saved model consists of; what else lies in its folder is the user's."""
+        return (
+            MODEL_INDEX, "card.json", SCHEDULER_CONFIG,
+            *(part.config_file for part in self.parts),
+            *(f"{part.name}/{part.weights_stem}*.safetensors*" for part in self.parts),
+            *(f"{folder}/{name}" for folder in self.tokenizers for name in TOKENIZER_FILES),
+        )  # fmt: skip
+
+    def model_index(self, diffusers_version: str, scheduler_class: str) -> dict[str, Any]:
+        """Return the contents of model_index.json, with keys in the order of the alphabet as diffusers writes them."""
+        index: dict[str, Any] = {
+            "_class_name": self.pipeline,
+            "_diffusers_version": diffusers_version,
+            "scheduler": ["diffusers", scheduler_class],
+        }
+        index |= {part.name: [part.library, part.class_name] for part in self.parts}
+        index |= {name: ["transformers", "CLIPTokenizer"] for name in self.tokenizers}
+        index |= {name: [None, None] for name in self.absent}
+        if "safety_checker" in self.absent:
+            index["requires_safety_checker"] = False
+        return dict(sorted(index.items()))
+
+
+SD_PARTS = (
+    Part("unet", "diffusers", "UNet2DConditionModel", "diffusion_pytorch_model", can_learn=True),
+    Part("vae", "diffusers", "AutoencoderKL", "diffusion_pytorch_model", can_learn=False),
+    Part("text_encoder", "transformers", "CLIPTextModel", "model", can_learn=True),
+)
+SD_ABSENT = ("feature_extractor", "image_encoder", "safety_checker")
+SD1 = Layout("sd1", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), absent=SD_ABSENT)
+SD2 = Layout("sd2", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), open_clip=True, absent=SD_ABSENT)
+LAYOUTS: dict[FamilyName, Layout] = {layout.family: layout for layout in (SD1, SD2)}
+
+# What may be there before the family is known: of any family.
+ALL_PARTS = tuple(dict.fromkeys(part for layout in LAYOUTS.values() for part in layout.parts))
+ALL_TEXT_PATTERNS = tuple(dict.fromkeys(itertools.chain(*(layout.text_patterns for layout in LAYOUTS.values()))))
+ALL_SAVED_FILES = tuple(dict.fromkeys(itertools.chain(*(layout.saved_files for layout in LAYOUTS.values()))))
+
+
+def saved_step_kind(folder: Path) -> Literal["model"] | None:
+    """Return what a step's folder holds, None where no step is saved in it, or not wholly."""
+    return "model" if (folder / MODEL_INDEX).is_file() else None
+
+
+# Which family --------------------------------------------------------------------------------------------------------
+
+
+def family_of(source: Path | str) -> FamilyName:
+    """Return the family of a diffusers folder, of a file in the original layout, or of a Hub id in the local cache.
+
+    Reads configurations, a file's header, or the names in a checkpoint's pickle, of which nothing is run. Raises
+    BaseModelError for another kind of model, which it names, and for what does not say what it is.
+    """
+    if isinstance(source, str):
+        return _family_of_hub_id(source)
+    return _family_of_file(source) if source.is_file() else _family_of_folder(source)
+
+
+def folder_configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return a folder's model_index.json and the configuration of its UNet; None where one cannot be read."""
+    index, unet = _read_config(folder / MODEL_INDEX), _read_config(folder / "unet" / "config.json")
+    return None if index is None or unet is None else (index, unet)
+
+
+def layout_of(folder: Path) -> Layout:
+    """Return the layout of a model's folder as its UNet's configuration tells it, that of SD 1.x where nothing does.
+
+    It refuses nothing: `family_of` does.
+    """
+    return LAYOUTS[_family_of_unet(_read_config(folder / "unet" / "config.json") or {})]
+
+
+def family_of_names(names: Collection[str]) -> FamilyName:
+    """Return the family of a file in the original layout that holds tensors of these names."""
+    return "sd2" if any(name.startswith(OPEN_CLIP_PREFIX) for name in names) else "sd1"
+
+
+def cached_folder(repository: str) -> Path | None:
+    """Return the folder of a Hub repository's model in the local cache, None where its configurations are not in it.
+
+    Raises ValueError (HFValidationError) for a name that the Hub could not have.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(repository, file) for file in (MODEL_INDEX, "unet/config.json")]
+    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None  # type: ignore[arg-type]
+
+
+def _family_of_unet(unet: Mapping[str, Any]) -> FamilyName:
+    return "sd2" if unet.get("use_linear_projection") else "sd1"
+
+
+def _family_of_folder(folder: Path) -> FamilyName:
+    configs = folder_configs(folder)
+    if configs is None:
+        raise BaseModelError(
+            f"{folder} is no diffusers model.",
+            "model_index.json or unet/config.json is missing or damaged.",
+            "Name the folder that holds model_index.json.",
+        )
+    index, unet = configs
+    kind = str(index.get("_class_name"))
+    if "XL" in kind or unet.get("addition_embed_type"):
+        raise refusal(folder.name, "an SDXL model")
+    inputs = unet.get("in_channels", 4)
+    if inputs != 4:
+        raise refusal(folder.name, OTHER_INPUTS.get(inputs, f"a model whose UNet takes {inputs} numbers a pixel"))
+    if kind.startswith("Onnx"):
+        raise refusal(folder.name, "an ONNX model")
+    if not kind.startswith("StableDiffusion"):
+        raise refusal(folder.name, f"a {kind}")
+    return _family_of_unet(unet)
+
+
+def _family_of_file(path: Path) -> FamilyName:
+    shapes: dict[str, tuple[int, ...] | None] | None
+    if path.suffix.lower() == ".safetensors":
+        header = safetensors_header(path)
+        shapes = None if header is None else {name: _shape(about) for name, about in header.tensors.items()}
+    else:
+        names = pickled_names(path)
+        shapes = None if names is None else dict.fromkeys(names)
+    if shapes is None:
+        raise BaseModelError(
+            f'"{path.name}" cannot be read.', "It is damaged, or no file of weights.",
+            "Choose the .safetensors or .ckpt file of an SD 1.x or 2.x model.",
+        )  # fmt: skip
+    refuse_other_kinds(path.name, shapes)
+    return family_of_names(shapes)
+
+
+def _family_of_hub_id(repository: str) -> FamilyName:
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        folder = cached_folder(repository)
+    except (HFValidationError, OSError):
+        folder = None
+    if folder is None:
+        raise BaseModelError(
+            f'The kind of model of "{repository}" is not known.', "It is not in the local cache.",
+            "Check the name, or download the model first.",
+        )  # fmt: skip
+    return _family_of_folder(folder)
+
+
+def _read_config(file: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(file.read_text("utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def _shape(about: Any) -> tuple[int, ...] | None:
+    shape = about.get("shape") if isinstance(about, dict) else None
+    return tuple(shape) if isinstance(shape, list) and all(isinstance(size, int) for size in shape) else None
