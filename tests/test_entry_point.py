@@ -226,7 +226,7 @@ def test_from_python_a_run_that_was_stopped_before_its_first_step_raises(
 def test_a_demo_that_is_stopped_neither_converts_nor_generates(
     own_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stopped(config: TrainingConfig, *, controls: Controls, on_event: Callable[[Event], None]) -> Path:
+    def stopped(config: TrainingConfig, *, controls: Controls, **options: Any) -> Path:
         signal.raise_signal(signal.SIGINT)
         assert controls.stop.is_set()
         return Path(str(config.output_dir)) / "3"

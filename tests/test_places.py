@@ -2,10 +2,10 @@
 
 import errno
 import os
-import shutil
 import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -109,7 +109,7 @@ def test_what_the_system_refuses_later_is_a_sentence_too(
     def write(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(shutil, "copyfileobj", write)
+    monkeypatch.setattr(zipfile.ZipFile, "open", write)
     number = errno.ENOSPC
     assert main([*commands["zip"], str(tmp_path / "model.zip")]) == 1
     assert "error: The disk is full.\nMake room" in capsys.readouterr().err

@@ -49,6 +49,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_encoders_only_pixels_are_told_and_it_is_said_plainly(trained: RunFolder) -> None:
+    trained.scores_chart_path.unlink(missing_ok=True)  # of a test with the judge
     scores = score_run(trained.path, num_probes=2)
     assert [one.step for one in scores.steps] == [0, 1, 2]
     pick = scores.recommended()

@@ -97,6 +97,7 @@ def _object(file: Path) -> dict[str, Any]:
 
 def _front_matter(base: str, licence: str, prompts: list[str]) -> str:
     from huggingface_hub import ModelCardData
+    from huggingface_hub.utils import yaml_dump
 
     data = ModelCardData(
         license=licence.lower() if licence.lower() in HUB_LICENCES.split() else "other",
@@ -106,7 +107,8 @@ def _front_matter(base: str, licence: str, prompts: list[str]) -> str:
         tags=["stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "dreambooth"],
         instance_prompt=prompts[0] if prompts else None,
     )
-    return f"---\n{data.to_yaml()}\n---\n"
+    # Escaped, since characters that turn the direction of the text would stand there as they are.
+    return f"---\n{yaml_dump(data.to_dict(), sort_keys=False, allow_unicode=False)}---\n"
 
 
 def _about(base: str, licence: str, concepts: list[dict[str, Any]]) -> str:

@@ -107,10 +107,11 @@ def _card_of(file: Path) -> BaseCard:
     try:
         card = BaseCard(**json.loads(file.read_text("utf-8")))
         TrainingConfig.from_json(card.recipe)
+        if not isinstance(card.extensions, list | tuple):
+            raise ValueError("its extensions are no list")
+        card = dataclasses.replace(card, extensions=tuple(card.extensions))
     except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
         raise _bad_card(file, f"{error}"[:300]) from None
-    if not isinstance(card.extensions, list | tuple):
-        raise _bad_card(file, "Its extensions are no list.")
     texts = (card.notice, card.source, card.licence, card.strength, *card.extensions)
     kinds = (type(card.native_px), type(card.is_toy), {type(text) for text in texts})
     if kinds != (int, bool, {str}) or not 16 <= card.native_px <= 4096 or not isinstance(card.step, int | None):

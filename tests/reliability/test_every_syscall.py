@@ -10,7 +10,7 @@ import pytest
 from dreambooth.durable import sweep_unfinished
 from dreambooth.training.checkpoint import newest_checkpoint, restore, write_checkpoint
 from dreambooth.workspace import RunFolder
-from tests.reliability.save_states import SURROUNDINGS, learner
+from tests.reliability.save_states import IDENTITY, learner
 
 pytestmark = pytest.mark.reliability
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def test_a_save_that_ends_at_any_system_call_loses_no_valid_state(tmp_path: Path
     for call in CALLS:
         for number in range(1, 100):
             run = RunFolder(tmp_path / call / str(number) / "run")
-            write_checkpoint(run, 1, learner(1), SURROUNDINGS, 1)
+            write_checkpoint(run, 1, learner(1), IDENTITY, 1)
             if not under_strace(run.path, call, f"{fault}:when={number}", 2, 3):
                 break
             points[call] = number
