@@ -97,9 +97,11 @@ def _object(file: Path) -> dict[str, Any]:
 
 def _front_matter(base: str, licence: str, prompts: list[str]) -> str:
     from huggingface_hub import ModelCardData
-    from huggingface_hub.utils import yaml_dump
 
-    data = ModelCardData(
+    # The library's own writer, which takes options of YAML and is not listed among its names.
+    from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
+
+    data: Any = ModelCardData(
         license=licence.lower() if licence.lower() in HUB_LICENCES.split() else "other",
         base_model=base if base != STARTER and base else None,
         library_name="diffusers",
@@ -108,7 +110,8 @@ def _front_matter(base: str, licence: str, prompts: list[str]) -> str:
         instance_prompt=prompts[0] if prompts else None,
     )
     # Escaped, since characters that turn the direction of the text would stand there as they are.
-    return f"---\n{yaml_dump(data.to_dict(), sort_keys=False, allow_unicode=False)}---\n"
+    text: str = yaml_dump(data.to_dict(), sort_keys=False, allow_unicode=False)
+    return f"---\n{text}---\n"
 
 
 def _about(base: str, licence: str, concepts: list[dict[str, Any]]) -> str:
