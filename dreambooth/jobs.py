@@ -168,7 +168,7 @@ class Jobs:
         RunLog(job.run, job.config.max_train_steps or 0)(StatusChanged("queued"))
         self._line.append(job)
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._work, name="training", daemon=True)
+            self._thread = threading.Thread(target=self._work, name="runs", daemon=True)
             self._thread.start()
         self._changed.notify_all()
 
@@ -421,28 +421,35 @@ class Jobs:
                 if not self._line:
                     return
                 job = self._line[0]
+            # A thread of its own: torch's threads in it end with the run, and slow down nothing that comes after.
+            training = threading.Thread(target=self._train, args=(job,), name="training", daemon=True)
             try:
-                execute(
-                    job.config,
-                    job.run,
-                    workspace=self._workspace,
-                    manager=self._manager,
-                    token=self._token,
-                    controls=job.controls,
-                    resume=job.resume,
-                    explicit=job.explicit,
-                )
-            # Another process has taken the run up: its records are that one's.
-            except BlockingIOError as error:
-                print(without_secrets(f"{job.run.name}: {error}"), file=sys.stderr)
-            # The top of the thread: a library that asks to exit ends its run, not those that wait behind it.
-            except BaseException as error:
-                _tell_end(job, error)
+                training.start()
+                training.join()
             finally:
                 with self._changed:
                     self._line.remove(job)
                     job.place.close()
                     self._changed.notify_all()
+
+    def _train(self, job: _Job) -> None:
+        try:
+            execute(
+                job.config,
+                job.run,
+                workspace=self._workspace,
+                manager=self._manager,
+                token=self._token,
+                controls=job.controls,
+                resume=job.resume,
+                explicit=job.explicit,
+            )
+        # Another process has taken the run up: its records are that one's.
+        except BlockingIOError as error:
+            print(without_secrets(f"{job.run.name}: {error}"), file=sys.stderr)
+        # The top of the thread: a library that asks to exit ends its run, not those that wait behind it.
+        except BaseException as error:
+            _tell_end(job, error)
 
 
 def _tell_end(job: _Job, error: BaseException) -> None:

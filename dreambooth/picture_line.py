@@ -80,7 +80,7 @@ class PictureLine:
             order = Order(self._count, title, num_pictures, work, after)
             self._line.append(order)
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._work, name="pictures", daemon=True)
+                self._thread = threading.Thread(target=self._work, name="picture-line", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
         return order
@@ -152,16 +152,22 @@ class PictureLine:
                 if order is None:
                     return
                 order.state, order.began_s = "making", time.monotonic()
-            try:
-                with self._device():
-                    self._make(order)
-            # The top of the thread: what is no known error is told on the page, and its traceback where the app runs.
-            except BaseException as error:
-                # What was cancelled while it waited for the device has not failed.
-                if not (isinstance(error, DreamBoothError) and order.cancel.is_set()):
-                    order.error = error if isinstance(error, DreamBoothError) else unexpected(error)
+            # A thread of its own: torch's threads in it end with the request, and slow down no training after it.
+            making = threading.Thread(target=self._make_on_device, args=(order,), name="pictures", daemon=True)
+            making.start()
+            making.join()
             with self._changed:
                 self._leave(order, "failed" if order.error else "cancelled" if order.cancel.is_set() else "done")
+
+    def _make_on_device(self, order: Order) -> None:
+        try:
+            with self._device():
+                self._make(order)
+        # The top of the thread: what is no known error is told on the page, and its traceback where the app runs.
+        except BaseException as error:
+            # What was cancelled while it waited for the device has not failed.
+            if not (isinstance(error, DreamBoothError) and order.cancel.is_set()):
+                order.error = error if isinstance(error, DreamBoothError) else unexpected(error)
 
     def _make(self, order: Order) -> None:
         def on_step(done: int, total: int) -> None:

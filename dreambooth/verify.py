@@ -20,6 +20,7 @@ from dreambooth.formats.safetensors_file import Cast, same_bits, stored_dtype
 from dreambooth.models.saved_hashes import refuse_changed
 from dreambooth.models.strength import WHOLE, Strength
 from dreambooth.models.weights import not_finite, read_weights
+from dreambooth.torch_threads import one_thread_here
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +56,11 @@ def convert_verified(
 
     Raises ExportError, leaving no file, when something differs; and for what `convert` raises it.
     """
-    with folder_at_strength(model_dir, strength, out_path, models_dir=models_dir) as folder:
+    # Threads of torch would take the core on which a training computes.
+    with (
+        one_thread_here(),
+        folder_at_strength(model_dir, strength, out_path, models_dir=models_dir) as folder,
+    ):
         verdicts: list[Verdict] = []
         path = convert(
             folder, out_path, precision=precision, use_safetensors=use_safetensors, on_progress=on_progress,

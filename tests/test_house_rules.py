@@ -24,7 +24,7 @@ FLOORS: list[dict[str, str]] = [
     {"config": "", "settings": ""},
     {"effects": ""},
     {"recipes": "", "prompts": "", "presets": "", "flags": "", "progress_bar": ""},
-    {"workspace": "", "hardware": "", "capture": "", "eta": ""},
+    {"workspace": "", "hardware": "", "capture": "", "eta": "", "torch_threads": ""},
     {"pace": "", "drive": "", "runlog": "", "doctor": "", "samples": "", "sample_grid": ""},
     {"storage": ""},
     {"run_removal": ""},

@@ -10,6 +10,7 @@ import torch
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError, TrainingError
 from dreambooth.presets import resolve
+from dreambooth.torch_threads import Shares
 from dreambooth.training import objective
 from dreambooth.training.optimizer import gradient_norm, stochastically_rounded
 from dreambooth.training.updates import GatheredUpdates, UpdatesInBackward
@@ -180,11 +181,11 @@ def test_the_norm_of_all_gradients_is_torchs_own_and_no_number_if_one_of_them_is
     for parameter in parameters:
         parameter.grad = torch.randn(parameter.shape, generator=generator)
     plain = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
-    assert gradient_norm(parameters).item() == pytest.approx(plain.item(), rel=1e-5)
+    assert gradient_norm(parameters, Shares()).item() == pytest.approx(plain.item(), rel=1e-5)
     assert parameters[0].grad is not None
     parameters[0].grad = parameters[0].grad.to(memory_format=torch.channels_last)
-    assert gradient_norm(parameters).item() == pytest.approx(plain.item(), rel=1e-5)
+    assert gradient_norm(parameters, Shares()).item() == pytest.approx(plain.item(), rel=1e-5)
     assert parameters[1].grad is not None
     parameters[1].grad[7, 7] = float("nan")
-    assert not gradient_norm(parameters).isfinite()
-    assert gradient_norm([]).item() == 0
+    assert not gradient_norm(parameters, Shares()).isfinite()
+    assert gradient_norm([], Shares()).item() == 0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.errors import DeviceError
+from dreambooth.torch_threads import use_all_threads
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +74,7 @@ class ModelManager:
     def lease(
         self, holder: Holder, *, wait: bool, give_up: Callable[[], bool] = lambda: False
     ) -> Iterator["torch.device"]:
-        """Lend the device; afterwards its memory is given back.
+        """Lend the device, and with it torch's threads, to this thread; afterwards its memory is given back.
 
         Raises DeviceError when it is taken, with `wait` only once `give_up` says so.
         """
@@ -86,6 +87,7 @@ class ModelManager:
             )
         self._holder = holder
         try:
+            use_all_threads()
             if holder == "training":
                 self._drop_resident()
             yield self.device

@@ -1,12 +1,16 @@
-"""A step's model is written on a thread of its own, from a copy of its weights, while the training goes on."""
+"""A step's model is written on a thread of its own, from a copy of its weights, while the training goes on.
+
+The thread ends with the file, and torch computes with this one thread in it: it takes no core from the steps.
+"""
 
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dreambooth.formats.safetensors_file import stored_dtype
 from dreambooth.models.base import Base
+from dreambooth.torch_threads import single_threads
 from dreambooth.training.checkpoint import Learner
 from dreambooth.training.sharding import brought_together
 
@@ -30,17 +34,19 @@ class ModelWriter:
     """Writes one model at a time; whoever gave it one asks what became of it before the next."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model-writer")
         self.current: Writing | None = None
 
     def start(self, step: int, write: Callable[[], None]) -> None:
         """Begin to write."""
         assert self.current is None, "what became of the one before is asked first"
-        self.current = Writing(step, write, self._thread.submit(write))
+        thread = single_threads(1, "model-writer")
+        self.current = Writing(step, write, thread.submit(write))
+        thread.shutdown(wait=False)  # it ends when this is written
 
     def close(self) -> None:
-        """Wait until nothing is being written, and end the thread."""
-        self._thread.shutdown()
+        """Wait until nothing is being written."""
+        if self.current is not None:
+            wait([self.current.outcome])
 
 
 def weights_of(base: Base, learner: Learner) -> Weights:

@@ -1,10 +1,12 @@
 """What updates the weights: AdamW in 32 or 8 bits, its learning rates, and how an update is rounded."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import TrainingConfig
 from dreambooth.hardware import eight_bit_adam_available
+from dreambooth.torch_threads import Shares
 from dreambooth.training.extending import Extension
 
 if TYPE_CHECKING:
@@ -52,7 +54,40 @@ def build_optimizer(
             # A graph replays addresses: a rate that changes has to be read from one.
             options["capturable"] = True
             groups = [group | {"lr": torch.tensor(group["lr"], device=device)} for group in groups]
+    if device.type == "cpu" and not config.shard_weights:
+        return _adamw_in_shares(groups, options)
     return torch.optim.AdamW(groups, **options)
+
+
+def _adamw_in_shares(groups: list[dict[str, Any]], options: dict[str, Any]) -> "Optimizer":
+    import torch
+
+    class AdamWInShares(torch.optim.AdamW):
+        """AdamW whose threads take a share of the weights each; torch's own divides every tensor among them."""
+
+        def __init__(self) -> None:
+            super().__init__(groups, **options)
+            self.shares = Shares()
+
+        # Nobody here gives a closure, for which torch's types have a second form.
+        def step(self, closure: None = None) -> None:  # type: ignore[override]
+            with torch.no_grad():
+                for group in self.param_groups:
+                    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+                    for parameter in parameters:
+                        if not self.state[parameter]:
+                            self.state[parameter] = _first_state(parameter, group)
+                    self.shares.each(functools.partial(self._update, group), parameters)
+
+        def _update(self, group: dict[str, Any], share: "list[Tensor]") -> list[None]:
+            # torch's switch for gradients is a thread's own.
+            with torch.no_grad():
+                scaling = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
+                gradients = [weights.grad for weights in share if weights.grad is not None]
+                _apply_adamw(group, share, gradients, [self.state[weights] for weights in share], **scaling)
+            return [None] * len(share)
+
+    return AdamWInShares()
 
 
 def _eight_bit_adamw(groups: list[dict[str, Any]], options: dict[str, Any]) -> "Optimizer":
@@ -101,18 +136,37 @@ def update_one(
             del optimizer.state[weights]
             weights.grad = None
         return
+    if not state:
+        state |= _first_state(weights, group)
+    _apply_adamw(group, [weights], [gradient], [state])
+
+
+def _first_state(weights: "Tensor", group: dict[str, Any]) -> "dict[str, Tensor]":
     import torch
+
+    count_device = weights.device if group["fused"] else "cpu"
+    return {
+        "step": torch.zeros((), dtype=torch.float32, device=count_device),
+        "exp_avg": torch.zeros_like(weights),
+        "exp_avg_sq": torch.zeros_like(weights),
+    }
+
+
+def _apply_adamw(
+    group: dict[str, Any],
+    weights: "list[Tensor]",
+    gradients: "list[Tensor]",
+    states: "list[dict[str, Tensor]]",
+    **scaling: Any,
+) -> None:
+    """Call torch's AdamW on these weights alone; `scaling` is what its fused kernel takes of a GradScaler."""
     from torch.optim.adamw import adamw
 
-    if not state:
-        count_device = weights.device if group["fused"] else "cpu"
-        state["step"] = torch.zeros((), dtype=torch.float32, device=count_device)
-        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weights), torch.zeros_like(weights)
+    moments, squares, counts = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
     beta1, beta2 = group["betas"]
     adamw(
-        [weights], [gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
-        fused=group["fused"], amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"],
-        weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
+        weights, gradients, moments, squares, [], counts, fused=group["fused"], amsgrad=False, beta1=beta1,
+        beta2=beta2, lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"], maximize=False, **scaling,
     )  # fmt: skip
 
 
@@ -174,8 +228,11 @@ def trainable(module: "nn.Module") -> "list[nn.Parameter]":
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def gradient_norm(parameters: "Sequence[nn.Parameter]") -> "Tensor":
-    """Return the global L2 norm of all gradients, a scalar on the parameters' device."""
+def gradient_norm(parameters: "Sequence[nn.Parameter]", shares: Shares) -> "Tensor":
+    """Return the global L2 norm of all gradients, a scalar on the parameters' device.
+
+    On the CPU it is the same for any number of threads.
+    """
     import torch
     from torch.nn.utils import get_total_norm
 
@@ -184,7 +241,7 @@ def gradient_norm(parameters: "Sequence[nn.Parameter]") -> "Tensor":
         total: Tensor = get_total_norm(gradients)
         return total
     # BLAS reads memory in two thirds of the time that torch's own norm takes.
-    squares = [torch.dot(flat, flat) for flat in (one.view(-1) for one in gradients)]
+    squares = shares.each(lambda share: [torch.dot(flat, flat) for flat in (one.view(-1) for one in share)], gradients)
     return torch.stack(squares).sum().sqrt() if squares else torch.tensor(0.0)
 
 

@@ -22,6 +22,8 @@ from dreambooth.workspace import RunFolder
 # Of the manifest of a state. Those without a number are of version 1: they hold a hash of all settings, paths included.
 VERSION = 2
 PROCESSES = "processes"
+# How the norm of all gradients is summed, which on several threads of the CPU decides its last digits.
+NORM = "gradient norm"
 READ_BYTES = 1 << 20
 MAX_NAMED_SETTINGS = 3
 # What of a noise schedule a training reads; the rest is for samplers.
@@ -92,6 +94,7 @@ def identity_of(
         "threads": str(torch.get_num_threads()),
         "device": device_name,
         PROCESSES: str(num_processes),
+        NORM: "in shares",
     }
     return RunIdentity(
         settings=config.identity(),
@@ -129,11 +132,19 @@ def require_same_run(step: int, before: RunIdentity, now: RunIdentity, kept: Map
             "Each takes its part of every batch: with another number it would be another run.",
             f"Resume it with `accelerate launch --num_processes {then}`, or start a new run.",
         )
-    return [
+    notices = [
         f"The first part ran with {name} {before.machine.get(name)}, this one with {value}: the last digits may differ."
         for name, value in now.machine.items()
-        if name != PROCESSES and before.machine.get(name) != value
+        if name not in (PROCESSES, NORM) and before.machine.get(name) != value
     ]
+    # With one thread, and on a GPU, the norm is what it was.
+    in_threads = before.machine.get("device") == "cpu" and before.machine.get("threads") != "1"
+    if in_threads and NORM not in before.machine:
+        notices.append(
+            "The first part ran with an earlier version, which summed gradients in another order: the last digits may "
+            "differ."
+        )
+    return notices
 
 
 def _another_run(what: str, step: int, why: str) -> TrainingError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import rng
 from dreambooth.config import TrainingConfig
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.torch_threads import Shares
 from dreambooth.training.optimizer import average_across_processes, gradient_norm, stochastically_rounded, update_one
 from dreambooth.training.sharding import Shards
 
@@ -46,6 +47,7 @@ class GatheredUpdates:
         self._shards = shards
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._num_skipped: Tensor | None = None
+        self._threads: Shares = getattr(optimizer, "shares", None) or Shares()
         # AdamW's fused kernel looks at these two itself: it needs no word from the host, and no pass for the clipping.
         self._is_guarded = all(group.get("fused") for group in optimizer.param_groups)
 
@@ -64,7 +66,7 @@ class GatheredUpdates:
         else:
             self._shards.take_gradients()
         self._scaler.unscale_(self._optimizer)
-        norm = gradient_norm(self._parameters)
+        norm = gradient_norm(self._parameters, self._threads)
         if self._shards is not None:
             norm = self._shards.total_norm(norm)
         finite: Tensor = (total if self._scaler.is_enabled() else total + 0 * norm).isfinite()
@@ -81,8 +83,9 @@ class GatheredUpdates:
         self._optimizer.zero_grad(set_to_none=True)
 
     def close(self) -> None:
-        """Free the gradients of a run that has ended."""
+        """Free the gradients of a run that has ended, and end the threads that updated its weights."""
         self.clear()
+        self._threads.close()
 
     def _is_scale_found(self, norm: "Tensor") -> "Tensor":
         """Return whether lower loss scales may still help: not after so many updates in a row that were left out."""
