@@ -1,30 +1,49 @@
 """Train the same thing with ours and with other people's scripts, each in a process of its own, by turns.
 
     python -m benchmarks.peers_speed --runner RUN_PEER --peer NAME=SCRIPT [--peer ...] [--base DIR] [--rounds 3]
-                                     [--cpu-clock]
+                                     [--busy 0 1 2] [--cpu-clock]
 
-A peer is a `train_dreambooth.py`; the runner starts it unchanged and prints a line `PEER {"steps", "step_s",
-"peak_rss_gb"}`. All get the same base (the mini one of `benchmarks.bases` when left out), photos, class pictures and
-arguments: text encoder and prior on, fp32, batch 1. Seconds are the median between two updates, memory is the largest
-of the whole process, its last save included. On a machine that others use as well `--cpu-clock` counts the seconds of
-processor time of one thread instead, for all alike.
+A peer is a `train_dreambooth.py`; the runner starts it unchanged. All get the same base (the mini one of
+`benchmarks.bases` when left out), photos, class pictures and arguments: text encoder and prior on, fp32, batch 1, and
+in the middle of the run a save with two sample pictures. `--busy` is how many other processes, each of which keeps one
+core busy, run beside all of them. Seconds are the mean between two updates, before the save and after it, without the
+first two steps and the pause of the save itself; memory is the largest of the whole process, its last save included.
+On a machine that others use as well `--cpu-clock` counts the seconds of processor time of one thread instead, for all
+alike.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import resource
 import runpy
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.bases import random_base
 from benchmarks.measuring import heading, keep, random_pictures, told, watched
 from dreambooth.samples import sample_concept
 
 MARKER = "PEER "
+WARM_UP = 2
+HALF = "HALF"  # the middle of the run, put in when the number of steps is known
+SAMPLES = ["--n_save_sample", "2", "--save_infer_steps", "10"]
+PROMPT = "photo of zwx robot"
+OUR_SAVE = ["--save_interval", HALF, "--save_min_steps", "0", "--save_sample_prompt", PROMPT, *SAMPLES]
+THEIR_SAVE = OUR_SAVE
+# It makes 25 denoising steps a picture, and has no setting for that.
+DIFFUSERS_SAVE = [
+    "--checkpointing_steps", HALF, "--validation_steps", HALF, "--validation_prompt", PROMPT,
+    "--num_validation_images", "2",
+]  # fmt: skip
 ON_CPU_CLOCK = "--on-cpu-clock"
 
 
@@ -37,8 +56,7 @@ def main() -> None:
         train_ours(sys.argv[2:])
         return
     if sys.argv[1:2] == ["--theirs"]:
-        sys.argv = sys.argv[2:]
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        train_theirs(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runner", type=Path, required=True)
@@ -47,27 +65,46 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--busy", type=int, nargs="*", default=[0], metavar="PROCESSES")
     parser.add_argument("--cpu-clock", action="store_true")
     parser.add_argument("--extra", nargs="*", default=[], help="more arguments for ours, to try a setting of it")
     arguments = parser.parse_args()
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, dict[str, list[dict[str, float | None]]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = arguments.base or random_base(folder / "mini", "mini")
         shared = common_arguments(base, folder, arguments.resolution, arguments.steps)
         this = [sys.executable, "-m", "benchmarks.peers_speed", *[ON_CPU_CLOCK] * arguments.cpu_clock]
-        commands = {"ours": [*this, "--ours", *arguments.extra]}
+        commands = {"ours": [*this, "--ours", *shared, *OUR_SAVE, *arguments.extra]}
         for peer, _, script in (one.partition("=") for one in arguments.peer):
-            commands[peer] = [*this, "--theirs", str(arguments.runner), script]
-        for number in range(arguments.rounds):
+            save = THEIR_SAVE if "save_sample_prompt" in Path(script).read_text("utf-8") else DIFFUSERS_SAVE
+            commands[peer] = [*this, "--theirs", str(arguments.runner), script, *shared, *save]
+        half = str(arguments.steps // 2)
+        for number, busy in itertools.product(range(arguments.rounds), arguments.busy):
             for who, command in commands.items():
-                output = folder / f"{who.strip()}-{number}"
+                output = folder / f"{who.strip()}-{number}-{busy}"
                 threads = {"OMP_NUM_THREADS": "1"} if arguments.cpu_clock else {}
-                done = watched([*command, *shared, "--output_dir", str(output)], threads)
-                found.setdefault(who, []).append(told(done.output, MARKER))
-                print(who, found[who][-1], file=sys.stderr, flush=True)
+                with busy_processes(busy):
+                    whole = [half if part == HALF else part for part in command]
+                    done = watched([*whole, "--output_dir", str(output)], threads)
+                rounds = found.setdefault(str(busy), {}).setdefault(who, [])
+                rounds.append(told(done.output, MARKER))
+                print(busy, who, rounds[-1], file=sys.stderr, flush=True)
+                shutil.rmtree(output, ignore_errors=True)
     print(heading(), table(found), sep="\n\n")
-    keep("peers_speed", found)
+    keep("_".join(["peers_speed", *map(str, arguments.busy)]), found)
+
+
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Run this many processes beside the block, each of which keeps a core busy."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 def common_arguments(base: Path, folder: Path, resolution: int, steps: int) -> list[str]:
@@ -99,29 +136,65 @@ def train_ours(flags: list[str]) -> None:
 
     arguments = vars(build_parser().parse_args(["train", *flags]))
     arguments.pop("run_command")
-    began_s = time.perf_counter()
     train(training_config(arguments), on_event=on_event)
-    times = sorted(stamps.values())
-    between = [after - before for before, after in zip(times, times[1:], strict=False)][1:]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    tell([stamps[step] for step in sorted(stamps)], flags)
+
+
+def train_theirs(command: list[str]) -> None:
+    """Run the runner with a peer's script, and print the same line after it, from the time of each of its updates."""
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    stamps: list[float] = []
+    step = AcceleratedOptimizer.step
+
+    def timed(self: AcceleratedOptimizer, *arguments: Any, **named: Any) -> None:
+        step(self, *arguments, **named)
+        stamps.append(time.perf_counter())
+
+    AcceleratedOptimizer.step = timed
+    sys.argv = command
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    tell(stamps, command)
+
+
+def tell(stamps: list[float], flags: list[str]) -> None:
+    """Print what the table is made of, from the time of every update; the save comes after the middle one.
+
+    A peer whose save does not fit today's libraries ends there, and has nothing after it.
+    """
+    between = [after - before for before, after in itertools.pairwise(stamps)]
+    middle = int(flags[flags.index("--max_train_steps") + 1]) // 2
+    pause = max(range(middle - 2, min(middle + 1, len(between))), key=lambda index: between[index])
+    after = between[pause + 1 :] if len(between) > middle + 1 else []
     print(MARKER + json.dumps({
-        "steps": len(stamps), "step_s": round(statistics.median(between), 4),
-        "wall_s": round(time.perf_counter() - began_s, 1), "peak_rss_gb": round(peak, 3),
+        "steps": len(stamps), "before_s": round(statistics.mean(between[WARM_UP:pause]), 4),
+        "after_s": round(statistics.mean(after), 4) if after else None, "save_s": round(between[pause], 2),
+        "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 3),
     }))  # fmt: skip
 
 
-def table(found: dict[str, list[dict[str, float]]]) -> str:
+def table(found: dict[str, dict[str, list[dict[str, float | None]]]]) -> str:
     """Return medians over the rounds as Markdown, and how many times faster ours is."""
-    lines = ["| | s/step | least to most | peak memory, GB | ours is faster by |", "|---|---|---|---|---|"]
-    medians = {who: statistics.median(one["step_s"] for one in rounds) for who, rounds in found.items()}
-    for who, rounds in found.items():
-        seconds = [one["step_s"] for one in rounds]
-        peak = max(one["peak_rss_gb"] for one in rounds)
-        ratio = "" if who == "ours" else f"{medians[who] / medians['ours']:.2f}x"
-        lines.append(
-            f"| {who} | {medians[who]:.3f} | {min(seconds):.3f} to {max(seconds):.3f} | {peak:.2f} | {ratio} |"
-        )
+    lines = [
+        "| busy beside it | | s/step before the save | after it | ours is faster by | peak memory, GB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for busy, by_name in found.items():
+        ours = [median(by_name["ours"], name) for name in ("before_s", "after_s")]
+        for who, rounds in by_name.items():
+            theirs = [median(rounds, name) for name in ("before_s", "after_s")]
+            seconds = " | ".join("none" if one is None else f"{one:.3f}" for one in theirs)
+            pairs = [(one, own) for one, own in zip(theirs, ours, strict=True) if one is not None and own is not None]
+            ratio = "" if who == "ours" else ", ".join(f"{one / own:.2f}x" for one, own in pairs)
+            peak = max(one["peak_rss_gb"] or 0 for one in rounds)
+            lines.append(f"| {busy} | {who} | {seconds} | {ratio} | {peak:.2f} |")
     return "\n".join(lines)
+
+
+def median(rounds: list[dict[str, float | None]], name: str) -> float | None:
+    """Return the median of one figure over the rounds that have it."""
+    values = [value for one in rounds if (value := one[name]) is not None]
+    return statistics.median(values) if values else None
 
 
 if __name__ == "__main__":
