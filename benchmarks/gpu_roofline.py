@@ -92,7 +92,7 @@ def phases(here: Ground, rates: Rates, **changes: Any) -> list[Phase]:
         captions = trainer._condition_inputs(batch)
         counter = FlopCounterMode(display=False)
         saved_bytes = _saved_bytes(trainer, batch, captions, counter)
-        num_weights = sum(parameter.numel() for parameter in trainer._parameters)
+        num_weights = sum(parameter.numel() for parameter in trainer._learner.parameters)
         _mark_phases(trainer, marks)
         with contextlib.suppress(Enough):
             trainer.run()
@@ -117,7 +117,7 @@ def phases(here: Ground, rates: Rates, **changes: Any) -> list[Phase]:
 def _saved_bytes(trainer: Any, batch: Any, captions: Any, counter: Any) -> int:
     """Run one forward and backward without an update; returns the bytes kept for backward, weights not counted."""
     seen: dict[int, int] = {}
-    own = {parameter.untyped_storage().data_ptr() for parameter in trainer._parameters}
+    own = {parameter.untyped_storage().data_ptr() for parameter in trainer._learner.parameters}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()

@@ -103,24 +103,22 @@ def state(base: str, folder: Path) -> dict[str, float]:
     from dreambooth.config import TrainingConfig
     from dreambooth.models.base import load_base
     from dreambooth.training.checkpoint import Learner, write_checkpoint
+    from dreambooth.training.method import parameters_of
     from dreambooth.training.optimizer import build_optimizer
     from dreambooth.training.run_identity import RunIdentity
     from dreambooth.workspace import RunFolder
 
     loaded = load_base(base)
-    models = {"unet": loaded.unet, "text_encoder": loaded.text_encoder}
-    parameters = [parameter for model in models.values() for parameter in model.parameters()]
-    for parameter in parameters:
+    weights = {name: dict(getattr(loaded, name).named_parameters()) for name in ("unet", "text_encoder")}
+    for parameter in parameters_of(weights):
         parameter.data = parameter.data.clone()
-    optimizer: Any = build_optimizer(
-        TrainingConfig(use_8bit_adam=True), loaded.unet, loaded.text_encoder, num_processes=1, notice=print
-    )
+    optimizer: Any = build_optimizer(TrainingConfig(use_8bit_adam=True), weights, num_processes=1, notice=print)
     for group_number, group in enumerate(optimizer.param_groups):
         for index, parameter in enumerate(group["params"]):
             optimizer.init_state(group, parameter, group_number, index)
     del loaded.vae
     gc.collect()
-    learner = Learner(models, parameters, optimizer, torch.amp.GradScaler("cpu", enabled=False), None)
+    learner = Learner(weights, optimizer, torch.amp.GradScaler("cpu", enabled=False))
     run = RunFolder(folder / "run")
     held_bytes, began_s = memory_of(os.getpid())[1], time.perf_counter()
     write_checkpoint(run, 1, learner, RunIdentity({}, "", {}), keep=1)

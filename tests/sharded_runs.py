@@ -16,6 +16,7 @@ from dreambooth.cli import build_parser
 from dreambooth.runs import resume, train
 from dreambooth.train_commands import training_config
 from dreambooth.training.batches import BatchMaker
+from dreambooth.training.method import parameters_of
 from dreambooth.training.trainer import Trainer
 
 DIES_AT = 3
@@ -57,11 +58,11 @@ def main() -> None:
 
 def held_bytes(trainer: Trainer) -> dict[str, int]:
     """Return the bytes that this process holds of the models that learn, and of the optimizer's states."""
-    models = trainer._models_that_learn().values()
+    weights = parameters_of(trainer._learner.weights)
     states = [value for state in trainer._optimizer.state.values() for value in state.values()]
     return {
-        "weights": sum(_local(parameter).nbytes for model in models for parameter in model.parameters()),
-        "all weights": sum(parameter.numel() * 4 for model in models for parameter in model.parameters()),
+        "weights": sum(_local(parameter).nbytes for parameter in weights),
+        "all weights": sum(parameter.numel() * 4 for parameter in weights),
         "states": sum(value.nbytes for value in states),
     }
 

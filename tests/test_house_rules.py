@@ -45,8 +45,8 @@ FLOORS: list[dict[str, str]] = [
     {"probes": ""},
     {
         "training": "objective sharding finishing extending optimizer updates captions batches predictions gauges "
-        "materials run_identity checkpoint lending capture scored_saves model_writer keeping loss_reports disk "
-        "subject_mask teacher preparation trainer"
+        "materials method full move_check run_identity checkpoint lending capture scored_saves model_writer keeping "
+        "loss_reports disk subject_mask teacher preparation trainer"
     },
     {"starter": "things places scenes subjects tokens loop judging build"},
     {"resuming": ""},

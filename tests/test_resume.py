@@ -73,7 +73,7 @@ class Part:
 
 def everything(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Return all that changes in a training: weights, moments, averages."""
-    learner = trainer._learner()
+    learner = trainer._learner
     found = {f"unet.{key}": value for key, value in trainer._base.unet.state_dict().items()}
     found |= {f"text.{key}": value for key, value in trainer._base.text_encoder.state_dict().items()}
     for number, parameter in enumerate(learner.parameters):

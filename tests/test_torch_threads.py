@@ -80,6 +80,10 @@ def test_after_a_save_only_the_training_has_threads_of_torch(
     assert seen[7][2] == seen[4][2] == seen[2][2]
 
 
+def named(parameters: list[torch.nn.Parameter]) -> dict[str, torch.nn.Parameter]:
+    return {str(number): parameter for number, parameter in enumerate(parameters)}
+
+
 @pytest.mark.usefixtures("two_threads")
 def test_norm_and_update_are_one_task_for_each_thread_and_change_no_digit(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -91,7 +95,7 @@ def test_norm_and_update_are_one_task_for_each_thread_and_change_no_digit(monkey
         generator.manual_seed(0)
         parameters = [torch.nn.Parameter(torch.randn(size, generator=generator)) for size in sizes]
         optimizer = build_optimizer(
-            TrainingConfig(use_8bit_adam=False), parameters, num_processes=1, notice=lambda text: None
+            TrainingConfig(use_8bit_adam=False), {"unet": named(parameters)}, num_processes=1, notice=lambda text: None
         )
 
         def counted(self: Shares, work: object, tensors: object) -> object:
@@ -120,7 +124,7 @@ def test_the_update_is_torch_s_own() -> None:
     ours, plain = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
     config = TrainingConfig(use_8bit_adam=False)
     optimizers = [
-        build_optimizer(config, ours, num_processes=1, notice=lambda text: None),
+        build_optimizer(config, {"unet": named(ours)}, num_processes=1, notice=lambda text: None),
         torch.optim.AdamW(
             plain, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon, weight_decay=config.adam_weight_decay, fused=True,

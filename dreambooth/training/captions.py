@@ -69,6 +69,11 @@ class CaptionConditions:
                 for caption, inputs in self._inputs.items()
             }
 
+    @property
+    def is_frozen(self) -> bool:
+        """Return whether the text encoder is not asked any more."""
+        return self._frozen is not None
+
     def token_ids(self, captions: Iterable[str]) -> list[list[int]]:
         """Return the token ids of these captions, each once, in the captions' own order of letters."""
         return [self._inputs[caption].ids[0].tolist() for caption in sorted(set(captions))]

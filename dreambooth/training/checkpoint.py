@@ -9,6 +9,7 @@ aside under a name that begins with `.bad-`.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from dreambooth.durable import free_bytes, new_folder, remove_folder
 from dreambooth.errors import RunFolderError, TrainingError
 from dreambooth.formats.safetensors_file import write_safetensors, written_order
 from dreambooth.json_file import read_object
+from dreambooth.training.method import LearningWeights, parameters_of
 from dreambooth.training.run_identity import VERSION, RunIdentity, file_hash, value_hash
 from dreambooth.training.sharding import Shards, brought_together, own_part
 from dreambooth.workspace import RunFolder
@@ -30,14 +32,18 @@ ROOM_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class Learner:
-    """What changes from step to step: the models that learn, by name, and all that belongs to their updates."""
+    """What changes from step to step: the weights that learn, and all that belongs to their updates."""
 
-    models: dict[str, Any]
-    parameters: "list[nn.Parameter]"
+    weights: LearningWeights
     optimizer: "torch.optim.Optimizer"
     scaler: "torch.amp.GradScaler"
-    ema: Any | None
+    ema: Any | None = None
     shards: Shards | None = None
+
+    @cached_property
+    def parameters(self) -> "list[nn.Parameter]":
+        """The optimizer's parameters, numbered by their places; of weights that are shared, this process's parts."""
+        return parameters_of(self.weights if self.shards is None else self.shards.own)
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,8 @@ def _gathered(learner: Learner) -> "tuple[dict[str, dict[str, Tensor]], dict[str
     import torch
 
     groups: dict[str, dict[str, Tensor]] = {
-        name: {key: value.detach() for key, value in model.state_dict().items()}
-        for name, model in learner.models.items()
+        model: {name: parameter.detach() for name, parameter in named.items()}
+        for model, named in learner.weights.items()
     }
     moments: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
@@ -190,7 +196,7 @@ def _damaged(folder: Path, why: str) -> TrainingError:
 
 
 def restore(checkpoint: Checkpoint, learner: Learner) -> None:
-    """Put a state back into models, optimizer, scale and average, on the devices they are on."""
+    """Put a state back into weights, optimizer, scale and average, on the devices they are on."""
     from safetensors.torch import load_file
 
     def group(name: str) -> "dict[str, Tensor]":
@@ -198,8 +204,8 @@ def restore(checkpoint: Checkpoint, learner: Learner) -> None:
         return tensors
 
     values = json.loads((checkpoint.folder / "values.json").read_text("utf-8"))
-    for name, model in learner.models.items():
-        _fill(model, group(name))
+    for model, named in learner.weights.items():
+        _fill(named, group(model))
     states: dict[int, dict[str, Any]] = {}
     for key, value in [*group("optimizer").items(), *values["optimizer"].items()]:
         number, _, field = key.partition(".")
@@ -222,19 +228,15 @@ def restore(checkpoint: Checkpoint, learner: Learner) -> None:
         learner.ema.optimization_step = values["ema"]["optimization_step"]
 
 
-def _fill(model: Any, weights: "dict[str, Tensor]") -> None:
-    """Put weights into a model; into one that is shared among processes, this one's part of them."""
+def _fill(named: "dict[str, nn.Parameter]", values: "dict[str, Tensor]") -> None:
+    """Put a state's numbers into a model's weights; where these are shared among processes, this one's part of them."""
     import torch
     from torch.distributed.tensor import DTensor
 
-    own = model.state_dict()
-    if not any(isinstance(tensor, DTensor) for tensor in own.values()):
-        model.load_state_dict(weights)
-        return
     with torch.no_grad():
-        for name, tensor in own.items():
-            part = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-            part.copy_(own_part(tensor, weights[name]))
+        for name, parameter in named.items():
+            part = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            part.copy_(own_part(parameter, values[name]))
 
 
 def _beside(parameter: "nn.Parameter", value: Any) -> Any:

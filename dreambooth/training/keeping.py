@@ -29,7 +29,8 @@ from dreambooth.training.checkpoint import (
 )
 from dreambooth.training.extending import read_extensions
 from dreambooth.training.materials import Materials, Report
-from dreambooth.training.model_writer import ModelWriter, Weights, copied, copy_bytes, weights_of
+from dreambooth.training.method import StepWeights
+from dreambooth.training.model_writer import ModelWriter, copied, copy_bytes, weights_of
 from dreambooth.training.run_identity import RunIdentity
 from dreambooth.training.scored_saves import SavesScorer
 from dreambooth.training.sharding import agreed
@@ -63,13 +64,13 @@ class Keeper:
         self._config, self._materials, self._run = config, materials, run
         self._manager, self._report = manager, report
         self._learner, self._identity = learner, identity
-        self._base = materials.base
+        self._base, self._method = materials.base, materials.method
         self.num_steps = materials.num_steps
         self._scorer = SavesScorer(config, run, materials.base, manager, report)
         self._is_main, self._is_sharded = materials.batches.rank == 0, learner.shards is not None
         self._writer, self._has_waited = ModelWriter(), False
-        # One of its own: samples may be asked for while a model is written.
-        self._tokenizer = copy.deepcopy(materials.base.tokenizer)
+        # With a tokenizer of its own: samples may be asked for while a model is written.
+        self._base_to_write = dataclasses.replace(self._base, tokenizer=copy.deepcopy(self._base.tokenizer))
         if self._is_sharded and self._scorer.is_on:
             after = "`python -m dreambooth score` does that afterwards."
             report(Notice(f"Steps are not scored while several processes share the weights: {after}"))
@@ -205,17 +206,17 @@ class Keeper:
         self._remove_older(step)
         self._scorer.write()
 
-    def _copied_weights(self) -> Weights | None:
+    def _copied_weights(self) -> StepWeights | None:
         """Return a copy of the weights to be written while they change; None where the memory does not allow it."""
         dtype = _save_dtype(self._config)
-        weights = weights_of(self._base, self._learner)
+        weights, learning = weights_of(self._method, self._base, self._learner), self._learner.weights
         if self._is_sharded:
             self._report(PhaseProgress("copying"))
-            return copied(weights, self._learner.models, dtype, is_sharded=True, is_kept=self._is_main)
-        needed, free = copy_bytes(weights, self._learner.models, dtype), describe_cpu().free_bytes
+            return copied(weights, learning, dtype, is_sharded=True, is_kept=self._is_main)
+        needed, free = copy_bytes(weights, learning, dtype), describe_cpu().free_bytes
         if needed + HOST_MARGIN_BYTES <= free:
             self._report(PhaseProgress("copying"))
-            return copied(weights, self._learner.models, dtype)
+            return copied(weights, learning, dtype)
         if not self._has_waited:
             text = f"A copy of the weights takes {gb(needed)} GiB, and {gb(free)} GiB of memory are free"
             self._report(Notice(f"{text}: the training waits while models are written.", "warning"))
@@ -235,25 +236,16 @@ class Keeper:
             except RunFolderError as error:
                 self._report(Notice(f"{error.what} {error.why} It stays on the disk.", "warning"))
 
-    def _write_model(self, step: int, weights: Weights | None) -> None:
+    def _write_model(self, step: int, weights: StepWeights | None) -> None:
         """Write these weights, or the models' own, as a step folder; nothing else is read that a training changes."""
         from dreambooth.models.saved_hashes import write_hashes
-        from dreambooth.models.saving import write_model
 
-        base = self._base
+        base = self._base_to_write
+        weights = weights or weights_of(self._method, base, self._learner)
         extensions = [str(one) for one in read_extensions(self._run.extensions_path) if one.start < step]
         with new_folder(self._run.step_folder(step)) as folder:
-            write_model(
-                folder,
-                unet=base.unet,
-                text_encoder=base.text_encoder,
-                vae=base.vae,
-                tokenizer=self._tokenizer,
-                scheduler_config=base.noise_scheduler_config,
-                dtype=_save_dtype(self._config),
-                card=dataclasses.replace(base.card, step=step, extensions=extensions),
-                weights=weights or weights_of(base, self._learner),
-            )
+            card = dataclasses.replace(base.card, step=step, extensions=extensions)
+            self._method.write_step(folder, base, weights, _save_dtype(self._config), card)
             (folder / "args.json").write_text(json.dumps(self._config.to_json(), indent=2) + "\n", "utf-8")
             # Pictures are away from their place for a moment only.
             sync_all(folder)
@@ -345,14 +337,14 @@ class Keeper:
     def _on_device(self) -> Iterator[None]:
         """Have VAE and text encoder on the device, where training does not keep a cached one or a frozen one."""
         # One that is shared stays where it is.
-        is_shared = self._is_sharded and "text_encoder" in self._learner.models
+        is_shared = self._is_sharded and "text_encoder" in self._learner.weights
         self._manager.place(self._base.vae)
         if not is_shared:
             self._manager.place(self._base.text_encoder)
         yield
         if not self._config.not_cache_latents:
             self._manager.park(self._base.vae)
-        if not is_shared and not any(parameter.requires_grad for parameter in self._base.text_encoder.parameters()):
+        if not is_shared and self._materials.conditions.is_frozen:
             self._manager.park(self._base.text_encoder)
 
 

@@ -9,7 +9,9 @@ from dreambooth.events import Event
 from dreambooth.models.base import Base
 from dreambooth.training.batches import BatchMaker
 from dreambooth.training.captions import CaptionConditions
+from dreambooth.training.full import FullFineTuning
 from dreambooth.training.gauges import Gauges
+from dreambooth.training.method import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,3 +36,4 @@ class Materials:
     captions: list[tuple[str, str]]
     base_key: str
     gauges: Gauges | None = None
+    method: Method = FullFineTuning()

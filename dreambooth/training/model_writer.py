@@ -3,7 +3,7 @@
 The thread ends with the file, and torch computes with this one thread in it: it takes no core from the steps.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,13 +12,12 @@ from dreambooth.formats.safetensors_file import stored_dtype
 from dreambooth.models.base import Base
 from dreambooth.torch_threads import single_threads
 from dreambooth.training.checkpoint import Learner
+from dreambooth.training.method import LearningWeights, Method, StepWeights
 from dreambooth.training.sharding import brought_together
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-Weights = dict[str, dict[str, "Tensor"]]
 
 
 @dataclass(frozen=True)
@@ -49,27 +48,27 @@ class ModelWriter:
             wait([self.current.outcome])
 
 
-def weights_of(base: Base, learner: Learner) -> Weights:
-    """Return the weights of a model to be saved, by part and name: the moving average's where there is one."""
-    averages = {} if learner.ema is None else dict(zip(learner.parameters, learner.ema.shadow_params, strict=True))
+def weights_of(method: Method, base: Base, learner: Learner) -> StepWeights:
+    """Return the weights of a step to be saved, by part and name: the moving average's where there is one."""
+    averages: dict[Tensor, Tensor] = {}
+    if learner.ema is not None:
+        averages.update(zip(learner.parameters, learner.ema.shadow_params, strict=True))
     return {
-        part: {
-            name: averages.get(tensor, tensor).detach()
-            for name, tensor in getattr(base, part).state_dict(keep_vars=True).items()
-        }
-        for part in base.family.layout.part_names
+        part: {name: averages.get(tensor, tensor).detach() for name, tensor in named.items()}
+        for part, named in method.step_weights(base).items()
     }
 
 
 def copied(
-    weights: Weights, learning: Collection[str], dtype: "torch.dtype", *, is_sharded: bool = False, is_kept: bool = True
-) -> Weights:
-    """Return the weights in the machine's own memory, to stay as they are now: learning parts in `dtype`.
+    weights: StepWeights, learning: LearningWeights, dtype: "torch.dtype", *, is_sharded: bool = False,
+    is_kept: bool = True,
+) -> StepWeights:  # fmt: skip
+    """Return the weights in the machine's own memory, to stay as they are now: what is copied is in `dtype`.
 
     What lies there and does not learn is not copied. Parts of several processes come together one tensor at a time, for
     which all of them have to call; `is_kept` says whether this one wants the result.
     """
-    kept: Weights = {part: dict(tensors) for part, tensors in weights.items()}
+    kept: StepWeights = {part: dict(tensors) for part, tensors in weights.items()}
     for part, name, tensor in _to_copy(weights, learning):
         whole = brought_together(tensor) if is_sharded else tensor
         if is_kept:
@@ -77,14 +76,14 @@ def copied(
     return kept
 
 
-def copy_bytes(weights: Weights, learning: Collection[str], dtype: "torch.dtype") -> int:
+def copy_bytes(weights: StepWeights, learning: LearningWeights, dtype: "torch.dtype") -> int:
     """Return the memory that `copied` takes."""
     found = _to_copy(weights, learning)
     return sum(tensor.numel() * stored_dtype(tensor, dtype).itemsize for _, _, tensor in found)
 
 
-def _to_copy(weights: Weights, learning: Collection[str]) -> "Iterator[tuple[str, str, Tensor]]":
+def _to_copy(weights: StepWeights, learning: LearningWeights) -> "Iterator[tuple[str, str, Tensor]]":
     for part, tensors in weights.items():
         for name, tensor in tensors.items():
-            if part in learning or tensor.device.type != "cpu":
+            if name in learning.get(part, ()) or tensor.device.type != "cpu":
                 yield part, name, tensor

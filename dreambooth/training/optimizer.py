@@ -1,7 +1,7 @@
 """What updates the weights: AdamW in 32 or 8 bits, its learning rates, and how an update is rounded."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config import TrainingConfig
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 def build_optimizer(
     config: TrainingConfig,
-    unet: "Sequence[nn.Parameter]",
-    text_encoder: "Sequence[nn.Parameter]" = (),
+    weights: "Mapping[str, Mapping[str, nn.Parameter]]",
     *,
     num_processes: int,
     notice: Callable[[str], None],
 ) -> "Optimizer":
-    """Return AdamW over the UNet's weights and the text encoder's at their own rate (Loshchilov & Hutter, 1711.05101).
+    """Return AdamW over the weights that learn, by model and name (Loshchilov & Hutter, 1711.05101).
 
+    Each model is a group: the UNet has the learning rate, and a text encoder its own where one is set.
     Where bitsandbytes does not work, plain AdamW is used instead and `notice` says so; that is fused where torch can.
     """
     import torch
@@ -33,10 +33,11 @@ def build_optimizer(
     scale = 1
     if config.scale_lr:
         scale = config.gradient_accumulation_steps * config.train_batch_size * num_processes
-    groups = [{"params": list(unet), "lr": config.learning_rate * scale}]
-    if text_encoder:
-        rate = config.learning_rate if config.text_encoder_lr is None else config.text_encoder_lr
-        groups.append({"params": list(text_encoder), "lr": rate * scale})
+    text_rate = config.learning_rate if config.text_encoder_lr is None else config.text_encoder_lr
+    groups: list[dict[str, Any]] = [
+        {"params": [*named.values()], "lr": (config.learning_rate if model == "unet" else text_rate) * scale}
+        for model, named in weights.items()
+    ]
     options: dict[str, Any] = {
         "betas": (config.adam_beta1, config.adam_beta2),
         "weight_decay": config.adam_weight_decay,
@@ -47,7 +48,7 @@ def build_optimizer(
         if reason is None:
             return _eight_bit_adamw(groups, options)
         notice(f"8-bit AdamW does not work here ({reason}); using AdamW in 32 bits, which takes more memory.")
-    device = unet[0].device
+    device = groups[0]["params"][0].device
     if device.type in ("cuda", "cpu"):
         options["fused"] = True  # one pass over weights and moments: on the CPU a quarter of a small model's step
         if config.capture_step and device.type == "cuda":
@@ -221,11 +222,6 @@ def _schedule(config: TrainingConfig, optimizer: "Optimizer", num_warmup_steps: 
         config.lr_scheduler, optimizer=optimizer, num_warmup_steps=num_warmup_steps, num_training_steps=num_steps
     )
     return schedule
-
-
-def trainable(module: "nn.Module") -> "list[nn.Parameter]":
-    """Return the parameters that gradients reach."""
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def gradient_norm(parameters: "Sequence[nn.Parameter]", shares: Shares) -> "Tensor":

@@ -5,15 +5,14 @@ its backward only, and hands every process the mean of its part of the gradients
 over the memory of a process's own part, so that clipping, AdamW and exact states are what they are on one device.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.training.method import LearningWeights, parameters_of
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 def refuse_one_process(num_processes: int) -> None:
@@ -42,16 +41,20 @@ def _units(module: Any) -> list[Any]:
     return [part for part in module.modules() if type(part).__name__ in kinds]
 
 
-@dataclass(frozen=True)
 class Shards:
-    """This process's parts of the weights that learn, as plain parameters, beside the models' own (DTensors)."""
+    """This process's parts of the weights that learn, `own`, as plain parameters beside the models' own (DTensors)."""
 
-    whole: "list[Any]"
-    own: "list[nn.Parameter]"
+    def __init__(self, weights: LearningWeights) -> None:
+        from torch import nn
+
+        self._whole: list[Any] = [*parameters_of(weights)]
+        parts = iter([nn.Parameter(parameter.to_local().detach()) for parameter in self._whole])
+        self.own: LearningWeights = {model: {name: next(parts) for name in named} for model, named in weights.items()}
+        self._own = parameters_of(self.own)
 
     def take_gradients(self) -> None:
         """Hand the gradients of the parts, means over all processes already, to the plain parameters."""
-        for whole, own in zip(self.whole, self.own, strict=True):
+        for whole, own in zip(self._whole, self._own, strict=True):
             own.grad = None if whole.grad is None else whole.grad.to_local()
             whole.grad = None
 
@@ -67,8 +70,8 @@ class Shards:
         """Return a tensor of the optimizer's, of a parameter's part, as the part of a whole that it is."""
         from torch.distributed.tensor import DTensor
 
-        whole = self.whole[number]
-        if value.shape != self.own[number].shape:
+        whole = self._whole[number]
+        if value.shape != self._own[number].shape:
             return value
         part: Tensor = DTensor.from_local(
             value, whole.device_mesh, whole.placements, run_check=False, shape=whole.shape, stride=whole.stride()
@@ -77,16 +80,8 @@ class Shards:
 
     def part(self, number: int, value: Any) -> Any:
         """Return of a tensor that is as large as a whole parameter what belongs to this process's part."""
-        whole = self.whole[number]
+        whole = self._whole[number]
         return own_part(whole, value) if getattr(value, "shape", None) == whole.shape else value
-
-
-def shards_of(parameters: "Sequence[nn.Parameter]") -> Shards:
-    """Return this process's parts of sharded parameters."""
-    from torch import nn
-
-    whole: list[Any] = list(parameters)
-    return Shards(whole, [nn.Parameter(parameter.to_local().detach()) for parameter in whole])
 
 
 def brought_together(tensor: "Tensor") -> "Tensor":

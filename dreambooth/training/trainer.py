@@ -5,7 +5,6 @@ A step is: batch, loss, backward, update, report, due work - in that order, belo
 """
 
 import contextlib
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,11 @@ from dreambooth.training.keeping import Keeper, averaged_weights
 from dreambooth.training.lending import lend_device
 from dreambooth.training.loss_reports import LossReports
 from dreambooth.training.materials import Materials, Report
-from dreambooth.training.optimizer import build_optimizer, build_schedule, trainable
+from dreambooth.training.method import LearningWeights, parameters_of
+from dreambooth.training.move_check import first_rows, refuse_standing_still
+from dreambooth.training.optimizer import build_optimizer, build_schedule
 from dreambooth.training.run_identity import RunIdentity, identity_of, require_same_run, settings_as_written
-from dreambooth.training.sharding import shard, shards_of
+from dreambooth.training.sharding import Shards, shard
 from dreambooth.training.updates import GatheredUpdates, UpdatesInBackward
 from dreambooth.workspace import RunFolder
 
@@ -96,8 +97,7 @@ class Trainer:
             for sentence in require_same_run(resume.step, resume.identity, identity, kept):
                 report(Notice(sentence, "warning"))
         self._extensions = tuple(extensions)
-        self._prepare_models()
-        self._prepare_updates()
+        self._prepare_updates(self._prepared_models())
         # Through a hook a weight holds all others: none may stay on when this fails.
         with contextlib.ExitStack() as undone:
             undone.callback(self._updates.close)
@@ -108,8 +108,8 @@ class Trainer:
             if self._early_end is not None and is_void(self._early_end, self._extensions):
                 self._early_end = None
             self._first_step = 0 if resume is None else self._restored(resume)
-            self._keeper = Keeper(config, materials, run, manager, report, self._learner(), identity, self._first_step)
-            self._probes = [parameter.detach().clone() for parameter in self._parameters if parameter.ndim == 1]
+            self._keeper = Keeper(config, materials, run, manager, report, self._learner, identity, self._first_step)
+            self._first_rows = first_rows(self._learner.parameters)
             undone.pop_all()
 
     def _identity(self) -> RunIdentity:
@@ -166,7 +166,8 @@ class Trainer:
 
             # Due work
             if step == min(self._first_step + STEPS_TO_MOVE, self.num_steps):
-                self._refuse_standing_still(step)
+                refuse_standing_still(self._first_rows, self._learner.parameters, step - self._first_step)
+                self._first_rows.clear()
             self._due_work(step)
         self._finish(step)
         return step
@@ -186,60 +187,45 @@ class Trainer:
 
     # Preparation -----------------------------------------------------------------------------------------------------
 
-    def _prepare_models(self) -> None:
+    def _prepared_models(self) -> LearningWeights:
+        """Prepare the models, and return the weights that learn."""
         import torch
 
-        base, config = self._base, self._config
-        base.unet.requires_grad_(True).train()
-        base.text_encoder.requires_grad_(self._text_encoder_learns).train(self._text_encoder_learns)
-        base.vae.requires_grad_(False)
-        if config.weight_precision == "bf16":
-            base.unet.to(torch.bfloat16)
-            if self._text_encoder_learns:
-                base.text_encoder.to(torch.bfloat16)
-        if config.gradient_checkpointing:
-            base.unet.enable_gradient_checkpointing()
-            if self._text_encoder_learns:
-                text_encoder = base.text_encoder  # transformers 5.23 renamed the method
-                getattr(text_encoder, "activation_checkpointing_enable", text_encoder.gradient_checkpointing_enable)()
+        base, config, method = self._base, self._config, self._materials.method
+        method.attach(base, config)
         if config.shard_weights:
-            for model in self._models_that_learn().values():
-                shard(model, self._device, self._materials.batches.num_processes)
-        elif self._device.type == "cuda" and config.mixed_precision != "no" and not config.use_8bit_adam:
-            # The order of numbers that half-precision convolutions want; bitsandbytes would turn it back.
-            base.unet.to(memory_format=torch.channels_last)
+            for part in method.learning(base):
+                shard(getattr(base, part), self._device, self._materials.batches.num_processes)
         # Pictures are made with the UNet itself: other shapes would be compiled anew.
         self._unet = torch.compile(base.unet) if config.compile_unet else base.unet
+        return method.learning(base)
 
-    def _prepare_updates(self) -> None:
+    def _prepare_updates(self, weights: LearningWeights) -> None:
         import torch
 
         config = self._config
-        by_model = [trainable(model) for model in self._models_that_learn().values()]
-        self._shards = shards_of([*itertools.chain(*by_model)]) if config.shard_weights else None
-        if self._shards is not None:
-            parts = iter(self._shards.own)
-            by_model = [[*itertools.islice(parts, len(parameters))] for parameters in by_model]
-        self._parameters = [*itertools.chain(*by_model)]
+        shards = Shards(weights) if config.shard_weights else None
+        own = weights if shards is None else shards.own
         num_processes = self._materials.batches.num_processes
         self._optimizer = build_optimizer(
-            config, *by_model, num_processes=num_processes,
+            config, own, num_processes=num_processes,
             notice=lambda text: self._report(Notice(text, "warning")),
         )  # fmt: skip
         self._schedule = build_schedule(config, self._optimizer, self._materials.num_steps, self._extensions)
         # Losses in fp16 are scaled up before backward and gradients down after it (Micikevicius et al., 1710.03740).
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.mixed_precision == "fp16")
+        scaler = torch.amp.GradScaler(self._device.type, enabled=config.mixed_precision == "fp16")
         self._updates: GatheredUpdates | UpdatesInBackward
         if config.update_in_backward:
             self._updates = UpdatesInBackward(config, self._optimizer, self._materials.seed)
         else:
-            self._updates = GatheredUpdates(config, self._optimizer, self._scaler, num_processes, self._shards)
+            self._updates = GatheredUpdates(config, self._optimizer, scaler, num_processes, shards)
         self._captured = CapturedWork(self._captured_work) if self._can_capture() else None
         self._ema = None
         if config.use_ema:
             from diffusers.training_utils import EMAModel
 
-            self._ema = EMAModel(self._parameters, decay=config.ema_decay)
+            self._ema = EMAModel(parameters_of(own), decay=config.ema_decay)
+        self._learner = Learner(weights, self._optimizer, scaler, self._ema, shards)
 
     def _can_capture(self) -> bool:
         """Return whether steps are recorded as asked for, and tell of it when they cannot be."""
@@ -256,7 +242,7 @@ class Trainer:
         self._text_encoder_learns = False
         self._materials.conditions.freeze()
         self._base.text_encoder.eval()
-        for parameter in self._base.text_encoder.parameters():
+        for parameter in self._learner.weights["text_encoder"].values():
             parameter.grad = None
         if self._captured is not None:
             self._captured = CapturedWork(self._captured_work)
@@ -335,7 +321,7 @@ class Trainer:
         with _quiet_schedule():
             self._schedule.step()
         if self._ema is not None:
-            self._ema.step(self._parameters)
+            self._ema.step(self._learner.parameters)
         return rate
 
     def _refuse_broken(self, step: int, losses: list[objective.Losses], finite: "Tensor") -> None:
@@ -365,24 +351,12 @@ class Trainer:
             todo,
         )
 
-    def _refuse_standing_still(self, step: int) -> None:
-        """Stop a run none of whose biases and norms has changed by one bit: it would train nothing to its end."""
-        now = (parameter for parameter in self._parameters if parameter.ndim == 1)
-        moved = any(not before.equal(parameter) for before, parameter in zip(self._probes, now, strict=True))
-        self._probes.clear()
-        if not moved:
-            raise TrainingError(
-                f"The weights have not moved in {step - self._first_step} steps.",
-                "The learning rate is too small for the weights' digits, or every update overflowed.",
-                "Raise the learning rate, or train with mixed_precision bf16 or no.",
-            )
-
     # Due work --------------------------------------------------------------------------------------------------------
 
     def _look(self, step: int) -> None:
         """Report the losses at fixed noise, of the weights that would be saved."""
         if self._materials.gauges is not None:
-            with averaged_weights(self._learner()):
+            with averaged_weights(self._learner):
                 self._report(self._materials.gauges.look(step))
 
     def _due_work(self, step: int) -> None:
@@ -444,7 +418,7 @@ class Trainer:
         base, was_recorded, self._captured = self._base, self._captured is not None, None
         models = [base.unet, base.text_encoder, base.vae]
         lend_device(
-            self._manager, models, self._learner(), lambda: self._agreed(self._controls.lend.is_set())[0], self._report
+            self._manager, models, self._learner, lambda: self._agreed(self._controls.lend.is_set())[0], self._report
         )
         self._captured = CapturedWork(self._captured_work) if was_recorded else None
         self._report(PhaseProgress("training", step, self.num_steps))
@@ -493,21 +467,13 @@ class Trainer:
 
     # The exact state -------------------------------------------------------------------------------------------------
 
-    def _learner(self) -> Learner:
-        models = self._models_that_learn()
-        return Learner(models, self._parameters, self._optimizer, self._scaler, self._ema, self._shards)
-
-    def _models_that_learn(self) -> dict[str, Any]:
-        unet, text_encoder = {"unet": self._base.unet}, {"text_encoder": self._base.text_encoder}
-        return unet | text_encoder if self._config.train_text_encoder else unet
-
     def _keep_state(self, step: int) -> None:
         self._losses.tell()
         self._keeper.keep_state(step)
 
     def _restored(self, checkpoint: Checkpoint) -> int:
         """Take up a state, and return its step."""
-        restore(checkpoint, self._learner())
+        restore(checkpoint, self._learner)
         with _quiet_schedule():
             for _ in range(checkpoint.step):
                 self._schedule.step()

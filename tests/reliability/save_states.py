@@ -16,11 +16,10 @@ def learner(step: int) -> Learner:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(float(step))
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)
     model(torch.ones(1, 64)).sum().backward()
     optimizer.step()
-    return Learner({"unet": model}, parameters, optimizer, torch.amp.GradScaler("cpu", enabled=False), None)
+    return Learner({"unet": dict(model.named_parameters())}, optimizer, torch.amp.GradScaler("cpu", enabled=False))
 
 
 IDENTITY = RunIdentity({"seed": 7}, "photos", {"device": "cpu"})

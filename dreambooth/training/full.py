@@ -1,0 +1,75 @@
+"""Full fine-tuning: every weight of the UNet learns, and of the text encoder if asked for; a saved step is a model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.config import TrainingConfig
+from dreambooth.models.base import Base, BaseCard
+from dreambooth.training.method import LearningWeights, StepWeights
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class FullFineTuning:
+    """The method of the DreamBooth paper (see `Method`)."""
+
+    def attach(self, base: Base, config: TrainingConfig) -> None:
+        """Have gradients reach every weight of the models that learn, in the settings' number format and memory use."""
+        learns = {"unet": True, "text_encoder": config.train_text_encoder}
+        for part in base.family.layout.part_names:
+            getattr(base, part).requires_grad_(learns.get(part, False))
+        for part, it_learns in learns.items():
+            getattr(base, part).train(it_learns)
+            if it_learns:
+                _prepare(getattr(base, part), config)
+        is_on_cuda = base.unet.device.type == "cuda"
+        if is_on_cuda and config.mixed_precision != "no" and not (config.shard_weights or config.use_8bit_adam):
+            import torch
+
+            # The order of numbers that half-precision convolutions want; bitsandbytes would turn it back.
+            base.unet.to(memory_format=torch.channels_last)
+
+    def learning(self, base: Base) -> LearningWeights:
+        """Return the parameters that gradients reach."""
+        found = {
+            part: {name: weights for name, weights in getattr(base, part).named_parameters() if weights.requires_grad}
+            for part in base.family.layout.part_names
+        }
+        return {part: named for part, named in found.items() if named}
+
+    def step_weights(self, base: Base) -> StepWeights:
+        """Return the weights of all parts: a saved step is a whole model."""
+        return {part: getattr(base, part).state_dict(keep_vars=True) for part in base.family.layout.part_names}
+
+    def write_step(
+        self, folder: Path, base: Base, weights: "Mapping[str, Mapping[str, Tensor]]", dtype: "torch.dtype",
+        card: BaseCard,
+    ) -> None:  # fmt: skip
+        """Fill `folder` with a complete diffusers model."""
+        from dreambooth.models.saving import write_model
+
+        write_model(
+            folder,
+            unet=base.unet,
+            text_encoder=base.text_encoder,
+            vae=base.vae,
+            tokenizer=base.tokenizer,
+            scheduler_config=base.noise_scheduler_config,
+            dtype=dtype,
+            card=card,
+            weights=weights,
+        )
+
+
+def _prepare(model: Any, config: TrainingConfig) -> None:
+    import torch
+
+    if config.weight_precision == "bf16":
+        model.to(torch.bfloat16)
+    if config.gradient_checkpointing:
+        # transformers 5.23 renamed the method; diffusers calls it by a third name.
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable", "enable_gradient_checkpointing")
+        next(getattr(model, name) for name in names if hasattr(model, name))()
