@@ -44,6 +44,7 @@ def in_srgb(image: "Image.Image", path: Path, notes: list[str]) -> "Image.Image"
 def _converted(image: "Image.Image", source: "object") -> "Image.Image":
     from PIL import Image, ImageCms
 
+    # Pillow's types do not know what its own profiles and transforms have: hence the suppressions in this module.
     space = str(source.profile.xcolor_space).strip()  # type: ignore[attr-defined]
     image, alpha = _without_alpha(image, space)
     if image.mode not in MODES_OF_SPACE.get(space, ()):

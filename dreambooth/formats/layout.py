@@ -167,7 +167,8 @@ def cached_folder(repository: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     found = [try_to_load_from_cache(repository, file) for file in (MODEL_INDEX, "unet/config.json")]
-    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None  # type: ignore[arg-type]
+    paths = [Path(path) for path in found if isinstance(path, str)]
+    return paths[0].parent if len(paths) == len(found) else None
 
 
 def _family_of_unet(unet: Mapping[str, Any]) -> FamilyName:
