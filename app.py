@@ -211,7 +211,7 @@ def _serve_page(opened: Door, workspace: Workspace, settings: Settings) -> int:
             from ui.space import training_refusal
 
         refusal = training_refusal(settings.space_id, has_login=opened.auth is not None, zero_gpu=settings.zero_gpu)
-        jobs = Jobs(workspace, ModelManager(), settings.token.reveal() if settings.token else None)
+        jobs = Jobs(workspace, ModelManager(), settings.hub_token)
         page = build_page(jobs, workspace, settings, copies_dir, refusal, takes_folders=is_own(opened, settings))
         page.queue(max_size=MAX_WAITING_EVENTS)
         url, link = _launched(page, opened, launch_arguments(opened, workspace, settings, copies_dir))

@@ -22,8 +22,7 @@ from dreambooth.models.base import Base, read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.saved_step import resident
 from dreambooth.probes import photos_of
-from dreambooth.resuming import read_config
-from dreambooth.runs import revealed_token
+from dreambooth.runlog import read_config
 from dreambooth.sample_grid import picture_grid
 from dreambooth.score import examiner_of, source_of
 from dreambooth.scoring import measures
@@ -96,7 +95,7 @@ def bleed_report(
     if config is None or not steps or (step is not None and step not in steps):
         raise RunFolderError(f"{run.path} has no saved step {step or ''}.", "", "Name a run's folder and its step.")
     step = steps[-1] if step is None else step
-    workspace, token = Workspace(settings.data_dir), revealed_token(settings)
+    workspace, token = Workspace(settings.data_dir), settings.hub_token
     with manager.lease("generation", wait=False):
         examiner = examiner_of(config, workspace, download=download, token=token)
 

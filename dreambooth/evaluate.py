@@ -27,7 +27,7 @@ from dreambooth.models.saved_step import ModelSource, resident
 from dreambooth.presets import resolve
 from dreambooth.probes import photos_of
 from dreambooth.runlog import read_state
-from dreambooth.runs import resume, revealed_token, train
+from dreambooth.runs import resume, train
 from dreambooth.sample_grid import picture_grid
 from dreambooth.score import score_run
 from dreambooth.scoring.encoders import Examiner, examiner_for
@@ -79,7 +79,7 @@ def evaluate(
     settings = settings or load_settings()
     protocol = read_protocol(request.subjects_dir, request.class_word)
     names = list(protocol.classes)[: request.num_subjects]
-    workspace, token = Workspace(settings.data_dir), revealed_token(settings)
+    workspace, token = Workspace(settings.data_dir), settings.hub_token
     card = read_card(request.base, workspace.models_dir)
     manager = ModelManager()
     examiner = examiner_for(is_toy=card.is_toy, download=True, token=token, place=manager.place)

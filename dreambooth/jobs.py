@@ -34,9 +34,9 @@ from dreambooth.pictures import (
     prompts_to_compare,
     steps_to_compare,
 )
-from dreambooth.resuming import read_config, resumable_config
+from dreambooth.resuming import resumable_config
 from dreambooth.run_removal import Removed, remove_run
-from dreambooth.runlog import RunLog, is_lent, is_owned, read_state
+from dreambooth.runlog import RunLog, is_lent, is_owned, read_config, read_state
 from dreambooth.runs import (
     execute,
     smaller_config,

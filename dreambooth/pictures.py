@@ -16,11 +16,9 @@ from pathlib import Path
 from dreambooth.config import GenerationConfig
 from dreambooth.durable import new_file
 from dreambooth.errors import ConfigError, FieldProblem
-from dreambooth.export.archive import zip_files
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.saved_step import ModelSource, model_name, resident
 from dreambooth.models.strength import Strength
-from dreambooth.runs import revealed_token
 from dreambooth.sample_grid import picture_grid, step_label
 from dreambooth.settings import Settings, load_settings
 from dreambooth.storage import PICTURE
@@ -211,16 +209,11 @@ def _age(path: Path) -> tuple[str, int, int]:
     return day + clock, number == "grid", -int(number) if number != "grid" else 0
 
 
-def zip_pictures(files: Sequence[Path], out_path: Path) -> Path:
-    """Write pictures as one archive, by folder and name as they lie."""
-    return zip_files({f"{path.parent.name}/{path.name}": path for path in files}, out_path)
-
-
 # From Python ---------------------------------------------------------------------------------------------------------
 
 
 def _painter(settings: Settings) -> Painter:
-    return Painter(ModelManager(), Workspace(settings.data_dir).models_dir, revealed_token(settings))
+    return Painter(ModelManager(), Workspace(settings.data_dir).models_dir, settings.hub_token)
 
 
 def generate(
@@ -256,7 +249,7 @@ def compare(
     The config's prompt may have several lines, each a prompt. `steps` are the saved ones when left out; 0 is the base
     that the run started from, or `base`.
     """
-    from dreambooth.resuming import read_config
+    from dreambooth.runlog import read_config
 
     run = RunFolder(Path(run_path))
     kept = read_config(run)

@@ -18,9 +18,8 @@ from dreambooth.durable import is_locked, remove_folder, write_json
 from dreambooth.errors import ConfigError, FieldProblem, RunFolderError, TrainingError
 from dreambooth.events import Event, Notice, Resumed
 from dreambooth.fields import unknown_fields
-from dreambooth.json_file import read_object
 from dreambooth.models.base import STARTER
-from dreambooth.runlog import read_state
+from dreambooth.runlog import read_config, read_state
 from dreambooth.training.extending import refuse_no_more_steps
 from dreambooth.training.finishing import read_finish
 from dreambooth.workspace import RunFolder
@@ -35,14 +34,6 @@ BASE_PLACES = (
 TRAIN_MORE = (
     'Choose "Train more steps" on the page, or --resume_from_checkpoint latest --max_train_steps with a larger number.'
 )
-
-
-def read_config(run: RunFolder) -> TrainingConfig | None:
-    """Return the settings a run was started with, None where they cannot be read."""
-    try:
-        return TrainingConfig.from_json(read_object(run.config_path))
-    except (OSError, ValueError, ConfigError):
-        return None
 
 
 def resumable_config(

@@ -17,7 +17,7 @@ from typing import Any
 
 from dreambooth.config import TrainingConfig
 from dreambooth.durable import is_locked, write_json
-from dreambooth.errors import DreamBoothError, traceback_text, without_secrets
+from dreambooth.errors import ConfigError, DreamBoothError, traceback_text, without_secrets
 from dreambooth.eta import Eta, PhaseTime, TimeLeft
 from dreambooth.events import (
     FINAL_STATUSES,
@@ -273,6 +273,14 @@ def failure(error: DreamBoothError) -> StatusChanged:
 def is_lent(state: RunState) -> bool:
     """Return whether the run is paused for as long as its device is lent, and not for good."""
     return state.status == "paused" and state.error is not None and state.error.cause == "lent"
+
+
+def read_config(run: RunFolder) -> TrainingConfig | None:
+    """Return the settings a run was started with, None where they cannot be read."""
+    try:
+        return TrainingConfig.from_json(read_object(run.config_path))
+    except (OSError, ValueError, ConfigError):
+        return None
 
 
 def read_state(run: RunFolder) -> RunState:

@@ -31,7 +31,6 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.models.origin import class_images_sentence, origin_of, step_sentence
 from dreambooth.pace import remember_pace
 from dreambooth.resuming import (
-    read_config,
     record_changes,
     remove_later_states,
     require_state,
@@ -39,7 +38,7 @@ from dreambooth.resuming import (
     state_to_resume,
     with_absolute_paths,
 )
-from dreambooth.runlog import RunLog, TensorBoardLog, failure
+from dreambooth.runlog import RunLog, TensorBoardLog, failure, read_config
 from dreambooth.settings import Settings, load_settings
 from dreambooth.training.extending import Extension, extended, read_extensions, record_extensions
 from dreambooth.training.finishing import read_finish
@@ -457,7 +456,7 @@ def _run_here(
     work: dict[str, Any] = {
         "workspace": workspace,
         "manager": manager,
-        "token": revealed_token(settings),
+        "token": settings.hub_token,
         "controls": controls or Controls(),
         "resume": resume,
         "explicit": explicit,
@@ -494,8 +493,3 @@ def _this_process(manager: ModelManager) -> "PartialState":
     from accelerate import PartialState
 
     return PartialState(cpu=manager.device.type == "cpu")
-
-
-def revealed_token(settings: Settings) -> str | None:
-    """Return the Hub token as the libraries want it, None without one."""
-    return settings.token.reveal() if settings.token else None

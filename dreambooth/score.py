@@ -18,8 +18,7 @@ from dreambooth.probes import (
     probes_of,
     update_scores,
 )
-from dreambooth.resuming import read_config
-from dreambooth.runs import revealed_token
+from dreambooth.runlog import read_config
 from dreambooth.scoring.encoders import Examiner, examiner_for
 from dreambooth.scoring.recommendation import NOTHING_MEASURED
 from dreambooth.scoring.records import RunScores
@@ -46,7 +45,7 @@ def score_run(
     settings = settings or load_settings()
     return score_here(
         RunFolder(run_path.absolute()), Workspace(settings.data_dir), manager or ModelManager(),
-        revealed_token(settings), num_probes=num_probes, download=download, on_picture=on_picture,
+        settings.hub_token, num_probes=num_probes, download=download, on_picture=on_picture,
     )  # fmt: skip
 
 

@@ -81,6 +81,11 @@ class Settings:
     zero_gpu: bool = False
     accelerator: str = ""
 
+    @property
+    def hub_token(self) -> str | None:
+        """The Hub token as the libraries want it, None without one."""
+        return self.token.reveal() if self.token else None
+
 
 def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = None) -> Settings:
     """Return the settings of the environment, which wins, and of `.env`; raises ConfigError with every mistake.

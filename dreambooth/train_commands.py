@@ -231,7 +231,6 @@ def preflight_command(arguments: dict[str, Any]) -> int:
     """Try the settings for a few steps, a sampling and the saves, and print what a run with them will take."""
     from dreambooth.models.manager import ModelManager
     from dreambooth.preflight import preflight
-    from dreambooth.runs import revealed_token
 
     settings, controls, bars = load_settings(), Controls(), Bars()
     config, asked = asked_training(arguments)
@@ -243,7 +242,7 @@ def preflight_command(arguments: dict[str, Any]) -> int:
             config,
             workspace=Workspace(settings.data_dir),
             manager=ModelManager(),
-            token=revealed_token(settings),
+            token=settings.hub_token,
             report=bars,
             controls=controls,
         )

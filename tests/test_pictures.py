@@ -14,11 +14,12 @@ from dreambooth.cli import main
 from dreambooth.concepts import Concept
 from dreambooth.config import GenerationConfig, TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError
+from dreambooth.export.archive import zip_pictures
 from dreambooth.jobs import Jobs
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.saved_step import model_name
 from dreambooth.picture_line import MAX_WAITING, Order
-from dreambooth.pictures import OnNotice, folder_of, history, zip_pictures
+from dreambooth.pictures import OnNotice, folder_of, history
 from dreambooth.recipes import read_recipe, text_of_picture
 from dreambooth.runs import start_records
 from dreambooth.workspace import Workspace

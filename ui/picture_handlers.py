@@ -15,7 +15,7 @@ from dreambooth.models.base import STARTER, read_card
 from dreambooth.picture_line import Order
 from dreambooth.prompts import example_prompts, kind_of
 from dreambooth.recipes import Recipe, read_recipe, text_of_picture
-from dreambooth.resuming import read_config
+from dreambooth.runlog import read_config
 from dreambooth.workspace import RunFolder
 from ui.advice import Advice
 from ui.bases import offered_base

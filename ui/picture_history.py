@@ -7,7 +7,8 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.errors import DreamBoothError
-from dreambooth.pictures import folder_of, history, zip_pictures
+from dreambooth.export.archive import zip_pictures
+from dreambooth.pictures import folder_of, history
 from ui.boundary import QUIET, Services, shown
 from ui.picture_handlers import recipe_of_first
 from ui.render import size_in_words

@@ -7,8 +7,7 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.events import FINAL_STATUSES
-from dreambooth.resuming import read_config
-from dreambooth.runlog import RunState, read_state
+from dreambooth.runlog import RunState, read_config, read_state
 from dreambooth.storage import size_of
 from dreambooth.workspace import RunFolder
 from ui.boundary import Services, shown

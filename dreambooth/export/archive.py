@@ -7,7 +7,7 @@ import functools
 import hashlib
 import io
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dreambooth.durable import free_bytes, new_file, sweep_unfinished_beside
@@ -46,6 +46,11 @@ def zip_samples(run: RunFolder, out_path: Path, on_progress: Callable[[int, int]
     if not found:
         raise ExportError(f"{run.name} has no sample pictures.", "None were asked for, or none made yet.", "")
     return zip_files(found, out_path, on_progress)
+
+
+def zip_pictures(files: Sequence[Path], out_path: Path) -> Path:
+    """Write pictures as one archive, by folder and name as they lie."""
+    return zip_files({f"{path.parent.name}/{path.name}": path for path in files}, out_path)
 
 
 def model_files(folder: Path) -> list[Path]:
