@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth.drive import bring_photos_back, ready_drive
 from dreambooth.durable import held_lock, is_locked
 from dreambooth.entry_point import calling_on_signals, run_program
+from dreambooth.environment import Settings, bypassing_proxies, keep_to_itself, load_settings
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem, quoted
-from dreambooth.settings import Settings, bypassing_proxies, keep_to_itself, load_settings
-from dreambooth.workspace import Workspace, held_data_folder
+from dreambooth.records.drive import bring_photos_back, ready_drive
+from dreambooth.records.workspace import Workspace, held_data_folder
 
 MAX_FILE_SIZE = "1gb"
 MAX_WAITING_EVENTS = 32
@@ -133,9 +133,9 @@ def launch_arguments(opened: Door, workspace: Workspace, settings: Settings, cop
     """Return what the one launch call is given; nothing is counted, kept in browsers or served that need not be."""
     from starlette.middleware import Middleware
 
-    from ui.gate import Gate, Uploads, doorplate
-    from ui.login import Logins
-    from ui.sessions import MAX_SESSIONS
+    from ui.access.gate import Gate, Uploads, doorplate
+    from ui.access.login import Logins
+    from ui.access.sessions import MAX_SESSIONS
     from ui.theme import CSS, theme
 
     plate = doorplate(
@@ -199,16 +199,16 @@ def serve(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _serve_page(opened: Door, workspace: Workspace, settings: Settings) -> int:
-    from dreambooth.jobs import Jobs
     from dreambooth.models.manager import ModelManager
+    from dreambooth.runs.jobs import Jobs
 
     ending = threading.Event()
     with calling_on_signals(ending.set), private_folder(workspace) as copies_dir:
         keep_to_itself(copies_dir)
         # Gradio makes a client for the files of other hosts as it is imported; the page never asks any.
         with bypassing_proxies(["*"]):
+            from ui.access.space import training_refusal
             from ui.build import build_page
-            from ui.space import training_refusal
 
         refusal = training_refusal(settings.space_id, has_login=opened.auth is not None, zero_gpu=settings.zero_gpu)
         jobs = Jobs(workspace, ModelManager(), settings.hub_token)

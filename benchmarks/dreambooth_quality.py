@@ -16,13 +16,13 @@ from typing import Any
 
 from benchmarks.judged import add_common_arguments, contact_sheet, judge_with_validity, pictures_for
 from dreambooth import rng
-from dreambooth.concepts import Concept
+from dreambooth.config.concepts import Concept
+from dreambooth.config.presets import resolve
+from dreambooth.environment import load_settings
 from dreambooth.models.base import STARTER, Base, load_base, read_card
-from dreambooth.presets import resolve
-from dreambooth.runs import train
+from dreambooth.runs.run import train
 from dreambooth.scoring import measures
 from dreambooth.scoring.judge import Judge, as_pictures
-from dreambooth.settings import load_settings
 from dreambooth.starter.places import CONTEXTS
 from dreambooth.starter.subjects import Subject, random_subject, render_subject
 

@@ -10,13 +10,13 @@ from typing import Any
 from PIL import Image
 
 from dreambooth import rng
-from dreambooth.config import GenerationConfig
-from dreambooth.generation import generate_images
+from dreambooth.config.training import GenerationConfig
 from dreambooth.models.base import Base
 from dreambooth.models.manager import ModelManager
-from dreambooth.probes import PLACES
+from dreambooth.pictures.generation import generate_images
 from dreambooth.scoring.encoders import Examiner
 from dreambooth.scoring.figures import Kind, ProbePicture, Reference, step_scores
+from dreambooth.scoring.probes import PLACES
 from dreambooth.scoring.recommendation import StepScores
 from dreambooth.starter.places import CONTEXTS
 

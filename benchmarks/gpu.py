@@ -23,11 +23,11 @@ import torch
 
 from benchmarks.bases import CHANGES, native_px, random_base
 from benchmarks.gpu_runs import GIB, HEAD, Ground, Measured, as_json, collect, ground, measured
-from dreambooth.config import GenerationConfig
-from dreambooth.generation import generate_images
+from dreambooth.config.presets import MEMORY_CONFIGURATIONS
+from dreambooth.config.training import GenerationConfig
 from dreambooth.models.base import Base
 from dreambooth.models.manager import ModelManager
-from dreambooth.presets import MEMORY_CONFIGURATIONS
+from dreambooth.pictures.generation import generate_images
 
 FAST: dict[str, Any] = {"mixed_precision": "bf16"}
 SEED_PLANS = ("minimum", "recommended", "high_speed", "full_precision")

@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-from dreambooth.concepts import Concept
-from dreambooth.config import TrainingConfig
+from dreambooth.config.concepts import Concept
+from dreambooth.config.training import TrainingConfig
 from dreambooth.events import Controls, Event, PhaseProgress
-from dreambooth.memory_plan import memory_need
+from dreambooth.forecast.memory import memory_need
+from dreambooth.forecast.shape import read_shape
 from dreambooth.models.base import Base, load_base
 from dreambooth.models.manager import ModelManager
-from dreambooth.models.shape import read_shape
+from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.training import preparation
 from dreambooth.training.trainer import Trainer
-from dreambooth.workspace import RunFolder, Workspace
 
 GIB = 2**30
 NUM_CLASS_IMAGES = 4

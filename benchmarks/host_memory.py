@@ -88,7 +88,7 @@ def save(base: str, folder: Path) -> dict[str, float]:
 
 def convert(base: str, folder: Path) -> dict[str, float]:
     """Write one file from the step folder, with its check."""
-    from dreambooth.cli import main as command_line
+    from dreambooth.commands.cli import main as command_line
 
     began_s = time.perf_counter()
     status = command_line(["convert", str(folder / "1"), str(folder / "model.safetensors"), "--half"])
@@ -100,13 +100,13 @@ def state(base: str, folder: Path) -> dict[str, float]:
     """Write an exact state of the base with its text encoder, as a training with 8-bit AdamW has it."""
     import torch
 
-    from dreambooth.config import TrainingConfig
+    from dreambooth.config.training import TrainingConfig
     from dreambooth.models.base import load_base
+    from dreambooth.records.workspace import RunFolder
     from dreambooth.training.checkpoint import Learner, write_checkpoint
     from dreambooth.training.method import parameters_of
     from dreambooth.training.optimizer import build_optimizer
     from dreambooth.training.run_identity import RunIdentity
-    from dreambooth.workspace import RunFolder
 
     loaded = load_base(base)
     weights = {name: dict(getattr(loaded, name).named_parameters()) for name in ("unet", "text_encoder")}

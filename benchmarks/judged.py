@@ -6,9 +6,9 @@ from typing import Any
 
 from PIL import Image
 
-from dreambooth.config import GenerationConfig
-from dreambooth.generation import generate_images
+from dreambooth.config.training import GenerationConfig
 from dreambooth.models.base import Base, starter_folder
+from dreambooth.pictures.generation import generate_images
 from dreambooth.scoring.judge import Judge, load_judge
 from dreambooth.starter.judging import validity
 

@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dreambooth import samples
-from dreambooth.config import TrainingConfig
+from dreambooth.config.presets import resolve
+from dreambooth.config.training import TrainingConfig
+from dreambooth.data import samples
 from dreambooth.events import Event, StepLoss
 from dreambooth.models.base import STARTER, read_card
-from dreambooth.presets import resolve
-from dreambooth.runs import train
+from dreambooth.runs.run import train
 
 LEAN: dict[str, Any] = {"update_in_backward": True}
 WAYS: dict[str, dict[str, Any]] = {

@@ -24,19 +24,19 @@ from typing import Any
 from benchmarks.dreambooth_quality import IDENTIFIER, individuals, write_photos
 from benchmarks.examined import exam_pictures, examined, figures
 from benchmarks.units import Unit, add_unit_arguments, run_missing, unit_path
-from dreambooth.concepts import Concept
-from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.config.concepts import Concept
+from dreambooth.config.presets import resolve
+from dreambooth.config.training import GenerationConfig, TrainingConfig
 from dreambooth.durable import held_lock, new_folder, write_json
-from dreambooth.generation import generate_images
+from dreambooth.environment import load_settings
 from dreambooth.models.base import STARTER, BaseCard, load_base, read_card, starter_folder
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.saving import write_model
-from dreambooth.presets import resolve
-from dreambooth.runs import train
-from dreambooth.score import score_run
+from dreambooth.pictures.generation import generate_images
+from dreambooth.records.workspace import RunFolder, newest_step_folder
+from dreambooth.runs.run import train
 from dreambooth.scoring.encoders import examiner_for
-from dreambooth.settings import load_settings
-from dreambooth.workspace import RunFolder, newest_step_folder
+from dreambooth.scoring.run import score_run
 
 # Held-out individuals that neither the recipe nor the recommendation was chosen on.
 SUBJECT_SEED = 3

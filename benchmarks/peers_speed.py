@@ -30,7 +30,7 @@ from typing import Any
 
 from benchmarks.bases import random_base
 from benchmarks.measuring import heading, keep, random_pictures, told, watched
-from dreambooth.samples import sample_concept
+from dreambooth.data.samples import sample_concept
 
 MARKER = "PEER "
 WARM_UP = 2
@@ -123,10 +123,10 @@ def common_arguments(base: Path, folder: Path, resolution: int, steps: int) -> l
 
 def train_ours(flags: list[str]) -> None:
     """Train in this process as the command line would, and print the line that the runner prints of a peer."""
-    from dreambooth.cli import build_parser
+    from dreambooth.commands.cli import build_parser
+    from dreambooth.commands.train import training_config
     from dreambooth.events import Event, PhaseProgress
-    from dreambooth.runs import train
-    from dreambooth.train_commands import training_config
+    from dreambooth.runs.run import train
 
     stamps: dict[int, float] = {}
 

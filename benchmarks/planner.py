@@ -26,11 +26,11 @@ from typing import Any
 
 from benchmarks.bases import random_base
 from benchmarks.measuring import RESULTS, heading, keep, random_pictures, status_of, told, watched
-from dreambooth.concepts import Concept
-from dreambooth.config import TrainingConfig
-from dreambooth.memory_plan import CONSTANTS, Constants, DeviceKind, memory_need
-from dreambooth.models.shape import read_shape
-from dreambooth.presets import MEMORY_CONFIGURATIONS
+from dreambooth.config.concepts import Concept
+from dreambooth.config.presets import MEMORY_CONFIGURATIONS
+from dreambooth.config.training import TrainingConfig
+from dreambooth.forecast.memory import CONSTANTS, Constants, DeviceKind, memory_need
+from dreambooth.forecast.shape import read_shape
 
 MARKER = "MEASURED "
 STEPS = 3
@@ -48,7 +48,7 @@ FULL = {"use_8bit_adam": True, "max_train_steps": 2, "gauge_interval": 0, "with_
 INSIDE = {"update_in_backward": True, "max_grad_norm": 0.0}
 BF16 = {"mixed_precision": "bf16", "weight_precision": "bf16"}
 
-# What the constants of `dreambooth.memory_plan` are fitted to, by hand, phase by phase.
+# What the constants of `dreambooth.forecast.memory` are fitted to, by hand, phase by phase.
 FITTED: dict[str, dict[str, Any]] = {
     "mini": MINI,
     "mini, batch 4": MINI | {"train_batch_size": 4},
@@ -235,7 +235,7 @@ def predicted(config: TrainingConfig, kind: DeviceKind) -> dict[str, Any]:
 def measured_here(config: TrainingConfig, *, cuda: bool) -> dict[str, Any]:
     """Train in this process, and return the largest memory over the whole run and in each of its phases, in bytes."""
     from dreambooth.events import Event, PhaseProgress
-    from dreambooth.runs import train
+    from dreambooth.runs.run import train
 
     import_libraries()
     gc.collect()

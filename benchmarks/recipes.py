@@ -22,16 +22,16 @@ from typing import Any
 
 from benchmarks.judged import add_common_arguments, judge_with_validity, pictures_of
 from dreambooth import rng
-from dreambooth.concepts import Concept
+from dreambooth.config.concepts import Concept
+from dreambooth.config.presets import resolve
 from dreambooth.data.class_images import ensure_class_images
+from dreambooth.environment import load_settings
 from dreambooth.events import FixedNoiseLosses, memorisation_of
 from dreambooth.models.base import STARTER, Base, load_base, read_card, starter_folder, weights_fingerprint
 from dreambooth.models.manager import ModelManager
-from dreambooth.presets import resolve
-from dreambooth.runs import train
+from dreambooth.runs.run import train
 from dreambooth.scoring import measures
 from dreambooth.scoring.judge import Judge, as_pictures, load_judge
-from dreambooth.settings import load_settings
 from dreambooth.starter.places import CONTEXTS
 from dreambooth.starter.subjects import Subject, random_subject, render_subject
 

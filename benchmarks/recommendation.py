@@ -19,18 +19,18 @@ from typing import Any
 from benchmarks.dreambooth_quality import IDENTIFIER, individuals, write_photos
 from benchmarks.examined import exam_pictures, examined, figures
 from benchmarks.units import Unit, add_unit_arguments, run_missing, unit_path
-from dreambooth.concepts import Concept
-from dreambooth.config import TrainingConfig
+from dreambooth.config.concepts import Concept
+from dreambooth.config.presets import resolve
+from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import write_json
+from dreambooth.environment import load_settings
 from dreambooth.models.base import STARTER, load_base, read_card
 from dreambooth.models.manager import ModelManager
-from dreambooth.presets import resolve
-from dreambooth.runs import train
-from dreambooth.score import score_run
+from dreambooth.records.workspace import RunFolder
+from dreambooth.runs.run import train
 from dreambooth.scoring.encoders import examiner_for
 from dreambooth.scoring.recommendation import StepScores, merit, recommended
-from dreambooth.settings import load_settings
-from dreambooth.workspace import RunFolder
+from dreambooth.scoring.run import score_run
 
 NUM_SAVES = 8
 # Held-out individuals; those of seeds 0 and 1 chose the starter's recipe.

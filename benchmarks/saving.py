@@ -18,11 +18,11 @@ from typing import Any
 
 from benchmarks.bases import random_base
 from benchmarks.measuring import heading, keep, random_pictures
-from dreambooth.concepts import Concept
-from dreambooth.config import TrainingConfig
+from dreambooth.config.concepts import Concept
+from dreambooth.config.training import TrainingConfig
 from dreambooth.events import Event, ModelSaved, PhaseProgress
 from dreambooth.models.base import load_base, read_card
-from dreambooth.runs import train
+from dreambooth.runs.run import train
 
 STEPS_BETWEEN = 4
 

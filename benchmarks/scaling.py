@@ -19,8 +19,8 @@ from unittest import mock
 
 from benchmarks.measuring import heading, keep, random_pictures
 from benchmarks.planner import import_libraries, read_peak, reset_peak, status_of_this
-from dreambooth.concepts import Concept
-from dreambooth.config import TrainingConfig
+from dreambooth.config.concepts import Concept
+from dreambooth.config.training import TrainingConfig
 
 PLAIN = {"batch": 1, "px": 64, "photos": 5, "concepts": 1}
 GROWTH: list[dict[str, int]] = [
@@ -76,7 +76,7 @@ def measure(config: TrainingConfig, answer: Any) -> None:
     import torch
 
     from dreambooth.events import Event, PhaseProgress
-    from dreambooth.runs import train
+    from dreambooth.runs.run import train
     from dreambooth.training.batches import BatchMaker
 
     torch.set_num_threads(1)

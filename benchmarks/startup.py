@@ -26,7 +26,7 @@ with gradio.Blocks() as page:
     gradio.Textbox()
 page.launch(server_port=int(sys.argv[1]), server_name="127.0.0.1", quiet=True)
 """
-PARSER = "from dreambooth.cli import build_parser; build_parser()"
+PARSER = "from dreambooth.commands.cli import build_parser; build_parser()"
 TIMEOUT_S = 300
 
 

@@ -20,15 +20,15 @@ from typing import Any
 
 from benchmarks.bases import random_base
 from benchmarks.measuring import heading, keep, memory_of
-from dreambooth.concepts import Concept
-from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.config.concepts import Concept
+from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.data.samples import sample_concept
 from dreambooth.events import Controls, Event, PhaseProgress
-from dreambooth.generation import generate_images
 from dreambooth.models.base import load_base
 from dreambooth.models.manager import ModelManager
-from dreambooth.runs import execute, start_records
-from dreambooth.samples import sample_concept
-from dreambooth.workspace import Workspace
+from dreambooth.pictures.generation import generate_images
+from dreambooth.records.workspace import Workspace
+from dreambooth.runs.run import execute, start_records
 
 PARTS = ("step", "free", "load", "picture", "back")
 PICTURE = GenerationConfig(prompt="a photo", num_images_per_prompt=1, num_inference_steps=1, seed=0)

@@ -11,13 +11,13 @@ if sys.version_info < (3, 11):  # noqa: UP036
 
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.concepts import Concept
-from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.config.concepts import Concept
+from dreambooth.config.training import GenerationConfig, TrainingConfig
 from dreambooth.errors import DreamBoothError
 
 if TYPE_CHECKING:
-    from dreambooth.pictures import compare, generate
-    from dreambooth.runs import resume, train
+    from dreambooth.pictures.painter import compare, generate
+    from dreambooth.runs.run import resume, train
 
 __all__ = ["Concept", "DreamBoothError", "GenerationConfig", "TrainingConfig", "compare", "generate", "resume", "train"]
 __version__ = "0.1.0"
@@ -26,11 +26,11 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # These stand on everything else: imported when first used, so that `import dreambooth` stays cheap.
     if name in ("train", "resume"):
-        from dreambooth import runs
+        from dreambooth.runs import run
 
-        return getattr(runs, name)
+        return getattr(run, name)
     if name in ("compare", "generate"):
-        from dreambooth import pictures
+        from dreambooth.pictures import painter
 
-        return getattr(pictures, name)
+        return getattr(painter, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,7 @@
 import gc
 import sys
 
-from dreambooth.cli import main
+from dreambooth.commands.cli import main
 
 status = main()
 # As it ends, Python looks for cycles in all that is left: 0.8 s with the libraries loaded, and nothing is gained by it.

@@ -52,7 +52,7 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 @pytest.fixture(scope="session")
 def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a base with random weights, 32 px, in SD 1.5's topology; not to be written to."""
-    from tests.tiny import tiny_base
+    from tests.harness.tiny import tiny_base
 
     return tiny_base(tmp_path_factory.mktemp("base") / "tiny")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from dreambooth.cli import main
-from dreambooth.samples import sample_folder
+from dreambooth.commands.cli import main
+from dreambooth.data.samples import sample_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "dreambooth_colab.ipynb"

@@ -12,13 +12,13 @@ from typing import IO, Any
 
 import pytest
 
-from dreambooth import runs
-from dreambooth.cli import main
-from dreambooth.concepts import Concept
-from dreambooth.config import TrainingConfig
+from dreambooth.commands.cli import main
+from dreambooth.config.concepts import Concept
+from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import StoppedError
 from dreambooth.events import Controls, Event, PhaseProgress
-from dreambooth.runs import train
+from dreambooth.runs import run as runs
+from dreambooth.runs.run import train
 
 ROOT = Path(__file__).resolve().parent.parent
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has neither /dev/full nor SIGHUP")

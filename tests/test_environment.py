@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dreambooth.settings import bypassing_proxies, load_settings
-from tests.open_page import free_port
+from dreambooth.environment import bypassing_proxies, load_settings
+from tests.harness.open_page import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 DEAD = "127.0.0.1:9"
@@ -177,7 +177,7 @@ def test_no_complaint_of_a_client_repeats_a_token_with_a_line_break(tmp_path: Pa
     """From Python a token comes past the environment; HTTP clients show a header that they refuse, escaped."""
     code = (
         "import socket\nlistener = socket.create_server(('127.0.0.1', 0))\n"
-        "from dreambooth.errors import hide_in_tracebacks\nfrom dreambooth.settings import Secret\n"
+        "from dreambooth.errors import hide_in_tracebacks\nfrom dreambooth.environment import Secret\n"
         f"hide_in_tracebacks()\ntoken = Secret({TOKEN!r} + chr(10) + {TOKEN!r})\nimport httpx\n"
         "address = 'http://127.0.0.1:%d' % listener.getsockname()[1]\n"
         "httpx.get(address, headers={'authorization': 'Bearer ' + token.reveal()}, trust_env=False)\n"

@@ -14,63 +14,23 @@ import dreambooth
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "xformers")
 
-# From the ground up. A room may import from the floors below it and from itself, never sideways or up; a new file has
-# to be given its place here. Rooms that are folders name their files.
-FLOORS: list[dict[str, str]] = [
-    {"errors": "", "events": "", "rng": "", "durable": "", "natural_order": "", "json_file": ""},
-    {"formats": "layout ldm open_clip original other_kinds safetensors_file tensor_names"},
-    {"limits": "", "text_files": "", "entry_point": ""},
-    {"fields": "", "concepts": ""},
-    {"config": "", "settings": ""},
-    {"effects": ""},
-    {"recipes": "", "prompts": "", "presets": "", "flags": "", "progress_bar": ""},
-    {"workspace": "", "hardware": "", "capture": "", "eta": "", "torch_threads": ""},
-    {"pace": "", "drive": "", "runlog": "", "doctor": "", "samples": "", "sample_grid": ""},
-    {"storage": ""},
-    {"run_removal": ""},
-    {
-        "models": "base config_limits download family file_formats manager origin original_file saved_hashes "
-        "saved_step saving sd shape strength tokenizer weights"
-    },
-    {"shell_line": "", "identifiers": ""},
-    {
-        "export": "archive hub merged model_card recipe single_file sizes",
-        "scoring": "judge measures encoders figures recommendation records chart protocol",
-        "memory_plan": "",
-    },
-    {"samplers": ""},
-    {"generation": ""},
-    {"verify": ""},
-    {"data": "colour photos photo_records captions archives focus findings concept_notices dataset class_images"},
-    {"probes": ""},
-    {
-        "training": "objective sharding finishing extending optimizer updates captions batches predictions gauges "
-        "materials method full move_check run_identity checkpoint lending capture scored_saves model_writer keeping "
-        "loss_reports disk subject_mask teacher preparation trainer"
-    },
-    {"starter": "things places scenes subjects tokens loop judging build"},
-    {"resuming": ""},
-    {"runs": ""},
-    {"score": ""},
-    {"evaluate": "", "bleed": ""},
-    {"pictures": ""},
-    {"picture_line": ""},
-    {"jobs": "", "preflight": ""},
-    {"__init__": ""},
-    {"file_commands": "", "quality_commands": ""},
-    {"train_commands": ""},
-    {"cli": ""},
-    {
-        "__main__": "",
-        "ui": "answers login space connections sessions boundary bases "
-        "gate fields late_answers photo_sets prompt_scripts photo_cards render "
-        "storage_section theme loss_plot forecast advice plan_text concept_words photo_handlers "
-        "concept_handlers concepts_api run_panel runs_section concepts_tab convert_tab picture_history "
-        "pictures_view picture_handlers generate_tab train_handlers train_tab follower api build",
-    },
-    {"app": ""},
+# From the ground up. A folder, or a module beside the folders, may import from itself and from the layers below its
+# own, never sideways or up.
+LAYERS: list[str] = [
+    "errors events rng durable device",
+    "entry_point formats",
+    "config",
+    "environment records",
+    "models",
+    "forecast export pictures",
+    "data",
+    "scoring",
+    "training",
+    "runs starter",
+    "__init__ commands ui",
+    "__main__ app",
 ]
-FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+LAYER_OF = {room: number for number, layer in enumerate(LAYERS) for room in layer.split()}
 
 
 def sources() -> list[Path]:
@@ -122,13 +82,15 @@ def where(path: Path, node: ast.AST) -> str:
     return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
 
 
-def test_every_file_has_its_place() -> None:
-    listed = set()
-    for floor in FLOORS:
-        for room, files in floor.items():
-            front = room if room in ("ui", "app") else f"dreambooth.{room}"
-            listed |= {front} | {f"{front}.{file}" for file in files.split()}
-    assert modules() - listed == set(), "place these files in FLOORS"
+def test_every_folder_has_its_place_and_every_place_its_folder() -> None:
+    assert set(LAYER_OF) == {room_of(module) for module in modules()}
+    assert len(LAYERS) <= 12
+    assert sum(map(len, map(str.split, LAYERS))) == len(LAYER_OF), "a folder has one place"
+
+
+def test_the_engines_folder_fits_a_screen() -> None:
+    entries = [entry for entry in (ROOT / "dreambooth").iterdir() if entry.name != "__pycache__"]
+    assert len(entries) <= 24
 
 
 def test_arrows_go_down_only() -> None:
@@ -139,7 +101,7 @@ def test_arrows_go_down_only() -> None:
             if target.split(".")[0] not in ("dreambooth", "ui", "app"):
                 continue
             other = room_of(target)
-            if other != own and FLOOR_OF[other] >= FLOOR_OF[own]:
+            if other != own and LAYER_OF[other] >= LAYER_OF[own]:
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {target}")
     assert wrong == []
 
@@ -167,14 +129,14 @@ def test_importing_loads_nothing_heavy(prefix: str, forbidden: tuple[str, ...]) 
     assert done.stdout.strip() == ""
 
 
-def test_only_settings_reads_the_environment() -> None:
+def test_one_module_reads_the_environment() -> None:
     found = {
         str(path.relative_to(ROOT))
         for path in sources()
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "putenv")
     }
-    assert found == {"dreambooth/settings.py"}
+    assert found == {"dreambooth/environment.py"}
 
 
 def test_everything_is_caught_at_the_tops_only() -> None:
@@ -186,7 +148,12 @@ def test_everything_is_caught_at_the_tops_only() -> None:
     }
     # The tops of a run, of the threads that train and make pictures, and of the page: they tell the user, and log the
     # traceback.
-    assert found <= {"dreambooth/runs.py", "dreambooth/jobs.py", "dreambooth/picture_line.py", "ui/boundary.py"}
+    assert found <= {
+        "dreambooth/runs/run.py",
+        "dreambooth/runs/jobs.py",
+        "dreambooth/pictures/queue.py",
+        "ui/boundary.py",
+    }
 
 
 def _catches_everything(handler: ast.ExceptHandler) -> bool:

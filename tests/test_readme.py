@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.cli import build_parser
-from dreambooth.concepts import load_concepts_list
-from dreambooth.config import TrainingConfig
-from dreambooth.fields import describe
-from dreambooth.presets import PRESETS, preset
-from dreambooth.train_commands import training_config
-from tests.tiny import tiny_base
+from dreambooth.commands.cli import build_parser
+from dreambooth.commands.train import training_config
+from dreambooth.config.concepts import load_concepts_list
+from dreambooth.config.fields import describe
+from dreambooth.config.presets import PRESETS, preset
+from dreambooth.config.training import TrainingConfig
+from tests.harness.tiny import tiny_base
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -104,7 +104,7 @@ def test_files_that_it_names_are_there() -> None:
 
 @pytest.mark.slow
 def test_the_python_examples_run(tmp_path: Path) -> None:
-    from dreambooth.samples import sample_folder
+    from dreambooth.data.samples import sample_folder
 
     base = tiny_base(tmp_path / "base")
     (tmp_path / "photos").mkdir()

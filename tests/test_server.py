@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from natsort import natsorted
 
-from dreambooth.config import TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import held_lock, is_locked, sweep_unfinished
 from dreambooth.errors import DeviceError, DreamBoothError
 from dreambooth.events import PhaseProgress, StatusChanged
-from dreambooth.jobs import Jobs
 from dreambooth.models.manager import ModelManager
-from dreambooth.runlog import RunLog, read_state
-from dreambooth.runs import resume, start_records
-from dreambooth.workspace import RunFolder, Workspace, held_data_folder
-from tests.server_life import ended_by_signal, stub_config, stub_training, through_restarts, until
-from tests.test_kills import exit_status, in_child
+from dreambooth.records.runlog import RunLog, read_state
+from dreambooth.records.workspace import RunFolder, Workspace, held_data_folder
+from dreambooth.runs.jobs import Jobs
+from dreambooth.runs.run import resume, start_records
+from tests.harness.server_life import ended_by_signal, stub_config, stub_training, through_restarts, until
+from tests.training.test_kills import exit_status, in_child
 from ui.render import status_card
 
 ENDINGS: dict[str, BaseException] = {
@@ -67,7 +67,7 @@ def test_a_hundred_clicks_at_once_train_once_each_one_at_a_time(
         leases.append(("leaves", run.name))
         return StatusChanged("done")
 
-    monkeypatch.setattr("dreambooth.runs._train", train)
+    monkeypatch.setattr("dreambooth.runs.run._train", train)
     config, own = stub_config(photos), dict[int, list[str]]()
     monkeypatch.setattr("time.strftime", lambda *_: "20261123-120000")
 
@@ -204,7 +204,7 @@ def test_a_run_in_line_belongs_to_its_server_alone(
     jobs: Jobs, workspace: Workspace, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
-    monkeypatch.setattr("dreambooth.runs._train", lambda *_, **__: go_on.wait(30) and StatusChanged("done"))
+    monkeypatch.setattr("dreambooth.runs.run._train", lambda *_, **__: go_on.wait(30) and StatusChanged("done"))
     names = [jobs.start(stub_config(photos)) for _ in range(3)]
     assert [read_state(workspace.run(name)).status for name in names[1:]] == ["queued"] * 2
     with pytest.raises(DreamBoothError, match="at work or in line"):
@@ -231,7 +231,7 @@ def test_however_the_thread_is_ended_the_run_says_so_and_the_next_one_works(
         raise ENDINGS[kind]
 
     with monkeypatch.context() as patch:
-        patch.setattr("dreambooth.runs._train", train)
+        patch.setattr("dreambooth.runs.run._train", train)
         name, began_s = jobs.start(stub_config(photos)), time.monotonic()
         view = until(lambda: jobs.view(name), lambda view: view.status not in ("queued", "running"))
         assert time.monotonic() - began_s < 5
@@ -240,7 +240,7 @@ def test_however_the_thread_is_ended_the_run_says_so_and_the_next_one_works(
     assert type(ENDINGS[kind]).__name__ in view.error.what
     assert f"unexpected {type(ENDINGS[kind]).__name__}" in status_card(view)
     assert "Traceback" in view.log_tail
-    monkeypatch.setattr("dreambooth.runs._train", stub_training)
+    monkeypatch.setattr("dreambooth.runs.run._train", stub_training)
     after = jobs.start(stub_config(photos))
     assert until(lambda: jobs.view(after).status, lambda status: status != "queued" and status != "running") == "done"
 
@@ -250,7 +250,7 @@ def test_a_training_that_hangs_is_said_to_within_a_minute(
 ) -> None:
     """R10: an old heartbeat under a held lock; time itself is moved here, the long tier waits."""
     let_go = threading.Event()
-    monkeypatch.setattr("dreambooth.runs._train", lambda *_, **__: let_go.wait(30) and StatusChanged("done"))
+    monkeypatch.setattr("dreambooth.runs.run._train", lambda *_, **__: let_go.wait(30) and StatusChanged("done"))
     name, after = jobs.start(stub_config(photos)), jobs.start(stub_config(photos))
     until(lambda: jobs.view(name).status, lambda status: status == "running")
     assert "Not responding" not in status_card(jobs.view(name))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth import settings as module
+from dreambooth import environment as module
+from dreambooth.environment import Secret, Settings, load_settings
 from dreambooth.errors import ConfigError
-from dreambooth.settings import Secret, Settings, load_settings
 
 EXAMPLE = Path(__file__).resolve().parent.parent / ".env.example"
 

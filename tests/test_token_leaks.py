@@ -20,12 +20,12 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import app
+from dreambooth.data.samples import sample_folder
+from dreambooth.environment import load_settings
 from dreambooth.errors import hide_in_tracebacks, traceback_text, without_secrets
-from dreambooth.samples import sample_folder
-from dreambooth.settings import load_settings
-from tests.open_page import free_port
-from tests.raw_events import RawEvents
-from tests.tiny import tiny_base
+from tests.harness.open_page import free_port
+from tests.harness.raw_events import RawEvents
+from tests.harness.tiny import tiny_base
 
 # In two parts, so that no scan of the repository takes it for one.
 CANARY = "hf_" + "CANARYtokenThatNoHubKnows" + "Zq7Wx9Kv"
@@ -56,7 +56,7 @@ huggingface_hub.HfApi.model_info = lambda api, name, **others: leaking(name, tok
 """
 COMMANDS = """
 import json
-from dreambooth.cli import main
+from dreambooth.commands.cli import main
 out, base, photos = sys.argv[1:4]
 flags = [text for name, value in json.loads(sys.argv[4]).items() for text in (f"--{name}", str(value))]
 flags += ["--instance_data_dir", photos, "--instance_prompt", "photo of zwx dog"]

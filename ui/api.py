@@ -6,10 +6,10 @@ import gradio as gr
 
 from dreambooth.errors import DreamBoothError
 from dreambooth.models.base import STARTER
-from ui import train_handlers
 from ui.boundary import Services, shown
 from ui.render import phase_text
-from ui.run_panel import whole_steps
+from ui.train import handlers as train_handlers
+from ui.train.panel import whole_steps
 
 
 def publish(services: Services) -> None:

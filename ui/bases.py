@@ -4,7 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from dreambooth.config import TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import BaseModelError, ConfigError, FieldProblem
 from dreambooth.models.base import STARTER
 from ui.boundary import Services

@@ -19,15 +19,15 @@ from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, travers
 
 from dreambooth.data.focus import Focus, focused
 from dreambooth.data.photos import read_photo
+from dreambooth.device.hardware import Device, look_at_device
 from dreambooth.durable import new_file
+from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError, traceback_text
-from dreambooth.hardware import Device, look_at_device
-from dreambooth.jobs import Jobs
-from dreambooth.settings import Settings
-from dreambooth.workspace import Workspace
-from ui.connections import bounded_server
+from dreambooth.records.workspace import Workspace
+from dreambooth.runs.jobs import Jobs
+from ui.access.connections import bounded_server
+from ui.access.sessions import bound_answers, bound_numbers, forget_state
 from ui.render import error_text
-from ui.sessions import bound_answers, bound_numbers, forget_state
 
 # Events that run on the page's own account: no bar over what they answer to, and no name in the API.
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

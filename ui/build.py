@@ -5,21 +5,25 @@ from typing import Any
 
 import gradio as gr
 
+from dreambooth.device.hardware import in_a_line
+from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError
-from dreambooth.hardware import in_a_line
-from dreambooth.jobs import Jobs
 from dreambooth.models.base import STARTER
-from dreambooth.settings import Settings
-from dreambooth.workspace import Workspace
-from ui import concepts_tab, convert_tab, generate_tab, train_handlers, train_tab
-from ui.advice import Advice
+from dreambooth.records.workspace import Workspace
+from dreambooth.runs.jobs import Jobs
+from ui.access.space import space_notice
 from ui.api import publish
 from ui.boundary import QUIET, Page, Services, Shown, shown
-from ui.follower import BUSY_POLL_S, Follower, keeps_files
-from ui.late_answers import OPENING, closed_until
-from ui.picture_handlers import recipe_unasked
+from ui.concepts import tab as concepts_tab
+from ui.convert import tab as convert_tab
+from ui.generate import tab as generate_tab
+from ui.generate.handlers import recipe_unasked
+from ui.generate.late_answers import OPENING, closed_until
 from ui.render import Doing, error_panel, header
-from ui.space import space_notice
+from ui.train import handlers as train_handlers
+from ui.train import tab as train_tab
+from ui.train.advice import Advice
+from ui.train.follower import BUSY_POLL_S, Follower, keeps_files
 
 CACHE_SWEEP_S, CACHE_AGE_S = 3600, 86400
 ONE_HOUSEHOLD = "One app, one household: whoever can open this page sees every run, photo and picture in it."

@@ -5,9 +5,9 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.config.fields import FieldInfo, describe
+from dreambooth.config.training import GenerationConfig, TrainingConfig
 from dreambooth.errors import FieldProblem
-from dreambooth.fields import FieldInfo, describe
 from ui.render import field_label, field_note
 
 MAIN_FIELDS = (

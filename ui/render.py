@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from dreambooth.bleed import BleedReport
+from dreambooth.config.fields import FieldInfo
+from dreambooth.device.hardware import Device, gb
 from dreambooth.errors import ConfigError, DreamBoothError
 from dreambooth.events import FINAL_STATUSES, Status
-from dreambooth.fields import FieldInfo
-from dreambooth.hardware import Device, gb
-from dreambooth.jobs import RunView, in_words
+from dreambooth.runs.jobs import RunView, in_words
+from dreambooth.scoring.bleed import BleedReport
 from dreambooth.scoring.recommendation import NOTHING_MEASURED, Recommendation
 
 NONE_RECOMMENDED = "No step is recommended."

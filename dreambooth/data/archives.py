@@ -30,8 +30,8 @@ from dreambooth.data.photo_records import add_records, record
 from dreambooth.data.photos import MAX_PHOTO_BYTES, PHOTO_READER, SUFFIXES, PhotoFolder, find_photos, ingest, shown
 from dreambooth.durable import new_folder
 from dreambooth.errors import DreamBoothError, PhotoError, TextFileError
-from dreambooth.natural_order import in_natural_order
-from dreambooth.text_files import decoded, printable
+from dreambooth.formats.natural_order import in_natural_order
+from dreambooth.formats.text_files import decoded, printable
 
 MAX_ARCHIVE_BYTES = 1024**3
 MAX_UNPACKED_BYTES = 1024**3

@@ -4,9 +4,9 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from dreambooth.config.limits import MAX_PROMPT_CHARS, text_problems
 from dreambooth.errors import PhotoError, TextFileError
-from dreambooth.limits import MAX_PROMPT_CHARS, text_problems
-from dreambooth.text_files import decoded, printable, read_text
+from dreambooth.formats.text_files import decoded, printable, read_text
 
 CAPTION_SUFFIX = ".txt"
 MAX_CAPTION_BYTES = 16 * MAX_PROMPT_CHARS  # room for line breaks and indents, which become single spaces

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.concepts import Concept
-from dreambooth.config import GenerationConfig
+from dreambooth.config.concepts import Concept
+from dreambooth.config.training import GenerationConfig
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.durable import new_file, write_json
 from dreambooth.errors import ConfigError, FieldProblem, PhotoError
-from dreambooth.generation import Picture, generate_images, save_picture
-from dreambooth.samplers import DDIM
+from dreambooth.pictures.generation import Picture, generate_images, save_picture
+from dreambooth.pictures.samplers import DDIM
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreambooth.concepts import Concept
+from dreambooth.config.concepts import Concept
 from dreambooth.data.findings import HARMLESS, Finding, findings, measure
 from dreambooth.data.focus import Focus, focus_of_photos, read_focus
 from dreambooth.data.photo_records import known_name, read_records

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth import rng
-from dreambooth.concepts import Concept
+from dreambooth.config.concepts import Concept
 from dreambooth.data.captions import caption_files, read_caption
 from dreambooth.data.focus import FOCUS_FILE, Focus, focus_of_photos, focused, read_focus
 from dreambooth.data.photo_records import known_name, read_records
 from dreambooth.data.photos import PHOTO_READER, crop_box, find_photos, read_photo, shown, square
 from dreambooth.errors import PhotoError
+from dreambooth.formats.text_files import printable
 from dreambooth.models.family import PictureSize
-from dreambooth.text_files import printable
 
 if TYPE_CHECKING:
     from PIL import Image

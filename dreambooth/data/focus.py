@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.durable import write_json
 from dreambooth.errors import PhotoError, TextFileError
-from dreambooth.text_files import printable, read_text
+from dreambooth.formats.text_files import printable, read_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ from typing import Any
 
 from dreambooth.data.photos import PHOTO_READER, shown
 from dreambooth.durable import write_json
-from dreambooth.json_file import read_object
+from dreambooth.formats.json_file import read_object
 
 RECORDS_FILE = "photos.json"
 MAX_RECORDS_BYTES = 4 * 1024**2

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from dreambooth.data.colour import in_srgb
 from dreambooth.durable import new_file
 from dreambooth.errors import PhotoError
-from dreambooth.natural_order import in_natural_order
-from dreambooth.text_files import printable
+from dreambooth.formats.natural_order import in_natural_order
+from dreambooth.formats.text_files import printable
 
 if TYPE_CHECKING:
     from PIL import Image

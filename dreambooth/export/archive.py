@@ -15,7 +15,7 @@ from dreambooth.errors import ExportError
 from dreambooth.export.model_card import settings_json
 from dreambooth.formats.layout import saved_step_kind
 from dreambooth.models.saved_hashes import refuse_other_hash
-from dreambooth.workspace import RunFolder
+from dreambooth.records.workspace import RunFolder
 
 SPARE_BYTES = 64 * 2**20
 READ_BYTES = 1 << 20

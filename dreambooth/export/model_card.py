@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dreambooth.config import SD15, TrainingConfig
+from dreambooth.config.training import SD15, TrainingConfig
 from dreambooth.export.recipe import public_settings
+from dreambooth.formats.natural_order import in_natural_order
 from dreambooth.models.download import SUCCESSORS
-from dreambooth.natural_order import in_natural_order
-from dreambooth.workspace import RunFolder
+from dreambooth.records.workspace import RunFolder
 
 OPENRAIL, OPENRAIL_OF_SD2 = "creativeml-openrail-m", "openrail++"
 # Of bases that were loaded without their page. Those of SD 2.x went to sd2-community in November 2025.
@@ -36,7 +36,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 STARTER = "starter"
 PROMPT_WITHOUT_ONE = "a photo"
 MAX_SAMPLES = 8
-# What `dreambooth.bleed` leaves in the run's folder of a step.
+# What `dreambooth.scoring.bleed` leaves in the run's folder of a step.
 BLEED_PICTURE, BLEED_REPORT = "bleed.png", "bleed.json"
 MAX_BLED = 6
 

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dreambooth.config import TrainingConfig
-from dreambooth.fields import describe
+from dreambooth.config.fields import describe
+from dreambooth.config.training import TrainingConfig
 
 # Settings that name places on this machine, or say nothing about what was learned.
 PRIVATE_SETTINGS = ("output_dir", "logging_dir", "pretrained_vae_name_or_path", "tokenizer_name")

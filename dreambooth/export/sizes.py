@@ -5,7 +5,7 @@ from pathlib import Path
 from dreambooth.export.archive import model_files
 from dreambooth.formats.layout import layout_of
 from dreambooth.formats.tensor_names import safetensors_header
-from dreambooth.workspace import RunFolder
+from dreambooth.records.workspace import RunFolder
 
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 # What a tensor's name, shape and place take in the header, about.

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config import TrainingConfig
+from dreambooth.config.fields import describe
+from dreambooth.config.training import TrainingConfig
+from dreambooth.device.hardware import bitsandbytes_hidden
 from dreambooth.errors import BaseModelError, ConfigError, quoted
-from dreambooth.fields import describe
 from dreambooth.formats.layout import LAYOUTS, Layout, family_of, folder_configs
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
-from dreambooth.hardware import bitsandbytes_hidden
 from dreambooth.models.config_limits import refuse_wrong_config, refuse_wrong_configs
 from dreambooth.models.download import downloaded_base, downloaded_vae, missing_files
 from dreambooth.models.family import Family
@@ -41,7 +41,7 @@ from dreambooth.models.weights import (
     pickled_weights,
     refuse_not_finite,
 )
-from dreambooth.workspace import RunFolder
+from dreambooth.records.workspace import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn

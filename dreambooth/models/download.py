@@ -6,7 +6,7 @@ Without a network the cache alone is asked; it is then said what of a base is mi
 from collections.abc import Collection
 from pathlib import Path
 
-from dreambooth.config import SD15
+from dreambooth.config.training import SD15
 from dreambooth.errors import BaseModelError, quoted
 from dreambooth.formats.layout import ALL_PARTS, ALL_TEXT_PATTERNS, layout_of
 

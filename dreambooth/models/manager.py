@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from dreambooth.device.threads import use_all_threads
 from dreambooth.errors import DeviceError
-from dreambooth.torch_threads import use_all_threads
 
 if TYPE_CHECKING:
     import torch
@@ -175,7 +175,7 @@ def use_attention(modules: list[Any], backend: str, notice: Callable[[str], None
     """Switch attention to xformers where asked for and working; SDPA, torch's own, is what modules start with."""
     if backend != "xformers":
         return
-    from dreambooth.hardware import xformers_problem
+    from dreambooth.device.hardware import xformers_problem
 
     problem = xformers_problem()
     if problem is not None:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth.formats.json_file import read_object
 from dreambooth.formats.layout import cached_folder
-from dreambooth.json_file import read_object
 from dreambooth.models.base import STARTER, local_base
-from dreambooth.workspace import RunFolder
+from dreambooth.records.workspace import RunFolder
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from dreambooth.durable import write_json
 from dreambooth.errors import BaseModelError, DreamBoothError
-from dreambooth.json_file import read_object
-from dreambooth.workspace import STEP_NAME, RunFolder
+from dreambooth.formats.json_file import read_object
+from dreambooth.records.workspace import STEP_NAME, RunFolder
 
 
 def write_hashes(run: RunFolder, step: int, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import BaseModelError
-from dreambooth.json_file import read_object
+from dreambooth.formats.json_file import read_object
 from dreambooth.models.base import Base, load_base, local_base
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.strength import WHOLE, Strength, mix

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dreambooth.config import SD15
+from dreambooth.config.training import SD15
 from dreambooth.errors import BaseModelError, quoted
 from dreambooth.models.download import downloaded_tokenizer, vocabulary_missing
 

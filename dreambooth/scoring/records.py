@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dreambooth.durable import write_json
-from dreambooth.json_file import read_object
+from dreambooth.formats.json_file import read_object
+from dreambooth.records.workspace import RunFolder
 from dreambooth.scoring.recommendation import Recommendation, StepScores, recommended
-from dreambooth.workspace import RunFolder
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
-from dreambooth.config import TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.data.class_images import kept_latents
 from dreambooth.data.dataset import (
     ConceptPhotos,

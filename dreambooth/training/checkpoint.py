@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.durable import free_bytes, new_folder, remove_folder
 from dreambooth.errors import RunFolderError, TrainingError
+from dreambooth.formats.json_file import read_object
 from dreambooth.formats.safetensors_file import write_safetensors, written_order
-from dreambooth.json_file import read_object
+from dreambooth.records.workspace import RunFolder
 from dreambooth.training.method import LearningWeights, parameters_of
 from dreambooth.training.run_identity import VERSION, RunIdentity, file_hash, value_hash
 from dreambooth.training.sharding import Shards, brought_together, own_part
-from dreambooth.workspace import RunFolder
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,9 @@ from pathlib import Path
 from dreambooth.durable import write_json
 from dreambooth.errors import ConfigError, FieldProblem, RunFolderError
 from dreambooth.events import Event, Notice
-from dreambooth.json_file import read_object
+from dreambooth.formats.json_file import read_object
+from dreambooth.records.workspace import RunFolder
 from dreambooth.training.finishing import Finish
-from dreambooth.workspace import RunFolder
 
 WARM_UP_SHARE = 0.05
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.durable import write_json
-from dreambooth.json_file import read_object
+from dreambooth.formats.json_file import read_object
 
 COOL_DOWN_SHARE = 0.08
 MIN_COOL_DOWN_STEPS = 5

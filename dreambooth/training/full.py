@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config import TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.models.base import Base, BaseCard
 from dreambooth.training.method import LearningWeights, StepWeights
 

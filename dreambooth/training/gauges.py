@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dreambooth import rng
-from dreambooth.config import TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.data.dataset import ConceptPhotos, Crop, Pick
 from dreambooth.events import FixedNoiseLosses
 from dreambooth.models.family import PictureSize

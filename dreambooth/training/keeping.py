@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.device.hardware import describe_cpu, gb
 from dreambooth.durable import is_disk_full, new_folder, remove_folder, sync_all
 from dreambooth.errors import RunFolderError
 from dreambooth.events import ModelSaved, Notice, PhaseProgress, SamplesMade
-from dreambooth.hardware import describe_cpu, gb
-from dreambooth.memory_plan import SAMPLES_AT_A_TIME
+from dreambooth.forecast.memory import SAMPLES_AT_A_TIME
 from dreambooth.models.manager import ModelManager
-from dreambooth.storage import remove_weights, saved_steps
+from dreambooth.records.storage import remove_weights, saved_steps
+from dreambooth.records.workspace import RunFolder
 from dreambooth.training.checkpoint import (
     Learner,
     has_room_for_state,
@@ -34,7 +35,6 @@ from dreambooth.training.model_writer import ModelWriter, copied, copy_bytes, we
 from dreambooth.training.run_identity import RunIdentity
 from dreambooth.training.scored_saves import SavesScorer
 from dreambooth.training.sharding import agreed
-from dreambooth.workspace import RunFolder
 
 if TYPE_CHECKING:
     import torch
@@ -276,7 +276,7 @@ class Keeper:
         folder = self._run.step_folder(step) / "samples"
         if not prompts or not self._takes_part(not folder.exists()):
             return
-        from dreambooth.generation import generate_images, save_picture
+        from dreambooth.pictures.generation import generate_images, save_picture
 
         base = dataclasses.replace(self._base, name=f"{self._run.name}/{step}")
         total = len(prompts) * config.n_save_sample

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from dreambooth.config import TrainingConfig
+    from dreambooth.config.training import TrainingConfig
     from dreambooth.models.base import Base, BaseCard
 
 # By model (a part of the base, such as "unet") and name, in the order in which optimizer and exact states number them.

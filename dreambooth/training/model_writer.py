@@ -8,9 +8,9 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dreambooth.device.threads import single_threads
 from dreambooth.formats.safetensors_file import stored_dtype
 from dreambooth.models.base import Base
-from dreambooth.torch_threads import single_threads
 from dreambooth.training.checkpoint import Learner
 from dreambooth.training.method import LearningWeights, Method, StepWeights
 from dreambooth.training.sharding import brought_together

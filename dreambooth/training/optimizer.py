@@ -4,9 +4,9 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config import TrainingConfig
-from dreambooth.hardware import eight_bit_adam_available
-from dreambooth.torch_threads import Shares
+from dreambooth.config.training import TrainingConfig
+from dreambooth.device.hardware import eight_bit_adam_available
+from dreambooth.device.threads import Shares
 from dreambooth.training.extending import Extension
 
 if TYPE_CHECKING:

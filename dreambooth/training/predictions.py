@@ -3,7 +3,7 @@
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.memory_plan import PLACES_AT_ONCE
+from dreambooth.forecast.memory import PLACES_AT_ONCE
 from dreambooth.models.family import Condition
 from dreambooth.training import objective
 

@@ -5,20 +5,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config import TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.data.dataset import ConceptPhotos, load_concept, num_steps_per_epoch
 from dreambooth.data.focus import FOCUS_FILE
 from dreambooth.data.photo_records import recorded_reader, write_reader
 from dreambooth.data.photos import PHOTO_READER
-from dreambooth.drive import refuse_full_drive
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.events import Controls, Notice, PhaseProgress
+from dreambooth.forecast.disk import bytes_there, disk_need, refuse_short_disk
 from dreambooth.models.base import Base, load_base, weights_fingerprint
 from dreambooth.models.manager import ModelManager, use_attention
+from dreambooth.records.drive import refuse_full_drive
+from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.training.batches import BatchMaker, LatentPool
 from dreambooth.training.captions import CaptionConditions, tokenize
-from dreambooth.training.disk import bytes_there, disk_need, refuse_short_disk
 from dreambooth.training.gauges import Gauges, gauge_pictures
 from dreambooth.training.materials import Materials, Report
 from dreambooth.training.objective import zero_terminal_snr
@@ -26,7 +27,6 @@ from dreambooth.training.sharding import refuse_one_process
 from dreambooth.training.subject_mask import find_subjects
 from dreambooth.training.teacher import fill_teacher
 from dreambooth.training.updates import refuse_several_processes
-from dreambooth.workspace import RunFolder, Workspace
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from dreambooth.config import TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import ConfigError, TrainingError
-from dreambooth.json_file import read_object
-from dreambooth.workspace import RunFolder
+from dreambooth.formats.json_file import read_object
+from dreambooth.records.workspace import RunFolder
 
 # Of the manifest of a state. Those without a number are of version 1: they hold a hash of all settings, paths included.
 VERSION = 2

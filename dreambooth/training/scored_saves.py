@@ -4,16 +4,16 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from dreambooth.config import TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.events import Notice, PhaseProgress
 from dreambooth.models.base import Base
 from dreambooth.models.manager import ModelManager
-from dreambooth.probes import keep_scores, make_probes, probed_steps, probes_of, reference_of, update_scores
+from dreambooth.records.workspace import RunFolder
 from dreambooth.scoring.encoders import Examiner, examiner_for
 from dreambooth.scoring.figures import Reference
+from dreambooth.scoring.probes import keep_scores, make_probes, probed_steps, probes_of, reference_of, update_scores
 from dreambooth.scoring.recommendation import is_past_best
 from dreambooth.scoring.records import RunScores
-from dreambooth.workspace import RunFolder
 
 
 class SavesScorer:

@@ -8,12 +8,13 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.capture import CapturedWork
-from dreambooth.config import PATIENCE, TrainingConfig
+from dreambooth.config.training import PATIENCE, TrainingConfig
+from dreambooth.device.capture import CapturedWork
 from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Notice, PhaseProgress, Resumed
 from dreambooth.models.family import Condition, Family, TextInputs
 from dreambooth.models.manager import ModelManager
+from dreambooth.records.workspace import RunFolder
 from dreambooth.training import objective
 from dreambooth.training.batches import Batch
 from dreambooth.training.checkpoint import Checkpoint, Learner, restore
@@ -29,7 +30,6 @@ from dreambooth.training.optimizer import build_optimizer, build_schedule
 from dreambooth.training.run_identity import RunIdentity, identity_of, require_same_run, settings_as_written
 from dreambooth.training.sharding import Shards, shard
 from dreambooth.training.updates import GatheredUpdates, UpdatesInBackward
-from dreambooth.workspace import RunFolder
 
 if TYPE_CHECKING:
     from torch import Tensor

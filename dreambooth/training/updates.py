@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
-from dreambooth.config import TrainingConfig
+from dreambooth.config.training import TrainingConfig
+from dreambooth.device.threads import Shares
 from dreambooth.errors import ConfigError, FieldProblem
-from dreambooth.torch_threads import Shares
 from dreambooth.training.optimizer import average_across_processes, gradient_norm, stochastically_rounded, update_one
 from dreambooth.training.sharding import Shards
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.data.samples import sample_folder
 from dreambooth.events import ModelSaved, PhaseProgress, SamplesMade, StatusChanged, StepLoss
-from dreambooth.recipes import CHUNK, recipe_text
-from dreambooth.samples import sample_folder
-from dreambooth.workspace import RunFolder
+from dreambooth.pictures.settings_text import CHUNK, recipe_text
+from dreambooth.records.workspace import RunFolder
 
 PLAYED_STEPS = 3000
 
@@ -73,5 +73,5 @@ class Played:
 def played(monkeypatch: pytest.MonkeyPatch) -> Played:
     """Play trainings for the length of a test."""
     played = Played()
-    monkeypatch.setattr("dreambooth.runs._train", played)
+    monkeypatch.setattr("dreambooth.runs.run._train", played)
     return played

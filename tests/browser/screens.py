@@ -95,7 +95,7 @@ def main() -> None:
     if arguments.url:
         make_screens(arguments.url, arguments.folder)
         return
-    from tests.open_page import open_page
+    from tests.harness.open_page import open_page
 
     with tempfile.TemporaryDirectory() as data, open_page(Path(data)) as opened:
         make_screens(opened.url, arguments.folder)

@@ -45,7 +45,7 @@ def main() -> None:
     if arguments.url:
         photograph(arguments.url, arguments.target)
         return
-    from tests.open_page import open_page
+    from tests.harness.open_page import open_page
 
     with tempfile.TemporaryDirectory() as folder, open_page(Path(folder)) as opened:
         photograph(opened.url, arguments.target)

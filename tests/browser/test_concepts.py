@@ -11,13 +11,13 @@ import pytest
 from PIL import Image, ImageFilter
 
 from dreambooth.data.dataset import Crop, cropped, load_concept
+from dreambooth.data.photo_sets import SAMPLE_SET, Line, PhotoSet, photo_set, photo_sets
 from dreambooth.data.photos import find_photos, read_photo
-from dreambooth.samples import sample_folder
+from dreambooth.data.samples import sample_folder
 from tests.browser.test_page import Visit
-from tests.made_photos import darkened, made_photo
-from tests.open_page import OpenPage, open_page
-from ui.concept_words import sample_words
-from ui.photo_sets import SAMPLE_SET, Line, PhotoSet, photo_set, photo_sets
+from tests.harness.made_photos import darkened, made_photo
+from tests.harness.open_page import OpenPage, open_page
+from ui.concepts.words import sample_words
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

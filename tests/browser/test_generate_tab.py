@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from dreambooth.concepts import Concept
-from dreambooth.config import TrainingConfig
-from dreambooth.recipes import read_recipe, text_of_picture
-from dreambooth.runs import start_records
-from dreambooth.workspace import RunFolder
+from dreambooth.config.concepts import Concept
+from dreambooth.config.training import TrainingConfig
+from dreambooth.pictures.settings_text import read_recipe, text_of_picture
+from dreambooth.records.workspace import RunFolder
+from dreambooth.runs.run import start_records
 from tests.browser.test_page import Visit
-from tests.open_page import OpenPage, open_page
+from tests.harness.open_page import OpenPage, open_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dreambooth.samples import sample_folder
+from dreambooth.data import photo_sets
+from dreambooth.data.samples import sample_folder
 from tests.browser.test_page import Visit
-from tests.open_page import OpenPage, open_page
-from ui import concept_handlers, photo_handlers, photo_sets, train_handlers
-from ui.prompt_scripts import MAKE_PROMPTS
+from tests.harness.open_page import OpenPage, open_page
+from ui.concepts import handlers as concept_handlers
+from ui.concepts import photos as photo_handlers
+from ui.concepts.scripts import MAKE_PROMPTS
+from ui.train import handlers as train_handlers
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

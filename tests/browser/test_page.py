@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from dreambooth.samples import sample_folder
-from tests.open_page import OpenPage, open_page
+from dreambooth.data.samples import sample_folder
+from tests.harness.open_page import OpenPage, open_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page

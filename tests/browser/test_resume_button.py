@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dreambooth.config import TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.events import PhaseProgress, StatusChanged, StepLoss
-from dreambooth.jobs import Jobs
-from dreambooth.runlog import read_state
-from dreambooth.workspace import RunFolder, Workspace
+from dreambooth.records.runlog import read_state
+from dreambooth.records.workspace import RunFolder, Workspace
+from dreambooth.runs.jobs import Jobs
 from tests.browser.test_page import Visit
-from tests.server_life import a_whole_app, stub_config, until
+from tests.harness.server_life import a_whole_app, stub_config, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -43,7 +43,7 @@ def test_an_interrupted_run_is_resumed_by_a_click(browser: "Browser", tmp_path: 
     data_dir, workspace = tmp_path / "data", Workspace(tmp_path / "data")
 
     def prepared(jobs: Jobs) -> None:
-        from dreambooth import runs
+        from dreambooth.runs import run as runs
 
         # In a child of its own, which ends with it: nothing has to be put back.
         runs._train = slow_training  # type: ignore[assignment]

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dreambooth.samples import sample_folder
+from dreambooth.data.samples import sample_folder
 from tests.browser.conftest import Played
 from tests.browser.test_page import TABS, Visit
-from tests.open_page import OpenPage, open_page
+from tests.harness.open_page import OpenPage, open_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dreambooth import bleed
-from dreambooth.concepts import Concept
-from dreambooth.config import TrainingConfig
+from dreambooth.config.concepts import Concept
+from dreambooth.config.training import TrainingConfig
+from dreambooth.data.samples import sample_folder
 from dreambooth.events import StatusChanged
-from dreambooth.runlog import RunLog
-from dreambooth.runs import start_records
-from dreambooth.samples import sample_folder
-from dreambooth.workspace import RunFolder
+from dreambooth.records.runlog import RunLog
+from dreambooth.records.workspace import RunFolder
+from dreambooth.runs.run import start_records
+from dreambooth.scoring import bleed
 from tests.browser.test_page import Visit
-from tests.open_page import OpenPage, open_page
-from tests.tiny import tiny_base
+from tests.harness.open_page import OpenPage, open_page
+from tests.harness.tiny import tiny_base
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 import torch
 
-from dreambooth.capture import NUM_PLAIN_CALLS
-from dreambooth.concepts import Concept
-from dreambooth.config import GenerationConfig, TrainingConfig
+from dreambooth.config.concepts import Concept
+from dreambooth.config.presets import MEMORY_CONFIGURATIONS
+from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.device.capture import NUM_PLAIN_CALLS
+from dreambooth.device.hardware import xformers_problem
 from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Event, Notice, PhaseProgress, StepLoss
-from dreambooth.generation import generate_images
-from dreambooth.hardware import xformers_problem
 from dreambooth.models.base import load_base
 from dreambooth.models.manager import ModelManager
-from dreambooth.presets import MEMORY_CONFIGURATIONS
+from dreambooth.pictures.generation import generate_images
+from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.training import objective
 from dreambooth.training.checkpoint import newest_checkpoint
 from dreambooth.training.preparation import prepare
 from dreambooth.training.trainer import Trainer
-from dreambooth.workspace import RunFolder, Workspace
 
 pytestmark = pytest.mark.gpu
 

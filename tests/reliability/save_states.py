@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
+from dreambooth.records.workspace import RunFolder
 from dreambooth.training.checkpoint import Learner, write_checkpoint
 from dreambooth.training.run_identity import RunIdentity
-from dreambooth.workspace import RunFolder
 
 
 def learner(step: int) -> Learner:

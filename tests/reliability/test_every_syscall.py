@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dreambooth.durable import sweep_unfinished
+from dreambooth.records.workspace import RunFolder
 from dreambooth.training.checkpoint import newest_checkpoint, restore, write_checkpoint
-from dreambooth.workspace import RunFolder
 from tests.reliability.save_states import IDENTITY, learner
 
 pytestmark = pytest.mark.reliability

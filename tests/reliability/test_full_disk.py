@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from dreambooth.concepts import Concept
-from dreambooth.config import TrainingConfig
-from dreambooth.runlog import read_state
-from dreambooth.runs import resume, train
-from dreambooth.training import disk, preparation
-from dreambooth.workspace import RunFolder
-from tests.test_kills import assert_same_run, exit_status, in_child, outcome
+from dreambooth.config.concepts import Concept
+from dreambooth.config.training import TrainingConfig
+from dreambooth.forecast import disk
+from dreambooth.records.runlog import read_state
+from dreambooth.records.workspace import RunFolder
+from dreambooth.runs.run import resume, train
+from dreambooth.training import preparation
+from tests.training.test_kills import assert_same_run, exit_status, in_child, outcome
 
 pytestmark = pytest.mark.reliability
 NUM_SIZES = 40

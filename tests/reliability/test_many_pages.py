@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dreambooth.config import TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.events import PhaseProgress, StatusChanged, StepLoss
-from dreambooth.jobs import Jobs
-from dreambooth.runlog import read_state
-from dreambooth.workspace import Workspace
-from tests.server_life import a_whole_app, stub_config, until
+from dreambooth.records.runlog import read_state
+from dreambooth.records.workspace import Workspace
+from dreambooth.runs.jobs import Jobs
+from tests.harness.server_life import a_whole_app, stub_config, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -45,7 +45,7 @@ def an_app(data_dir: Path, photos: Path | None) -> Iterator[tuple[int, str]]:
     """Run the app in a child with the stand-in, and with a run when photos are given."""
 
     def prepared(jobs: Jobs) -> None:
-        from dreambooth import runs
+        from dreambooth.runs import run as runs
 
         # In a child of its own, which ends with it: nothing has to be put back.
         runs._train = slow_training  # type: ignore[assignment]

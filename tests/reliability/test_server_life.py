@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config import TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.events import PhaseProgress, StatusChanged
-from dreambooth.jobs import Jobs
 from dreambooth.models.base import STARTER
 from dreambooth.models.manager import ModelManager
-from dreambooth.runlog import read_state
-from dreambooth.workspace import RunFolder, Workspace
-from tests.server_life import ended_by_signal, stub_config, stub_training, through_restarts, until
+from dreambooth.records.runlog import read_state
+from dreambooth.records.workspace import RunFolder, Workspace
+from dreambooth.runs.jobs import Jobs
+from tests.harness.server_life import ended_by_signal, stub_config, stub_training, through_restarts, until
 from tests.test_server import ENDINGS
 from ui.render import status_card
 
@@ -55,12 +55,12 @@ def test_five_of_each_way_a_thread_ends(tmp_path: Path, photos: Path, monkeypatc
             report(PhaseProgress("training", 3, 5))
             raise ENDINGS[kind]
 
-        monkeypatch.setattr("dreambooth.runs._train", train)
+        monkeypatch.setattr("dreambooth.runs.run._train", train)
         name, began_s = jobs.start(stub_config(photos)), time.monotonic()
         view = until(partial(jobs.view, name), lambda view: view.status == "failed")
         slowest_s = max(slowest_s, time.monotonic() - began_s)
         assert type(ENDINGS[kind]).__name__ in status_card(view)
-        monkeypatch.setattr("dreambooth.runs._train", stub_training)
+        monkeypatch.setattr("dreambooth.runs.run._train", stub_training)
         after = jobs.start(stub_config(photos))
         # Called within this round, whose names they take.
         until(lambda: jobs.view(after).status, lambda status: status == "done")  # noqa: B023
@@ -80,7 +80,7 @@ def test_five_hung_trainings_are_told_within_a_minute(
         let_go.wait()
         return StatusChanged("done")
 
-    monkeypatch.setattr("dreambooth.runs._train", hang)
+    monkeypatch.setattr("dreambooth.runs.run._train", hang)
     apps = [Jobs(Workspace(tmp_path / str(number)), ModelManager("cpu")) for number in range(5)]
     began_s = time.monotonic()
     names = [jobs.start(stub_config(photos)) for jobs in apps]

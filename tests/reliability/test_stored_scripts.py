@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dreambooth.concepts import Concept
-from dreambooth.config import TrainingConfig
+from dreambooth.config.concepts import Concept
+from dreambooth.config.training import TrainingConfig
 from dreambooth.data.photo_records import RECORDS_FILE
+from dreambooth.data.photo_sets import Words, photo_set
+from dreambooth.data.samples import sample_folder
 from dreambooth.durable import write_json
 from dreambooth.events import Notice, SamplesMade, StatusChanged, StepLoss
-from dreambooth.runlog import RunLog
-from dreambooth.samples import sample_folder
-from tests.open_page import OpenPage, open_page
-from tests.raw_events import RawEvents
-from ui.photo_sets import Words, photo_set
+from dreambooth.records.runlog import RunLog
+from tests.harness.open_page import OpenPage, open_page
+from tests.harness.raw_events import RawEvents
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

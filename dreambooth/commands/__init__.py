@@ -1,0 +1,1 @@
+"""The command line: arguments in, the engine's functions called, sentences and bars out."""

@@ -1,0 +1,205 @@
+"""The command line: one face of the engine, the page being the other.
+
+Commands that train, handle files or measure quality have files of their own; the others are here.
+"""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.commands import files as file_commands
+from dreambooth.commands import quality as quality_commands
+from dreambooth.commands import train as train_commands
+from dreambooth.commands.bars import progress_bar
+from dreambooth.commands.flags import add_command, add_flag
+from dreambooth.config.fields import describe
+from dreambooth.config.limits import refuse_place, user_path
+from dreambooth.config.presets import resolve
+from dreambooth.config.training import GenerationConfig
+from dreambooth.entry_point import run_program
+from dreambooth.environment import load_settings
+from dreambooth.errors import StoppedError
+from dreambooth.events import Controls
+from dreambooth.records.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status, 1 for a mistake of the user's told in words."""
+
+    def run() -> int:
+        arguments = vars(build_parser().parse_args(argv))
+        command: Callable[[dict[str, Any]], int] = arguments.pop("run_command")
+        return command(arguments)
+
+    return run_program(run)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(prog="python -m dreambooth", description="Teach Stable Diffusion from 3-5 photos.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    train_commands.add(commands)
+    _add_picture_commands(commands)
+    quality_commands.add(commands)
+    file_commands.add(commands)
+    add_command(commands, "doctor", doctor_command, "say what this machine has, lacks, and what to do")
+    add_command(commands, "demo", demo_command, "the whole job on the bundled sample subject, in minutes")
+    _add_starter(commands)
+    return parser
+
+
+def _add_picture_commands(commands: Any) -> None:
+    generate = add_command(commands, "generate", generate_command, "make pictures with a model")
+    generate.add_argument("--model", required=True, help="A run, a step folder, a base, or `starter`.")
+    generate.add_argument("--output_dir", required=True, type=user_path, help="Where the pictures go.")
+    for info in describe(GenerationConfig):
+        add_flag(generate, info)
+
+    compare = add_command(commands, "compare", compare_command, "make the same pictures with several steps of a run")
+    compare.add_argument("run", type=user_path, help="The run's folder.")
+    compare.add_argument(
+        "--steps", type=int, nargs="+", default=[], help="Saved steps; 0 is the base; all saved ones when left out."
+    )
+    compare.add_argument("--output_dir", required=True, type=user_path, help="Where the pictures and their grid go.")
+    for info in describe(GenerationConfig):
+        add_flag(compare, info)
+
+
+def _add_starter(commands: Any) -> None:
+    starter = commands.add_parser("starter", help="make the embedded starter model")
+    build = starter.add_subparsers(required=True, metavar="COMMAND").add_parser("build", help="train it from scratch")
+    build.set_defaults(run_command=starter_build_command)
+    build.add_argument("--seed", type=int, default=0, help="Start of all randomness.")
+    build.add_argument("--minutes", type=float, default=240.0, help="Time for all of it.")
+    build.add_argument("--continue", action="store_true", dest="go_on", help="Go on from the weights that are there.")
+
+
+def generate_command(arguments: dict[str, Any]) -> int:
+    """Make pictures and print where they are."""
+    model, output_dir = arguments.pop("model"), arguments.pop("output_dir")
+    model = str(user_path(model)) if model.startswith("~") else model
+    refuse_place("output_dir", output_dir)
+    for path in _with_bar(model, GenerationConfig(**arguments).checked(), output_dir):
+        print(path)
+    return 0
+
+
+def _with_bar(model: str, config: GenerationConfig, output_dir: Path) -> list[Path]:
+    from dreambooth.pictures.painter import generate
+
+    with _notices() as notice, progress_bar("Generating", "step") as on_step:
+        return generate(model, config, output_dir, on_step=on_step, notice=notice)
+
+
+@contextlib.contextmanager
+def _notices() -> Iterator[Callable[[str], None]]:
+    """Yield what keeps notices until the end, since a bar stands in their line till then; print them as errors are."""
+    texts: list[str] = []
+    try:
+        yield texts.append
+    finally:
+        for text in texts:
+            print(text, file=sys.stderr)
+
+
+def compare_command(arguments: dict[str, Any]) -> int:
+    """Make the same pictures with several steps of a run, and print where they and, last, their grid are."""
+    from dreambooth.pictures.painter import compare
+
+    run, steps, output_dir = (arguments.pop(name) for name in ("run", "steps", "output_dir"))
+    refuse_place("output_dir", output_dir)
+    # Several prompts are several lines, as in a file of settings; a shell's own newline is hard to type.
+    arguments["prompt"] = arguments.get("prompt", "").replace("\\n", "\n")
+    with _notices() as notice, progress_bar("Generating", "step") as on_step:
+        paths = compare(run, GenerationConfig(**arguments), output_dir, steps=steps, on_step=on_step, notice=notice)
+    for path in paths:
+        print(path)
+    return 0
+
+
+def doctor_command(arguments: dict[str, Any]) -> int:
+    """Print what this machine has; exits with 1 when something is bad."""
+    from dreambooth.device.doctor import doctor
+
+    marks = {"ok": "ok  ", "warn": "note", "bad": "BAD "}
+    findings = doctor(load_settings().data_dir)
+    for finding in findings:
+        print(f"{marks[finding.level]}  {finding.what}")
+        if finding.todo:
+            print(f"      -> {finding.todo}")
+    return int(any(finding.level == "bad" for finding in findings))
+
+
+def demo_command(arguments: dict[str, Any]) -> int:
+    """Train on the bundled sample subject with the starter, convert, generate, and say where everything is."""
+    from dreambooth.data.samples import sample_concept
+    from dreambooth.models.base import STARTER, read_card
+    from dreambooth.runs.run import train
+
+    workspace = Workspace(load_settings().data_dir)
+    concept = sample_concept()
+    run = workspace.run(workspace.new_run_name("demo"))
+    explicit = {
+        "pretrained_model_name_or_path": STARTER,
+        "concepts": (concept,),
+        "output_dir": str(run.path),
+        "mixed_precision": "no",
+        "use_8bit_adam": False,
+    }
+    config = resolve(explicit, read_card(STARTER).recipe, "recommended").checked()
+    controls, bars = Controls(), train_commands.Bars()
+    with train_commands.stopping_on_signals(controls):
+        model = train(config, controls=controls, on_event=bars, explicit=())
+        bars.close()
+        if controls.stop.is_set():
+            raise StoppedError(
+                f"The demo was stopped; its model is in {model}.", "Nothing was converted or generated.",
+                f"To go on with the training: python -m dreambooth train --resume_from_checkpoint {run.path}",
+            )  # fmt: skip
+    file = file_commands.converted(model, workspace.exports_dir / f"{run.name}.safetensors", precision="fp16").path
+    request = GenerationConfig(prompt=concept.instance_prompt, seed=1, guidance_scale=config.save_guidance_scale)
+    pictures = _with_bar(str(model), request.checked(), workspace.pictures_dir / run.name)
+    print(f"\nThe model:    {model}\nThe file:     {file}\nThe pictures: {pictures[0].parent}")
+    for picture in pictures:
+        print(f"              {picture.name}")
+    return 0
+
+
+def starter_build_command(arguments: dict[str, Any]) -> int:
+    """Make the starter model; interrupted, the same command goes on where it was."""
+    from dreambooth.models.original_file import starter_folder
+    from dreambooth.starter.build import build_starter
+
+    bars = _StageBars()
+    build_starter(arguments["seed"], arguments["minutes"], arguments["go_on"], starter_folder(), on_progress=bars)
+    bars.close()
+    return 0
+
+
+class _StageBars:
+    """Shows the stages of a build one below the other, each as a bar with the time left."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def __call__(self, stage: str, percent: int, note: str) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None or self._bar.desc != stage:
+            self.close()
+            self._bar = tqdm(total=100, desc=stage, unit="%", dynamic_ncols=True)
+            self._bar.desc = stage
+        self._bar.n = percent
+        self._bar.set_postfix_str(note)
+
+    def close(self) -> None:
+        """End the bar that is shown."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None

@@ -1,0 +1,212 @@
+"""The commands about files: a model as one file, as an archive, on the Hub; samples in one picture; cleaning."""
+
+import ctypes
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.commands.bars import progress_bar
+from dreambooth.commands.flags import add_command
+from dreambooth.config.limits import refuse_place, user_path
+from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.models.strength import WHOLE, Strength
+from dreambooth.records.storage import CHOICES as CLEANABLE
+
+if TYPE_CHECKING:
+    from dreambooth.export.single_file import Precision
+    from dreambooth.export.verify import Verdict
+
+# Of malloc.h.
+M_MMAP_THRESHOLD = -3
+LARGE_BYTES = 1 << 20
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser's."""
+    convert = add_command(commands, "convert", convert_command, "write one file for other tools")
+    convert.add_argument("model_dir", nargs="?", help="A run, a step folder or any diffusers folder.")
+    convert.add_argument("out", nargs="?", help="The file: .safetensors or .ckpt.")
+    convert.add_argument("--model_path", help="The same as MODEL_DIR.")
+    convert.add_argument("--checkpoint_path", help="The same as OUT.")
+    convert.add_argument("--half", action="store_true", help="Store weights in fp16.")
+    convert.add_argument("--precision", choices=("fp16", "fp32"), help="Number format; left out, the folder's own.")
+    for name in ("unet", "text_encoder"):
+        convert.add_argument(
+            f"--{name}_strength", type=float, default=1.0, metavar="FLOAT",
+            help="How much of what it learned is baked in: 0 is the base, 1 all of it, at most 2.",
+        )  # fmt: skip
+    convert.add_argument("--use_safetensors", action="store_true", help="Write safetensors whatever the name.")
+
+    push = add_command(commands, "push", push_command, "upload a model to the Hub, private by default")
+    push.add_argument("model", help="A run, a step folder or any diffusers folder.")
+    push.add_argument("repo_id", help="owner/name, or a name of your own account; one that is there is updated.")
+    push.add_argument("--public", action="store_true", help="Make a new repository public.")
+    push.add_argument("--single_file", action="store_true", help="With one .safetensors file for web UIs beside it.")
+
+    pack = add_command(commands, "zip", zip_command, "pack a model's folder, or a run's samples")
+    pack.add_argument("model", type=user_path, help="A run, a step folder or any diffusers folder.")
+    pack.add_argument("out", type=user_path, help="The archive.")
+    pack.add_argument("--samples", action="store_true", help="The sample pictures of a run instead.")
+
+    clean = add_command(commands, "clean", clean_command, "say what takes the disk, and delete what can go")
+    clean.add_argument(
+        "run", nargs="?", type=user_path, help="One run, wherever it lies; all of the data folder without it."
+    )
+    clean.add_argument(
+        "--what", nargs="+", choices=CLEANABLE, metavar="CHOICE",
+        help=f"What should go: {', '.join(map(repr, CLEANABLE))}; without it, intermediate weights and caches.",
+    )  # fmt: skip
+    clean.add_argument("--yes", action="store_true", help="Delete it; without this it is only told.")
+
+    grid = add_command(commands, "grid", grid_command, "put a run's sample pictures into one, a row a step")
+    grid.add_argument("run", type=user_path, help="The run's folder.")
+    grid.add_argument("out", nargs="?", type=user_path, help="The picture; `grid.png` in this folder when left out.")
+
+
+def convert_command(arguments: dict[str, Any]) -> int:
+    """Write one file in the original layout and print where it is."""
+    model = arguments["model_path"] or arguments["model_dir"]
+    out = arguments["checkpoint_path"] or arguments["out"]
+    problems = [FieldProblem(name, "is missing.") for name, value in (("MODEL_DIR", model), ("OUT", out)) if not value]
+    if arguments["half"] and arguments["precision"] == "fp32":
+        problems.append(FieldProblem("half", "means fp16, and precision says fp32."))
+    if problems:
+        raise ConfigError(problems)
+    precision: Precision | None = "fp16" if arguments["half"] else arguments["precision"]
+    _give_freed_memory_back_at_once()
+    strength = Strength(arguments["unet_strength"], arguments["text_encoder_strength"])
+    wrong = [name for name in ("unet_strength", "text_encoder_strength") if not 0 <= arguments[name] <= 2]
+    if wrong:
+        raise ConfigError([FieldProblem(name, f"is {arguments[name]:g}: it must be 0 to 2.") for name in wrong])
+    refuse_place("OUT", user_path(out), is_folder=False)
+    verdict = converted(
+        user_path(model),
+        user_path(out),
+        precision=precision,
+        use_safetensors=arguments["use_safetensors"],
+        strength=strength,
+    )
+    print(f"{verdict.path}\n{verdict}")
+    return 0
+
+
+def _give_freed_memory_back_at_once() -> None:
+    """Have the C library map each large block by itself, so that the process holds no more than what is in use.
+
+    Left alone, glibc keeps what was freed for the next one: at SD 1.5's size 0.96 GB instead of 0.57. For a process
+    that only converts; a training would pay for it with page faults in every block it takes.
+    """
+    if sys.platform == "linux":
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if set_option is not None:
+            set_option(M_MMAP_THRESHOLD, LARGE_BYTES)
+
+
+def converted(
+    model: Path,
+    out: Path,
+    *,
+    precision: "Precision | None" = None,
+    use_safetensors: bool = False,
+    strength: Strength = WHOLE,
+) -> "Verdict":
+    """Write one verified file of a run, a step or a folder, at this strength, with a bar on the terminal."""
+    from dreambooth.export.verify import convert_verified
+    from dreambooth.records.workspace import newest_step_folder
+
+    with progress_bar("Converting", "tensor") as on_progress:
+        return convert_verified(
+            newest_step_folder(model), out, strength=strength, precision=precision,
+            use_safetensors=use_safetensors or None, on_progress=on_progress,
+        )  # fmt: skip
+
+
+def push_command(arguments: dict[str, Any]) -> int:
+    """Upload a model to the Hub and print where it is."""
+    from dreambooth.records.workspace import newest_step_folder
+
+    model = newest_step_folder(user_path(arguments["model"]))
+    pushed(model, arguments["repo_id"], private=not arguments["public"], single_file=arguments["single_file"])
+    return 0
+
+
+def pushed(model: Path, repo_id: str, *, private: bool, single_file: bool) -> None:
+    """Upload a step folder, with its verified single file when asked for, in the name of the environment's token."""
+    from dreambooth.environment import load_settings
+    from dreambooth.export.hub import push, single_file_name
+    from dreambooth.scoring.bleed import report_for_card
+
+    token = load_settings().token
+    with progress_bar("Pictures of other things, for the card", "picture", delay_s=1) as on_picture:
+        report_for_card(model, on_picture=on_picture)
+    with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
+        file = (
+            converted(model, Path(folder) / single_file_name(repo_id), precision="fp16").path if single_file else None
+        )
+        revealed = token.reveal() if token else None
+        print(push(model, repo_id, token=revealed, private=private, single_file=file))
+
+
+def refuse_push_without_token() -> None:
+    """Raise ConfigError now instead of after hours of training."""
+    from dreambooth.environment import load_settings
+
+    if load_settings().token is None:
+        message = "needs a token that may write: put HF_TOKEN into the environment or .env."
+        raise ConfigError([FieldProblem("push_to_hub", message)])
+
+
+def zip_command(arguments: dict[str, Any]) -> int:
+    """Write a model's folder, or a run's samples, as one archive and print where it is."""
+    from dreambooth.export.archive import zip_model, zip_samples
+    from dreambooth.records.workspace import RunFolder, newest_step_folder
+
+    model: Path = arguments["model"]
+    out: Path = arguments["out"]
+    refuse_place("out", out, is_folder=False)
+    print(zip_samples(RunFolder(model), out) if arguments["samples"] else zip_model(newest_step_folder(model), out))
+    return 0
+
+
+def clean_command(arguments: dict[str, Any]) -> int:
+    """Print what takes how much and what would be deleted; delete it with --yes alone."""
+    from dreambooth.environment import load_settings
+    from dreambooth.records.storage import CHOICES, COST, carry_out, plan, run_to_clean, usage
+    from dreambooth.records.workspace import Workspace
+
+    workspace = Workspace(load_settings().data_dir)
+    runs = [run_to_clean(arguments["run"])] if arguments["run"] else None
+    wanted = arguments["what"] or ["intermediate weights", "caches"]
+    if runs is None:
+        for one in usage(workspace):
+            print(f"{in_mb(one.num_bytes)}  {one.kind}: {one.name}" + (f"  [{one.choice}]" if one.choice else ""))
+        print()
+    agreed = plan(workspace, wanted, runs)
+    for choice in CHOICES:
+        if choice in wanted:
+            print(f"{choice}: {COST[choice]}")
+    for one_doomed in agreed.doomed:
+        print(f"{in_mb(one_doomed.num_bytes)}  {one_doomed.path}")
+    for sentence in agreed.kept:
+        print(sentence)
+    if not arguments["yes"]:
+        print(f"{in_mb(agreed.num_bytes)}  would be freed. Nothing was deleted; --yes deletes exactly these files.")
+        return 0
+    print(f"{in_mb(carry_out(workspace, agreed))}  freed.")
+    return 0
+
+
+def in_mb(num_bytes: int) -> str:
+    """Return a size in a column of its own."""
+    return f"{num_bytes / 1e6:10.1f} MB"
+
+
+def grid_command(arguments: dict[str, Any]) -> int:
+    """Write one picture of a run's samples and print where it is."""
+    from dreambooth.pictures.grid import write_sample_grid
+
+    out: Path = arguments["out"] or Path("grid.png")
+    refuse_place("out", out, is_folder=False)
+    print(write_sample_grid(arguments["run"], out))
+    return 0

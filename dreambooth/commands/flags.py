@@ -1,0 +1,53 @@
+"""How a command and its flags are added to the parser.
+
+Flags come from the settings' own descriptions. What is not given is left to the base's card, the preset, and last the
+seed script's default (`presets.resolve`).
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dreambooth.config.fields import FieldInfo
+
+
+def add_command(
+    commands: Any, name: str, run: Callable[[dict[str, Any]], int], sentence: str
+) -> argparse.ArgumentParser:
+    """Add a command that does this, and return its parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=sentence, description=sentence.capitalize() + ".")
+    parser.set_defaults(run_command=run)
+    return parser
+
+
+class Switch(argparse.Action):
+    """Turns a setting on with `--NAME`, and what a card or preset has turned on off with `--no_NAME`."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        off = [option.replace("--", "--no_", 1) for option in option_strings]
+        super().__init__([*option_strings, *off], dest, nargs=0, **options)
+        self._off = frozenset(off)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Store whether the flag that was given turns the setting on."""
+        setattr(namespace, self.dest, option not in self._off)
+
+
+def add_flag(parser: argparse.ArgumentParser, info: FieldInfo) -> None:
+    """Add a setting as a flag with its range and default."""
+    if info.type is bool:
+        parser.add_argument(f"--{info.name}", action=Switch, default=argparse.SUPPRESS, help=info.sentence)
+        return
+    details = "; ".join(
+        part for part in (info.range_text, "" if info.default is None else f"default {info.default}") if part
+    )
+    parser.add_argument(
+        f"--{info.name}",
+        type=info.type,
+        choices=info.choices or None,
+        default=argparse.SUPPRESS,
+        metavar=None if info.choices else info.type.__name__.upper(),
+        help=(f"{info.sentence} ({details})" if details else info.sentence).replace("%", "%%"),
+    )

@@ -1,0 +1,113 @@
+"""The commands about how good a model is: scoring the steps of a run, and the paper's benchmark."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dreambooth.commands.bars import progress_bar
+from dreambooth.config.limits import refuse_place, user_path
+from dreambooth.config.training import SD15
+from dreambooth.errors import ConfigError, FieldProblem
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser's."""
+    sentence = "look at every saved step of a run, and name the best"
+    score = commands.add_parser("score", help=sentence, description=sentence.capitalize() + ".")
+    score.set_defaults(run_command=score_command)
+    score.add_argument("run", type=user_path, help="The run's folder.")
+    score.add_argument("--probes", type=int, metavar="NUMBER", help="Pictures of the subject per step; left out, 4.")
+    score.add_argument("--offline", action="store_true", help="Fetch no encoders; take those that are there.")
+
+    sentence = "show what a saved step changed that it should not have: base against taught, ranked"
+    bleed = commands.add_parser("bleed", help=sentence, description=sentence.capitalize() + ".")
+    bleed.set_defaults(run_command=bleed_command)
+    bleed.add_argument("run", type=user_path, help="The run's folder.")
+    bleed.add_argument("--step", type=int, help="A saved step; the last when left out.")
+    bleed.add_argument("--offline", action="store_true", help="Fetch no encoders; take those that are there.")
+    _add_evaluate(commands)
+
+
+def _add_evaluate(commands: Any) -> None:
+    sentence = "run the paper's protocol on a folder of subjects: training, pictures, measures, table"
+    evaluate = commands.add_parser("evaluate", help=sentence, description=sentence.capitalize() + ".")
+    evaluate.set_defaults(run_command=evaluate_command)
+    evaluate.add_argument("subjects_dir", type=user_path, help="A folder of photos for each subject, named by it.")
+    evaluate.add_argument("--output_dir", type=user_path, required=True, help="Where all goes; what is there is kept.")
+    evaluate.add_argument("--pretrained_model_name_or_path", default=SD15, help="The base; SD 1.5 when left out.")
+    evaluate.add_argument("--class_word", help="The class of subjects that prompts_and_classes.txt does not name.")
+    evaluate.add_argument("--subjects", type=int, metavar="N", help="The first N alone.")
+    evaluate.add_argument("--prompts", type=int, metavar="N", help="The first N prompts alone, of 25.")
+    evaluate.add_argument("--images", type=int, default=4, metavar="N", help="Pictures of each prompt; 4 in the paper.")
+    evaluate.add_argument("--max_train_steps", type=int, metavar="N", help="Another number than the recipe's.")
+
+
+def bleed_command(arguments: dict[str, Any]) -> int:
+    """Write the report of what a step changed besides its subject, and print it."""
+    from dreambooth.export.model_card import bleed_dir
+    from dreambooth.records.workspace import RunFolder
+    from dreambooth.scoring.bleed import bleed_report, told
+
+    run, step = RunFolder(arguments["run"]), arguments["step"]
+    with progress_bar("Pictures of other things", "picture") as on_picture:
+        ranked = bleed_report(run.path, step, download=not arguments["offline"], on_picture=on_picture)
+    print("\n".join(told(ranked, bleed_dir(run.step_folder(step or run.steps()[-1])))))
+    return 0
+
+
+def evaluate_command(arguments: dict[str, Any]) -> int:
+    """Evaluate a base and its recipe on a folder of subjects, and print the table."""
+    from dreambooth.runs.evaluate import Request, evaluate, table
+
+    counts = {name: arguments[name] for name in ("subjects", "prompts", "images", "max_train_steps")}
+    wrong = [FieldProblem(name, "must be at least 1.") for name, count in counts.items() if (count or 1) < 1]
+    if wrong:
+        raise ConfigError(wrong)
+    refuse_place("output_dir", arguments["output_dir"])
+    request = Request(
+        arguments["subjects_dir"], arguments["output_dir"], arguments["pretrained_model_name_or_path"],
+        arguments["class_word"], counts["subjects"], counts["prompts"], counts["images"], counts["max_train_steps"],
+    )  # fmt: skip
+    with _bars() as on_progress:
+        scores = evaluate(request, on_progress=on_progress)
+    print("\n".join(table(scores)))
+    print(f"The scores are in {request.output_dir / 'scores.json'}, a contact sheet of each subject beside its run.")
+    return 0
+
+
+def score_command(arguments: dict[str, Any]) -> int:
+    """Score a run, and print its table and which step to take."""
+    from dreambooth.records.workspace import RunFolder
+    from dreambooth.scoring.run import score_run, told
+
+    run: Path = arguments["run"]
+    with progress_bar("Probe pictures", "picture") as on_picture:
+        scores = score_run(
+            run, num_probes=arguments["probes"], download=not arguments["offline"], on_picture=on_picture
+        )
+    print("\n".join(told(scores, RunFolder(run))))
+    return 0
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield what shows one bar after another, each named by what is being done."""
+    from tqdm import tqdm
+
+    shown: list[Any] = []
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        if not shown or shown[-1].desc != what:
+            for old in shown:
+                old.close()
+            shown[:] = [tqdm(desc=what, total=total, dynamic_ncols=True)]
+            shown[0].desc = what
+        shown[0].total = total
+        shown[0].update(done - shown[0].n)
+
+    try:
+        yield on_progress
+    finally:
+        for old in shown:
+            old.close()

@@ -1,0 +1,345 @@
+"""The commands that train: flags and files become settings, a run is shown as bars, Ctrl-C saves."""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.commands import files as file_commands
+from dreambooth.commands.flags import add_command, add_flag
+from dreambooth.config.concepts import Concept, load_concepts_list
+from dreambooth.config.effects import without_effect
+from dreambooth.config.fields import describe
+from dreambooth.config.limits import is_folder, user_path
+from dreambooth.config.presets import PRESETS, preset, resolve, without_idle_options
+from dreambooth.config.training import TrainingConfig, load_config
+from dreambooth.data.concept_notices import concept_notices, photo_findings
+from dreambooth.entry_point import calling_on_signals
+from dreambooth.environment import load_settings
+from dreambooth.errors import ConfigError, FieldProblem, StoppedError, TextFileError
+from dreambooth.events import Controls, Event, Notice, PhaseProgress, StatusChanged, StepLoss
+from dreambooth.formats.text_files import read_text
+from dreambooth.records.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+AUTO = "auto"
+PRESET_HELP = "The notebook's recipe in one of its memory configurations; auto: the fastest that fits the device."
+CONCEPT_FLAGS = {
+    "instance_data_dir": "Folder or .zip with the photos of the subject.",
+    "instance_prompt": "The words that will name the subject, such as `photo of zwx dog`.",
+    "class_data_dir": "Folder with class pictures; filled up when short, never replaced.",
+    "class_prompt": "The words for its class, such as `photo of dog`.",
+}
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser's."""
+    train = add_command(commands, "train", train_command, "teach a base model from photos")
+    _add_training_flags(train)
+    train.add_argument(
+        "--resume_from_checkpoint",
+        metavar="latest|PATH",
+        help="Go on with a run that was ended: that of --output_dir, else the newest (latest), or the one at PATH.",
+    )
+    train.add_argument("--push_to_hub", action="store_true", help="Upload the last step when the run is done; private.")
+    train.add_argument("--hub_model_id", metavar="REPO", help="Where to: owner/name; without it, the run's own name.")
+
+    trial = add_command(commands, "preflight", preflight_command, "measure what a training will take, before it")
+    _add_training_flags(trial)
+
+
+def _add_training_flags(parser: argparse.ArgumentParser) -> None:
+    for name, sentence in CONCEPT_FLAGS.items():
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=sentence)
+    parser.add_argument(
+        "--concepts_list", type=user_path, help="JSON file with several concepts; overrides the four above."
+    )
+    parser.add_argument("--preset", choices=(*PRESETS, AUTO), help=PRESET_HELP)
+    parser.add_argument(
+        "--config", type=user_path, help="JSON file of settings, as every run keeps; flags come before it."
+    )
+    for info in describe(TrainingConfig):
+        add_flag(parser, info)
+    for name in ("hub_token", "local_rank"):
+        parser.add_argument(f"--{name}", nargs="?", const=True, default=None, help=argparse.SUPPRESS)
+
+
+def train_command(arguments: dict[str, Any]) -> int:
+    """Train as asked, with bars on the terminal; Ctrl-C finishes the step and saves, a second one leaves at once."""
+    from dreambooth.runs.run import resume, train
+
+    wanted = arguments.pop("resume_from_checkpoint")
+    push_to_hub, hub_model_id = arguments.pop("push_to_hub"), arguments.pop("hub_model_id")
+    if hub_model_id and not push_to_hub:
+        raise ConfigError([FieldProblem("hub_model_id", "says where to, and --push_to_hub is not given.")])
+    if push_to_hub:
+        file_commands.refuse_push_without_token()
+    controls, bars = Controls(), Bars()
+    if wanted is None:
+        config, asked = asked_training(arguments)
+        with stopping_on_signals(controls):
+            folder = train(config, controls=controls, on_event=_with_findings(config, bars), explicit=asked)
+    else:
+        run, step = _run_to_resume(wanted, arguments.pop("output_dir", None))
+        changes = _changes(arguments, run)
+        with stopping_on_signals(controls):
+            folder = resume(run, controls=controls, on_event=bars, state_step=step, changes=changes)
+    bars.close()
+    print(f"The model is in {folder}")
+    if push_to_hub and not controls.stop.is_set():
+        file_commands.pushed(folder, hub_model_id or folder.parent.name, private=True, single_file=False)
+    return 0
+
+
+def _with_findings(config: TrainingConfig, show: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Return what shows a run's events, and as it begins what is found of its photos: in its first process only."""
+
+    def shown_event(event: Event) -> None:
+        show(event)
+        if isinstance(event, StatusChanged) and event.status == "running":
+            for sentence in photo_findings(config.concepts, config.resolution):
+                show(Notice(sentence, "warning"))
+
+    return shown_event
+
+
+def _run_to_resume(wanted: str, output_dir: str | None) -> tuple[Path, int | None]:
+    """Return the folder of the run that is meant, and the step of the exact state where one is named."""
+    path = user_path(wanted)
+    if wanted == "latest" and output_dir is None:
+        runs = Workspace(load_settings().data_dir).runs()
+        if not runs:
+            raise ConfigError([FieldProblem("resume_from_checkpoint", "finds no run: name one with --output_dir.")])
+        return runs[0].path, None
+    if wanted == "latest":
+        return user_path(str(output_dir)), None
+    step = None
+    if path.parent.name == "state" and path.parent.parent.name == ".run" and path.name.isdecimal():
+        path, step = path.parent.parent.parent, int(path.name)
+    if output_dir is not None and user_path(output_dir).resolve() != path.resolve():
+        message = f'is "{output_dir}", and the run to resume is in "{path}": name one of them.'
+        raise ConfigError([FieldProblem("output_dir", message)])
+    return path, step
+
+
+def _changes(arguments: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what flags, file, preset and concepts ask for beside a resume, by the names of settings.
+
+    Whether they are the run's own, or may change, is for the resume to say.
+    """
+    kept_file = path / ".run" / "config.json"
+    if not kept_file.exists():
+        return {}
+    kept = load_config(kept_file)
+    preset_name, config_path = arguments.pop("preset"), arguments.pop("config")
+    of_file = _beside_flags(_settings_of_file(config_path), arguments) if config_path else {}
+    concepts = _in_the_runs_folders(_concepts(arguments, kept.concepts), kept)
+    flags = {name: value for name, value in arguments.items() if name in TrainingConfig.__dataclass_fields__}
+    asked: dict[str, Any] = of_file | flags | ({"concepts": concepts} if concepts else {})
+    # A run draws its own seed where the file names none.
+    asked = {name: value for name, value in asked.items() if (name, value) != ("seed", None)}
+    if preset_name == AUTO:
+        print("The preset auto was chosen when the run began: it keeps those settings.", file=sys.stderr)
+    elif preset_name:
+        asked = _of_preset(preset_name, asked, kept) | asked
+    # More steps are asked for by a flag: a file or preset that the run was started with knows only its first total.
+    if "max_train_steps" not in flags and asked.pop("max_train_steps", None) not in (None, kept.max_train_steps):
+        print(f"The run keeps its {kept.max_train_steps} steps: a new total is named by flag.", file=sys.stderr)
+    # A class folder that is not named is the run's own.
+    if len(asked.get("concepts", ())) == len(kept.concepts):
+        asked["concepts"] = tuple(
+            dataclasses.replace(concept, class_data_dir=concept.class_data_dir or before.class_data_dir)
+            for concept, before in zip(asked["concepts"], kept.concepts, strict=True)
+        )
+    return asked
+
+
+def _of_preset(preset_name: str, asked: dict[str, Any], kept: TrainingConfig) -> dict[str, Any]:
+    """Return what a new run with this preset would have, of the settings that the preset has."""
+    from dreambooth.models.base import read_card
+
+    concepts: dict[str, Any] = {"concepts": kept.concepts} | asked
+    base = asked.get("pretrained_model_name_or_path", kept.pretrained_model_name_or_path)
+    resolved = resolve(concepts, read_card(base).recipe, preset_name)
+    return {name: getattr(resolved, name) for name in preset(preset_name)}
+
+
+def _in_the_runs_folders(concepts: tuple[Concept, ...], kept: TrainingConfig) -> tuple[Concept, ...]:
+    """Return the concepts with the folders in which an earlier version unpacked a run's archives."""
+    from dreambooth.data.archives import earlier_folder
+
+    folders = {concept.instance_data_dir for concept in kept.concepts}
+    return tuple(
+        dataclasses.replace(concept, instance_data_dir=earlier)
+        if (earlier := earlier_folder(concept.instance_data_dir)) in folders
+        else concept
+        for concept in concepts
+    )
+
+
+def training_config(arguments: dict[str, Any]) -> TrainingConfig:
+    """Return the settings that these flags ask for; raises ConfigError with every mistake in them."""
+    return asked_training(arguments)[0]
+
+
+def asked_training(arguments: dict[str, Any]) -> tuple[TrainingConfig, frozenset[str]]:
+    """Return these settings, and the names of those that flags or a file asked for; raises ConfigError as above."""
+    from dreambooth.models.base import read_card
+
+    if arguments.pop("hub_token") is not None:
+        message = "is refused: it would show in process lists. Put HF_TOKEN in the environment or .env."
+        raise ConfigError([FieldProblem("hub_token", message)])
+    for name in ("local_rank", "resume_from_checkpoint", "push_to_hub", "hub_model_id"):
+        arguments.pop(name, None)
+    preset_name, config_path = arguments.pop("preset"), arguments.pop("config")
+    concept_flags = {name for name in ("concepts_list", *CONCEPT_FLAGS) if arguments.get(name) is not None}
+    concepts = _concepts(arguments)
+    explicit = _beside_flags(_settings_of_file(config_path), arguments) if config_path else {}
+    defaults = TrainingConfig()
+    # A run's own file names every setting, and so asks for nothing with a default.
+    asked = {name for name, value in explicit.items() if value != getattr(defaults, name)}
+    asked |= arguments.keys() | concept_flags
+    explicit |= arguments | ({"concepts": concepts} if concepts else {})
+    base = explicit.get("pretrained_model_name_or_path", defaults.pretrained_model_name_or_path)
+    if preset_name != AUTO:
+        return resolve(explicit, read_card(base).recipe, preset_name).checked(), frozenset(asked)
+    from dreambooth.device.hardware import detect_device
+    from dreambooth.forecast.memory import fastest_plan
+    from dreambooth.forecast.shape import read_shape
+
+    # Whether the settings go together is asked of the plan: the preset's own may not go with those that were asked for.
+    config = resolve(explicit, read_card(base).recipe, "recommended").in_range()
+    return fastest_plan(config, read_shape(base), detect_device(), kept=explicit).checked(), frozenset(asked)
+
+
+def _beside_flags(of_file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Return a file's settings without what the flags replace: its steps by epochs, its options by a switch off."""
+    replaced = without_idle_options(of_file).keys() - without_idle_options(of_file | flags, flags).keys()
+    if "num_train_epochs" in flags:
+        replaced.add("max_train_steps")
+    return {name: value for name, value in of_file.items() if name not in replaced}
+
+
+def preflight_command(arguments: dict[str, Any]) -> int:
+    """Try the settings for a few steps, a sampling and the saves, and print what a run with them will take."""
+    from dreambooth.models.manager import ModelManager
+    from dreambooth.runs.preflight import preflight
+
+    settings, controls, bars = load_settings(), Controls(), Bars()
+    config, asked = asked_training(arguments)
+    told = [*without_effect(config, asked), *concept_notices(config.concepts)]
+    for sentence in told + photo_findings(config.concepts, config.resolution):
+        print(sentence, file=sys.stderr)
+    with stopping_on_signals(controls):
+        found = preflight(
+            config,
+            workspace=Workspace(settings.data_dir),
+            manager=ModelManager(),
+            token=settings.hub_token,
+            report=bars,
+            controls=controls,
+        )
+        bars.close()
+        if found is None:
+            raise StoppedError("Stopped before the end of the trial.")
+    print("\n".join(found.lines(datetime.datetime.now())))
+    return 0
+
+
+def _settings_of_file(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(read_text(path))
+    except TextFileError as error:
+        raise ConfigError([FieldProblem("config", str(error))]) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError([FieldProblem("config", f"{path} is not JSON: {error}.")]) from None
+    if not isinstance(values, dict):
+        raise ConfigError([FieldProblem("config", f"{path} must hold a JSON object.")])
+    config = TrainingConfig.from_json(values)
+    return {name: getattr(config, name) for name in values if name != "output_dir"}
+
+
+def _concepts(arguments: dict[str, Any], of_run: Sequence[Concept] = ()) -> tuple[Concept, ...]:
+    """Return the concepts that are asked for; beside a resume, what is not said of a single one is the run's."""
+    path = arguments.pop("concepts_list")
+    single = {name: arguments.pop(name) for name in CONCEPT_FLAGS if name in arguments}
+    if path is not None:
+        return tuple(map(_with_photos_unpacked, load_concepts_list(path)))
+    if not single:
+        return ()
+    if len(of_run) == 1:
+        single = dataclasses.asdict(of_run[0]) | single
+    missing = [name for name in ("instance_data_dir", "instance_prompt") if not single.get(name)]
+    if missing:
+        raise ConfigError([FieldProblem(name, "is missing.") for name in missing])
+    return (_with_photos_unpacked(Concept(**single)),)
+
+
+def _with_photos_unpacked(concept: Concept) -> Concept:
+    """Return the concept with a folder of the data folder's in place of a .zip, which is unpacked there once."""
+    from dreambooth.data.archives import unpacked_folder
+    from dreambooth.data.photos import shown
+
+    archive = Path(concept.instance_data_dir)
+    if archive.suffix.lower() != ".zip" or is_folder(concept.instance_data_dir):
+        return concept
+    found = unpacked_folder(archive, Workspace(load_settings().data_dir).datasets_dir)
+    for path, reason in found.skipped:
+        print(f'"{shown(path)}" in "{shown(archive)}" {reason}.', file=sys.stderr)
+    return dataclasses.replace(concept, instance_data_dir=str(found.photos[0].parent))
+
+
+def stopping_on_signals(controls: Controls) -> contextlib.AbstractContextManager[None]:
+    """Have the first Ctrl-C in the block, a SIGTERM or a closed terminal stop the run, and a second leave at once."""
+
+    def stop() -> None:
+        controls.stop.set()
+        print(
+            "\nStopping: a step that is under way is finished and saved first. Press Ctrl-C again to leave at once.",
+            file=sys.stderr,
+        )
+
+    return calling_on_signals(stop)
+
+
+class Bars:
+    """Shows a run's events as progress bars with the time left, and its sentences between them."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._phase = ""
+
+    def __call__(self, event: Event) -> None:
+        from tqdm import tqdm
+
+        from dreambooth.records.runlog import as_text
+
+        if isinstance(event, PhaseProgress):
+            if event.phase != self._phase:
+                self.close()
+                self._phase = event.phase
+                if event.total:
+                    name = event.phase.capitalize()
+                    self._bar = tqdm(total=event.total, desc=name, initial=event.done, dynamic_ncols=True)
+                else:
+                    tqdm.write(f"{event.phase.capitalize()} ...")
+            if self._bar is not None:
+                self._bar.update(event.done - self._bar.n)
+        elif isinstance(event, StepLoss):
+            if self._bar is not None:
+                self._bar.set_postfix(loss=f"{event.loss:.4f}", refresh=False)
+        elif text := as_text(event):
+            tqdm.write(text)
+
+    def close(self) -> None:
+        """End the bar that is shown."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None

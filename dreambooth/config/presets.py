@@ -1,0 +1,97 @@
+"""Recipes by name: the seed notebook's, under one of several memory configurations, merged with what else is said."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from dreambooth.config.effects import is_idle
+from dreambooth.config.fields import describe
+from dreambooth.config.training import Kind, TrainingConfig
+from dreambooth.errors import ConfigError, FieldProblem
+
+# The seed notebook's launch cell. Two differences: prompts are padded, because pictures are generated from padded
+# ones, and a model is saved every 200 steps, because the last step is seldom the best.
+NOTEBOOK_RECIPE: dict[str, Any] = {
+    "train_text_encoder": True,
+    "with_prior_preservation": True,
+    "prior_loss_weight": 1.0,
+    "num_class_images": 50,
+    "learning_rate": 1e-6,
+    "lr_scheduler": "constant",
+    "lr_warmup_steps": 0,
+    "max_train_steps": 800,
+    "resolution": 512,
+    "train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "seed": 1337,
+    "save_interval": 200,
+    "pad_tokens": True,
+}
+UNET_ONLY_LEARNING_RATE = 2e-6
+
+# Weights are updated as gradients come, one at a time: no loss scale, no global norm.
+LEAN: dict[str, Any] = {
+    "mixed_precision": "bf16",
+    "use_8bit_adam": True,
+    "gradient_checkpointing": True,
+    "update_in_backward": True,
+    "max_grad_norm": 0.0,
+}
+MEMORY_CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "minimum": {"mixed_precision": "fp16", "use_8bit_adam": True, "gradient_checkpointing": True},
+    "recommended": {"mixed_precision": "fp16", "use_8bit_adam": True},
+    "high_speed": {"mixed_precision": "fp16", "use_8bit_adam": True, "train_batch_size": 2},
+    "full_precision": {"mixed_precision": "no", "gradient_checkpointing": True},
+    "lean": LEAN,
+    "leanest": LEAN | {"weight_precision": "bf16"},
+}
+PRESETS = tuple(MEMORY_CONFIGURATIONS)
+
+STEP_RANGES: dict[Kind, tuple[int, int]] = {
+    "person": (800, 1200), "pet": (800, 800), "object": (400, 600), "style": (400, 600),
+}  # fmt: skip
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Return the notebook's recipe under one of its memory configurations."""
+    if name not in MEMORY_CONFIGURATIONS:
+        raise ConfigError([FieldProblem("preset", f"{name!r} is not one of {', '.join(PRESETS)}.")])
+    return NOTEBOOK_RECIPE | MEMORY_CONFIGURATIONS[name]
+
+
+def recommended_num_steps(kind: Kind, num_photos: int) -> int:
+    """Return the step count for SD 1.5: the low end of the kind's range at 3 photos, the high end from 8 on."""
+    low, high = STEP_RANGES[kind]
+    share = min(max((num_photos - 3) / 5, 0), 1)
+    return round((low + share * (high - low)) / 50) * 50
+
+
+def resolve(
+    explicit: Mapping[str, Any], card_recipe: Mapping[str, Any] | None = None, preset_name: str | None = None
+) -> TrainingConfig:
+    """Merge by authority: what was asked for, then the base's card, then the preset, then the seed script's default.
+
+    A number of epochs that was asked for replaces a recipe's number of steps.
+    """
+    values = (preset(preset_name) if preset_name else {}) | dict(card_recipe or {}) | dict(explicit)
+    if "num_train_epochs" in explicit and "max_train_steps" not in explicit:
+        values["max_train_steps"] = None
+    recipe_rate = preset_name and "learning_rate" not in {**(card_recipe or {}), **explicit}
+    if recipe_rate and not values["train_text_encoder"]:
+        values["learning_rate"] = UNET_ONLY_LEARNING_RATE
+    if preset_name and not values.get("save_sample_prompt"):
+        prompts = [concept.instance_prompt for concept in values.get("concepts", ())]
+        values["save_sample_prompt"] = "\n".join(prompts) or None
+    return TrainingConfig(**without_idle_options(values, explicit))
+
+
+def without_idle_options(values: Mapping[str, Any], explicit: Collection[str] = ()) -> dict[str, Any]:
+    """Return settings without a recipe's options whose switch is off, such as a rate of a text encoder left as it is.
+
+    What was asked for stays: the check of the settings names it.
+    """
+    idle = {
+        info.name
+        for info in describe(TrainingConfig)
+        if info.default in (None, False) and info.name not in explicit and is_idle(dict(values), info.only_with)
+    }
+    return {name: value for name, value in values.items() if name not in idle}

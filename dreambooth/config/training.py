@@ -1,0 +1,506 @@
+"""The settings of every task: one typed object each, from which the form, the command line and the README come.
+
+A field carries its range, unit and a sentence (`setting`); `describe` hands them out. Names and defaults are those of
+the well-known `train_dreambooth.py` where it has them, since its words are the users' words.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from dreambooth.config.concepts import Concept, class_folder_problems, concept_problems, read_concepts
+from dreambooth.config.fields import describe, others, out_of_range, parse_numbers, setting, typed, unknown_fields
+from dreambooth.config.limits import expand_paths, place_problem, plain_name_problem, run_path_problem, shortly
+from dreambooth.errors import ConfigError, FieldProblem, TextFileError
+from dreambooth.formats.text_files import read_text
+
+# Saves that have to add nothing before a run that stops when it is good does so.
+PATIENCE = 2
+# Each may be a folder of this machine.
+PATHS = ("pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "output_dir")
+SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+Kind = Literal["person", "pet", "object", "style"]
+Precision = Literal["no", "fp16", "bf16"]
+SavePrecision = Literal["fp16", "fp32", "bf16"]
+WeightPrecision = Literal["fp32", "bf16"]
+Attention = Literal["sdpa", "xformers"]
+Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
+Sampler = Literal["DDIM", "DPM++ 2M", "DPM++ 2M Karras", "Euler", "Euler a"]
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+# What a setting has an effect with only.
+WITH_PRIOR, WITH_TEXT_ENCODER = ("with_prior_preservation",), ("train_text_encoder",)
+WITH_SAMPLES = ("save_sample_prompt",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Everything a run depends on; the same values on the same machine give the same run."""
+
+    concepts: tuple[Concept, ...] = ()
+
+    pretrained_model_name_or_path: str = setting(
+        SD15, "What the run starts from: a Hub id, a diffusers folder, one .safetensors or .ckpt file, or `starter`.",
+        "model", in_identity=False,
+    )  # fmt: skip
+    pretrained_vae_name_or_path: str | None = setting(
+        None, "Another VAE, used for training, samples and the saved model alike.", "model", in_identity=False
+    )
+    revision: str | None = setting(None, "Branch, tag or commit of the base on the Hub.", "model", in_identity=False)
+    variant: str | None = setting(
+        None, "File variant of the base on the Hub, such as fp16.", "model", in_identity=False
+    )
+    tokenizer_name: str | None = setting(None, "Another tokenizer than the base's own.", "model", in_identity=False)
+    class_model_name_or_path: str | None = setting(
+        None, "Model that makes class images; the base model, or what a trained one was trained from, when left out.",
+        "model", in_identity=False, only_with=WITH_PRIOR,
+    )  # fmt: skip
+    output_dir: str | None = setting(
+        None, "Folder of the run; a new one under the data folder when left out.", "model", in_identity=False
+    )
+    seed: int | None = setting(
+        None, "Start of all randomness; drawn and recorded when left out.", "model", low=0, high=2**63 - 1
+    )
+
+    resolution: int = setting(
+        512, "Side of the square the photos are cropped to; the base's native size is best.", "photos",
+        unit="px", low=16, high=2048,
+    )  # fmt: skip
+    center_crop: bool = setting(False, "Crop around the middle instead of at random along the longer side.", "photos")
+    hflip: bool = setting(False, "Mirror half of the crops; not for lettering or faces with a parting.", "photos")
+    num_crop_variants: int = setting(
+        8, "Crops and flips prepared of each photo; which one a step uses follows from the seed.", "photos",
+        unit="crops per photo", low=1, high=64,
+    )  # fmt: skip
+    read_prompts_from_txts: bool = setting(
+        False, "Read each photo's caption from the .txt file of the same name instead of the instance prompt.", "photos"
+    )
+    pad_tokens: bool = setting(False, "Pad prompts to 77 tokens, as they are when pictures are generated.", "photos")
+
+    with_prior_preservation: bool = setting(
+        False, "Train on pictures of the class as well, so that the rest of the class is not forgotten.", "prior"
+    )
+    prior_loss_weight: float = setting(
+        1.0, "How much the class pictures count against the photos.", "prior", low=0, high=100, only_with=WITH_PRIOR
+    )
+    num_class_images: int = setting(
+        100, "Class pictures per concept; missing ones are generated.", "prior", unit="pictures", low=1, high=10_000,
+        only_with=WITH_PRIOR,
+    )  # fmt: skip
+    class_guidance_scale: float = setting(
+        7.5, "Guidance scale of generated class pictures; high ones teach the class harsher colors.", "prior", low=0,
+        high=50, only_with=WITH_PRIOR,
+    )  # fmt: skip
+    teacher_prior: bool = setting(
+        False, "Hold class pictures to what the base says of them, computed once, instead of to their noise.", "prior",
+        only_with=WITH_PRIOR,
+    )  # fmt: skip
+    keep_class_latents: bool = setting(
+        False, "Train on generated class pictures as the sampler left them, not decoded and encoded again.", "prior",
+        only_with=WITH_PRIOR,
+    )  # fmt: skip
+    sample_batch_size: int = setting(
+        4, "Class pictures generated at a time.", "prior", unit="pictures", low=1, high=64, only_with=WITH_PRIOR
+    )
+
+    train_text_encoder: bool = setting(
+        False, "Teach the text encoder too: a closer likeness for more memory.", "training"
+    )
+    text_encoder_lr: float | None = setting(
+        None, "The text encoder's own learning rate; the UNet's when left out.", "training", low=1e-9, high=1.0,
+        only_with=WITH_TEXT_ENCODER,
+    )  # fmt: skip
+    text_encoder_stop_step: int | None = setting(
+        None, "The step from which on the text encoder is left as it is.", "training", unit="steps", low=1, high=10**6,
+        only_with=WITH_TEXT_ENCODER,
+    )  # fmt: skip
+    train_batch_size: int = setting(
+        4, "Photos per micro-batch; with prior preservation as many class pictures come on top.", "training",
+        unit="photos", low=1, high=64,
+    )  # fmt: skip
+    snr_gamma: float | None = setting(
+        None, "Min-SNR weighting: nearly noiseless steps count less, so that shape and colour count more; often 5.",
+        "training", low=0.01, high=1000,
+    )  # fmt: skip
+    stratified_timesteps: bool = setting(
+        False, "Let each photo meet all noise levels evenly over its visits instead of by chance.", "training"
+    )
+    caption_dropout: float = setting(
+        0.0, "Share of pictures that are trained without their caption.", "training", low=0, high=1
+    )
+    noise_offset: float = setting(
+        0.0, "Noise that shifts a whole photo, for very dark and very bright ones; often 0.05.", "training",
+        low=0, high=1,
+    )  # fmt: skip
+    background_weight: float = setting(
+        1.0, "How much a photo's background counts against the subject, which the base finds itself.", "training",
+        low=0, high=1,
+    )  # fmt: skip
+    zero_terminal_snr: bool = setting(
+        False, "Let the last noise level be nothing but noise; for v-prediction bases such as SD 2.1.", "training"
+    )
+    stop_when_good: bool = setting(
+        False, "End the run when two saves in a row have added nothing to an earlier one; needs samples.", "training",
+        only_with=WITH_SAMPLES,
+    )  # fmt: skip
+    num_train_epochs: int = setting(
+        1, "Passes over the larger of photos and class pictures; max_train_steps overrides it.", "training",
+        unit="passes", low=1, high=100_000,
+    )  # fmt: skip
+    max_train_steps: int | None = setting(
+        None, "Optimizer updates in all.", "training", unit="steps", low=1, high=1_000_000, in_identity=False
+    )
+    gradient_accumulation_steps: int = setting(
+        1, "Micro-batches added up before each update; a step counts once.", "training",
+        unit="micro-batches", low=1, high=256,
+    )  # fmt: skip
+
+    learning_rate: float = setting(5e-6, "Size of the UNet's updates.", "optimizer", low=1e-9, high=1.0)
+    scale_lr: bool = setting(False, "Multiply the rate by accumulation, batch size and number of devices.", "optimizer")
+    lr_scheduler: Schedule = setting("constant", "How the learning rate changes over the run.", "optimizer")
+    lr_warmup_steps: int = setting(
+        500, "Steps over which the rate rises from zero (schedules with a warm-up).", "optimizer",
+        unit="steps", low=0, high=1_000_000,
+    )  # fmt: skip
+    use_8bit_adam: bool = setting(False, "Keep the optimizer's states in 8 bits (bitsandbytes).", "optimizer")
+    adam_beta1: float = setting(0.9, "Decay of AdamW's first moment.", "optimizer", low=0, high=0.9999)
+    adam_beta2: float = setting(0.999, "Decay of AdamW's second moment.", "optimizer", low=0, high=0.99999)
+    adam_weight_decay: float = setting(1e-2, "AdamW's decoupled weight decay.", "optimizer", low=0, high=10)
+    adam_epsilon: float = setting(1e-8, "AdamW's guard against division by zero.", "optimizer", low=0, high=1)
+    max_grad_norm: float = setting(
+        1.0, "Gradients are scaled down to this global norm; 0 leaves them as they are.", "optimizer", low=0, high=1e6
+    )
+    max_tensor_grad_norm: float | None = setting(
+        None, "Each weight tensor's gradient is scaled down to this norm of its own; with update_in_backward.",
+        "optimizer", low=0, high=1e6, only_with=("update_in_backward",),
+    )  # fmt: skip
+    use_ema: bool = setting(False, "Save a moving average of the weights instead of the last ones.", "optimizer")
+    ema_decay: float = setting(
+        0.999, "How slowly the moving average follows.", "optimizer", low=0.5, high=0.99999, only_with=("use_ema",)
+    )
+
+    mixed_precision: Precision = setting("no", "Arithmetic of the step, over weights kept in fp32.", "memory")
+    weight_precision: WeightPrecision = setting(
+        "fp32", "Number format of the weights that learn; bf16 halves them and rounds each update at random.", "memory"
+    )
+    update_in_backward: bool = setting(
+        False, "Update each weight as soon as its gradient is there, and free that: gigabytes less, no accumulation.",
+        "memory",
+    )  # fmt: skip
+    capture_step: bool = setting(
+        False, "Record the step once as a CUDA graph and replay it: faster on fast cards, for some more memory.",
+        "memory",
+    )  # fmt: skip
+    compile_unet: bool = setting(
+        False, "Compile the UNet with torch.compile: minutes at the start, then faster on fast cards.", "memory"
+    )
+    gradient_checkpointing: bool = setting(
+        False, "Recompute activations in the backward pass: less memory, more time.", "memory"
+    )
+    shard_weights: bool = setting(
+        False, "Share weights, gradients and moments out among several processes (FSDP): less memory in each.", "memory"
+    )
+    attention: Attention = setting("sdpa", "Attention kernels for training and samples.", "memory")
+    not_cache_latents: bool = setting(
+        False, "Encode every crop when its step comes instead of a pool beforehand; keeps the VAE in memory.", "memory"
+    )
+
+    save_sample_prompt: str | None = setting(
+        None, "Pictures of this prompt are made at every save, from the same seeds; one prompt a line.", "samples"
+    )
+    save_sample_negative_prompt: str | None = setting(
+        None, "What the sample pictures should not show.", "samples", only_with=WITH_SAMPLES
+    )
+    n_save_sample: int = setting(
+        4, "Sample pictures per save.", "samples", unit="pictures", low=1, high=64, only_with=WITH_SAMPLES
+    )
+    save_guidance_scale: float = setting(
+        7.5, "Guidance scale of the sample pictures.", "samples", low=0, high=50, only_with=WITH_SAMPLES
+    )
+    save_infer_steps: int = setting(
+        20, "Denoising steps of samples and class pictures.", "samples", unit="steps", low=1, high=1000,
+        only_with=(*WITH_SAMPLES, *WITH_PRIOR),
+    )  # fmt: skip
+
+    num_probe_images: int = setting(
+        4, "Pictures of the subject, and as many of its class, that score each save of a run with samples; 0: none.",
+        "samples", unit="pictures", low=0, high=64, only_with=WITH_SAMPLES,
+    )  # fmt: skip
+
+    save_interval: int = setting(
+        10_000, "Steps between saved models; a last one is always saved.", "saving", unit="steps", low=1, high=10**6
+    )
+    save_min_steps: int = setting(0, "No saved models before this step.", "saving", unit="steps", low=0, high=10**6)
+    save_precision: SavePrecision = setting("fp16", "Number format of the saved models.", "saving", in_identity=False)
+    save_total_limit: int | None = setting(
+        None, "Newest saved models to keep; left out, all. Samples and settings of the others stay.", "saving",
+        unit="models", low=1, high=1000, in_identity=False,
+    )  # fmt: skip
+    checkpointing_steps: int | None = setting(
+        None, "Steps between exact states to resume from; left out, about ten minutes; 0: only with saved models.",
+        "saving", unit="steps", low=0, high=10**6, in_identity=False,
+    )  # fmt: skip
+    checkpoints_total_limit: int | None = setting(
+        None, "Newest exact states to keep; left out, two where there is room, else one.", "saving",
+        low=1, high=100, in_identity=False,
+    )  # fmt: skip
+    drop_final_state: bool = setting(
+        False, "Remove a finished run's exact state; else it stays where there is room, to train more steps from.",
+        "saving", in_identity=False,
+    )  # fmt: skip
+    gauge_interval: int = setting(
+        100, "Steps between two looks at the losses at fixed noise, also taken at saves; 0: none.", "saving",
+        unit="steps", low=0, high=10**6, in_identity=False,
+    )  # fmt: skip
+    log_interval: int = setting(
+        10, "Steps between two lines of the log.", "saving", unit="steps", low=1, high=10_000, in_identity=False
+    )
+    logging_dir: str = setting(
+        "logs", "Folder for TensorBoard under `0/`, where TensorBoard is installed.", "saving", in_identity=False
+    )
+
+    def __post_init__(self) -> None:
+        parse_numbers(self)
+        expand_paths(self, PATHS)
+        given: object = self.concepts
+        if isinstance(given, list):
+            object.__setattr__(self, "concepts", tuple(given))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; `from_json` gives the same settings back."""
+        return dataclasses.asdict(self) | {"concepts": [dataclasses.asdict(concept) for concept in self.concepts]}
+
+    @property
+    def num_probe_pictures(self) -> int:
+        """Return how many pictures score each save; none in a run without sample pictures."""
+        has_samples = bool((self.save_sample_prompt or "").strip())
+        return len(self.concepts) * (2 * self.num_probe_images + 2 * -(-self.num_probe_images // 4)) * has_samples
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that a resumed run shares with its first part, as plain JSON values by name."""
+        prompts = [[concept.instance_prompt, concept.class_prompt] for concept in self.concepts]
+        own = {info.name: getattr(self, info.name) for info in describe(type(self)) if info.in_identity}
+        return own | {"concepts": prompts}
+
+    def departures(self) -> dict[str, Any]:
+        """Return what differs from the defaults; a setting that a later version adds changes nothing in it."""
+        defaults = type(self)().to_json()
+        return {name: value for name, value in self.to_json().items() if value != defaults[name]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read settings written by `to_json`; raises ConfigError naming every unknown or mistyped field."""
+        if not isinstance(values, Mapping):
+            raise ConfigError([FieldProblem("settings", "must be a JSON object.")])
+        problems = unknown_fields(cls, values)
+        concepts: tuple[Concept, ...] = ()
+        try:
+            concepts = read_concepts(values.get("concepts", []))
+        except ConfigError as error:
+            problems += error.problems
+        infos = {info.name: info for info in describe(cls)}
+        parsed = {}
+        for name, value in values.items():
+            if name in infos:
+                try:
+                    parsed[name] = typed(infos[name], value)
+                except ValueError as error:
+                    problems.append(FieldProblem(name, str(error)))
+        if problems:
+            raise ConfigError(problems)
+        return cls(concepts=concepts, **parsed)
+
+    def in_range(self) -> Self:
+        """Return these settings, or raise one ConfigError with all values that are wrong by themselves."""
+        if problems := out_of_range(self):
+            raise ConfigError(problems)
+        return self
+
+    def checked(self) -> Self:
+        """Return these settings, or raise one ConfigError with all that is wrong with them."""
+        problems = out_of_range(self)
+        problems += others(problems, _cross_checks(self))
+        if problems:
+            raise ConfigError(problems)
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """One request for pictures."""
+
+    prompt: str = setting("", "What the pictures show; a taught model wants its identifier in it.", "samples")
+    negative_prompt: str = setting("", "What the pictures should not show.", "samples")
+    num_images_per_prompt: int = setting(4, "How many pictures.", "samples", unit="pictures", low=1, high=64)
+    num_inference_steps: int = setting(24, "Denoising steps.", "samples", unit="steps", low=1, high=1000)
+    guidance_scale: float = setting(7.5, "How closely the prompt is followed.", "samples", low=0, high=50)
+    height: int | None = setting(
+        None, "Height; the model's native size when left out.", "samples", unit="px", low=16, high=2048
+    )
+    width: int | None = setting(
+        None, "Width; the model's native size when left out.", "samples", unit="px", low=16, high=2048
+    )
+    seed: int | None = setting(
+        None, "The same seed gives the same pictures; drawn and recorded when left out.", "samples",
+        low=0, high=2**63 - 1,
+    )  # fmt: skip
+    sampler: Sampler = setting(
+        "DDIM", "The way from noise to the picture; DPM++ needs fewer steps, Euler a varies more.", "samples"
+    )
+    unet_strength: float = setting(
+        1.0, "How much of what the UNet learned counts: 0 is the base, below 1 weakens an overdone training.",
+        "samples", low=0, high=2,
+    )  # fmt: skip
+    text_encoder_strength: float = setting(
+        1.0, "The same for the text encoder, where it was taught.", "samples", low=0, high=2
+    )
+
+    def __post_init__(self) -> None:
+        parse_numbers(self)
+
+    def checked(self) -> Self:
+        """Return this request, or raise one ConfigError with all that is wrong with it."""
+        problems = out_of_range(self)
+        problems += others(problems, _sizes_off_grid(self, ("height", "width")))
+        if not problems and not self.prompt.strip():
+            problems = [FieldProblem("prompt", "is empty: write what the pictures should show.")]
+        if problems:
+            raise ConfigError(problems)
+        return self
+
+
+def load_config(path: Path) -> TrainingConfig:
+    """Read settings from a file that `to_json` filled; raises ConfigError when it holds none."""
+    try:
+        values = json.loads(read_text(path))
+    except (TextFileError, ValueError, RecursionError) as error:
+        raise ConfigError([FieldProblem("config", f"{path} cannot be read: {error}"[:300])]) from None
+    return TrainingConfig.from_json(values)
+
+
+# Checks --------------------------------------------------------------------------------------------------------------
+
+
+def _sizes_off_grid(config: TrainingConfig | GenerationConfig, names: Iterable[str]) -> list[FieldProblem]:
+    sizes = {name: getattr(config, name) for name in names}
+    return [
+        FieldProblem(name, f"is {shortly(size)}: it must be a multiple of 8.")
+        for name, size in sizes.items()
+        if isinstance(size, int) and size % 8
+    ]
+
+
+def _recipe_problems(config: TrainingConfig) -> list[FieldProblem]:
+    """Return which options miss what they build on."""
+    problems = [
+        FieldProblem(name, "only has a meaning with with_prior_preservation.")
+        for name in ("teacher_prior", "keep_class_latents")
+        if getattr(config, name) and not config.with_prior_preservation
+    ]
+    if config.teacher_prior and config.not_cache_latents:
+        problems.append(FieldProblem("teacher_prior", "needs cached latents: leave out not_cache_latents."))
+    if config.teacher_prior and config.zero_terminal_snr:
+        message = "cannot go with zero_terminal_snr: the base knows nothing of those noise levels."
+        problems.append(FieldProblem("teacher_prior", message))
+    if config.background_weight != 1:
+        if config.not_cache_latents:
+            problems.append(FieldProblem("background_weight", "needs cached latents: leave out not_cache_latents."))
+        if not all((concept.class_prompt or "").strip() for concept in config.concepts):
+            message = "needs a class_prompt for every concept: its last word is what the base looks for."
+            problems.append(FieldProblem("background_weight", message))
+    return problems
+
+
+def _stopping_problems(config: TrainingConfig) -> list[FieldProblem]:
+    """Return what a run lacks that is to end when it is good."""
+    if config.stop_when_good is not True:
+        return []
+    problems = []
+    if not (config.save_sample_prompt and config.num_probe_images):
+        message = "looks at probe pictures: it needs save_sample_prompt and num_probe_images."
+        problems.append(FieldProblem("stop_when_good", message))
+    if isinstance(config.save_total_limit, int) and config.save_total_limit <= PATIENCE:
+        message = f"must be more than {PATIENCE} with stop_when_good: the step it stops for lies {PATIENCE} saves back."
+        problems.append(FieldProblem("save_total_limit", message))
+    return problems
+
+
+def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
+    problems = []
+    if isinstance(config.logging_dir, str):
+        problems += run_path_problem("logging_dir", config.logging_dir)
+    for name, slashes in (("revision", True), ("variant", False)):
+        if isinstance(value := getattr(config, name), str):
+            problems += plain_name_problem(name, value, slashes=slashes)
+    if not config.concepts:
+        problems.append(FieldProblem("instance_data_dir", "is missing: name the folder with the photos."))
+    for concept in config.concepts:
+        problems += concept_problems(concept)
+        if config.with_prior_preservation and not (concept.class_prompt or "").strip():
+            message = f"is missing for {shortly(concept.instance_prompt)}: prior preservation needs it."
+            problems.append(FieldProblem("class_prompt", message))
+    if config.with_prior_preservation:
+        problems += class_folder_problems(config.concepts)
+    if isinstance(config.output_dir, str) and (problem := place_problem(Path(config.output_dir))):
+        problems.append(FieldProblem("output_dir", problem))
+    problems += _sizes_off_grid(config, ("resolution",))
+    problems += update_problems(config)
+    problems += _recipe_problems(config)
+    problems += _stopping_problems(config)
+    if not config.train_text_encoder:
+        problems += [
+            FieldProblem(name, "only has a meaning with train_text_encoder.")
+            for name in ("text_encoder_lr", "text_encoder_stop_step")
+            if getattr(config, name) is not None
+        ]
+    return problems
+
+
+def update_problems(config: TrainingConfig) -> list[FieldProblem]:
+    """Return what excludes itself in how the weights are updated."""
+    problems = []
+    if config.update_in_backward is True:
+        excluded = {
+            "gradient_accumulation_steps": (config.gradient_accumulation_steps != 1, "be 1"),
+            "max_grad_norm": (config.max_grad_norm != 0, "be 0 (max_tensor_grad_norm clips each tensor by itself)"),
+            "mixed_precision": (config.mixed_precision == "fp16", "be bf16 or no, which need no loss scale"),
+            "capture_step": (config.capture_step, "be off"),
+        }
+        reason = "update_in_backward sees one gradient at a time"
+        problems += [
+            FieldProblem(name, f"must {wanted}: {reason}.") for name, (wrong, wanted) in excluded.items() if wrong
+        ]
+    elif config.max_tensor_grad_norm is not None:
+        problems.append(FieldProblem("max_tensor_grad_norm", "only has a meaning with update_in_backward."))
+    if config.weight_precision == "bf16":
+        needed = {
+            "update_in_backward": (not config.update_in_backward, "must be on: only it rounds updates at random."),
+            "mixed_precision": (config.mixed_precision != "bf16", "must be bf16, as the weights are."),
+            "use_ema": (config.use_ema, "must be off: an average moves by less than bf16 can hold."),
+        }
+        problems += [
+            FieldProblem(name, f"{wanted[:-1]} (weight_precision is bf16).")
+            for name, (wrong, wanted) in needed.items()
+            if wrong
+        ]
+    if config.capture_step is True and (config.gradient_accumulation_steps != 1 or config.gradient_checkpointing):
+        problems.append(
+            FieldProblem("capture_step", "goes without gradient_checkpointing and gradient_accumulation_steps.")
+        )
+    return problems + _sharding_problems(config)
+
+
+def _sharding_problems(config: TrainingConfig) -> list[FieldProblem]:
+    """Return what works on whole weights, in a run whose processes share them."""
+    if config.shard_weights is not True:
+        return []
+    names = ("use_8bit_adam", "use_ema", "update_in_backward", "capture_step", "compile_unet")
+    message = "must be off: it works on whole weights (shard_weights is on)."
+    problems = [FieldProblem(name, message) for name in names if getattr(config, name) is True]
+    if config.mixed_precision == "fp16":
+        message = "must be bf16 or no, which need no loss scale (shard_weights is on)."
+        problems.append(FieldProblem("mixed_precision", message))
+    return problems

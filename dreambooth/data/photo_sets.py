@@ -1,0 +1,409 @@
+"""The photos of one subject and the words for it, as the page keeps them: a folder under the data folder's datasets.
+
+Beside the photos lie their squares (`focus.json`), their captions (`<photo>.txt`), what is known of them
+(`photos.json`), the words (`words.json`) and the sets trained together with this one (`together.json`). Class pictures
+of the user's own lie in a folder of the same name that ends in `.class`.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from dreambooth.config.concepts import Concept
+from dreambooth.config.limits import MAX_PROMPT_CHARS, text_problems
+from dreambooth.config.training import Kind
+from dreambooth.data.archives import unpack_photos
+from dreambooth.data.captions import CAPTION_SUFFIX, caption_files, read_caption
+from dreambooth.data.findings import Finding, Measures, findings, measure
+from dreambooth.data.focus import FOCUS_FILE, Focus, focus_of_photos, keep_focus, proposed_focus, read_focus
+from dreambooth.data.photo_records import RECORDS_FILE, add_records, read_records, record
+from dreambooth.data.photos import SUFFIXES, find_photos, ingest, read_photo, save_photo, shown
+from dreambooth.durable import remove_folder, write_json, write_text
+from dreambooth.errors import DreamBoothError, PhotoError
+from dreambooth.events import checked_record
+from dreambooth.formats.json_file import read_json, read_object
+from dreambooth.formats.text_files import printable
+from dreambooth.records.workspace import Workspace
+
+SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+WORDS_FILE, TOGETHER_FILE = "words.json", "together.json"
+CLASS_SUFFIX = ".class"
+DEFAULT_IDENTIFIER = "zwx"
+SAMPLE_SET = "sample-subject"
+DEFAULT_CLASS_WORDS: dict[Kind, str] = {"person": "person", "pet": "dog", "object": "toy", "style": "painting"}
+USUAL_PATTERN = ("photo of {identifier} {class_word}", "photo of {class_word}")
+PROMPT_PATTERNS = {"style": ("{class_word} in {identifier} style", "{class_word}")}
+KINDS: tuple[Kind, ...] = get_args(Kind)
+MAX_FOLDER_PHOTOS = 500
+MAX_REMEMBERED = 256
+BRIGHT_MEAN = 105.0
+
+Line = tuple[bool, str]  # whether it went well, and a sentence
+
+_measured: dict[tuple[str, int, Focus, int], Measures] = {}
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the subject is called: the identifier no other thing has, its class, and the two prompts made of them."""
+
+    kind: Kind = "pet"
+    identifier: str = DEFAULT_IDENTIFIER
+    class_word: str = "dog"
+    instance_prompt: str = "photo of zwx dog"
+    class_prompt: str = "photo of dog"
+
+
+def prompts_for(kind: str, identifier: str, class_word: str) -> tuple[str, str]:
+    """Return the instance prompt and the class prompt that these words make."""
+    words = {"identifier": identifier.strip(), "class_word": class_word.strip()}
+    instance, of_class = PROMPT_PATTERNS.get(kind, USUAL_PATTERN)
+    return instance.format(**words), of_class.format(**words)
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """One folder of photos, re-encoded by `ingest`, with its words beside them."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Return the folder's name, which is the set's."""
+        return self.folder.name
+
+    def photos(self) -> list[Path]:
+        """Return the photos in the order of their arrival."""
+        if not self.folder.is_dir():
+            return []
+        files = [path for path in self.folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith(".")]
+        place = {name: number for number, name in enumerate(read_records(self.folder))}
+        return sorted(files, key=lambda path: (place.get(path.name, len(place)), path.stat().st_mtime_ns, path.name))
+
+    def photo(self, name: str) -> Path:
+        """Return the photo of this file name; raises PhotoError when it is not there."""
+        for photo in self.photos():
+            if photo.name == name:
+                return photo
+        raise PhotoError("That photo is not in this set.", "It was removed before.", "")
+
+    # Words -----------------------------------------------------------------------------------------------------------
+
+    def words(self) -> Words:
+        """Return the words kept with the photos, or the usual ones."""
+        try:
+            words: Words = checked_record(Words, read_object(self.folder / WORDS_FILE))
+        except (OSError, ValueError, TypeError):
+            return Words()
+        return words
+
+    def keep_words(self, words: Words) -> None:
+        """Write the words beside the photos; those that are there already make the set no newer."""
+        if words == self.words() and (self.folder / WORDS_FILE).exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / WORDS_FILE, asdict(words))
+
+    def caption(self, name: str) -> str:
+        """Return the photo's own caption; empty where the words for all photos are its caption."""
+        file = self.photo(name).with_suffix(CAPTION_SUFFIX)
+        with contextlib.suppress(PhotoError):  # one that was changed by hand: the training names it
+            return read_caption(file) if file.is_file() else ""
+        return ""
+
+    def keep_caption(self, name: str, text: str) -> None:
+        """Write or remove the photo's own caption."""
+        file, text = self.photo(name).with_suffix(CAPTION_SUFFIX), " ".join(text.split())
+        if problems := text_problems("caption", text, is_name=False):
+            raise PhotoError(f"The caption {problems[0].message}", "", f"At most {MAX_PROMPT_CHARS} characters.")
+        if text:
+            write_text(file, text + "\n")
+        else:
+            file.unlink(missing_ok=True)
+
+    def has_captions(self) -> bool:
+        """Return whether any photo has a caption of its own."""
+        return any(self.caption(photo.name) for photo in self.photos())
+
+    # Photos ----------------------------------------------------------------------------------------------------------
+
+    def add(self, files: Iterable[Path]) -> list[Line]:
+        """Take photos and zips of photos in; returns per file whether it was taken and a sentence about it."""
+        report: list[Line] = []
+        for file in files:
+            try:
+                if file.suffix.lower() == ".zip":
+                    report += self._add_archive(file)
+                else:
+                    report.append(self._take(file)[1])
+            except PhotoError as error:
+                report.append((False, str(error)))
+        return report
+
+    def _take(self, file: Path) -> tuple[Path, Line]:
+        notes = read_photo(file).notes
+        kept = ingest(file, self.folder)
+        add_records(self.folder, {kept.name: record(file.name, notes)})
+        self._propose([kept])
+        return kept, (True, f"{shown(file)} was added{': it ' + '; '.join(notes) if notes else ''}.")
+
+    def _add_archive(self, archive: Path) -> list[Line]:
+        room = self.folder.with_name(f".{self.folder.name}.{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            unpacked = unpack_photos(archive, room)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            new = [photo for photo in unpacked.photos if not (self.folder / photo.name).exists()]
+            captions = [file for photo in new if _is_usable(file := photo.with_suffix(CAPTION_SUFFIX))]
+            for file in captions + new:
+                file.rename(self.folder / file.name)
+            records, taken = read_records(room), {photo.name: self.folder / photo.name for photo in new}
+            add_records(self.folder, {name: records[name] for name in taken})
+            self._propose([*taken.values()])
+            missing = self._take_focuses(PhotoSet(room).focuses(), [photo.name for photo in unpacked.photos], taken)
+        finally:
+            if room.is_dir():
+                remove_folder(room)
+        told = [(True, f"{shown(archive)}: {len(new)} photos were added.")]
+        return told + missing + [(False, f"{shown(path)} {reason}.") for path, reason in unpacked.skipped]
+
+    def _take_focuses(
+        self, focuses: Mapping[str, Focus], names: Sequence[str], taken: Mapping[str, Path]
+    ) -> list[Line]:
+        """Keep the squares that came with photos of these names; returns what names none of them."""
+        chosen, missing = focus_of_photos(focuses, names)
+        new = {taken[name].name: focus for name, focus in chosen.items() if name in taken}
+        if new:
+            keep_focus(self.folder, self.focuses() | new)
+        return [(False, f'{FOCUS_FILE} has a square for "{printable(one)}", which is not there.') for one in missing]
+
+    def add_folder(self, folder: Path) -> list[Line]:
+        """Take in the photos that lie in a folder of this machine, with captions and squares beside them."""
+        found = find_photos(folder)
+        if len(found.photos) > MAX_FOLDER_PHOTOS:
+            raise PhotoError(
+                f"{folder.name} holds {len(found.photos)} photos.", f"At most {MAX_FOLDER_PHOTOS} are taken in.",
+                "Put the best ones into a folder of their own.",
+            )  # fmt: skip
+        captions = caption_files(found.photos)
+        taken: dict[str, Path] = {}
+        report: list[Line] = []
+        for photo in found.photos:
+            try:
+                taken[photo.name], line = self._take(photo)
+                report.append(line)
+                if photo in captions:
+                    self.keep_caption(taken[photo.name].name, read_caption(captions[photo]))
+            except PhotoError as error:
+                report.append((False, str(error)))
+        try:
+            report += self._take_focuses(read_focus(folder), [photo.name for photo in found.photos], taken)
+        except PhotoError as error:
+            report.append((False, str(error)))
+        return report + [(False, f"{shown(path)} {reason}.") for path, reason in found.skipped]
+
+    def remove(self, name: str) -> None:
+        """Delete one photo by its file name, and all that is kept of it; raises PhotoError when it is not there."""
+        photo = self.photo(name)
+        photo.unlink()
+        photo.with_suffix(CAPTION_SUFFIX).unlink(missing_ok=True)
+        focuses, records = self.focuses(), read_records(self.folder)
+        if focuses.pop(name, None):
+            keep_focus(self.folder, focuses)
+        if records.pop(name, None):
+            write_json(self.folder / RECORDS_FILE, records)
+
+    def delete(self) -> list[Path]:
+        """Delete the folder with all photos and words; returns the photos that were in it."""
+        photos = [*self.photos(), *self.class_pictures()]
+        for other in self.together():
+            if other != self:
+                other.keep_together([one for one in other.together() if one != self])
+        for folder in (self.folder, self.class_folder):
+            if folder.is_dir():
+                remove_folder(folder)
+        return photos
+
+    def turn(self, name: str) -> None:
+        """Turn a photo by a quarter to the right, its square with it."""
+        from PIL import Image
+
+        photo, focus = self.photo(name), self.focus(name)
+        save_photo(read_photo(photo).image.transpose(Image.Transpose.ROTATE_270), photo)
+        keep_focus(self.folder, self.focuses() | {name: Focus(1 - focus.y, focus.x, focus.zoom)})
+
+    def brighten(self, name: str) -> None:
+        """Lighten a dark photo, the dark parts most: its mean comes near that of a usual photo."""
+        import math
+
+        from PIL import ImageStat
+
+        photo = self.photo(name)
+        image = read_photo(photo).image
+        mean = min(max(ImageStat.Stat(image.convert("L")).mean[0], 4.0), 250.0)
+        gamma = min(max(math.log(BRIGHT_MEAN / 255) / math.log(mean / 255), 0.3), 1.0)
+        save_photo(image.point([round(255 * (value / 255) ** gamma) for value in range(256)] * 3), photo)
+
+    # What is known of them -------------------------------------------------------------------------------------------
+
+    def focuses(self) -> dict[str, Focus]:
+        """Return the squares chosen or proposed; a file that cannot be read counts as none."""
+        try:
+            return read_focus(self.folder)
+        except PhotoError:
+            return {}
+
+    def focus(self, name: str) -> Focus:
+        """Return the photo's square; the middle one where none was chosen."""
+        return self.focuses().get(name, Focus())
+
+    def keep_focus(self, name: str, focus: Focus) -> None:
+        """Choose the square of a photo that is trained."""
+        size = read_photo(self.photo(name)).image.size
+        keep_focus(self.folder, self.focuses() | {name: focus.checked().inside(size)})
+
+    def propose_again(self, name: str) -> None:
+        """Put the square back to where the guess has it."""
+        self._propose([self.photo(name)])
+
+    def _propose(self, photos: Sequence[Path]) -> None:
+        if photos:
+            new = {photo.name: proposed_focus(read_photo(photo).image) for photo in photos}
+            keep_focus(self.folder, self.focuses() | new)
+
+    def findings(self, resolution_px: int) -> dict[str, list[Finding]]:
+        """Return what is found of each photo as it is trained; photos that cannot be read any more are left out."""
+        measures, records = {}, read_records(self.folder)
+        for photo in self.photos():
+            with contextlib.suppress(PhotoError):
+                measures[photo.name] = _measures(photo, self.focus(photo.name), resolution_px)
+        found = findings(measures, resolution_px)
+        for name, said in found.items():
+            notes = records.get(name, {}).get("notes", [])
+            said += [Finding("sideways" if "sideways" in note else "note", f"It {note}.") for note in notes]
+        return found
+
+    def shown_name(self, name: str) -> str:
+        """Return the name the user knows the photo by."""
+        return str(read_records(self.folder).get(name, {}).get("name") or name)
+
+    # Class pictures --------------------------------------------------------------------------------------------------
+
+    @property
+    def class_folder(self) -> Path:
+        """Return where class pictures of the user's own lie."""
+        return self.folder.with_name(self.folder.name + CLASS_SUFFIX)
+
+    def class_pictures(self) -> list[Path]:
+        """Return the class pictures of the user's own, and those a training added to them."""
+        try:
+            return find_photos(self.class_folder).photos
+        except PhotoError:
+            return []
+
+    def add_class_pictures(self, files: Iterable[Path]) -> list[Line]:
+        """Take class pictures of the user's own in."""
+        report = []
+        for file in files:
+            try:
+                ingest(file, self.class_folder)
+                report.append((True, f"{shown(file)} was added."))
+            except PhotoError as error:
+                report.append((False, str(error)))
+        return report
+
+    def remove_class_pictures(self) -> list[Path]:
+        """Delete the class pictures of the user's own; returns them."""
+        pictures = self.class_pictures()
+        if self.class_folder.is_dir():
+            remove_folder(self.class_folder)
+        return pictures
+
+    # Several concepts ------------------------------------------------------------------------------------------------
+
+    def together(self) -> list["PhotoSet"]:
+        """Return the sets trained together with this one, itself among them, in their order."""
+        try:
+            names = read_json(self.folder / TOGETHER_FILE)
+        except (OSError, ValueError):
+            names = []
+        listed = names if isinstance(names, list) else []
+        known = [name for name in listed if isinstance(name, str) and SET_NAME.fullmatch(name)]
+        sets = [PhotoSet(self.folder.with_name(name)) for name in dict.fromkeys(known)]
+        there = [one for one in sets if one.folder.is_dir()]
+        return there if self in there else [self, *there]
+
+    def keep_together(self, sets: Sequence["PhotoSet"]) -> None:
+        """Have these sets trained together, this one among them."""
+        members = list(dict.fromkeys([*sets, self])) if self not in sets else list(dict.fromkeys(sets))
+        for one in members:
+            one.folder.mkdir(parents=True, exist_ok=True)
+            write_json(one.folder / TOGETHER_FILE, [member.name for member in members])
+
+    def leave(self) -> None:
+        """Train this set by itself again, and the others without it."""
+        for other in self.together():
+            if other != self:
+                other.keep_together([one for one in other.together() if one != self])
+        (self.folder / TOGETHER_FILE).unlink(missing_ok=True)
+
+    def concept(self, instance_prompt: str, class_prompt: str) -> Concept:
+        """Return what training reads: this folder under these two prompts."""
+        class_dir = str(self.class_folder) if self.class_pictures() else None
+        return Concept(instance_prompt.strip(), str(self.folder), class_prompt.strip() or None, class_dir)
+
+    def with_captions(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of a run, with captions read from files where any photo has one of its own."""
+        captioned = any(one.has_captions() for one in self.together())
+        return settings | ({"read_prompts_from_txts": True} if captioned else {})
+
+    def concepts(self, instance_prompt: str, class_prompt: str) -> tuple[Concept, ...]:
+        """Return this set's concept under these prompts, and those of the sets trained together under their own."""
+        found = []
+        for one in self.together():
+            words = one.words()
+            prompts = (instance_prompt, class_prompt) if one == self else (words.instance_prompt, words.class_prompt)
+            if one == self or one.photos():
+                found.append(one.concept(*prompts))
+        return tuple(found)
+
+
+def _is_usable(caption: Path) -> bool:
+    """Return whether there is a caption in this file that can be trained; the report names those that cannot."""
+    with contextlib.suppress(PhotoError):
+        return caption.is_file() and bool(read_caption(caption))
+    return False
+
+
+def _measures(photo: Path, focus: Focus, resolution_px: int) -> Measures:
+    """Return the photo's measures, remembered as long as neither it nor its square changes."""
+    key = (str(photo), photo.stat().st_mtime_ns, focus, resolution_px)
+    if key not in _measured:
+        if len(_measured) >= MAX_REMEMBERED:
+            _measured.clear()
+        _measured[key] = measure(read_photo(photo).image, focus, resolution_px)
+    return _measured[key]
+
+
+def photo_sets(workspace: Workspace) -> list[PhotoSet]:
+    """Return every set that holds photos, the one last touched first."""
+    found = [PhotoSet(folder) for folder in workspace.datasets_dir.iterdir() if SET_NAME.fullmatch(folder.name)]
+    kept = [photo_set for photo_set in found if photo_set.photos()]
+    return sorted(kept, key=lambda photo_set: photo_set.folder.stat().st_mtime_ns, reverse=True)
+
+
+def photo_set(workspace: Workspace, name: str) -> PhotoSet:
+    """Return the set of this name, which need not exist yet; refuses names that could leave the datasets folder."""
+    if not isinstance(name, str) or not SET_NAME.fullmatch(name):
+        raise DreamBoothError(f"{name!r} cannot be a photo set's name.", "Names become folders.", "Use letters.")
+    return PhotoSet(workspace.datasets_dir / name)
+
+
+def new_set_name() -> str:
+    """Return a name no other set has."""
+    return f"photos-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

@@ -1,0 +1,171 @@
+"""An export is held to the folder it was made from before it is called done: every name, every number.
+
+What is read here is the written file itself, by the way that a base is read from such a file.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreambooth.device.threads import one_thread_here
+from dreambooth.durable import sync
+from dreambooth.errors import ExportError
+from dreambooth.export.merged import folder_at_strength
+from dreambooth.export.single_file import OriginalModel, Precision, Written, convert
+from dreambooth.formats.ldm import from_ldm, modern_vae_key, without_text_model
+from dreambooth.formats.safetensors_file import Cast, same_bits, stored_dtype
+from dreambooth.models.saved_hashes import refuse_changed
+from dreambooth.models.strength import WHOLE, Strength
+from dreambooth.models.weights import not_finite, read_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Parts = tuple["dict[str, Tensor]", "dict[str, Tensor]", "dict[str, Tensor]"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found equal: tensors and their bytes."""
+
+    path: Path
+    num_tensors: int
+    num_bytes: int
+
+    def __str__(self) -> str:
+        return f"Read again: all {self.num_tensors} tensors are there and equal."
+
+
+def convert_verified(
+    model_dir: Path,
+    out_path: Path,
+    *,
+    precision: Precision | None = None,
+    use_safetensors: bool | None = None,
+    strength: Strength = WHOLE,
+    models_dir: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Verdict:
+    """Write the folder as one file that was read again and found equal to it, and return what was compared.
+
+    With another strength than 1 it is the folder of base + s (taught - base), which is made for it and removed again.
+
+    Raises ExportError, leaving no file, when something differs; and for what `convert` raises it.
+    """
+    # Threads of torch would take the core on which a training computes.
+    with (
+        one_thread_here(),
+        folder_at_strength(model_dir, strength, out_path, models_dir=models_dir) as folder,
+    ):
+        verdicts: list[Verdict] = []
+        path = convert(
+            folder, out_path, precision=precision, use_safetensors=use_safetensors, on_progress=on_progress,
+            check=lambda written: verdicts.append(verify(written)),
+        )  # fmt: skip
+    (verdict,) = verdicts
+    return dataclasses.replace(verdict, path=path)
+
+
+def verify(written: Written) -> Verdict:
+    """Hold a written file to its folder.
+
+    Raises ExportError naming what differs or is not finite. Costs no copy of the model.
+    """
+    model, path = written.model, written.path
+    weights = read_weights(path, is_safetensors=written.is_safetensors)
+    strange = sorted(weights.keys() ^ model.expected_names)
+    if strange:
+        raise _differs(path, f"Missing or not the original's: {', '.join(strange[:3])}.")
+    kinds = {name: (stored_dtype(one, written.float_dtype), one.shape) for name, one in model.weights.items()}
+    misshapen = [name for name, one in weights.items() if (one.dtype, one.shape) != kinds[name]]
+    if misshapen:
+        raise _differs(path, f"{misshapen[0]} is not the folder's.")
+    same = OnceCompared()
+    with ThreadPoolExecutor(4) as beside:
+        on_disk = beside.submit(sync, path)
+        unchanged = beside.submit(refuse_changed, model.folder, error=ExportError)
+        broken = beside.submit(not_finite, weights)
+        compared = beside.submit(_first_difference, written, weights, same)
+        other = _other_weight(from_ldm(weights), _parts_of(model), same)
+        different = compared.result()
+        on_disk.result()
+        unchanged.result()
+        if different:
+            raise _differs(path, f"{different[0]} is not the folder's.")
+        if other:
+            raise _differs(path, f"Read as a base, its {other[0]} is not the folder's.")
+        if name := broken.result():
+            raise _not_finite(model, name)
+    return Verdict(path, len(weights), sum(tensor.nbytes for tensor in weights.values()))
+
+
+class OnceCompared:
+    """Holds tensors of a file to their folder's, in the file's number format, and each pair of them once.
+
+    The models' weights and the list of all tensors come by the same pairs. A pair is known by its places in memory.
+    """
+
+    def __init__(self) -> None:
+        self._verdicts: dict[tuple[int, int, int], bool] = {}
+
+    def __call__(self, of_folder: "Tensor", of_file: "Tensor", cast: Cast) -> bool:
+        """Return whether the folder's tensor, cast to the file's number format, has the bits of the file's."""
+        pair = (of_folder.data_ptr(), of_file.data_ptr(), of_file.nbytes)
+        if pair not in self._verdicts:
+            self._verdicts[pair] = same_bits(cast(of_folder, of_file.dtype), of_file)
+        return self._verdicts[pair]
+
+
+def _first_difference(written: Written, weights: "dict[str, Tensor]", same: OnceCompared) -> list[str]:
+    """Return the name of a tensor whose bits are not those of the folder's in the file's format, if there is one."""
+    cast, folder = Cast(), written.model.weights
+    # `_other_weight` begins at the other end: the two meet in the UNet.
+    differing = (name for name in reversed(weights) if not same(folder[name], weights[name], cast))
+    return list(itertools.islice(differing, 1))
+
+
+def _other_weight(file_parts: Parts, folder_parts: Parts, same: OnceCompared) -> list[str]:
+    """Return a weight that a model would have otherwise from the file than from the folder, if there is one.
+
+    The file's tensors come under the names that reading it as a base gives them: a name that is mapped wrongly in both
+    directions shows here alone.
+    """
+    cast = Cast()
+    for of_file, of_folder in reversed(list(zip(file_parts, folder_parts, strict=True))):
+        if strange := sorted(of_file.keys() ^ of_folder.keys()):
+            return strange[:1]
+        for name, tensor in of_file.items():
+            if not same(of_folder[name], tensor, cast):
+                return [name]
+    return []
+
+
+def _parts_of(model: OriginalModel) -> Parts:
+    unet, vae, text_encoder = (model.parts[part] for part in ("unet", "vae", "text_encoder"))
+    return unet, {modern_vae_key(name): tensor for name, tensor in vae.items()}, without_text_model(text_encoder)
+
+
+def _not_finite(model: OriginalModel, name: str) -> ExportError:
+    """Return the error for a tensor of the written file with NaN or infinity, which is the folder's or the format's."""
+    if not_finite({name: model.weights[name]}):
+        return ExportError(
+            f'The model in "{model.folder}" is damaged.',
+            f"Its tensor {name} holds numbers that are not finite (NaN or infinity).",
+            "Convert an earlier step, or download the model again.",
+        )
+    return ExportError(
+        f'"{model.folder}" does not fit into fp16.', f"Numbers of its tensor {name} are too large for that format.",
+        "Convert with --precision fp32.",
+    )  # fmt: skip
+
+
+def _differs(path: Path, why: str) -> ExportError:
+    return ExportError(
+        "The written file is not the model.",
+        why,
+        "It is a defect of the disk or of ours: try another place, or tell us.",
+    )

@@ -1,0 +1,126 @@
+"""How much disk a run will take, told before it starts: models, exact states, sample pictures, and a reserve."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreambooth.config.training import TrainingConfig
+from dreambooth.durable import free_bytes
+from dreambooth.errors import TrainingError
+from dreambooth.records.workspace import RunFolder
+
+RESERVE_BYTES = 1 << 30
+GIB = 1 << 30
+# Bytes of a stored number.
+WIDTH = {"fp16": 2, "bf16": 2, "fp32": 4}
+# A tensor's name, shape and place in a safetensors file.
+HEADER_BYTES = 110
+# Two moments of each weight, in 32 and in 8 bits (with their scales, one per 256 weights).
+MOMENT_BYTES, MOMENT_8BIT_BYTES = 8.0, 2.04
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many weights the parts of a base have, and in how many tensors they lie."""
+
+    unet: int
+    text_encoder: int
+    vae: int
+    num_tensors: int
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """What a run will have on disk at its peak, in bytes."""
+
+    num_models: int
+    num_saves: int
+    model_bytes: int
+    num_states: int
+    state_bytes: int
+    picture_bytes: int
+
+    @property
+    def kept_bytes(self) -> int:
+        """Return what is copied to a Drive: every model that is saved, and the pictures."""
+        return self.num_saves * self.model_bytes + self.picture_bytes
+
+    @property
+    def written_bytes(self) -> int:
+        """Return what lies there at the fullest moment."""
+        return self.num_models * self.model_bytes + self.num_states * self.state_bytes + self.picture_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """Return all of it and the reserve."""
+        return self.written_bytes + RESERVE_BYTES
+
+
+def disk_need(config: TrainingConfig, unet: Any, text_encoder: Any, vae: Any, num_steps: int) -> DiskNeed:
+    """Return what the run will write; a new state lies beside the old ones until they are removed."""
+    parts = [list(part.parameters()) for part in (unet, text_encoder, vae)]
+    numbers = [sum(parameter.numel() for parameter in part) for part in parts]
+    counts = Counts(numbers[0], numbers[1], numbers[2], sum(map(len, parts)))
+    return disk_need_of_counts(config, counts, num_steps)
+
+
+def disk_need_of_counts(config: TrainingConfig, counts: Counts, num_steps: int) -> DiskNeed:
+    """Return what the run will write, from the numbers of weights alone: nothing is loaded for it."""
+    headers = HEADER_BYTES * counts.num_tensors
+    learning = counts.unet + (counts.text_encoder if config.train_text_encoder else 0)
+    per_weight = (
+        WIDTH[config.weight_precision]
+        + (MOMENT_8BIT_BYTES if config.use_8bit_adam else MOMENT_BYTES)
+        + (4 if config.use_ema else 0)
+    )
+    # The last step is saved whether the interval meets it or not, and a stop saves one more.
+    first = max(config.save_min_steps, config.save_interval)
+    num_saves = 1 + max((num_steps - 1) // config.save_interval - (first - 1) // config.save_interval, 0)
+    # A new one lies beside the old ones until these are removed.
+    num_models = num_saves if config.save_total_limit is None else min(num_saves, config.save_total_limit + 1)
+    has_states = config.checkpointing_steps != 0 or num_saves > 1
+    prompts = [line for line in (config.save_sample_prompt or "").splitlines() if line.strip()]
+    pictures = len(prompts) * config.n_save_sample + config.num_probe_pictures
+    return DiskNeed(
+        num_models=num_models,
+        num_saves=num_saves,
+        model_bytes=(counts.unet + counts.text_encoder + counts.vae) * WIDTH[config.save_precision] + headers,
+        num_states=(config.checkpoints_total_limit or 1) + 1 if has_states else 1,
+        state_bytes=round(learning * per_weight) + 3 * headers,
+        # A PNG of a photo takes about two bytes a pixel.
+        picture_bytes=(num_saves + 1) * pictures * 2 * config.resolution**2,
+    )
+
+
+def bytes_there(run: RunFolder, need: DiskNeed) -> int:
+    """Return what lies there already of what a run needs: models and pictures in its step folders, and exact states.
+
+    A new state is written before an old one goes: one of those that are needed is always still to come.
+    """
+    folders = [run.step_folder(step) for step in run.steps()]
+    newest_first = run.checkpoint_steps()[::-1]
+    folders += [run.checkpoints / str(step) for step in newest_first[: need.num_states - 1]]
+    return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+
+
+def refuse_short_disk(need: DiskNeed, folder: Path, *, is_resumed: bool = False) -> None:
+    """Raise TrainingError with the numbers when the disk of the run's folder has less free than it will still take.
+
+    A resumed run keeps its settings, so that room is all that helps it.
+    """
+    free, there = free_bytes(folder), bytes_there(RunFolder(folder), need)
+    missing = max(need.written_bytes - there, 0) + RESERVE_BYTES
+    if free >= missing:
+        return
+    if is_resumed:
+        raise TrainingError(
+            f"To go on, the run needs {missing / GIB:.1f} GiB more of disk, and {free / GIB:.1f} GiB are free.",
+            f"{there / GIB:.1f} of its {need.written_bytes / GIB:.1f} GiB are there; 1 GiB is in reserve.",
+            "Make room, then resume it: `python -m dreambooth clean` says what can go.",
+        )
+    raise TrainingError(
+        f"The run needs {need.total_bytes / GIB:.1f} GiB of disk, and {free / GIB:.1f} GiB are free.",
+        f"{need.num_models} models of {need.model_bytes / GIB:.2f} GiB, {need.num_states} exact states of "
+        f"{need.state_bytes / GIB:.2f} GiB, samples, and 1 GiB in reserve.",
+        "Make room, raise --save_interval, or resume from less with --checkpointing_steps 0.",
+    )

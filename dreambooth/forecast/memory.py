@@ -1,0 +1,357 @@
+"""How much memory a run will take at its most, told before it starts and without its weights.
+
+The step is walked unit by unit, forward and backward, as the base's configuration lays it out (`models.shape`); what
+else a run does (class pictures, crops, samples) are phases beside it, and the largest counts. On the CPU the need is
+the rise of the process over what it held before loading, with the copy of the weights that a model is written from
+while steps go on; on a GPU what torch's allocator reserves, without the context's own share.
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dreambooth.config.training import TrainingConfig, update_problems
+from dreambooth.device.hardware import LARGE_BYTES, Device, precisions
+from dreambooth.forecast.shape import TOKENS, ModelShape, Unit, skip_values, text_units, unet_units
+from dreambooth.records.eta import num_saves_left
+
+DeviceKind = Literal["cuda", "mps", "cpu"]
+
+FP32, HALF = 4, 2
+# Two moments of each weight in 32 bits, and in 8 (with their scales, one per 256 weights).
+MOMENT_BYTES, MOMENT_8BIT_BYTES = 8.0, 2.04
+# How many sample pictures a forward takes at once.
+SAMPLES_AT_A_TIME = 4
+# Latent places of a forward without gradients that is only looked at, the base's as teacher among them: two pictures of
+# SD 1.5, so that looking never needs more memory than a step of training.
+PLACES_AT_ONCE = 2 * 64 * 64
+# Left free for what else the device does when a plan is chosen.
+MARGIN = 0.05
+# oneDNN keeps its kernels for bf16 on the CPU, one for each shape.
+BF16_KERNEL_BYTES = 48 << 20
+# What the process holds on the CPU with all libraries imported, before it loads a model.
+LIBRARY_BYTES = 430 * 10**6
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What measurements add to the counts; `measured` says on what and when, nothing when they are not measured yet.
+
+    `fixed_bytes` is there whatever is trained; `slack` is what the allocator holds per byte of what stays, `keeping`
+    per byte of activations, `recomputing` the same where units are recomputed; `workspace` is how many of a unit's
+    widest tensors are at work beside what is kept, `inference` in a forward without gradients; `vae` the same of the
+    VAE's widest picture.
+    """
+
+    measured: str
+    fixed_bytes: int
+    slack: float
+    keeping: float
+    recomputing: float
+    workspace: float
+    inference: float
+    vae: float
+
+
+CONSTANTS: dict[DeviceKind, Constants] = {
+    "cpu": Constants("two cores of a Xeon, 2026-11-27", 60 << 20, 1.04, 1.1, 2.5, 0.0, 2.0, 3.5),
+    # Of six plans at 512 px; other sizes are counted, and not measured yet.
+    "cuda": Constants("NVIDIA H200, 2026-11-27, 512 px", 64 << 20, 1.03, 1.18, 1.5, 1.0, 2.0, 3.5),
+    "mps": Constants("", 64 << 20, 1.03, 1.18, 1.5, 1.0, 2.0, 3.5),
+}
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """The bytes held at the moment of most memory, by what they are, and which phase of the run that is."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    other: int
+    phase: str
+    measured: str
+
+    @property
+    def peak_bytes(self) -> int:
+        """Return all of them together."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.other
+
+
+# What a run needs ----------------------------------------------------------------------------------------------------
+
+
+def memory_need(config: TrainingConfig, shape: ModelShape, device_kind: DeviceKind) -> MemoryNeed:
+    """Return what these settings take at their peak on this kind of device; takes milliseconds and needs no torch."""
+    return max(_phases(config, shape, device_kind), key=lambda need: need.peak_bytes)
+
+
+def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> Iterator[MemoryNeed]:
+    constants = CONSTANTS[kind]
+    learning = shape.num_unet + (shape.num_text_encoder if config.train_text_encoder else 0)
+    everything = shape.num_unet + shape.num_text_encoder + shape.num_vae
+    weights = _resident_weights(config, shape, kind)
+    state = learning * (MOMENT_8BIT_BYTES if config.use_8bit_adam else MOMENT_BYTES)
+    state += learning * FP32 if config.use_ema else 0
+
+    kernels = BF16_KERNEL_BYTES if kind == "cpu" and config.mixed_precision == "bf16" else 0
+
+    def need(
+        phase: str, weights: float, gradients: float, optimizer: float, activations: float, other: float = 0.0
+    ) -> MemoryNeed:
+        return MemoryNeed(
+            weights=round(weights * constants.slack),
+            gradients=round(gradients * constants.slack),
+            optimizer=round(optimizer * constants.slack),
+            activations=round(activations),
+            other=round(other + constants.fixed_bytes + kernels),
+            phase=phase,
+            measured=constants.measured,
+        )
+
+    # Before the first step all parts are there in fp32.
+    if config.with_prior_preservation:
+        pictures = _inference_values(shape, config.resolution, config.sample_batch_size, constants)
+        yield need("class pictures", everything * FP32, 0, 0, pictures * _inference_bytes(kind))
+    if config.teacher_prior:
+        examples = max(1, PLACES_AT_ONCE // (config.resolution // 8) ** 2)
+        values = _forward_values(shape, config.resolution, examples, constants)
+        yield need("teacher", weights, 0, 0, values * (FP32 if config.mixed_precision == "no" else HALF))
+    gradients, activations = _step_peak(config, shape, kind)
+    # A graph has a pool of its own, and the steps that warm it up were made in the common one.
+    recorded = gradients + activations if config.capture_step else 0
+    copied = learning * _stored_bytes(config) if kind == "cpu" and _saves_on_the_way(config) else 0
+    yield need("step", weights, gradients, state, activations, recorded + copied)
+    gathered = 0 if config.update_in_backward else learning * _weight_bytes(config)
+    updating = max(max(_update_bytes(unit, config, kind)) for unit in _learning_units(config, shape))
+    yield need("update", weights, gathered, state, 0, updating + copied)
+    if config.save_sample_prompt:
+        at_a_time = 1 if config.update_in_backward else min(config.n_save_sample, SAMPLES_AT_A_TIME)
+        pictures = _inference_values(shape, config.resolution, at_a_time, constants)
+        pictures *= _inference_bytes(kind)
+        averages = learning * FP32 if config.use_ema and kind == "cpu" else 0
+        yield need("samples", weights + _parked(config, shape, kind), 0, state, pictures, averages)
+    if config.gauge_interval and config.use_ema and kind == "cpu":
+        # The weights lie aside while the moving average is looked at.
+        values = _forward_values(shape, config.resolution, 2, constants) * FP32
+        yield need("looks", weights, 0, state, values, learning * FP32 + copied)
+
+
+def _resident_weights(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> int:
+    """Return the bytes of the weights that are on the device while steps are made."""
+    text_encoder = FP32 if kind == "cpu" else 0
+    if config.train_text_encoder:
+        text_encoder = _weight_bytes(config)
+    vae = FP32 if kind == "cpu" or config.not_cache_latents else 0
+    return shape.num_unet * _weight_bytes(config) + shape.num_text_encoder * text_encoder + shape.num_vae * vae
+
+
+def _saves_on_the_way(config: TrainingConfig) -> bool:
+    """Return whether models are written while steps are made, from a copy of the weights; the last one takes none."""
+    num_steps = config.max_train_steps or config.num_train_epochs * config.num_class_images
+    return num_saves_left(config, 0, num_steps) > 1
+
+
+def _stored_bytes(config: TrainingConfig) -> int:
+    return FP32 if config.save_precision == "fp32" else HALF
+
+
+def _parked(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> int:
+    """Return the bytes of the weights that come to the device for samples only."""
+    if kind == "cpu":
+        return 0
+    text_encoder = 0 if config.train_text_encoder else shape.num_text_encoder
+    return FP32 * (text_encoder + (0 if config.not_cache_latents else shape.num_vae))
+
+
+def _weight_bytes(config: TrainingConfig) -> int:
+    return HALF if config.weight_precision == "bf16" else FP32
+
+
+def _inference_bytes(kind: DeviceKind) -> int:
+    return HALF if kind == "cuda" else FP32
+
+
+def _inference_values(shape: ModelShape, pixels: int, num_pictures: int, constants: Constants) -> float:
+    """Return the values at work when pictures are made: the UNet's under guidance, or the VAE's of one picture."""
+    widths: list[int] = list(shape.vae["block_out_channels"])
+    vae = constants.vae * widths[min(1, len(widths) - 1)] * pixels**2
+    return max(_forward_values(shape, pixels, 2 * num_pictures, constants), vae)
+
+
+def _forward_values(shape: ModelShape, pixels: int, batch: int, constants: Constants) -> float:
+    """Return the values at work in a UNet's forward that keeps nothing for a backward."""
+    latent_px = pixels // shape.latent_scale
+    widest = max(unit.widest for unit in unet_units(shape.unet, latent_px))
+    return batch * (skip_values(shape.unet, latent_px) + constants.inference * widest)
+
+
+# A step --------------------------------------------------------------------------------------------------------------
+
+
+def _step_peak(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> tuple[float, float]:
+    """Return bytes of gradients (and of their updates) and of activations at the moment when they are most together.
+
+    On the CPU they share glibc's heap, and cut it up for each other: what one kind leaves does not fit the other, so
+    that the heap grows to all of them. Tensors from `LARGE_BYTES` on are not in it, and come and go.
+    """
+    batch = config.train_batch_size * (2 if config.with_prior_preservation else 1)
+    units = _learning_units(config, shape)
+    costs = [_unit_cost(unit, config, kind, batch) for unit in units]
+    standing = sum(cost.standing for cost in costs)
+    if kind == "cpu":
+        # Amid backward twice: what one weight's update leaves in a heap that is being cut up does not fit the next.
+        times = 2 if config.update_in_backward else 1
+        standing += times * max(_update_bytes(unit, config, kind)[0] for unit in units)
+
+    # Forward: what is kept adds up. Backward: it goes as gradients come, and recomputed units are whole once more.
+    live, most = 0.0, (0.0, 0.0)
+    for cost in costs:
+        live += cost.kept
+        most = max(most, (standing, live + cost.at_work), key=sum)
+    gradients = standing
+    for cost in reversed(costs):
+        gradients += cost.coming
+        most = max(most, (gradients + cost.update, live + cost.recomputed + cost.at_work), key=sum)
+        live -= cost.kept
+    constants = CONSTANTS[kind]
+    return most[0], most[1] * (constants.recomputing if config.gradient_checkpointing else constants.keeping)
+
+
+def _learning_units(config: TrainingConfig, shape: ModelShape) -> list[Unit]:
+    num_tokens = _num_tokens(config)
+    text_encoder = text_units(shape.text_encoder, num_tokens) if config.train_text_encoder else []
+    return [*text_encoder, *unet_units(shape.unet, config.resolution // shape.latent_scale, num_tokens)]
+
+
+def _num_tokens(config: TrainingConfig) -> int:
+    """Return how long prompts are: a token a word and two around them, and an identifier has some more."""
+    prompts = [prompt for concept in config.concepts for prompt in (concept.instance_prompt, concept.class_prompt)]
+    if config.pad_tokens or not config.concepts:
+        return TOKENS
+    return min(4 + max(len((prompt or "").split()) for prompt in prompts), TOKENS)
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """A unit's bytes in a step: kept from forward to backward, made anew in backward, and at work.
+
+    Its gradients are `standing` from one step to the next, or `coming` in backward; `update` is what updating its
+    largest weight inside backward takes.
+    """
+
+    kept: float
+    recomputed: float
+    at_work: float
+    standing: float
+    coming: float
+    update: float
+
+
+def _unit_cost(unit: Unit, config: TrainingConfig, kind: DeviceKind, batch: int) -> _Cost:
+    in_fp32 = config.mixed_precision == "no"
+    number = FP32 if in_fp32 else HALF
+    copied = 0 if in_fp32 or config.weight_precision == "bf16" else HALF * unit.weight_values
+    whole = batch * _saved_bytes(unit, config, kind) + copied
+    is_recomputed = config.gradient_checkpointing and unit.boundary_values is not None
+    gradient = 0 if config.update_in_backward else unit.num_weights * _weight_bytes(config)
+    standing = gradient if config.gradient_accumulation_steps > 1 else 0
+    if kind == "cpu" and not standing:
+        standing = gradient - min(gradient, _large_bytes(unit, config))
+    return _Cost(
+        kept=batch * number * (unit.boundary_values or 0) if is_recomputed else whole,
+        recomputed=whole if is_recomputed else 0,
+        at_work=CONSTANTS[kind].workspace * batch * number * unit.widest,
+        standing=standing,
+        coming=gradient - standing,
+        update=_update_bytes(unit, config, kind)[1] if config.update_in_backward else 0,
+    )
+
+
+def _large_bytes(unit: Unit, config: TrainingConfig) -> int:
+    """Return the bytes of those of its weights that the CPU's heap does not hold."""
+    sizes = (values * _weight_bytes(config) for values in unit.large_weights)
+    return sum(size for size in sizes if size >= LARGE_BYTES)
+
+
+def _update_bytes(unit: Unit, config: TrainingConfig, kind: DeviceKind) -> tuple[int, int]:
+    """Return what is held beside weights, gradients and moments while one weight is updated, in fp32.
+
+    The one is of the largest weight in the CPU's heap, the other of the largest that is apart.
+    """
+    # bitsandbytes has no kernel of its own for the CPU: both moments, the gradient, and the step in two parts.
+    copies = 5 if config.use_8bit_adam and kind == "cpu" else 0
+    if config.update_in_backward:
+        # Its gradient, twice where that is not in fp32, and the weight before and after.
+        copies = max(copies + 2, 4)
+    sizes = [FP32 * values for values in unit.large_weights]
+    apart = [size for size in sizes if kind != "cpu" or size >= LARGE_BYTES]
+    in_heap = [size for size in sizes if size not in apart]
+    return copies * max(in_heap, default=0), copies * max(apart, default=0)
+
+
+def _saved_bytes(unit: Unit, config: TrainingConfig, kind: DeviceKind) -> int:
+    """Return what one picture's forward through the unit needs in its backward."""
+    if config.mixed_precision == "no":
+        return FP32 * (unit.norm_values + unit.product_values)
+    # CUDA's autocast normalises in fp32, and each product then takes a copy of its own; the CPU's stays in bf16.
+    norms, copies = (FP32, HALF) if kind == "cuda" else (HALF, 0)
+    return norms * unit.norm_values + HALF * unit.product_values + copies * unit.copied_values
+
+
+# A plan that fits ----------------------------------------------------------------------------------------------------
+
+
+def room_bytes(device: Device) -> float:
+    """Return the memory that a run may take of a device; on the CPU the libraries' own comes out of it too."""
+    libraries = LIBRARY_BYTES if device.kind == "cpu" else 0
+    return max(device.free_bytes * (1 - MARGIN) - libraries, 0)
+
+
+def fastest_plan(
+    config: TrainingConfig, shape: ModelShape, device: Device, kept: Collection[str] = ()
+) -> TrainingConfig:
+    """Return these settings with the fastest memory configuration that fits the device; the leanest where none does.
+
+    What makes the result another one (photos, rates, sizes, batch, the text encoder) stays as asked, and so do the
+    settings named in `kept`.
+    """
+    room = room_bytes(device)
+    plans = _plans(config, precisions(device), kept) or [config]
+    needs = [memory_need(plan, shape, device.kind).peak_bytes for plan in plans]
+    fitting = [plan for plan, need in zip(plans, needs, strict=True) if need <= room]
+    return fitting[0] if fitting else plans[needs.index(min(needs))]
+
+
+def _plans(config: TrainingConfig, able: tuple[str, ...], kept: Collection[str]) -> list[TrainingConfig]:
+    """Return memory configurations, the fastest first: each one pays for less memory with time or digits."""
+    on_gpu, has_bf16 = "fp16" in able, "bf16" in able
+    half = "bf16" if has_bf16 or config.shard_weights else "fp16"
+    precision = half if on_gpu and half in able else "no"
+    changes: list[dict[str, Any]] = [
+        {
+            "mixed_precision": precision, "use_8bit_adam": False, "gradient_checkpointing": False,
+            "update_in_backward": False, "weight_precision": "fp32", "max_tensor_grad_norm": None,
+        },
+        {"use_8bit_adam": True},
+        {"gradient_checkpointing": True, "capture_step": False},
+        # No loss scale goes with it, so that a card without bf16 computes in fp32 here.
+        {
+            "update_in_backward": True, "max_grad_norm": 0.0, "capture_step": False,
+            "mixed_precision": precision if precision != "fp16" else "no",
+            "max_tensor_grad_norm": config.max_tensor_grad_norm,
+        },
+    ]  # fmt: skip
+    if "update_in_backward" in kept and config.update_in_backward:
+        changes[0] |= changes.pop()
+    changes += [{"weight_precision": "bf16", "mixed_precision": "bf16"}] if has_bf16 else []
+    if config.shard_weights:
+        # Neither 8-bit moments nor updates inside backward go with parts of weights.
+        changes = [changes[0], {"gradient_checkpointing": True}]
+    plans = []
+    for change in changes:
+        config = dataclasses.replace(config, **{name: value for name, value in change.items() if name not in kept})
+        plans.append(config)
+    return [plan for plan in plans if not update_problems(plan)]

@@ -1,0 +1,133 @@
+"""What a run will take, told before it starts: steps, minutes, memory and disk, for the form and for each preset."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dreambooth.config.presets import PRESETS, preset, recommended_num_steps, resolve
+from dreambooth.config.training import TrainingConfig
+from dreambooth.device.hardware import Device
+from dreambooth.durable import free_bytes
+from dreambooth.forecast.disk import Counts, disk_need_of_counts
+from dreambooth.forecast.memory import memory_need, room_bytes
+from dreambooth.forecast.pace import expected_seconds, known_pace
+from dreambooth.forecast.shape import ModelShape, read_shape
+from dreambooth.formats.json_file import read_object
+from dreambooth.models.base import read_card
+from dreambooth.records.workspace import Workspace
+
+# In SD 1.5's topology, whatever its width: 686 of the UNet, 196 of the text encoder, 248 of the VAE.
+NUM_TENSORS = 1130
+# The starter is so small that it needs none of what saves memory; processors know no fp16.
+IN_FULL = {"mixed_precision": "no", "use_8bit_adam": False, "weight_precision": "fp32"}
+FROM_FAST_TO_LEAN = ("recommended", "minimum", "lean", "leanest")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run of these settings will take here; seconds are None where no like run was timed on this device."""
+
+    config: TrainingConfig
+    num_photos: int
+    seconds: float | None
+    need_bytes: int
+    device: Device
+    disk_bytes: int
+    disk_free_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        """Return whether the device has the memory."""
+        return self.need_bytes <= room_bytes(self.device)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A preset with what it will take."""
+
+    name: str
+    forecast: Forecast
+
+
+def proposed_config(
+    base: str,
+    preset_name: str,
+    kind: str,
+    num_photos: int,
+    explicit: Mapping[str, Any],
+    device: Device | None = None,
+) -> TrainingConfig:
+    """Return the settings the form proposes: what was typed, then the base's card, then the preset for this device."""
+    card = read_card(base)
+    known: dict[str, Any] = {"resolution": card.native_px}
+    on_cpu = device is not None and device.kind == "cpu"
+    if card.is_toy or (on_cpu and preset(preset_name)["mixed_precision"] == "fp16"):
+        known |= IN_FULL
+    if not card.is_toy:
+        known["max_train_steps"] = recommended_num_steps(kind, num_photos)  # type: ignore[arg-type]
+    return resolve({"pretrained_model_name_or_path": base, **explicit}, known | dict(card.recipe), preset_name)
+
+
+def forecast(workspace: Workspace, config: TrainingConfig, num_photos: int, device: Device) -> Forecast:
+    """Return what a run of these settings will take; raises nothing for settings that cannot be run."""
+    config = dataclasses.replace(config, max_train_steps=num_steps_of(config, num_photos))
+    shape = read_shape(config.pretrained_model_name_or_path, workspace.models_dir)
+    counts = Counts(shape.num_unet, shape.num_text_encoder, shape.num_vae, NUM_TENSORS)
+    pace = known_pace(workspace, config)
+    missing = class_pictures_to_make(workspace, config)
+    return Forecast(
+        config=config,
+        num_photos=num_photos,
+        seconds=None if pace is None else expected_seconds(pace, config, num_photos, missing),
+        need_bytes=_need_bytes(config, shape, device),
+        device=device,
+        disk_bytes=disk_need_of_counts(config, counts, config.max_train_steps or 0).written_bytes,
+        disk_free_bytes=free_bytes(workspace.data_dir),
+    )
+
+
+def num_steps_of(config: TrainingConfig, num_photos: int) -> int:
+    """Return how many steps a run makes, from its epochs where no number is set, as `dataset.num_steps_per_epoch`."""
+    if config.max_train_steps is not None:
+        return config.max_train_steps
+    num_class_images = config.num_class_images * len(config.concepts) * config.with_prior_preservation
+    per_step = config.train_batch_size * config.gradient_accumulation_steps
+    return config.num_train_epochs * math.ceil(max(num_photos, num_class_images) / per_step)
+
+
+def _need_bytes(config: TrainingConfig, shape: ModelShape, device: Device) -> int:
+    return memory_need(config, shape, device.kind).peak_bytes
+
+
+def offers(
+    workspace: Workspace, base: str, kind: str, num_photos: int, explicit: Mapping[str, Any], device: Device
+) -> list[Offer]:
+    """Return every preset with what it will take on this device."""
+    return [
+        Offer(name, forecast(workspace, proposed_config(base, name, kind, num_photos, explicit, device),
+                             num_photos, device))
+        for name in PRESETS
+    ]  # fmt: skip
+
+
+def fitting(offered: list[Offer], wish: str) -> str:
+    """Return the wished preset when it fits, else the fastest one that does; the leanest where none does."""
+    fit = [offer.name for offer in offered if offer.forecast.fits]
+    return next((name for name in (wish, *FROM_FAST_TO_LEAN) if name in fit), FROM_FAST_TO_LEAN[-1])
+
+
+def class_pictures_to_make(workspace: Workspace, config: TrainingConfig) -> int:
+    """Return how many class pictures of the concepts are not there yet, whatever base made those that are."""
+    if not config.with_prior_preservation:
+        return 0
+    there: dict[str, int] = {}
+    for note in workspace.class_images_dir.glob("*/info.json"):
+        try:
+            prompt = str(read_object(note)["prompt"])
+        except (OSError, ValueError, KeyError):
+            continue
+        there[prompt] = max(there.get(prompt, 0), len(list(note.parent.glob("*.png"))))
+    prompts = [concept.class_prompt or "" for concept in config.concepts] or [""]
+    return sum(max(config.num_class_images - there.get(prompt, 0), 0) for prompt in prompts)

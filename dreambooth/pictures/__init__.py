@@ -1,0 +1,1 @@
+"""From prompts to PNG files that tell how they were made."""

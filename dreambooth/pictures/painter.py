@@ -1,0 +1,260 @@
+"""Pictures as files: of one model, or of several steps side by side, each with its recipe in it.
+
+They lie in one folder a model, named by the time of the request, its seed and their number: the history of a model is
+what lies there.
+"""
+
+import contextlib
+import dataclasses
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreambooth.config.training import GenerationConfig
+from dreambooth.durable import new_file
+from dreambooth.environment import Settings, load_settings
+from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.models.manager import ModelManager
+from dreambooth.models.saved_step import ModelSource, model_name, resident
+from dreambooth.models.strength import Strength
+from dreambooth.pictures.grid import picture_grid, step_label
+from dreambooth.records.storage import PICTURE
+from dreambooth.records.workspace import RunFolder, Workspace, newest_step_folder
+
+MAX_COMPARED = 400
+
+OnStep = Callable[[int, int], None]
+OnNotice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Makes pictures with models that it puts on the device it is lent."""
+
+    manager: ModelManager
+    models_dir: Path
+    token: str | None = None
+
+    def pictures(
+        self,
+        model: str,
+        config: GenerationConfig,
+        folder: Path,
+        *,
+        on_step: OnStep | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        wait: bool = False,
+        notice: OnNotice | None = None,
+    ) -> Iterator[Path]:
+        """Yield each picture's file when it is written; without `wait` raises DeviceError while the device is taken."""
+        prefix = _prefix(config := _with_seed(config))
+        with self.manager.lease("generation", wait=wait, give_up=should_stop or _never):
+            yield from self._painted(model, config, folder, prefix, 0, on_step, should_stop, notice)
+
+    def compare(
+        self,
+        models: Mapping[int, str],
+        prompts: Sequence[str],
+        config: GenerationConfig,
+        folder: Path,
+        *,
+        on_step: OnStep | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        wait: bool = False,
+        notice: OnNotice | None = None,
+    ) -> Iterator[Path]:
+        """Yield the same prompts and seeds of each model, then the picture of them all: a row a model.
+
+        `models` are by their step, 0 being the base, which nobody trained: it has no strength of its own. Told to stop,
+        it ends without the last one.
+        """
+        requests = [dataclasses.replace(config, prompt=prompt) for prompt in prompts]
+        prefix = _prefix(config := _with_seed(config))
+        requests = [dataclasses.replace(request, seed=config.seed) for request in requests]
+        rows: dict[str, list[Path | None]] = {}
+        num_parts, num_done = len(models) * len(requests), 0
+        once = None if notice is None else _once(notice)
+        with self.manager.lease("generation", wait=wait, give_up=should_stop or _never):
+            for step, model in models.items():
+                row = rows.setdefault(step_label(step), [])
+                for request in requests if step else [_whole(one) for one in requests]:
+                    first = sum(map(len, rows.values()))
+                    told = None if on_step is None else _part_of(on_step, num_done, num_parts)
+                    for path in self._painted(model, request, folder, prefix, first, told, should_stop, once):
+                        row.append(path)
+                        yield path
+                    num_done += 1
+        if len(row) == len(requests) * config.num_images_per_prompt and not (should_stop and should_stop()):
+            target = folder / f"{prefix}-grid.png"
+            with new_file(target) as temporary:
+                picture_grid(rows).save(temporary, format="PNG")
+            yield target
+
+    def _painted(
+        self,
+        model: str,
+        config: GenerationConfig,
+        folder: Path,
+        prefix: str,
+        first: int,
+        on_step: OnStep | None,
+        should_stop: Callable[[], bool] | None,
+        notice: OnNotice | None,
+    ) -> Iterator[Path]:
+        from dreambooth.pictures.generation import generate_images, save_picture
+
+        name = str(newest_step_folder(Path(model)).absolute()) if Path(model).is_dir() else model
+        source = ModelSource(name, Strength(config.unet_strength, config.text_encoder_strength))
+        base = resident(self.manager, source, models_dir=self.models_dir, token=self.token)
+        side_px = base.card.native_px
+        config = dataclasses.replace(config, height=config.height or side_px, width=config.width or side_px)
+        named = dataclasses.replace(base, name=model_name(name))
+        # One at a time: the first is there sooner, and all of them need no more memory than one.
+        made = generate_images(named, config, on_step=on_step, should_stop=should_stop, batch_size=1, notice=notice)
+        for number, picture in enumerate(made, first):
+            path = folder / f"{prefix}-{number}.png"
+            save_picture(picture, path)
+            yield path
+
+
+def _never() -> bool:
+    return False
+
+
+def _once(notice: OnNotice) -> OnNotice:
+    """Return what passes on each text once: all models of a comparison have the same prompts."""
+    given: set[str] = set()
+
+    def once(text: str) -> None:
+        if text not in given:
+            given.add(text)
+            notice(text)
+
+    return once
+
+
+def _with_seed(config: GenerationConfig) -> GenerationConfig:
+    return dataclasses.replace(config, seed=secrets.randbelow(2**32) if config.seed is None else config.seed)
+
+
+def _whole(config: GenerationConfig) -> GenerationConfig:
+    return dataclasses.replace(config, unet_strength=1.0, text_encoder_strength=1.0)
+
+
+def _prefix(config: GenerationConfig) -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{config.seed}"
+
+
+def _part_of(on_step: OnStep, num_done: int, num_parts: int) -> OnStep:
+    """Return what tells the steps of one part as steps of the whole; all parts have the same number."""
+    return lambda done, total: on_step(num_done * total + done, num_parts * total)
+
+
+# What is asked for ---------------------------------------------------------------------------------------------------
+
+
+def steps_to_compare(run: RunFolder, steps: Sequence[int], base: str) -> dict[int, str]:
+    """Return the models by their step, 0 being the base; without steps all saved ones.
+
+    Raises ConfigError for steps that are not there.
+    """
+    there = run.steps()
+    wanted = sorted(set(steps or there))
+    missing = [step for step in wanted if step and step not in there]
+    if missing or not wanted:
+        have = ", ".join(map(str, there)) or "none yet"
+        told = f"{', '.join(map(str, missing)) or 'none'}: {run.name} has {have}."
+        raise ConfigError([FieldProblem("steps", told)])
+    return {step: str(run.step_folder(step)) if step else base for step in wanted}
+
+
+def prompts_to_compare(config: GenerationConfig, num_models: int) -> list[str]:
+    """Return the prompts, one a line; raises ConfigError when there is none, or the grid would be beyond all reason."""
+    config.checked()
+    prompts = [line.strip() for line in config.prompt.splitlines() if line.strip()]
+    num_pictures = num_models * len(prompts) * config.num_images_per_prompt
+    if num_pictures > MAX_COMPARED:
+        told = f"make {num_pictures} pictures with this many steps and prompts: at most {MAX_COMPARED} are compared."
+        raise ConfigError([FieldProblem("num_images_per_prompt", told)])
+    return prompts
+
+
+# What was made -------------------------------------------------------------------------------------------------------
+
+
+def folder_of(model: str, workspace: Workspace) -> Path:
+    """Return where a model's pictures lie: all steps of a run together."""
+    name = model_name(model).split("/")[0]
+    return workspace.pictures_dir / (re.sub(r"[^A-Za-z0-9 ._-]+", "-", name).lstrip(".") or "model")
+
+
+def history(folder: Path, *, everything: bool = False) -> list[Path]:
+    """Return the pictures in a model's folder, or in all folders beside it, the newest first."""
+    folders = [folder]
+    if everything:
+        folders = [folder, *(entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink())]
+    found: list[Path] = []
+    for one in folders:
+        with contextlib.suppress(FileNotFoundError):
+            found += [path for path in one.iterdir() if PICTURE.fullmatch(path.name) and not path.is_symlink()]
+    return sorted(found, key=_age, reverse=True)
+
+
+def _age(path: Path) -> tuple[str, int, int]:
+    """Return what sorts pictures by their time; of one request the first is the newest, its grid before them."""
+    day, clock, _, number = path.stem.split("-")
+    return day + clock, number == "grid", -int(number) if number != "grid" else 0
+
+
+# From Python ---------------------------------------------------------------------------------------------------------
+
+
+def _painter(settings: Settings) -> Painter:
+    return Painter(ModelManager(), Workspace(settings.data_dir).models_dir, settings.hub_token)
+
+
+def generate(
+    model: str | Path,
+    config: GenerationConfig,
+    output_dir: str | Path,
+    *,
+    settings: Settings | None = None,
+    on_step: OnStep | None = None,
+    notice: OnNotice | None = None,
+) -> list[Path]:
+    """Make pictures with a model (a run, a step folder, a base), and return the PNG files written to `output_dir`.
+
+    `notice` is told what of the prompt is not read, or read literally, and of pictures that came out black.
+    """
+    painter = _painter(settings or load_settings())
+    return list(painter.pictures(str(model), config.checked(), Path(output_dir), on_step=on_step, notice=notice))
+
+
+def compare(
+    run_path: str | Path,
+    config: GenerationConfig,
+    output_dir: str | Path,
+    *,
+    steps: Sequence[int] = (),
+    base: str = "",
+    settings: Settings | None = None,
+    on_step: OnStep | None = None,
+    notice: OnNotice | None = None,
+) -> list[Path]:
+    """Make the same pictures with several steps of a run; returns the PNG files, the grid of them all last.
+
+    The config's prompt may have several lines, each a prompt. `steps` are the saved ones when left out; 0 is the base
+    that the run started from, or `base`.
+    """
+    from dreambooth.records.runlog import read_config
+
+    run = RunFolder(Path(run_path))
+    kept = read_config(run)
+    base = base or (kept.pretrained_model_name_or_path if kept is not None else "")
+    models = steps_to_compare(run, steps, base)
+    prompts = prompts_to_compare(config, len(models))
+    painter = _painter(settings or load_settings())
+    return list(painter.compare(models, prompts, config, Path(output_dir), on_step=on_step, notice=notice))

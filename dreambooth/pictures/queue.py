@@ -1,0 +1,191 @@
+"""Requests for pictures in a line of their own, one thread making them one after the other.
+
+A request outlives the browser that made it. One that came while a run trained begins when that run has ended, or has
+the training lend the device and go on by itself.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from dreambooth.errors import DreamBoothError, traceback_text, without_secrets
+from dreambooth.pictures.painter import OnNotice, OnStep
+
+OrderState = Literal["waiting", "making", "done", "cancelled", "failed"]
+ENDED: frozenset[OrderState] = frozenset({"done", "cancelled", "failed"})
+MAX_WAITING = 20
+
+Work = Callable[[OnStep, Callable[[], bool], OnNotice], Iterator[Path]]
+
+
+@dataclass
+class Order:
+    """One request on its way: the line's thread writes what has become of it, the page reads it."""
+
+    number: int
+    title: str
+    num_pictures: int
+    work: Work
+    after: str = ""
+    state: OrderState = "waiting"
+    share: float = 0.0
+    began_s: float = 0.0
+    ended_s: float = 0.0
+    files: list[Path] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    error: DreamBoothError | None = None
+    cancel: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Return the time left by the pace so far, None while it is too early to say."""
+        if self.state != "making" or self.share < 0.05:
+            return None
+        return (time.monotonic() - self.began_s) * (1 - self.share) / self.share
+
+
+class PictureLine:
+    """The line. `changed` is shared with the runs; `is_at_work` says whether a run still trains or waits.
+
+    `device` surrounds the making: it has a training lend the device for as long.
+    """
+
+    def __init__(
+        self,
+        changed: threading.Condition,
+        is_at_work: Callable[[str], bool],
+        device: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._changed, self._is_at_work, self._device = changed, is_at_work, device
+        self._line: list[Order] = []
+        self._last: Order | None = None
+        self._count = 0
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def add(self, title: str, num_pictures: int, work: Work, after: str = "") -> Order:
+        """Queue a request, to begin when the run `after` has ended; raises DreamBoothError when too many wait."""
+        with self._changed:
+            if len(self._line) >= MAX_WAITING or self._closing:
+                raise DreamBoothError(
+                    f"{len(self._line)} requests for pictures wait already.", "They are made one after the other.",
+                    "Wait for some of them, or cancel them.",
+                )  # fmt: skip
+            self._count += 1
+            order = Order(self._count, title, num_pictures, work, after)
+            self._line.append(order)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._work, name="picture-line", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        return order
+
+    def shown(self) -> tuple[Order | None, int]:
+        """Return the request that is being made, else the next, else the last one; and how many wait behind it."""
+        with self._changed:
+            line = sorted(self._line, key=lambda order: order.state != "making")
+            return (line[0], len(line) - 1) if line else (self._last, 0)
+
+    def is_due(self) -> bool:
+        """Return whether a request could be made now: no further run begins before it. To be asked under `changed`."""
+        return self._next() is not None
+
+    def cancel(self, order: Order | None = None) -> int:
+        """End a request, or all, after the denoising step it is at, and return how many those were."""
+        with self._changed:
+            ending = [one for one in self._line if order is None or one is order]
+            for one in ending:
+                one.cancel.set()
+                if one.state == "waiting":
+                    self._leave(one, "cancelled")
+            return len(ending)
+
+    def follow(self, order: Order) -> Iterator[Path]:
+        """Yield a request's files as they come; raises what ended it, and cancels it when nobody listens any more."""
+        given: list[Path] = []
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: len(order.files) > len(given) or order.state in ENDED)
+                    new = order.files[len(given) :]
+                if not new:
+                    break
+                for path in new:
+                    given.append(path)
+                    yield path
+        finally:
+            if order.state not in ENDED:
+                self.cancel(order)
+        if order.error is not None:
+            raise order.error
+
+    def close(self) -> None:
+        """Cancel everything, and return when nothing is being made."""
+        with self._changed:
+            self._closing = True
+        self.cancel()
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _next(self) -> Order | None:
+        free = (order for order in self._line if order.state == "making" or not self._is_at_work(order.after))
+        return next(free, None)
+
+    def _leave(self, order: Order, state: OrderState) -> None:
+        self._line.remove(order)
+        order.state, order.ended_s = state, time.monotonic()
+        self._last = order
+        self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._next() is not None)
+                order = self._next()
+                if order is None:
+                    return
+                order.state, order.began_s = "making", time.monotonic()
+            # A thread of its own: torch's threads in it end with the request, and slow down no training after it.
+            making = threading.Thread(target=self._make_on_device, args=(order,), name="pictures", daemon=True)
+            making.start()
+            making.join()
+            with self._changed:
+                self._leave(order, "failed" if order.error else "cancelled" if order.cancel.is_set() else "done")
+
+    def _make_on_device(self, order: Order) -> None:
+        try:
+            with self._device():
+                self._make(order)
+        # The top of the thread: what is no known error is told on the page, and its traceback where the app runs.
+        except BaseException as error:
+            # What was cancelled while it waited for the device has not failed.
+            if not (isinstance(error, DreamBoothError) and order.cancel.is_set()):
+                order.error = error if isinstance(error, DreamBoothError) else unexpected(error)
+
+    def _make(self, order: Order) -> None:
+        def on_step(done: int, total: int) -> None:
+            order.share = done / max(total, 1)
+
+        for path in order.work(on_step, order.cancel.is_set, order.notices.append):
+            with self._changed:
+                order.files.append(path)
+                self._changed.notify_all()
+
+
+def unexpected(error: BaseException) -> DreamBoothError:
+    """Return what is told of an error that ended the making of pictures."""
+    print(traceback_text(error), file=sys.stderr)
+    if type(error).__name__ == "OutOfMemoryError":
+        return DreamBoothError(
+            "The device ran out of memory.", "The pictures are too large for what is free.",
+            "Make smaller ones, or close other programs on the card.",
+        )  # fmt: skip
+    why = without_secrets(str(error))[:300]
+    return DreamBoothError(f"The pictures ended with an unexpected {type(error).__name__}.", why, "")

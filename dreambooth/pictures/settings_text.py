@@ -1,0 +1,158 @@
+"""A picture's recipe as the text that other tools read and write in PNGs, and back from it.
+
+The prompt, a line `Negative prompt: ...`, and a line of settings. A value with a comma, a colon or a line break is a
+JSON string (AUTOMATIC1111's rule). What other tools add to it is passed over.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreambooth.config.training import SAMPLERS, GenerationConfig, Sampler
+from dreambooth.errors import DreamBoothError
+
+# The text chunk's name.
+CHUNK = "parameters"
+NEGATIVE = "Negative prompt:"
+SETTINGS_LINE = re.compile(r"Steps: \d+,? ?")
+# A name of bounded length: else a long text without a colon is searched once from each of its characters.
+SETTING = re.compile(r'\s*([A-Za-z][A-Za-z0-9 _-]{0,60}): ("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+STRENGTHS = ("UNet strength", "Text encoder strength")
+# How many lines are the prompt: written when one of them begins as the negative prompt does.
+PROMPT_LINES = "Prompt lines"
+# A sampler's steps where its schedule is none of its own.
+PLAIN_SCHEDULES = ("", "Automatic", "Normal", "Uniform", "DDIM")
+MAX_TEXT = 100_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a picture was made of: the request for it alone, and the model's name, as far as its text tells.
+
+    notices: what of the text cannot be used here.
+    """
+
+    request: GenerationConfig
+    model: str = ""
+    notices: tuple[str, ...] = ()
+
+
+def recipe_text(config: GenerationConfig, seed: int, size: tuple[int, int], model: str) -> str:
+    """Return the recipe of one picture."""
+    lines = [config.prompt]
+    if config.negative_prompt:
+        lines.append(f"{NEGATIVE} {config.negative_prompt}")
+    settings = [
+        f"Steps: {config.num_inference_steps}", f"Sampler: {config.sampler}",
+        f"CFG scale: {_shortest(config.guidance_scale)}", f"Seed: {seed}", f"Size: {size[0]}x{size[1]}",
+    ]  # fmt: skip
+    prompt_lines = config.prompt.split("\n")
+    if any(line.startswith(NEGATIVE) for line in prompt_lines):
+        settings.append(f"{PROMPT_LINES}: {len(prompt_lines)}")
+    for name, strength in zip(STRENGTHS, (config.unet_strength, config.text_encoder_strength), strict=True):
+        if strength != 1:
+            settings.append(f"{name}: {_shortest(strength)}")
+    if model:
+        settings.append(f"Model: {_quoted(model)}")
+    return "\n".join([*lines, ", ".join(settings)])
+
+
+def text_of_picture(path: Path) -> str:
+    """Return the recipe's text in a picture file; raises DreamBoothError for a file without one."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            text = image.info.get(CHUNK)
+    # What PIL raises for files that are none of the kinds it reads, damaged, or made to burst.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise DreamBoothError(
+            f"{path.name} cannot be read.", "It is no picture, or damaged.", "Choose a PNG that this page made."
+        ) from None
+    if not isinstance(text, str) or not text.strip():
+        raise DreamBoothError(
+            f"{path.name} holds no recipe.",
+            "Pictures that were saved again, as JPEG or by a messenger, have lost it.",
+            "Choose the file as it was downloaded here.",
+        )
+    return text[:MAX_TEXT]
+
+
+def read_recipe(text: str) -> Recipe:
+    """Return what a recipe's text says; raises DreamBoothError when it holds no settings, or impossible ones."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    place = next((number for number in reversed(range(len(lines))) if SETTINGS_LINE.match(lines[number])), None)
+    if place is None:
+        raise DreamBoothError("That text is no recipe.", "It has no line that begins with `Steps:`.", "")
+    # Of two settings of one name the first counts: in older pictures the model's name stands unquoted, and last.
+    given = {name: _unquoted(value.strip()) for name, value in reversed(SETTING.findall(lines[place]))}
+    words = lines[:place]
+    first = _whole(given.get(PROMPT_LINES)) or 0
+    start = next((number for number in range(first, place) if words[number].startswith(NEGATIVE)), place)
+    negative = "\n".join(words[start:]).removeprefix(NEGATIVE).removeprefix(" ")
+    width, _, height = given.get("Size", "").partition("x")
+    sampler, notices = _sampler(given.get("Sampler", ""), given.get("Schedule type", ""))
+    request = GenerationConfig(
+        prompt="\n".join(words[:start]),
+        negative_prompt=negative,
+        num_images_per_prompt=1,
+        num_inference_steps=_whole(given.get("Steps")) or 24,
+        guidance_scale=_number(given.get("CFG scale"), 7.5),
+        height=_whole(height),
+        width=_whole(width),
+        seed=_whole(given.get("Seed")),
+        unet_strength=_number(given.get(STRENGTHS[0]), 1.0),
+        text_encoder_strength=_number(given.get(STRENGTHS[1]), 1.0),
+        sampler=sampler,
+    )
+    return Recipe(request.checked(), given.get("Model", ""), notices)
+
+
+def _quoted(value: str) -> str:
+    """Return a value as it stands in the line of settings: as JSON where it would not be read back as it is."""
+    is_plain = value == value.strip() and not set(value) & set(',:\n"')
+    return value if is_plain else json.dumps(value, ensure_ascii=False)
+
+
+def _unquoted(value: str) -> str:
+    if len(value) < 2 or not (value[0] == value[-1] == '"'):
+        return value
+    try:
+        return str(json.loads(value, strict=False))
+    except ValueError:
+        return value.strip('"')
+
+
+def _shortest(number: float) -> str:
+    """Return the shortest text that is read back as the same number."""
+    return repr(float(number)).removesuffix(".0")
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+def _number(text: str | None, otherwise: float) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        return otherwise
+
+
+def _sampler(name: str, schedule: str) -> tuple[Sampler, tuple[str, ...]]:
+    """Return our sampler of that name, and what is to be said when there is none.
+
+    Newer tools name the spacing of its steps, the schedule, apart.
+    """
+    by_name: dict[str, Sampler] = {sampler: sampler for sampler in SAMPLERS}
+    whole = f"{name} {schedule}".strip()
+    if not name or whole in by_name:
+        return by_name.get(whole, "DDIM"), ()
+    if name in by_name and schedule in PLAIN_SCHEDULES:
+        # DPM++ 2M's own schedule is Karras's where AUTOMATIC1111 chooses it.
+        automatic = by_name.get(f"{name} Karras") if schedule == "Automatic" else None
+        return automatic or by_name[name], ()
+    taken = by_name.get(name, "DDIM")
+    notice = f'The sampler "{whole[:60]}" is not available here: "{taken}" is chosen, which makes another picture.'
+    return taken, (notice,)

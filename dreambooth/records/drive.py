@@ -1,0 +1,205 @@
+"""Google Drive as the place where finished work outlives a Colab machine.
+
+Training writes to the machine's own disk, which is fast and takes renames for what they are; whole step folders,
+exports and photo sets are copied over when they are done, each under a hidden name first. Exact states stay behind:
+several gigabytes every ten minutes are more than a Drive takes.
+"""
+
+import importlib
+import os
+import queue
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dreambooth.durable import free_bytes, new_file, new_folder, remove_folder
+from dreambooth.errors import DreamBoothError, quoted
+from dreambooth.events import Event, ModelSaved, Notice, SamplesMade
+from dreambooth.records.workspace import RunFolder, Workspace
+
+MOUNT_POINT = Path("/content/drive")
+ROOMS = ("runs", "exports", "datasets")
+SPARE_BYTES = 64 * 2**20
+# On which device each Drive was when it was made ready: an unmounted one is a folder of this machine by the same name.
+_devices: dict[Path, int] = {}
+
+
+def ready_drive(folder: Path | None) -> Path | None:
+    """Return the folder on the Drive, mounted and writable; None when none is wanted.
+
+    Only its last folder is made. Raises DreamBoothError when the Drive is missing or cannot be written, before anything
+    is begun.
+    """
+    if folder is None:
+        return None
+    if folder.is_relative_to(MOUNT_POINT) and not os.path.ismount(MOUNT_POINT):
+        _mount()
+    if not folder.parent.exists():
+        raise DreamBoothError(
+            f'"{folder.parent}" of DREAMBOOTH_DRIVE is not there.',
+            "Only the last folder of its path is made: a drive that is not mounted would be a folder of this machine.",
+            "Mount the drive, make that folder, or leave DREAMBOOTH_DRIVE out.",
+        )
+    try:
+        folder.mkdir(exist_ok=True)
+        _devices[folder] = folder.stat().st_dev
+        for room in ROOMS:
+            (folder / room).mkdir(exist_ok=True)
+        with new_file(folder / "runs" / "written") as probe:
+            probe.write_bytes(b"x")
+        (folder / "runs" / "written").unlink()
+    except OSError as error:
+        raise DreamBoothError(
+            f"Nothing can be written to {folder}.", quoted(error),
+            "Mount the Drive again, free some of it, or leave DREAMBOOTH_DRIVE out.",
+        ) from None  # fmt: skip
+    return folder
+
+
+def lost_drive(folder: Path) -> str:
+    """Return what became of a Drive that was ready before; nothing while it is where it was."""
+    try:
+        device = folder.stat().st_dev
+    except OSError:
+        return f'Google Drive is no longer at "{folder}".'
+    changed = device != _devices.setdefault(folder, device)
+    return f'Another disk than Google Drive is at "{folder}" now.' if changed else ""
+
+
+def _mount() -> None:
+    """Have Colab mount the Drive; only the notebook's own process can ask its user for that."""
+    if "google.colab" not in sys.modules:
+        raise DreamBoothError(
+            "Google Drive is not mounted.", "Only a cell of the notebook can mount it, not a program started by one.",
+            "Run this in a cell first: from google.colab import drive; drive.mount('/content/drive')",
+        )  # fmt: skip
+    importlib.import_module("google.colab.drive").mount(str(MOUNT_POINT))
+    if not os.path.ismount(MOUNT_POINT):
+        raise DreamBoothError("Google Drive is not mounted.", "Colab did not mount it.", "Run this again.")
+
+
+def refuse_full_drive(folder: Path, needed_bytes: int, *, is_resumed: bool = False) -> None:
+    """Raise DreamBoothError with both numbers when the Drive has less free than will be copied there."""
+    if lost_drive(folder):
+        return  # the run goes on without it, and says so
+    free = free_bytes(folder)
+    if free < needed_bytes + SPARE_BYTES:
+        raise DreamBoothError(
+            f"Google Drive is too full: {needed_bytes / 1e9:.1f} GB will be copied there, {free / 1e9:.1f} GB are "
+            "free.",
+            "Every saved model and its samples are kept there.",
+            f"Free some of it{'' if is_resumed else ', raise --save_interval'}, or leave DREAMBOOTH_DRIVE out.",
+        )
+
+
+def keep_file(path: Path, folder: Path) -> Path:
+    """Copy a file into a folder of the Drive, at once or not at all, and return it there."""
+    with new_file(folder / path.name) as temporary:
+        shutil.copyfile(path, temporary)
+    return folder / path.name
+
+
+def keep_folder(path: Path, target: Path) -> None:
+    """Copy a folder, hidden names aside, at once or not at all; into one that is there already, what is new in it."""
+    if not target.exists():
+        with new_folder(target) as temporary:
+            unseen = shutil.ignore_patterns(".*")
+            shutil.copytree(path, temporary, dirs_exist_ok=True, copy_function=shutil.copyfile, ignore=unseen)
+        return
+    for file in _files(path):
+        if not (target / file).exists():
+            keep_file(path / file, (target / file).parent)
+
+
+def keep_photos(path: Path, target: Path) -> None:
+    """Make the copy of a photo set hold exactly the photos that the set holds: a deleted one leaves no copy."""
+    keep_folder(path, target)
+    for gone in _files(target) - _files(path):
+        (target / gone).unlink()
+
+
+def _files(folder: Path) -> set[Path]:
+    found = {file.relative_to(folder) for file in folder.rglob("*") if file.is_file()}
+    return {file for file in found if not any(part.startswith(".") for part in file.parts)}
+
+
+def bring_photos_back(workspace: Workspace) -> None:
+    """Copy the photo sets of the Drive to this machine, where it does not have them."""
+    if workspace.drive_dir is None:
+        return
+    for folder in (workspace.drive_dir / "datasets").iterdir():
+        if folder.is_dir() and not folder.name.startswith(".") and not (workspace.datasets_dir / folder.name).exists():
+            keep_folder(folder, workspace.datasets_dir / folder.name)
+
+
+def delete_photos(workspace: Workspace, name: str) -> None:
+    """Delete the Drive's copy of a photo set, if there is one."""
+    if workspace.drive_dir is not None and (workspace.drive_dir / "datasets" / name).is_dir():
+        remove_folder(workspace.drive_dir / "datasets" / name)
+
+
+class RunKeeper:
+    """Copies a run's finished steps to the Drive while it goes on, in a thread of its own.
+
+    What cannot be copied is told as a warning: the run itself lies on the machine's disk and goes on. What a Drive that
+    was lost for a while has missed is copied at the end.
+    """
+
+    def __init__(
+        self, run: RunFolder, photo_folders: Sequence[Path], drive_dir: Path, report: Callable[[Event], None]
+    ) -> None:
+        self._run, self._drive_dir, self._report = run, drive_dir, report
+        self._missed: list[int] = []
+        self._has_told_loss = False
+        self._photos = {folder: drive_dir / "datasets" / folder.name for folder in photo_folders}
+        self._target = RunFolder(drive_dir / "runs" / run.name)
+        self._due: queue.Queue[int | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="drive", daemon=True)
+        self._thread.start()
+
+    def __call__(self, event: Event) -> None:
+        """Note what an event says to be finished."""
+        if isinstance(event, ModelSaved | SamplesMade):
+            self._due.put(event.step)
+
+    def close(self) -> None:
+        """Copy what is left, records and all, and return when it is there."""
+        self._due.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        for folder, target in self._photos.items():
+            self._copy(keep_photos, folder, target)
+        while (step := self._due.get()) is not None:
+            self._copy_step(step)
+        # If the Drive is still lost, that is said again, at the end of the log.
+        missed, self._missed, self._has_told_loss = self._missed, [], False
+        for step in missed:
+            self._copy_step(step)
+        # The exact state is large, and with the locks it is of use only where the run was made.
+        stays = {self._run.checkpoints, self._run.lock_path, self._run.line_path}
+        for entry in sorted(set(self._run.records.iterdir()) - stays):
+            if entry.is_dir():
+                self._copy(keep_folder, entry, self._target.records / entry.name)
+            elif not entry.name.startswith("."):
+                self._copy(keep_file, entry, self._target.records)
+
+    def _copy_step(self, step: int) -> None:
+        if not self._copy(keep_folder, self._run.step_folder(step), self._target.step_folder(step)):
+            self._missed.append(step)
+
+    def _copy(self, copy: Callable[[Path, Path], object], source: Path, target: Path) -> bool:
+        """Copy, and return whether the Drive was there for it."""
+        if lost := lost_drive(self._drive_dir):
+            if not self._has_told_loss:
+                only_here = "Finished work lies on this machine only: mount the Drive again, or download it."
+                self._report(Notice(f"{lost} {only_here}", "warning"))
+            self._has_told_loss = True
+            return False
+        try:
+            copy(source, target)
+        except OSError as error:
+            self._report(Notice(f"{source.name} could not be copied to Google Drive: {quoted(error)}", "warning"))
+        return True

@@ -1,0 +1,74 @@
+"""Deleting one whole run: everything that the program wrote into its folder, and nothing that a person put there."""
+
+import contextlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreambooth.durable import held_lock, is_locked, remove_folder
+from dreambooth.errors import RunFolderError
+from dreambooth.records.storage import local_runs, remove_weights, saved_steps, size_of
+from dreambooth.records.workspace import RunFolder, Workspace
+
+SAMPLE = re.compile(r"[0-9]+\.png")
+BOARD_FILE = re.compile(r"events\.out\.tfevents\..+")
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What became free, and the files of others that stay in the folder."""
+
+    num_bytes: int
+    left: tuple[Path, ...]
+
+
+def remove_run(workspace: Workspace, run: RunFolder) -> Removed:
+    """Delete a run; raises RunFolderError for one that is at work, waits, or lies elsewhere.
+
+    The settings go last: until then a removal that was cut off can be done again.
+    """
+    if run not in local_runs(workspace):
+        raise RunFolderError(f"{run.name} is not deleted here.", "It does not lie in this data folder.", "")
+    before = size_of(run.path)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(held_lock(run.lock_path))
+        except BlockingIOError:
+            raise _busy(run) from None
+        if is_locked(run.line_path):
+            raise _busy(run)
+        for step in saved_steps(run):
+            remove_weights(run, step)
+        for folder in _step_folders(run):
+            _remove_small_files(folder)
+    # Its locks lie there too; a new owner would make the folder anew.
+    remove_folder(run.records)
+    with contextlib.suppress(OSError):  # what is left in it is not ours
+        run.path.rmdir()
+    left = tuple(sorted(path for path in run.path.rglob("*") if path.is_file())) if run.path.exists() else ()
+    return Removed(before - sum(size_of(path) for path in left), left)
+
+
+def _busy(run: RunFolder) -> RunFolderError:
+    return RunFolderError(f"{run.name} is at work or in line.", "A process has it.", "Stop it first.")
+
+
+def _step_folders(run: RunFolder) -> list[Path]:
+    found = [entry for entry in run.path.iterdir() if entry.name.isdecimal() and entry.is_dir()]
+    return [entry for entry in found if not entry.is_symlink()]
+
+
+def _remove_small_files(folder: Path) -> None:
+    """Remove samples, settings and TensorBoard files of a step's folder, then the folders that are empty by then."""
+    samples = folder / "samples"
+    own = [folder / "args.json"]
+    if samples.is_dir() and not samples.is_symlink():
+        own += [file for file in samples.iterdir() if SAMPLE.fullmatch(file.name)]
+    inner = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink()]
+    own += [file for one in inner for file in one.iterdir() if BOARD_FILE.fullmatch(file.name)]
+    for file in own:
+        if file.is_file() and not file.is_symlink():
+            file.unlink()
+    for empty in (*inner, folder):
+        with contextlib.suppress(OSError):  # something of a person's is in it
+            empty.rmdir()

@@ -1,0 +1,408 @@
+"""What takes how much of the disk, and what of it can go: told first, then deleted, and nothing but what was told.
+
+Samples, logs, settings and whatever a person put beside them are never deleted here.
+"""
+
+import contextlib
+import os
+import re
+import stat
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from dreambooth.config.training import TrainingConfig
+from dreambooth.durable import held_lock, is_locked, remove_folder, sync, unfinished_in
+from dreambooth.errors import ConfigError, RunFolderError
+from dreambooth.formats.json_file import read_object
+from dreambooth.formats.layout import ALL_SAVED_FILES, MODEL_INDEX
+from dreambooth.records.runlog import is_owned, read_state
+from dreambooth.records.workspace import STEP_NAME, RunFolder, Workspace
+
+Choice = Literal[
+    "intermediate weights", "exact states", "states to resume from", "class images", "exports", "pictures", "caches"
+]
+CHOICES: tuple[Choice, ...] = get_args(Choice)
+# Names that this program gives: others in the same folders are not its own.
+CLASS_FOLDER, CLASS_IMAGE = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9]{5}\.png")
+PICTURE = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9]+-([0-9]+|grid)\.png")
+SHARD = re.compile(r"[a-z_]+(-[0-9]{5}-of-[0-9]{5})?\.safetensors(\.index\.json)?")
+EXPORT_SUFFIXES = (".safetensors", ".ckpt", ".zip")
+# A run with a folder elsewhere cannot be seen from here; while it fills or reads class images, it may need these.
+RESTED_S = 3600
+# A server makes its folder, then locks it.
+NEWBORN_S = 60
+# What is lost with each, so that nobody has to guess.
+COST: dict[Choice, str] = {
+    "intermediate weights": "All saved models of a run but the newest; their samples and settings stay.",
+    "exact states": "Those of finished runs: more steps cannot be trained then, only from a saved model.",
+    "states to resume from": "Runs that were ended before their last step cannot be resumed any more.",
+    "class images": "They are generated again when a training wants them.",
+    "exports": "Files for other tools whose saved models are here, so that they can be made again.",
+    "pictures": "What the Generate tab made.",
+    "caches": "What broken off work and closed pages left behind; nothing is lost.",
+}
+OF_RUNS: frozenset[Choice] = frozenset({"intermediate weights", "exact states", "states to resume from"})
+
+
+@dataclass(frozen=True)
+class Usage:
+    """One thing on the disk: what it is, its bytes, and by which choice it can go, if by any."""
+
+    kind: str
+    name: str
+    num_bytes: int
+    choice: Choice | None = None
+
+
+@dataclass(frozen=True)
+class Doomed:
+    """One file or folder that would be deleted, and the run that it belongs to."""
+
+    path: Path
+    num_bytes: int
+    run: RunFolder | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Exactly what would be deleted, in sentences what stays although it was asked for, and what was asked."""
+
+    doomed: tuple[Doomed, ...]
+    kept: tuple[str, ...]
+    choices: tuple[Choice, ...] = ()
+    runs: tuple[RunFolder, ...] | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Return how much becomes free."""
+        return sum(one.num_bytes for one in self.doomed)
+
+
+# Looking -------------------------------------------------------------------------------------------------------------
+
+
+def usage(workspace: Workspace) -> list[Usage]:
+    """Return what lies in the data folder and in the Hub's cache, the largest first; each file counts once."""
+    seen: set[tuple[int, int]] = set()
+
+    def room(kind: str, folder: Path, choice: Choice | None = None) -> list[Usage]:
+        return [Usage(kind, _printable(entry.name), size_of(entry, seen), choice) for entry in _entries(folder)]
+
+    left_bytes = sum(size_of(path, seen) for path in _leftovers(workspace))
+    found = [
+        Usage("caches", "left behind", left_bytes, "caches"),
+        *room("base", workspace.models_dir),
+        *(Usage("base, in the Hub's cache", name, size) for name, size in _cached_bases()),
+        *room("class images", workspace.class_images_dir, "class images"),
+        *room("photos", workspace.datasets_dir),
+        *room("export", workspace.exports_dir, "exports"),
+        Usage("pictures", "of the Generate tab", size_of(workspace.pictures_dir, seen), "pictures"),
+    ]
+    for run in local_runs(workspace):
+        found += _usage_of_run(run, seen)
+    return sorted((one for one in found if one.num_bytes), key=lambda one: one.num_bytes, reverse=True)
+
+
+def _usage_of_run(run: RunFolder, seen: set[tuple[int, int]]) -> Iterator[Usage]:
+    saved = saved_steps(run)
+    newest = max((step for step in saved if step in run.steps()), default=None)
+    for step in saved:
+        choice: Choice | None = None if step == newest else "intermediate weights"
+        num_bytes = sum(size_of(file, seen) for file in weight_files(run, step))
+        yield Usage("saved model", f"{run.name}, step {step}", num_bytes, choice)
+    states: Choice = "exact states" if read_state(run).status == "done" else "states to resume from"
+    yield Usage("exact states", run.name, size_of(run.checkpoints, seen), states)
+    yield Usage("samples, logs and the rest", run.name, size_of(run.path, seen))
+
+
+def local_runs(workspace: Workspace) -> list[RunFolder]:
+    """Return the runs on this machine's disk; those on a Drive alone, or behind a link, are not ours to tidy."""
+    return [run for run in workspace.runs() if _is_plainly_in(workspace.data_dir, run.path)]
+
+
+def size_of(path: Path, seen: set[tuple[int, int]] | None = None) -> int:
+    """Return the bytes of a file or of all files in a folder, each once and none of those seen; links stay links."""
+    seen = set() if seen is None else seen
+    if path.is_dir() and not path.is_symlink():
+        return sum(_file_bytes(Path(folder, name), seen) for folder, _, names in os.walk(path) for name in names)
+    return _file_bytes(path, seen)
+
+
+def _file_bytes(path: Path, seen: set[tuple[int, int]]) -> int:
+    try:
+        about = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):  # what vanishes meanwhile takes nothing
+        return 0
+    if (about.st_dev, about.st_ino) in seen:
+        return 0
+    seen.add((about.st_dev, about.st_ino))
+    return about.st_size
+
+
+def _printable(name: str) -> str:
+    """Return the name as a terminal may have it: a file's name can hold any character."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what is in a folder, hidden names aside; what lies behind a link is elsewhere, and none of it."""
+    if folder.is_symlink():
+        return []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return []
+
+
+def _is_plainly_in(root: Path, path: Path) -> bool:
+    """Return whether a folder is there under the root, with no link on the way from it."""
+    if not path.is_relative_to(root) or ".." in path.parts:
+        return False
+    way = [path, *path.parents]
+    return all(folder.is_dir() and not folder.is_symlink() for folder in way[: way.index(root)])
+
+
+def _cached_bases() -> list[tuple[str, int]]:
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        cache = scan_cache_dir()
+    except (CacheNotFound, ValueError):  # there is none, or a file in its place
+        return []
+    return sorted((repo.repo_id, repo.size_on_disk) for repo in cache.repos if repo.repo_type == "model")
+
+
+def _leftovers(workspace: Workspace) -> list[Path]:
+    """Return pages' folders of servers that are no more, unfinished writes, and states that were set aside."""
+    pages = [page for page in _entries(workspace.room("page")) if _is_left(page)]
+    bad = [state for run in local_runs(workspace) for state in sorted(run.checkpoints.glob(".bad-*"))]
+    bad = [state for state in bad if _is_plainly_in(workspace.data_dir, state)]
+    inside = {*pages, *bad}
+    unfinished = [path for path in unfinished_in(workspace.data_dir) if not inside & set(path.parents)]
+    return [*pages, *bad, *unfinished]
+
+
+def _is_left(page: Path) -> bool:
+    if not page.is_dir() or page.is_symlink() or is_locked(page / "lock"):
+        return False
+    return (page / "lock").exists() or _age_s(page) > NEWBORN_S
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+# Planning ------------------------------------------------------------------------------------------------------------
+
+
+def plan(workspace: Workspace, choices: Iterable[Choice], runs: Sequence[RunFolder] | None = None) -> Plan:
+    """Return what these choices would delete, of all runs of the data folder or of the given ones alone."""
+    wanted, doomed, kept = frozenset(choices), list[Doomed](), list[str]()
+    for run in local_runs(workspace) if runs is None else runs:
+        if wanted & OF_RUNS and is_owned(run):
+            kept.append(f"{run.name} is at work or in line: nothing of it is touched.")
+        else:
+            doomed += _doomed_of_run(run, wanted)
+    if runs is None and "class images" in wanted:
+        _plan_class_images(workspace, doomed, kept)
+    if runs is None and "exports" in wanted:
+        _plan_exports(workspace, doomed, kept)
+    if runs is None and "pictures" in wanted:
+        found = [workspace.pictures_dir, *(path for path in _entries(workspace.pictures_dir) if path.is_dir())]
+        files = [file for folder in found for file in _entries(folder) if PICTURE.fullmatch(file.name)]
+        doomed += [Doomed(file, size_of(file)) for file in files if _is_plain_file(file)]
+    if runs is None and "caches" in wanted:
+        doomed += [Doomed(path, size_of(path)) for path in _leftovers(workspace)]
+    return Plan(tuple(doomed), tuple(kept), tuple(sorted(wanted)), None if runs is None else tuple(runs))
+
+
+def _doomed_of_run(run: RunFolder, wanted: frozenset[Choice]) -> Iterator[Doomed]:
+    if "intermediate weights" in wanted:
+        saved = saved_steps(run)
+        newest = max((step for step in saved if step in run.steps()), default=None)
+        for step in (step for step in saved if step != newest):
+            yield from (Doomed(file, size_of(file), run) for file in weight_files(run, step))
+    states: Choice = "exact states" if read_state(run).status == "done" else "states to resume from"
+    if states in wanted:
+        found = [run.checkpoints / str(step) for step in run.checkpoint_steps()]
+        yield from (Doomed(state, size_of(state), run) for state in found if _is_plainly_in(run.path, state))
+
+
+def _plan_class_images(workspace: Workspace, doomed: list[Doomed], kept: list[str]) -> None:
+    """Add the cache of generated class pictures, without those that a run reads or has to go on with."""
+    runs = local_runs(workspace)
+    if busy := [run.name for run in runs if is_owned(run)]:
+        kept.append(f"Class images stay while {busy[0]} trains.")
+        return
+    # Another GPU makes other digits of the same pictures, and a state is only taken up with the very same ones.
+    needed = {prompt: run.name for run in runs if _resumable(run) for prompt in _class_prompts(run)}
+    for folder in (entry for entry in _entries(workspace.class_images_dir) if CLASS_FOLDER.fullmatch(entry.name)):
+        prompt = _json(folder / "info.json").get("prompt")
+        if not isinstance(prompt, str) or folder.is_symlink():
+            continue
+        if prompt in needed:
+            kept.append(f"The class images of {prompt!r} stay: {needed[prompt]} can be resumed only with them.")
+        elif _age_s(folder) < RESTED_S:
+            kept.append(f"The class images of {prompt!r} stay: they were made within the hour, and may be in use.")
+        else:
+            # The note of what they are goes last: until then the folder is known for what it is.
+            files = [file for file in _entries(folder) if CLASS_IMAGE.fullmatch(file.name)] + [folder / "info.json"]
+            doomed += [Doomed(file, size_of(file)) for file in files if _is_plain_file(file)]
+
+
+def _resumable(run: RunFolder) -> bool:
+    return read_state(run).status != "done" and bool(run.checkpoint_steps())
+
+
+def _class_prompts(run: RunFolder) -> list[str]:
+    settings = _settings(run.config_path)
+    if settings is None or not settings.with_prior_preservation:
+        return []
+    return [
+        concept.class_prompt for concept in settings.concepts if concept.class_prompt and not concept.class_data_dir
+    ]
+
+
+def _plan_exports(workspace: Workspace, doomed: list[Doomed], kept: list[str]) -> None:
+    """Add the exports whose model is here and stays, told by their names: any other one may be the only copy."""
+    going, models = {one.path for one in doomed}, {"starter-toy"}
+    models |= {_file_stem(entry.name) for entry in _entries(workspace.models_dir)}
+    for run in local_runs(workspace):
+        steps = [step for step in run.steps() if run.step_folder(step) / MODEL_INDEX not in going]
+        models |= {_file_stem(f"{run.name} step {step}") for step in steps} | ({run.name} if steps else set())
+    files = [file for file in _entries(workspace.exports_dir) if file.suffix in EXPORT_SUFFIXES]
+    for file in filter(_is_plain_file, files):
+        if {file.stem, file.stem.rpartition("-")[0]} & models:
+            doomed.append(Doomed(file, size_of(file)))
+        else:
+            kept.append(f"The export {_printable(file.name)} stays: the model that it was made of is not here.")
+
+
+def _file_stem(name: str) -> str:
+    """Return a model's name as the Convert tab makes a file's of it."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
+
+
+def _is_plain_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
+
+
+# The weights of a step -----------------------------------------------------------------------------------------------
+
+
+def saved_steps(run: RunFolder, settings: TrainingConfig | None = None) -> list[int]:
+    """Return the steps that a training saved, in order, known by their `args.json`, also those whose weights are gone.
+
+    With settings, only those that were saved under them: what was copied here from another run is not this run's.
+    """
+    found = sorted(int(entry.name) for entry in _entries(run.path) if STEP_NAME.fullmatch(entry.name))
+    found = [step for step in found if _is_plain_file(run.step_folder(step) / "args.json")]
+    if settings is None:
+        return found
+    # A resume may have changed settings that make it no other run, and where its files are.
+    first = _settings(run.first_config_path) or settings
+    told = {step: _settings(run.step_folder(step) / "args.json") for step in found}
+    return [
+        step
+        for step, own in told.items()
+        if own and own.identity() == settings.identity() and _places(own) in (_places(settings), _places(first))
+    ]
+
+
+def _places(config: TrainingConfig) -> list[str | None]:
+    concepts = [(concept.instance_data_dir, concept.class_data_dir) for concept in config.concepts]
+    return [config.pretrained_model_name_or_path, *(place for both in concepts for place in both)]
+
+
+def weight_files(run: RunFolder, step: int) -> list[Path]:
+    """Return the files of a step's model, `model_index.json` first: without it nothing takes the rest for a model."""
+    folder = run.step_folder(step)
+    found = [file for pattern in ALL_SAVED_FILES for file in sorted(folder.glob(pattern))]
+    found = [file for file in found if ".safetensors" not in file.name or SHARD.fullmatch(file.name)]
+    plain = [file for file in found if _is_plain_file(file) and not folder.is_symlink()]
+    # A model with an index of another kind was not written here, and would go on to count as one.
+    return plain if plain[:1] == [folder / MODEL_INDEX] or not (folder / MODEL_INDEX).exists() else []
+
+
+def _settings(file: Path) -> TrainingConfig | None:
+    try:
+        return TrainingConfig.from_json(_json(file))
+    except ConfigError:
+        return None
+
+
+def _json(file: Path) -> dict[str, object]:
+    try:
+        return read_object(file)
+    except (OSError, ValueError):
+        return {}
+
+
+# Deleting ------------------------------------------------------------------------------------------------------------
+
+
+def carry_out(workspace: Workspace, agreed: Plan) -> int:
+    """Delete what the plan names, and return the bytes freed; a run that was taken up since then is passed over.
+
+    Raises RunFolderError at the first thing that cannot be deleted.
+    """
+    # Made once more: what may not go any longer, be it that the newest model vanished, is not in it.
+    now = {one.path for one in plan(workspace, agreed.choices, agreed.runs).doomed}
+    freed = 0
+    for run in dict.fromkeys(one.run for one in agreed.doomed):
+        of_run = [one for one in agreed.doomed if one.run == run and one.path in now]
+        is_elsewhere = run is not None and not run.path.is_relative_to(workspace.data_dir)
+        inside = run.path if run is not None and is_elsewhere else workspace.data_dir
+        with contextlib.ExitStack() as stack:
+            if run is not None and of_run:
+                try:
+                    stack.enter_context(held_lock(run.lock_path))
+                except BlockingIOError:
+                    continue
+                if is_locked(run.line_path):
+                    continue
+            freed += sum(_deleted(one.path, inside) for one in of_run)
+    return freed
+
+
+def _deleted(path: Path, inside: Path) -> int:
+    """Delete a file or folder and return the bytes freed; one that lies elsewhere by now, behind a link, is left."""
+    if not _is_plainly_in(inside, path.parent) or path.is_symlink() or not path.exists():
+        return 0
+    try:
+        if path.is_dir():
+            num_bytes = size_of(path)
+            remove_folder(path)
+            return num_bytes
+        about = path.lstat()
+        path.unlink(missing_ok=True)
+        if path.name == MODEL_INDEX:
+            sync(path.parent)
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} cannot be deleted.", f"{error.strerror}.", "Change that, then try again."
+        ) from error
+    if path.parent.parent != inside:  # the rooms themselves stay
+        with contextlib.suppress(OSError):  # something of the user's is in it
+            path.parent.rmdir()
+    # A file with another name somewhere frees nothing yet.
+    return about.st_size if stat.S_ISREG(about.st_mode) and about.st_nlink == 1 else 0
+
+
+def remove_weights(run: RunFolder, step: int) -> int:
+    """Delete a step's model, keeping its samples, settings and what is not ours; returns the bytes freed."""
+    return sum(_deleted(file, run.path) for file in weight_files(run, step))
+
+
+def run_to_clean(path: Path) -> RunFolder:
+    """Return the run at a path; raises RunFolderError where there is none, the seed script's own included."""
+    run = RunFolder(path)
+    if not run.steps() and not run.config_path.exists():
+        raise RunFolderError(f"{path} holds no run.", "No step folder with a model is in it.", "Name a run's folder.")
+    return run

@@ -1,0 +1,486 @@
+"""Runs and pictures as jobs: the background thread of the page, and what the page shows of a run.
+
+The run folder is the truth. A job only has a thread, a place in the queue and three buttons; what the page shows of it
+is read from disk.
+"""
+
+import contextlib
+import dataclasses
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dreambooth.config.training import SD15, GenerationConfig, TrainingConfig
+from dreambooth.device.hardware import look_at_device
+from dreambooth.durable import held_lock, is_locked
+from dreambooth.environment import Secret, Settings
+from dreambooth.errors import DeviceError, RunFolderError, without_secrets
+from dreambooth.events import FINAL_STATUSES, Controls, FixedNoiseLosses, LossReader, Status, StatusChanged, StepLoss
+from dreambooth.forecast.memory import fastest_plan, memory_need
+from dreambooth.forecast.shape import read_shape
+from dreambooth.models.base import STARTER
+from dreambooth.models.manager import ModelManager
+from dreambooth.models.saved_step import model_name
+from dreambooth.pictures.painter import (
+    OnNotice,
+    OnStep,
+    Painter,
+    folder_of,
+    prompts_to_compare,
+    steps_to_compare,
+)
+from dreambooth.pictures.queue import Order, PictureLine
+from dreambooth.records.removal import Removed, remove_run
+from dreambooth.records.runlog import RunLog, is_lent, is_owned, read_config, read_state
+from dreambooth.records.workspace import RunFolder, Workspace
+from dreambooth.runs.resuming import resumable_config
+from dreambooth.runs.run import (
+    execute,
+    smaller_config,
+    start_records,
+    unexpected_end,
+)
+from dreambooth.scoring.bleed import Bled, bleed_report, report_for_card
+from dreambooth.scoring.records import RunScores, read_scores
+from dreambooth.scoring.run import score_here
+
+LOG_TAIL_BYTES = 16_000
+# What a request for pictures does while a run trains.
+When = Literal["ask", "after training", "pause training"]
+
+
+@dataclass(frozen=True)
+class RunView:
+    """All the page shows of a run, read from its folder."""
+
+    name: str
+    path: Path
+    status: Status
+    step: int
+    total_steps: int
+    phase: str
+    phase_done: int
+    phase_total: int
+    seconds_left: float | None
+    saves_in_time: bool
+    phase_seconds_left: float | None
+    error: StatusChanged | None
+    queue_place: int | None
+    losses: list[StepLoss]
+    log_tail: str
+    samples: dict[int, list[Path]]
+    steps: list[int]
+    resume_step: int | None
+    silent_s: float
+    config: TrainingConfig | None
+    scores: RunScores | None = None
+    recommended_step: int | None = None
+    why_recommended: str = ""
+    at_fixed_noise: list[FixedNoiseLosses] = field(default_factory=list)
+    # The step after which more steps can be trained than the run was started with; None where that state is gone.
+    more_from: int | None = None
+
+
+# For the page --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    run: RunFolder
+    config: TrainingConfig
+    resume: bool = False
+    explicit: Collection[str] | None = None
+    controls: Controls = field(default_factory=Controls)
+    # The lock on the run's place in the line: whoever reads the folder knows by it that the run is not forgotten.
+    place: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+
+class Jobs:
+    """The runs of one app: one trains at a time in a thread of its own, further ones wait in line."""
+
+    def __init__(self, workspace: Workspace, manager: ModelManager, token: str | None = None) -> None:
+        self._workspace, self._manager, self._token = workspace, manager, token
+        self._line: list[_Job] = []
+        self._loss_readers: dict[Path, LossReader] = {}
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._painter = Painter(manager, workspace.models_dir, token)
+        self.pictures = PictureLine(self._changed, self._is_in_line, self._lent_device)
+
+    def _is_in_line(self, name: str) -> bool:
+        return any(job.run.name == name for job in self._line)
+
+    def start(self, config: TrainingConfig, wish: str = "run", explicit: Collection[str] | None = None) -> str:
+        """Queue a run and return its name; raises ConfigError with every mistake before anything is written.
+
+        `explicit` names the settings that were asked for, of which the run's log tells those without an effect.
+        """
+        config.checked()
+        with self._changed:
+            self._refuse_at_the_end()
+            run = self._workspace.run(self._workspace.new_run_name(wish))
+            self._queue(_Job(run, start_records(config, run, self._workspace.models_dir), explicit=explicit))
+        return run.name
+
+    def resume(self, name: str) -> None:
+        """Queue a run that was ended before its last step, to go on from its newest state."""
+        self._resume(name, {})
+
+    def train_more(self, name: str, max_train_steps: int) -> None:
+        """Queue a run that has ended, finished or not, to be trained to this many steps in all."""
+        self._resume(name, {"max_train_steps": max_train_steps})
+
+    def _resume(self, name: str, changes: Mapping[str, Any]) -> None:
+        with self._changed:
+            self._refuse_at_the_end()
+            run = self._workspace.run(name)
+            drive = self._workspace.drive_dir
+            if drive is not None and run.path.is_relative_to(drive):
+                raise RunFolderError(
+                    f"{name} lies on Google Drive only.", "Its exact state stayed on the machine that trained it.",
+                    "Train further from one of its steps: choose it as the base model.",
+                )  # fmt: skip
+            if any(job.run.name == name for job in self._line):
+                raise RunFolderError(f"{name} is at work or in line already.", "It needs no second start.", "")
+            job = _Job(run, resumable_config(run, changes), resume=True)
+            # Once its place is held, no other process takes the run up: one that did so just now is seen here.
+            with contextlib.ExitStack() as undone:
+                undone.enter_context(job.place).enter_context(held_lock(run.line_path))
+                if is_locked(run.lock_path):
+                    raise RunFolderError(f"{name} is at work.", "Another process has it.", "Wait, or stop it there.")
+                self._append(job)
+                undone.pop_all()
+
+    def _queue(self, job: _Job) -> None:
+        job.place.enter_context(held_lock(job.run.line_path))
+        try:
+            self._append(job)
+        except OSError:
+            job.place.close()
+            raise
+
+    def _append(self, job: _Job) -> None:
+        RunLog(job.run, job.config.max_train_steps or 0)(StatusChanged("queued"))
+        self._line.append(job)
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._work, name="runs", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def stop(self, name: str) -> None:
+        """Ask a run to finish its step, save and end; a queued one is taken out of the line."""
+        with self._changed:
+            job = self._job(name)
+            job.controls.stop.set()
+            if job is not self._line[0]:
+                self._leave(job, "Taken out of the queue.")
+
+    def _leave(self, job: _Job, why: str) -> None:
+        self._line.remove(job)
+        with job.place:
+            RunLog(job.run, job.config.max_train_steps or 0)(StatusChanged("stopped", why))
+
+    def _refuse_at_the_end(self) -> None:
+        if self._closing:
+            raise DeviceError("The app is about to end.", "It takes no more runs.", "Start it again first.")
+
+    def save_now(self, name: str) -> None:
+        """Ask a run to save its model after this step."""
+        self._job(name).controls.save_now.set()
+
+    def finish_now(self, name: str) -> None:
+        """Ask a run to end well before its last step: a short cool-down to rate zero, then its last save."""
+        self._job(name).controls.finish_now.set()
+
+    def sample_now(self, name: str) -> None:
+        """Ask a run for sample pictures after this step."""
+        self._job(name).controls.sample_now.set()
+
+    def active(self) -> str | None:
+        """Return the name of the run that trains, or of the next in line."""
+        with self._changed:
+            return self._line[0].run.name if self._line else None
+
+    def waiting(self) -> list[str]:
+        """Return the names of the runs that wait for their turn, the next one first."""
+        with self._changed:
+            return [job.run.name for job in self._line[1:]]
+
+    def makes_pictures(self) -> bool:
+        """Return whether the device is lent to generation."""
+        return self._manager.holder == "generation"
+
+    def retry_with_less(self, name: str) -> str:
+        """Queue a new run with the settings of this one, changed to need less memory; returns its name."""
+        config = self.view(name).config
+        smaller = None if config is None else self._that_fits(config)
+        if smaller is None:
+            raise RunFolderError(
+                f"There are no settings of {name} that need less.", "They are as small as they can be.",
+                "Train on a device with more memory.",
+            )  # fmt: skip
+        return self.start(dataclasses.replace(smaller, output_dir=None), name, explicit=())
+
+    def _that_fits(self, config: TrainingConfig) -> TrainingConfig | None:
+        """Return the fastest plan for the device if it needs less, else the least harmful change that lowers it."""
+        device = look_at_device()
+        shape = read_shape(config.pretrained_model_name_or_path, self._workspace.models_dir)
+        plan = fastest_plan(config, shape, device)
+        needs = [memory_need(one, shape, device.kind).peak_bytes for one in (plan, config)]
+        return plan if needs[0] < needs[1] else smaller_config(config)
+
+    def remove(self, name: str) -> Removed:
+        """Delete a run and all that the program wrote into its folder; what others put there stays."""
+        run = self._workspace.run(name)
+        with self._changed:
+            if any(job.run.name == name for job in self._line):
+                raise RunFolderError(f"{name} is at work or in line.", "Its files are in use.", "Stop it first.")
+            self._loss_readers.pop(run.path, None)
+            return remove_run(self._workspace, run)
+
+    def _loss_reader(self, run: RunFolder) -> LossReader:
+        with self._changed:
+            return self._loss_readers.setdefault(run.path, LossReader(run.events_path))
+
+    def view(self, name: str) -> RunView:
+        """Return what the page shows of a run."""
+        run = self._workspace.run(name)
+        if not run.config_path.exists():
+            raise RunFolderError(f"There is no run {name!r}.", "Its folder is gone.", "Choose another run.")
+        with self._changed:
+            places = {job.run.name: place for place, job in enumerate(self._line)}
+            stopping = any(job.run.name == name and job.controls.stop.is_set() for job in self._line)
+        state = read_state(run)
+        status: Status = "stopping" if stopping and state.status not in FINAL_STATUSES else state.status
+        steps, scores = run.steps(), read_scores(run)
+        pick = scores.recommended(steps) if scores else None
+        return RunView(
+            name=name,
+            path=run.path,
+            status=status,
+            step=state.step,
+            total_steps=state.total_steps,
+            phase=state.phase,
+            phase_done=state.phase_done,
+            phase_total=state.phase_total,
+            seconds_left=state.seconds_left,
+            saves_in_time=state.saves_in_time,
+            phase_seconds_left=state.phase_seconds_left,
+            error=state.error,
+            queue_place=places.get(name) or None,
+            losses=self._loss_reader(run).losses(),
+            log_tail=_tail(run.log_path),
+            samples=run.samples(),
+            steps=steps,
+            resume_step=None if is_lent(state) else _resume_step(run, status),
+            silent_s=max(time.time() - state.heartbeat_s, 0.0) if status in ("running", "stopping") else 0.0,
+            config=read_config(run),
+            scores=scores,
+            recommended_step=pick.step if pick else None,
+            why_recommended=pick.why if pick else "",
+            at_fixed_noise=self._loss_reader(run).at_fixed_noise(),
+            more_from=None if is_owned(run) else max(run.checkpoint_steps(), default=None),
+        )
+
+    def score(
+        self, name: str, on_picture: Callable[[int, int], None] = lambda done, total: None, *, download: bool = True
+    ) -> RunScores:
+        """Score every saved step of a run that has ended; raises DeviceError while something else has the device."""
+        run = self._workspace.run(name)
+        return score_here(run, self._workspace, self._manager, self._token, download=download, on_picture=on_picture)
+
+    def held_bytes(self) -> int:
+        """Return the device memory that this app holds by itself, for pictures or a run, and the next run gets."""
+        return self._manager.held_bytes
+
+    def bleed(
+        self, name: str, on_picture: Callable[[int, int], None] = lambda done, total: None, *, download: bool = True
+    ) -> list[Bled]:
+        """Return what a run's step changed beside its subject; raises DeviceError while something else has the device.
+
+        It is the recommended step, or the last where none is.
+        """
+        run = self._workspace.run(name)
+        step = self.view(name).recommended_step
+        return bleed_report(
+            run.path, step, settings=self._settings(), manager=self._manager, download=download, on_picture=on_picture
+        )
+
+    def _settings(self) -> Settings:
+        token = None if self._token is None else Secret(self._token)
+        return Settings(self._workspace.data_dir, token=token)
+
+    def report_for_card(self, model: Path, on_picture: Callable[[int, int], None]) -> bool:
+        """Make what a model's card says of other things, where it is missing and does not take hours."""
+        return report_for_card(model, settings=self._settings(), manager=self._manager, on_picture=on_picture)
+
+    def generate(self, model: str, config: GenerationConfig, when: When = "ask") -> Iterator[Path]:
+        """Yield picture files one by one; `when` is for the time that a run trains, see `order`."""
+        yield from self.pictures.follow(self.order(model, config, when))
+
+    def order(self, model: str, config: GenerationConfig, when: When = "ask") -> Order:
+        """Queue a request for pictures.
+
+        While a run trains it begins after it, or has it pause; to `ask` raises DeviceError that says how long it takes.
+        """
+        config.checked()
+        folder = folder_of(model, self._workspace)
+
+        def work(on_step: OnStep, should_stop: Callable[[], bool], notice: OnNotice) -> Iterator[Path]:
+            return self._painter.pictures(
+                model, config, folder, on_step=on_step, should_stop=should_stop, wait=True, notice=notice
+            )
+
+        after = self._blocking_run(when)
+        return self.pictures.add(model_name(model), config.num_images_per_prompt, work, after)
+
+    def order_comparison(self, name: str, steps: Sequence[int], config: GenerationConfig, when: When = "ask") -> Order:
+        """Queue the same pictures of several steps of a run, 0 being its base, and the grid of them."""
+        run = self._workspace.run(name)
+        kept = read_config(run)
+        models = steps_to_compare(run, steps, kept.pretrained_model_name_or_path if kept else "")
+        prompts = prompts_to_compare(config, len(models))
+        folder = self._workspace.pictures_dir / run.name
+
+        def work(on_step: OnStep, should_stop: Callable[[], bool], notice: OnNotice) -> Iterator[Path]:
+            return self._painter.compare(
+                models, prompts, config, folder, on_step=on_step, should_stop=should_stop, wait=True, notice=notice
+            )
+
+        after = self._blocking_run(when)
+        num_pictures = len(models) * len(prompts) * config.num_images_per_prompt
+        return self.pictures.add(f"{name}: {len(models)} steps", num_pictures, work, after)
+
+    def _blocking_run(self, when: When) -> str:
+        """Return the run that a request waits for; raises DeviceError when one trains and nothing was said for that."""
+        active = self.active()
+        if active is None or when == "pause training":
+            return ""
+        if when == "after training":
+            return active
+        seconds_left = read_state(self._workspace.run(active)).seconds_left
+        wait = "It is too early to say how long." if seconds_left is None else f"About {in_words(seconds_left)} left."
+        raise DeviceError(
+            f"The device is training {active}.", wait,
+            "Ask for the pictures after the training, have it pause meanwhile, or stop it.",
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def _lent_device(self) -> Iterator[None]:
+        """Have the run that trains, if there is one, lend the device while the block lasts."""
+        with self._changed:
+            lenders = [job.controls.lend for job in self._line[:1]]
+        for lend in lenders:
+            lend.set()
+        try:
+            yield
+        finally:
+            for lend in lenders:
+                lend.clear()
+
+    def models(self) -> list[tuple[str, str]]:
+        """Return (label, value) of every model pictures can be made with, newest steps first."""
+        steps = [
+            (f"{run.name} · step {step}", str(run.step_folder(step)))
+            for run in self._workspace.runs()
+            for step in reversed(run.steps())
+        ]
+        own = sorted(entry for entry in self._workspace.models_dir.iterdir() if not entry.name.startswith("."))
+        bases = [(entry.name, str(entry)) for entry in own]
+        return [*steps, ("starter (toy)", STARTER), *bases, ("Stable Diffusion 1.5", SD15)]
+
+    def close(self) -> None:
+        """Stop the run that trains, wait until it has saved, and take nothing new; those in line can be resumed."""
+        with self._changed:
+            self._closing = True
+            for job in self._line[:1]:
+                job.controls.stop.set()
+            for job in self._line[1:]:
+                self._leave(job, "The app ended before its turn came.")
+            self._changed.notify_all()
+        self.pictures.close()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _job(self, name: str) -> _Job:
+        for job in self._line:
+            if job.run.name == name:
+                return job
+        raise RunFolderError(f"{name} is not running.", "It has ended or was never started here.", "")
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                # Pictures that waited for the run before come first.
+                self._changed.wait_for(lambda: self._closing or (self._line and not self.pictures.is_due()))
+                if not self._line:
+                    return
+                job = self._line[0]
+            # A thread of its own: torch's threads in it end with the run, and slow down nothing that comes after.
+            training = threading.Thread(target=self._train, args=(job,), name="training", daemon=True)
+            try:
+                training.start()
+                training.join()
+            finally:
+                with self._changed:
+                    self._line.remove(job)
+                    job.place.close()
+                    self._changed.notify_all()
+
+    def _train(self, job: _Job) -> None:
+        try:
+            execute(
+                job.config,
+                job.run,
+                workspace=self._workspace,
+                manager=self._manager,
+                token=self._token,
+                controls=job.controls,
+                resume=job.resume,
+                explicit=job.explicit,
+            )
+        # Another process has taken the run up: its records are that one's.
+        except BlockingIOError as error:
+            print(without_secrets(f"{job.run.name}: {error}"), file=sys.stderr)
+        # The top of the thread: a library that asks to exit ends its run, not those that wait behind it.
+        except BaseException as error:
+            _tell_end(job, error)
+
+
+def _tell_end(job: _Job, error: BaseException) -> None:
+    try:
+        log = RunLog(job.run, job.config.max_train_steps or 0)
+        log.bug(error)
+        log(unexpected_end(error, job.config))
+    except OSError as unwritten:
+        # Its records cannot be written: there is nowhere else to tell it.
+        print(without_secrets(f"{job.run.name}: {error}; {unwritten}"), file=sys.stderr)
+
+
+def _resume_step(run: RunFolder, status: Status) -> int | None:
+    """Return the step that a resumed run would go on after, 0 for its start; None when it needs no resuming."""
+    if status not in ("interrupted", "paused", "stopped", "failed"):
+        return None
+    return max(run.checkpoint_steps(), default=0)
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration as a person would say it: `40 s`, `6 min`, `1 h 20 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - LOG_TAIL_BYTES, 0))
+            return file.read().decode("utf-8", errors="replace")
+    except OSError:  # there is none, or no file in its place
+        return ""

@@ -1,0 +1,495 @@
+"""One run, from its records to its final status, and the same work called straight from Python.
+
+The run folder is the truth: whoever wants to know how a run stands reads it there.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.config.effects import without_effect, without_effect_in
+from dreambooth.config.training import TrainingConfig, update_problems
+from dreambooth.data.concept_notices import concept_notices
+from dreambooth.device.hardware import freed_memory_kept
+from dreambooth.durable import held_lock, is_disk_full, sweep_unfinished, write_json
+from dreambooth.environment import Settings, load_settings
+from dreambooth.errors import (
+    DreamBoothError,
+    RunFolderError,
+    StoppedError,
+    TrainingError,
+    quoted,
+    without_secrets,
+)
+from dreambooth.events import Controls, Event, Notice, StatusChanged
+from dreambooth.forecast.pace import remember_pace
+from dreambooth.models.base import local_base, read_card
+from dreambooth.models.manager import ModelManager
+from dreambooth.models.origin import class_images_sentence, origin_of, step_sentence
+from dreambooth.records.drive import RunKeeper, ready_drive
+from dreambooth.records.runlog import RunLog, TensorBoardLog, failure, read_config
+from dreambooth.records.workspace import RunFolder, Workspace, newest_step_folder
+from dreambooth.runs.resuming import (
+    record_changes,
+    remove_later_states,
+    require_state,
+    resumable_config,
+    state_to_resume,
+    with_absolute_paths,
+)
+from dreambooth.training.extending import Extension, extended, read_extensions, record_extensions
+from dreambooth.training.finishing import read_finish
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from dreambooth.training.checkpoint import Checkpoint
+    from dreambooth.training.materials import Materials
+
+# Given back when the disk is full, so that the run's end can still be written down.
+RESERVE_BYTES = 1 << 18
+# Below this, pictures of SD 1.5 fall apart: it is no way to make a run fit.
+MIN_RETRY_PX = 256
+
+
+# One run, from start to final status ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def claimed(run: RunFolder) -> Iterator[None]:
+    """Hold a run's lock; raises RunFolderError when another process has it."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(held_lock(run.lock_path))
+        except BlockingIOError:
+            raise RunFolderError(
+                f'"{run.path}" is in use by another process.', "",
+                "Wait until that has ended, or choose another --output_dir.",
+            ) from None  # fmt: skip
+        yield
+
+
+def start_records(
+    config: TrainingConfig, run: RunFolder, models_dir: Path | None = None, *, is_claimed: bool = False
+) -> TrainingConfig:
+    """Make a new run's folder with its settings, seed included; raises RunFolderError when the folder is in use."""
+    config = with_trained_base(config.checked(), models_dir)
+    run.refuse_if_used(is_claimed=is_claimed)
+    run.forget_failed_start()
+    seed = secrets.randbelow(2**32) if config.seed is None else config.seed
+    config = dataclasses.replace(with_absolute_paths(config), seed=seed, output_dir=str(run.path))
+    write_json(run.config_path, config.to_json())
+    return config
+
+
+def with_trained_base(config: TrainingConfig, models_dir: Path | None) -> TrainingConfig:
+    """Return the settings with the step that a run's folder means, and with the model that makes its class images.
+
+    Both are written down: a run that scores other steps later, or moves, does not change a training that began.
+    """
+    name = config.pretrained_model_name_or_path
+    folder = local_base(name, models_dir)
+    if folder is not None and RunFolder(folder.parent).base_step() is not None and folder.name.isdecimal():
+        config = dataclasses.replace(config, pretrained_model_name_or_path=str(folder.absolute()))
+    origin = origin_of(name, models_dir) if config.with_prior_preservation else None
+    if origin is not None and origin.is_here and config.class_model_name_or_path is None:
+        config = dataclasses.replace(config, class_model_name_or_path=origin.name)
+    return config
+
+
+def execute(
+    config: TrainingConfig,
+    run: RunFolder,
+    *,
+    workspace: Workspace,
+    manager: ModelManager,
+    token: str | None,
+    controls: Controls,
+    on_event: Callable[[Event], None] = lambda event: None,
+    resume: bool = False,
+    explicit: Collection[str] | None = None,
+    state_step: int | None = None,
+    is_claimed: bool = False,
+) -> StatusChanged:
+    """Train a run whose records exist, and return its final status; never raises for what happens inside the run.
+
+    With `resume` it goes on from its newest valid state, or from that of `state_step`. `explicit` names the settings
+    that were asked for: a new run begins with what has no effect of them. The run's lock is taken, unless this process
+    holds it (`is_claimed`).
+    """
+    log = RunLog(run, config.max_train_steps or 0, config)
+    board = TensorBoardLog(run, config.logging_dir)
+    keeper: RunKeeper | None = None
+    report = _Reporter(log, {"TensorBoard's log": board, "The display": on_event})
+
+    lock = contextlib.nullcontext() if is_claimed else held_lock(run.lock_path)
+    with lock, contextlib.closing(log):
+        reserve = run.records / "reserve"
+        try:
+            sweep_unfinished(run.path)
+            sweep_unfinished(workspace.data_dir)
+            reserve.write_bytes(bytes(RESERVE_BYTES))
+            report(StatusChanged("running"))
+            for sentence in [] if resume else [*without_effect(config, explicit), *concept_notices(config.concepts)]:
+                report(Notice(sentence, "warning"))
+            for sentence in [] if resume else _about_base(config, workspace.models_dir):
+                report(Notice(sentence))
+            if workspace.drive_dir is not None:
+                keeper = RunKeeper(run, _own_photos(config, workspace), workspace.drive_dir, report)
+                report.observers["The copy to Google Drive"] = keeper
+            with manager.lease("training", wait=True):
+                final = _train(
+                    config,
+                    run,
+                    workspace=workspace,
+                    manager=manager,
+                    token=token,
+                    report=report,
+                    controls=controls,
+                    resume=resume,
+                    explicit=explicit,
+                    state_step=state_step,
+                )
+        except DreamBoothError as error:
+            final = failure(error)
+        # The top of a job: whatever ended the run is told by its status, and a bug keeps its traceback in the log.
+        except Exception as error:
+            reserve.unlink(missing_ok=True)
+            if not is_disk_full(error):
+                log.bug(error)
+            final = unexpected_end(error, config)
+        reserve.unlink(missing_ok=True)
+        report(final)
+        report.attempt("TensorBoard's log", board.close)
+        if keeper is not None:
+            keeper.close()
+        with contextlib.suppress(OSError):  # a full disk has no room for it, and has been told
+            remember_pace(workspace, run, config)
+    return final
+
+
+class _Reporter:
+    """Hands events to the run's log and its observers, which show or copy the run; one that fails is left out."""
+
+    def __init__(self, log: RunLog, observers: dict[str, Callable[[Event], None]]) -> None:
+        self._log, self.observers = log, observers
+
+    def __call__(self, event: Event) -> None:
+        self._log(event)
+        for name, observer in list(self.observers.items()):
+            self.attempt(name, functools.partial(observer, event))
+
+    def attempt(self, name: str, act: Callable[[], None]) -> None:
+        """Have an observer do something; the log says when it fails."""
+        try:
+            act()
+        # Whatever is wrong with an observer, the run goes on without it.
+        except Exception as error:
+            self.observers.pop(name, None)
+            self._log(Notice(f"{name} failed, and the run goes on without it: {quoted(error)}", "warning"))
+            if not isinstance(error, OSError | UnicodeError):
+                self._log.bug(error)
+
+
+def _about_base(config: TrainingConfig, models_dir: Path) -> list[str]:
+    """Return which step of a run the base is, and whose class images a trained base gets."""
+    name, class_model = config.pretrained_model_name_or_path, config.class_model_name_or_path
+    told = [step_sentence(name, models_dir)]
+    if config.with_prior_preservation:
+        told.append(class_images_sentence(name, class_model, models_dir))
+    return [sentence for sentence in told if sentence]
+
+
+def _own_photos(config: TrainingConfig, workspace: Workspace) -> list[Path]:
+    """Return the folders of photos that the page keeps; others are the user's own, wherever they lie."""
+    folders = {Path(concept.instance_data_dir) for concept in config.concepts}
+    return sorted(folder for folder in folders if folder.is_relative_to(workspace.datasets_dir))
+
+
+def _train(
+    config: TrainingConfig,
+    run: RunFolder,
+    *,
+    workspace: Workspace,
+    manager: ModelManager,
+    token: str | None,
+    report: Callable[[Event], None],
+    controls: Controls,
+    resume: bool = False,
+    explicit: Collection[str] | None = None,
+    state_step: int | None = None,
+) -> StatusChanged:
+    from dreambooth.training.preparation import prepare
+    from dreambooth.training.trainer import Trainer
+
+    checkpoint = _agreed_state(run, manager, report, state_step) if resume else None
+    if read_card(config.pretrained_model_name_or_path).is_toy:
+        report(Notice(read_card(config.pretrained_model_name_or_path).notice))
+    materials = prepare(
+        config, workspace=workspace, manager=manager, token=token, report=report, controls=controls, is_resumed=resume
+    )
+    if materials is None:
+        return StatusChanged("stopped", "Stopped before the first step.")
+    for sentence in [] if resume else without_effect_in(materials.num_steps, config, explicit):
+        report(Notice(sentence, "warning"))
+    goes_back = state_step is not None
+    extensions = _extensions(config, run, materials, checkpoint)
+    trainer = Trainer(config, materials, run, manager, report, controls, checkpoint, extensions, goes_back=goes_back)
+    if resume and _this_process(manager).is_main_process:
+        record_extensions(run, extensions, report)
+        record_changes(run, config, report)
+        if state_step is not None:
+            remove_later_states(run, state_step, report)
+    with freed_memory_kept(manager.device.type):
+        num_steps = trainer.run()
+    if num_steps < trainer.num_steps:
+        return StatusChanged("stopped", f"Stopped and saved after {num_steps} of {materials.num_steps} steps.")
+    if num_steps < materials.num_steps:
+        return StatusChanged("done", f"{num_steps} steps, finished before all {materials.num_steps}.")
+    return StatusChanged("done", f"{num_steps} steps.")
+
+
+def _extensions(
+    config: TrainingConfig, run: RunFolder, materials: "Materials", checkpoint: "Checkpoint | None"
+) -> tuple[Extension, ...]:
+    """Return by which steps a run is extended that goes on from this state."""
+    kept = read_config(run)
+    if checkpoint is None or kept is None:
+        return ()
+    batches = materials.batches
+    total = kept.max_train_steps
+    if total is None and config.max_train_steps is not None:
+        from dreambooth.training.preparation import steps_per_epoch
+
+        total = kept.num_train_epochs * steps_per_epoch(kept, batches.concepts, batches.num_processes)
+    before, finish = read_extensions(run.extensions_path), read_finish(run.finish_path)
+    return extended(before, checkpoint.step, total, config.max_train_steps, finish)
+
+
+def _agreed_state(
+    run: RunFolder, manager: ModelManager, report: Callable[[Event], None], step: int | None = None
+) -> "Checkpoint | None":
+    """Return the state to go on from; of several processes the first looks, and sets aside what is damaged."""
+    from accelerate.utils import broadcast_object_list
+
+    from dreambooth.training.checkpoint import verified
+
+    process, found, refused = _this_process(manager), None, None
+    said: list[int | str | None] = [None]  # the step, nothing for a start anew, or why there is none
+    if process.is_main_process:
+        try:
+            found = state_to_resume(run, step, report)
+            said = [None if found is None else found.step]
+        except TrainingError as error:
+            refused, said = error, [str(error)]
+    if process.num_processes > 1:
+        broadcast_object_list(said)
+    if isinstance(said[0], str):
+        raise refused or TrainingError(said[0])
+    return found if found is not None or said[0] is None else verified(run.checkpoints / str(said[0]))
+
+
+def unexpected_end(error: BaseException, config: TrainingConfig) -> StatusChanged:
+    """Return the status of a run that this error ended."""
+    if is_disk_full(error):
+        return StatusChanged(
+            "paused",
+            "The disk is full.",
+            "What was saved before is whole; what was being written was taken back.",
+            "Make room, then resume the run.",
+            cause="disk full",
+        )
+    if type(error).__name__ == "OutOfMemoryError":
+        return StatusChanged(
+            "failed",
+            "The device ran out of memory.",
+            without_secrets(str(error)).split(". ", 1)[0] + ".",
+            f"What needs less: {'; '.join(smaller_settings(config))}.",
+            cause="out of memory",
+        )
+    return StatusChanged(
+        "failed",
+        f"The run ended with an unexpected {type(error).__name__}.",
+        without_secrets(str(error))[:300],
+        "The log has the details.",
+    )
+
+
+def smaller_settings(config: TrainingConfig) -> list[str]:
+    """Return what would lower the memory of these settings, the least harmful first; never empty."""
+    return [words for _, words in _ways_to_need_less(config)]
+
+
+def smaller_config(config: TrainingConfig) -> TrainingConfig | None:
+    """Return these settings with the least harmful change that lowers their memory, None when none is left."""
+    for changes, _ in _ways_to_need_less(config):
+        if changes.get("resolution", MIN_RETRY_PX) >= MIN_RETRY_PX:
+            return dataclasses.replace(config, **changes)
+    return None
+
+
+def _ways_to_need_less(config: TrainingConfig) -> list[tuple[dict[str, Any], str]]:
+    """Return changes and their words, the least harmful first; none that excludes itself with what is set."""
+    batch = config.train_batch_size
+    as_many = {"train_batch_size": 1, "gradient_accumulation_steps": config.gradient_accumulation_steps * batch}
+    lower_px = max(config.resolution * 3 // 4 // 64 * 64, 16)
+    in_fp32 = config.mixed_precision == "no"
+    ways: list[tuple[bool, dict[str, Any], str]] = [
+        (config.capture_step, {"capture_step": False}, "no --capture_step"),
+        (not config.gradient_checkpointing, {"gradient_checkpointing": True}, "--gradient_checkpointing"),
+        (not config.use_8bit_adam, {"use_8bit_adam": True}, "--use_8bit_adam (on an NVIDIA GPU)"),
+        (in_fp32, {"mixed_precision": "fp16"}, "--mixed_precision fp16 or bf16"),
+        (in_fp32, {"mixed_precision": "bf16"}, "--mixed_precision bf16"),
+        (batch > 1, as_many, "--train_batch_size 1, with --gradient_accumulation_steps instead"),
+        (batch > 1, {"train_batch_size": 1}, "--train_batch_size 1"),
+        (config.use_ema, {"use_ema": False}, "no --use_ema"),
+        (config.not_cache_latents, {"not_cache_latents": False}, "no --not_cache_latents"),
+        (
+            config.train_text_encoder,
+            {"train_text_encoder": False, "text_encoder_lr": None, "text_encoder_stop_step": None},
+            "no --train_text_encoder",
+        ),
+        (True, {"resolution": lower_px}, f"a --resolution below {config.resolution}"),
+    ]
+    possible: dict[str, tuple[dict[str, Any], str]] = {}
+    for applies, changes, words in ways:
+        if applies and not update_problems(dataclasses.replace(config, **changes)):
+            # The second word on the same setting is for where the first is not possible.
+            possible.setdefault(next(iter(changes)), (changes, words))
+    return [*possible.values()]
+
+
+# From Python ---------------------------------------------------------------------------------------------------------
+
+
+def train(
+    config: TrainingConfig,
+    *,
+    settings: Settings | None = None,
+    controls: Controls | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    explicit: Collection[str] | None = None,
+    manager: ModelManager | None = None,
+) -> Path:
+    """Train, and return the folder of the last saved step.
+
+    Raises DreamBoothError when the run fails, and StoppedError when it was stopped before its first step.
+
+    `explicit` names the settings that somebody asked for: those of them without an effect are reported. Left out, it is
+    all that is no default. `manager` is that of a process which also makes pictures: its models make room.
+    """
+    settings = settings or load_settings()
+    workspace, manager = Workspace(settings.data_dir, ready_drive(settings.drive_dir)), manager or ModelManager()
+
+    def run_folder() -> RunFolder:
+        own_folder = Path(config.checked().output_dir or "").absolute() if config.output_dir else None
+        run = RunFolder(own_folder) if own_folder else workspace.run(workspace.new_run_name("run"))
+        run.refuse_if_used()
+        return run
+
+    def records(run: RunFolder) -> TrainingConfig:
+        return start_records(config, run, workspace.models_dir, is_claimed=True)
+
+    return _run_here(run_folder, records, workspace, manager, settings, controls, on_event, explicit=explicit)
+
+
+def resume(
+    run_path: Path,
+    *,
+    settings: Settings | None = None,
+    controls: Controls | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    state_step: int | None = None,
+    changes: Mapping[str, Any] | None = None,
+    manager: ModelManager | None = None,
+) -> Path:
+    """Go on with a run that was ended before its last step, and return the folder of the last saved step.
+
+    It goes on from its newest exact state, or from that of `state_step`: later ones are removed. `changes` are settings
+    that may be others from here on: where its files are now, and what changes no trained weight.
+
+    On the CPU, with the same versions and number of threads, it becomes bit for bit the run that never ended. Raises
+    DreamBoothError when there is nothing to go on with, and when the run fails. `manager` is as in `train`.
+    """
+    settings = settings or load_settings()
+    run = RunFolder(run_path.absolute())
+
+    def run_folder() -> RunFolder:
+        resumable_config(run, changes)
+        if state_step is not None:
+            require_state(run, state_step)
+        return run
+
+    def records(run: RunFolder) -> TrainingConfig:
+        return resumable_config(run, changes, is_claimed=True)
+
+    workspace = Workspace(settings.data_dir, ready_drive(settings.drive_dir))
+    return _run_here(
+        run_folder, records, workspace, manager or ModelManager(), settings, controls, on_event, resume=True,
+        state_step=state_step,
+    )  # fmt: skip
+
+
+def _run_here(
+    run_folder: Callable[[], RunFolder],
+    records: Callable[[RunFolder], TrainingConfig],
+    workspace: Workspace,
+    manager: ModelManager,
+    settings: Settings,
+    controls: Controls | None,
+    on_event: Callable[[Event], None],
+    *,
+    resume: bool = False,
+    explicit: Collection[str] | None = None,
+    state_step: int | None = None,
+) -> Path:
+    """Train in this process, and in those that `accelerate launch` started with it.
+
+    The folder is checked before its lock is taken, so that a refusal leaves no trace in it, and by `records` once more
+    under the lock: of two processes that start at once, one has it and the other changes nothing.
+    """
+    process = _this_process(manager)
+    work: dict[str, Any] = {
+        "workspace": workspace,
+        "manager": manager,
+        "token": settings.hub_token,
+        "controls": controls or Controls(),
+        "resume": resume,
+        "explicit": explicit,
+        "state_step": state_step,
+    }
+    with contextlib.ExitStack() as held:
+        shared: list[TrainingConfig | None] = [None]
+        if process.is_main_process:
+            run = run_folder()
+            held.enter_context(claimed(run))
+            shared = [records(run)]
+        if process.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(shared)
+        recorded = shared[0]
+        assert recorded is not None
+        assert recorded.output_dir is not None
+        run = RunFolder(Path(recorded.output_dir))
+        if not process.is_main_process:
+            # Only the first process writes and reports; the others lend their device to its steps.
+            _train(recorded, run, report=lambda event: None, **work)
+            return run.path
+        final = execute(recorded, run, on_event=on_event, is_claimed=True, **work)
+    if final.status in ("failed", "paused"):
+        raise DreamBoothError(final.what, final.why, final.todo)
+    if final.status == "stopped" and not run.steps():
+        raise StoppedError(final.what, "No model was saved.", "Start again with the same settings.")
+    return newest_step_folder(run.path)
+
+
+def _this_process(manager: ModelManager) -> "PartialState":
+    """Return which of the processes of `accelerate launch` this is; the only one when started otherwise."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=manager.device.type == "cpu")

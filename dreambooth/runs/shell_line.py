@@ -1,0 +1,51 @@
+"""A run's settings as the command line that asks for the same ones, to copy."""
+
+import json
+import shlex
+from typing import Any
+
+from dreambooth.config.fields import describe
+from dreambooth.config.presets import resolve
+from dreambooth.config.training import TrainingConfig
+from dreambooth.models.base import read_card
+
+PROGRAM = "python -m dreambooth train"
+CONFIG_FILE = "settings.json"
+
+
+def command_line(config: TrainingConfig) -> str:
+    """Return the command for these settings, for a POSIX shell.
+
+    Flags cannot empty a setting, and name one concept: what goes beyond that is read from `settings.json`, whose text
+    is `settings_text`.
+    """
+    recipe = read_card(config.pretrained_model_name_or_path).recipe
+    unsaid = {info.name: info.default for info in describe(TrainingConfig)} | dict(recipe)
+    wanted = {info.name: getattr(config, info.name) for info in describe(TrainingConfig)}
+    differing = {
+        name: value for name, value in wanted.items() if value != unsaid[name] and value is not None and value != ""
+    }
+    understood = resolve({**differing, "concepts": config.concepts}, recipe)
+    if len(config.concepts) != 1 or understood != config:
+        return f"{PROGRAM} --config {CONFIG_FILE}"
+    (concept,) = config.concepts
+    words = {
+        "instance_data_dir": concept.instance_data_dir,
+        "instance_prompt": concept.instance_prompt,
+        "class_data_dir": concept.class_data_dir,
+        "class_prompt": concept.class_prompt,
+    }
+    flags = [_flag(name, value) for name, value in (words | differing).items() if value is not None]
+    return " ".join([PROGRAM, *flags])
+
+
+def settings_text(config: TrainingConfig) -> str:
+    """Return all settings as the JSON that `--config` reads."""
+    return json.dumps(config.to_json(), indent=2) + "\n"
+
+
+def _flag(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no_{name}"
+    # A value that begins with a dash would be taken for a flag.
+    return shlex.quote(f"--{name}={value}") if str(value).startswith("-") else f"--{name} {shlex.quote(str(value))}"

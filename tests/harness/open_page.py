@@ -1,0 +1,67 @@
+"""A page that is really open, for the tests that go through HTTP or a browser."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import app
+from dreambooth.environment import Secret, Settings
+from dreambooth.errors import DreamBoothError
+from dreambooth.models.manager import ModelManager
+from dreambooth.records.workspace import Workspace
+from dreambooth.runs.jobs import Jobs
+from tests.harness.tiny import tiny_base
+from ui.boundary import Page
+from ui.build import build_page
+
+
+@dataclass(frozen=True)
+class OpenPage:
+    """Where a page is open, and where its files are."""
+
+    url: str
+    workspace: Workspace
+    base: Path
+    copies_dir: Path
+    app_routes: list[Any]
+    blocks: Page
+
+
+def free_port() -> int:
+    """Return a port nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def open_page(
+    folder: Path,
+    *,
+    token: str | None = None,
+    auth: tuple[str, str] | None = None,
+    training_refusal: DreamBoothError | None = None,
+    takes_folders: bool = False,
+) -> Iterator[OpenPage]:
+    """Open the page as the app does, over a data folder of its own with a tiny base in it."""
+    workspace = Workspace(folder / "data")
+    settings = Settings(workspace.data_dir, token=None if token is None else Secret(token))
+    base = tiny_base(workspace.models_dir / "tiny")
+    jobs = Jobs(workspace, ModelManager("cpu"), token)
+    with app.private_folder(workspace) as copies_dir, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(copies_dir))
+        patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
+        patch.setattr("tempfile.tempdir", str(copies_dir))
+        page = build_page(jobs, workspace, settings, copies_dir, training_refusal, takes_folders=takes_folders)
+        door = app.Door("127.0.0.1", free_port(), share=False, auth=auth, made_password=False)
+        _, url, _ = page.launch(**app.launch_arguments(door, workspace, settings, copies_dir))
+        try:
+            yield OpenPage(url, workspace, base, copies_dir, page.server_app.routes, page)
+        finally:
+            jobs.close()
+            page.close(verbose=False)

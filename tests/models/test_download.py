@@ -1,0 +1,120 @@
+"""Bases from a Hub on this machine, by the real client: each refusal has its own sentence, and the cache is enough."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dreambooth.models.download import missing_files
+from tests.harness.local_hub import local_hub
+
+LOAD = """
+import sys
+from dreambooth.errors import BaseModelError
+from dreambooth.models.base import load_base
+for token, name in zip(sys.argv[1::2], sys.argv[2::2]):
+    try:
+        base = load_base(name, token=token or None)
+        print(name, token, "|", "loaded", base.card.source, base.card.licence, len(base.tokenizer))
+    except BaseModelError as error:
+        print(name, token, "|", error.what, error.why, error.todo)
+"""
+
+
+def asked(address: str, cache: Path, *pairs: str, offline: bool = False) -> list[str]:
+    """Load bases in a child with a cache of its own, as (token, name) pairs; return a line for each."""
+    environment = os.environ | {
+        "HF_ENDPOINT": address, "HF_HOME": str(cache), "HF_HUB_OFFLINE": str(int(offline)), "HF_HUB_DISABLE_XET": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, *pairs], env=environment, capture_output=True, text=True, timeout=180, check=True
+    )
+    return done.stdout.splitlines()
+
+
+def test_each_refusal_has_its_own_sentence(tiny_base_folder: Path, tmp_path: Path) -> None:
+    with local_hub(tiny_base_folder) as hub:
+        lines = asked(
+            hub.address, tmp_path / "cache", "", "somebody/gated", "hf_known", "somebody/gated",
+            "", "somebody/tnyi", "hf_known", "somebody/tnyi", "hf_unknown", "somebody/tiny",
+            "", "runwayml/stable-diffusion-v1-5", "", "no such name",
+        )  # fmt: skip
+    words = (
+        "is gated, and there is no token", "has not been let in", "mistyped, or it is private and there is no HF_TOKEN",
+        "mistyped, or this HF_TOKEN may not see it", "does not know this HF_TOKEN",
+        "Use stable-diffusion-v1-5/stable-diffusion-v1-5", "a Hub id reads owner/name",
+    )  # fmt: skip
+    assert len(lines) == len(words)
+    for line, expected in zip(lines, words, strict=True):
+        assert expected in line
+    assert "hf_" not in "".join(line.split("|")[1] for line in lines)
+
+
+def test_what_was_loaded_once_is_loaded_without_a_network(tiny_base_folder: Path, tmp_path: Path) -> None:
+    served = Path(shutil.copytree(tiny_base_folder, tmp_path / "served"))
+    (served / "README.md").write_text("---\ntags:\n- x\nlicense: creativeml-openrail-m\n---\n# A model\n")
+    (served / "card.json").unlink()
+    cache = tmp_path / "cache"
+    with local_hub(served) as hub:
+        (first,) = asked(hub.address, cache, "", "somebody/tiny")
+        address = hub.address
+    assert "loaded somebody/tiny creativeml-openrail-m" in first
+    assert asked(address, cache, "", "somebody/tiny") == [first]  # the Hub is down
+    assert asked(address, cache, "", "somebody/tiny", offline=True) == [first]
+    (vocabulary,) = cache.rglob("vocab.json")
+    (weights,) = cache.rglob("unet/*.safetensors")
+    (cache.rglob("tokenizer.json").__next__()).unlink()
+    vocabulary.unlink()
+    weights.unlink()
+    (line,) = asked(address, cache, "", "somebody/tiny", offline=True)
+    assert "only partly in the local cache" in line
+    assert "unet/diffusion_pytorch_model" in line
+    assert "HF_HUB_OFFLINE" in line
+    (other,) = asked(address, cache, "", "somebody/other", offline=True)
+    assert "not in the local cache" in other
+    assert "HF_HUB_OFFLINE forbids" in other
+
+
+def test_a_repository_from_before_safetensors_and_one_that_lacks_a_part(tiny_base_folder: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    served = Path(shutil.copytree(tiny_base_folder, tmp_path / "served"))
+    for part, stem in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"),
+                       ("text_encoder", "pytorch_model")):  # fmt: skip
+        (file,) = (served / part).glob("*.safetensors")
+        torch.save(load_file(file), served / part / f"{stem}.bin")
+        file.unlink()
+    with local_hub(served) as hub:
+        assert " loaded somebody/tiny" in asked(hub.address, tmp_path / "cache", "", "somebody/tiny")[0]
+        (served / "vae" / "diffusion_pytorch_model.bin").unlink()
+        (line,) = asked(hub.address, tmp_path / "fresh", "", "somebody/tiny")
+    assert "no whole diffusers model. Missing: vae/diffusion_pytorch_model.safetensors" in line
+
+
+def test_a_repository_that_has_fp16_alone_is_taken_without_being_asked_for(
+    tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    served = Path(shutil.copytree(tiny_base_folder, tmp_path / "served"))
+    for file in [*served.glob("*/diffusion_pytorch_model.safetensors"), *served.glob("*/model.safetensors")]:
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    with local_hub(served) as hub:
+        assert "| loaded somebody/tiny" in asked(hub.address, tmp_path / "cache", "", "somebody/tiny")[0]
+        address = hub.address
+    assert "| loaded somebody/tiny" in asked(address, tmp_path / "cache", "", "somebody/tiny", offline=True)[0]
+
+
+@pytest.mark.parametrize(
+    "gone", ["model_index.json", "unet/config.json", "tokenizer", "text_encoder/model.safetensors"]
+)
+def test_what_a_folder_lacks_is_named(tiny_base_folder: Path, tmp_path: Path, gone: str) -> None:
+    folder = Path(shutil.copytree(tiny_base_folder, tmp_path / "base"))
+    assert missing_files(folder, None) == []
+    shutil.rmtree(folder / gone) if (folder / gone).is_dir() else (folder / gone).unlink()
+    lacking = ["tokenizer/vocab.json", "tokenizer/merges.txt"] if gone == "tokenizer" else [gone]
+    assert missing_files(folder, None) == lacking
+    assert missing_files(folder, None, given=("tokenizer",)) == [name for name in lacking if gone != "tokenizer"]
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in missing_files(folder, "fp16")

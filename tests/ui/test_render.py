@@ -1,0 +1,306 @@
+"""What the page says, from runs and errors made up by hand."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from dreambooth.config.fields import describe
+from dreambooth.config.training import TrainingConfig
+from dreambooth.device.hardware import Device
+from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
+from dreambooth.events import FixedNoiseLosses, PhaseName, StatusChanged, StepLoss
+from dreambooth.runs.jobs import RunView
+from dreambooth.scoring.recommendation import Recommendation, StepScores
+from dreambooth.scoring.records import RunScores
+from ui import render
+from ui.train import panel as run_panel
+from ui.train.advice import preselected
+from ui.train.loss_plot import loss_plot, smoothed, thinned
+
+VIEW = RunView(
+    name="zwx-dog", path=Path("runs/zwx-dog"), status="running", step=30, total_steps=120, phase="training",
+    phase_done=30, phase_total=120, seconds_left=360.0, saves_in_time=True, phase_seconds_left=None,
+    error=None, queue_place=None, losses=[], log_tail="", samples={}, steps=[], resume_step=None, silent_s=0.0,
+    config=None,
+)  # fmt: skip
+
+
+def run(**changes: Any) -> RunView:
+    """Return a run at step 30 of 120, changed as given."""
+    return dataclasses.replace(VIEW, **changes)
+
+
+def losses(values: list[float]) -> list[StepLoss]:
+    """Return one loss per step, from step 1 on."""
+    return [StepLoss(step, value, value, None, 1e-6) for step, value in enumerate(values, 1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "Training: step 30 of 120"),
+        ({"phase": "class images", "phase_done": 12, "phase_total": 50}, "Making class pictures: 12 of 50"),
+        ({"phase": "loading", "phase_total": 0}, "Loading the base model"),
+        ({"phase": "scores", "phase_done": 3, "phase_total": 10}, "Scoring the saved step: 3 of 10"),
+        ({"phase": "scores", "step": 0, "phase_done": 3, "phase_total": 10}, "Scoring the untaught base: 3 of 10"),
+        ({"phase": "", "phase_total": 0}, "Starting"),
+        ({"status": "queued", "queue_place": 2}, "Waiting in line, place 2"),
+        ({"status": "queued"}, "Waiting to begin"),
+        ({"status": "done", "step": 120}, "Finished after 120 steps"),
+        ({"status": "stopped"}, "Stopped after 30 of 120 steps"),
+        ({"status": "failed"}, "Failed at step 30 of 120"),
+        ({"status": "interrupted"}, "The app ended while this run was at step 30; its saved steps are usable"),
+    ],
+)
+def test_phase_text(changes: dict[str, Any], text: str) -> None:
+    assert render.phase_text(run(**changes)) == text
+
+
+def test_the_bar_follows_the_steps_and_before_them_the_phase() -> None:
+    assert render.progress_share(run()) == 0.25
+    assert render.progress_share(run(phase="latents", phase_done=4, phase_total=5)) == 0.8
+    stopped = run(status="stopped", step=0, phase="class images", phase_done=28, phase_total=50)
+    assert render.progress_share(stopped) == 0, "no step was made, whatever was"
+    assert render.progress_share(run(status="done", step=119)) == 1.0
+    assert render.progress_share(run(phase="loading", step=0, total_steps=0)) == 0.0
+    assert "aria-valuenow='25'" in render.status_card(run())
+    assert "6 min left" in render.status_card(run())
+
+
+def test_a_finished_run_has_no_time_left() -> None:
+    assert render.time_left(run(status="done")) == ""
+    assert render.time_left(run(status="interrupted")) == ""
+    assert render.time_left(run(seconds_left=None)) == ""
+
+
+def test_after_the_last_step_no_seconds_are_promised() -> None:
+    assert render.time_left(run(step=100, total_steps=100, seconds_left=0.0)) == "the last save is left"
+
+
+def test_the_time_left_says_when_it_is_not_known_yet_and_what_is_not_in_it() -> None:
+    assert "time left: after the first steps" in render.status_card(run(seconds_left=None))
+    assert render.time_left(run(saves_in_time=False)) == "6 min left, and the saves"
+    class_pictures = run(seconds_left=None, phase="class images", phase_seconds_left=130.0)
+    assert "2 min left of this part" in render.status_card(class_pictures)
+
+
+def test_a_failed_run_says_what_why_and_what_to_do_and_nothing_is_taken_as_html() -> None:
+    error = StatusChanged("failed", "Out of <memory>.", "It needed 11 GB.", "Take the preset `minimum`.")
+    card = render.status_card(run(status="failed", error=error))
+    assert "Out of &lt;memory&gt;." in card
+    assert "It needed 11 GB." in card
+    assert "Take the preset `minimum`." in card
+    assert "<script>" not in render.log_text("<script>alert(1)</script>")
+    assert "<b>" not in render.error_text(DreamBoothError("<b>bold</b>"))
+    assert "<i>x" not in render.header("CPU", render.Doing(run(name="<i>x")), Path("/data"), True)
+
+
+def test_all_mistakes_are_listed_at_once() -> None:
+    problems = [FieldProblem("max_train_steps", "is 0: it must be at least 1."), FieldProblem("seed", "is 'a'.")]
+    text = render.error_panel(ConfigError(problems))
+    assert "2 things need mending" in text
+    assert "<a href='#field-max_train_steps'>Steps</a> <code>max_train_steps</code> is 0" in text
+    assert "<a href='#field-seed'>Seed</a> <code>seed</code> is &#x27;a&#x27;." in text
+
+
+def test_header_tells_what_runs_and_where_files_do_not_stay() -> None:
+    assert "lost when this machine restarts" in render.header("CPU", render.Doing(), Path("/content/x"), False)
+    assert "Making pictures" in render.header("CPU", render.Doing(makes_pictures=True), Path("/data"), True)
+    kept = render.header("CPU", render.Doing(run(), num_waiting=2), Path("/data"), True)
+    assert "lost" not in kept
+    assert "/data (kept)" in kept
+    assert "zwx-dog: Training: step 30 of 120 \u00b7 6 min left \u00b7 2 waiting" in kept
+
+
+def phases(view: RunView) -> dict[str, str]:
+    """Return each phase of the list with how it is shown."""
+    return {name: kind for kind, name in re.findall(r"<li class='db-(\w+)'[^>]*>([A-Za-z ]+)", render.phase_list(view))}
+
+
+def test_the_phases_show_what_is_behind_what_is_on_and_what_is_to_come() -> None:
+    assert phases(run()) == {
+        "Loading": "done", "Class pictures": "done", "Photos": "done", "Training": "now", "Saving": "next",
+        "Samples": "next",
+    }  # fmt: skip
+    making = run(phase="class images", phase_done=3, phase_total=50)
+    assert "Class pictures 3 of 50</li>" in render.phase_list(making)
+    assert phases(making)["Training"] == "next"
+    assert set(phases(run(status="done", phase="samples")).values()) == {"done"}
+    no_prior = run(config=TrainingConfig(with_prior_preservation=False))
+    assert "Class pictures" not in phases(no_prior)
+    assert render.phase_list(run(status="queued")) == ""
+
+
+def test_device_memory_is_told_while_a_run_is_at_work() -> None:
+    device = Device("cuda", "Tesla T4", 16 * 2**30, 4 * 2**30)
+    assert "Tesla T4: 12.0 of 16.0 GB memory in use" in render.status_card(run(), device)
+    assert "Tesla T4" not in render.status_card(run(status="done"), device)
+
+
+def test_smoothing_by_hand() -> None:
+    # Averages 0.5*2 and 0.5*1+0.5*4, over weights 0.5 and 0.75.
+    assert smoothed([2.0, 4.0], weight=0.5) == pytest.approx([2.0, 10 / 3])
+    assert smoothed([3.0] * 50) == pytest.approx([3.0] * 50)
+
+
+@pytest.mark.parametrize("count", [1, 2, 499, 500, 501, 999, 1000, 1001, 12345])
+def test_many_losses_are_thinned_and_the_first_and_last_step_stay(count: int) -> None:
+    points = thinned(losses([float(number) for number in range(count)]))
+    assert len(points) <= 501
+    assert (points[0][0], points[-1][0]) == (1, count)
+    assert len({step for step, _, _ in points}) == len(points)
+
+
+def test_the_plot_has_a_faint_and_a_smoothed_course_and_marks_what_was_saved() -> None:
+    drawn = loss_plot(losses([0.5, 0.1, 0.3, 0.2]), 8, [2, 4])
+    assert drawn.count("<polyline") == 2
+    assert "saved at step 2" in drawn
+    assert "aria-label='Loss at step 4: 0.2" in drawn
+    assert "<svg" not in loss_plot([], 8)
+    assert "nan" not in loss_plot(losses([float("nan"), 0.5, float("inf"), 0.4]), 8)
+    assert "<svg" in loss_plot(losses([0.0, 0.0]), 2)
+
+
+def test_samples_begin_before_training() -> None:
+    found = {step: [Path(f"{step}/{name}.png") for name in "ab"] for step in (100, 0)}
+    shown = [(path.as_posix(), caption) for path, caption in render.sample_items(found)]
+    assert shown == [
+        ("0/a.png", "before"), ("100/a.png", "step 100"), ("0/b.png", "before"), ("100/b.png", "step 100")
+    ], "one seed after the other, over the steps"  # fmt: skip
+    assert render.sample_items({}) == []
+
+
+def test_sizes_and_notes_in_words() -> None:
+    sizes = [render.size_in_words(size) for size in (962_000, 53_400_000, 2_130_000_000)]
+    assert sizes == ["962 kB", "53 MB", "2.1 GB"]
+    notes = {info.name: render.field_note(info) for info in describe(TrainingConfig)}
+    assert notes["resolution"].endswith("(16 to 2048 px). `resolution`")
+    assert "e+" not in "".join(notes.values())
+
+
+def test_a_run_that_is_silent_for_a_minute_is_said_to_be() -> None:
+    """R10: a heartbeat older than a minute is shown, not hidden behind the last bar."""
+    assert "othing heard" not in render.status_card(run(silent_s=54.0))
+    assert "nothing heard from it for 2 min" in render.status_card(run(silent_s=121.0))
+
+
+def test_a_paused_run_says_why() -> None:
+    told = StatusChanged("paused", "The disk is full.", "", "Make room, then resume the run.")
+    assert "Make room" in render.status_card(run(status="paused", error=told))
+
+
+def test_an_interrupted_run_says_so_and_how_to_go_on() -> None:
+    card = render.status_card(run(status="interrupted", resume_step=25))
+    assert "This run was interrupted" in card
+    assert "go on with it" in card
+
+
+def test_the_recommended_step_is_told_when_the_run_is_over() -> None:
+    done = run(status="done", recommended_step=90, why_recommended="It looks most like the photos.")
+    assert "Step 90 is recommended." in render.status_card(done)
+    assert "It looks most like the photos." in render.status_card(done)
+    assert "recommended" not in render.status_card(run(recommended_step=90))
+
+
+def test_a_run_without_likeness_says_in_every_place_that_no_step_is_recommended_and_what_to_do() -> None:
+    scores = RunScores("judge", (StepScores(60, 0.0, 1.0, 0.0),))
+    pick = scores.recommended()
+    assert pick is not None
+    done = run(status="done", steps=[60], scores=scores, recommended_step=pick.step, why_recommended=pick.why)
+    for told in (render.status_card(done), render.scores_text(done), render.advice_text(pick, 60, 1)):
+        assert f"{pick.why}<" in told
+        assert "train longer" in told
+        assert "best" not in told
+    assert "No step is recommended." in render.status_card(done)
+    assert "<b>No step is recommended.</b>" in render.advice_text(pick, 60, 1)
+
+
+def test_every_phase_has_its_words() -> None:
+    for phase in get_args(PhaseName):
+        text = render.phase_text(run(phase=phase, phase_done=1, phase_total=10))
+        assert "Starting" not in text
+        assert "aria-current='step'" in render.phase_list(run(phase=phase))
+
+
+# What is recommended -------------------------------------------------------------------------------------------------
+
+
+def test_a_step_just_saved_is_chosen_and_the_recommended_one_when_its_run_is_over() -> None:
+    saved = ["/runs/a/20", "/runs/a/10", "starter"]
+    assert preselected(saved, [], [], []) == "/runs/a/20"
+    assert preselected(["/runs/a/30", *saved], saved, [], []) == "/runs/a/30", "it trains: the newest"
+    assert preselected(saved, saved, ["/runs/a/10"], []) == "/runs/a/10", "over, and scored"
+    assert preselected(saved, [], ["/runs/b/5", "/runs/a/10"], []) == "/runs/a/10", "of the newest run"
+    assert preselected(saved, saved, ["/runs/a/10"], ["/runs/a/10"]) is None, "what one chose since stays"
+
+
+def test_what_stands_beside_a_step_says_which_one_is_recommended_and_why() -> None:
+    pick = Recommendation(10, "Step 10 is <best>.")
+    assert "<b>Recommended.</b> Step 10 is &lt;best&gt;." in render.advice_text(pick, 10, 2)
+    assert "Step 10 is recommended instead." in render.advice_text(pick, 20, 2)
+    assert "Score this run" in render.advice_text(None, 20, 2)
+    assert render.advice_text(None, 20, 1) == ""
+    assert "still trains" in render.advice_text(pick, 20, 2, is_over=False)
+
+
+def test_the_losses_at_fixed_noise_are_plotted_before_the_raw_ones() -> None:
+    looks = [FixedNoiseLosses(step, 0.2 - step / 1000, 0.2, step / 1000, "class pictures") for step in (0, 50, 100)]
+    before = loss_plot(losses([0.5] * 100), 100)
+    plot = loss_plot(losses([0.5] * 100), 100, [], looks)
+    assert "class='db-course'" in before
+    assert "class='db-course'" not in plot
+    assert plot.index("class='db-raw'") < plot.index("class='db-seen'"), "the raw loss lies behind"
+    assert "step 100: 0.1000 your photos, 0.2000 views it never saw, 0.1000 drift from the base." in plot
+    assert loss_plot(losses([0.5] * 100), 100, [], looks[:1]) == before, "one point is no course"
+
+
+def test_the_scores_say_which_step_and_what_is_missing() -> None:
+    scores = RunScores("judge <1>", (StepScores(10, 0.9),))
+    told = {"steps": [10], "scores": scores, "recommended_step": 10, "why_recommended": "Step 10 is best."}
+    assert "Which step to take so far</h3><p><b>Step 10 is best." in render.scores_text(run(**told))
+    assert "judge &lt;1&gt;" in render.scores_text(run(status="done", **told))
+    assert "are not scored" in render.scores_text(run(status="done", steps=[10]))
+    assert render.scores_text(run(steps=[10])) == "", "it trains: scores come with its saves"
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_before"),
+    [
+        ({"phase": "", "step": 0}, True), ({"phase": "class images", "step": 0}, True),
+        ({"phase": "samples", "step": 0}, True), ({"phase": "scores", "step": 0}, True),
+        ({"phase": "loading", "step": 40}, True), ({"phase": "samples", "step": 40}, False),
+        ({"phase": "training", "step": 0}, False),
+    ],
+)  # fmt: skip
+def test_a_run_is_before_its_steps_until_the_untaught_base_has_been_looked_at(
+    changes: dict[str, Any], is_before: bool
+) -> None:
+    assert render.is_before_steps(run(**changes)) == is_before
+
+
+@pytest.mark.parametrize(
+    ("thing", "stays", "goes"),
+    [
+        ("saves", {"samples": {0: [], 30: []}, "status": "paused"}, {"steps": [40]}),
+        ("samples", {"steps": [40]}, {"samples": {0: []}}),
+        ("end", {"steps": [40], "samples": {0: []}, "status": "stopping"}, {"status": "stopped"}),
+        ("steps", {"steps": [40], "step": 31}, {"phase": "loading"}),
+        ("saves", {"name": "another", "steps": [40]}, {"status": "failed"}),
+    ],
+)
+def test_what_was_announced_stands_until_it_is_there(
+    thing: run_panel.Announced, stays: dict[str, Any], goes: dict[str, Any]
+) -> None:
+    message = run_panel._announced("It comes.", thing, run(name="it's a <dog>"))
+    for changes, is_past in ({}, False), (stays, False), (goes, True):
+        now = run(**{"name": "it's a <dog>"} | changes)
+        assert run_panel._is_past(message, run_panel._standing(now)) == is_past, changes
+
+
+def test_a_message_that_announced_nothing_stays() -> None:
+    for message in ("", render.panel("It is scored.", tone="good")):
+        assert not run_panel._is_past(message, run_panel._standing(run(status="done")))
+        assert not run_panel._is_past(message, {})

@@ -1,0 +1,132 @@
+"""The first tab for programs: photos, squares, words, concepts and class pictures, in plain values."""
+
+from typing import Any
+
+import gradio as gr
+
+from dreambooth.data.focus import Focus
+from dreambooth.data.photo_sets import KINDS, PhotoSet, Words, photo_sets, prompts_for
+from dreambooth.errors import ConfigError, DreamBoothError, PhotoError
+from dreambooth.models.base import STARTER
+from ui.boundary import Services, shown
+from ui.concepts.handlers import Handlers
+
+
+def publish(services: Services, handlers: Handlers) -> None:
+    """Give programs what the tab's buttons do."""
+
+    def there(photo_set: str) -> PhotoSet:
+        kept = handlers.photos.set_of(photo_set)
+        if not kept.folder.is_dir():
+            raise DreamBoothError(f"There is no photo set {photo_set!r}.", "", "list_photo_sets tells those there are.")
+        return kept
+
+    def list_photo_sets() -> list[dict[str, Any]]:
+        """Return every photo set, the one last touched first."""
+        return [{"photo_set": one.name, "photos": len(one.photos()), **vars(one.words())} for one in
+                photo_sets(services.workspace)]  # fmt: skip
+
+    def check_photos(photo_set: str, resolution: int = 512) -> list[dict[str, Any]]:
+        """Return the photos of a set with their squares, captions, and what is found of each as it is trained."""
+        kept = there(photo_set)
+        found = kept.findings(max(16, min(int(resolution), 2048)))
+        return [
+            {
+                "photo": photo.name,
+                "name": kept.shown_name(photo.name),
+                "caption": kept.caption(photo.name),
+                **vars(kept.focus(photo.name)),
+                "findings": [vars(one) for one in found.get(photo.name, [])],
+            }
+            for photo in kept.photos()
+        ]
+
+    def add_folder(folder: str, photo_set: str = "") -> dict[str, Any]:
+        """Take a folder's photos into a set, a new one without a name or with the sample's; on a local page only."""
+        source, kept = handlers.photos.local_folder(folder), handlers.photos.target_of(photo_set)
+        lines = kept.add_folder(source)
+        return {"photo_set": kept.name, "told": [sentence for _, sentence in lines]}
+
+    def set_focus(photo_set: str, photo: str, x: float, y: float, zoom: float = 1.0) -> dict[str, float]:
+        """Choose the square that is trained: its centre in 0..1 of width and height, and how close it is."""
+        kept = there(photo_set)
+        kept.keep_focus(photo, Focus(x, y, zoom))
+        return dict(vars(kept.focus(photo)))
+
+    def change_photo(photo_set: str, photo: str, act: str) -> str:
+        """Do one of `remove`, `turn`, `brighten` and `refocus` (guess the square again) with a photo."""
+        if act not in ("remove", "turn", "brighten", "refocus"):
+            raise PhotoError("That cannot be done with a photo.", "", "Say remove, turn, brighten or refocus.")
+        return handlers.photos.change(there(photo_set), photo, act)[0][1]
+
+    def set_caption(photo_set: str, photo: str, caption: str = "") -> str:
+        """Give a photo words of its own; empty, it has those for all photos."""
+        there(photo_set).keep_caption(photo, caption)
+        return there(photo_set).caption(photo)
+
+    def set_words(
+        photo_set: str, kind: str = "", identifier: str = "", class_word: str = "", instance_prompt: str = "",
+        class_prompt: str = "", base: str = STARTER,
+    ) -> dict[str, str]:  # fmt: skip
+        """Name the subject of a set; prompts left out are made of identifier and class word."""
+        kept = there(photo_set)
+        old = kept.words()
+        if kind and kind not in KINDS:
+            raise PhotoError("That is no kind of subject.", "", f"Say one of {', '.join(KINDS)}.")
+        kind, identifier, class_word = kind or old.kind, identifier or old.identifier, class_word or old.class_word
+        made = prompts_for(kind, identifier, class_word)
+        words = Words(
+            kind,
+            identifier.strip(),
+            class_word.strip(),
+            instance_prompt or made[0],
+            class_prompt or made[1],  # type: ignore[arg-type]
+        )
+        problems = [one for one in handlers.problems(photo_set, words, base) if one.field != "photos"]
+        if problems:
+            raise ConfigError(problems)
+        kept.keep_words(words)
+        return dict(vars(words))
+
+    def check_identifier(identifier: str, class_word: str = "", base: str = STARTER) -> dict[str, Any]:
+        """Return whether a word will do as an identifier in a base, and why."""
+        return dict(vars(handlers.judge(identifier, class_word, base)))
+
+    def propose_identifier(class_word: str = "", base: str = STARTER) -> str:
+        """Return a short word that means nothing in a base and names no other set."""
+        return handlers.propose_identifier("", class_word, base)
+
+    def train_together(photo_sets: list[str]) -> list[str]:
+        """Have these sets trained together, each as a concept; one name alone parts it from the others."""
+        if not isinstance(photo_sets, list):
+            raise PhotoError("The photo sets must be a list of names.", "", "list_photo_sets tells those there are.")
+        sets = [there(str(name)) for name in photo_sets]
+        if not sets:
+            raise PhotoError("No photo set is named.", "", "Name one to part it, two or more to join them.")
+        for one in sets:
+            one.leave()
+        if len(sets) > 1:
+            sets[0].keep_together(sets)
+        return [one.name for one in sets[0].together()]
+
+    def export_concepts(photo_set: str) -> str:
+        """Return a set and those trained with it as the text of a concepts_list.json."""
+        return handlers.concepts_list(photo_set)
+
+    def class_pictures(photo_set: str) -> dict[str, int]:
+        """Return how many class pictures of the user's own a set has, and how many were made for its words."""
+        kept = there(photo_set)
+        made = handlers.made_class_pictures(kept.words().class_prompt)
+        return {"own": len(kept.class_pictures()), "made": len(made)}
+
+    def delete_photos(photo_set: str) -> str:
+        """Delete a set's photos and every copy of them here; runs and their models stay."""
+        there(photo_set)
+        handlers.photos.delete(photo_set)
+        return f"{photo_set} and all copies of its photos were deleted."
+
+    for function in (
+        list_photo_sets, check_photos, add_folder, set_focus, change_photo, set_caption, set_words, check_identifier,
+        propose_identifier, train_together, export_concepts, class_pictures, delete_photos,
+    ):  # fmt: skip
+        gr.api(shown(function), api_name=function.__name__, concurrency_limit=None)

@@ -1,0 +1,288 @@
+"""What the first tab does beside photos, as functions of values: words, several concepts, class pictures, lists."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dreambooth.config.concepts import Concept, dump_concepts_list, load_concepts_list
+from dreambooth.config.limits import text_problems
+from dreambooth.data.identifiers import SHAPE, Verdict, Vocabulary, judged, proposed, vocabulary_of
+from dreambooth.data.photo_sets import SAMPLE_SET, PhotoSet, Words, new_set_name, photo_sets, prompts_for
+from dreambooth.data.photos import find_photos
+from dreambooth.errors import BaseModelError, DreamBoothError, FieldProblem, PhotoError
+from dreambooth.formats.json_file import read_object
+from dreambooth.records.drive import delete_photos
+from ui.bases import offered_base
+from ui.boundary import Services, shown
+from ui.concepts.photos import Line, PhotoHandlers
+from ui.concepts.words import kind_named, sample_words, verdict_html, words_of, words_told
+from ui.fields import marks
+from ui.generate.late_answers import answer_of
+
+MAX_SHOWN_CLASS_PICTURES = 60
+# What `contents` shows of a set.
+NUM_CONTENTS = 12
+NOTES = {
+    "identifier": "A short made-up word that will mean your subject and nothing else.",
+    "class_word": "What kind of thing it is, in one or two words.",
+    "instance_prompt": "Use these words in prompts later. `instance_prompt`",
+    "class_prompt": "What the model should keep knowing. `class_prompt`",
+}
+
+
+class Handlers:
+    """What the tab does; every public name is an event or a function of the API, those of photos in `photos`."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self.photos = PhotoHandlers(services)
+        self.keep_words = shown(self._keep_words)
+        self.keep_kind = shown(self._keep_kind)
+        self.verdict = shown(self._verdict)
+        self.propose = shown(self._propose)
+        self.add_concept = shown(self._add_concept)
+        self.leave = shown(self._leave)
+        self.add_class_pictures = shown(self._add_class_pictures)
+        self.remove_class_pictures = shown(self._remove_class_pictures)
+        self.class_pictures = shown(self._class_pictures)
+        self.export_concepts = shown(self._export_concepts)
+        self.import_concepts = shown(self._import_concepts)
+        self.go_on = shown(self._go_on)
+
+    # Words -----------------------------------------------------------------------------------------------------------
+
+    def _keep_words(
+        self, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str
+    ) -> None:
+        if photo_set:
+            self.photos.set_of(photo_set).keep_words(
+                words_told(kind, identifier, class_word, instance_prompt, class_prompt)
+            )
+
+    def _keep_kind(
+        self, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str,
+        resolution: float,
+    ) -> str:  # fmt: skip
+        """Keep the words, and return the report with what matters for photos of this kind."""
+        self._keep_words(photo_set, kind, identifier, class_word, instance_prompt, class_prompt)
+        report: str = self.photos.parts(photo_set or "", [], resolution, None, kind=kind_named(kind))[0]
+        return report
+
+    def judge(self, identifier: str, class_word: str, base: str) -> Verdict:
+        """Return whether an identifier will do in a base."""
+        return judged(identifier, class_word, self._vocabulary(base))
+
+    def _vocabulary(self, base: str) -> Vocabulary | None:
+        try:
+            return vocabulary_of(offered_base(self._services, base), self._services.workspace.models_dir)
+        except BaseModelError:  # half typed, or not this visitor's to name: it is as little known as a misspelt one
+            return None
+
+    def _verdict(self, identifier: str, class_word: str, kind: str, base: str) -> str:
+        return verdict_html(self.judge(identifier, class_word, base), kind, identifier, class_word)
+
+    def propose_identifier(self, identifier: str, class_word: str, base: str) -> str:
+        """Return a word that means nothing in the base and names no other set."""
+        taken = [one.words().identifier for one in photo_sets(self._services.workspace)]
+        vocabulary = self._vocabulary(base)
+        return proposed([*taken, identifier], class_word, vocabulary)
+
+    def _propose(self, kind: str, identifier: str, class_word: str, base: str) -> dict[str, Any]:
+        word = self.propose_identifier(identifier, class_word, base)
+        return answer_of(asdict(Words(kind_named(kind), word, class_word, *prompts_for(kind, word, class_word))))
+
+    def problems(self, photo_set: str, words: Words, base: str) -> list[FieldProblem]:
+        """Return all that is wrong with the words and photos of a set, each at its field."""
+        problems = []
+        if not photo_set or not self.photos.set_of(photo_set).photos():
+            problems.append(FieldProblem("photos", "drop at least one photo, better 3 to 5."))
+        if not SHAPE.fullmatch(words.identifier):
+            message = "must be one word of 2 to 20 letters and digits, such as zwx."
+            problems.append(FieldProblem("identifier", message))
+        if not words.class_word:
+            problems.append(FieldProblem("class_word", "is empty: say what kind of thing it is, such as dog."))
+        if words.identifier and words.identifier.lower() not in words.instance_prompt.lower():
+            problems.append(FieldProblem("instance_prompt", "lacks the identifier: nothing would be taught to it."))
+        if not words.class_prompt:
+            problems.append(FieldProblem("class_prompt", "is empty: write the plain class, such as photo of dog."))
+        for name in ("identifier", "class_word", "instance_prompt", "class_prompt"):
+            problems += text_problems(name, getattr(words, name), is_name=False)
+        return problems
+
+    def _go_on(
+        self, marked: list[str], photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str,
+        class_prompt: str, base: str,
+    ) -> list[Any]:  # fmt: skip
+        """Go on to the training, or mark every field that has to be mended first."""
+        words = words_told(kind, identifier, class_word, instance_prompt, class_prompt)
+        problems = self.problems(photo_set, words, base)
+        updates = marks(NOTES, NOTES, problems, marked or [])
+        names = [problem.field for problem in problems]
+        told = "" if not problems else _told(problems)
+        return [gr.skip() if problems else gr.Tabs(selected="train"), names, told, *updates]
+
+    # Several concepts ------------------------------------------------------------------------------------------------
+
+    def _add_concept(self, photo_set: str, base: str, resolution: float) -> list[Any]:
+        """Begin one more concept that is trained together with this one."""
+        if not photo_set or not self.photos.set_of(photo_set).photos():
+            raise PhotoError("Begin with the photos of the first concept.", "It has none yet.", "Drop some photos.")
+        kept, new = self.photos.set_of(photo_set), self.photos.set_of(new_set_name())
+        words = kept.words()
+        identifier = self.propose_identifier(words.identifier, words.class_word, base)
+        prompts = prompts_for(words.kind, identifier, words.class_word)
+        new.keep_words(Words(words.kind, identifier, words.class_word, *prompts))
+        kept.keep_together([*kept.together(), new])
+        said = "A new concept: drop its photos and choose its words. Both are trained together."
+        return self.photos.contents_of(new.name, resolution, [(True, said)])
+
+    def _leave(self, photo_set: str, resolution: float) -> list[Any]:
+        """Train this concept by itself again; its photos stay."""
+        if not photo_set:
+            return self.photos.contents_of("", resolution)
+        kept = self.photos.set_of(photo_set)
+        others = [one for one in kept.together() if one != kept]
+        kept.leave()
+        said = "It is trained by itself again; its photos are among those used earlier."
+        return self.photos.contents_of(others[0].name if others else photo_set, resolution, [(True, said)])
+
+    # Class pictures --------------------------------------------------------------------------------------------------
+
+    def _add_class_pictures(self, files: list[str] | None, photo_set: str, class_prompt: str) -> list[Any]:
+        paths = [Path(file) for file in files or []]
+        try:
+            if not photo_set:
+                raise PhotoError("Drop the photos of your subject first.", "Class pictures belong to them.", "")
+            self.photos.set_of(photo_set).add_class_pictures(paths)
+        finally:
+            self.photos.drop_uploads(paths)
+        return [*self._class_pictures(photo_set, class_prompt), None]
+
+    def _remove_class_pictures(self, photo_set: str, class_prompt: str) -> list[Any]:
+        if photo_set:
+            self._services.shown.forget(self.photos.set_of(photo_set).remove_class_pictures())
+            delete_photos(self._services.workspace, self.photos.set_of(photo_set).class_folder.name)
+        return self._class_pictures(photo_set, class_prompt)
+
+    def _class_pictures(self, photo_set: str, class_prompt: str) -> list[Any]:
+        """Return the class pictures there are, the user's own before those made for this prompt, and what they are."""
+        own = self.photos.set_of(photo_set).class_pictures() if photo_set else []
+        pictures = own or self.made_class_pictures(class_prompt)
+        copies = [self._services.shown.copy(path) for path in pictures[:MAX_SHOWN_CLASS_PICTURES]]
+        return [copies, class_pictures_text(len(own), len(pictures)), gr.Button(interactive=bool(own))]
+
+    def made_class_pictures(self, class_prompt: str) -> list[Path]:
+        """Return the newest class pictures that a training made for this prompt."""
+        found: list[tuple[int, list[Path]]] = []
+        for folder in self._services.workspace.class_images_dir.iterdir():
+            with contextlib.suppress(OSError, ValueError, KeyError, PhotoError):
+                if read_object(folder / "info.json")["prompt"] == class_prompt.strip():
+                    found.append((folder.stat().st_mtime_ns, find_photos(folder).photos))
+        return max(found, default=(0, []))[1]
+
+    # concepts_list.json ----------------------------------------------------------------------------------------------
+
+    def concepts_list(self, photo_set: str) -> str:
+        """Return the set and those trained with it as a `concepts_list.json`.
+
+        Folders are told whole only where the page is this machine's own; elsewhere from the data folder on.
+        """
+        if not photo_set or not self.photos.set_of(photo_set).photos():
+            raise PhotoError("There is nothing to export yet.", "The concept has no photos.", "Drop some photos.")
+        words = self.photos.set_of(photo_set).words()
+        concepts = self.photos.set_of(photo_set).concepts(words.instance_prompt, words.class_prompt)
+        return dump_concepts_list(concepts if self._services.takes_folders else map(self._unrooted, concepts))
+
+    def _unrooted(self, concept: Concept) -> Concept:
+        def name(folder: str | None) -> str | None:
+            return f"datasets/{Path(folder).name}" if folder else None
+
+        return Concept(
+            concept.instance_prompt, str(name(concept.instance_data_dir)), concept.class_prompt,
+            name(concept.class_data_dir),
+        )  # fmt: skip
+
+    def _export_concepts(self, photo_set: str) -> Any:
+        path = self._services.shown.note("concepts_list.json", self.concepts_list(photo_set))
+        return gr.File(value=path, visible=True)
+
+    def _import_concepts(self, file: str | None, resolution: float) -> list[Any]:
+        """Take the concepts of a list in, with the photos of their folders."""
+        if not file:
+            return [*[gr.skip()] * NUM_CONTENTS, None]
+        try:
+            concepts = load_concepts_list(Path(file))
+        finally:
+            self.photos.drop_uploads([Path(file)])
+        names, lines = self.take_concepts(concepts)
+        return [*self.photos.contents_of(names[0], resolution, lines), None]
+
+    def take_concepts(self, concepts: Sequence[Concept]) -> tuple[list[str], list[Line]]:
+        """Make a photo set of each concept, trained together; all of their folders are looked at before."""
+        if not concepts:
+            raise PhotoError("That list names no concepts.", "", "Export one to see how it looks.")
+        sources = [self._source(concept.instance_data_dir) for concept in concepts]
+        sets, lines = [], []
+        for concept, source in zip(concepts, sources, strict=True):
+            if isinstance(source, PhotoSet):
+                target = source
+            else:
+                target = self.photos.set_of(new_set_name())
+                lines += target.add_folder(source)
+            target.keep_words(words_of(concept))
+            if concept.class_data_dir and not isinstance(source, PhotoSet):
+                with contextlib.suppress(PhotoError):
+                    lines += target.add_class_pictures(
+                        find_photos(self.photos.local_folder(concept.class_data_dir)).photos
+                    )
+            sets.append(target)
+        if len(sets) > 1:
+            sets[0].keep_together(sets)
+        head = (True, f"{len(sets)} concept{'s were' if len(sets) > 1 else ' was'} taken from the list.")
+        return [one.name for one in sets], [head, *lines]
+
+    def _source(self, folder: str) -> "PhotoSet | Path":
+        """Return the set here that a list's folder means, else the folder of this machine."""
+        name = folder.replace("\\", "/").rstrip("/").rpartition("/")[2]
+        with contextlib.suppress(DreamBoothError):
+            known = self.photos.set_of(name)
+            if folder in (str(known.folder), f"datasets/{name}") and known.photos():
+                return known
+        path = self.photos.local_folder(folder)
+        find_photos(path)
+        return path
+
+    def sample_set(self) -> PhotoSet:
+        """Return the bundled sample subject as a photo set, made on first use."""
+        from dreambooth.data.samples import sample_folder
+
+        target = self.photos.set_of(SAMPLE_SET)
+        if not target.photos():
+            target.add(find_photos(sample_folder()).photos)
+        target.keep_words(sample_words())
+        return target
+
+
+def _told(problems: Sequence[FieldProblem]) -> str:
+    """Return what is wrong with what is no field of text; the fields say the rest themselves."""
+    own = [problem.message for problem in problems if problem.field == "photos"]
+    rest = len(problems) - len(own)
+    marked = [f"{rest} field{'s are' if rest > 1 else ' is'} marked below."] if rest else []
+    sentence = " ".join([*(message[0].upper() + message[1:] for message in own), *marked])
+    return f"<div class='db-panel db-bad' role='alert'>{sentence}</div>"
+
+
+def class_pictures_text(num_own: int, num_all: int) -> str:
+    """Return what the class pictures shown are."""
+    if num_own:
+        text = f"{num_own} class pictures of your own; a training makes those that are missing."
+    elif num_all:
+        text = f"{num_all} class pictures that a training made for these words; they are used again."
+    else:
+        text = "None yet for these words: the training makes them before its first step, from the base itself."
+    more = f" The first {MAX_SHOWN_CLASS_PICTURES} are shown." if num_all > MAX_SHOWN_CLASS_PICTURES else ""
+    return f"<p class='db-hint'>{text}{more}</p>"

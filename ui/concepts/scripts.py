@@ -1,0 +1,40 @@
+"""What the browser makes itself: prompts, as `prompts_for` makes them, and the name of a new photo set.
+
+An answer from elsewhere comes when somebody has typed on, or dropped more.
+"""
+
+import json
+
+from dreambooth.data.photo_sets import DEFAULT_CLASS_WORDS, PROMPT_PATTERNS, SAMPLE_SET, USUAL_PATTERN
+
+_MAKE = r"""(kind, identifier, class_word) => {
+  const words = {identifier: (identifier ?? '').trim(), class_word: (class_word ?? '').trim()};
+  const patterns = PATTERNS[kind] ?? USUAL;
+  return patterns.map(pattern => pattern.replace(/{(\w+)}/g, (_, name) => words[name]));
+}"""
+_KIND_CHOSEN = """(kind, identifier) => {
+  const class_word = CLASS_WORDS[kind] ?? '';
+  return [class_word, ...(MAKE)(kind, identifier, class_word)];
+}"""
+_WORDS_LEFT = """(kind, identifier, class_word, instance_prompt) => {
+  const kept = [identifier, class_word].every(word => (instance_prompt ?? '').includes(word));
+  return kept ? [undefined, undefined] : (MAKE)(kind, identifier, class_word);
+}"""
+
+MAKE_PROMPTS = _MAKE.replace("PATTERNS", json.dumps(PROMPT_PATTERNS)).replace("USUAL", json.dumps(USUAL_PATTERN))
+KIND_CHOSEN = _KIND_CHOSEN.replace("CLASS_WORDS", json.dumps(DEFAULT_CLASS_WORDS)).replace("MAKE", MAKE_PROMPTS)
+# A paste with the mouse is no `input` to Gradio. Prompts that were edited by hand and have the words stay.
+WORDS_LEFT = _WORDS_LEFT.replace("MAKE", MAKE_PROMPTS)
+
+# Several drops before the first is answered go into one set: each has to know its name.
+_NAME_NEW_SET = """(from, set, ...rest) => {
+  const isNew = !set || set === SAMPLE;
+  const made = () => 'photos-' + new Date().toISOString().slice(0, 19).replace(/[-:]/g, '').replace('T', '-') + '-'
+    + Math.random().toString(16).slice(2, 8).padEnd(6, '0');
+  const name = isNew ? (window.dbNewSet ??= made()) : '';
+  return [from, set, ...rest.slice(0, -1), name];
+}"""
+NAME_NEW_SET = _NAME_NEW_SET.replace("SAMPLE", json.dumps(SAMPLE_SET))
+FORGET_NEW_SET = "(set) => { if (!set || set === SAMPLE) window.dbNewSet = undefined; }".replace(
+    "SAMPLE", json.dumps(SAMPLE_SET)
+)

@@ -1,0 +1,123 @@
+"""What takes the disk, at the foot of the third tab: told first, deleted only when it was seen."""
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import gradio as gr
+
+from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.records.storage import CHOICES, COST, Choice, Plan, carry_out, plan, usage
+from ui.boundary import Services, shown
+from ui.render import panel, size_in_words
+
+MAX_ROWS = 200
+
+
+@dataclass(frozen=True)
+class StorageSection:
+    """The section's components."""
+
+    look: gr.Button
+    table: gr.Dataframe
+    choices: gr.CheckboxGroup
+    ask: gr.Button
+    message: gr.HTML
+    agreed: gr.State
+    delete: gr.Button
+
+
+def build() -> StorageSection:
+    """Lay out the section; `connect` gives it life."""
+    with gr.Accordion("Storage", open=False, elem_id="storage"):
+        look = gr.Button("What takes how much?", elem_id="storage-look")
+        table = gr.Dataframe(
+            headers=["size", "what", "name", "can go as"], datatype="str", interactive=False, show_label=False,
+            elem_id="storage-table",
+        )  # fmt: skip
+        choices = gr.CheckboxGroup(
+            [(f"{choice}: {COST[choice]}", choice) for choice in CHOICES], label="What should go",
+            info="Samples, logs, settings and files of your own always stay.", elem_id="storage-choices",
+        )  # fmt: skip
+        ask = gr.Button("What would be deleted?", elem_id="storage-ask")
+        message = gr.HTML(elem_id="storage-message")
+        agreed = gr.State()
+        delete = gr.Button("Delete exactly these", variant="stop", visible=False, elem_id="storage-delete")
+    return StorageSection(look, table, choices, ask, message, agreed, delete)
+
+
+def connect(section: StorageSection, services: Services) -> None:
+    """Join the section's components to what they do."""
+    handlers = Handlers(services)
+    quiet: dict[str, Any] = {"api_visibility": "private"}
+    section.look.click(handlers.rows, None, section.table, api_name="look_at_storage", **quiet)
+    asked = [section.message, section.agreed, section.delete]
+    section.ask.click(handlers.ask, section.choices, asked, api_name="ask_storage", **quiet)
+    section.delete.click(handlers.delete, section.agreed, [*asked, section.table], api_name="delete_storage", **quiet)
+    for function in (handlers.list_storage, handlers.clean_storage):
+        gr.api(function, api_name=function.__name__, concurrency_limit=1)
+
+
+class Handlers:
+    """What the section does, as functions of values."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self.rows = shown(self._rows)
+        self.ask = shown(self._ask)
+        self.delete = shown(self._delete)
+
+        def list_storage() -> list[dict[str, Any]]:
+            """Return what takes how much, the largest first, with the choice by which it can go."""
+            return [{"kind": one.kind, "name": one.name, "bytes": one.num_bytes, "choice": one.choice}
+                    for one in usage(services.workspace)]  # fmt: skip
+
+        def clean_storage(choices: list[str], yes: bool = False) -> dict[str, Any]:
+            """Return the files that these choices delete and their bytes; they are deleted with `yes` alone."""
+            agreed = self._plan(choices)
+            if yes:
+                services.check_training()
+                carry_out(services.workspace, agreed)
+            files = [str(one.path) for one in agreed.doomed]
+            return {"files": files, "bytes": agreed.num_bytes, "kept": list(agreed.kept), "deleted": yes}
+
+        self.list_storage, self.clean_storage = shown(list_storage), shown(clean_storage)
+
+    def _rows(self) -> list[list[str]]:
+        found = usage(self._services.workspace)
+        rows = [[size_in_words(one.num_bytes), one.kind, one.name, one.choice or ""] for one in found[:MAX_ROWS]]
+        if rest := found[MAX_ROWS:]:
+            size = size_in_words(sum(one.num_bytes for one in rest))
+            rows.append([size, "others", f"{len(rest)} smaller ones", ""])
+        return rows
+
+    def _plan(self, choices: list[str]) -> Plan:
+        if not isinstance(choices, list):
+            raise ConfigError([FieldProblem("choices", f"must be a list of some of {', '.join(CHOICES)}.")])
+        unknown = [
+            FieldProblem("choices", f"has no {choice!r}.") for choice in choices if choice not in get_args(Choice)
+        ]
+        if unknown:
+            raise ConfigError(unknown)
+        return plan(self._services.workspace, [choice for choice in CHOICES if choice in choices])
+
+    def _ask(self, choices: list[str]) -> tuple[str, Plan, Any]:
+        agreed = self._plan(choices or [])
+        size = size_in_words(agreed.num_bytes)
+        if not agreed.doomed:
+            return (
+                panel("Nothing of that is there.", " ".join(agreed.kept), tone="note"),
+                agreed,
+                gr.Button(visible=False),
+            )
+        first = ", ".join(str(one.path.relative_to(self._services.workspace.data_dir)) for one in agreed.doomed[:8])
+        more = f" and {len(agreed.doomed) - 8} more" if len(agreed.doomed) > 8 else ""
+        told = panel(
+            f"{len(agreed.doomed)} files and folders, {size}.", f"{first}{more}. {' '.join(agreed.kept)}", tone="note"
+        )
+        return told, agreed, gr.Button(f"Delete exactly these ({size})", visible=True)
+
+    def _delete(self, agreed: Plan | None) -> tuple[str, None, Any, list[list[str]]]:
+        self._services.check_training()
+        freed = carry_out(self._services.workspace, agreed) if agreed is not None else 0
+        told = panel(f"{size_in_words(freed)} were freed.", "", tone="good")
+        return told, None, gr.Button(visible=False), self._rows()

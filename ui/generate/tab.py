@@ -1,0 +1,194 @@
+"""The fourth tab: words in, pictures out, each with its recipe in the file; steps of a run side by side."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from dreambooth.config.fields import describe
+from dreambooth.config.training import GenerationConfig
+from dreambooth.pictures.prompts import NEGATIVE_PROMPT
+from ui.boundary import QUIET, Services
+from ui.fields import field_component, strength_sliders
+from ui.generate import history as picture_history
+from ui.generate.handlers import AFTER, IDLE_POLL_S, NUMBERS, PAUSE, Handlers
+from ui.generate.late_answers import Fillable, fillable
+from ui.generate.view import request_status
+
+NO_RECIPE = "Choose a picture, and how it was made stands here."
+
+
+@dataclass(frozen=True)
+class GenerateTab:
+    """The tab's components that others read or that events fill."""
+
+    ways: gr.Tabs
+    model: gr.Dropdown
+    advice: gr.HTML
+    prompt: gr.Textbox
+    examples: gr.Dataset
+    run: gr.Dropdown
+    steps: gr.Dropdown
+    steps_of: gr.State
+    prompts: gr.Textbox
+    offered: Fillable
+    negative_prompt: gr.Textbox
+    usual: gr.Button
+    numbers: dict[str, Any]
+    strengths: dict[str, Any]
+    when: gr.Radio
+    generate: gr.Button
+    compare: gr.Button
+    cancel: gr.Button
+    message: gr.HTML
+    pictures: gr.Gallery
+    files: gr.State
+    recipe: gr.Textbox
+    read_png: gr.UploadButton
+    use_settings: gr.Button
+    use_seed: gr.Button
+    history: picture_history.History
+    timer: gr.Timer
+
+
+def build(services: Services) -> GenerateTab:
+    """Lay out the tab; `connect` gives it life."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=320):
+            asked = _build_request(services)
+        with gr.Column(scale=7, min_width=320):
+            message = gr.HTML(request_status(None, 0), elem_id="generate-message")
+            pictures = gr.Gallery(
+                label="Pictures", columns=2, height=520, object_fit="contain", interactive=False, elem_id="pictures",
+                buttons=["download", "fullscreen"],
+            )  # fmt: skip
+            recipe = gr.Textbox(
+                label="How the chosen picture was made", placeholder=NO_RECIPE, lines=3, max_lines=8,
+                elem_id="recipe", buttons=["copy"],
+                info="Its recipe, as it stands in the file. One from elsewhere can be pasted here.",
+            )  # fmt: skip
+            with gr.Row():
+                use_settings = gr.Button("Use these settings", size="sm", elem_id="use-settings")
+                use_seed = gr.Button("Use its seed", size="sm", elem_id="use-seed")
+                read_png = gr.UploadButton(
+                    "Read it from a PNG", size="sm", file_types=[".png"], elem_id="read-png", type="filepath"
+                )
+    history = picture_history.build()
+    guidance = asked["numbers"]["guidance_scale"]
+    offered = fillable({"prompt": asked["prompt"], "guidance_scale": guidance},
+                       {"prompt": "", "guidance_scale": guidance.value})  # fmt: skip
+    return GenerateTab(
+        **asked, offered=offered, message=message, pictures=pictures, files=gr.State([]), recipe=recipe,
+        read_png=read_png, use_settings=use_settings, use_seed=use_seed, history=history, timer=gr.Timer(IDLE_POLL_S),
+    )  # fmt: skip
+
+
+def _build_request(services: Services) -> dict[str, Any]:
+    """Lay out what is asked for, and return its components by name."""
+    infos = {info.name: info for info in describe(GenerationConfig)}
+    choices = services.jobs.models()
+    with gr.Tabs(selected="make") as ways:
+        with gr.Tab("Make pictures", id="make"):
+            model = gr.Dropdown(
+                choices, value=choices[0][1], label="Model", allow_custom_value=True, elem_id="generate-model",
+                info="A saved step of a run, or a base model.",
+            )  # fmt: skip
+            advice = gr.HTML(elem_id="generate-advice")
+            prompt = gr.Textbox(
+                "", label="Prompt", lines=3, elem_id="prompt",
+                info="What the pictures show, with the words your photos were given.",
+            )  # fmt: skip
+            examples = gr.Dataset(
+                components=[gr.Textbox(visible=False)], samples=[], type="values", elem_id="examples", label="Try one",
+                samples_per_page=6,
+            )  # fmt: skip
+        with gr.Tab("Compare steps", id="compare", elem_id="compare-way"):
+            run = gr.Dropdown([], label="Run", elem_id="compare-run", allow_custom_value=True)
+            steps = gr.Dropdown(
+                [], multiselect=True, allow_custom_value=True, label="Steps", elem_id="compare-steps",
+                info="Each gets a row of the same prompts and seeds. Of many a few are chosen; none: all there are.",
+            )  # fmt: skip
+            # The run whose steps are listed, and those steps.
+            steps_of = gr.State([])
+            prompts = gr.Textbox("", label="Prompts, one a line", lines=3, elem_id="compare-prompts")
+    negative_prompt = gr.Textbox(
+        "", label="Not in the picture", elem_id="negative-prompt", info="`negative_prompt`; may stay empty."
+    )
+    usual = gr.Button("Take the usual words", size="sm", elem_id="take-negative")
+    numbers: dict[str, Any] = {}
+    with gr.Row(equal_height=False):
+        for name in ("num_images_per_prompt", "seed"):
+            numbers[name] = field_component(infos[name], infos[name].default, "generate")
+    with gr.Accordion("Advanced", open=False, elem_id="generate-advanced"):
+        for pair in (("sampler", "num_inference_steps"), ("guidance_scale", "height"), ("width",)):
+            with gr.Row(equal_height=False):
+                for name in pair:
+                    numbers[name] = field_component(infos[name], infos[name].default, "generate")
+        with gr.Row(equal_height=False):
+            strengths = strength_sliders("generate")
+    when = gr.Radio(
+        [("After the training", AFTER), ("Now: pause it meanwhile", PAUSE)], value=AFTER, visible=False,
+        label="The device is training", elem_id="generate-when",
+        info="A paused training goes on by itself, as if it had not been paused.",
+    )  # fmt: skip
+    with gr.Row():
+        generate = gr.Button("Generate", variant="primary", elem_id="generate")
+        compare = gr.Button("Compare", variant="primary", visible=False, elem_id="compare")
+        cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
+    return {
+        "ways": ways, "model": model, "advice": advice, "prompt": prompt, "examples": examples, "run": run,
+        "steps": steps, "steps_of": steps_of, "prompts": prompts, "negative_prompt": negative_prompt, "usual": usual,
+        "numbers": {name: numbers[name] for name in NUMBERS}, "strengths": strengths, "when": when,
+        "generate": generate, "compare": compare, "cancel": cancel,
+    }  # fmt: skip
+
+
+def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
+    """Join the tab's components to what they do."""
+    handlers = Handlers(services)
+    quiet = QUIET | {"concurrency_limit": None}
+    numbers, strengths = list(tab.numbers.values()), list(tab.strengths.values())
+    said = [tab.negative_prompt, *numbers, tab.when, *strengths]
+    asked, compared = [tab.model, tab.prompt, *said], [tab.run, tab.steps, tab.prompts, *said]
+    seen = gr.State({})
+    followed = [tab.message, tab.pictures, tab.files, tab.recipe, tab.cancel, tab.when, tab.run, tab.timer, seen]
+
+    tab.generate.click(handlers.ask, [*asked, seen], followed, api_name="ask_for_pictures", **quiet)
+    tab.compare.click(handlers.ask_comparison, [*compared, seen], followed, api_name="ask_for_comparison", **quiet)
+    tab.cancel.click(handlers.cancel, seen, followed, api_name="cancel_pictures_here", **quiet)
+    gr.on([tab.timer.tick, page.load], handlers.look, seen, followed, api_name="look_at_pictures", **quiet)
+    tab.offered.after(gr.on(
+        [tab.model.change, page.load], handlers.model_chosen, [tab.model, tab.prompt],
+        [tab.offered.answer, tab.examples, tab.run], api_name="model_chosen", **quiet,
+    ))  # fmt: skip
+    offered = [tab.steps, tab.steps_of, tab.prompts]
+    tab.run.change(handlers.run_chosen, [tab.run, tab.prompts], offered, api_name="run_chosen", **quiet)
+    tab.examples.click(lambda sample: sample[0], tab.examples, tab.prompt, api_name="take_example", **quiet)
+    tab.usual.click(lambda: NEGATIVE_PROMPT, None, tab.negative_prompt, api_name="take_negative", **quiet)
+    tab.ways.select(
+        handlers.way_chosen, [tab.run, tab.prompts, tab.steps_of], [tab.generate, tab.compare, *offered],
+        api_name="way_chosen", **quiet,
+    )  # fmt: skip
+    tab.pictures.select(handlers.picture_chosen, tab.files, tab.recipe, api_name="picture_chosen", **quiet)
+    filled = [tab.prompt, tab.negative_prompt, *numbers, *strengths]
+    tab.use_settings.click(
+        handlers.use_settings, tab.recipe, [tab.model, *filled, tab.ways, tab.message], api_name="use_settings", **quiet
+    )  # fmt: skip
+    tab.use_seed.click(handlers.use_seed, tab.recipe, tab.numbers["seed"], api_name="use_seed", **quiet)
+    tab.read_png.upload(
+        handlers.read_picture, tab.read_png, tab.recipe, api_name="read_recipe", concurrency_limit=None
+    )  # fmt: skip
+    picture_history.connect(tab.history, services, page, tab.model, seen, tab.recipe)
+    _publish(tab, handlers, asked, compared)
+
+
+def _publish(tab: GenerateTab, handlers: Handlers, asked: list[Any], compared: list[Any]) -> None:
+    """Give programs the same in plain values: an endpoint that hands the pictures out as they come."""
+    made = [gr.Gallery(visible=False), gr.HTML(visible=False)]
+    for name, handler, inputs in (
+        ("generate", handlers.generate, asked), ("compare", handlers.compare, compared),
+    ):  # fmt: skip
+        gr.Button(visible=False).click(handler, inputs, made, api_name=name, concurrency_limit=8)
+    gr.Button(visible=False).click(
+        handlers.cancel_all, None, gr.Number(visible=False), api_name="cancel_pictures", concurrency_limit=None
+    )

@@ -1,0 +1,83 @@
+"""What the Generate tab says of a request for pictures: its progress and its end; what is compared. No Gradio."""
+
+from collections.abc import Sequence
+from html import escape
+
+from dreambooth.pictures.queue import Order
+from dreambooth.runs.jobs import in_words
+from ui.render import error_panel, panel
+
+# What is taken in at one look.
+MAX_FIRST_ROWS = 6
+EMPTY = "Your pictures appear here. Each keeps its recipe in the file: choose one to see it and to use it again."
+
+
+def request_status(
+    order: Order | None, num_waiting: int, pausing: str = "", training_left: str = "", *, has_paused: bool = True
+) -> str:
+    """Return how a request stands.
+
+    `pausing` is the run that lends the device meanwhile, which it does between two steps, so that at first it may not
+    have paused; `training_left` how long the one will take that is waited for.
+    """
+    if order is None:
+        return f"<div class='db-status'><span class='db-quiet'>{EMPTY}</span></div>"
+    behind = f" {num_waiting} more wait{'s' if num_waiting == 1 else ''} behind it." if num_waiting else ""
+    if order.state == "failed":
+        assert order.error is not None
+        return error_panel(order.error)
+    if order.state in ("done", "cancelled"):
+        texts = [*order.notices, behind.strip()]
+        return _end(order) + "".join(f"<p class='db-hint'>{escape(text)}</p>" for text in texts if text)
+    if order.state == "waiting" and order.after:
+        left = f" ({escape(training_left)})" if training_left else ""
+        return panel(
+            f"{_pictures(order.num_pictures)} will be made as soon as {order.after} has ended{left}.",
+            "They start by themselves; you may close this page." + behind, tone="note",
+        )  # fmt: skip
+    return _progress(order, behind, pausing, has_paused)
+
+
+def _progress(order: Order, behind: str, pausing: str, has_paused: bool) -> str:
+    percent = round(order.share * 100)
+    if order.share == 0:
+        doing, left = "Loading the model" if has_paused or not pausing else "Waiting for the device", ""
+    else:
+        doing = f"Picture {min(len(order.files) + 1, order.num_pictures)} of {order.num_pictures}"
+        left = "" if order.seconds_left is None else f"{in_words(order.seconds_left)} left"
+    paused = f"{pausing} has paused for them and goes on by itself." if pausing else ""
+    if pausing and not has_paused:
+        paused = f"{pausing} pauses as soon as the step it is at, or what it prepares before its first, is done."
+    texts = [*order.notices, " ".join(filter(None, (paused, behind)))]
+    notes = "".join(f"<p class='db-hint'>{escape(text)}</p>" for text in texts if text)
+    return (
+        f"<div class='db-status'><div class='db-row'><span class='db-chip db-chip-running'>{escape(order.title)}</span>"
+        f"<b class='db-phase'>{escape(doing)}</b><span class='db-quiet'>{escape(left)}</span></div>"
+        f"<div class='db-bar' role='progressbar' aria-label='Pictures' aria-valuemin='0' aria-valuemax='100' "
+        f"aria-valuenow='{percent}'><i style='width:{percent}%'></i></div>{notes}</div>"
+    )
+
+
+def _end(order: Order) -> str:
+    made = sum(not path.stem.endswith("grid") for path in order.files)
+    if order.state == "cancelled":
+        return panel(f"Cancelled: {made} of {_pictures(order.num_pictures)} were made.", tone="note")
+    took = in_words(order.ended_s - order.began_s)
+    return panel(f"Done: {_pictures(made)} in {took}.", f"They lie in {order.files[0].parent}.", tone="good")
+
+
+def compared_at_first(steps: Sequence[int], best: int | None) -> list[int]:
+    """Return the steps that a comparison begins with: the base and, of many, a few to the last, the best among them."""
+    num = MAX_FIRST_ROWS - 1
+    if len(steps) <= num:
+        return [0, *steps] if steps else []
+    spread = [steps[round(place * (len(steps) - 1) / (num - 1))] for place in range(num)]
+    if best is not None and best not in spread:
+        # The last stays: it is what all the others are held against.
+        nearest = min(spread[:-1], key=lambda step: abs(step - best))
+        spread[spread.index(nearest)] = best
+    return [0, *sorted(spread)]
+
+
+def _pictures(number: int) -> str:
+    return f"{number} picture{'' if number == 1 else 's'}"

@@ -1,0 +1,128 @@
+"""Keeps every open page up to date: reads the runs from disk, and sends each page what it has not seen."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from dreambooth.device.hardware import in_a_line
+from dreambooth.environment import Settings
+from dreambooth.errors import DreamBoothError
+from dreambooth.runs.jobs import RunView
+from ui.boundary import Services, shown
+from ui.convert import tab as convert_tab
+from ui.render import Doing, header
+from ui.train import panel as run_panel
+from ui.train.advice import Advice, preselected
+from ui.train.runs import RunsTable
+
+BUSY_POLL_S, IDLE_POLL_S = 1.0, 5.0
+# Pages that ask at the same moment are answered from one look at the disk.
+SHARED_S = 0.4
+
+
+def keeps_files(settings: Settings) -> bool:
+    """Return whether the data folder survives a restart of the machine."""
+    if settings.drive_dir is not None:
+        return True
+    if settings.on_space:
+        return settings.data_dir.is_relative_to("/data")
+    return not settings.on_colab or settings.data_dir.is_relative_to("/content/drive")
+
+
+class Follower:
+    """Answers the pages' timers; a page says what it has seen."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._table = RunsTable(services)
+        self._advice = Advice(services)
+        self._lock = threading.Lock()
+        self._looks: dict[str, tuple[float, Any]] = {}
+        self.look = shown(self._look)
+
+    def first_look(self) -> list[Any]:
+        """Return everything, for a page that was just opened: the run that trains, else the newest."""
+        busy = bool(self._services.jobs.active())
+        return [*shown(self._look_at)(None, {}, ""), gr.Accordion(open=not busy)]
+
+    def _look(self, name: str | None, seen: dict[str, Any], message: str) -> Any:
+        if not seen and not name:
+            # On a slow machine the timer asks before the page's own first look is answered: that chooses the run.
+            return gr.skip()
+        return self._look_at(name, seen, message)
+
+    def _look_at(self, name: str | None, seen: dict[str, Any], message: str) -> list[Any]:
+        active = self._services.jobs.active()
+        runs = self._shared("runs", lambda: tuple(run.name for run in self._services.workspace.runs()))
+        if not seen and not name:
+            name = active or next(iter(runs), "")
+        view = self._view(name)
+        values: dict[str, Any] = {
+            "header": self._header(active),
+            "runs": runs,
+            "run": name,
+            "table": self._shared("table", self._table.rows),
+            "models": self._shared("models", lambda: tuple(self._services.jobs.models())),
+            "convertible": self._shared("convertible", lambda: tuple(convert_tab.convertible(self._services))),
+            "advised": self._shared("advised", self._advice.models),
+            "poll_s": BUSY_POLL_S if active else IDLE_POLL_S,
+            **run_panel.run_values(self._services, view),
+        }
+
+        def unless_seen(part: str, update: Callable[[], Any]) -> Any:
+            return gr.skip() if part in seen and seen[part] == values[part] else update()
+
+        first: dict[str, Any] = {} if seen else {"value": name or None}
+        return [
+            unless_seen("header", lambda: values["header"]),
+            unless_seen("runs", lambda: gr.Dropdown(choices=list(values["runs"]), **first)),
+            *run_panel.run_updates(self._services, values, seen, message),
+            unless_seen("table", lambda: [list(row) for row in values["table"]]),
+            _model_list("convertible", values, seen),
+            _model_list("models", values, seen),
+            unless_seen("advised", lambda: values["advised"]),
+            unless_seen("poll_s", lambda: gr.Timer(value=values["poll_s"])),
+            values,
+        ]
+
+    def _header(self, active: str | None) -> str:
+        jobs, settings = self._services.jobs, self._services.settings
+        doing = Doing(self._view(active), len(jobs.waiting()), jobs.makes_pictures())
+        return header(in_a_line(self._services.device()), doing, settings.data_dir, keeps_files(settings))
+
+    def _view(self, name: str | None) -> RunView | None:
+        if not name:
+            return None
+
+        def read() -> RunView | None:
+            try:
+                return self._services.jobs.view(name)
+            except DreamBoothError:
+                # The folder of a run that a page still names was deleted: it then shows none.
+                return None
+
+        view: RunView | None = self._shared(f"run {name}", read)
+        return view
+
+    def _shared(self, what: str, read: Callable[[], Any]) -> Any:
+        """Return what was read a moment ago, or read it."""
+        with self._lock:
+            if len(self._looks) > 100:
+                self._looks.clear()
+            read_s, value = self._looks.get(what, (0.0, None))
+            if time.monotonic() - read_s > SHARED_S:
+                value = read()
+                self._looks[what] = (time.monotonic(), value)
+            return value
+
+
+def _model_list(part: str, values: dict[str, Any], seen: dict[str, Any]) -> Any:
+    """Return the update of a list of models: what there is, and the step that one waits for chosen."""
+    if all(name in seen and seen[name] == values[name] for name in (part, "advised")):
+        return gr.skip()
+    here, before = ([value for _, value in told.get(part, ())] for told in (values, seen))
+    chosen = preselected(here, before, values["advised"], seen.get("advised", ()))
+    return gr.Dropdown(choices=list(values[part]), **({"value": chosen} if chosen else {}))

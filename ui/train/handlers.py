@@ -1,0 +1,323 @@
+"""What the Train tab does, as functions of values: the form's proposals, its mistakes, its start."""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from dreambooth.config.concepts import Concept
+from dreambooth.config.effects import without_effect
+from dreambooth.config.presets import MEMORY_CONFIGURATIONS, without_idle_options
+from dreambooth.config.training import TrainingConfig
+from dreambooth.data.concept_notices import concept_notices
+from dreambooth.data.photo_sets import photo_set
+from dreambooth.device.hardware import Device
+from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
+from dreambooth.forecast.offers import Offer, fitting, forecast, offers, proposed_config
+from dreambooth.models.base import STARTER, read_card
+from dreambooth.models.origin import step_sentence
+from dreambooth.runs.shell_line import command_line, settings_text
+from ui.bases import offered_base, offered_models
+from ui.boundary import Services, shown
+from ui.fields import MAIN_FIELDS, form_infos, marks, read_fields, shown_value
+from ui.generate.late_answers import answer_of
+from ui.render import error_panel, field_note, panel
+from ui.train.plan import preset_choices, preset_note, start_sentence, too_little_memory
+
+TOY_NOTICE = "A toy model that shows the way; for real results take Stable Diffusion 1.5 and a GPU."
+# What a preset decides, whoever typed something there before.
+OF_THE_PRESET = tuple(dict.fromkeys(name for values in MEMORY_CONFIGURATIONS.values() for name in values))
+
+
+def base_notice(base: str) -> str:
+    """Return the panel that says before the start what this base is good for, and which step of a run it is."""
+    try:
+        card = read_card(base)
+    except DreamBoothError as error:
+        return error_panel(error)
+    step = step_sentence(base)
+    notice = card.notice or (TOY_NOTICE if card.is_toy else "")
+    return panel(notice or step, step if notice else "", tone="note") if notice or step else ""
+
+
+def run_config(
+    concepts: Sequence[Concept], base: str, typed: Mapping[str, Any], explicit: Collection[str] = ()
+) -> TrainingConfig:
+    """Return the settings of a run as the form has them, not checked yet; `explicit` are those that a person set."""
+    values = dict(typed)
+    if "num_train_epochs" in explicit and "max_train_steps" not in explicit:
+        values["max_train_steps"] = None
+    words = "\n".join(concept.instance_prompt for concept in concepts)
+    values["save_sample_prompt"] = values.get("save_sample_prompt") or words
+    # The form may have proposed options while the box that they need was ticked.
+    values = without_idle_options(values, explicit)
+    return TrainingConfig(concepts=tuple(concepts), pretrained_model_name_or_path=base.strip(), **values)
+
+
+def notices(config: TrainingConfig, explicit: Collection[str]) -> str:
+    """Return what to tell as a run starts: settings that a person set without an effect, and of photos and prompts."""
+    told = {
+        "Settings without effect": without_effect(config, explicit),
+        "Check photos and prompts": concept_notices(config.concepts),
+    }
+    return "".join(panel(head, " ".join(sentences), tone="note") for head, sentences in told.items() if sentences)
+
+
+def folded(while_training: bool) -> Any:
+    """Return the update of the settings: out of the way while a run is watched."""
+    return gr.Accordion(open=not while_training)
+
+
+class Handlers:
+    """What the tab does, as functions of values."""
+
+    def __init__(self, services: Services, prompt_notes: Mapping[str, str] | None = None) -> None:
+        self._services = services
+        self._infos = form_infos()
+        self._notes = {name: field_note(info) for name, info in self._infos.items()} | dict(prompt_notes or {})
+        self.propose = shown(self._propose)
+        self.tell = shown(self._tell)
+        self.recheck = shown(self._recheck)
+        self.reuse = shown(self._reuse)
+        self.start = shown(self._start)
+
+    # The form --------------------------------------------------------------------------------------------------------
+
+    def _propose(
+        self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any], *values: Any
+    ) -> list[Any]:
+        """Answer with settings that suit base and photos, and with the preset that fits unless one was just chosen."""
+        explicit = self._explicit(proposed, values)
+        is_chosen = preset_name != _remembered(proposed).get("preset")
+        # What a preset decides is no longer what somebody typed before.
+        given_up = {name: explicit.pop(name) for name in OF_THE_PRESET if is_chosen and name in explicit}
+        try:
+            base = offered_base(self._services, base)
+            num_photos = self._num_photos(photo_set_name)
+            if not is_chosen:
+                preset_name = fitting(self._offers(base, kind, num_photos, {}), preset_name)
+            config = proposed_config(base, preset_name, kind, num_photos, explicit, self._device())
+        except DreamBoothError as error:
+            return [{}, error_panel(error)]
+        new = {name: shown_value(info, getattr(config, name)) for name, info in self._infos.items()}
+        # What a person typed stays theirs: only proposals are filled in and remembered as such.
+        told = {"preset": preset_name} | {name: value for name, value in new.items() if name not in explicit}
+        asked = {name: shown_value(self._infos[name], value) for name, value in given_up.items()}
+        return [answer_of(told, asked), base_notice(base)]
+
+    def _read(self, values: tuple[Any, ...]) -> dict[str, Any]:
+        return read_fields(self._infos, values)
+
+    def _explicit(self, proposed: Mapping[str, Any], values: tuple[Any, ...]) -> dict[str, Any]:
+        """Return what differs from the proposals, and so was typed."""
+        proposed = _remembered(proposed)
+        return {
+            name: value
+            for name, value in self._read(values).items()
+            if shown_value(self._infos[name], value) != proposed.get(name)
+        }
+
+    def _device(self) -> Device:
+        """Return the device as the next run finds it: what the app itself holds of it is given back by then."""
+        device = self._services.device()
+        free = min(device.total_bytes, device.free_bytes + self._services.jobs.held_bytes())
+        return dataclasses.replace(device, free_bytes=free)
+
+    def _offers(self, base: str, kind: str, num_photos: int, explicit: Mapping[str, Any]) -> list[Offer]:
+        return offers(self._services.workspace, base, kind, num_photos, explicit, self._device())
+
+    def _num_photos(self, name: str) -> int:
+        return len(photo_set(self._services.workspace, name).photos()) if name else 0
+
+    def _tell(
+        self, preset_name: str, kind: str, proposed: Mapping[str, Any], photo_set_name: str, instance_prompt: str,
+        class_prompt: str, base: str, *values: Any,
+    ) -> list[Any]:  # fmt: skip
+        """Return what the presets and the settings as they are would take, and the settings as a command."""
+        try:
+            num_photos = self._num_photos(photo_set_name)
+            base, explicit = offered_base(self._services, base), self._explicit(proposed, values)
+            free = {name: value for name, value in explicit.items() if name not in OF_THE_PRESET}
+            offered = self._offers(base, kind, num_photos, free)
+            asked = self._asked(preset_name, kind, photo_set_name, base, values)
+            config = self._config(photo_set_name, instance_prompt, class_prompt, base, values, asked)
+            told = forecast(self._services.workspace, config, num_photos, self._device())
+            said = [start_sentence(told) + notices(config, asked), command_line(config), settings_text(config)]
+        # Settings that no run can have: they are told at their fields when a run is started with them.
+        except (DreamBoothError, TypeError, ValueError, ArithmeticError, KeyError):
+            unfit = "<p class='db-plan db-quiet'>Something in the settings cannot be: Start says what.</p>"
+            return [gr.skip(), gr.skip(), unfit, "", ""]
+        return [gr.Radio(choices=preset_choices(offered)), preset_note(offered, preset_name), *said]
+
+    def _asked(
+        self, preset_name: str, kind: str, photo_set_name: str, base: str, values: tuple[Any, ...]
+    ) -> frozenset[str]:
+        """Return the names of the settings that differ from what the form proposes for base, preset and photos."""
+        base, num_photos = offered_base(self._services, base), self._num_photos(photo_set_name)
+        config = proposed_config(base, preset_name, kind, num_photos, {}, self._device())
+        return frozenset(name for name, value in self._read(values).items() if value != getattr(config, name))
+
+    def _config(
+        self, photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, values: tuple[Any, ...],
+        asked: Collection[str] = (),
+    ) -> TrainingConfig:  # fmt: skip
+        """Return the form's run; raises ConfigError for photos that are not there."""
+        folder = photo_set(self._services.workspace, photo_set_name) if photo_set_name else None
+        if folder is None:
+            concept = Concept(instance_prompt.strip(), "", class_prompt.strip() or None)
+            config = run_config([concept], base or "", self._read(values), asked)
+        else:
+            concepts = folder.concepts(instance_prompt, class_prompt)
+            config = run_config(concepts, base or "", folder.with_captions(self._read(values)), asked)
+        return offered_models(self._services, config)
+
+    # Mistakes --------------------------------------------------------------------------------------------------------
+
+    def _problems(self, photo_set_name: str, config: TrainingConfig) -> list[FieldProblem]:
+        """Return every mistake there is, of the photos and of the settings."""
+        found = []
+        if not self._num_photos(photo_set_name):
+            found.append(FieldProblem("instance_data_dir", "holds no photos: drop some on the first tab."))
+        try:
+            config.checked()
+        except ConfigError as error:
+            found += [problem for problem in error.problems if problem.field != "instance_data_dir" or not found]
+        return found
+
+    def _marks(self, problems: list[FieldProblem], marked: list[str]) -> list[Any]:
+        names = [*self._infos, "instance_prompt", "class_prompt"]
+        updates = marks(names, self._notes, problems, marked)
+        return [[problem.field for problem in problems if problem.field in self._notes], *updates]
+
+    def _recheck(
+        self, marked: list[str], photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, *values: Any
+    ) -> list[Any]:
+        """Take the marks from fields that were mended; nothing is marked before the first start."""
+        if not marked:
+            return [gr.skip() for _ in range(len(values) + 3)]
+        config = self._config(photo_set_name, instance_prompt, class_prompt, base, values)
+        return self._marks(self._problems(photo_set_name, config), marked)
+
+    # The start -------------------------------------------------------------------------------------------------------
+
+    def _check_memory(
+        self, config: TrainingConfig, preset_name: str, photo_set_name: str, values: tuple[Any, ...]
+    ) -> None:
+        """Raise DeviceError for a run that would run out of memory, with the preset that would not."""
+        device, num_photos = self._device(), self._num_photos(photo_set_name)
+        if self._services.jobs.active():
+            # It waits in line: by then the memory that is taken now is free.
+            device = dataclasses.replace(device, free_bytes=device.total_bytes)
+        told = forecast(self._services.workspace, config, num_photos, device)
+        if told.fits:
+            return
+        kept = {name: value for name, value in self._read(values).items() if name not in OF_THE_PRESET}
+        kind = photo_set(self._services.workspace, photo_set_name).words().kind
+        base = config.pretrained_model_name_or_path
+        offered = offers(self._services.workspace, base, kind, num_photos, kept, device)
+        raise too_little_memory(told, offered, preset_name)
+
+    def _start(
+        self, marked: list[str], preset_name: str, photo_set_name: str, instance_prompt: str, class_prompt: str,
+        base: str, *values: Any,
+    ) -> list[Any]:  # fmt: skip
+        unmarked = [gr.skip() for _ in range(len(values) + 3)]
+        try:
+            self._services.check_training()
+            kind = photo_set(self._services.workspace, photo_set_name).words().kind if photo_set_name else "pet"
+            asked = self._asked(preset_name, kind, photo_set_name, base, values)
+            config = self._config(photo_set_name, instance_prompt, class_prompt, base, values, asked)
+            if problems := self._problems(photo_set_name, config):
+                return self._refused(problems, marked)
+            self._check_memory(config, preset_name, photo_set_name, values)
+            words = photo_set(self._services.workspace, photo_set_name).words()
+            name = self._services.jobs.start(config, f"{words.identifier}-{words.class_word}", asked)
+        except DreamBoothError as error:
+            return [error_panel(error), gr.skip(), gr.skip(), gr.skip(), *unmarked]
+        said = self._started(name) + notices(config, asked)
+        return [said, gr.Dropdown(value=name), folded(True), gr.skip(), *self._marks([], marked)]
+
+    def _refused(self, problems: list[FieldProblem], marked: list[str]) -> list[Any]:
+        fields = {problem.field for problem in problems} & set(self._infos)
+        deep = bool(fields - set(MAIN_FIELDS))
+        opened = [gr.Accordion(open=True) if fields else gr.skip(), gr.Accordion(open=True) if deep else gr.skip()]
+        return [error_panel(ConfigError(problems)), gr.skip(), *opened, *self._marks(problems, marked)]
+
+    def _started(self, name: str) -> str:
+        active = self._services.jobs.active()
+        if active in (None, name):
+            return ""
+        place = self._services.jobs.view(name).queue_place
+        return panel(f"{name} waits in line, at place {place}.", f"It begins when {active} is done.", tone="note")
+
+    def _reuse(self, name: str, preset_name: str) -> list[Any]:
+        """Put a run's settings into the form; all of them count as typed."""
+        config = self._services.jobs.view(name).config
+        if config is None:
+            raise DreamBoothError(f"The settings of {name} cannot be read.", "Their file is gone or damaged.", "")
+        values = [shown_value(info, getattr(config, field)) for field, info in self._infos.items()]
+        told = panel(f"The form has the settings of {name} now.", "The photos are those of the first tab.", tone="good")
+        nothing_proposed = {"preset": preset_name}
+        return [told, config.pretrained_model_name_or_path, nothing_proposed, gr.Accordion(open=True), *values]
+
+    # For programs ----------------------------------------------------------------------------------------------------
+
+    def _set_config(
+        self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any]
+    ) -> tuple[TrainingConfig, int]:
+        if not isinstance(explicit, Mapping):
+            message = 'must be names with values, such as {"max_train_steps": 400}.'
+            raise ConfigError([FieldProblem("settings", message)])
+        base, chosen = offered_base(self._services, base), photo_set(self._services.workspace, name)
+        words, num_photos = chosen.words(), len(chosen.photos())
+        config = proposed_config(base, preset_name, words.kind, num_photos, {}, self._device())
+        unknown = [FieldProblem(str(key), "is no setting of this form.") for key in explicit if key not in self._infos]
+        if not num_photos:
+            unknown.append(FieldProblem("instance_data_dir", f"the photo set {name!r} holds no photos."))
+        if unknown:
+            raise ConfigError(unknown)
+        typed = {key: getattr(config, key) for key in self._infos} | dict(explicit)
+        concepts = chosen.concepts(words.instance_prompt, words.class_prompt)
+        config = run_config(concepts, base, chosen.with_captions(typed), explicit)
+        return offered_models(self._services, config).checked(), num_photos
+
+    def start_set(
+        self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any], wish: str = ""
+    ) -> tuple[str, TrainingConfig]:
+        """Start a run on a photo set under its own words, with proposed settings where none are given."""
+        self._services.check_training()
+        config, _ = self._set_config(name, base, preset_name, explicit)
+        words = photo_set(self._services.workspace, name).words()
+        return self._services.jobs.start(config, wish or f"{words.identifier}-{words.class_word}", explicit), config
+
+    def plan_set(self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what such a run would take, in numbers."""
+        config, num_photos = self._set_config(name, base, preset_name, explicit)
+        told = forecast(self._services.workspace, config, num_photos, self._device())
+        return {
+            "photos": num_photos,
+            "steps": told.config.max_train_steps,
+            "seconds": told.seconds,
+            "memory_bytes": told.need_bytes,
+            "memory_free_bytes": told.device.free_bytes,
+            "fits": told.fits,
+            "disk_bytes": told.disk_bytes,
+            "disk_free_bytes": told.disk_free_bytes,
+            "command": command_line(config),
+            "settings": dataclasses.replace(config).to_json(),
+            "notices": [*without_effect(config, explicit), *concept_notices(config.concepts)],
+        }
+
+
+def _remembered(proposed: Any) -> Mapping[str, Any]:
+    """Return the proposals that a browser remembers; nothing where it sends something else."""
+    return proposed if isinstance(proposed, Mapping) else {}
+
+
+def start_sample(services: Services) -> tuple[str, TrainingConfig]:
+    """Start the bundled sample subject on the starter; returns the run's name and its settings."""
+    from ui.concepts import tab as concepts_tab
+
+    kept = concepts_tab.Handlers(services).sample_set()
+    return Handlers(services).start_set(kept.name, STARTER, "recommended", {}, "sample")

@@ -1,0 +1,115 @@
+"""What the page says before a run begins: presets with what they take, and the sentence about the whole of it."""
+
+from html import escape
+
+from dreambooth.config.presets import PRESETS
+from dreambooth.config.training import TrainingConfig
+from dreambooth.device.hardware import gb
+from dreambooth.errors import DeviceError
+from dreambooth.forecast.offers import Forecast, Offer, fitting
+from dreambooth.runs.jobs import in_words
+from ui.render import size_in_words
+
+PRESET_LABELS = {
+    "minimum": "Minimum",
+    "recommended": "Recommended",
+    "high_speed": "High speed",
+    "full_precision": "Full precision",
+    "lean": "Lean",
+    "leanest": "Leanest",
+}
+NONE_FITS = "Close what else uses its memory, lower the resolution, or take the starter."
+NOT_TIMED = "time told after the first steps"
+
+
+def preset_choices(offered: list[Offer]) -> list[tuple[str, str]]:
+    """Return (label, value) of every preset; a label says what the preset takes here."""
+    told = {offer.name: offer_text(offer) for offer in offered}
+    return [("\n".join(part for part in (PRESET_LABELS[name], told.get(name, "")) if part), name) for name in PRESETS]
+
+
+def offer_text(offer: Offer) -> str:
+    """Return what a preset takes: memory, and the time where a like run was timed on this device."""
+    forecast = offer.forecast
+    need = f"needs {gb(forecast.need_bytes)} GB"
+    if not forecast.fits:
+        return f"{need}, {gb(forecast.device.free_bytes)} are free"
+    return need if forecast.seconds is None else f"{need} \u00b7 {in_words(forecast.seconds)}"
+
+
+def preset_note(offered: list[Offer], chosen: str) -> str:
+    """Return the reasons of the presets that do not fit, and what greys them."""
+    small = [offer for offer in offered if not offer.forecast.fits]
+    if not small:
+        return ""
+    places = [PRESETS.index(offer.name) + 1 for offer in small]
+    greyed = ", ".join(f"#preset label:nth-of-type({place})" for place in places)
+    device = small[0].forecast.device
+    names = ", ".join(PRESET_LABELS[offer.name] for offer in small)
+    told = f"Greyed: {names}. {device.name} has {gb(device.free_bytes)} GB free, and they need more."
+    if len(small) == len(offered):
+        told = f"No preset fits: {device.name} has {gb(device.free_bytes)} GB free. {NONE_FITS}"
+    elif chosen in [offer.name for offer in small]:
+        error = too_little_memory(next(one.forecast for one in small if one.name == chosen), offered, chosen)
+        told = f"{error.what} {error.why} {error.todo}"
+    return f"<style>{greyed} {{ opacity: .45; cursor: not-allowed; }}</style><p class='db-hint'>{escape(told)}</p>"
+
+
+def too_little_memory(told: Forecast, offered: list[Offer], chosen: str) -> DeviceError:
+    """Return what is said of settings that need more memory than there is, with the preset that would do."""
+    device = told.device
+    why = f"It needs {gb(told.need_bytes)} GB, and {device.name} has {gb(device.free_bytes)} GB free."
+    fit = fitting(offered, "")
+    need = next((one.forecast.need_bytes for one in offered if one.name == fit and one.forecast.fits), None)
+    todo = NONE_FITS if need is None else f"Take {PRESET_LABELS[fit]}, which needs {gb(need)} GB."
+    return DeviceError(f"{PRESET_LABELS.get(chosen, 'This')} would run out of memory here.", why, todo)
+
+
+def start_sentence(told: Forecast) -> str:
+    """Return the one sentence before the start, with the words that will stand for the photos."""
+    config, device = told.config, told.device
+    photos = f"{told.num_photos} photo{'' if told.num_photos == 1 else 's'}" if told.num_photos else "no photos yet"
+    # With captions each photo has words of its own.
+    has_one_prompt = len(config.concepts) == 1 and not config.read_prompts_from_txts
+    words = config.concepts[0].instance_prompt if has_one_prompt else ""
+    where = "this GPU" if device.kind != "cpu" else "this CPU"
+    time = NOT_TIMED if told.seconds is None else f"about {in_words(told.seconds)} on {where}"
+    num_class_pictures = max(len(config.concepts), 1) * config.num_class_images
+    class_pictures = [(f"{num_class_pictures} class pictures", True)] if config.with_prior_preservation else []
+    parts = [
+        (f"{photos}: '{words}'" if words and told.num_photos else photos, bool(told.num_photos)),
+        *class_pictures,
+        (f"{config.max_train_steps} steps", True),
+        (time, True),
+        (f"needs {gb(told.need_bytes)} of {gb(device.free_bytes)} GB memory", told.fits),
+        (
+            f"writes up to {size_in_words(told.disk_bytes)} ({size_in_words(told.disk_free_bytes)} free)",
+            told.disk_bytes < told.disk_free_bytes,
+        ),
+    ]
+    items = "".join(
+        f"<span class='{'db-ok' if fine else 'db-wrong-part'}'>{escape(text)}</span>" for text, fine in parts
+    )
+    return f"<p class='db-plan' role='status'>{items}</p>"
+
+
+def run_settings(config: TrainingConfig) -> str:
+    """Return a run's settings that differ from the defaults, as a table."""
+    shown = {name: value for name, value in config.departures().items() if name not in ("concepts", "output_dir")}
+    rows = [(f"photos of {concept.instance_prompt!r}", concept.instance_data_dir) for concept in config.concepts]
+    rows += [
+        (name, "on" if value is True else "off" if value is False else str(value)) for name, value in shown.items()
+    ]
+    cells = "".join(f"<tr><th scope='row'>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    return f"<table class='db-table'>{cells}</table>"
+
+
+def changes(before: TrainingConfig, now: TrainingConfig) -> str:
+    """Return in words what is otherwise in the second settings."""
+    told = {name: value for name, value in now.to_json().items() if name not in ("concepts", "output_dir", "seed")}
+    changed = {name: value for name, value in told.items() if value != before.to_json()[name]}
+    return "; ".join(f"{name}: {_said(value)}" for name, value in changed.items())
+
+
+def _said(value: object) -> str:
+    return "on" if value is True else "off" if value is False else str(value)

@@ -1,0 +1,81 @@
+"""All runs in one table: what they were, how they ended, what they take; a row chosen is the run that is shown."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from dreambooth.events import FINAL_STATUSES
+from dreambooth.records.runlog import RunState, read_config, read_state
+from dreambooth.records.storage import size_of
+from dreambooth.records.workspace import RunFolder
+from ui.boundary import Services, shown
+from ui.render import STATUSES, size_in_words
+
+HEADERS = ["run", "started", "status", "steps", "base", "words", "size"]
+MAX_ROWS = 200
+# The size of a run that trains is news for so long.
+SIZE_AGE_S = 30.0
+
+
+@dataclass(frozen=True)
+class RunsSection:
+    """The section's components."""
+
+    table: gr.Dataframe
+
+
+def build() -> RunsSection:
+    """Lay out the section; `connect` gives it life."""
+    with gr.Accordion("My runs", open=False, elem_id="my-runs"):
+        gr.HTML("<p class='db-hint'>Choose a row to see that run above, with all that can be done with it.</p>")
+        table = gr.Dataframe(
+            headers=HEADERS, datatype="str", interactive=False, show_label=False, elem_id="runs-table", label="My runs",
+            column_widths=["22%", "14%", "11%", "10%", "15%", "18%", "10%"], max_height=340, buttons=[],
+        )  # fmt: skip
+    return RunsSection(table)
+
+
+class RunsTable:
+    """The table's rows, with sizes that are not counted anew at every look."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._sizes: dict[str, tuple[Any, float, str]] = {}
+
+    def rows(self) -> tuple[tuple[str, ...], ...]:
+        """Return a row for every run, newest first."""
+        return tuple(self._row(run) for run in self._services.workspace.runs()[:MAX_ROWS])
+
+    def _row(self, run: RunFolder) -> tuple[str, ...]:
+        state, config = read_state(run), read_config(run)
+        started_s = run.config_path.stat().st_mtime
+        steps = f"{state.step} of {state.total_steps}" if state.total_steps else str(state.step)
+        base = "" if config is None else config.pretrained_model_name_or_path.rstrip("/\\").replace("\\", "/")
+        words = "" if config is None or not config.concepts else config.concepts[0].instance_prompt
+        return (
+            run.name, time.strftime("%d %b, %H:%M", time.localtime(started_s)), STATUSES[state.status], steps,
+            base.rsplit("/", 1)[-1], words, self._size(run, state),
+        )  # fmt: skip
+
+    def _size(self, run: RunFolder, state: RunState) -> str:
+        standing = (state.status, run.steps())
+        known, counted_s, text = self._sizes.get(run.name, (None, 0.0, ""))
+        is_over = state.status in FINAL_STATUSES or state.status == "interrupted"
+        if known != standing or (not is_over and time.monotonic() - counted_s > SIZE_AGE_S):
+            text = size_in_words(size_of(run.path))
+            self._sizes[run.name] = (standing, time.monotonic(), text)
+        return text
+
+
+def connect(section: RunsSection, run: gr.Dropdown) -> None:
+    """Have a row that is chosen shown."""
+
+    def choose(event: gr.SelectData) -> Any:
+        row = event.row_value or []
+        return gr.Dropdown(value=str(row[0])) if row else gr.skip()
+
+    section.table.select(
+        shown(choose), None, run, api_name="choose_run", api_visibility="private", show_progress="hidden"
+    )
