@@ -1,9 +1,11 @@
 """What the command line and the app have in common as programs: output, signals, exit status, errors in words."""
 
+import _thread
 import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, TextIO, cast
@@ -13,29 +15,37 @@ from dreambooth.errors import DreamBoothError, StoppedError, hide_in_tracebacks,
 
 # A shell reports 128 and the signal's number of a program that a signal ended.
 SIGNAL_STATUS = 128
+# Long enough for what tidies up after the first one.
+INTERRUPT_AGAIN_S = 5.0
 SIGHUP = getattr(signal, "SIGHUP", None)  # Windows has none.
 
 
 def run_program(command: Callable[[], int]) -> int:
     """Run a program's work and return its exit status: 1 for a mistake of the user's, told in words, 130 for Ctrl-C."""
     hide_in_tracebacks()
-    with lasting_output():
+    with lasting_output(), _insisting_on_interrupts() as interrupted:
         try:
             return command()
-        except StoppedError as stopped:
-            print(_in_lines(stopped), file=sys.stderr)
-            return SIGNAL_STATUS + stopped.signal_number
-        except DreamBoothError as error:
-            print(f"error: {_in_lines(error)}", file=sys.stderr)
-            return 1
-        except OSError as error:
-            if (sentence := _in_words(error)) is None:
-                raise
-            print(f"error: {sentence}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("\nInterrupted.", file=sys.stderr)
-            return SIGNAL_STATUS + signal.SIGINT
+        except (Exception, KeyboardInterrupt) as error:
+            # What fails once a library has lost an interrupt, such as the import that it came into, is no fault.
+            if isinstance(error, KeyboardInterrupt) or (interrupted.is_set() and not isinstance(error, StoppedError)):
+                print("\nInterrupted.", file=sys.stderr)
+                return SIGNAL_STATUS + signal.SIGINT
+            return _told(error)
+
+
+def _told(error: Exception) -> int:
+    """Tell of an error in words and return the exit status; raises it again when it may be a bug."""
+    if isinstance(error, StoppedError):
+        print(_in_lines(error), file=sys.stderr)
+        return SIGNAL_STATUS + error.signal_number
+    sentence = _in_lines(error) if isinstance(error, DreamBoothError) else None
+    if isinstance(error, OSError):
+        sentence = _in_words(error)
+    if sentence is None:
+        raise error
+    print(f"error: {sentence}", file=sys.stderr)
+    return 1
 
 
 def _in_lines(error: DreamBoothError) -> str:
@@ -119,6 +129,42 @@ def lasting_output() -> Iterator[None]:
 
 
 # Signals -------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _insisting_on_interrupts() -> Iterator[threading.Event]:
+    """Raise KeyboardInterrupt at Ctrl-C, and again every few seconds until the block has ended.
+
+    Libraries catch everything here and there, mostly while they are imported: a first one may be lost.
+    """
+    interrupted, ended = threading.Event(), threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(INTERRUPT_AGAIN_S):
+            _thread.interrupt_main()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if ended.is_set():
+            return
+        if not interrupted.is_set():
+            interrupted.set()
+            repeater.start()
+        raise KeyboardInterrupt
+
+    # In another thread, and where interrupts are ignored (a shell's background job), they are left as they are.
+    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_ours or threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    repeater = threading.Thread(target=repeat, daemon=True)
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield interrupted
+    finally:
+        ended.set()
+        if interrupted.is_set():
+            repeater.join()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
