@@ -17,10 +17,12 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from dreambooth.config.limits import shortly, token_problem, user_path
+from dreambooth.device.hardware import default_num_threads
 from dreambooth.errors import STARS, ConfigError, FieldProblem, hide
 from dreambooth.formats.text_files import read_text
 
 DEFAULT_PORT = 7860
+FOR_LIBRARIES = ("HF_ENDPOINT", "GRADIO_ROOT_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SPACE_STORAGE = Path("/data")
 DRIVE_FOLDER = Path("/content/drive/MyDrive/DreamBooth")
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -99,7 +101,9 @@ def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = No
     values |= {name: text for name, text in (os.environ if env is None else env).items() if text.strip()}
     if env is None:
         # The libraries that obey these read the environment only.
-        os.environ.update({name: values[name] for name in ("HF_ENDPOINT", "GRADIO_ROOT_PATH") if name in values})
+        os.environ.update({name: values[name] for name in FOR_LIBRARIES if name in values})
+        if not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & values.keys():
+            os.environ["OMP_NUM_THREADS"] = str(default_num_threads())
     on_space, on_colab = "SPACE_ID" in values, "COLAB_RELEASE_TAG" in values
     problems = _endpoint_problems(values.get("HF_ENDPOINT"))
     settings = Settings(

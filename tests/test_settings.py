@@ -91,7 +91,7 @@ def test_the_example_names_every_variable_and_sets_none() -> None:
 
     values = dotenv_values(EXAMPLE)
     own = {f"DREAMBOOTH_{name}" for name in ("HOME", "AUTH", "DRIVE", "HOST", "NAMES", "PORT")}
-    assert set(values) == own | {"HF_TOKEN", "HF_ENDPOINT", "GRADIO_ROOT_PATH"}
+    assert set(values) == own | {"HF_TOKEN", "HF_ENDPOINT", "GRADIO_ROOT_PATH", "OMP_NUM_THREADS"}
     assert not any(values.values())
     assert load_settings(env={}, dotenv=EXAMPLE) == load_settings(env={})
 

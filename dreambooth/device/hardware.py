@@ -67,8 +67,28 @@ def describe_cpu() -> Device:
     import psutil
 
     memory = psutil.virtual_memory()
-    num_cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
-    return Device("cpu", f"CPU with {num_cores} cores", memory.total, memory.available)
+    return Device("cpu", f"CPU with {_num_cores()} cores", memory.total, memory.available)
+
+
+def default_num_threads() -> int:
+    """Return with how many threads torch computes where nobody says so: one core is left to whatever else runs.
+
+    A step of a small model is a few thousand parallel regions, and each waits for its slowest thread. With as many
+    threads as cores, one busy process beside it makes a step ten times as long (docs/performance.md).
+    """
+    import psutil
+
+    # Two threads on one core's hyperthreads compute no faster than one.
+    return max(1, min(_num_cores(), psutil.cpu_count(logical=False) or sys.maxsize) - 1)
+
+
+def _num_cores() -> int:
+    """Return how many cores this process may use, hyperthreads counted apart."""
+    import psutil
+
+    if hasattr(psutil.Process, "cpu_affinity"):
+        return len(psutil.Process().cpu_affinity())
+    return psutil.cpu_count() or 1
 
 
 def read_card() -> Card | None:

@@ -26,7 +26,8 @@ _count = 0  # of the thread that holds the device; 0 until it is first asked for
 def use_all_threads() -> None:
     """Have torch compute with all its threads in this thread, and with one in threads that start to use it later.
 
-    "All" is what OMP_NUM_THREADS, torch.set_num_threads or the number of cores say in the first thread that asks.
+    "All" is what OMP_NUM_THREADS, which the environment's reader sets, or torch.set_num_threads say in the first thread
+    that asks.
     """
     _set_number(_number())
     _here.is_counted = True

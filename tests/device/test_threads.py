@@ -12,6 +12,7 @@ import torch
 
 from dreambooth.commands.cli import main
 from dreambooth.config.training import TrainingConfig
+from dreambooth.device.hardware import default_num_threads
 from dreambooth.device.threads import Shares
 from dreambooth.training.optimizer import build_optimizer, gradient_norm
 
@@ -78,6 +79,29 @@ def test_after_a_save_only_the_training_has_threads_of_torch(
     assert all(writers == [] for *_, writers in seen.values())
     # Steps 3 and 6 are saved: what libraries start for good they start before the first step or with the first save.
     assert seen[7][2] == seen[4][2] == seen[2][2]
+
+
+ANOTHER_NUMBER = 2 if default_num_threads() == 1 else 1
+
+
+@pytest.mark.parametrize(
+    ("dotenv", "expected"), [("", default_num_threads()), (f"OMP_NUM_THREADS={ANOTHER_NUMBER}\n", ANOTHER_NUMBER)]
+)
+def test_a_command_leaves_a_core_to_others_unless_told_otherwise(
+    tiny_base_folder: Path, tmp_path: Path, dotenv: str, expected: int
+) -> None:
+    """From the shell: as many threads as cores wait for each other as soon as anything else runs."""
+    (tmp_path / ".env").write_text(dotenv)
+    program = "import sys\nfrom dreambooth.commands.cli import main\nassert main(sys.argv[1:]) == 0\n"
+    program += "import torch\nprint('THREADS', torch.get_num_threads())"
+    request = ["--prompt", "photo of dog", "--num_images_per_prompt", "1", "--num_inference_steps", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "generate", "--model", tiny_base_folder, *request, "--output_dir", "pictures"],
+        cwd=tmp_path, text=True, capture_output=True, check=False,
+        env={name: text for name, text in os.environ.items() if name != "OMP_NUM_THREADS"} | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"THREADS {expected}"
 
 
 def named(parameters: list[torch.nn.Parameter]) -> dict[str, torch.nn.Parameter]:

@@ -97,7 +97,8 @@ def test_no_answer_tells_whether_a_path_exists(opened: OpenPage) -> None:
 def without(answer: Answer, *paths: Path) -> str:
     """Return what an event answered, with one name for all the paths."""
     text = json.dumps(answer.outputs) + answer.error
-    text = text.replace(json.dumps(answer.sent[:60])[1:-1], "PATH")  # a long value is shown in part
+    for shown in (answer.sent, answer.sent[:60]):  # a long value is shown in part
+        text = text.replace(json.dumps(shown)[1:-1], "PATH")
     for path in paths:
         text = text.replace(json.dumps(str(path))[1:-1], "PATH").replace(path.name, "NAME")
     return text
