@@ -111,6 +111,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Take the time limit off the long tiers."""
+    for item in items:
+        if any(map(item.get_closest_marker, ("full_size", "reliability", "gpu"))):
+            item.add_marker(pytest.mark.timeout(0))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip GPU tests without a GPU, and browser tests without a browser unless this is CI, where that is a failure."""
     if item.get_closest_marker("gpu") and not _has_cuda():

@@ -72,6 +72,7 @@ class RawEvents:
         return str(answer.raise_for_status().json()["event_id"])
 
     def _answers(self, sent: dict[str, tuple[dict[str, Any], str]]) -> list[Answer]:
+        assert sent, "nothing was called: no answer would ever come"
         answers: dict[str, Answer] = {}
         order = list(sent)
         with self._client.stream("GET", "/gradio_api/queue/data", params={"session_hash": self._session}) as stream:
