@@ -27,6 +27,8 @@ HEADER_S = 20.0
 # A body has this long, and then as long as it would take at this pace.
 BODY_S = 30.0
 BODY_BYTES_PER_S = 2048
+# A body of which nothing came for so long makes room for others where there is none.
+SILENT_BODY_S = 5.0
 # A visitor who reads nothing of an answer: a download that a person pauses may rest for a while.
 UNREAD_S = 300.0
 UNAVAILABLE = (
@@ -88,19 +90,20 @@ class BoundedProtocol(H11Protocol):
     """One connection: closed when its request does not come, when its answer is not read, and when it is one too many.
 
     `limit_concurrency` is the most that may be open. Where that many are, the one that has waited longest for a
-    request makes room; where all of them are being answered, the new one is refused.
+    request makes room, else one whose body has stopped coming; where all of them are being answered, the new one is
+    refused.
     """
 
     _check: asyncio.TimerHandle | None = None
     _began_s = 0.0  # when the request that is coming in, or the wait for it, began
     _paused_s = 0.0  # how long the app did not read meanwhile
-    _body_bytes = 0
+    _body_bytes, _heard_s = 0, 0.0
     _unread_bytes, _unread_since_s = 0, 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, or refuse it where there are too many."""
         limit, self.limit_concurrency = self.limit_concurrency, None
-        self._began_s = time.monotonic()
+        self._began_s = self._heard_s = time.monotonic()
         if limit is not None and len(self.connections) >= limit and not self._makes_room():
             self.transport, self.flow = transport, None  # type: ignore[assignment]
             transport.write(UNAVAILABLE)
@@ -120,6 +123,7 @@ class BoundedProtocol(H11Protocol):
         """Take what was sent, and note how much of a body that was."""
         if self.flow is None:
             return
+        self._heard_s = time.monotonic()
         if self.conn.their_state is h11.SEND_BODY:
             self._body_bytes += len(data)
         super().data_received(data)
@@ -133,8 +137,14 @@ class BoundedProtocol(H11Protocol):
         """Return whether no whole header of a request has come that is still to be answered."""
         return self.conn.their_state is h11.IDLE and (self.cycle is None or self.cycle.response_complete)
 
+    def is_silent(self) -> bool:
+        """Return whether the body of a request has stopped coming, though the app would take more of it."""
+        is_late = time.monotonic() - self._heard_s > SILENT_BODY_S
+        return is_late and self.conn.their_state is h11.SEND_BODY and not self.flow.read_paused
+
     def _makes_room(self) -> bool:
-        waiting = [one for one in self.connections if isinstance(one, BoundedProtocol) and one.is_waiting()]
+        others = [one for one in self.connections if isinstance(one, BoundedProtocol)]
+        waiting = [one for one in others if one.is_waiting()] or [one for one in others if one.is_silent()]
         if not waiting:
             return False
         oldest = min(waiting, key=lambda one: one._began_s)

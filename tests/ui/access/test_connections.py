@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,16 +71,26 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def half_a_request(url: str) -> socket.socket:
+def half_a_request(url: str, start: str = "GET /") -> socket.socket:
     """Connect and send the beginning of a request's header."""
     address = httpx.URL(url)
     connection = socket.create_connection((address.host, address.port or 80), timeout=10)
-    connection.sendall(f"GET / HTTP/1.1\r\nHost: {address.netloc.decode()}\r\nX-Slow: ".encode())
+    connection.sendall(f"{start} HTTP/1.1\r\nHost: {address.netloc.decode()}\r\nX-Slow: ".encode())
+    return connection
+
+
+def post_without_body(url: str) -> socket.socket:
+    """Connect and send the header of a request whose body never comes."""
+    connection = half_a_request(url, "POST /gradio_api/call/list_models")
+    connection.sendall(b"x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n")
     return connection
 
 
 @pytest.mark.slow
-def test_a_thousand_half_open_connections_end_no_training(served: AppWithFewFiles, many_files: None) -> None:
+@pytest.mark.parametrize("connect", [half_a_request, post_without_body])
+def test_a_thousand_half_open_connections_end_no_training(
+    served: AppWithFewFiles, many_files: None, connect: Callable[[str], socket.socket]
+) -> None:
     """The training goes on, the page answers while they are open and after it, and the log stays as it was."""
     client = Client(served.url, verbose=False)
     photo_set = client.predict([handle_file(str(next(sample_folder().glob("*.png"))))], api_name="/upload_photos")[0]
@@ -94,11 +104,12 @@ def test_a_thousand_half_open_connections_end_no_training(served: AppWithFewFile
     with contextlib.ExitStack() as attack:
         for _ in range(HALF_OPEN):
             with contextlib.suppress(OSError):
-                attack.enter_context(half_a_request(served.url))
+                attack.enter_context(connect(served.url))
         before = read_state(run).step
         until(lambda: read_state(run), lambda state: state.step > before + 5 or state.status != "running", seconds=120)
         assert read_state(run).status == "running"
-        assert httpx.get(served.url, timeout=60).status_code == 200, "while they are open"
+        # A body that does not come makes room after five seconds, a header at once.
+        until(lambda: httpx.get(served.url, timeout=60).status_code, lambda status: status == 200, seconds=20)
     assert httpx.get(served.url, timeout=60).status_code == 200
     before = read_state(run).step
     until(lambda: read_state(run), lambda state: state.step > before + 5 or state.status != "running", seconds=120)
@@ -156,6 +167,23 @@ def test_the_one_that_waits_longest_makes_room(hurried: OpenPage) -> None:
         assert httpx.get(hurried.url, timeout=20).status_code == 200
         assert received(slow[0]) == b"", "the first of them"
         assert received(slow[-1]).startswith(b"HTTP/1.1 408")
+
+
+def test_a_body_that_has_stopped_coming_makes_room(hurried: OpenPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine uploads that send nothing, and one that sends a byte now and then: the next request takes a silent one's."""
+    monkeypatch.setattr(connections, "SILENT_BODY_S", 0.4)
+    monkeypatch.setattr(connections, "BODY_S", 60.0)
+    with contextlib.ExitStack() as attack:
+        slow = attack.enter_context(post_without_body(hurried.url))
+        silent = [attack.enter_context(post_without_body(hurried.url)) for _ in range(9)]
+        for _ in range(6):
+            time.sleep(0.1)
+            slow.sendall(b" ")
+        assert httpx.get(hurried.url, timeout=20).status_code == 200
+        assert received(silent[0]) == b"", "the first of them"
+        slow.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            slow.recv(1)
 
 
 def test_when_all_are_being_answered_the_next_is_told_so(hurried: OpenPage) -> None:
