@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from dreambooth import rng
-from dreambooth.config.training import GenerationConfig
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.models.base import Base
 from dreambooth.models.manager import ModelManager
 from dreambooth.pictures.generation import generate_images

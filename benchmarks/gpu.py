@@ -23,8 +23,8 @@ import torch
 
 from benchmarks.bases import CHANGES, native_px, random_base
 from benchmarks.gpu_runs import GIB, HEAD, Ground, Measured, as_json, collect, ground, measured
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.presets import MEMORY_CONFIGURATIONS
-from dreambooth.config.training import GenerationConfig
 from dreambooth.models.base import Base
 from dreambooth.models.manager import ModelManager
 from dreambooth.pictures.generation import generate_images

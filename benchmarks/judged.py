@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from dreambooth.config.training import GenerationConfig
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.models.base import Base, starter_folder
 from dreambooth.pictures.generation import generate_images
 from dreambooth.scoring.judge import Judge, load_judge

@@ -25,8 +25,9 @@ from benchmarks.dreambooth_quality import IDENTIFIER, individuals, write_photos
 from benchmarks.examined import exam_pictures, examined, figures
 from benchmarks.units import Unit, add_unit_arguments, run_missing, unit_path
 from dreambooth.config.concepts import Concept
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.presets import resolve
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import held_lock, new_folder, write_json
 from dreambooth.environment import load_settings
 from dreambooth.models.base import STARTER, BaseCard, load_base, read_card, starter_folder

@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks.bases import random_base
 from benchmarks.measuring import heading, keep, memory_of
 from dreambooth.config.concepts import Concept
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.data.samples import sample_concept
 from dreambooth.events import Controls, Event, PhaseProgress
 from dreambooth.models.base import load_base

@@ -12,7 +12,8 @@ if sys.version_info < (3, 11):  # noqa: UP036
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config.concepts import Concept
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import DreamBoothError
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.config.fields import FieldInfo, describe
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import FieldProblem
 from ui.render import field_label, field_note
 

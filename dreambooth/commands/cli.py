@@ -16,9 +16,9 @@ from dreambooth.commands import train as train_commands
 from dreambooth.commands.bars import progress_bar
 from dreambooth.commands.flags import add_command, add_flag
 from dreambooth.config.fields import describe
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.limits import refuse_place, user_path
 from dreambooth.config.presets import resolve
-from dreambooth.config.training import GenerationConfig
 from dreambooth.entry_point import run_program
 from dreambooth.environment import load_settings
 from dreambooth.errors import StoppedError

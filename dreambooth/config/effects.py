@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from dreambooth.config.checks import PATIENCE
 from dreambooth.config.concepts import Concept
 from dreambooth.config.fields import describe
-from dreambooth.config.training import PATIENCE, TrainingConfig
+from dreambooth.config.training import TrainingConfig
 
 STARTER = "starter"
 

@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -26,6 +26,15 @@ def text_problems(name: str, text: str, *, is_name: bool) -> list[FieldProblem]:
     if is_name and any(len(part.encode()) > MAX_FILE_NAME_BYTES for part in re.split(r"[/\\]", text)):
         return [FieldProblem(name, f"has a part of more than {MAX_FILE_NAME_BYTES} bytes: no file has such a name.")]
     return []
+
+
+def sizes_off_grid(sizes: Mapping[str, object]) -> list[FieldProblem]:
+    """Return a problem for each size of a picture, by the name of its field, that no latent has: 8 pixels are one."""
+    return [
+        FieldProblem(name, f"is {shortly(size)}: it must be a multiple of 8.")
+        for name, size in sizes.items()
+        if isinstance(size, int) and size % 8
+    ]
 
 
 def run_path_problem(name: str, text: str) -> list[FieldProblem]:

@@ -1,4 +1,4 @@
-"""The settings of every task: one typed object each, from which the form, the command line and the README come.
+"""The settings of a training: one typed object, from which the form, the command line and the README come.
 
 A field carries its range, unit and a sentence (`setting`); `describe` hands them out. Names and defaults are those of
 the well-known `train_dreambooth.py` where it has them, since its words are the users' words.
@@ -6,19 +6,18 @@ the well-known `train_dreambooth.py` where it has them, since its words are the 
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-from dreambooth.config.concepts import Concept, class_folder_problems, concept_problems, read_concepts
+from dreambooth.config.checks import cross_checks
+from dreambooth.config.concepts import Concept, read_concepts
 from dreambooth.config.fields import describe, others, out_of_range, parse_numbers, setting, typed, unknown_fields
-from dreambooth.config.limits import expand_paths, place_problem, plain_name_problem, run_path_problem, shortly
+from dreambooth.config.limits import expand_paths
 from dreambooth.errors import ConfigError, FieldProblem, TextFileError
 from dreambooth.formats.text_files import read_text
 
-# Saves that have to add nothing before a run that stops when it is good does so.
-PATIENCE = 2
 # Each may be a folder of this machine.
 PATHS = ("pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "output_dir")
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -29,8 +28,6 @@ SavePrecision = Literal["fp16", "fp32", "bf16"]
 WeightPrecision = Literal["fp32", "bf16"]
 Attention = Literal["sdpa", "xformers"]
 Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
-Sampler = Literal["DDIM", "DPM++ 2M", "DPM++ 2M Karras", "Euler", "Euler a"]
-SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 # What a setting has an effect with only.
 WITH_PRIOR, WITH_TEXT_ENCODER = ("with_prior_preservation",), ("train_text_encoder",)
 WITH_SAMPLES = ("save_sample_prompt",)
@@ -322,51 +319,7 @@ class TrainingConfig:
     def checked(self) -> Self:
         """Return these settings, or raise one ConfigError with all that is wrong with them."""
         problems = out_of_range(self)
-        problems += others(problems, _cross_checks(self))
-        if problems:
-            raise ConfigError(problems)
-        return self
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationConfig:
-    """One request for pictures."""
-
-    prompt: str = setting("", "What the pictures show; a taught model wants its identifier in it.", "samples")
-    negative_prompt: str = setting("", "What the pictures should not show.", "samples")
-    num_images_per_prompt: int = setting(4, "How many pictures.", "samples", unit="pictures", low=1, high=64)
-    num_inference_steps: int = setting(24, "Denoising steps.", "samples", unit="steps", low=1, high=1000)
-    guidance_scale: float = setting(7.5, "How closely the prompt is followed.", "samples", low=0, high=50)
-    height: int | None = setting(
-        None, "Height; the model's native size when left out.", "samples", unit="px", low=16, high=2048
-    )
-    width: int | None = setting(
-        None, "Width; the model's native size when left out.", "samples", unit="px", low=16, high=2048
-    )
-    seed: int | None = setting(
-        None, "The same seed gives the same pictures; drawn and recorded when left out.", "samples",
-        low=0, high=2**63 - 1,
-    )  # fmt: skip
-    sampler: Sampler = setting(
-        "DDIM", "The way from noise to the picture; DPM++ needs fewer steps, Euler a varies more.", "samples"
-    )
-    unet_strength: float = setting(
-        1.0, "How much of what the UNet learned counts: 0 is the base, below 1 weakens an overdone training.",
-        "samples", low=0, high=2,
-    )  # fmt: skip
-    text_encoder_strength: float = setting(
-        1.0, "The same for the text encoder, where it was taught.", "samples", low=0, high=2
-    )
-
-    def __post_init__(self) -> None:
-        parse_numbers(self)
-
-    def checked(self) -> Self:
-        """Return this request, or raise one ConfigError with all that is wrong with it."""
-        problems = out_of_range(self)
-        problems += others(problems, _sizes_off_grid(self, ("height", "width")))
-        if not problems and not self.prompt.strip():
-            problems = [FieldProblem("prompt", "is empty: write what the pictures should show.")]
+        problems += others(problems, cross_checks(self))
         if problems:
             raise ConfigError(problems)
         return self
@@ -379,128 +332,3 @@ def load_config(path: Path) -> TrainingConfig:
     except (TextFileError, ValueError, RecursionError) as error:
         raise ConfigError([FieldProblem("config", f"{path} cannot be read: {error}"[:300])]) from None
     return TrainingConfig.from_json(values)
-
-
-# Checks --------------------------------------------------------------------------------------------------------------
-
-
-def _sizes_off_grid(config: TrainingConfig | GenerationConfig, names: Iterable[str]) -> list[FieldProblem]:
-    sizes = {name: getattr(config, name) for name in names}
-    return [
-        FieldProblem(name, f"is {shortly(size)}: it must be a multiple of 8.")
-        for name, size in sizes.items()
-        if isinstance(size, int) and size % 8
-    ]
-
-
-def _recipe_problems(config: TrainingConfig) -> list[FieldProblem]:
-    """Return which options miss what they build on."""
-    problems = [
-        FieldProblem(name, "only has a meaning with with_prior_preservation.")
-        for name in ("teacher_prior", "keep_class_latents")
-        if getattr(config, name) and not config.with_prior_preservation
-    ]
-    if config.teacher_prior and config.not_cache_latents:
-        problems.append(FieldProblem("teacher_prior", "needs cached latents: leave out not_cache_latents."))
-    if config.teacher_prior and config.zero_terminal_snr:
-        message = "cannot go with zero_terminal_snr: the base knows nothing of those noise levels."
-        problems.append(FieldProblem("teacher_prior", message))
-    if config.background_weight != 1:
-        if config.not_cache_latents:
-            problems.append(FieldProblem("background_weight", "needs cached latents: leave out not_cache_latents."))
-        if not all((concept.class_prompt or "").strip() for concept in config.concepts):
-            message = "needs a class_prompt for every concept: its last word is what the base looks for."
-            problems.append(FieldProblem("background_weight", message))
-    return problems
-
-
-def _stopping_problems(config: TrainingConfig) -> list[FieldProblem]:
-    """Return what a run lacks that is to end when it is good."""
-    if config.stop_when_good is not True:
-        return []
-    problems = []
-    if not (config.save_sample_prompt and config.num_probe_images):
-        message = "looks at probe pictures: it needs save_sample_prompt and num_probe_images."
-        problems.append(FieldProblem("stop_when_good", message))
-    if isinstance(config.save_total_limit, int) and config.save_total_limit <= PATIENCE:
-        message = f"must be more than {PATIENCE} with stop_when_good: the step it stops for lies {PATIENCE} saves back."
-        problems.append(FieldProblem("save_total_limit", message))
-    return problems
-
-
-def _cross_checks(config: TrainingConfig) -> list[FieldProblem]:
-    problems = []
-    if isinstance(config.logging_dir, str):
-        problems += run_path_problem("logging_dir", config.logging_dir)
-    for name, slashes in (("revision", True), ("variant", False)):
-        if isinstance(value := getattr(config, name), str):
-            problems += plain_name_problem(name, value, slashes=slashes)
-    if not config.concepts:
-        problems.append(FieldProblem("instance_data_dir", "is missing: name the folder with the photos."))
-    for concept in config.concepts:
-        problems += concept_problems(concept)
-        if config.with_prior_preservation and not (concept.class_prompt or "").strip():
-            message = f"is missing for {shortly(concept.instance_prompt)}: prior preservation needs it."
-            problems.append(FieldProblem("class_prompt", message))
-    if config.with_prior_preservation:
-        problems += class_folder_problems(config.concepts)
-    if isinstance(config.output_dir, str) and (problem := place_problem(Path(config.output_dir))):
-        problems.append(FieldProblem("output_dir", problem))
-    problems += _sizes_off_grid(config, ("resolution",))
-    problems += update_problems(config)
-    problems += _recipe_problems(config)
-    problems += _stopping_problems(config)
-    if not config.train_text_encoder:
-        problems += [
-            FieldProblem(name, "only has a meaning with train_text_encoder.")
-            for name in ("text_encoder_lr", "text_encoder_stop_step")
-            if getattr(config, name) is not None
-        ]
-    return problems
-
-
-def update_problems(config: TrainingConfig) -> list[FieldProblem]:
-    """Return what excludes itself in how the weights are updated."""
-    problems = []
-    if config.update_in_backward is True:
-        excluded = {
-            "gradient_accumulation_steps": (config.gradient_accumulation_steps != 1, "be 1"),
-            "max_grad_norm": (config.max_grad_norm != 0, "be 0 (max_tensor_grad_norm clips each tensor by itself)"),
-            "mixed_precision": (config.mixed_precision == "fp16", "be bf16 or no, which need no loss scale"),
-            "capture_step": (config.capture_step, "be off"),
-        }
-        reason = "update_in_backward sees one gradient at a time"
-        problems += [
-            FieldProblem(name, f"must {wanted}: {reason}.") for name, (wrong, wanted) in excluded.items() if wrong
-        ]
-    elif config.max_tensor_grad_norm is not None:
-        problems.append(FieldProblem("max_tensor_grad_norm", "only has a meaning with update_in_backward."))
-    if config.weight_precision == "bf16":
-        needed = {
-            "update_in_backward": (not config.update_in_backward, "must be on: only it rounds updates at random."),
-            "mixed_precision": (config.mixed_precision != "bf16", "must be bf16, as the weights are."),
-            "use_ema": (config.use_ema, "must be off: an average moves by less than bf16 can hold."),
-        }
-        problems += [
-            FieldProblem(name, f"{wanted[:-1]} (weight_precision is bf16).")
-            for name, (wrong, wanted) in needed.items()
-            if wrong
-        ]
-    if config.capture_step is True and (config.gradient_accumulation_steps != 1 or config.gradient_checkpointing):
-        problems.append(
-            FieldProblem("capture_step", "goes without gradient_checkpointing and gradient_accumulation_steps.")
-        )
-    return problems + _sharding_problems(config)
-
-
-def _sharding_problems(config: TrainingConfig) -> list[FieldProblem]:
-    """Return what works on whole weights, in a run whose processes share them."""
-    if config.shard_weights is not True:
-        return []
-    names = ("use_8bit_adam", "use_ema", "update_in_backward", "capture_step", "compile_unet")
-    message = "must be off: it works on whole weights (shard_weights is on)."
-    problems = [FieldProblem(name, message) for name in names if getattr(config, name) is True]
-    if config.mixed_precision == "fp16":
-        message = "must be bf16 or no, which need no loss scale (shard_weights is on)."
-        problems.append(FieldProblem("mixed_precision", message))
-    return problems

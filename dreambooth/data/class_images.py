@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config.concepts import Concept
-from dreambooth.config.training import GenerationConfig
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.durable import new_file, write_json
 from dreambooth.errors import ConfigError, FieldProblem, PhotoError

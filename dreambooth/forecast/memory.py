@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dreambooth.config.training import TrainingConfig, update_problems
+from dreambooth.config.checks import update_problems
+from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import LARGE_BYTES, Device, precisions
 from dreambooth.forecast.shape import TOKENS, ModelShape, Unit, skip_values, text_units, unet_units
 from dreambooth.records.eta import num_saves_left

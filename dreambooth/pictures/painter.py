@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth.config.training import GenerationConfig
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.durable import new_file
 from dreambooth.environment import Settings, load_settings
 from dreambooth.errors import ConfigError, FieldProblem

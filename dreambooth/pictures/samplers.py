@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dreambooth.config.training import Sampler
+from dreambooth.config.generation import Sampler
 
 DDIM: Sampler = "DDIM"
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth.config.training import SAMPLERS, GenerationConfig, Sampler
+from dreambooth.config.generation import SAMPLERS, GenerationConfig, Sampler
 from dreambooth.errors import DreamBoothError
 
 # The text chunk's name.

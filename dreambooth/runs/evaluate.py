@@ -15,8 +15,9 @@ from typing import Any
 
 from dreambooth import rng
 from dreambooth.config.concepts import Concept
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.presets import resolve
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import new_file, write_json, write_text
 from dreambooth.environment import Settings, load_settings
 from dreambooth.errors import ConfigError, FieldProblem, RunFolderError

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dreambooth.config.training import SD15, GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import SD15, TrainingConfig
 from dreambooth.device.hardware import look_at_device
 from dreambooth.durable import held_lock, is_locked
 from dreambooth.environment import Secret, Settings

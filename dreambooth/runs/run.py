@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.config.checks import update_problems
 from dreambooth.config.effects import without_effect, without_effect_in
-from dreambooth.config.training import TrainingConfig, update_problems
+from dreambooth.config.training import TrainingConfig
 from dreambooth.data.concept_notices import concept_notices
 from dreambooth.device.hardware import freed_memory_kept
 from dreambooth.durable import held_lock, is_disk_full, sweep_unfinished, write_json

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import new_file, write_json
 from dreambooth.environment import Settings, load_settings
 from dreambooth.errors import RunFolderError

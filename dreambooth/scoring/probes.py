@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.config.concepts import Concept
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.durable import new_folder
 from dreambooth.events import FixedNoiseLosses, fixed_noise_losses_of, read_events

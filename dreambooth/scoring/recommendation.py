@@ -7,7 +7,7 @@ prompts are still followed) and drift (how far pictures that should not have cha
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dreambooth.config.training import PATIENCE
+from dreambooth.config.checks import PATIENCE
 
 # Two steps that differ by less cannot be told apart by a dozen pictures: the later one is taken, which saw more. A
 # likeness below it cannot be told from the untaught base's.

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import describe_cpu, gb
 from dreambooth.durable import is_disk_full, new_folder, remove_folder, sync_all
 from dreambooth.errors import RunFolderError

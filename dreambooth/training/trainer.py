@@ -8,7 +8,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config.training import PATIENCE, TrainingConfig
+from dreambooth.config.checks import PATIENCE
+from dreambooth.config.training import TrainingConfig
 from dreambooth.device.capture import CapturedWork
 from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Notice, PhaseProgress, Resumed

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.data.samples import sample_folder
 from dreambooth.events import ModelSaved, PhaseProgress, SamplesMade, StatusChanged, StepLoss
 from dreambooth.pictures.settings_text import CHUNK, recipe_text

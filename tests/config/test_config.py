@@ -10,8 +10,9 @@ from dreambooth.config import presets
 from dreambooth.config import training as settings
 from dreambooth.config.concepts import Concept, dump_concepts_list, load_concepts_list
 from dreambooth.config.fields import describe
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.presets import resolve
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import ConfigError
 
 

@@ -12,7 +12,8 @@ import pytest
 from dreambooth.commands.cli import main
 from dreambooth.config.concepts import Concept
 from dreambooth.config.fields import FieldInfo, describe
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.environment import Secret
 from dreambooth.errors import ConfigError, DreamBoothError
 from dreambooth.records.workspace import Workspace

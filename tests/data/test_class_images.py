@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dreambooth.config.concepts import Concept
-from dreambooth.config.training import GenerationConfig
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.data import class_images
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.errors import ConfigError

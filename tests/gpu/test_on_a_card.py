@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from dreambooth.config.concepts import Concept
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.presets import MEMORY_CONFIGURATIONS
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.device.capture import NUM_PLAIN_CALLS
 from dreambooth.device.hardware import xformers_problem
 from dreambooth.errors import TrainingError

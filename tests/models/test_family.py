@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dreambooth.config.training import GenerationConfig
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.data.dataset import Crop, picture_size
 from dreambooth.data.focus import Focus
 from dreambooth.models.base import load_base

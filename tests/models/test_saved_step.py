@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from dreambooth.config.concepts import Concept
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import BaseModelError
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.saved_step import ModelSource, resident

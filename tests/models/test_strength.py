@@ -7,7 +7,8 @@ import pytest
 
 from dreambooth.commands.cli import main
 from dreambooth.config.concepts import Concept
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import BaseModelError, ConfigError
 from dreambooth.models.base import load_base
 from dreambooth.models.saved_step import ModelSource, load

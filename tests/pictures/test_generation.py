@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dreambooth import rng
-from dreambooth.config.training import GenerationConfig
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.models.base import Base, load_base
 from dreambooth.pictures.generation import Picture, generate_images, save_picture
 from dreambooth.pictures.samplers import scheduler_for

@@ -12,7 +12,8 @@ from PIL import Image
 from dreambooth import compare
 from dreambooth.commands.cli import main
 from dreambooth.config.concepts import Concept
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError
 from dreambooth.export.archive import zip_pictures
 from dreambooth.models.manager import ModelManager

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreambooth import rng
-from dreambooth.config.training import SAMPLERS, GenerationConfig, Sampler
+from dreambooth.config.generation import SAMPLERS, GenerationConfig, Sampler
 from dreambooth.models.base import Base, load_base
 from dreambooth.pictures.generation import generate_images
 from dreambooth.pictures.samplers import scheduler_for

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from dreambooth.config.training import SAMPLERS, GenerationConfig, Sampler
+from dreambooth.config.generation import SAMPLERS, GenerationConfig, Sampler
 from dreambooth.errors import DreamBoothError
 from dreambooth.pictures.prompts import literal_notice
 from dreambooth.pictures.settings_text import read_recipe, recipe_text, text_of_picture

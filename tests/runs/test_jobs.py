@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from dreambooth.config.concepts import Concept
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import held_lock
 from dreambooth.errors import ConfigError, DeviceError, DreamBoothError, RunFolderError
 from dreambooth.events import Controls, PhaseProgress, StatusChanged, StepLoss

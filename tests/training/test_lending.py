@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dreambooth.config.concepts import Concept
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import held_lock
 from dreambooth.events import Controls, Event, PhaseProgress, StatusChanged
 from dreambooth.models.manager import ModelManager

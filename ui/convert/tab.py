@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from dreambooth.config.training import GenerationConfig
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.durable import free_bytes
 from dreambooth.errors import ExportError, quoted
 from dreambooth.export.merged import folder_at_strength

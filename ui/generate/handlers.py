@@ -8,7 +8,7 @@ from typing import Any, get_args
 import gradio as gr
 
 from dreambooth.config.fields import describe
-from dreambooth.config.training import GenerationConfig
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.models.base import STARTER, read_card
 from dreambooth.pictures.prompts import example_prompts, kind_of

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.config.fields import describe
-from dreambooth.config.training import GenerationConfig
+from dreambooth.config.generation import GenerationConfig
 from dreambooth.pictures.prompts import NEGATIVE_PROMPT
 from ui.boundary import QUIET, Services
 from ui.fields import field_component, strength_sliders

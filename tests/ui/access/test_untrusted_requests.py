@@ -18,7 +18,8 @@ from gradio_client import Client, handle_file
 
 import dreambooth
 from dreambooth.config.fields import describe
-from dreambooth.config.training import GenerationConfig, TrainingConfig
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.data.samples import sample_folder
 from tests.harness.open_page import OpenPage, open_page
 from tests.harness.raw_events import RawEvents

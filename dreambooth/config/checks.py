@@ -1,0 +1,128 @@
+"""What a training's settings may not be beside each other; each one's own type and range are checked by `fields`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreambooth.config.concepts import class_folder_problems, concept_problems
+from dreambooth.config.limits import place_problem, plain_name_problem, run_path_problem, shortly, sizes_off_grid
+from dreambooth.errors import FieldProblem
+
+if TYPE_CHECKING:
+    from dreambooth.config.training import TrainingConfig
+
+# Saves that have to add nothing before a run that stops when it is good does so.
+PATIENCE = 2
+
+
+def cross_checks(config: "TrainingConfig") -> list[FieldProblem]:
+    """Return which of a training's settings cannot go together, or name what cannot be used."""
+    problems = []
+    if isinstance(config.logging_dir, str):
+        problems += run_path_problem("logging_dir", config.logging_dir)
+    for name, slashes in (("revision", True), ("variant", False)):
+        if isinstance(value := getattr(config, name), str):
+            problems += plain_name_problem(name, value, slashes=slashes)
+    if not config.concepts:
+        problems.append(FieldProblem("instance_data_dir", "is missing: name the folder with the photos."))
+    for concept in config.concepts:
+        problems += concept_problems(concept)
+        if config.with_prior_preservation and not (concept.class_prompt or "").strip():
+            message = f"is missing for {shortly(concept.instance_prompt)}: prior preservation needs it."
+            problems.append(FieldProblem("class_prompt", message))
+    if config.with_prior_preservation:
+        problems += class_folder_problems(config.concepts)
+    if isinstance(config.output_dir, str) and (problem := place_problem(Path(config.output_dir))):
+        problems.append(FieldProblem("output_dir", problem))
+    problems += sizes_off_grid({"resolution": config.resolution})
+    problems += update_problems(config)
+    problems += _recipe_problems(config)
+    problems += _stopping_problems(config)
+    if not config.train_text_encoder:
+        problems += [
+            FieldProblem(name, "only has a meaning with train_text_encoder.")
+            for name in ("text_encoder_lr", "text_encoder_stop_step")
+            if getattr(config, name) is not None
+        ]
+    return problems
+
+
+def _recipe_problems(config: "TrainingConfig") -> list[FieldProblem]:
+    """Return which options miss what they build on."""
+    problems = [
+        FieldProblem(name, "only has a meaning with with_prior_preservation.")
+        for name in ("teacher_prior", "keep_class_latents")
+        if getattr(config, name) and not config.with_prior_preservation
+    ]
+    if config.teacher_prior and config.not_cache_latents:
+        problems.append(FieldProblem("teacher_prior", "needs cached latents: leave out not_cache_latents."))
+    if config.teacher_prior and config.zero_terminal_snr:
+        message = "cannot go with zero_terminal_snr: the base knows nothing of those noise levels."
+        problems.append(FieldProblem("teacher_prior", message))
+    if config.background_weight != 1:
+        if config.not_cache_latents:
+            problems.append(FieldProblem("background_weight", "needs cached latents: leave out not_cache_latents."))
+        if not all((concept.class_prompt or "").strip() for concept in config.concepts):
+            message = "needs a class_prompt for every concept: its last word is what the base looks for."
+            problems.append(FieldProblem("background_weight", message))
+    return problems
+
+
+def _stopping_problems(config: "TrainingConfig") -> list[FieldProblem]:
+    """Return what a run lacks that is to end when it is good."""
+    if config.stop_when_good is not True:
+        return []
+    problems = []
+    if not (config.save_sample_prompt and config.num_probe_images):
+        message = "looks at probe pictures: it needs save_sample_prompt and num_probe_images."
+        problems.append(FieldProblem("stop_when_good", message))
+    if isinstance(config.save_total_limit, int) and config.save_total_limit <= PATIENCE:
+        message = f"must be more than {PATIENCE} with stop_when_good: the step it stops for lies {PATIENCE} saves back."
+        problems.append(FieldProblem("save_total_limit", message))
+    return problems
+
+
+def update_problems(config: "TrainingConfig") -> list[FieldProblem]:
+    """Return what excludes itself in how the weights are updated."""
+    problems = []
+    if config.update_in_backward is True:
+        excluded = {
+            "gradient_accumulation_steps": (config.gradient_accumulation_steps != 1, "be 1"),
+            "max_grad_norm": (config.max_grad_norm != 0, "be 0 (max_tensor_grad_norm clips each tensor by itself)"),
+            "mixed_precision": (config.mixed_precision == "fp16", "be bf16 or no, which need no loss scale"),
+            "capture_step": (config.capture_step, "be off"),
+        }
+        reason = "update_in_backward sees one gradient at a time"
+        problems += [
+            FieldProblem(name, f"must {wanted}: {reason}.") for name, (wrong, wanted) in excluded.items() if wrong
+        ]
+    elif config.max_tensor_grad_norm is not None:
+        problems.append(FieldProblem("max_tensor_grad_norm", "only has a meaning with update_in_backward."))
+    if config.weight_precision == "bf16":
+        needed = {
+            "update_in_backward": (not config.update_in_backward, "must be on: only it rounds updates at random."),
+            "mixed_precision": (config.mixed_precision != "bf16", "must be bf16, as the weights are."),
+            "use_ema": (config.use_ema, "must be off: an average moves by less than bf16 can hold."),
+        }
+        problems += [
+            FieldProblem(name, f"{wanted[:-1]} (weight_precision is bf16).")
+            for name, (wrong, wanted) in needed.items()
+            if wrong
+        ]
+    if config.capture_step is True and (config.gradient_accumulation_steps != 1 or config.gradient_checkpointing):
+        problems.append(
+            FieldProblem("capture_step", "goes without gradient_checkpointing and gradient_accumulation_steps.")
+        )
+    return problems + _sharding_problems(config)
+
+
+def _sharding_problems(config: "TrainingConfig") -> list[FieldProblem]:
+    """Return what works on whole weights, in a run whose processes share them."""
+    if config.shard_weights is not True:
+        return []
+    names = ("use_8bit_adam", "use_ema", "update_in_backward", "capture_step", "compile_unet")
+    message = "must be off: it works on whole weights (shard_weights is on)."
+    problems = [FieldProblem(name, message) for name in names if getattr(config, name) is True]
+    if config.mixed_precision == "fp16":
+        message = "must be bf16 or no, which need no loss scale (shard_weights is on)."
+        problems.append(FieldProblem("mixed_precision", message))
+    return problems
