@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TextIO, cast
 
@@ -23,12 +24,15 @@ SIGHUP = getattr(signal, "SIGHUP", None)  # Windows has none.
 def run_program(command: Callable[[], int]) -> int:
     """Run a program's work and return its exit status: 1 for a mistake of the user's, told in words, 130 for Ctrl-C."""
     hide_in_tracebacks()
-    with lasting_output(), _insisting_on_interrupts() as interrupted:
+    with lasting_output(), _insisting_on_interrupts() as interrupts:
         try:
             return command()
         except (Exception, KeyboardInterrupt) as error:
+            interrupts.over.set()
             # What fails once a library has lost an interrupt, such as the import that it came into, is no fault.
-            if isinstance(error, KeyboardInterrupt) or (interrupted.is_set() and not isinstance(error, StoppedError)):
+            if isinstance(error, KeyboardInterrupt) or (
+                interrupts.begun.is_set() and not isinstance(error, StoppedError)
+            ):
                 print("\nInterrupted.", file=sys.stderr)
                 return SIGNAL_STATUS + signal.SIGINT
             return _told(error)
@@ -131,38 +135,46 @@ def lasting_output() -> Iterator[None]:
 # Signals -------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Interrupts:
+    """Whether one has come, and whether no more are wanted."""
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
+
+
 @contextlib.contextmanager
-def _insisting_on_interrupts() -> Iterator[threading.Event]:
-    """Raise KeyboardInterrupt at Ctrl-C, and again every few seconds until the block has ended.
+def _insisting_on_interrupts() -> Iterator[_Interrupts]:
+    """Raise KeyboardInterrupt at Ctrl-C, and again every few seconds until it has arrived or the block has ended.
 
     Libraries catch everything here and there, mostly while they are imported: a first one may be lost.
     """
-    interrupted, ended = threading.Event(), threading.Event()
+    interrupts = _Interrupts()
 
     def repeat() -> None:
-        while not ended.wait(INTERRUPT_AGAIN_S):
+        while not interrupts.over.wait(INTERRUPT_AGAIN_S):
             _thread.interrupt_main()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if ended.is_set():
+        if interrupts.over.is_set():
             return
-        if not interrupted.is_set():
-            interrupted.set()
+        if not interrupts.begun.is_set():
+            interrupts.begun.set()
             repeater.start()
         raise KeyboardInterrupt
 
     # In another thread, and where interrupts are ignored (a shell's background job), they are left as they are.
     is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not is_ours or threading.current_thread() is not threading.main_thread():
-        yield interrupted
+        yield interrupts
         return
     repeater = threading.Thread(target=repeat, daemon=True)
     signal.signal(signal.SIGINT, handle)
     try:
-        yield interrupted
+        yield interrupts
     finally:
-        ended.set()
-        if interrupted.is_set():
+        interrupts.over.set()
+        if interrupts.begun.is_set():
             repeater.join()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -261,7 +261,7 @@ def test_ctrl_c_that_a_library_swallows_ends_the_command_all_the_same(tmp_path: 
     program = """
 import sys, time
 from dreambooth import entry_point
-entry_point.INTERRUPT_AGAIN_S = 0.2
+entry_point.INTERRUPT_AGAIN_S = 1.0
 
 def command():
     print("ready", flush=True)
