@@ -152,15 +152,18 @@ def _insisting_on_interrupts() -> Iterator[_Interrupts]:
     interrupts = _Interrupts()
 
     def repeat() -> None:
+        interrupts.begun.wait()
         while not interrupts.over.wait(INTERRUPT_AGAIN_S):
-            _thread.interrupt_main()
+            # A signal ends what the system is waited for; what Python offers for it would wait along.
+            if hasattr(signal, "pthread_kill"):
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            else:  # Windows
+                _thread.interrupt_main()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if interrupts.over.is_set():
             return
-        if not interrupts.begun.is_set():
-            interrupts.begun.set()
-            repeater.start()
+        interrupts.begun.set()
         raise KeyboardInterrupt
 
     # In another thread, and where interrupts are ignored (a shell's background job), they are left as they are.
@@ -168,14 +171,16 @@ def _insisting_on_interrupts() -> Iterator[_Interrupts]:
     if not is_ours or threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
+    # Begun here: the handler may come amid the start of another thread, whose locks it would wait for.
     repeater = threading.Thread(target=repeat, daemon=True)
+    repeater.start()
     signal.signal(signal.SIGINT, handle)
     try:
         yield interrupts
     finally:
         interrupts.over.set()
-        if interrupts.begun.is_set():
-            repeater.join()
+        interrupts.begun.set()
+        repeater.join()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
