@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.commands import files as file_commands
 from dreambooth.commands.flags import add_command, add_flag
 from dreambooth.config.concepts import Concept, load_concepts_list
+from dreambooth.config.counts import num_steps_of
 from dreambooth.config.effects import without_effect
 from dreambooth.config.fields import describe
 from dreambooth.config.limits import is_folder, user_path
@@ -210,13 +211,16 @@ def asked_training(arguments: dict[str, Any]) -> tuple[TrainingConfig, frozenset
     base = explicit.get("pretrained_model_name_or_path", defaults.pretrained_model_name_or_path)
     if preset_name != AUTO:
         return resolve(explicit, read_card(base).recipe, preset_name).checked(), frozenset(asked)
+    from dreambooth.data.photos import num_photos_in
     from dreambooth.device.hardware import detect_device
     from dreambooth.forecast.memory import fastest_plan
     from dreambooth.forecast.shape import read_shape
 
     # Whether the settings go together is asked of the plan: the preset's own may not go with those that were asked for.
     config = resolve(explicit, read_card(base).recipe, "recommended").in_range()
-    return fastest_plan(config, read_shape(base), detect_device(), kept=explicit).checked(), frozenset(asked)
+    steps = num_steps_of(config, num_photos_in(concept.instance_data_dir for concept in config.concepts))
+    plan = fastest_plan(config, read_shape(base), detect_device(), kept=explicit, num_steps=steps)
+    return plan.checked(), frozenset(asked)
 
 
 def _beside_flags(of_file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
@@ -247,8 +251,10 @@ def preflight_command(arguments: dict[str, Any]) -> int:
             controls=controls,
         )
         bars.close()
-        if found is None:
+        if found is None and controls.stop.is_set():
             raise StoppedError("Stopped before the end of the trial.")
+    if found is None:  # the first of several processes prints it
+        return 0
     print("\n".join(found.lines(datetime.datetime.now())))
     return 0
 

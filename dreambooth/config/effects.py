@@ -11,6 +11,7 @@ from typing import Any
 
 from dreambooth.config.checks import PATIENCE
 from dreambooth.config.concepts import Concept
+from dreambooth.config.counts import num_saves_before_last
 from dreambooth.config.fields import describe
 from dreambooth.config.training import TrainingConfig
 
@@ -97,8 +98,7 @@ def _beyond_the_end(config: TrainingConfig, num_steps: int) -> Iterator[tuple[st
         yield "lr_scheduler", f"has no effect: {warm_up}"
     if config.train_text_encoder and (config.text_encoder_stop_step or 0) >= num_steps:
         yield "text_encoder_stop_step", f"has no effect: the run ends at step {num_steps}."
-    first = max(config.save_min_steps, config.save_interval)
-    num_saves = max((num_steps - 1) // config.save_interval - (first - 1) // config.save_interval, 0)
+    num_saves = num_saves_before_last(config, 0, num_steps)
     if config.stop_when_good and num_saves <= PATIENCE:
         saves = f"save_interval gives {num_saves} before the last step"
         yield "stop_when_good", f"has no effect: it compares {PATIENCE + 1} saves, and {saves}."

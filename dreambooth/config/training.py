@@ -271,10 +271,20 @@ class TrainingConfig:
         return dataclasses.asdict(self) | {"concepts": [dataclasses.asdict(concept) for concept in self.concepts]}
 
     @property
+    def sample_prompts(self) -> list[str]:
+        """Return the prompts of the sample pictures, one of each line that is not blank."""
+        return [line for line in (self.save_sample_prompt or "").splitlines() if line.strip()]
+
+    @property
+    def num_sample_pictures(self) -> int:
+        """Return how many sample pictures each save makes."""
+        return len(self.sample_prompts) * self.n_save_sample
+
+    @property
     def num_probe_pictures(self) -> int:
         """Return how many pictures score each save; none in a run without sample pictures."""
-        has_samples = bool((self.save_sample_prompt or "").strip())
-        return len(self.concepts) * (2 * self.num_probe_images + 2 * -(-self.num_probe_images // 4)) * has_samples
+        per_concept = 2 * self.num_probe_images + 2 * -(-self.num_probe_images // 4)
+        return len(self.concepts) * per_concept if self.sample_prompts else 0
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that a resumed run shares with its first part, as plain JSON values by name."""

@@ -6,7 +6,6 @@ the sequence is cut up, never the sequence.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,16 +205,6 @@ def crop_variant(
     if center_crop:
         x = y = 0.5
     return Crop(x, y, hflip and coin < 0.5)
-
-
-def num_steps_per_epoch(
-    concepts: Sequence[ConceptPhotos], *, batch_size: int, accumulation: int, num_processes: int
-) -> int:
-    """Return the updates of one pass over the larger of all photos and all class pictures."""
-    num_examples = max(
-        sum(len(concept.instance) for concept in concepts), sum(len(concept.class_images) for concept in concepts)
-    )
-    return math.ceil(num_examples / (batch_size * accumulation * num_processes))
 
 
 # Pixels --------------------------------------------------------------------------------------------------------------

@@ -2,31 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from dreambooth.config.counts import num_saves_left
 from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import free_bytes
 from dreambooth.errors import TrainingError
+from dreambooth.forecast.counts import Counts, model_bytes, state_bytes
 from dreambooth.records.workspace import RunFolder
 
 RESERVE_BYTES = 1 << 30
 GIB = 1 << 30
-# Bytes of a stored number.
-WIDTH = {"fp16": 2, "bf16": 2, "fp32": 4}
-# A tensor's name, shape and place in a safetensors file.
-HEADER_BYTES = 110
-# Two moments of each weight, in 32 and in 8 bits (with their scales, one per 256 weights).
-MOMENT_BYTES, MOMENT_8BIT_BYTES = 8.0, 2.04
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many weights the parts of a base have, and in how many tensors they lie."""
-
-    unet: int
-    text_encoder: int
-    vae: int
-    num_tensors: int
 
 
 @dataclass(frozen=True)
@@ -56,37 +41,19 @@ class DiskNeed:
         return self.written_bytes + RESERVE_BYTES
 
 
-def disk_need(config: TrainingConfig, unet: Any, text_encoder: Any, vae: Any, num_steps: int) -> DiskNeed:
-    """Return what the run will write; a new state lies beside the old ones until they are removed."""
-    parts = [list(part.parameters()) for part in (unet, text_encoder, vae)]
-    numbers = [sum(parameter.numel() for parameter in part) for part in parts]
-    counts = Counts(numbers[0], numbers[1], numbers[2], sum(map(len, parts)))
-    return disk_need_of_counts(config, counts, num_steps)
-
-
-def disk_need_of_counts(config: TrainingConfig, counts: Counts, num_steps: int) -> DiskNeed:
+def disk_need(config: TrainingConfig, counts: Counts, num_steps: int) -> DiskNeed:
     """Return what the run will write, from the numbers of weights alone: nothing is loaded for it."""
-    headers = HEADER_BYTES * counts.num_tensors
-    learning = counts.unet + (counts.text_encoder if config.train_text_encoder else 0)
-    per_weight = (
-        WIDTH[config.weight_precision]
-        + (MOMENT_8BIT_BYTES if config.use_8bit_adam else MOMENT_BYTES)
-        + (4 if config.use_ema else 0)
-    )
-    # The last step is saved whether the interval meets it or not, and a stop saves one more.
-    first = max(config.save_min_steps, config.save_interval)
-    num_saves = 1 + max((num_steps - 1) // config.save_interval - (first - 1) // config.save_interval, 0)
+    num_saves = num_saves_left(config, 0, num_steps)
     # A new one lies beside the old ones until these are removed.
     num_models = num_saves if config.save_total_limit is None else min(num_saves, config.save_total_limit + 1)
     has_states = config.checkpointing_steps != 0 or num_saves > 1
-    prompts = [line for line in (config.save_sample_prompt or "").splitlines() if line.strip()]
-    pictures = len(prompts) * config.n_save_sample + config.num_probe_pictures
+    pictures = config.num_sample_pictures + config.num_probe_pictures
     return DiskNeed(
         num_models=num_models,
         num_saves=num_saves,
-        model_bytes=(counts.unet + counts.text_encoder + counts.vae) * WIDTH[config.save_precision] + headers,
+        model_bytes=model_bytes(config, counts),
         num_states=(config.checkpoints_total_limit or 1) + 1 if has_states else 1,
-        state_bytes=round(learning * per_weight) + 3 * headers,
+        state_bytes=state_bytes(config, counts),
         # A PNG of a photo takes about two bytes a pixel.
         picture_bytes=(num_saves + 1) * pictures * 2 * config.resolution**2,
     )

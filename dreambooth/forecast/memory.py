@@ -12,16 +12,24 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dreambooth.config.checks import update_problems
+from dreambooth.config.counts import num_saves_before_last
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import LARGE_BYTES, Device, precisions
+from dreambooth.forecast.counts import (
+    FP32,
+    HALF,
+    Counts,
+    average_bytes,
+    counts_of_shape,
+    moment_bytes,
+    num_learning,
+    saved_bytes,
+    weight_bytes,
+)
 from dreambooth.forecast.shape import TOKENS, ModelShape, Unit, skip_values, text_units, unet_units
-from dreambooth.records.eta import num_saves_left
 
 DeviceKind = Literal["cuda", "mps", "cpu"]
 
-FP32, HALF = 4, 2
-# Two moments of each weight in 32 bits, and in 8 (with their scales, one per 256 weights).
-MOMENT_BYTES, MOMENT_8BIT_BYTES = 8.0, 2.04
 # How many sample pictures a forward takes at once.
 SAMPLES_AT_A_TIME = 4
 # Latent places of a forward without gradients that is only looked at, the base's as teacher among them: two pictures of
@@ -84,19 +92,22 @@ class MemoryNeed:
 # What a run needs ----------------------------------------------------------------------------------------------------
 
 
-def memory_need(config: TrainingConfig, shape: ModelShape, device_kind: DeviceKind) -> MemoryNeed:
-    """Return what these settings take at their peak on this kind of device; takes milliseconds and needs no torch."""
-    return max(_phases(config, shape, device_kind), key=lambda need: need.peak_bytes)
+def memory_need(
+    config: TrainingConfig, shape: ModelShape, device_kind: DeviceKind, num_steps: int | None = None
+) -> MemoryNeed:
+    """Return what these settings take at their peak on this kind of device; takes milliseconds and needs no torch.
+
+    `num_steps` is that of a run whose settings give epochs; while it is not known, models count as saved on the way.
+    """
+    return max(_phases(config, shape, device_kind, num_steps), key=lambda need: need.peak_bytes)
 
 
-def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> Iterator[MemoryNeed]:
+def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind, num_steps: int | None) -> Iterator[MemoryNeed]:
     constants = CONSTANTS[kind]
-    learning = shape.num_unet + (shape.num_text_encoder if config.train_text_encoder else 0)
-    everything = shape.num_unet + shape.num_text_encoder + shape.num_vae
-    weights = _resident_weights(config, shape, kind)
-    state = learning * (MOMENT_8BIT_BYTES if config.use_8bit_adam else MOMENT_BYTES)
-    state += learning * FP32 if config.use_ema else 0
-
+    counts = counts_of_shape(shape)
+    learning = num_learning(config, counts)
+    weights = _resident_weights(config, counts, kind)
+    state = learning * (moment_bytes(config) + average_bytes(config))
     kernels = BF16_KERNEL_BYTES if kind == "cpu" and config.mixed_precision == "bf16" else 0
 
     def need(
@@ -115,7 +126,7 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> Iter
     # Before the first step all parts are there in fp32.
     if config.with_prior_preservation:
         pictures = _inference_values(shape, config.resolution, config.sample_batch_size, constants)
-        yield need("class pictures", everything * FP32, 0, 0, pictures * _inference_bytes(kind))
+        yield need("class pictures", counts.total * FP32, 0, 0, pictures * _inference_bytes(kind))
     if config.teacher_prior:
         examples = max(1, PLACES_AT_ONCE // (config.resolution // 8) ** 2)
         values = _forward_values(shape, config.resolution, examples, constants)
@@ -123,52 +134,44 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> Iter
     gradients, activations = _step_peak(config, shape, kind)
     # A graph has a pool of its own, and the steps that warm it up were made in the common one.
     recorded = gradients + activations if config.capture_step else 0
-    copied = learning * _stored_bytes(config) if kind == "cpu" and _saves_on_the_way(config) else 0
+    copied = learning * saved_bytes(config) if kind == "cpu" and _saves_on_the_way(config, num_steps) else 0
     yield need("step", weights, gradients, state, activations, recorded + copied)
-    gathered = 0 if config.update_in_backward else learning * _weight_bytes(config)
+    gathered = 0 if config.update_in_backward else learning * weight_bytes(config)
     updating = max(max(_update_bytes(unit, config, kind)) for unit in _learning_units(config, shape))
     yield need("update", weights, gathered, state, 0, updating + copied)
-    if config.save_sample_prompt:
+    if config.sample_prompts:
         at_a_time = 1 if config.update_in_backward else min(config.n_save_sample, SAMPLES_AT_A_TIME)
         pictures = _inference_values(shape, config.resolution, at_a_time, constants)
         pictures *= _inference_bytes(kind)
-        averages = learning * FP32 if config.use_ema and kind == "cpu" else 0
-        yield need("samples", weights + _parked(config, shape, kind), 0, state, pictures, averages)
+        averages = learning * average_bytes(config) if kind == "cpu" else 0
+        yield need("samples", weights + _parked(config, counts, kind), 0, state, pictures, averages)
     if config.gauge_interval and config.use_ema and kind == "cpu":
         # The weights lie aside while the moving average is looked at.
         values = _forward_values(shape, config.resolution, 2, constants) * FP32
         yield need("looks", weights, 0, state, values, learning * FP32 + copied)
 
 
-def _resident_weights(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> int:
+def _resident_weights(config: TrainingConfig, counts: Counts, kind: DeviceKind) -> int:
     """Return the bytes of the weights that are on the device while steps are made."""
     text_encoder = FP32 if kind == "cpu" else 0
     if config.train_text_encoder:
-        text_encoder = _weight_bytes(config)
+        text_encoder = weight_bytes(config)
     vae = FP32 if kind == "cpu" or config.not_cache_latents else 0
-    return shape.num_unet * _weight_bytes(config) + shape.num_text_encoder * text_encoder + shape.num_vae * vae
+    return counts.unet * weight_bytes(config) + counts.text_encoder * text_encoder + counts.vae * vae
 
 
-def _saves_on_the_way(config: TrainingConfig) -> bool:
+def _saves_on_the_way(config: TrainingConfig, num_steps: int | None) -> bool:
     """Return whether models are written while steps are made, from a copy of the weights; the last one takes none."""
-    num_steps = config.max_train_steps or config.num_train_epochs * config.num_class_images
-    return num_saves_left(config, 0, num_steps) > 1
+    num_steps = config.max_train_steps if num_steps is None else num_steps
+    return num_steps is None or num_saves_before_last(config, 0, num_steps) > 0
 
 
-def _stored_bytes(config: TrainingConfig) -> int:
-    return FP32 if config.save_precision == "fp32" else HALF
-
-
-def _parked(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> int:
+def _parked(config: TrainingConfig, counts: Counts, kind: DeviceKind) -> int:
     """Return the bytes of the weights that come to the device for samples only."""
     if kind == "cpu":
         return 0
-    text_encoder = 0 if config.train_text_encoder else shape.num_text_encoder
-    return FP32 * (text_encoder + (0 if config.not_cache_latents else shape.num_vae))
-
-
-def _weight_bytes(config: TrainingConfig) -> int:
-    return HALF if config.weight_precision == "bf16" else FP32
+    text_encoder = 0 if config.train_text_encoder else counts.text_encoder
+    return FP32 * (text_encoder + (0 if config.not_cache_latents else counts.vae))
 
 
 def _inference_bytes(kind: DeviceKind) -> int:
@@ -257,7 +260,7 @@ def _unit_cost(unit: Unit, config: TrainingConfig, kind: DeviceKind, batch: int)
     copied = 0 if in_fp32 or config.weight_precision == "bf16" else HALF * unit.weight_values
     whole = batch * _saved_bytes(unit, config, kind) + copied
     is_recomputed = config.gradient_checkpointing and unit.boundary_values is not None
-    gradient = 0 if config.update_in_backward else unit.num_weights * _weight_bytes(config)
+    gradient = 0 if config.update_in_backward else unit.num_weights * weight_bytes(config)
     standing = gradient if config.gradient_accumulation_steps > 1 else 0
     if kind == "cpu" and not standing:
         standing = gradient - min(gradient, _large_bytes(unit, config))
@@ -273,7 +276,7 @@ def _unit_cost(unit: Unit, config: TrainingConfig, kind: DeviceKind, batch: int)
 
 def _large_bytes(unit: Unit, config: TrainingConfig) -> int:
     """Return the bytes of those of its weights that the CPU's heap does not hold."""
-    sizes = (values * _weight_bytes(config) for values in unit.large_weights)
+    sizes = (values * weight_bytes(config) for values in unit.large_weights)
     return sum(size for size in sizes if size >= LARGE_BYTES)
 
 
@@ -312,16 +315,20 @@ def room_bytes(device: Device) -> float:
 
 
 def fastest_plan(
-    config: TrainingConfig, shape: ModelShape, device: Device, kept: Collection[str] = ()
+    config: TrainingConfig,
+    shape: ModelShape,
+    device: Device,
+    kept: Collection[str] = (),
+    num_steps: int | None = None,
 ) -> TrainingConfig:
     """Return these settings with the fastest memory configuration that fits the device; the leanest where none does.
 
     What makes the result another one (photos, rates, sizes, batch, the text encoder) stays as asked, and so do the
-    settings named in `kept`.
+    settings named in `kept`. `num_steps` is that of a run whose settings give epochs, where it is known.
     """
     room = room_bytes(device)
     plans = _plans(config, precisions(device), kept) or [config]
-    needs = [memory_need(plan, shape, device.kind).peak_bytes for plan in plans]
+    needs = [memory_need(plan, shape, device.kind, num_steps).peak_bytes for plan in plans]
     fitting = [plan for plan, need in zip(plans, needs, strict=True) if need <= room]
     return fitting[0] if fitting else plans[needs.index(min(needs))]
 

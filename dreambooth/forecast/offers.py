@@ -1,25 +1,24 @@
 """What a run will take, told before it starts: steps, minutes, memory and disk, for the form and for each preset."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dreambooth.config.counts import num_steps_of
 from dreambooth.config.presets import PRESETS, preset, recommended_num_steps, resolve
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import Device
 from dreambooth.durable import free_bytes
-from dreambooth.forecast.disk import Counts, disk_need_of_counts
+from dreambooth.forecast.counts import counts_of_shape
+from dreambooth.forecast.disk import disk_need
 from dreambooth.forecast.memory import memory_need, room_bytes
 from dreambooth.forecast.pace import expected_seconds, known_pace
-from dreambooth.forecast.shape import ModelShape, read_shape
+from dreambooth.forecast.shape import read_shape
 from dreambooth.formats.json_file import read_object
 from dreambooth.models.base import read_card
 from dreambooth.records.workspace import Workspace
 
-# In SD 1.5's topology, whatever its width: 686 of the UNet, 196 of the text encoder, 248 of the VAE.
-NUM_TENSORS = 1130
 # The starter is so small that it needs none of what saves memory; processors know no fp16.
 IN_FULL = {"mixed_precision": "no", "use_8bit_adam": False, "weight_precision": "fp32"}
 FROM_FAST_TO_LEAN = ("recommended", "minimum", "lean", "leanest")
@@ -72,33 +71,20 @@ def proposed_config(
 
 def forecast(workspace: Workspace, config: TrainingConfig, num_photos: int, device: Device) -> Forecast:
     """Return what a run of these settings will take; raises nothing for settings that cannot be run."""
-    config = dataclasses.replace(config, max_train_steps=num_steps_of(config, num_photos))
+    steps = num_steps_of(config, num_photos)
+    config = dataclasses.replace(config, max_train_steps=steps)
     shape = read_shape(config.pretrained_model_name_or_path, workspace.models_dir)
-    counts = Counts(shape.num_unet, shape.num_text_encoder, shape.num_vae, NUM_TENSORS)
     pace = known_pace(workspace, config)
     missing = class_pictures_to_make(workspace, config)
     return Forecast(
         config=config,
         num_photos=num_photos,
         seconds=None if pace is None else expected_seconds(pace, config, num_photos, missing),
-        need_bytes=_need_bytes(config, shape, device),
+        need_bytes=memory_need(config, shape, device.kind).peak_bytes,
         device=device,
-        disk_bytes=disk_need_of_counts(config, counts, config.max_train_steps or 0).written_bytes,
+        disk_bytes=disk_need(config, counts_of_shape(shape), steps).written_bytes,
         disk_free_bytes=free_bytes(workspace.data_dir),
     )
-
-
-def num_steps_of(config: TrainingConfig, num_photos: int) -> int:
-    """Return how many steps a run makes, from its epochs where no number is set, as `dataset.num_steps_per_epoch`."""
-    if config.max_train_steps is not None:
-        return config.max_train_steps
-    num_class_images = config.num_class_images * len(config.concepts) * config.with_prior_preservation
-    per_step = config.train_batch_size * config.gradient_accumulation_steps
-    return config.num_train_epochs * math.ceil(max(num_photos, num_class_images) / per_step)
-
-
-def _need_bytes(config: TrainingConfig, shape: ModelShape, device: Device) -> int:
-    return memory_need(config, shape, device.kind).peak_bytes
 
 
 def offers(

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreambooth.config.counts import num_saves_left
 from dreambooth.config.fields import describe
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import device_name
 from dreambooth.durable import write_json
 from dreambooth.events import Event, ModelSaved, PhaseProgress, SamplesMade, StatusChanged, StepLoss, read_events
 from dreambooth.formats.json_file import read_json
-from dreambooth.records.eta import num_saves_left
 from dreambooth.records.workspace import RunFolder, Workspace
 
 MIN_STEPS_MEASURED = 10
@@ -175,9 +175,8 @@ def expected_seconds(pace: Pace, config: TrainingConfig, num_photos: int, num_cl
     None when it needs a part that no earlier run had.
     """
     num_steps = config.max_train_steps or 0
-    prompts = [line for line in (config.save_sample_prompt or "").splitlines() if line.strip()]
     saves = num_saves_left(config, 0, num_steps)
-    pictures = (saves + 1) * (len(prompts) * config.n_save_sample + config.num_probe_pictures)
+    pictures = (saves + 1) * (config.num_sample_pictures + config.num_probe_pictures)
     parts = [
         (1, pace.loading_s),
         (num_photos * config.num_crop_variants, pace.crop_s),

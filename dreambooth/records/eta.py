@@ -7,6 +7,7 @@ at every save.
 import collections
 from dataclasses import dataclass
 
+from dreambooth.config.counts import num_saves_left
 from dreambooth.config.training import TrainingConfig
 from dreambooth.events import Event, ModelSaved, PhaseProgress
 
@@ -22,13 +23,6 @@ class TimeLeft:
 
     seconds: float
     with_saves: bool
-
-
-def num_saves_left(config: TrainingConfig, step: int, num_steps: int) -> int:
-    """Return how many models are still saved after this step, the last one included."""
-    first = max(step + 1, config.save_min_steps)
-    before_last = (num_steps - 1) // config.save_interval - (first - 1) // config.save_interval
-    return max(before_last, 0) + (1 if step < num_steps else 0)
 
 
 class PhaseTime:

@@ -218,8 +218,8 @@ class Jobs:
 
     def retry_with_less(self, name: str) -> str:
         """Queue a new run with the settings of this one, changed to need less memory; returns its name."""
-        config = self.view(name).config
-        smaller = None if config is None else self._that_fits(config)
+        view = self.view(name)
+        smaller = None if view.config is None else self._that_fits(view.config, view.total_steps or None)
         if smaller is None:
             raise RunFolderError(
                 f"There are no settings of {name} that need less.", "They are as small as they can be.",
@@ -227,12 +227,12 @@ class Jobs:
             )  # fmt: skip
         return self.start(dataclasses.replace(smaller, output_dir=None), name, explicit=())
 
-    def _that_fits(self, config: TrainingConfig) -> TrainingConfig | None:
+    def _that_fits(self, config: TrainingConfig, num_steps: int | None) -> TrainingConfig | None:
         """Return the fastest plan for the device if it needs less, else the least harmful change that lowers it."""
         device = look_at_device()
         shape = read_shape(config.pretrained_model_name_or_path, self._workspace.models_dir)
-        plan = fastest_plan(config, shape, device)
-        needs = [memory_need(one, shape, device.kind).peak_bytes for one in (plan, config)]
+        plan = fastest_plan(config, shape, device, num_steps=num_steps)
+        needs = [memory_need(one, shape, device.kind, num_steps).peak_bytes for one in (plan, config)]
         return plan if needs[0] < needs[1] else smaller_config(config)
 
     def remove(self, name: str) -> Removed:

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import datetime
 import itertools
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth.config.counts import num_class_images_of, num_steps_of
 from dreambooth.config.training import TrainingConfig
-from dreambooth.data.photos import find_photos
+from dreambooth.data.photos import num_photos_in
 from dreambooth.device.hardware import freed_memory_kept, gb
 from dreambooth.durable import free_bytes, scratch_folder
-from dreambooth.errors import PhotoError, TrainingError
+from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Event, ModelSaved, PhaseProgress
+from dreambooth.forecast.counts import counts_of_models
 from dreambooth.forecast.disk import DiskNeed, disk_need
 from dreambooth.forecast.memory import DeviceKind, MemoryNeed, memory_need
 from dreambooth.forecast.shape import read_shape
@@ -109,6 +110,8 @@ def preflight(
 ) -> Preflight | None:
     """Try these settings on the device, and return what they take; None when stopped.
 
+    Of several processes the first alone measures: None in the others, which have nothing to save.
+
     Raises DreamBoothError for what would end the run too. The caller has the time that it takes: a base is loaded, a
     batch of class pictures made where some are missing, some crops encoded, then a few steps, samples and saves.
     """
@@ -137,10 +140,11 @@ def preflight(
             Trainer(short, materials, run, manager, clock, inner).run()
         if (controls is not None and controls.stop.is_set()) or not clock.kept_s:
             return None
-        num_steps = config.max_train_steps or config.num_train_epochs * _steps_per_epoch(config)
+        steps = num_steps_of(config, _num_photos(config), materials.batches.num_processes)
+        shape = read_shape(config.pretrained_model_name_or_path, workspace.models_dir)
         return Preflight(
             peak_bytes=memory.read(),
-            planned=memory_need(config, read_shape(config.pretrained_model_name_or_path, workspace.models_dir), kind),
+            planned=memory_need(config, shape, kind, steps),
             seconds_per_step=clock.step_s(),
             seconds_per_sampling=clock.pictures_s("samples", config.save_infer_steps),
             seconds_per_scoring=clock.scoring_s(config.save_infer_steps),
@@ -148,8 +152,8 @@ def preflight(
             seconds_of_last_model=clock.saved_s,
             seconds_per_state=clock.kept_s,
             seconds_before=clock.before_s(config, short),
-            num_steps=num_steps,
-            disk=_disk(config, run, materials, num_steps),
+            num_steps=steps,
+            disk=_disk(config, run, materials, steps),
             free_disk_bytes=free_bytes(workspace.data_dir),
         )
 
@@ -158,7 +162,7 @@ def shortened(config: TrainingConfig, run: RunFolder) -> TrainingConfig:
     """Return settings that do once, in little time and the same memory, what the run does many times."""
     concept = config.concepts[0]
     num_class_images = min(config.num_class_images, config.sample_batch_size)
-    if config.with_prior_preservation and _num_pictures(concept.class_data_dir) < config.num_class_images:
+    if config.with_prior_preservation and num_photos_in([concept.class_data_dir]) < config.num_class_images:
         # With few denoising steps they are no class pictures that anyone would want to keep.
         concept = dataclasses.replace(concept, class_data_dir=str(run.path / "class"))
     return dataclasses.replace(
@@ -183,23 +187,14 @@ def _kind(manager: ModelManager) -> DeviceKind:
     return kinds.get(manager.device.type, "cpu")
 
 
-def _num_pictures(folder: str | None) -> int:
-    try:
-        return len(find_photos(Path(folder)).photos) if folder else 0
-    except PhotoError:
-        return 0
+def _num_photos(config: TrainingConfig) -> int:
+    return num_photos_in(concept.instance_data_dir for concept in config.concepts)
 
 
-def _steps_per_epoch(config: TrainingConfig) -> int:
-    photos = sum(_num_pictures(concept.instance_data_dir) for concept in config.concepts)
-    class_images = len(config.concepts) * config.num_class_images if config.with_prior_preservation else 0
-    return math.ceil(max(photos, class_images) / (config.train_batch_size * config.gradient_accumulation_steps))
-
-
-def _disk(config: TrainingConfig, run: RunFolder, materials: "Materials", num_steps: int) -> DiskNeed:
+def _disk(config: TrainingConfig, run: RunFolder, materials: "Materials", steps: int) -> DiskNeed:
     """Return what the run will write, with the sizes that the trial's model and state have."""
     base = materials.base
-    need = disk_need(config, base.unet, base.text_encoder, base.vae, num_steps)
+    need = disk_need(config, counts_of_models(base.unet, base.text_encoder, base.vae), steps)
     return dataclasses.replace(
         need,
         model_bytes=_size(run.step_folder(STEPS), without="samples"),
@@ -359,12 +354,11 @@ class _Clock:
         """Return how long the run will prepare itself: load, make class pictures, encode crops."""
         class_s = self.pictures_s("class images", config.save_infer_steps) if config.with_prior_preservation else 0.0
         missing = sum(
-            max(config.num_class_images - _num_pictures(concept.class_data_dir), 0) for concept in config.concepts
+            max(config.num_class_images - num_photos_in([concept.class_data_dir]), 0) for concept in config.concepts
         )
         num_encoded = max(len(self._times("latents")) - 2, 1)
-        photos = sum(_num_pictures(concept.instance_data_dir) for concept in config.concepts)
-        class_images = len(config.concepts) * config.num_class_images if config.with_prior_preservation else 0
-        crops = photos * config.num_crop_variants + class_images * (2 if config.hflip else 1)
+        class_crops = num_class_images_of(config) * (2 if config.hflip else 1)
+        crops = _num_photos(config) * config.num_crop_variants + class_crops
         crops_s = 0.0 if config.not_cache_latents else self._span_s("latents") / num_encoded * crops
         return self._span_s("loading") + class_s * missing / short.num_class_images + crops_s
 

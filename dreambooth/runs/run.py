@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config.checks import update_problems
+from dreambooth.config.counts import num_steps_of
 from dreambooth.config.effects import without_effect, without_effect_in
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.concept_notices import concept_notices
@@ -264,9 +265,7 @@ def _extensions(
     batches = materials.batches
     total = kept.max_train_steps
     if total is None and config.max_train_steps is not None:
-        from dreambooth.training.preparation import steps_per_epoch
-
-        total = kept.num_train_epochs * steps_per_epoch(kept, batches.concepts, batches.num_processes)
+        total = num_steps_of(kept, sum(len(one.instance) for one in batches.concepts), batches.num_processes)
     before, finish = read_extensions(run.extensions_path), read_finish(run.finish_path)
     return extended(before, checkpoint.step, total, config.max_train_steps, finish)
 

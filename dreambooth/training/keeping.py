@@ -273,14 +273,14 @@ class Keeper:
     def sample(self, step: int) -> None:
         """Make the sample pictures of a step, the same seeds every time, in `<step>/samples`."""
         config = self._config
-        prompts = [line for line in (config.save_sample_prompt or "").splitlines() if line.strip()]
+        prompts = config.sample_prompts
         folder = self._run.step_folder(step) / "samples"
         if not prompts or not self._takes_part(not folder.exists()):
             return
         from dreambooth.pictures.generation import generate_images, save_picture
 
         base = dataclasses.replace(self._base, name=f"{self._run.name}/{step}")
-        total = len(prompts) * config.n_save_sample
+        total = config.num_sample_pictures
         names: list[str] = []
         with averaged_weights(self._learner), self._on_device(), self._new_pictures(folder) as temporary:
             for prompt in prompts:

@@ -1,18 +1,20 @@
 """Before the first step: the base loaded, class pictures made, crops encoded, captions tokenized."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.config.counts import num_steps_of
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.class_images import ensure_class_images
-from dreambooth.data.dataset import ConceptPhotos, load_concept, num_steps_per_epoch
+from dreambooth.data.dataset import ConceptPhotos, load_concept
 from dreambooth.data.focus import FOCUS_FILE
 from dreambooth.data.photo_records import recorded_reader, write_reader
-from dreambooth.data.photos import PHOTO_READER
+from dreambooth.data.photos import PHOTO_READER, num_photos_in
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.events import Controls, Notice, PhaseProgress
+from dreambooth.forecast.counts import counts_of_models
 from dreambooth.forecast.disk import bytes_there, disk_need, refuse_short_disk
 from dreambooth.models.base import Base, load_base, weights_fingerprint
 from dreambooth.models.manager import ModelManager, use_attention
@@ -73,8 +75,9 @@ def prepare(
     base_key = weights_fingerprint(base.unet, base.text_encoder, base.vae)
 
     if process.is_main_process and config.output_dir:
-        expected = config.max_train_steps or config.num_train_epochs * config.num_class_images
-        need = disk_need(config, base.unet, base.text_encoder, base.vae, expected)
+        photos = num_photos_in(concept.instance_data_dir for concept in config.concepts)
+        counts = counts_of_models(base.unet, base.text_encoder, base.vae)
+        need = disk_need(config, counts, num_steps_of(config, photos, process.num_processes))
         refuse_short_disk(need, Path(config.output_dir), is_resumed=is_resumed)
         if workspace.drive_dir is not None:
             kept = RunFolder(workspace.drive_dir / "runs" / Path(config.output_dir).name)
@@ -124,12 +127,10 @@ def prepare(
         config, seed, pool, concepts, base.vae.config.scaling_factor, len(alpha_bar),
         process.process_index, process.num_processes,
     )  # fmt: skip
-    num_steps = config.max_train_steps or config.num_train_epochs * steps_per_epoch(
-        config, concepts, process.num_processes
-    )
+    steps = num_steps_of(config, sum(len(one.instance) for one in concepts), process.num_processes)
     if config.teacher_prior:
         fill_teacher(
-            batches, base, conditions, alpha_bar, num_steps,
+            batches, base, conditions, alpha_bar, steps,
             lambda done, total: report(PhaseProgress("latents", done, total)), controls.stop.is_set,
         )  # fmt: skip
     if config.background_weight != 1:
@@ -145,7 +146,7 @@ def prepare(
     photo_files = [photo.path for pictures in concepts for photo in (*pictures.instance, *pictures.class_images)]
     # Another square of a photo is another photo to the run.
     photo_files += [file for one in config.concepts if (file := Path(one.instance_data_dir) / FOCUS_FILE).is_file()]
-    return Materials(base, batches, conditions, alpha_bar, seed, num_steps, photo_files, told, base_key, gauges)
+    return Materials(base, batches, conditions, alpha_bar, seed, steps, photo_files, told, base_key, gauges)
 
 
 def _loaded_concepts(config: TrainingConfig, reader: int, notice: Callable[[str], None]) -> list[ConceptPhotos]:
@@ -171,16 +172,6 @@ def _photo_reader(config: TrainingConfig, *, is_resumed: bool, writes: bool) -> 
     if writes:
         write_reader(file)
     return PHOTO_READER
-
-
-def steps_per_epoch(config: TrainingConfig, concepts: Sequence[ConceptPhotos], num_processes: int) -> int:
-    """Return the updates of one pass over the larger of photos and class pictures."""
-    return num_steps_per_epoch(
-        concepts,
-        batch_size=config.train_batch_size,
-        accumulation=config.gradient_accumulation_steps,
-        num_processes=num_processes,
-    )
 
 
 def zero_terminal_schedule(scheduler_config: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from dreambooth.data.dataset import (
     cropped,
     instance_pick,
     load_concept,
-    num_steps_per_epoch,
     pixels,
 )
 from dreambooth.data.focus import Focus, keep_focus
@@ -265,23 +264,3 @@ def test_a_concept_without_a_readable_photo_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"broken")
     with pytest.raises(PhotoError, match="None of the 1 photos"):
         load_concept(Concept("x", str(tmp_path)), read_prompts_from_txts=False, num_class_images=0, report=print)
-
-
-def concept_of(num_instance: int, num_class: int) -> ConceptPhotos:
-    photo = CaptionedPhoto(Path("p.png"), "p")
-    return ConceptPhotos((photo,) * num_instance, (photo,) * num_class)
-
-
-@pytest.mark.parametrize(("concepts", "batch_size", "accumulation", "num_processes", "expected"), [
-    ([concept_of(5, 0)], 1, 1, 1, 5),
-    ([concept_of(5, 50)], 1, 1, 1, 50),
-    ([concept_of(5, 50)], 4, 1, 1, 13),
-    ([concept_of(5, 50)], 2, 4, 1, 7),
-    ([concept_of(5, 50), concept_of(7, 50)], 2, 1, 3, 17),
-])  # fmt: skip
-def test_steps_of_an_epoch(
-    concepts: list[ConceptPhotos], batch_size: int, accumulation: int, num_processes: int, expected: int
-) -> None:
-    assert expected == num_steps_per_epoch(
-        concepts, batch_size=batch_size, accumulation=accumulation, num_processes=num_processes
-    )

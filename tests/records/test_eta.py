@@ -1,8 +1,9 @@
 """The time left: only from this process's steps, only after enough of them, with the saves that are still to come."""
 
+from dreambooth.config.counts import num_saves_left
 from dreambooth.config.training import TrainingConfig
 from dreambooth.events import ModelSaved, PhaseProgress
-from dreambooth.records.eta import NUM_STEPS_BEFORE_ETA, NUM_WARM_UP_STEPS, Eta, PhaseTime, TimeLeft, num_saves_left
+from dreambooth.records.eta import NUM_STEPS_BEFORE_ETA, NUM_WARM_UP_STEPS, Eta, PhaseTime, TimeLeft
 
 CONFIG = TrainingConfig(save_interval=20, max_train_steps=100)
 

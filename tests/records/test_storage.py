@@ -19,6 +19,7 @@ from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError, RunFolderError
 from dreambooth.events import Controls, Event, ModelSaved, Notice, SamplesMade
 from dreambooth.forecast import disk
+from dreambooth.forecast.counts import counts_of_models
 from dreambooth.records.storage import (
     CHOICES,
     COST,
@@ -517,9 +518,9 @@ def test_a_limit_counts_in_the_need_of_disk_but_not_for_samples_and_copies(confi
     from dreambooth.models.base import load_base
 
     base = load_base(config.pretrained_model_name_or_path)
+    counts = counts_of_models(base.unet, base.text_encoder, base.vae)
     limited, free = (
-        disk.disk_need(dataclasses.replace(config, save_total_limit=limit), base.unet, base.text_encoder, base.vae, 5)
-        for limit in (1, None)
+        disk.disk_need(dataclasses.replace(config, save_total_limit=limit), counts, 5) for limit in (1, None)
     )
     assert (limited.num_models, free.num_models) == (2, 5)
     assert free.total_bytes - limited.total_bytes == 3 * free.model_bytes
