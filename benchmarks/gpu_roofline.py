@@ -88,8 +88,8 @@ def phases(here: Ground, rates: Rates, **changes: Any) -> list[Phase]:
     config = settings_of(here, NUM_STEPS, **changes)
     marks = Marks()
     with prepared(here, config, Watch(NUM_STEPS, False), lambda base: None) as trainer:
-        batch = trainer._batch(0, 0)
-        captions = trainer._condition_inputs(batch)
+        (batch,) = trainer._step.batches(0)
+        captions = trainer._step.condition_inputs(batch)
         counter = FlopCounterMode(display=False)
         saved_bytes = _saved_bytes(trainer, batch, captions, counter)
         num_weights = sum(parameter.numel() for parameter in trainer._learner.parameters)
@@ -125,32 +125,20 @@ def _saved_bytes(trainer: Any, batch: Any, captions: Any, counter: Any) -> int:
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    from dreambooth.training.trainer import step_loss
-
-    family, conditions = trainer._base.family, trainer._materials.conditions
-    with counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), trainer._arithmetic():
-        losses = step_loss(
-            family,
-            trainer._unet,
-            conditions.condition(captions),
-            batch,
-            trainer._materials.alpha_bar,
-            "epsilon",
-            1.0,
-            None,
-        )
+    with counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        losses = trainer._step.losses(batch, captions)
     del losses
     return sum(seen.values())
 
 
 def _mark_phases(trainer: Any, marks: Marks) -> None:
-    updates, step = trainer._updates, trainer._step
+    updates, run = trainer._step.updates, trainer._step.run
     backward, apply = updates.backward, updates.apply
 
     def marked_step(*arguments: Any) -> Any:
         marks.rows.append({})
         marks.mark("begin")
-        return step(*arguments)
+        return run(*arguments)
 
     def marked_backward(*arguments: Any) -> None:
         marks.mark("forward")
@@ -162,7 +150,7 @@ def _mark_phases(trainer: Any, marks: Marks) -> None:
         marks.mark("update")
         return result
 
-    trainer._step, updates.backward, updates.apply = marked_step, marked_backward, marked_apply
+    trainer._step.run, updates.backward, updates.apply = marked_step, marked_backward, marked_apply
 
 
 def table(found: list[Phase], rates: Rates, whole_step_s: dict[str, float]) -> str:

@@ -236,7 +236,7 @@ def _train(
     )
     if materials is None:
         return StatusChanged("stopped", "Stopped before the first step.")
-    for sentence in [] if resume else without_effect_in(materials.num_steps, config, explicit):
+    for sentence in [] if resume else without_effect_in(materials.planned_steps, config, explicit):
         report(Notice(sentence, "warning"))
     goes_back = state_step is not None
     extensions = _extensions(config, run, materials, checkpoint)
@@ -249,9 +249,9 @@ def _train(
     with freed_memory_kept(manager.device.type):
         num_steps = trainer.run()
     if num_steps < trainer.num_steps:
-        return StatusChanged("stopped", f"Stopped and saved after {num_steps} of {materials.num_steps} steps.")
-    if num_steps < materials.num_steps:
-        return StatusChanged("done", f"{num_steps} steps, finished before all {materials.num_steps}.")
+        return StatusChanged("stopped", f"Stopped and saved after {num_steps} of {materials.planned_steps} steps.")
+    if num_steps < materials.planned_steps:
+        return StatusChanged("done", f"{num_steps} steps, finished before all {materials.planned_steps}.")
     return StatusChanged("done", f"{num_steps} steps.")
 
 

@@ -30,6 +30,7 @@ from dreambooth.training.checkpoint import (
     write_checkpoint,
 )
 from dreambooth.training.extending import read_extensions
+from dreambooth.training.length import RunLength
 from dreambooth.training.materials import Materials, Report
 from dreambooth.training.method import StepWeights
 from dreambooth.training.model_writer import ModelWriter, copied, copy_bytes, weights_of
@@ -60,13 +61,13 @@ class Keeper:
         report: Report,
         learner: Learner,
         identity: RunIdentity,
+        length: RunLength,
         kept_step: int = 0,
     ) -> None:
         self._config, self._materials, self._run = config, materials, run
         self._manager, self._report = manager, report
-        self._learner, self._identity = learner, identity
+        self._learner, self._identity, self._length = learner, identity, length
         self._base, self._method = materials.base, materials.method
-        self.num_steps = materials.num_steps
         self._scorer = SavesScorer(config, run, materials.base, manager, report)
         self._is_main, self._is_sharded = materials.batches.rank == 0, learner.shards is not None
         self._writer, self._has_waited = ModelWriter(), False
@@ -97,7 +98,7 @@ class Keeper:
             self._report(PhaseProgress("saving"))
             keep = self._config.checkpoints_total_limit
             self._making_room(lambda: write_checkpoint(self._run, step, self._learner, self._identity, keep))
-            self._report(PhaseProgress("training", step, self.num_steps))
+            self._report(PhaseProgress("training", step, self._length.num_steps))
         elif self._is_sharded:
             lend_parts(self._learner)
         self._kept_step, self._kept_at_s = step, time.monotonic()

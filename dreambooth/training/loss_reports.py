@@ -29,22 +29,25 @@ class LossReports:
     def tell(self) -> None:
         """Report what was remembered since the last time, as means over the processes."""
         for step, *parts, rate in self._untold:
-            total, instance, prior = (None if part is None else float(self._averaged(part)) for part in parts)
+            means = (None if part is None else _averaged(part, self._num_processes) for part in parts)
+            total, instance, prior = (None if mean is None else float(mean) for mean in means)
             assert total is not None
             assert instance is not None
             self._report(StepLoss(step, total, instance, prior, rate))
         self._untold.clear()
 
-    def mean_total(self, losses: list[Losses]) -> "Tensor":
-        """Return a step's loss, the mean over micro-batches and processes, on the device."""
-        import torch
 
-        return self._averaged(torch.stack([loss.total for loss in losses]).mean())
+def mean_total(losses: list[Losses], num_processes: int) -> "Tensor":
+    """Return a step's loss, the mean over micro-batches and processes, on the device."""
+    import torch
 
-    def _averaged(self, part: "Tensor") -> "Tensor":
-        if self._num_processes == 1:
-            return part
-        from accelerate.utils import reduce
+    return _averaged(torch.stack([loss.total for loss in losses]).mean(), num_processes)
 
-        mean: Tensor = reduce(part, reduction="mean")
-        return mean
+
+def _averaged(part: "Tensor", num_processes: int) -> "Tensor":
+    if num_processes == 1:
+        return part
+    from accelerate.utils import reduce
+
+    mean: Tensor = reduce(part, reduction="mean")
+    return mean

@@ -31,7 +31,7 @@ class Materials:
     conditions: CaptionConditions
     alpha_bar: "Tensor"
     seed: int
-    num_steps: int
+    planned_steps: int
     photo_files: list[Path]
     captions: list[tuple[str, str]]
     base_key: str

@@ -1,70 +1,40 @@
 """The training loop.
 
-A step is: batch, loss, backward, update, report, due work - in that order, below. Gradients of the DreamBooth loss
-(Ruiz et al. 2023, arXiv 2208.12242, eq. 2) update UNet and text encoder in fp32, over arithmetic in fp16 or bf16.
+A step is: batch, loss, backward, update, report, due work - in that order, below. What a step computes is in `step.py`.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dreambooth.config.checks import PATIENCE
 from dreambooth.config.training import TrainingConfig
-from dreambooth.device.capture import CapturedWork
 from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Notice, PhaseProgress, Resumed
-from dreambooth.models.family import Condition, Family, TextInputs
 from dreambooth.models.manager import ModelManager
 from dreambooth.records.workspace import RunFolder
 from dreambooth.training import objective
-from dreambooth.training.batches import Batch
 from dreambooth.training.checkpoint import Checkpoint, Learner, restore
-from dreambooth.training.extending import Extension, is_void
-from dreambooth.training.finishing import Finish, cool_down_from, read_finish, write_finish
+from dreambooth.training.extending import Extension
+from dreambooth.training.finishing import Finish, cool_down_from
 from dreambooth.training.keeping import Keeper, averaged_weights
 from dreambooth.training.lending import lend_device
-from dreambooth.training.loss_reports import LossReports
+from dreambooth.training.length import RunLength, forget_later_finish
+from dreambooth.training.loss_reports import LossReports, mean_total
 from dreambooth.training.materials import Materials, Report
 from dreambooth.training.method import LearningWeights, parameters_of
 from dreambooth.training.move_check import first_rows, refuse_standing_still
 from dreambooth.training.optimizer import build_optimizer, build_schedule
+from dreambooth.training.rates import LearningRates
 from dreambooth.training.run_identity import RunIdentity, identity_of, require_same_run, settings_as_written
 from dreambooth.training.sharding import Shards, shard
+from dreambooth.training.step import TrainingStep, can_record
 from dreambooth.training.updates import GatheredUpdates, UpdatesInBackward
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 STEPS_TO_MOVE = 25
-
-
-def step_loss(
-    family: Family,
-    unet: Any,
-    condition: Condition,
-    batch: Batch,
-    alpha_bar: "Tensor",
-    prediction_type: str,
-    prior_loss_weight: float,
-    snr_gamma: float | None = None,
-) -> objective.Losses:
-    """Return the loss of one micro-batch: a function of the models and the batch, and of nothing else.
-
-    condition: what the UNet is told of each picture. Nothing here waits for the device.
-    """
-    import torch
-
-    level = alpha_bar[batch.timesteps]
-    noisy = objective.noised(batch.latents, batch.noise, level)
-    prediction = family.predict(unet, noisy, batch.timesteps, condition)
-    kind = objective.checked_prediction_type(prediction_type)
-    wanted = objective.target(batch.latents, batch.noise, level, kind)
-    weights = None if snr_gamma is None else objective.min_snr_weights(level, snr_gamma, kind)
-    if batch.teacher is not None:
-        wanted = torch.cat([wanted[: batch.num_instance], batch.teacher])
-    return objective.prior_preservation(
-        prediction, wanted, batch.num_instance, prior_loss_weight, weights, batch.place_weights
-    )
 
 
 class Trainer:
@@ -90,8 +60,6 @@ class Trainer:
         self._base = materials.base
         self._text_encoder_learns = config.train_text_encoder
         self._losses = LossReports(materials.batches.num_processes, report)
-        self._ahead: tuple[int, Batch] | None = None
-        self._form: tuple[TextInputs | Condition, Batch]
         identity = self._identity()
         if resume is not None:
             kept = settings_as_written(run) or config.to_json()
@@ -99,17 +67,18 @@ class Trainer:
                 report(Notice(sentence, "warning"))
         self._extensions = tuple(extensions)
         self._prepare_updates(self._prepared_models())
-        # Through a hook a weight holds all others: none may stay on when this fails.
+        # Hooks keep every parameter alive; remove them if construction fails.
         with contextlib.ExitStack() as undone:
-            undone.callback(self._updates.close)
-            self._finish_path, self._early_end = run.finish_path, read_finish(run.finish_path)
-            if goes_back and resume and self._early_end and self._early_end.start > resume.step:
-                self._finish_path.unlink()
-                self._early_end = None
-            if self._early_end is not None and is_void(self._early_end, self._extensions):
-                self._early_end = None
+            undone.callback(self._step.updates.close)
+            if goes_back and resume is not None:
+                forget_later_finish(run.finish_path, resume.step)
+            self._length = RunLength(materials.planned_steps, run.finish_path, self._extensions)
+            schedule = build_schedule(config, self._learner.optimizer, materials.planned_steps, self._extensions)
+            self._rates = LearningRates(self._learner.optimizer, schedule, self._length)
             self._first_step = 0 if resume is None else self._restored(resume)
-            self._keeper = Keeper(config, materials, run, manager, report, self._learner, identity, self._first_step)
+            self._keeper = Keeper(
+                config, materials, run, manager, report, self._learner, identity, self._length, self._first_step
+            )
             self._first_rows = first_rows(self._learner.parameters)
             undone.pop_all()
 
@@ -131,7 +100,7 @@ class Trainer:
         try:
             return self._run()
         finally:
-            self._updates.close()
+            self._step.updates.close()
             self._keeper.close()
 
     def _run(self) -> int:
@@ -146,17 +115,20 @@ class Trainer:
             self._save(step)
         self._report(PhaseProgress("training", step, self.num_steps))
         while step < self.num_steps and not self._is_stopped():
-            self._set_rates(step)
+            self._rates.lower(step)
             stop_step = config.text_encoder_stop_step
             if self._text_encoder_learns and stop_step is not None and step >= stop_step:
                 self._stop_text_encoder()
 
             # Batch, loss, backward: once per micro-batch, gradients add up. Update: once.
-            batches = [self._batch(step, micro_step) for micro_step in range(config.gradient_accumulation_steps)]
-            losses, finite = self._step(step, batches)
-            self._prefetch(step + 1)
+            batches = self._step.batches(step)
+            losses, finite = self._step.run(step, batches)
+            if step + 1 < self.num_steps:
+                self._step.prefetch(step + 1)
             self._refuse_broken(step, losses, finite)
-            rate = self._advance()
+            rate = self._rates.advance()
+            if self._learner.ema is not None:
+                self._learner.ema.step(self._learner.parameters)
             step += 1
 
             # Report
@@ -174,31 +146,27 @@ class Trainer:
         return step
 
     def _is_stopped(self) -> bool:
-        return self._agreed(self._controls.stop.is_set())[0]
+        return self._on_any_process(self._controls.stop.is_set())[0]
 
-    def _agreed(self, *told: bool) -> list[bool]:
-        """Return what any process was told, in all of them: each is told by itself, and in its own time."""
+    def _on_any_process(self, *wishes: bool) -> list[bool]:
+        """Return, in all processes, which wishes any of them was told: each is told by itself, in its own time."""
         if self._materials.batches.num_processes == 1:
-            return [*told]
+            return [*wishes]
         import torch
         from accelerate.utils import reduce
 
-        counts = reduce(torch.tensor(told, dtype=torch.float32, device=self._device), reduction="sum")
+        counts = reduce(torch.tensor(wishes, dtype=torch.float32, device=self._device), reduction="sum")
         return [count > 0 for count in counts.tolist()]
 
     # Preparation -----------------------------------------------------------------------------------------------------
 
     def _prepared_models(self) -> LearningWeights:
         """Prepare the models, and return the weights that learn."""
-        import torch
-
         base, config, method = self._base, self._config, self._materials.method
         method.attach(base, config)
         if config.shard_weights:
             for part in method.learning(base):
                 shard(getattr(base, part), self._device, self._materials.batches.num_processes)
-        # Pictures are made with the UNet itself: other shapes would be compiled anew.
-        self._unet = torch.compile(base.unet) if config.compile_unet else base.unet
         return method.learning(base)
 
     def _prepare_updates(self, weights: LearningWeights) -> None:
@@ -208,35 +176,27 @@ class Trainer:
         shards = Shards(weights) if config.shard_weights else None
         own = weights if shards is None else shards.own
         num_processes = self._materials.batches.num_processes
-        self._optimizer = build_optimizer(
+        optimizer = build_optimizer(
             config, own, num_processes=num_processes,
             notice=lambda text: self._report(Notice(text, "warning")),
         )  # fmt: skip
-        self._schedule = build_schedule(config, self._optimizer, self._materials.num_steps, self._extensions)
         # Losses in fp16 are scaled up before backward and gradients down after it (Micikevicius et al., 1710.03740).
         scaler = torch.amp.GradScaler(self._device.type, enabled=config.mixed_precision == "fp16")
-        self._updates: GatheredUpdates | UpdatesInBackward
+        updates: GatheredUpdates | UpdatesInBackward
         if config.update_in_backward:
-            self._updates = UpdatesInBackward(config, self._optimizer, self._materials.seed)
+            updates = UpdatesInBackward(config, optimizer, self._materials.seed)
         else:
-            self._updates = GatheredUpdates(config, self._optimizer, scaler, num_processes, shards)
-        self._captured = CapturedWork(self._captured_work) if self._can_capture() else None
-        self._ema = None
+            updates = GatheredUpdates(config, optimizer, scaler, num_processes, shards)
+        is_recorded = can_record(config, optimizer, num_processes, self._report)
+        # Samples are made with the UNet itself: other shapes would be compiled anew.
+        unet = torch.compile(self._base.unet) if config.compile_unet else self._base.unet
+        self._step = TrainingStep(config, self._materials, unet, self._device, updates, is_recorded=is_recorded)
+        ema = None
         if config.use_ema:
             from diffusers.training_utils import EMAModel
 
-            self._ema = EMAModel(parameters_of(own), decay=config.ema_decay)
-        self._learner = Learner(weights, self._optimizer, scaler, self._ema, shards)
-
-    def _can_capture(self) -> bool:
-        """Return whether steps are recorded as asked for, and tell of it when they cannot be."""
-        if not self._config.capture_step:
-            return False
-        capturable = all(group.get("capturable") for group in self._optimizer.param_groups)
-        if capturable and self._materials.batches.num_processes == 1:
-            return True
-        self._report(Notice("Steps cannot be recorded here: that takes CUDA, plain AdamW and one process.", "warning"))
-        return False
+            ema = EMAModel(parameters_of(own), decay=config.ema_decay)
+        self._learner = Learner(weights, optimizer, scaler, ema, shards)
 
     def _stop_text_encoder(self) -> None:
         # Frozen by requires_grad, not by a zero rate: schedules put rates back (and AdamW would go on decaying).
@@ -245,85 +205,8 @@ class Trainer:
         self._base.text_encoder.eval()
         for parameter in self._learner.weights["text_encoder"].values():
             parameter.grad = None
-        if self._captured is not None:
-            self._captured = CapturedWork(self._captured_work)
+        self._step.record_anew()
         self._report(Notice(f"The text encoder stays as it is from step {self._config.text_encoder_stop_step} on."))
-
-    # The step --------------------------------------------------------------------------------------------------------
-
-    def _step(self, step: int, batches: list[Batch]) -> "tuple[list[objective.Losses], Tensor]":
-        """Do one step, and return the micro-batches' losses and whether all numbers were finite, on the device."""
-        if self._captured is not None:
-            (batch,) = batches
-            inputs = self._condition_inputs(batch)
-            self._form = inputs, batch
-            outputs = self._captured([*inputs.tensors(), *batch.tensors()])
-            finite, total, instance, *prior = outputs
-            return [objective.Losses(total, instance, prior[0] if prior else None)], finite
-        losses = [self._backward(step, batch, self._condition_inputs(batch)) for batch in batches]
-        finite = self._updates.apply(self._losses.mean_total(losses))
-        self._updates.clear()
-        return losses, finite
-
-    def _captured_work(self, tensors: "Sequence[Tensor]") -> "Sequence[Tensor]":
-        """Do one step as a function of tensors: those of the condition's inputs and the batch, as they came last."""
-        inputs, batch = self._form
-        num_inputs = len(inputs.tensors())
-        self._updates.clear()
-        losses = self._backward(0, batch.with_tensors(tensors[num_inputs:]), inputs.with_tensors(tensors[:num_inputs]))
-        finite = self._updates.apply(losses.total)
-        return [finite, *(part for part in (losses.total, losses.instance, losses.prior) if part is not None)]
-
-    def _condition_inputs(self, batch: Batch) -> TextInputs | Condition:
-        return self._materials.conditions.inputs(batch.captions, batch.sizes)
-
-    def _backward(self, step: int, batch: Batch, inputs: TextInputs | Condition) -> objective.Losses:
-        materials, config = self._materials, self._config
-        with self._arithmetic():
-            losses = step_loss(
-                self._base.family,
-                self._unet,
-                materials.conditions.condition(inputs),
-                batch,
-                materials.alpha_bar,
-                self._base.noise_scheduler_config.get("prediction_type", "epsilon"),
-                config.prior_loss_weight,
-                config.snr_gamma,
-            )
-        self._updates.backward(losses.total, step)
-        # Thousands of a graph's small nodes would lie between the next forward's tensors, which then fit no hole.
-        return losses.detached()
-
-    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
-        """Return autocast in the run's precision, over weights that keep their own."""
-        import torch
-
-        config = self._config
-        if config.mixed_precision == "no":
-            return contextlib.nullcontext()
-        dtype = torch.float16 if config.mixed_precision == "fp16" else torch.bfloat16
-        # The cache keeps a half-precision copy of every weight until the end of forward: 2 GB of SD 1.5's.
-        is_cached = not config.gradient_checkpointing and not config.shard_weights
-        return torch.autocast(self._device.type, dtype=dtype, cache_enabled=is_cached)
-
-    def _batch(self, step: int, micro_step: int) -> Batch:
-        if micro_step == 0 and self._ahead is not None and self._ahead[0] == step:
-            return self._ahead[1]
-        return self._materials.batches.batch(step, micro_step)
-
-    def _prefetch(self, step: int) -> None:
-        """Make the next batch while the card computes; on the CPU there is no such while."""
-        if self._device.type == "cuda" and step < self.num_steps:
-            self._ahead = step, self._materials.batches.batch(step, 0)
-
-    def _advance(self) -> float:
-        """Move schedule and average on by one update, and return the rate it was made with."""
-        rate = float(self._optimizer.param_groups[0]["lr"])
-        with _quiet_schedule():
-            self._schedule.step()
-        if self._ema is not None:
-            self._ema.step(self._learner.parameters)
-        return rate
 
     def _refuse_broken(self, step: int, losses: list[objective.Losses], finite: "Tensor") -> None:
         """Stop at an update that would have broken the weights; they are as the step before left them.
@@ -332,7 +215,7 @@ class Trainer:
         """
         if bool(finite):
             return
-        what = "gradients" if bool(self._losses.mean_total(losses).isfinite()) else "loss"
+        what = "gradients" if bool(mean_total(losses, self._materials.batches.num_processes).isfinite()) else "loss"
         why = "The updates were too large for the number format, or the rate too high."
         todo = "Lower the learning rate, or train with mixed_precision bf16 or no."
         if step == 0 and what == "loss":
@@ -363,7 +246,7 @@ class Trainer:
     def _due_work(self, step: int) -> None:
         config, keeper, controls = self._config, self._keeper, self._controls
         keeper.settle(wait=False)
-        finish_now, save_now, sample_now, lend, is_late = self._agreed(
+        finish_now, save_now, sample_now, lend, is_late = self._on_any_process(
             controls.finish_now.is_set(), controls.save_now.is_set(), controls.sample_now.is_set(),
             controls.lend.is_set(), keeper.state_is_due(step),
         )  # fmt: skip
@@ -416,42 +299,29 @@ class Trainer:
         """Pause while somebody else wants the device; a recorded step is recorded anew, for other addresses."""
         self._losses.tell()
         self._keeper.settle()
-        base, was_recorded, self._captured = self._base, self._captured is not None, None
-        models = [base.unet, base.text_encoder, base.vae]
-        lend_device(
-            self._manager, models, self._learner, lambda: self._agreed(self._controls.lend.is_set())[0], self._report
-        )
-        self._captured = CapturedWork(self._captured_work) if was_recorded else None
+        self._step.record_anew()
+        models = [self._base.unet, self._base.text_encoder, self._base.vae]
+
+        def is_wanted() -> bool:
+            return self._on_any_process(self._controls.lend.is_set())[0]
+
+        lend_device(self._manager, models, self._learner, is_wanted, self._report)
         self._report(PhaseProgress("training", step, self.num_steps))
 
     @property
     def num_steps(self) -> int:
         """Return after how many updates the run is done, which is sooner when it was told to finish."""
-        return self._materials.num_steps if self._early_end is None else self._early_end.end
+        return self._length.num_steps
 
     def _cool_down(self, step: int) -> None:
         """Begin the cool-down that someone asked for; later wishes change nothing."""
-        if self._early_end is None and step < self.num_steps:
+        if step < self.num_steps:
             finish = cool_down_from(step, self.num_steps)
             self._end_early(finish, f"Finishing: the rate falls to zero over {finish.end - step} more steps.")
 
     def _end_early(self, finish: Finish, what: str) -> None:
-        if self._early_end is None:
-            write_finish(self._finish_path, finish)
-            self._early_end = finish
-            self._keeper.num_steps = finish.end
+        if self._length.end_early(finish):
             self._report(Notice(what))
-
-    def _set_rates(self, step: int) -> None:
-        """Lower the rates of the coming update in a run that is told to finish; the schedule's own stay as they are."""
-        if self._early_end is None:
-            return
-        factor = self._early_end.rate_factor(step)
-        for group, rate in zip(self._optimizer.param_groups, self._schedule.get_last_lr(), strict=True):
-            if isinstance(group["lr"], float):
-                group["lr"] = float(rate) * factor
-            else:
-                group["lr"].fill_(float(rate) * factor)
 
     def _finish(self, step: int) -> None:
         self._losses.tell()
@@ -475,18 +345,6 @@ class Trainer:
     def _restored(self, checkpoint: Checkpoint) -> int:
         """Take up a state, and return its step."""
         restore(checkpoint, self._learner)
-        with _quiet_schedule():
-            for _ in range(checkpoint.step):
-                self._schedule.step()
+        self._rates.skip(checkpoint.step)
         self._report(Resumed(checkpoint.step))
         return checkpoint.step
-
-
-@contextlib.contextmanager
-def _quiet_schedule() -> Iterator[None]:
-    """Silence torch's warning about order when the scaler has skipped an overflowing update, which is its job."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step\\(\\)` before", UserWarning)
-        yield

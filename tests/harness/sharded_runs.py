@@ -59,7 +59,7 @@ def main() -> None:
 def held_bytes(trainer: Trainer) -> dict[str, int]:
     """Return the bytes that this process holds of the models that learn, and of the optimizer's states."""
     weights = parameters_of(trainer._learner.weights)
-    states = [value for state in trainer._optimizer.state.values() for value in state.values()]
+    states = [value for state in trainer._learner.optimizer.state.values() for value in state.values()]
     return {
         "weights": sum(_local(parameter).nbytes for parameter in weights),
         "all weights": sum(parameter.numel() * 4 for parameter in weights),

@@ -23,6 +23,7 @@ from dreambooth.training.materials import Materials
 from dreambooth.training.method import LearningWeights, StepWeights, parameters_of
 from dreambooth.training.move_check import first_rows, refuse_standing_still
 from dreambooth.training.preparation import prepare
+from dreambooth.training.rates import LearningRates
 from dreambooth.training.trainer import Trainer
 
 NUM_STEPS = 4
@@ -153,14 +154,12 @@ def test_a_run_without_any_bias_is_stopped_when_its_weights_do_not_move(
     prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, materials = prepared(QueriesOnly())
-    step = Trainer._step
 
-    def standing(self: Trainer, *arguments: Any) -> Any:
+    def at_zero(self: LearningRates, step: int) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = 0.0
-        return step(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_step", standing)
+    monkeypatch.setattr(LearningRates, "lower", at_zero)
     with pytest.raises(TrainingError, match=f"have not moved in {NUM_STEPS} steps"):
         trained(config, materials, RunFolder(tmp_path / "run"))
 
@@ -188,7 +187,7 @@ def test_the_optimizer_numbers_the_weights_of_all_models_in_turn(prepared: Prepa
     trainer = Trainer(
         config, materials, RunFolder(tmp_path / "run"), ModelManager("cpu"), lambda event: None, Controls()
     )
-    groups = trainer._optimizer.param_groups
+    groups = trainer._learner.optimizer.param_groups
     parameters = parameters_of(materials.method.learning(materials.base))
     assert [id(one) for group in groups for one in group["params"]] == [id(one) for one in parameters]
     assert [group["initial_lr"] for group in groups] == [1e-3, 1e-4]

@@ -31,6 +31,7 @@ from dreambooth.training import checkpoint, objective, run_identity
 from dreambooth.training.batches import BatchMaker
 from dreambooth.training.checkpoint import Checkpoint, newest_checkpoint
 from dreambooth.training.preparation import prepare
+from dreambooth.training.rates import LearningRates
 from dreambooth.training.trainer import Trainer
 from dreambooth.training.updates import UpdatesInBackward
 from tests.harness.tiny import tiny_base
@@ -612,7 +613,7 @@ def test_a_full_disk_costs_the_older_state_before_it_pauses_the_run(
 
 
 OUT_OF_MEMORY_AT = {
-    "dreambooth.training.trainer.step_loss": range(1, 9),
+    "dreambooth.training.step.step_loss": range(1, 9),
     "dreambooth.training.batches.LatentPool._encoded": range(1, 3),
     "dreambooth.models.saving.write_model": range(1, 5),
     "dreambooth.pictures.generation.generate_images": range(1, 5),
@@ -706,15 +707,13 @@ def test_a_run_whose_weights_do_not_move_is_stopped_and_told(
 ) -> None:
     """R12: 25 updates that change no bit of any bias or norm."""
     part = Part(config(learning_rate=1e-9, adam_weight_decay=0.0), tmp_path)
-    step = Trainer._step
 
-    def standing(self: Trainer, *arguments: Any) -> Any:
+    def at_zero(self: LearningRates, step: int) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = 0.0
-        return step(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_step", standing)
+        patch.setattr(LearningRates, "lower", at_zero)
         with pytest.raises(TrainingError, match="have not moved in 8 steps"):
             part.train()
 

@@ -1,0 +1,167 @@
+"""One training step: forward under autocast, loss, backward, update; recorded as a CUDA graph where that is possible.
+
+Gradients of the DreamBooth loss (Ruiz et al. 2023, arXiv 2208.12242, eq. 2) update the weights in fp32, over arithmetic
+in fp16 or bf16.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.config.training import TrainingConfig
+from dreambooth.device.capture import CapturedWork
+from dreambooth.events import Notice
+from dreambooth.models.family import Condition, Family, TextInputs
+from dreambooth.training import objective
+from dreambooth.training.batches import Batch
+from dreambooth.training.loss_reports import mean_total
+from dreambooth.training.materials import Materials, Report
+from dreambooth.training.updates import GatheredUpdates, UpdatesInBackward
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+
+def step_loss(
+    family: Family,
+    unet: Any,
+    condition: Condition,
+    batch: Batch,
+    alpha_bar: "Tensor",
+    prediction_type: str,
+    prior_loss_weight: float,
+    snr_gamma: float | None = None,
+) -> objective.Losses:
+    """Return the loss of one micro-batch: a function of the models and the batch, and of nothing else.
+
+    condition: what the UNet is told of each picture. Nothing here waits for the device.
+    """
+    import torch
+
+    level = alpha_bar[batch.timesteps]
+    noisy = objective.noised(batch.latents, batch.noise, level)
+    prediction = family.predict(unet, noisy, batch.timesteps, condition)
+    kind = objective.checked_prediction_type(prediction_type)
+    wanted = objective.target(batch.latents, batch.noise, level, kind)
+    weights = None if snr_gamma is None else objective.min_snr_weights(level, snr_gamma, kind)
+    if batch.teacher is not None:
+        wanted = torch.cat([wanted[: batch.num_instance], batch.teacher])
+    return objective.prior_preservation(
+        prediction, wanted, batch.num_instance, prior_loss_weight, weights, batch.place_weights
+    )
+
+
+def can_record(config: TrainingConfig, optimizer: "Optimizer", num_processes: int, report: Report) -> bool:
+    """Return whether steps are recorded as the settings ask for; reports when they ask and it is not possible."""
+    if not config.capture_step:
+        return False
+    capturable = all(group.get("capturable") for group in optimizer.param_groups)
+    if capturable and num_processes == 1:
+        return True
+    report(Notice("Steps cannot be recorded here: that takes CUDA, plain AdamW and one process.", "warning"))
+    return False
+
+
+class TrainingStep:
+    """The step of one run: its batches, and what they do to the weights."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        materials: Materials,
+        unet: Any,
+        device: "torch.device",
+        updates: GatheredUpdates | UpdatesInBackward,
+        *,
+        is_recorded: bool,
+    ) -> None:
+        """`unet` is the base's own, or the compiled one."""
+        self._config, self._materials, self._unet, self._device = config, materials, unet, device
+        self.updates = updates
+        self._captured = CapturedWork(self._captured_work) if is_recorded else None
+        self._ahead: tuple[int, Batch] | None = None
+        # The shapes and captions of the last call, around which the recorded work puts its tensors.
+        self._form: tuple[TextInputs | Condition, Batch]
+
+    def batches(self, step: int) -> list[Batch]:
+        """Return the micro-batches of a step."""
+        num_micro_batches = self._config.gradient_accumulation_steps
+        return [self._batch(step, micro_step) for micro_step in range(num_micro_batches)]
+
+    def prefetch(self, step: int) -> None:
+        """Make the first batch of the coming step while the card computes; on the CPU there is no such while."""
+        if self._device.type == "cuda":
+            self._ahead = step, self._materials.batches.batch(step, 0)
+
+    def run(self, step: int, batches: Sequence[Batch]) -> "tuple[list[objective.Losses], Tensor]":
+        """Do one step, and return the micro-batches' losses and whether all numbers were finite, on the device."""
+        if self._captured is not None:
+            (batch,) = batches
+            inputs = self.condition_inputs(batch)
+            self._form = inputs, batch
+            outputs = self._captured([*inputs.tensors(), *batch.tensors()])
+            finite, total, instance, *prior = outputs
+            return [objective.Losses(total, instance, prior[0] if prior else None)], finite
+        # Backward once per micro-batch, where gradients add up; one update.
+        losses = [self._backward(step, batch, self.condition_inputs(batch)) for batch in batches]
+        finite = self.updates.apply(mean_total(losses, self._materials.batches.num_processes))
+        self.updates.clear()
+        return losses, finite
+
+    def condition_inputs(self, batch: Batch) -> TextInputs | Condition:
+        """Return what the text encoder is given for a batch, or its output where it does not learn."""
+        return self._materials.conditions.inputs(batch.captions, batch.sizes)
+
+    def losses(self, batch: Batch, inputs: TextInputs | Condition) -> objective.Losses:
+        """Return the losses of one micro-batch, attached to the graph: the forward pass in the run's precision."""
+        materials, config = self._materials, self._config
+        with self._autocast():
+            return step_loss(
+                materials.base.family,
+                self._unet,
+                materials.conditions.condition(inputs),
+                batch,
+                materials.alpha_bar,
+                materials.base.noise_scheduler_config.get("prediction_type", "epsilon"),
+                config.prior_loss_weight,
+                config.snr_gamma,
+            )
+
+    def record_anew(self) -> None:
+        """Drop the recorded graph, whose addresses or shape no longer hold; the next steps record another."""
+        if self._captured is not None:
+            self._captured = CapturedWork(self._captured_work)
+
+    def _batch(self, step: int, micro_step: int) -> Batch:
+        if micro_step == 0 and self._ahead is not None and self._ahead[0] == step:
+            return self._ahead[1]
+        return self._materials.batches.batch(step, micro_step)
+
+    def _backward(self, step: int, batch: Batch, inputs: TextInputs | Condition) -> objective.Losses:
+        losses = self.losses(batch, inputs)
+        self.updates.backward(losses.total, step)
+        # Drop the graph now: its small allocations fragment the heap for the next forward pass.
+        return losses.detached()
+
+    def _captured_work(self, tensors: "Sequence[Tensor]") -> "Sequence[Tensor]":
+        """Do one step as a function of tensors: those of the condition's inputs and the batch, as they came last."""
+        inputs, batch = self._form
+        num_inputs = len(inputs.tensors())
+        self.updates.clear()
+        losses = self._backward(0, batch.with_tensors(tensors[num_inputs:]), inputs.with_tensors(tensors[:num_inputs]))
+        finite = self.updates.apply(losses.total)
+        return [finite, *(part for part in (losses.total, losses.instance, losses.prior) if part is not None)]
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return autocast in the run's precision, over weights that keep their own."""
+        import torch
+
+        config = self._config
+        if config.mixed_precision == "no":
+            return contextlib.nullcontext()
+        dtype = torch.float16 if config.mixed_precision == "fp16" else torch.bfloat16
+        # The cache keeps a half-precision copy of every weight until the end of forward: 2 GB of SD 1.5's.
+        is_cached = not config.gradient_checkpointing and not config.shard_weights
+        return torch.autocast(self._device.type, dtype=dtype, cache_enabled=is_cached)
