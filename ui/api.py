@@ -9,7 +9,7 @@ from dreambooth.models.base import STARTER
 from ui.boundary import Services, shown
 from ui.render import phase_text
 from ui.train import handlers as train_handlers
-from ui.train.panel import whole_steps
+from ui.train.actions import whole_steps
 
 
 def publish(services: Services) -> None:

@@ -16,6 +16,7 @@ from ui.api import publish
 from ui.boundary import QUIET, Page, Services, Shown, shown
 from ui.concepts import tab as concepts_tab
 from ui.convert import tab as convert_tab
+from ui.events import connect
 from ui.generate import tab as generate_tab
 from ui.generate.handlers import recipe_unasked
 from ui.generate.late_answers import OPENING, closed_until
@@ -69,7 +70,8 @@ def build_page(
         concepts_tab.connect_go_on(concepts, services, train.base, tabs)
         train_tab.connect(
             train, services, page=page, photo_set=concepts.photo_set, photos=concepts.report,
-            kind=concepts.kind, prompts=[concepts.instance_prompt, concepts.class_prompt],
+            kind=concepts.kind,
+            prompts={"instance_prompt": concepts.instance_prompt, "class_prompt": concepts.class_prompt},
         )  # fmt: skip
         convert_tab.connect(convert, services, page)
         generate_tab.connect(generate, services, page)
@@ -90,16 +92,15 @@ def _connect_whole(
     generate: generate_tab.GenerateTab,
 ) -> None:
     quiet = QUIET | {"concurrency_limit": None}
-    follower = Follower(services)
-    seen, advised, timer = gr.State({}), gr.State(()), gr.Timer(BUSY_POLL_S)
-    followed = [
-        top, train.run, *train.panel.parts, train.runs.table, convert.model, generate.model, advised, timer,
-        seen,
-    ]  # fmt: skip
-    # A fresh page has seen nothing, whatever the session remembers: a reload is sent everything.
-    looked = [train.run, seen, train.panel.message]
-    gr.on([timer.tick, train.run.change], follower.look, looked, followed, api_name="look", **quiet)
-    first = page.load(follower.first_look, None, [*followed, train.settings], api_name="first_look", **quiet)
+    advised = gr.State(())
+    looks = connect(
+        Follower(services),
+        train.panel | {
+            "page": page, "header": top, "table": train.table, "convert_model": convert.model,
+            "generate_model": generate.model, "advised": advised, "timer": gr.Timer(BUSY_POLL_S),
+            "seen": gr.State({}), "form": train.settings,
+        },
+    )  # fmt: skip
 
     advice = Advice(services)
     for tab, name in ((convert, "advise_convert"), (generate, "advise_generate")):
@@ -112,7 +113,7 @@ def _connect_whole(
     newest = page.load(
         shown(photos.newest), train.fields["resolution"], concepts.contents, api_name="newest_photos", **quiet
     )  # fmt: skip
-    closed_until(page, [first, concepts.said.after(newest)], or_failed=[newest])
+    closed_until(page, [looks["first_look"], concepts.said.after(newest)], or_failed=[newest])
 
     def sample() -> list[Any]:
         name, config = train_handlers.start_sample(services)
@@ -120,7 +121,7 @@ def _connect_whole(
         shown_run = [gr.Dropdown(value=name), train_handlers.folded(True)]
         return [gr.Tabs(selected="train"), *shown_run, STARTER, *contents]
 
-    started = [tabs, train.run, train.settings, train.base, *concepts.contents]
+    started = [tabs, train.panel["run"], train.settings, train.base, *concepts.contents]
     began = concepts.said.asked_by(concepts.sample.click)
     concepts.said.after(began.then(shown(sample), None, started, api_name="sample_button", **quiet))
 
@@ -135,4 +136,4 @@ def _connect_whole(
         return [gr.Tabs(selected="generate"), model, *shown_samples]
 
     opened = [tabs, generate.model, generate.pictures, generate.files, generate.recipe]
-    train.panel.pictures.click(shown(make_pictures), train.run, opened, api_name="open_gallery", **quiet)
+    train.panel["pictures"].click(shown(make_pictures), train.panel["run"], opened, api_name="open_gallery", **quiet)

@@ -1,6 +1,6 @@
 """Form fields from the settings' own descriptions: one place decides how a setting is asked for."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -100,21 +100,21 @@ def read_field(info: FieldInfo, value: Any) -> Any:
 
 
 def marks(
-    names: Iterable[str], notes: Mapping[str, str], problems: Iterable[FieldProblem], marked: Iterable[str]
-) -> list[Any]:
-    """Return the updates that mark every field with a problem, and take the mark from those mended since.
+    names: Collection[str], notes: Mapping[str, str], problems: Iterable[FieldProblem], marked: Iterable[str]
+) -> dict[str, Any]:
+    """Return the updates that mark every field with a problem, and take the mark from those mended since, by field.
 
     `notes` is what stands under each field else; `marked` are the fields that are marked now.
     """
     told = {problem.field: problem.message for problem in problems}
     before = set(marked)
 
-    def update(name: str) -> Any:
-        if name in told:
-            return gr.update(info=f"{field_label(name)} {_plain(told[name])}", elem_classes=["db-wrong"])
-        return gr.update(info=notes[name], elem_classes=[]) if name in before else gr.skip()
-
-    return [update(name) for name in names]
+    wrong = {
+        name: gr.update(info=f"{field_label(name)} {_plain(told[name])}", elem_classes=["db-wrong"])
+        for name in names if name in told
+    }  # fmt: skip
+    mended = {name: gr.update(info=notes[name], elem_classes=[]) for name in names if name in before - set(told)}
+    return wrong | mended
 
 
 def _plain(text: str) -> str:

@@ -17,9 +17,10 @@ from dreambooth.errors import BaseModelError, DreamBoothError, FieldProblem, Pho
 from dreambooth.formats.json_file import read_object
 from dreambooth.records.drive import delete_photos
 from ui.bases import offered_base
-from ui.boundary import Services, shown
+from ui.boundary import QUIET, Services, shown
 from ui.concepts.photos import Line, PhotoHandlers
 from ui.concepts.words import kind_named, sample_words, verdict_html, words_of, words_told
+from ui.events import Answer, on
 from ui.fields import marks
 from ui.generate.late_answers import answer_of
 
@@ -51,7 +52,6 @@ class Handlers:
         self.class_pictures = shown(self._class_pictures)
         self.export_concepts = shown(self._export_concepts)
         self.import_concepts = shown(self._import_concepts)
-        self.go_on = shown(self._go_on)
 
     # Words -----------------------------------------------------------------------------------------------------------
 
@@ -113,17 +113,22 @@ class Handlers:
             problems += text_problems(name, getattr(words, name), is_name=False)
         return problems
 
-    def _go_on(
+    @on(
+        "go_on.click", "marked photo_set kind identifier class_word instance_prompt class_prompt base",
+        "tabs marked message identifier class_word instance_prompt class_prompt", api_name="go_on", **QUIET,
+    )  # fmt: skip
+    def go_on(
         self, marked: list[str], photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str,
         class_prompt: str, base: str,
-    ) -> list[Any]:  # fmt: skip
+    ) -> Answer:  # fmt: skip
         """Go on to the training, or mark every field that has to be mended first."""
         words = words_told(kind, identifier, class_word, instance_prompt, class_prompt)
         problems = self.problems(photo_set, words, base)
         updates = marks(NOTES, NOTES, problems, marked or [])
         names = [problem.field for problem in problems]
         told = "" if not problems else _told(problems)
-        return [gr.skip() if problems else gr.Tabs(selected="train"), names, told, *updates]
+        go = {} if problems else {"tabs": gr.Tabs(selected="train")}
+        return {**go, "marked": names, "message": told, **updates}
 
     # Several concepts ------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from ui.concepts.handlers import NOTES, Handlers, class_pictures_text
 from ui.concepts.photos import PhotoHandlers
 from ui.concepts.scripts import FORGET_NEW_SET, KIND_CHOSEN, MAKE_PROMPTS, NAME_NEW_SET, WORDS_LEFT
 from ui.concepts.words import verdict_html
+from ui.events import connect as connect_events
 from ui.generate.late_answers import Fillable, fillable
 
 __all__ = ["SAMPLE_SET", "ConceptsTab", "Handlers", "build", "connect", "connect_go_on"]
@@ -373,9 +374,4 @@ def _connect_class_pictures(tab: ConceptsTab, handlers: Handlers, settings: dict
 
 def connect_go_on(tab: ConceptsTab, services: Services, base: gr.Dropdown, tabs: gr.Tabs) -> None:
     """Let the main button go on to the training when nothing has to be mended."""
-    fields = [tab.identifier, tab.class_word, tab.instance_prompt, tab.class_prompt]
-    tab.go_on.click(
-        Handlers(services).go_on, [tab.marked, tab.photo_set, *tab.words, base],
-        [tabs, tab.marked, tab.message, *fields],
-        api_name="go_on", **QUIET,
-    )  # fmt: skip
+    connect_events(Handlers(services), vars(tab) | {"base": base, "tabs": tabs})

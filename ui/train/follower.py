@@ -11,14 +11,16 @@ from dreambooth.device.hardware import in_a_line
 from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError
 from dreambooth.runs.jobs import RunView
-from ui.boundary import Services, shown
+from ui.boundary import QUIET, Services
 from ui.convert import tab as convert_tab
+from ui.events import Answer, on, updates_of_unseen
 from ui.render import Doing, header
 from ui.train import panel as run_panel
 from ui.train.advice import Advice, preselected
 from ui.train.runs import RunsTable
 
 BUSY_POLL_S, IDLE_POLL_S = 1.0, 5.0
+FOLLOWED = f"header run {run_panel.PARTS} table convert_model generate_model advised timer seen"
 # Pages that ask at the same moment are answered from one look at the disk.
 SHARED_S = 0.4
 
@@ -41,20 +43,24 @@ class Follower:
         self._advice = Advice(services)
         self._lock = threading.Lock()
         self._looks: dict[str, tuple[float, Any]] = {}
-        self.look = shown(self._look)
 
-    def first_look(self) -> list[Any]:
+    @on("page.load", outputs=f"{FOLLOWED} form", api_name="first_look", **QUIET, concurrency_limit=None)
+    def first_look(self) -> Answer:
         """Return everything, for a page that was just opened: the run that trains, else the newest."""
+        # Such a page has seen nothing, whatever the session remembers: a reload is sent everything.
         busy = bool(self._services.jobs.active())
-        return [*shown(self._look_at)(None, {}, ""), gr.Accordion(open=not busy)]
+        return {**self._look_at(None, {}, ""), "form": gr.Accordion(open=not busy)}
 
-    def _look(self, name: str | None, seen: dict[str, Any], message: str) -> Any:
+    @on(
+        "timer.tick run.change", "run seen message", FOLLOWED, api_name="look", **QUIET, concurrency_limit=None,
+    )  # fmt: skip
+    def look(self, name: str | None, seen: dict[str, Any], message: str) -> Answer:
         if not seen and not name:
             # On a slow machine the timer asks before the page's own first look is answered: that chooses the run.
-            return gr.skip()
+            return {}
         return self._look_at(name, seen, message)
 
-    def _look_at(self, name: str | None, seen: dict[str, Any], message: str) -> list[Any]:
+    def _look_at(self, name: str | None, seen: dict[str, Any], message: str) -> Answer:
         active = self._services.jobs.active()
         runs = self._shared("runs", lambda: tuple(run.name for run in self._services.workspace.runs()))
         if not seen and not name:
@@ -71,22 +77,21 @@ class Follower:
             "poll_s": BUSY_POLL_S if active else IDLE_POLL_S,
             **run_panel.run_values(self._services, view),
         }
-
-        def unless_seen(part: str, update: Callable[[], Any]) -> Any:
-            return gr.skip() if part in seen and seen[part] == values[part] else update()
-
         first: dict[str, Any] = {} if seen else {"value": name or None}
-        return [
-            unless_seen("header", lambda: values["header"]),
-            unless_seen("runs", lambda: gr.Dropdown(choices=list(values["runs"]), **first)),
-            *run_panel.run_updates(self._services, values, seen, message),
-            unless_seen("table", lambda: [list(row) for row in values["table"]]),
-            _model_list("convertible", values, seen),
-            _model_list("models", values, seen),
-            unless_seen("advised", lambda: values["advised"]),
-            unless_seen("poll_s", lambda: gr.Timer(value=values["poll_s"])),
-            values,
-        ]
+        updates: dict[str, Callable[[Any], Answer]] = {
+            "header": lambda text: {"header": text},
+            "runs": lambda names: {"run": gr.Dropdown(choices=list(names), **first)},
+            "table": lambda rows: {"table": [list(row) for row in rows]},
+            "advised": lambda models: {"advised": models},
+            "poll_s": lambda seconds: {"timer": gr.Timer(value=seconds)},
+        }
+        return {
+            **updates_of_unseen(updates, values, seen),
+            **run_panel.run_updates(self._services, values, seen, message),
+            **_model_list("convertible", "convert_model", values, seen),
+            **_model_list("models", "generate_model", values, seen),
+            "seen": values,
+        }
 
     def _header(self, active: str | None) -> str:
         jobs, settings = self._services.jobs, self._services.settings
@@ -119,10 +124,10 @@ class Follower:
             return value
 
 
-def _model_list(part: str, values: dict[str, Any], seen: dict[str, Any]) -> Any:
+def _model_list(part: str, component: str, values: dict[str, Any], seen: dict[str, Any]) -> Answer:
     """Return the update of a list of models: what there is, and the step that one waits for chosen."""
     if all(name in seen and seen[name] == values[name] for name in (part, "advised")):
-        return gr.skip()
+        return {}
     here, before = ([value for _, value in told.get(part, ())] for told in (values, seen))
     chosen = preselected(here, before, values["advised"], seen.get("advised", ()))
-    return gr.Dropdown(choices=list(values[part]), **({"value": chosen} if chosen else {}))
+    return {component: gr.Dropdown(choices=list(values[part]), **({"value": chosen} if chosen else {}))}

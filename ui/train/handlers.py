@@ -19,13 +19,15 @@ from dreambooth.models.base import STARTER, read_card
 from dreambooth.models.origin import step_sentence
 from dreambooth.runs.shell_line import command_line, settings_text
 from ui.bases import offered_base, offered_models
-from ui.boundary import Services, shown
+from ui.boundary import QUIET, Services
+from ui.events import Answer, on
 from ui.fields import MAIN_FIELDS, form_infos, marks, read_fields, shown_value
 from ui.generate.late_answers import answer_of
 from ui.render import error_panel, field_note, panel
 from ui.train.plan import preset_choices, preset_note, start_sentence, too_little_memory
 
 TOY_NOTICE = "A toy model that shows the way; for real results take Stable Diffusion 1.5 and a GPU."
+LATEST: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": None, **QUIET}
 # What a preset decides, whoever typed something there before.
 OF_THE_PRESET = tuple(dict.fromkeys(name for values in MEMORY_CONFIGURATIONS.values() for name in values))
 
@@ -76,17 +78,17 @@ class Handlers:
         self._services = services
         self._infos = form_infos()
         self._notes = {name: field_note(info) for name, info in self._infos.items()} | dict(prompt_notes or {})
-        self.propose = shown(self._propose)
-        self.tell = shown(self._tell)
-        self.recheck = shown(self._recheck)
-        self.reuse = shown(self._reuse)
-        self.start = shown(self._start)
 
     # The form --------------------------------------------------------------------------------------------------------
 
-    def _propose(
+    # One event, so that no two answers are on their way: what is asked meanwhile is asked after the first.
+    @on(
+        "base.change kind.change photo_set.change preset.input", "base preset kind photo_set proposed fields",
+        "answer notice", fills="proposals", api_name="propose_settings", **LATEST,
+    )  # fmt: skip
+    def propose(
         self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any], *values: Any
-    ) -> list[Any]:
+    ) -> Answer:
         """Answer with settings that suit base and photos, and with the preset that fits unless one was just chosen."""
         explicit = self._explicit(proposed, values)
         is_chosen = preset_name != _remembered(proposed).get("preset")
@@ -99,12 +101,12 @@ class Handlers:
                 preset_name = fitting(self._offers(base, kind, num_photos, {}), preset_name)
             config = proposed_config(base, preset_name, kind, num_photos, explicit, self._device())
         except DreamBoothError as error:
-            return [{}, error_panel(error)]
+            return {"answer": {}, "notice": error_panel(error)}
         new = {name: shown_value(info, getattr(config, name)) for name, info in self._infos.items()}
         # What a person typed stays theirs: only proposals are filled in and remembered as such.
         told = {"preset": preset_name} | {name: value for name, value in new.items() if name not in explicit}
         asked = {name: shown_value(self._infos[name], value) for name, value in given_up.items()}
-        return [answer_of(told, asked), base_notice(base)]
+        return {"answer": answer_of(told, asked), "notice": base_notice(base)}
 
     def _read(self, values: tuple[Any, ...]) -> dict[str, Any]:
         return read_fields(self._infos, values)
@@ -130,10 +132,15 @@ class Handlers:
     def _num_photos(self, name: str) -> int:
         return len(photo_set(self._services.workspace, name).photos()) if name else 0
 
-    def _tell(
+    @on(
+        "page.load proposed.change preset.change base.change kind.change photos.change fields.change prompts.change",
+        "preset kind proposed photo_set prompts base fields", "preset preset_note plan command as_json",
+        api_name="tell_plan", **LATEST,
+    )  # fmt: skip
+    def tell(
         self, preset_name: str, kind: str, proposed: Mapping[str, Any], photo_set_name: str, instance_prompt: str,
         class_prompt: str, base: str, *values: Any,
-    ) -> list[Any]:  # fmt: skip
+    ) -> Answer:  # fmt: skip
         """Return what the presets and the settings as they are would take, and the settings as a command."""
         try:
             num_photos = self._num_photos(photo_set_name)
@@ -143,12 +150,16 @@ class Handlers:
             asked = self._asked(preset_name, kind, photo_set_name, base, values)
             config = self._config(photo_set_name, instance_prompt, class_prompt, base, values, asked)
             told = forecast(self._services.workspace, config, num_photos, self._device())
-            said = [start_sentence(told) + notices(config, asked), command_line(config), settings_text(config)]
+            plan = start_sentence(told) + notices(config, asked)
+            command, as_json = command_line(config), settings_text(config)
         # Settings that no run can have: they are told at their fields when a run is started with them.
         except (DreamBoothError, TypeError, ValueError, ArithmeticError, KeyError):
             unfit = "<p class='db-plan db-quiet'>Something in the settings cannot be: Start says what.</p>"
-            return [gr.skip(), gr.skip(), unfit, "", ""]
-        return [gr.Radio(choices=preset_choices(offered)), preset_note(offered, preset_name), *said]
+            return {"plan": unfit, "command": "", "as_json": ""}
+        return {
+            "preset": gr.Radio(choices=preset_choices(offered)), "preset_note": preset_note(offered, preset_name),
+            "plan": plan, "command": command, "as_json": as_json,
+        }  # fmt: skip
 
     def _asked(
         self, preset_name: str, kind: str, photo_set_name: str, base: str, values: tuple[Any, ...]
@@ -185,17 +196,20 @@ class Handlers:
             found += [problem for problem in error.problems if problem.field != "instance_data_dir" or not found]
         return found
 
-    def _marks(self, problems: list[FieldProblem], marked: list[str]) -> list[Any]:
-        names = [*self._infos, "instance_prompt", "class_prompt"]
-        updates = marks(names, self._notes, problems, marked)
-        return [[problem.field for problem in problems if problem.field in self._notes], *updates]
+    def _marks(self, problems: list[FieldProblem], marked: list[str]) -> dict[str, Any]:
+        updates = marks([*self._infos, "instance_prompt", "class_prompt"], self._notes, problems, marked)
+        return {"marked": [problem.field for problem in problems if problem.field in self._notes], **updates}
 
-    def _recheck(
+    @on(
+        "fields.change prompts.change", "marked photo_set prompts base fields", "marked fields prompts",
+        api_name="recheck_settings", **LATEST,
+    )  # fmt: skip
+    def recheck(
         self, marked: list[str], photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, *values: Any
-    ) -> list[Any]:
+    ) -> Answer:
         """Take the marks from fields that were mended; nothing is marked before the first start."""
         if not marked:
-            return [gr.skip() for _ in range(len(values) + 3)]
+            return {}
         config = self._config(photo_set_name, instance_prompt, class_prompt, base, values)
         return self._marks(self._problems(photo_set_name, config), marked)
 
@@ -218,11 +232,14 @@ class Handlers:
         offered = offers(self._services.workspace, base, kind, num_photos, kept, device)
         raise too_little_memory(told, offered, preset_name)
 
-    def _start(
+    @on(
+        "start.click", "marked preset photo_set prompts base fields",
+        "message run settings advanced marked fields prompts", api_name="start_shown_settings", **QUIET,
+    )  # fmt: skip
+    def start(
         self, marked: list[str], preset_name: str, photo_set_name: str, instance_prompt: str, class_prompt: str,
         base: str, *values: Any,
-    ) -> list[Any]:  # fmt: skip
-        unmarked = [gr.skip() for _ in range(len(values) + 3)]
+    ) -> Answer:  # fmt: skip
         try:
             self._services.check_training()
             kind = photo_set(self._services.workspace, photo_set_name).words().kind if photo_set_name else "pet"
@@ -234,15 +251,19 @@ class Handlers:
             words = photo_set(self._services.workspace, photo_set_name).words()
             name = self._services.jobs.start(config, f"{words.identifier}-{words.class_word}", asked)
         except DreamBoothError as error:
-            return [error_panel(error), gr.skip(), gr.skip(), gr.skip(), *unmarked]
+            return {"message": error_panel(error)}
         said = self._started(name) + notices(config, asked)
-        return [said, gr.Dropdown(value=name), folded(True), gr.skip(), *self._marks([], marked)]
+        shown_run = {"run": gr.Dropdown(value=name), "settings": folded(True)}
+        return {"message": said, **shown_run, **self._marks([], marked)}
 
-    def _refused(self, problems: list[FieldProblem], marked: list[str]) -> list[Any]:
+    def _refused(self, problems: list[FieldProblem], marked: list[str]) -> Answer:
         fields = {problem.field for problem in problems} & set(self._infos)
-        deep = bool(fields - set(MAIN_FIELDS))
-        opened = [gr.Accordion(open=True) if fields else gr.skip(), gr.Accordion(open=True) if deep else gr.skip()]
-        return [error_panel(ConfigError(problems)), gr.skip(), *opened, *self._marks(problems, marked)]
+        opened = ["settings"] * bool(fields) + ["advanced"] * bool(fields - set(MAIN_FIELDS))
+        return {
+            "message": error_panel(ConfigError(problems)),
+            **{name: gr.Accordion(open=True) for name in opened},
+            **self._marks(problems, marked),
+        }
 
     def _started(self, name: str) -> str:
         active = self._services.jobs.active()
@@ -251,15 +272,20 @@ class Handlers:
         place = self._services.jobs.view(name).queue_place
         return panel(f"{name} waits in line, at place {place}.", f"It begins when {active} is done.", tone="note")
 
-    def _reuse(self, name: str, preset_name: str) -> list[Any]:
+    @on("reuse.click", "run preset", "run_message base proposed settings fields", api_name="reuse_settings", **QUIET)
+    def reuse(self, name: str, preset_name: str) -> Answer:
         """Put a run's settings into the form; all of them count as typed."""
         config = self._services.jobs.view(name).config
         if config is None:
             raise DreamBoothError(f"The settings of {name} cannot be read.", "Their file is gone or damaged.", "")
-        values = [shown_value(info, getattr(config, field)) for field, info in self._infos.items()]
         told = panel(f"The form has the settings of {name} now.", "The photos are those of the first tab.", tone="good")
-        nothing_proposed = {"preset": preset_name}
-        return [told, config.pretrained_model_name_or_path, nothing_proposed, gr.Accordion(open=True), *values]
+        return {
+            "run_message": told,
+            "base": config.pretrained_model_name_or_path,
+            "proposed": {"preset": preset_name},
+            "settings": gr.Accordion(open=True),
+            **{field: shown_value(info, getattr(config, field)) for field, info in self._infos.items()},
+        }
 
     # For programs ----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """All runs in one table: what they were, how they ended, what they take; a row chosen is the run that is shown."""
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -10,7 +9,8 @@ from dreambooth.events import FINAL_STATUSES
 from dreambooth.records.runlog import RunState, read_config, read_state
 from dreambooth.records.storage import size_of
 from dreambooth.records.workspace import RunFolder
-from ui.boundary import Services, shown
+from ui.boundary import Services
+from ui.events import on
 from ui.render import STATUSES, size_in_words
 
 HEADERS = ["run", "started", "status", "steps", "base", "words", "size"]
@@ -19,22 +19,14 @@ MAX_ROWS = 200
 SIZE_AGE_S = 30.0
 
 
-@dataclass(frozen=True)
-class RunsSection:
-    """The section's components."""
-
-    table: gr.Dataframe
-
-
-def build() -> RunsSection:
-    """Lay out the section; `connect` gives it life."""
+def build() -> gr.Dataframe:
+    """Lay out the section, and return its table."""
     with gr.Accordion("My runs", open=False, elem_id="my-runs"):
         gr.HTML("<p class='db-hint'>Choose a row to see that run above, with all that can be done with it.</p>")
-        table = gr.Dataframe(
+        return gr.Dataframe(
             headers=HEADERS, datatype="str", interactive=False, show_label=False, elem_id="runs-table", label="My runs",
             column_widths=["22%", "14%", "11%", "10%", "15%", "18%", "10%"], max_height=340, buttons=[],
         )  # fmt: skip
-    return RunsSection(table)
 
 
 class RunsTable:
@@ -69,13 +61,11 @@ class RunsTable:
         return text
 
 
-def connect(section: RunsSection, run: gr.Dropdown) -> None:
-    """Have a row that is chosen shown."""
+class Handlers:
+    """What the section does, as functions of values."""
 
-    def choose(event: gr.SelectData) -> Any:
+    @on("table.select", outputs="run", api_name="choose_run", api_visibility="private", show_progress="hidden")
+    def choose(self, event: gr.SelectData) -> Any:
+        """Have a row that is chosen shown."""
         row = event.row_value or []
         return gr.Dropdown(value=str(row[0])) if row else gr.skip()
-
-    section.table.select(
-        shown(choose), None, run, api_name="choose_run", api_visibility="private", show_progress="hidden"
-    )

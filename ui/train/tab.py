@@ -8,7 +8,8 @@ import gradio as gr
 from dreambooth.forecast.offers import proposed_config
 from dreambooth.models.base import STARTER
 from dreambooth.runs.shell_line import CONFIG_FILE
-from ui.boundary import QUIET, Services
+from ui.boundary import Services
+from ui.events import connect as connect_events
 from ui.fields import (
     GROUP_TITLES,
     MAIN_FIELDS,
@@ -17,6 +18,7 @@ from ui.fields import (
     shown_value,
 )
 from ui.generate.late_answers import Fillable, fillable
+from ui.train import actions as run_actions
 from ui.train import panel as run_panel
 from ui.train import runs as runs_section
 from ui.train.handlers import Handlers, base_notice
@@ -41,18 +43,8 @@ class TrainTab:
     message: gr.HTML
     command: gr.Code
     as_json: gr.Code
-    panel: run_panel.RunPanel
-    runs: runs_section.RunsSection
-
-    @property
-    def run(self) -> gr.Dropdown:
-        """Return the list of runs, whose choice is the run that is shown."""
-        return self.panel.run
-
-    @property
-    def told(self) -> list[Any]:
-        """Return what says what the form's run will take."""
-        return [self.preset, self.preset_note, self.plan, self.command, self.as_json]
+    panel: dict[str, Any]
+    table: gr.Dataframe
 
 
 def build(services: Services) -> TrainTab:
@@ -108,14 +100,14 @@ def build(services: Services) -> TrainTab:
             start_button = gr.Button("Start training", variant="primary", elem_id="start", scale=0, min_width=220)
         message = gr.HTML(elem_id="start-message")
     shown_run = run_panel.build()
-    runs = runs_section.build()
+    table = runs_section.build()
     # Its fields follow the declaration's order, whatever the layout.
     fields = {name: made[name] for name in infos}
     proposed = {name: shown_value(info, getattr(config, name)) for name, info in infos.items()}
     proposals = fillable({"preset": preset, **fields}, {"preset": "recommended", **proposed})
     return TrainTab(
         base, preset, note, notice, fields, proposals, gr.State([]), settings, advanced, plan, start_button, message,
-        command, as_json, shown_run, runs,
+        command, as_json, shown_run, table,
     )  # fmt: skip
 
 
@@ -139,43 +131,17 @@ def connect(
     photo_set: gr.Textbox,
     photos: gr.HTML,
     kind: gr.Radio,
-    prompts: list[gr.Textbox],
-) -> Any:
-    """Join the tab's components to what they do; returns the start event, for what follows it."""
-    notes = [component.info or "" for component in prompts]
-    handlers = Handlers(services, dict(zip(("instance_prompt", "class_prompt"), notes, strict=True)))
-    quiet = QUIET
-    latest: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": None, **quiet}
-    fields = list(tab.fields.values())
-    form = [photo_set, *prompts, tab.base, *fields]
-    proposed = tab.proposals.filled
-    # One event, so that no two answers are on their way: what is asked meanwhile is asked after the first.
-    tab.proposals.after(gr.on(
-        [tab.base.change, kind.change, photo_set.change, tab.preset.input], handlers.propose,
-        [tab.base, tab.preset, kind, photo_set, proposed, *fields], [tab.proposals.answer, tab.notice],
-        api_name="propose_settings", **latest,
-    ))  # fmt: skip
-    told_by = [proposed, tab.preset, tab.base, kind, photos, *fields, *prompts]
-    gr.on(
-        [page.load, *(one.change for one in told_by)], handlers.tell, [tab.preset, kind, proposed, *form], tab.told,
-        api_name="tell_plan", **latest,
-    )  # fmt: skip
-    marked = [tab.marked, *fields, *prompts]
-    gr.on(
-        [field.change for field in (*fields, *prompts)], handlers.recheck, [tab.marked, *form], marked,
-        api_name="recheck_settings", **latest,
-    )  # fmt: skip
-    run_panel.connect(tab.panel, services)
-    runs_section.connect(tab.runs, tab.run)
-    tab.panel.more.click(
-        run_panel.Handlers(services).train_more, [tab.run, tab.panel.more_steps], [tab.panel.message, tab.base],
-        api_name="train_more_shown_run", **quiet,
-    )  # fmt: skip
-    tab.panel.reuse.click(
-        handlers.reuse, [tab.run, tab.preset], [tab.panel.message, tab.base, proposed, tab.settings, *fields],
-        api_name="reuse_settings", **quiet,
-    )  # fmt: skip
-    return tab.start.click(
-        handlers.start, [tab.marked, tab.preset, *form], [tab.message, tab.run, tab.settings, tab.advanced, *marked],
-        api_name="start_shown_settings", **quiet,
-    )  # fmt: skip
+    prompts: dict[str, gr.Textbox],
+) -> None:
+    """Join the tab's components to what they do."""
+    notes = {name: str(component.info or "") for name, component in prompts.items()}
+    handlers = Handlers(services, notes)
+    shown_run = tab.panel | {"base": tab.base, "table": tab.table}
+    connect_events(run_actions.Handlers(services), shown_run)
+    connect_events(runs_section.Handlers(), shown_run)
+    form = vars(tab) | {
+        "page": page, "photo_set": photo_set, "photos": photos, "kind": kind, "prompts": prompts,
+        "proposed": tab.proposals.filled, "answer": tab.proposals.answer, "run": tab.panel["run"],
+        "reuse": tab.panel["reuse"], "run_message": tab.panel["message"],
+    }  # fmt: skip
+    connect_events(handlers, form)

@@ -1,0 +1,140 @@
+"""Events by name: a handler says beside its code what triggers it, what it is given, and what it answers to.
+
+    class Handlers:
+        @on("delete.click", "run", "message run", api_name="delete_shown_run", **QUIET)
+        def delete(self, run: str) -> Answer:
+            return {"message": f"{run} was deleted."}
+
+`connect(Handlers(), {"delete": button, "run": dropdown, "message": html})` joins it to the page. Names stand for
+components, or for several: those of a mapping, in its order. What an answer leaves out stays as it is on the page.
+A handler with one output returns the value itself, as Gradio has it.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import gradio as gr
+from gradio.events import Dependency
+
+from ui.boundary import shown
+
+Answer = Mapping[str, Any]
+# A component, several by their own names, or an event that another follows.
+Named = Mapping[str, Any]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Event:
+    """What `on` says of a handler; several names in one text are parted by spaces."""
+
+    triggers: str
+    inputs: str
+    outputs: str
+    options: Mapping[str, Any]
+    fills: str
+    asks: bool
+
+
+def on(
+    triggers: str, inputs: str = "", outputs: str = "", *, fills: str = "", asks: bool = False, **options: Any
+) -> Callable[[F], F]:
+    """Declare what a method is the handler of; repeated for further events, which are joined from the upper one down.
+
+    A trigger is `component.event`, or `event.then` (`success`, `failure`) for one that follows the event of that
+    `api_name`. `options` are those of `gr.on`. `fills` names the `Fillable` that the answer is filled into the page
+    through; with `asks` the event asks for other contents of it.
+    """
+
+    def declare(handler: F) -> F:
+        event = Event(triggers, inputs, outputs, options, fills, asks)
+        handler.__dict__["events"] = (event, *handler.__dict__.get("events", ()))
+        return handler
+
+    return declare
+
+
+def connect(handlers: object, named: Named) -> dict[str, Any]:
+    """Join the object's handlers to the components and events of these names; returns their events by `api_name`.
+
+    Raises KeyError for a name that is not there.
+    """
+    made: dict[str, Any] = {}
+    for name, declared in vars(type(handlers)).items():
+        for event in getattr(declared, "events", ()):
+            made[event.options.get("api_name", name)] = _joined(getattr(handlers, name), event, {**named, **made})
+    return made
+
+
+def _joined(handler: Callable[..., Any], event: Event, named: Named) -> Any:
+    """Return the event of one declaration, or the one that fills in what it answered."""
+    triggers = [one for trigger in event.triggers.split() for one in _triggers(trigger, named)]
+    outputs = components(event.outputs, named)
+    options = dict(event.options)
+    if place := options.get("show_progress_on"):
+        options["show_progress_on"] = named[place]
+    if event.asks:
+        (trigger,) = triggers
+        triggers = [named[event.fills].asked_by(trigger).then]
+    answer = shown(answered(handler, outputs) if len(outputs) > 1 else handler)
+    arguments: dict[str, Any] = {
+        "inputs": [*components(event.inputs, named).values()] or None, "outputs": [*outputs.values()] or None,
+    }  # fmt: skip
+    if len(triggers) == 1:
+        happened = triggers[0](answer, **arguments, **options)
+    else:
+        happened = gr.on(triggers, answer, **arguments, **options)
+    return named[event.fills].after(happened) if event.fills else happened
+
+
+def _triggers(name: str, named: Named) -> list[Any]:
+    source, _, happening = name.rpartition(".")
+    one = named[source]
+    is_group = isinstance(one, Mapping) and not isinstance(one, Dependency)
+    return [getattr(each, happening) for each in (one.values() if is_group else [one])]
+
+
+def components(names: str, named: Named) -> dict[str, Any]:
+    """Return the components of these names by name, those of a mapping by their own."""
+    found: dict[str, Any] = {}
+    for name in names.split():
+        one = named[name]
+        found |= one if isinstance(one, Mapping) else {name: one}
+    return found
+
+
+def answered(handler: Callable[..., Any], outputs: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return the handler with its answers by component instead of by name, as Gradio takes them."""
+
+    def by_component(answer: Answer) -> Any:
+        # An empty dict would be taken for a value.
+        return {outputs[name]: value for name, value in answer.items()} or gr.skip()
+
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            for answer in handler(*args, **kwargs):
+                yield by_component(answer)
+
+        return stream
+
+    @functools.wraps(handler)
+    def once(*args: Any, **kwargs: Any) -> Any:
+        return by_component(handler(*args, **kwargs))
+
+    return once
+
+
+def updates_of_unseen(
+    updates: Mapping[str, Callable[[Any], Answer]], values: Mapping[str, Any], seen: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the updates of the values that the page has not seen yet, of those that there are updates of."""
+    answer: dict[str, Any] = {}
+    for name, update in updates.items():
+        if name not in seen or seen[name] != values[name]:
+            answer |= update(values[name])
+    return answer

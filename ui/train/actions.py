@@ -1,0 +1,140 @@
+"""What can be done with the run that is shown: its buttons, as functions of values."""
+
+from typing import Any
+
+import gradio as gr
+
+from dreambooth.config.limits import shortly
+from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.runs.jobs import RunView
+from dreambooth.scoring.recommendation import NOTHING_MEASURED
+from ui.boundary import QUIET, Services
+from ui.events import Answer, on
+from ui.render import is_before_steps, panel, size_in_words
+from ui.train.panel import announced
+from ui.train.plan import changes
+
+
+def whole_steps(number: object) -> int:
+    """Return a number of steps as a field or a program gives it; raises ConfigError for what is no whole number."""
+    if isinstance(number, int | float) and not isinstance(number, bool) and number == number // 1:
+        return int(number)
+    raise ConfigError([FieldProblem("max_train_steps", f"is {shortly(number)}: it must be a whole number.")])
+
+
+def _which_step(view: RunView) -> str:
+    return "its next step" if is_before_steps(view) else "this step"
+
+
+class Handlers:
+    """What the panel does, as functions of values."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @on("stop.click", "run", "message", api_name="stop_shown_run", **QUIET)
+    def stop(self, name: str) -> str:
+        before = self._services.jobs.view(name)
+        self._services.jobs.stop(name)
+        if before.status == "queued":
+            return panel("It was taken out of the line.", tone="note")
+        if not is_before_steps(before):
+            return announced("The run finishes its step, saves, and stops.", "end", before)
+        saved = "what it has saved stays" if before.step else "there is nothing to save yet"
+        looks = "Pictures of the untaught base are made to their end." if before.phase in ("samples", "scores") else ""
+        return announced(f"The run stops before its {'next' if before.step else 'first'} step: {saved}.", "end",
+                          before, looks)  # fmt: skip
+
+    @on("finish_now.click", "run", "message", api_name="finish_shown_run", **QUIET)
+    def finish_now(self, name: str) -> str:
+        before = self._services.jobs.view(name)
+        self._services.jobs.finish_now(name)
+        why = "A model that ends at rate zero is better than one stopped amid its steps."
+        words = "The run ends well: its learning rate falls to zero over a few steps, then it saves."
+        return announced(words, "end", before, why)
+
+    @on(
+        "score.click", "run", "message", api_name="score_shown_run", api_visibility="private",
+        concurrency_limit=1, show_progress_on="scores",
+    )  # fmt: skip
+    def score(self, name: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+        self._services.check_training()
+        jobs = self._services.jobs
+        progress(None, desc="Scoring")
+        scores = jobs.score(name, lambda done, total: progress((done, total), "Making pictures to score"))
+        why = jobs.view(name).why_recommended or NOTHING_MEASURED
+        return panel(f"{name} is scored.", f"{why} {scores.note}".strip(), tone="good")
+
+    @on(
+        "bleed.click", "run", "message", api_name="bleed_shown_run", api_visibility="private",
+        concurrency_limit=1, show_progress_on="bled",
+    )  # fmt: skip
+    def bleed(self, name: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+        self._services.check_training()
+        progress(None, desc="Looking for what else changed")
+        jobs = self._services.jobs
+        ranked = jobs.bleed(name, lambda done, total: progress((done, total), "Making pictures to compare"))
+        most = ranked[0].prompt or "a picture without words"
+        return panel("What else it changed stands beside the scores.", f"Most of all: {most}.", tone="good")
+
+    @on("save_now.click", "run", "message", api_name="save_shown_run", **QUIET)
+    def save_now(self, name: str) -> str:
+        before = self._services.jobs.view(name)
+        self._services.jobs.save_now(name)
+        return announced(f"The model is saved after {_which_step(before)}.", "saves", before)
+
+    @on("sample_now.click", "run", "message", api_name="sample_shown_run", **QUIET)
+    def sample_now(self, name: str) -> str:
+        before = self._services.jobs.view(name)
+        self._services.jobs.sample_now(name)
+        return announced(f"Sample pictures are made after {_which_step(before)}.", "samples", before)
+
+    @on("resume.click", "run", "message", api_name="resume_shown_run", **QUIET)
+    def resume(self, name: str) -> str:
+        self._services.check_training()
+        before = self._services.jobs.view(name)
+        self._services.jobs.resume(name)
+        place = self._services.jobs.view(name).queue_place
+        words = f"It waits in line, at place {place}." if place else "The run goes on where it was."
+        return announced(words, "steps", before)
+
+    @on("more.click", "run more_steps", "message base", api_name="train_more_shown_run", **QUIET)
+    def train_more(self, name: str, num_steps: float | None) -> Answer:
+        """Train a run further, to this many steps in all; without its exact state, offer its last step as the base."""
+        self._services.check_training()
+        jobs = self._services.jobs
+        before = jobs.view(name)
+        if before.more_from is None and before.steps:
+            last = str(before.path / str(before.steps[-1]))
+            todo = f"Its step {before.steps[-1]} is the base model of the form now: start a new training from it."
+            said = panel(f"{name} cannot go on.", "Its exact state is gone.", todo, tone="note")
+            return {"message": said, "base": gr.Dropdown(value=last)}
+        total = whole_steps(num_steps)
+        jobs.train_more(name, total)
+        place = jobs.view(name).queue_place
+        words = f"It waits in line, at place {place}." if place else f"The run goes on to step {total}."
+        return {"message": announced(words, "steps", before)}
+
+    @on("retry.click", "run", "message run", api_name="retry_shown_run", **QUIET)
+    def retry(self, name: str) -> Answer:
+        self._services.check_training()
+        jobs = self._services.jobs
+        new = jobs.retry_with_less(name)
+        before, now = jobs.view(name).config, jobs.view(new).config
+        changed = changes(before, now) if before and now else ""
+        said = panel(f"{new} begins, with settings that need less memory.", changed, tone="note")
+        return {"message": said, "run": gr.Dropdown(value=new)}
+
+    @on("delete.click", outputs="sure", api_name="ask_delete_run", **QUIET)
+    def ask_to_delete(self) -> Any:
+        return gr.Button(visible=True)
+
+    @on("sure.click", "run", "message run sure", api_name="delete_shown_run", **QUIET)
+    def delete(self, name: str) -> Answer:
+        self._services.check_training()
+        removed = self._services.jobs.remove(name)
+        left = f"{len(removed.left)} files that are not its own stay in its folder." if removed.left else ""
+        said = panel(f"{name} was deleted: {size_in_words(removed.num_bytes)} are free.", left, tone="good")
+        others = [run.name for run in self._services.workspace.runs()]
+        chosen = gr.Dropdown(value=others[0] if others else None)
+        return {"message": said, "run": chosen, "sure": gr.Button(visible=False)}
