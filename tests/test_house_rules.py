@@ -183,6 +183,12 @@ def test_untrusted_weights_are_read_in_one_place_without_running_code() -> None:
     assert calls("pickle.load") + calls("pickle.loads") == []
 
 
+def test_autocast_and_bars_are_made_in_one_place_each() -> None:
+    assert {str(path.relative_to(ROOT)) for path, _ in calls("torch.autocast")} == {"dreambooth/device/precision.py"}
+    with_bars = {path for path in sources() for _, target in imports_of(path) if target.split(".")[0] == "tqdm"}
+    assert {str(path.relative_to(ROOT)) for path in with_bars} == {"dreambooth/commands/bars.py"}
+
+
 def test_no_command_goes_through_a_shell() -> None:
     found = [
         where(path, node)

@@ -1,7 +1,13 @@
-"""A count on the terminal, for commands whose work tells how much of how much is done."""
+"""Progress on the terminal: one bar for a count, or bars one below the other for what goes on in stages."""
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+from dreambooth.events import Event, PhaseProgress, StepLoss
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 @contextlib.contextmanager
@@ -16,3 +22,68 @@ def progress_bar(title: str, unit: str, *, delay_s: float = 0) -> Iterator[Calla
             bar.update(done - bar.n)
 
         yield show
+
+
+class StageBars:
+    """Shows stages one below the other, each as a bar of its own with the time left."""
+
+    def __init__(self, unit: str = "it") -> None:
+        self._unit, self._stage = unit, ""
+        self._bar: tqdm[Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Show how far a stage is, and a note behind its bar; a stage that begins without a total is a line."""
+        from tqdm import tqdm
+
+        if stage != self._stage:
+            self.close()
+            self._stage = stage
+            if total:
+                self._bar = tqdm(total=total, desc=stage, initial=done, unit=self._unit, dynamic_ncols=True)
+            else:
+                tqdm.write(f"{stage} ...")
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.update(done - self._bar.n)
+            if note:
+                self._bar.set_postfix_str(note)
+
+    def note_later(self, note: str) -> None:
+        """Show a note behind the bar with its next movement."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+
+    def close(self) -> None:
+        """End the bar that is shown."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._stage = None, ""
+
+
+class RunBars:
+    """Shows a run's events: its phases as bars with the loss behind them, and its sentences between them."""
+
+    def __init__(self) -> None:
+        self._stages = StageBars()
+
+    def __call__(self, event: Event) -> None:
+        from tqdm import tqdm
+
+        from dreambooth.records.runlog import as_text
+
+        if isinstance(event, PhaseProgress):
+            self._stages(event.phase.capitalize(), event.done, event.total)
+        elif isinstance(event, StepLoss):
+            self._stages.note_later(f"loss={event.loss:.4f}")
+        elif text := as_text(event):
+            tqdm.write(text)
+
+    def close(self) -> None:
+        """End the bar that is shown."""
+        self._stages.close()

@@ -8,12 +8,12 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dreambooth.commands import files as file_commands
 from dreambooth.commands import quality as quality_commands
 from dreambooth.commands import train as train_commands
-from dreambooth.commands.bars import progress_bar
+from dreambooth.commands.bars import RunBars, StageBars, progress_bar
 from dreambooth.commands.flags import add_command, add_flag
 from dreambooth.config.fields import describe
 from dreambooth.config.generation import GenerationConfig
@@ -24,9 +24,6 @@ from dreambooth.environment import load_settings
 from dreambooth.errors import StoppedError
 from dreambooth.events import Controls
 from dreambooth.records.workspace import Workspace
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -153,7 +150,7 @@ def demo_command(arguments: dict[str, Any]) -> int:
         "use_8bit_adam": False,
     }
     config = resolve(explicit, read_card(STARTER).recipe, "recommended").checked()
-    controls, bars = Controls(), train_commands.Bars()
+    controls, bars = Controls(), RunBars()
     with train_commands.stopping_on_signals(controls):
         model = train(config, controls=controls, on_event=bars, explicit=())
         bars.close()
@@ -176,30 +173,9 @@ def starter_build_command(arguments: dict[str, Any]) -> int:
     from dreambooth.models.original_file import starter_folder
     from dreambooth.starter.build import build_starter
 
-    bars = _StageBars()
-    build_starter(arguments["seed"], arguments["minutes"], arguments["go_on"], starter_folder(), on_progress=bars)
-    bars.close()
+    with StageBars(unit="%") as bars:
+        build_starter(
+            arguments["seed"], arguments["minutes"], arguments["go_on"], starter_folder(),
+            on_progress=lambda stage, percent, note: bars(stage, percent, 100, note),
+        )  # fmt: skip
     return 0
-
-
-class _StageBars:
-    """Shows the stages of a build one below the other, each as a bar with the time left."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
-
-    def __call__(self, stage: str, percent: int, note: str) -> None:
-        from tqdm import tqdm
-
-        if self._bar is None or self._bar.desc != stage:
-            self.close()
-            self._bar = tqdm(total=100, desc=stage, unit="%", dynamic_ncols=True)
-            self._bar.desc = stage
-        self._bar.n = percent
-        self._bar.set_postfix_str(note)
-
-    def close(self) -> None:
-        """End the bar that is shown."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = None

@@ -1,11 +1,9 @@
 """The commands about how good a model is: scoring the steps of a run, and the paper's benchmark."""
 
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dreambooth.commands.bars import progress_bar
+from dreambooth.commands.bars import StageBars, progress_bar
 from dreambooth.config.limits import refuse_place, user_path
 from dreambooth.config.training import SD15
 from dreambooth.errors import ConfigError, FieldProblem
@@ -69,7 +67,7 @@ def evaluate_command(arguments: dict[str, Any]) -> int:
         arguments["subjects_dir"], arguments["output_dir"], arguments["pretrained_model_name_or_path"],
         arguments["class_word"], counts["subjects"], counts["prompts"], counts["images"], counts["max_train_steps"],
     )  # fmt: skip
-    with _bars() as on_progress:
+    with StageBars() as on_progress:
         scores = evaluate(request, on_progress=on_progress)
     print("\n".join(table(scores)))
     print(f"The scores are in {request.output_dir / 'scores.json'}, a contact sheet of each subject beside its run.")
@@ -88,26 +86,3 @@ def score_command(arguments: dict[str, Any]) -> int:
         )
     print("\n".join(told(scores, RunFolder(run))))
     return 0
-
-
-@contextlib.contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield what shows one bar after another, each named by what is being done."""
-    from tqdm import tqdm
-
-    shown: list[Any] = []
-
-    def on_progress(what: str, done: int, total: int) -> None:
-        if not shown or shown[-1].desc != what:
-            for old in shown:
-                old.close()
-            shown[:] = [tqdm(desc=what, total=total, dynamic_ncols=True)]
-            shown[0].desc = what
-        shown[0].total = total
-        shown[0].update(done - shown[0].n)
-
-    try:
-        yield on_progress
-    finally:
-        for old in shown:
-            old.close()

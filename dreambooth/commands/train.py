@@ -8,9 +8,10 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dreambooth.commands import files as file_commands
+from dreambooth.commands.bars import RunBars
 from dreambooth.commands.flags import add_command, add_flag
 from dreambooth.config.concepts import Concept, load_concepts_list
 from dreambooth.config.counts import num_steps_of
@@ -23,12 +24,9 @@ from dreambooth.data.concept_notices import concept_notices, photo_findings
 from dreambooth.entry_point import calling_on_signals
 from dreambooth.environment import load_settings
 from dreambooth.errors import ConfigError, FieldProblem, StoppedError, TextFileError
-from dreambooth.events import Controls, Event, Notice, PhaseProgress, StatusChanged, StepLoss
+from dreambooth.events import Controls, Event, Notice, StatusChanged
 from dreambooth.formats.text_files import read_text
 from dreambooth.records.workspace import Workspace
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 AUTO = "auto"
 PRESET_HELP = "The notebook's recipe in one of its memory configurations; auto: the fastest that fits the device."
@@ -82,7 +80,7 @@ def train_command(arguments: dict[str, Any]) -> int:
         raise ConfigError([FieldProblem("hub_model_id", "says where to, and --push_to_hub is not given.")])
     if push_to_hub:
         file_commands.refuse_push_without_token()
-    controls, bars = Controls(), Bars()
+    controls, bars = Controls(), RunBars()
     if wanted is None:
         config, asked = asked_training(arguments)
         with stopping_on_signals(controls):
@@ -236,7 +234,7 @@ def preflight_command(arguments: dict[str, Any]) -> int:
     from dreambooth.models.manager import ModelManager
     from dreambooth.runs.preflight import preflight
 
-    settings, controls, bars = load_settings(), Controls(), Bars()
+    settings, controls, bars = load_settings(), Controls(), RunBars()
     config, asked = asked_training(arguments)
     told = [*without_effect(config, asked), *concept_notices(config.concepts)]
     for sentence in told + photo_findings(config.concepts, config.resolution):
@@ -313,39 +311,3 @@ def stopping_on_signals(controls: Controls) -> contextlib.AbstractContextManager
         )
 
     return calling_on_signals(stop)
-
-
-class Bars:
-    """Shows a run's events as progress bars with the time left, and its sentences between them."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
-        self._phase = ""
-
-    def __call__(self, event: Event) -> None:
-        from tqdm import tqdm
-
-        from dreambooth.records.runlog import as_text
-
-        if isinstance(event, PhaseProgress):
-            if event.phase != self._phase:
-                self.close()
-                self._phase = event.phase
-                if event.total:
-                    name = event.phase.capitalize()
-                    self._bar = tqdm(total=event.total, desc=name, initial=event.done, dynamic_ncols=True)
-                else:
-                    tqdm.write(f"{event.phase.capitalize()} ...")
-            if self._bar is not None:
-                self._bar.update(event.done - self._bar.n)
-        elif isinstance(event, StepLoss):
-            if self._bar is not None:
-                self._bar.set_postfix(loss=f"{event.loss:.4f}", refresh=False)
-        elif text := as_text(event):
-            tqdm.write(text)
-
-    def close(self) -> None:
-        """End the bar that is shown."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = None

@@ -10,6 +10,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dreambooth.device.precision import dtype_of
 from dreambooth.durable import free_bytes, new_file, sweep_unfinished_beside
 from dreambooth.errors import BaseModelError, ExportError
 from dreambooth.export.archive import EXPORT_SUFFIXES
@@ -156,9 +157,8 @@ def _checked_target(out_path: Path, use_safetensors: bool | None) -> tuple[Path,
 
 def float_dtype_of(precision: Precision | None) -> "torch.dtype | None":
     """Return the number format that floats are stored in, None for the folder's own."""
-    import torch
 
-    return None if precision is None else {"fp16": torch.float16, "fp32": torch.float32}[precision]
+    return None if precision is None else dtype_of(precision)
 
 
 def _write_ckpt(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import rng
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.device.capture import CapturedWork
+from dreambooth.device.precision import autocast
 from dreambooth.durable import new_file
 from dreambooth.models.family import Condition
 from dreambooth.pictures.prompts import literal_notice
@@ -116,14 +117,12 @@ def _inference(base: "Base", autocast_dtype: "torch.dtype | None") -> Iterator[N
 
     models = (base.unet, base.text_encoder, base.vae)
     training = [module for model in models for module in model.modules() if module.training]
-    mixed = autocast_dtype is not None
     device_type = _parameter(base.unet).device.type
     try:
         for model in models:
             model.eval()
         # no_grad and not inference_mode: tensors that modules keep for later must stay usable in training.
-        # Without a cache: it would keep a half-precision copy of all weights that learn, 2 GB of SD 1.5's.
-        with torch.no_grad(), torch.autocast(device_type, dtype=autocast_dtype, enabled=mixed, cache_enabled=False):
+        with torch.no_grad(), autocast(device_type, autocast_dtype):
             yield
     finally:
         for module in training:

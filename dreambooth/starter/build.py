@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
+from dreambooth.device.precision import autocast
 from dreambooth.durable import new_folder
 from dreambooth.models.sd import SD15_SCHEDULER
 from dreambooth.scoring.judge import Judge, load_judge, write_judge
@@ -158,7 +159,7 @@ def _train_vae(parts: Parts, recipe: Recipe, seed: int, work_dir: Path, deadline
 
     def loss(step: int) -> "Tensor":
         pictures = pictures_of(seed, range(step * recipe.vae_batch, (step + 1) * recipe.vae_batch), recipe.size_px)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast("cpu", torch.bfloat16, cache=True):
             posterior = parts.vae.encode(pictures).latent_dist
             draw = torch.randn(posterior.mean.shape, generator=rng.generator(seed, "starter", 1, step))
             decoded = parts.vae.decode(posterior.mean + posterior.std * draw).sample
@@ -299,7 +300,7 @@ def _encoded_world(
         chunks, captions = [], []
         for first in range(0, recipe.num_latents, 64):
             painted = [_numbered(seed, number, recipe.size_px) for number in range(first, first + 64)]
-            with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.no_grad(), autocast("cpu", torch.bfloat16, cache=True):
                 chunks.append(parts.vae.encode(_stacked([picture for picture, _ in painted])).latent_dist.mean.half())
             captions += [caption for _, caption in painted]
             if first % 6400 == 0:

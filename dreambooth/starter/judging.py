@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
+from dreambooth.device.precision import autocast
 from dreambooth.scoring import judge as judges
 from dreambooth.scoring import measures
 from dreambooth.starter import scenes
@@ -129,7 +130,7 @@ def decoded(vae: Any, pictures: "Tensor") -> "Tensor":
     """Return the pictures as the VAE gives them back."""
     import torch
 
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.no_grad(), autocast("cpu", torch.bfloat16, cache=True):
         restored: Tensor = vae.decode(vae.encode(pictures).latent_dist.mean).sample.float().clamp(-1, 1)
     return restored
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dreambooth import rng
-from dreambooth.config.training import TrainingConfig
+from dreambooth.config.training import Precision, TrainingConfig
 from dreambooth.data.dataset import ConceptPhotos, Crop, Pick
 from dreambooth.events import FixedNoiseLosses
 from dreambooth.models.family import PictureSize
@@ -115,7 +115,7 @@ class Gauges:
         conditions: CaptionConditions,
         alpha_bar: "Tensor",
         prediction_type: str,
-        mixed_precision: str,
+        mixed_precision: Precision,
         seed: int,
     ) -> None:
         import torch

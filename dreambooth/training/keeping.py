@@ -9,11 +9,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import describe_cpu, gb
+from dreambooth.device.precision import dtype_of
 from dreambooth.durable import is_disk_full, new_folder, remove_folder, sync_all
 from dreambooth.errors import RunFolderError
 from dreambooth.events import ModelSaved, Notice, PhaseProgress, SamplesMade
@@ -39,7 +40,7 @@ from dreambooth.training.scored_saves import SavesScorer
 from dreambooth.training.sharding import agreed
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 STATE_INTERVAL_S = 600
 # Left free of the machine's memory when weights are copied to be written.
@@ -210,7 +211,7 @@ class Keeper:
 
     def _copied_weights(self) -> StepWeights | None:
         """Return a copy of the weights to be written while they change; None where the memory does not allow it."""
-        dtype = _save_dtype(self._config)
+        dtype = dtype_of(self._config.save_precision)
         weights, learning = weights_of(self._method, self._base, self._learner), self._learner.weights
         if self._is_sharded:
             self._report(PhaseProgress("copying"))
@@ -247,7 +248,7 @@ class Keeper:
         extensions = [str(one) for one in read_extensions(self._run.extensions_path) if one.start < step]
         with new_folder(self._run.step_folder(step)) as folder:
             card = dataclasses.replace(base.card, step=step, extensions=extensions)
-            self._method.write_step(folder, base, weights, _save_dtype(self._config), card)
+            self._method.write_step(folder, base, weights, dtype_of(self._config.save_precision), card)
             (folder / "args.json").write_text(json.dumps(self._config.to_json(), indent=2) + "\n", "utf-8")
             # Pictures are away from their place for a moment only.
             sync_all(folder)
@@ -362,11 +363,3 @@ def averaged_weights(learner: Learner) -> Iterator[None]:
         yield
     finally:
         learner.ema.restore(learner.parameters)
-
-
-def _save_dtype(config: TrainingConfig) -> "torch.dtype":
-    import torch
-
-    dtypes: dict[str, Any] = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
-    dtype: torch.dtype = dtypes[config.save_precision]
-    return dtype

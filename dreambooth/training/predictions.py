@@ -1,27 +1,17 @@
 """What a UNet says of noised pictures when nothing is learned from it: what is computed once, or only looked at."""
 
-import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dreambooth.config.training import Precision
+from dreambooth.device.precision import autocast, dtype_of
 from dreambooth.forecast.memory import PLACES_AT_ONCE
 from dreambooth.models.family import Condition
 from dreambooth.training import objective
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from dreambooth.models.base import Base
-
-
-def arithmetic(mixed_precision: str, device: "torch.device") -> contextlib.AbstractContextManager[Any]:
-    """Return autocast in the run's precision, as its steps have it; it keeps no half-precision copy of the weights."""
-    import torch
-
-    if mixed_precision == "no":
-        return contextlib.nullcontext()
-    dtype = torch.float16 if mixed_precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, cache_enabled=False)
 
 
 def predicted(
@@ -31,7 +21,7 @@ def predicted(
     noise: "Tensor",
     timesteps: "Tensor",
     alpha_bar: "Tensor",
-    mixed_precision: str,
+    mixed_precision: Precision,
 ) -> "Tensor":
     """Return the UNet's predictions (batch, channels, height, width) in fp32, for latents noised here, without a graph.
 
@@ -42,7 +32,7 @@ def predicted(
     noisy = objective.noised(latents, noise, alpha_bar.to(timesteps.device)[timesteps])
     num_at_once = max(1, PLACES_AT_ONCE // (latents.shape[-1] * latents.shape[-2]))
     parts = []
-    with torch.no_grad(), arithmetic(mixed_precision, latents.device):
+    with torch.no_grad(), autocast(latents.device.type, dtype_of(mixed_precision)):
         for start in range(0, len(noisy), num_at_once):
             piece = slice(start, start + num_at_once)
             parts.append(base.family.predict(base.unet, noisy[piece], timesteps[piece], condition[piece]).float())

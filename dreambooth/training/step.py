@@ -4,12 +4,12 @@ Gradients of the DreamBooth loss (Ruiz et al. 2023, arXiv 2208.12242, eq. 2) upd
 in fp16 or bf16.
 """
 
-import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.capture import CapturedWork
+from dreambooth.device.precision import autocast, dtype_of
 from dreambooth.events import Notice
 from dreambooth.models.family import Condition, Family, TextInputs
 from dreambooth.training import objective
@@ -117,7 +117,8 @@ class TrainingStep:
     def losses(self, batch: Batch, inputs: TextInputs | Condition) -> objective.Losses:
         """Return the losses of one micro-batch, attached to the graph: the forward pass in the run's precision."""
         materials, config = self._materials, self._config
-        with self._autocast():
+        is_cached = not config.gradient_checkpointing and not config.shard_weights
+        with autocast(self._device.type, dtype_of(config.mixed_precision), cache=is_cached):
             return step_loss(
                 materials.base.family,
                 self._unet,
@@ -153,15 +154,3 @@ class TrainingStep:
         losses = self._backward(0, batch.with_tensors(tensors[num_inputs:]), inputs.with_tensors(tensors[:num_inputs]))
         finite = self.updates.apply(losses.total)
         return [finite, *(part for part in (losses.total, losses.instance, losses.prior) if part is not None)]
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Return autocast in the run's precision, over weights that keep their own."""
-        import torch
-
-        config = self._config
-        if config.mixed_precision == "no":
-            return contextlib.nullcontext()
-        dtype = torch.float16 if config.mixed_precision == "fp16" else torch.bfloat16
-        # The cache keeps a half-precision copy of every weight until the end of forward: 2 GB of SD 1.5's.
-        is_cached = not config.gradient_checkpointing and not config.shard_weights
-        return torch.autocast(self._device.type, dtype=dtype, cache_enabled=is_cached)
