@@ -72,7 +72,7 @@ class Shown:
         """Return the whole photo, small enough for a screen."""
         target = self._place(f"{photo.stem}.jpg", photo, photo.stat().st_mtime_ns, "preview")
         if not target.exists():
-            image = read_photo(photo).image
+            image = read_photo(photo).image.copy()
             image.thumbnail((PREVIEW_PX, PREVIEW_PX))
             with new_file(target) as temporary:
                 image.save(temporary, format="JPEG", quality=88)

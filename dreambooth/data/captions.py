@@ -1,5 +1,6 @@
 """The caption beside a photo: which text file belongs to it, and the words in that file."""
 
+import contextlib
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -43,6 +44,14 @@ def _names(photo: str) -> tuple[str, str]:
 
 def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def caption_beside(photo: Path) -> str:
+    """Return the caption in the photo's own file; empty where there is none, or none that can be trained."""
+    file = photo.with_suffix(CAPTION_SUFFIX)
+    with contextlib.suppress(PhotoError):  # the training names what is wrong with it
+        return read_caption(file) if file.is_file() else ""
+    return ""
 
 
 def read_caption(file: Path) -> str:

@@ -5,6 +5,7 @@ converted: where it names another space than sRGB and no profile stands beside i
 """
 
 import io
+import math
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
+BRIGHT_MEAN = 105.0  # of 255
 MAX_PROFILE_BYTES = 4 * 1024**2
 # Near enough to sRGB that its own rounding would be all that a conversion changes.
 SAME_LEVELS = 1
@@ -144,3 +146,12 @@ def _cicp(path: Path) -> tuple[int, int] | None:
                 return (content[0], content[1]) if len(content) == 4 else None
             file.seek(length + 4, 1)
     return None
+
+
+def lightened(image: "Image.Image") -> "Image.Image":
+    """Return a dark RGB picture lighter, the dark parts most: its mean comes near that of a usual photo."""
+    from PIL import ImageStat
+
+    mean = min(max(ImageStat.Stat(image.convert("L")).mean[0], 4.0), 250.0)
+    gamma = min(max(math.log(BRIGHT_MEAN / 255) / math.log(mean / 255), 0.3), 1.0)
+    return image.point([round(255 * (value / 255) ** gamma) for value in range(256)] * 3)

@@ -4,6 +4,7 @@
 way, stands in docs/photos.md.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -214,13 +215,19 @@ def _background(view: "Image.Image") -> "Plane":
 
 def likeness(one: Measures, other: Measures) -> float:
     """Return the highest correlation of two photos over small shifts, cuts and mirroring; 1 for the same picture."""
-    return max(_held(_views(one.thumb), other.thumb), _held(_views(other.thumb), one.thumb))
+    return max(_held(_views(one.thumb), _middle(other.thumb)), _held(_views(other.thumb), _middle(one.thumb)))
 
 
-def _held(views: "Plane", thumb: "Plane") -> float:
-    """Return how much the nearest of a photo's views is like the middle of another's thumb."""
+def _held(views: "Plane", middle: "Plane") -> float:
+    """Return how much the nearest of a photo's views is like the middle of another."""
+    return float((views @ middle).max())
+
+
+def _middle(thumb: "Plane") -> "Plane":
+    """Return the middle of a thumb as views are compared to it."""
     middle = _without_shading(thumb)[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
-    return float((views @ _normal(middle.reshape(1, -1))[0]).max())
+    normal: Plane = _normal(middle.reshape(1, -1))[0]
+    return normal
 
 
 def _views(thumb: "Plane") -> "Plane":
@@ -301,26 +308,38 @@ def _alone(one: Measures, resolution_px: int) -> list[Finding]:
 def _duplicates(measures: Mapping[str, Measures]) -> dict[str, str]:
     """Return the photos that show nearly what an earlier one does, with the first such."""
     names = list(measures)
-    views = {name: _views(measures[name].thumb) for name in names}
-    found = {}
-    for number, name in enumerate(names):
-        for other in names[:number]:
-            alike = max(_held(views[name], measures[other].thumb), _held(views[other], measures[name].thumb))
-            if alike > DUPLICATE_CORRELATION:
-                found[name] = other
-                break
-    return found
+    alike = _alike(tuple(one.thumb.tobytes() for one in measures.values()))
+    firsts = ((name, next((other for other in range(number) if alike[number][other]), None))
+              for number, name in enumerate(names))  # fmt: skip
+    return {name: names[first] for name, first in firsts if first is not None}
+
+
+@functools.lru_cache(maxsize=8)
+def _alike(thumbs: tuple[bytes, ...]) -> "NDArray[np.bool_]":
+    """Return which thumbs are nearly the same picture, each against each; remembered, as squares change none of it."""
+    import numpy as np
+
+    if not thumbs:
+        return np.zeros((0, 0), dtype=bool)
+    planes = [np.frombuffer(thumb, dtype=np.float32).reshape(THUMB_PX, THUMB_PX) for thumb in thumbs]
+    middles = np.stack([_middle(plane) for plane in planes], axis=1)
+    # The views of one photo at a time: those of hundreds would be as many times 400 kB.
+    held = np.stack([(_views(plane) @ middles).max(axis=0) for plane in planes])
+    alike: NDArray[np.bool_] = np.maximum(held, held.T) > DUPLICATE_CORRELATION
+    return alike
 
 
 def _like_backgrounds(measures: Mapping[str, Measures]) -> dict[str, int]:
     """Return the photos whose background is that of most others of the set, with the number of those."""
+    import numpy as np
+
     names = list(measures)
     if len(names) < 3:
         return {}
-    like = {
-        name: sum(
-            background_distance(measures[name], measures[other]) < SAME_BACKGROUND for other in names if other != name
-        )
-        for name in names
-    }
-    return {name: count for name, count in like.items() if count >= max(BACKGROUND_SHARE * (len(names) - 1), 2)}
+    backgrounds = np.stack([one.background for one in measures.values()])
+    # Each counts itself, which is no other.
+    like = [
+        int((np.linalg.norm(backgrounds - one, axis=2).mean(axis=1) < SAME_BACKGROUND).sum()) - 1 for one in backgrounds
+    ]
+    most = max(BACKGROUND_SHARE * (len(names) - 1), 2)
+    return {name: count for name, count in zip(names, like, strict=True) if count >= most}

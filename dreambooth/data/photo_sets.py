@@ -13,17 +13,19 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from dreambooth.config.concepts import Concept
 from dreambooth.config.limits import MAX_PROMPT_CHARS, text_problems
-from dreambooth.config.training import Kind
 from dreambooth.data.archives import unpack_photos
-from dreambooth.data.captions import CAPTION_SUFFIX, caption_files, read_caption
-from dreambooth.data.findings import Finding, Measures, findings, measure
+from dreambooth.data.captions import CAPTION_SUFFIX, caption_beside, caption_files, read_caption
+from dreambooth.data.colour import lightened
+from dreambooth.data.findings import Finding, findings
 from dreambooth.data.focus import FOCUS_FILE, Focus, focus_of_photos, keep_focus, proposed_focus, read_focus
+from dreambooth.data.measured import measured
 from dreambooth.data.photo_records import RECORDS_FILE, add_records, read_records, record
 from dreambooth.data.photos import SUFFIXES, find_photos, ingest, read_photo, save_photo, shown
+from dreambooth.data.words import Words
 from dreambooth.durable import remove_folder, write_json, write_text
 from dreambooth.errors import DreamBoothError, PhotoError
 from dreambooth.events import checked_record
@@ -34,37 +36,21 @@ from dreambooth.records.workspace import Workspace
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 WORDS_FILE, TOGETHER_FILE = "words.json", "together.json"
 CLASS_SUFFIX = ".class"
-DEFAULT_IDENTIFIER = "zwx"
 SAMPLE_SET = "sample-subject"
-DEFAULT_CLASS_WORDS: dict[Kind, str] = {"person": "person", "pet": "dog", "object": "toy", "style": "painting"}
-USUAL_PATTERN = ("photo of {identifier} {class_word}", "photo of {class_word}")
-PROMPT_PATTERNS = {"style": ("{class_word} in {identifier} style", "{class_word}")}
-KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_FOLDER_PHOTOS = 500
-MAX_REMEMBERED = 256
-BRIGHT_MEAN = 105.0
 
 Line = tuple[bool, str]  # whether it went well, and a sentence
 
-_measured: dict[tuple[str, int, Focus, int], Measures] = {}
-
 
 @dataclass(frozen=True)
-class Words:
-    """What the subject is called: the identifier no other thing has, its class, and the two prompts made of them."""
+class StoredPhoto:
+    """A photo of a set with what is kept beside it; `known_as` is the name that the user knows it by."""
 
-    kind: Kind = "pet"
-    identifier: str = DEFAULT_IDENTIFIER
-    class_word: str = "dog"
-    instance_prompt: str = "photo of zwx dog"
-    class_prompt: str = "photo of dog"
-
-
-def prompts_for(kind: str, identifier: str, class_word: str) -> tuple[str, str]:
-    """Return the instance prompt and the class prompt that these words make."""
-    words = {"identifier": identifier.strip(), "class_word": class_word.strip()}
-    instance, of_class = PROMPT_PATTERNS.get(kind, USUAL_PATTERN)
-    return instance.format(**words), of_class.format(**words)
+    path: Path
+    known_as: str
+    notes: tuple[str, ...]
+    focus: Focus
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -80,11 +66,27 @@ class PhotoSet:
 
     def photos(self) -> list[Path]:
         """Return the photos in the order of their arrival."""
+        return self._in_order(read_records(self.folder))
+
+    def _in_order(self, records: Mapping[str, Any]) -> list[Path]:
         if not self.folder.is_dir():
             return []
         files = [path for path in self.folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith(".")]
-        place = {name: number for number, name in enumerate(read_records(self.folder))}
+        place = {name: number for number, name in enumerate(records)}
         return sorted(files, key=lambda path: (place.get(path.name, len(place)), path.stat().st_mtime_ns, path.name))
+
+    def contents(self) -> list[StoredPhoto]:
+        """Return the photos in the order of their arrival with what is kept beside each; every file is read once."""
+        records, focuses = read_records(self.folder), self.focuses()
+        nothing_known = {"name": "", "notes": []}
+        return [
+            StoredPhoto(
+                photo, str(known["name"] or photo.name), tuple(known["notes"]), focuses.get(photo.name, Focus()),
+                caption_beside(photo),
+            )
+            for photo in self._in_order(records)
+            for known in [records.get(photo.name, nothing_known)]
+        ]  # fmt: skip
 
     def photo(self, name: str) -> Path:
         """Return the photo of this file name; raises PhotoError when it is not there."""
@@ -112,10 +114,7 @@ class PhotoSet:
 
     def caption(self, name: str) -> str:
         """Return the photo's own caption; empty where the words for all photos are its caption."""
-        file = self.photo(name).with_suffix(CAPTION_SUFFIX)
-        with contextlib.suppress(PhotoError):  # one that was changed by hand: the training names it
-            return read_caption(file) if file.is_file() else ""
-        return ""
+        return caption_beside(self.photo(name))
 
     def keep_caption(self, name: str, text: str) -> None:
         """Write or remove the photo's own caption."""
@@ -129,7 +128,7 @@ class PhotoSet:
 
     def has_captions(self) -> bool:
         """Return whether any photo has a caption of its own."""
-        return any(self.caption(photo.name) for photo in self.photos())
+        return any(caption_beside(photo) for photo in self.photos())
 
     # Photos ----------------------------------------------------------------------------------------------------------
 
@@ -159,7 +158,7 @@ class PhotoSet:
             unpacked = unpack_photos(archive, room)
             self.folder.mkdir(parents=True, exist_ok=True)
             new = [photo for photo in unpacked.photos if not (self.folder / photo.name).exists()]
-            captions = [file for photo in new if _is_usable(file := photo.with_suffix(CAPTION_SUFFIX))]
+            captions = [photo.with_suffix(CAPTION_SUFFIX) for photo in new if caption_beside(photo)]
             for file in captions + new:
                 file.rename(self.folder / file.name)
             records, taken = read_records(room), {photo.name: self.folder / photo.name for photo in new}
@@ -239,15 +238,8 @@ class PhotoSet:
 
     def brighten(self, name: str) -> None:
         """Lighten a dark photo, the dark parts most: its mean comes near that of a usual photo."""
-        import math
-
-        from PIL import ImageStat
-
         photo = self.photo(name)
-        image = read_photo(photo).image
-        mean = min(max(ImageStat.Stat(image.convert("L")).mean[0], 4.0), 250.0)
-        gamma = min(max(math.log(BRIGHT_MEAN / 255) / math.log(mean / 255), 0.3), 1.0)
-        save_photo(image.point([round(255 * (value / 255) ** gamma) for value in range(256)] * 3), photo)
+        save_photo(lightened(read_photo(photo).image), photo)
 
     # What is known of them -------------------------------------------------------------------------------------------
 
@@ -276,16 +268,22 @@ class PhotoSet:
             new = {photo.name: proposed_focus(read_photo(photo).image) for photo in photos}
             keep_focus(self.folder, self.focuses() | new)
 
-    def findings(self, resolution_px: int) -> dict[str, list[Finding]]:
-        """Return what is found of each photo as it is trained; photos that cannot be read any more are left out."""
-        measures, records = {}, read_records(self.folder)
-        for photo in self.photos():
+    def findings(self, resolution_px: int, contents: Sequence[StoredPhoto] | None = None) -> dict[str, list[Finding]]:
+        """Return what is found of each photo as it is trained; photos that cannot be read any more are left out.
+
+        `contents` are those of the set, where they were read already.
+        """
+        photos = self.contents() if contents is None else contents
+        measures = {}
+        for photo in photos:
             with contextlib.suppress(PhotoError):
-                measures[photo.name] = _measures(photo, self.focus(photo.name), resolution_px)
+                measures[photo.path.name] = measured(photo.path, photo.focus, resolution_px)
         found = findings(measures, resolution_px)
-        for name, said in found.items():
-            notes = records.get(name, {}).get("notes", [])
-            said += [Finding("sideways" if "sideways" in note else "note", f"It {note}.") for note in notes]
+        for photo in photos:
+            if photo.path.name in found:
+                found[photo.path.name] += [
+                    Finding("sideways" if "sideways" in note else "note", f"It {note}.") for note in photo.notes
+                ]
         return found
 
     def shown_name(self, name: str) -> str:
@@ -371,23 +369,6 @@ class PhotoSet:
             if one == self or one.photos():
                 found.append(one.concept(*prompts))
         return tuple(found)
-
-
-def _is_usable(caption: Path) -> bool:
-    """Return whether there is a caption in this file that can be trained; the report names those that cannot."""
-    with contextlib.suppress(PhotoError):
-        return caption.is_file() and bool(read_caption(caption))
-    return False
-
-
-def _measures(photo: Path, focus: Focus, resolution_px: int) -> Measures:
-    """Return the photo's measures, remembered as long as neither it nor its square changes."""
-    key = (str(photo), photo.stat().st_mtime_ns, focus, resolution_px)
-    if key not in _measured:
-        if len(_measured) >= MAX_REMEMBERED:
-            _measured.clear()
-        _measured[key] = measure(read_photo(photo).image, focus, resolution_px)
-    return _measured[key]
 
 
 def photo_sets(workspace: Workspace) -> list[PhotoSet]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.data.colour import in_srgb
+from dreambooth.data.decoded import decoded_once, keep_decoded
 from dreambooth.durable import new_file
 from dreambooth.errors import PhotoError
 from dreambooth.formats.natural_order import in_natural_order
@@ -60,8 +61,15 @@ class PhotoFolder:
 
 
 def read_photo(path: Path, reader: int = PHOTO_READER) -> Photo:
-    """Return the file's picture, upright, in sRGB and on white; raises PhotoError naming the file, reason and cure."""
+    """Return the file's picture, upright, in sRGB and on white; raises PhotoError naming the file, reason and cure.
+
+    A picture that was read already is not decoded again until `forget_decoded`: it is not to be changed in place.
+    """
     _check_size(path)
+    return decoded_once(path, reader, _decode)
+
+
+def _decode(path: Path, reader: int) -> Photo:
     try:
         _check_png(path)
         # Closed as soon as it is copied, not merely its file: at 50 megapixels each picture takes 200 MB.
@@ -135,6 +143,8 @@ def ingest(source: Path, folder: Path) -> Path:
         raise PhotoError(
             f"{shown(source)} cannot be stored.", why, "Make room or give access, then try again."
         ) from error
+    if as_png:
+        keep_decoded(Photo(target, photo.image, ()), PHOTO_READER)  # a PNG holds exactly these pixels
     return target
 
 

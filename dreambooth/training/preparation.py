@@ -9,6 +9,7 @@ from dreambooth.config.counts import num_steps_of
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.data.dataset import ConceptPhotos, load_concept
+from dreambooth.data.decoded import forget_decoded
 from dreambooth.data.focus import FOCUS_FILE
 from dreambooth.data.photo_records import recorded_reader, write_reader
 from dreambooth.data.photos import PHOTO_READER, num_photos_in
@@ -100,6 +101,7 @@ def prepare(
     if config.gauge_interval and looks and not controls.stop.is_set():
         pictures = gauge_pictures(config, seed, concepts, pool, base.vae.config.scaling_factor)
     manager.park(base.vae)
+    forget_decoded()
     if controls.stop.is_set():
         return None
 

@@ -12,6 +12,7 @@ import pytest
 
 from dreambooth.data import photo_sets
 from dreambooth.data.samples import sample_folder
+from dreambooth.data.words import prompts_for
 from tests.browser.test_page import Visit
 from tests.harness.open_page import OpenPage, open_page
 from ui.concepts import handlers as concept_handlers
@@ -114,7 +115,7 @@ def test_prompts_of_the_browser_are_those_of_the_server(visit: Visit) -> None:
         ("object", "{class_word}", "$& cup"),
         ("", "", ""),
     ):
-        assert tuple(visit.page.evaluate(f"said => ({MAKE_PROMPTS})(...said)", said)) == photo_sets.prompts_for(*said)
+        assert tuple(visit.page.evaluate(f"said => ({MAKE_PROMPTS})(...said)", said)) == prompts_for(*said)
 
 
 @pytest.mark.reliability

@@ -12,8 +12,9 @@ from dreambooth.config.training import TrainingConfig
 from dreambooth.data.dataset import load_concept
 from dreambooth.data.findings import Finding
 from dreambooth.data.focus import Focus, read_focus
-from dreambooth.data.photo_sets import Words, photo_set, photo_sets
+from dreambooth.data.photo_sets import photo_set, photo_sets
 from dreambooth.data.photos import read_photo
+from dreambooth.data.words import Words
 from dreambooth.errors import PhotoError
 from dreambooth.records.workspace import Workspace
 from tests.harness.made_photos import made_photo

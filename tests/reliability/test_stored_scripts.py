@@ -15,8 +15,9 @@ from PIL.PngImagePlugin import PngInfo
 from dreambooth.config.concepts import Concept
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.photo_records import RECORDS_FILE
-from dreambooth.data.photo_sets import Words, photo_set
+from dreambooth.data.photo_sets import photo_set
 from dreambooth.data.samples import sample_folder
+from dreambooth.data.words import Words
 from dreambooth.durable import write_json
 from dreambooth.events import Notice, SamplesMade, StatusChanged, StepLoss
 from dreambooth.records.runlog import RunLog

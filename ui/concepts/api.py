@@ -5,7 +5,8 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.data.focus import Focus
-from dreambooth.data.photo_sets import KINDS, PhotoSet, Words, photo_sets, prompts_for
+from dreambooth.data.photo_sets import PhotoSet, photo_sets
+from dreambooth.data.words import KINDS, Words, prompts_for
 from dreambooth.errors import ConfigError, DreamBoothError, PhotoError
 from dreambooth.models.base import STARTER
 from ui.boundary import Services, shown
@@ -29,16 +30,17 @@ def publish(services: Services, handlers: Handlers) -> None:
     def check_photos(photo_set: str, resolution: int = 512) -> list[dict[str, Any]]:
         """Return the photos of a set with their squares, captions, and what is found of each as it is trained."""
         kept = there(photo_set)
-        found = kept.findings(max(16, min(int(resolution), 2048)))
+        photos = kept.contents()
+        found = kept.findings(max(16, min(int(resolution), 2048)), photos)
         return [
             {
-                "photo": photo.name,
-                "name": kept.shown_name(photo.name),
-                "caption": kept.caption(photo.name),
-                **vars(kept.focus(photo.name)),
-                "findings": [vars(one) for one in found.get(photo.name, [])],
+                "photo": photo.path.name,
+                "name": photo.known_as,
+                "caption": photo.caption,
+                **vars(photo.focus),
+                "findings": [vars(one) for one in found.get(photo.path.name, [])],
             }
-            for photo in kept.photos()
+            for photo in photos
         ]
 
     def add_folder(folder: str, photo_set: str = "") -> dict[str, Any]:

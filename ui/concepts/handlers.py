@@ -11,8 +11,9 @@ import gradio as gr
 from dreambooth.config.concepts import Concept, dump_concepts_list, load_concepts_list
 from dreambooth.config.limits import text_problems
 from dreambooth.data.identifiers import SHAPE, Verdict, Vocabulary, judged, proposed, vocabulary_of
-from dreambooth.data.photo_sets import SAMPLE_SET, PhotoSet, Words, new_set_name, photo_sets, prompts_for
+from dreambooth.data.photo_sets import SAMPLE_SET, PhotoSet, new_set_name, photo_sets
 from dreambooth.data.photos import find_photos
+from dreambooth.data.words import Words, prompts_for
 from dreambooth.errors import BaseModelError, DreamBoothError, FieldProblem, PhotoError
 from dreambooth.formats.json_file import read_object
 from dreambooth.records.drive import delete_photos

@@ -9,10 +9,12 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from dreambooth.config.limits import text_problems
+from dreambooth.data.decoded import forget_decoded
 from dreambooth.data.findings import Finding
 from dreambooth.data.focus import Focus
-from dreambooth.data.photo_sets import SAMPLE_SET, Line, PhotoSet, Words, new_set_name, photo_set, photo_sets
+from dreambooth.data.photo_sets import SAMPLE_SET, Line, PhotoSet, StoredPhoto, new_set_name, photo_set, photo_sets
 from dreambooth.data.photos import read_photo
+from dreambooth.data.words import Words
 from dreambooth.errors import PhotoError
 from dreambooth.pictures.prompts import subject_of
 from dreambooth.records.drive import delete_photos
@@ -123,24 +125,25 @@ class PhotoHandlers:
         """
         kept = self.set_of(name) if name else None
         side_px = _side(resolution)
-        photos = kept.photos() if kept else []
-        found = kept.findings(side_px) if kept else {}
-        if chosen not in [photo.name for photo in photos]:
+        photos = kept.contents() if kept else []
+        found = kept.findings(side_px, photos) if kept else {}
+        if chosen not in [photo.path.name for photo in photos]:
             chosen = None
-        shown_cards = [self._card(kept, photo, found.get(photo.name, []), side_px) for photo in photos if kept]
+        shown_cards = [self._card(photo, found.get(photo.path.name, []), side_px) for photo in photos]
         kind = kind or (kept.words() if kept else Words()).kind
         report = set_report(len(photos), lines, found, kind)
         parts = self._editor_parts(kept, chosen, side_px)
+        forget_decoded()
         if chosen and chosen == before:
             parts[3] = gr.skip()
         return [report, cards(shown_cards, chosen), chosen or "", *parts]
 
-    def _card(self, kept: PhotoSet, photo: Path, found: Sequence[Any], side_px: int) -> Card:
+    def _card(self, photo: StoredPhoto, found: Sequence[Finding], side_px: int) -> Card:
         try:
-            view = self._services.shown.training_view(photo, side_px, kept.focus(photo.name))
+            view = self._services.shown.training_view(photo.path, side_px, photo.focus)
         except PhotoError as error:  # damaged since it was stored: the others are shown all the same
             view, found = "", [Finding("unreadable", str(error))]
-        return Card(photo.name, kept.shown_name(photo.name), view, found, kept.caption(photo.name))
+        return Card(photo.path.name, photo.known_as, view, found, photo.caption)
 
     def _editor_parts(self, kept: PhotoSet | None, chosen: str | None, side_px: int) -> list[Any]:
         if kept is None or chosen is None:

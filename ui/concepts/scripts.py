@@ -5,7 +5,8 @@ An answer from elsewhere comes when somebody has typed on, or dropped more.
 
 import json
 
-from dreambooth.data.photo_sets import DEFAULT_CLASS_WORDS, PROMPT_PATTERNS, SAMPLE_SET, USUAL_PATTERN
+from dreambooth.data.photo_sets import SAMPLE_SET
+from dreambooth.data.words import DEFAULT_CLASS_WORDS, PROMPT_PATTERNS, USUAL_PATTERN
 
 _MAKE = r"""(kind, identifier, class_word) => {
   const words = {identifier: (identifier ?? '').trim(), class_word: (class_word ?? '').trim()};

@@ -6,7 +6,8 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.data.identifiers import judged, vocabulary_of
-from dreambooth.data.photo_sets import KINDS, SAMPLE_SET, Words
+from dreambooth.data.photo_sets import SAMPLE_SET
+from dreambooth.data.words import KINDS, Words
 from dreambooth.models.base import STARTER
 from ui.boundary import QUIET, Services
 from ui.concepts import api as concepts_api

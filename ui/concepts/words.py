@@ -5,8 +5,8 @@ from typing import Any
 
 from dreambooth.config.concepts import Concept
 from dreambooth.data.identifiers import Verdict
-from dreambooth.data.photo_sets import KINDS, Words, prompts_for
 from dreambooth.data.samples import sample_concept
+from dreambooth.data.words import KINDS, Words, prompts_for
 from dreambooth.pictures.prompts import EXAMPLES, KIND_WORDS, subject_of
 
 

@@ -13,15 +13,17 @@ from PIL import Image
 
 import app
 from dreambooth.config.concepts import load_concepts_list
-from dreambooth.data.photo_sets import SAMPLE_SET, Words, photo_set
+from dreambooth.data.photo_sets import SAMPLE_SET, photo_set
 from dreambooth.data.photos import find_photos
 from dreambooth.data.samples import sample_folder
+from dreambooth.data.words import Words
 from dreambooth.durable import write_json
 from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError
 from dreambooth.models.manager import ModelManager
 from dreambooth.records.workspace import Workspace
 from dreambooth.runs.jobs import Jobs
+from tests.harness.decodes import count_decodes, counted_reads
 from tests.harness.made_photos import made_photo
 from tests.harness.open_page import OpenPage, open_page
 from tests.harness.raw_events import RawEvents
@@ -236,3 +238,32 @@ def test_a_stored_photo_that_was_damaged_hides_no_other(opened: OpenPage, client
     assert shown.as_html.count("as it is trained") == 2
     assert "is no readable photo" in shown.as_html
     assert "data-code='unreadable'" in shown.as_html
+
+
+def test_an_upload_decodes_each_file_once(
+    client: Client, opened: OpenPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PNG's copy holds the same pixels; a JPEG's is another picture, which is the one that is trained and checked."""
+    for number in (11, 12):
+        made_photo(number).save(tmp_path / f"{number}.{'png' if number == 11 else 'jpg'}")
+    counts = count_decodes(monkeypatch)
+    name = uploaded(client, sorted(tmp_path.iterdir()))
+    (jpeg,) = (opened.workspace.datasets_dir / name).glob("*.jpg")
+    assert dict(counts) == {"11.png": 1, "12.jpg": 1, jpeg.name: 1}
+
+
+def test_the_cards_read_a_set_once(opened: OpenPage) -> None:
+    """However many photos it holds: the folder's list, what is known of them, and each caption."""
+    folder = opened.workspace.datasets_dir / "many"
+    folder.mkdir()
+    for number in range(12):
+        Image.new("RGB", (40, 40), (number * 20, 0, 0)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"dog {number}\n")
+    write_json(folder / "photos.json", {f"{number}.png": {"name": "dog.png", "notes": []} for number in range(12)})
+    write_json(folder / "focus.json", {f"{number}.png": {"x": 0.5, "y": 0.5, "zoom": 1} for number in range(12)})
+    with counted_reads(folder) as reads:
+        (answer,) = RawEvents(opened.url).call("photo_views", ["many", None, 32])
+    assert "dog 11" in answer.as_html
+    assert {name: reads[name] for name in ("many", "photos.json", "focus.json", "3.txt")} == {
+        "many": 1, "photos.json": 1, "focus.json": 1, "3.txt": 1,
+    }  # fmt: skip

@@ -1,0 +1,52 @@
+"""Pictures that were decoded lately: one of a phone takes a second, and is read several times as a training starts."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dreambooth.data.photos import Photo
+
+MAX_KEPT_PIXELS = 100 * 10**6  # 300 MB, until `forget_decoded`
+
+_lock = threading.Lock()
+_photos: "dict[tuple[object, ...], Photo]" = {}
+
+
+def decoded_once(path: Path, reader: int, decode: "Callable[[Path, int], Photo]") -> "Photo":
+    """Return what this reader makes of the file as it is now; decoded anew only beyond what memory is set aside for."""
+    key = _key(path, reader)
+    with _lock:
+        known = _photos.get(key)
+    if known is None:
+        known = decode(path, reader)
+        _keep(key, known)
+    return known
+
+
+def keep_decoded(photo: "Photo", reader: int) -> None:
+    """Remember what a file holds that was just written."""
+    _keep(_key(photo.path, reader), photo)
+
+
+def forget_decoded() -> None:
+    """Give the memory back: what the pictures were read for is done."""
+    with _lock:
+        _photos.clear()
+
+
+def _keep(key: tuple[object, ...], photo: "Photo") -> None:
+    with _lock:
+        num_pixels = sum(one.image.width * one.image.height for one in (*_photos.values(), photo))
+        # Nothing is dropped for it: of more pictures than fit, each pass would drop what the next begins with.
+        if num_pixels <= MAX_KEPT_PIXELS:
+            _photos[key] = photo
+
+
+def _key(path: Path, reader: int) -> tuple[object, ...]:
+    try:
+        state = path.stat()
+    except OSError:  # it went just now: the decoder says so
+        return str(path), reader
+    return str(path), reader, state.st_ino, state.st_mtime_ns, state.st_ctime_ns, state.st_size
