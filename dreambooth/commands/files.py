@@ -10,6 +10,7 @@ from dreambooth.commands.bars import progress_bar
 from dreambooth.commands.flags import add_command
 from dreambooth.config.limits import refuse_place, user_path
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.formats.lora_keys import LORA_TARGETS
 from dreambooth.models.strength import WHOLE, Strength
 from dreambooth.records.storage import CHOICES as CLEANABLE
 
@@ -37,6 +38,24 @@ def add(commands: Any) -> None:
             help="How much of what it learned is baked in: 0 is the base, 1 all of it, at most 2.",
         )  # fmt: skip
     convert.add_argument("--use_safetensors", action="store_true", help="Write safetensors whatever the name.")
+    convert.add_argument(
+        "--as", choices=("checkpoint", "lora"), default="checkpoint", dest="kind",
+        help="A whole model, or a LoRA: a small file that adds what was learned to any model of the base's family.",
+    )  # fmt: skip
+    size = convert.add_mutually_exclusive_group()
+    size.add_argument("--rank", type=int, metavar="INT", help="Of a LoRA, 1 to 320 (default 16).")
+    size.add_argument("--max_mb", type=float, metavar="FLOAT", help="The best LoRA of this many megabytes.")
+    size.add_argument(
+        "--max_error", type=float, metavar="FLOAT",
+        help="The smallest LoRA that lacks no more than this share of the change, 0 to 1.",
+    )  # fmt: skip
+    convert.add_argument(
+        "--lora_targets",
+        choices=LORA_TARGETS,
+        default="linear",
+        help="Which weights a LoRA changes: attention; all linear layers of the transformer blocks; with convolutions.",
+    )
+    convert.add_argument("--base", help="The model that the run began from, where it is not where the run says.")
 
     push = add_command(commands, "push", push_command, "upload a model to the Hub, private by default")
     push.add_argument("model", help="A run, a step folder or any diffusers folder.")
@@ -80,6 +99,9 @@ def convert_command(arguments: dict[str, Any]) -> int:
     if wrong:
         raise ConfigError([FieldProblem(name, f"is {arguments[name]:g}: it must be 0 to 2.") for name in wrong])
     refuse_place("OUT", user_path(out), is_folder=False)
+    if arguments["kind"] == "lora":
+        return _lora_command(arguments, user_path(model), user_path(out), precision, strength)
+    _refuse_lora_settings(arguments)
     verdict = converted(
         user_path(model),
         user_path(out),
@@ -89,6 +111,39 @@ def convert_command(arguments: dict[str, Any]) -> int:
     )
     print(f"{verdict.path}\n{verdict}")
     return 0
+
+
+def _lora_command(
+    arguments: dict[str, Any], model: Path, out: Path, precision: "Precision | None", strength: Strength
+) -> int:
+    """Write a step as a LoRA and print what it lacks."""
+    from dreambooth.export.extraction import LoraSize, extract_lora
+    from dreambooth.records.workspace import newest_step_folder
+
+    limits = {"rank": (1, 320), "max_mb": (0.01, 10_000), "max_error": (0.001, 1)}
+    given = {name: arguments[name] for name in limits if arguments[name] is not None}
+    wrong = [
+        FieldProblem(name, f"is {value:g}: it must be {limits[name][0]:g} to {limits[name][1]:g}.")
+        for name, value in given.items()
+        if not limits[name][0] <= value <= limits[name][1]
+    ]
+    if wrong:
+        raise ConfigError(wrong)
+    with progress_bar("Extracting", "module") as on_progress:
+        verdict = extract_lora(
+            newest_step_folder(model), out, size=LoraSize(**given) if given else None, precision=precision,
+            targets=arguments["lora_targets"], strength=strength, base=arguments["base"], on_progress=on_progress,
+        )  # fmt: skip
+    print(f"{verdict.path}\n{verdict}")
+    return 0
+
+
+def _refuse_lora_settings(arguments: dict[str, Any]) -> None:
+    """Raise ConfigError for settings of a LoRA that a whole model does not have."""
+    given = [name for name in ("rank", "max_mb", "max_error", "base") if arguments[name] is not None]
+    given += ["lora_targets"] if arguments["lora_targets"] != "linear" else []
+    if given:
+        raise ConfigError([FieldProblem(name, "is a setting of --as lora only.") for name in given])
 
 
 def _give_freed_memory_back_at_once() -> None:

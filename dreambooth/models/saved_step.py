@@ -4,6 +4,7 @@ A step holds a whole model. At another strength than 1 it is base + s (trained -
 the step's own settings name.
 """
 
+import dataclasses
 import gc
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from dreambooth.errors import BaseModelError
 from dreambooth.formats.json_file import read_object
 from dreambooth.models.base import Base, load_base, local_base
 from dreambooth.models.manager import ModelManager
-from dreambooth.models.strength import WHOLE, Strength, mix
+from dreambooth.models.strength import WHOLE, Strength, mix, refuse_other_base
 
 READ_SUFFIXES = (".json", ".safetensors", ".bin")
 
@@ -57,11 +58,33 @@ def load(source: ModelSource, *, models_dir: Path | None = None, token: str | No
     )  # fmt: skip
     if not source.strength.is_whole:
         base = load_base(**_base_of(Path(source.name)), token=token, models_dir=models_dir)
-        mix(trained.unet, base.unet, source.strength.unet, source.name)
-        mix(trained.text_encoder, base.text_encoder, source.strength.text_encoder, source.name)
+        _weaken(trained, base, source)
         del base
         gc.collect()  # its modules hold each other in circles
     return trained
+
+
+def load_with_base(
+    source: ModelSource, *, other_base: str | None = None, models_dir: Path | None = None, token: str | None = None
+) -> tuple[Base, Base]:
+    """Return the models of a step at its strength, and those that it was trained from, both in memory.
+
+    other_base: the base, where it is not where the step's settings say. Raises BaseModelError as `load` does, and where
+    the step is not of that base.
+    """
+    trained = load(dataclasses.replace(source, strength=WHOLE), models_dir=models_dir, token=token)
+    named: dict[str, Any] = {"name": other_base} if other_base else _base_of(Path(source.name))
+    base = load_base(**named, token=token, models_dir=models_dir)
+    for part in ("unet", "text_encoder"):
+        refuse_other_base(getattr(trained, part), getattr(base, part), source.name)
+    _weaken(trained, base, source)
+    return trained, base
+
+
+def _weaken(trained: Base, base: Base, source: ModelSource) -> None:
+    """Move trained models in place to the strength of their source."""
+    mix(trained.unet, base.unet, source.strength.unet, source.name)
+    mix(trained.text_encoder, base.text_encoder, source.strength.text_encoder, source.name)
 
 
 def model_name(model: str) -> str:

@@ -33,13 +33,19 @@ def mix(taught: Any, base: Any, strength: float, model_dir: str) -> None:
     """Move the taught weights in place to base + strength (taught - base)."""
     if strength == 1:
         return
+    refuse_other_base(taught, base, model_dir)
     own, before = taught.state_dict(), base.state_dict()
-    if own.keys() != before.keys() or any(own[name].shape != before[name].shape for name in own):
-        raise BaseModelError(
-            f"{model_dir} is not of the base that its settings name.", "Their weights differ in names or shapes.",
-            "Leave both strengths at 1.",
-        )  # fmt: skip
     for name, weight in own.items():
         if weight.is_floating_point():
             # lerp is exact at both ends.
             weight.copy_(before[name].to(weight).lerp(weight, strength))
+
+
+def refuse_other_base(taught: Any, base: Any, model_dir: str) -> None:
+    """Raise BaseModelError where a part cannot have been taught from that of this base."""
+    own, before = taught.state_dict(), base.state_dict()
+    if own.keys() != before.keys() or any(own[name].shape != before[name].shape for name in own):
+        raise BaseModelError(
+            f"{model_dir} is not of the base that its settings name.", "Their weights differ in names or shapes.",
+            "Leave both strengths at 1, or name the base with --base.",
+        )  # fmt: skip

@@ -21,8 +21,8 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 @pytest.fixture
 def old_run(own_home: Path, tmp_path: Path) -> Path:
     """Return a copy of the run among the runs of the data folder, its base and photos in the folder of the commands."""
-    for name in ("base", "photos"):
-        shutil.copytree(FIXTURES / "resume" / name, tmp_path / name)
+    for name in ("before_folders/base", "resume/photos"):
+        shutil.copytree(FIXTURES / name, tmp_path / Path(name).name)
     return Path(shutil.copytree(FIXTURES / "before_folders" / "run", own_home / "runs" / "run"))
 
 
@@ -38,9 +38,9 @@ def shell(folder: Path, *arguments: str) -> str:
 
 def test_it_is_listed(own_home: Path, old_run: Path) -> None:
     jobs = Jobs(Workspace(own_home), ModelManager())
-    assert any(key.startswith("run/") or key == "run" for key, _ in jobs.models())
+    assert ("run · step 4", str(old_run / "4")) in jobs.models()
     view = jobs.view("run")
-    assert (view.name, view.status, view.step, view.resume_step) == ("run", "interrupted", 6, 4)
+    assert (view.name, view.status, view.step, view.resume_step) == ("run", "interrupted", 4, 4)
     assert isinstance(view.config, TrainingConfig)
     assert view.config.max_train_steps == 8
     jobs.close()
@@ -62,7 +62,7 @@ def test_it_is_converted_and_generated_from(old_run: Path, tmp_path: Path) -> No
     assert any(name.startswith("model.diffusion_model.") for name in names)
     shell(
         tmp_path, "generate", "--model", str(old_run / "2"), "--prompt", "photo of zwx dog",
-        "--num_inference_steps", "2", "--output_dir", "pictures",
+        "--num_inference_steps", "2", "--num_images_per_prompt", "1", "--output_dir", "pictures",
     )  # fmt: skip
     (picture,) = (tmp_path / "pictures").rglob("*.png")
     assert Image.open(picture).size == (32, 32)

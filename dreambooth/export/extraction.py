@@ -1,0 +1,307 @@
+"""Any run as a LoRA: the change of its weights in the best factors of a size, written, read again and measured.
+
+Of a weight's change the best factors of each rank are its singular vectors. For a size of the file the ranks are those
+that keep most of the change: every rank of every module is worth its squared singular value, costs (in + out) numbers,
+and the best value for the cost is taken first, which is optimal as the costs within a module are equal.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreambooth.durable import new_file, sweep_unfinished_beside
+from dreambooth.errors import ExportError
+from dreambooth.export.archive import EXPORT_SUFFIXES
+from dreambooth.export.lora_file import lora_metadata, read_lora, refuse_name, trigger_words, write_lora, write_sidecars
+from dreambooth.export.single_file import Precision
+from dreambooth.formats.layout import layout_of
+from dreambooth.formats.lora_keys import LoraModule, LoraTargets, kind_of_weight, lora_modules
+from dreambooth.models.base import Base
+from dreambooth.models.low_rank import Factors, Spectrum, factors, spectrum
+from dreambooth.models.saved_step import ModelSource, load_with_base
+from dreambooth.models.strength import WHOLE, Strength
+from dreambooth.models.weights import not_finite
+from dreambooth.rng import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DEFAULT_RANK = 16
+# What the header takes of a file, a module: three tensors with names, shapes and offsets.
+HEADER_BYTES_PER_MODULE = 480
+PARTS = ("unet", "text_encoder")
+TIMESTEPS = (100, 300, 500, 700, 900)
+# Smaller numbers are the same as none in fp16; a LoRA of this much would do nothing.
+LEAST_CHANGE = 1e-7
+
+
+@dataclass(frozen=True)
+class LoraSize:
+    """What decides the ranks, one of: one rank for all modules, megabytes of the file, or the share it may lack."""
+
+    rank: int | None = None
+    max_mb: float | None = None
+    max_error: float | None = None
+
+
+@dataclass(frozen=True)
+class LoraVerdict:
+    """A LoRA that was written and read again, and how much of the run's change it lacks.
+
+    error: of all weights' change, as a share of its norm; prediction_error: of the change of the UNet's predictions;
+    left_out: the share of the squared change that no module carries, by kind of weight; sidecars: the files beside it.
+    """
+
+    path: Path
+    num_modules: int
+    rank: int
+    lowest_rank: int
+    num_bytes: int
+    parts: tuple[str, ...]
+    error: float
+    prediction_error: float
+    left_out: Mapping[str, float]
+    sidecars: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        rank = f"rank {self.rank}" if self.rank == self.lowest_rank else f"ranks {self.lowest_rank} to {self.rank}"
+        where = " and ".join(name.replace("unet", "UNet").replace("_", " ") for name in self.parts)
+        lines = [
+            f"Read again: a LoRA of {self.num_modules} modules in the {where}, {rank}, {self.num_bytes / 1e6:.1f} MB.",
+            f"It lacks {self.error:.0%} of the change of the weights, and {self.prediction_error:.0%} of the change "
+            "of the UNet's predictions.",
+        ]
+        if self.parts == ("unet",):
+            lines.append("The text encoder was not changed, so that it is not in the file.")
+        kinds = [f"{kind} ({share:.1%})" for kind, share in self.left_out.items() if share >= 0.001]
+        if kinds:
+            lines.append(f"Not in it, as a share of the squared change: {', '.join(kinds)}.")
+        lines += [f"Beside it: {file.name}" for file in self.sidecars]
+        return "\n".join(lines)
+
+
+def extract_lora(
+    model_dir: Path,
+    out_path: Path,
+    *,
+    size: LoraSize | None = None,
+    targets: LoraTargets = "linear",
+    precision: Precision | None = None,
+    strength: Strength = WHOLE,
+    base: str | None = None,
+    models_dir: Path | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> LoraVerdict:
+    """Write what a step learned as a LoRA and return what was found when it was read again.
+
+    size: rank 16 where nothing is given; base: the model it was taught from, by default the one its settings name;
+    precision: fp16 by default. Needs both models in memory, and minutes at full size. Raises ExportError for a name
+    that is none for a LoRA, a step without a change, and a share that these targets cannot keep; BaseModelError for a
+    base that is missing or is not the step's.
+    """
+    import torch
+
+    refuse_name(out_path)
+    sweep_unfinished_beside(out_path, EXPORT_SUFFIXES)
+    source = ModelSource(str(model_dir), strength)
+    taught, before = load_with_base(source, other_base=base, models_dir=models_dir)
+    with torch.no_grad():
+        changes = _changes(taught, before)
+        modules = _changed_modules(changes, targets, model_dir)
+        dtype = torch.float32 if precision == "fp32" else torch.float16
+        found = _best_factors(changes, modules, size or LoraSize(DEFAULT_RANK), dtype.itemsize, on_progress)
+        layout = layout_of(model_dir)
+        with new_file(out_path) as temporary:
+            write_lora(temporary, found, lora_metadata(model_dir, out_path.stem, layout, found), dtype)
+            written = read_lora(temporary)
+            _refuse_wrong(written, found)
+            verdict = LoraVerdict(
+                path=out_path,
+                num_modules=len(written),
+                rank=max(one.down.shape[0] for one in written.values()),
+                lowest_rank=min(one.down.shape[0] for one in written.values()),
+                num_bytes=temporary.stat().st_size,
+                parts=tuple(part for part in PARTS if any(module.part == part for module in modules)),
+                error=_error(changes, modules, written),
+                prediction_error=_prediction_error(taught, before, modules, written, trigger_words(model_dir)),
+                left_out=_left_out(changes, modules),
+                sidecars=(),
+            )
+    return dataclasses.replace(verdict, sidecars=tuple(write_sidecars(out_path, model_dir)))
+
+
+def _changes(taught: Base, before: Base) -> "dict[tuple[str, str], Tensor]":
+    """Return what became of each weight, (part, name) to taught - base in fp32."""
+    found = {}
+    for part in PARTS:
+        own, others = getattr(taught, part).state_dict(), getattr(before, part).state_dict()
+        for name, weight in own.items():
+            if weight.is_floating_point():
+                found[part, name] = weight.float() - others[name].float()
+    return found
+
+
+def _changed_modules(
+    changes: "Mapping[tuple[str, str], Tensor]", targets: LoraTargets, model_dir: Path
+) -> list[LoraModule]:
+    """Return the modules that a LoRA of these targets has: those of the set whose weight changed."""
+    names = {part: [name for of, name in changes if of == part] for part in PARTS}
+    modules = [
+        module for module in lora_modules(names, targets)
+        if changes[module.part, module.weight].abs().max() > LEAST_CHANGE
+    ]  # fmt: skip
+    if not modules:
+        raise ExportError(
+            f'"{model_dir}" has learned nothing that a LoRA can hold.', "Its weights are those of its base.",
+            "Choose a later step, or other targets.",
+        )  # fmt: skip
+    return modules
+
+
+# Ranks ---------------------------------------------------------------------------------------------------------------
+
+
+def _best_factors(
+    changes: "Mapping[tuple[str, str], Tensor]",
+    modules: list[LoraModule],
+    size: LoraSize,
+    number_bytes: int,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Factors]:
+    """Return the factors by module that this size allows."""
+    budget = None
+    if size.max_mb is not None:
+        budget = int((size.max_mb * 1e6 - HEADER_BYTES_PER_MODULE * len(modules)) / number_bytes)
+    spectra: dict[str, Spectrum] = {}
+    for done, module in enumerate(modules):
+        change = changes[module.part, module.weight]
+        most = size.rank or (max(budget, 0) // _cost(change) if budget is not None else change.numel())
+        spectra[module.name] = spectrum(change, max(most, 1))
+        on_progress(done + 1, len(modules))
+    costs = {module.name: _cost(changes[module.part, module.weight]) for module in modules}
+    if size.rank is not None:
+        ranks = {name: min(size.rank, len(found.energies)) for name, found in spectra.items()}
+    else:
+        total = math.fsum(float(change.double().square().sum()) for change in changes.values())
+        in_modules = math.fsum(float(found.energies.sum()) for found in spectra.values())
+        ranks = _chosen_ranks(spectra, costs, budget, size.max_error, total, total - in_modules)
+    return {
+        module.name: factors(changes[module.part, module.weight], spectra[module.name], ranks[module.name])
+        for module in modules
+    }
+
+
+def _cost(change: "Tensor") -> int:
+    """Return how many numbers one rank of a module takes."""
+    return int(change.shape[0] + change.numel() // change.shape[0])
+
+
+def _chosen_ranks(
+    spectra: Mapping[str, Spectrum],
+    costs: Mapping[str, int],
+    budget: int | None,
+    max_error: float | None,
+    total: float,
+    outside: float,
+) -> dict[str, int]:
+    """Return the ranks that fit into a budget of numbers, or leave no more than a share of the change; one at least."""
+    ranks = dict.fromkeys(spectra, 1)
+    spent = sum(costs.values())
+    lacking = outside + math.fsum(float(found.energies[1:].sum()) for found in spectra.values())
+    allowed = None if max_error is None else max_error**2 * total
+    if budget is not None and spent > budget:
+        raise ExportError(
+            "No LoRA is that small.", f"Rank 1 in all of its {len(ranks)} modules takes {spent:,} numbers.",
+            "Allow more megabytes, or choose --lora_targets attention.",
+        )  # fmt: skip
+    if allowed is not None and outside > allowed:
+        raise ExportError(
+            "No LoRA of these targets is that close.",
+            f"What they leave out is {math.sqrt(outside / total):.0%} of the change by itself.",
+            "Allow a larger --max_error, or choose --lora_targets all.",
+        )
+    pieces = sorted(
+        ((energy / costs[name], energy, name) for name, found in spectra.items()
+         for energy in found.energies[1 : found.vectors.shape[1]].tolist() if energy > 0),
+        key=lambda piece: -piece[0],
+    )  # fmt: skip
+    full: set[str] = set()
+    for _, energy, name in pieces:
+        if allowed is not None and lacking <= allowed:
+            break
+        # A module that did not fit once is full: its smaller ranks come in their order.
+        if name in full or (budget is not None and spent + costs[name] > budget):
+            full.add(name)
+            continue
+        ranks[name], spent, lacking = ranks[name] + 1, spent + costs[name], lacking - energy
+    return ranks
+
+
+# What was written ----------------------------------------------------------------------------------------------------
+
+
+def _refuse_wrong(written: Mapping[str, Factors], made: Mapping[str, Factors]) -> None:
+    """Raise ExportError when the file lacks a module, or holds numbers that are not finite, or none at all."""
+    broken = not_finite({name: one.product() for name, one in written.items()})
+    empty = [name for name, one in written.items() if not one.product().any()]
+    wrong = sorted(written.keys() ^ made.keys()) or ([broken] if broken else empty)
+    if wrong:
+        raise ExportError(
+            "The written file is not the run's LoRA.", f"Its module {wrong[0]} is missing, not finite or empty.",
+            "Write it with --precision fp32, or extract an earlier step.",
+        )  # fmt: skip
+
+
+def _error(
+    changes: "Mapping[tuple[str, str], Tensor]", modules: list[LoraModule], written: Mapping[str, Factors]
+) -> float:
+    """Return the norm of what the file lacks of the change, as a share of the change's."""
+    names = {(module.part, module.weight): module.name for module in modules}
+    total = lacking = 0.0
+    for place, change in changes.items():
+        total += float(change.double().square().sum())
+        rest = change - written[names[place]].product() if place in names else change
+        lacking += float(rest.double().square().sum())
+    return math.sqrt(lacking / total)
+
+
+def _left_out(changes: "Mapping[tuple[str, str], Tensor]", modules: list[LoraModule]) -> dict[str, float]:
+    """Return the share of the squared change that lies in weights of no module, by their kind, the largest first."""
+    inside = {(module.part, module.weight) for module in modules}
+    total, outside = 0.0, dict[str, float]()
+    for place, change in changes.items():
+        energy = float(change.double().square().sum())
+        total += energy
+        if place not in inside:
+            kind = kind_of_weight(place[1])
+            outside[kind] = outside.get(kind, 0.0) + energy
+    return {kind: energy / total for kind, energy in sorted(outside.items(), key=lambda one: -one[1])}
+
+
+def _prediction_error(
+    taught: Base, before: Base, modules: list[LoraModule], written: Mapping[str, Factors], prompt: str
+) -> float:
+    """Return how far base and LoRA are from the taught model's predictions, as a share of what the training changed.
+
+    At noise of five levels, under the instance prompt. The base becomes the base with the LoRA.
+    """
+    wanted, plain = _predictions(taught, prompt), _predictions(before, prompt)
+    for module in modules:
+        weight = getattr(before, module.part).state_dict()[module.weight]
+        weight.add_(written[module.name].product().to(weight))
+    change = (wanted - plain).norm()
+    return float((_predictions(before, prompt) - wanted).norm() / change) if change else 0.0
+
+
+def _predictions(base: Base, prompt: str) -> "Tensor":
+    import torch
+
+    config = base.unet.config
+    side = config.sample_size
+    noise = torch.randn(1, config.in_channels, side, side, generator=generator(0, "probes"))
+    condition = base.family.encode_text(base, base.family.text_inputs(base, [prompt], length=None))
+    found = [base.family.predict(base.unet, noise, torch.tensor([step]), condition) for step in TIMESTEPS]
+    return torch.cat(found)
