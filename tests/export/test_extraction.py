@@ -20,7 +20,7 @@ from dreambooth.models.sd import SD15_CONFIGS
 
 LEARNING = [
     "--resolution=32", "--train_batch_size=1", "--max_train_steps=3", "--train_text_encoder", "--learning_rate=1e-2",
-    "--save_precision=fp32", "--mixed_precision=no", "--num_probe_images=0", "--gauge_interval=0",
+    "--seed=7", "--save_precision=fp32", "--mixed_precision=no", "--num_probe_images=0", "--gauge_interval=0",
     "--save_sample_prompt=photo of zwx dog", "--n_save_sample=1", "--save_infer_steps=1",
 ]  # fmt: skip
 
@@ -121,7 +121,7 @@ def test_diffusers_reads_the_same_weights_from_it(run: Path, tiny_base_folder: P
     from diffusers import StableDiffusionPipeline
 
     out = tmp_path / "dog.safetensors"
-    command = ["convert", str(run), str(out), "--as", "lora", "--max_error", "0.6", "--lora_targets", "all"]
+    command = ["convert", str(run), str(out), "--as", "lora", "--max_error", "0.4", "--lora_targets", "all"]
     assert main([*command, "--precision", "fp32"]) == 0
     found = read_lora(out)
     assert len({one.down.shape[0] for one in found.values()}) > 1
