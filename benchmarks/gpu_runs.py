@@ -14,13 +14,14 @@ import torch
 
 from dreambooth.config.concepts import Concept
 from dreambooth.config.training import TrainingConfig
-from dreambooth.events import Controls, Event, PhaseProgress
+from dreambooth.events import Event, PhaseProgress
 from dreambooth.forecast.memory import memory_need
 from dreambooth.forecast.shape import read_shape
 from dreambooth.models.base import Base, load_base
 from dreambooth.models.manager import ModelManager
 from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.training import preparation
+from dreambooth.training.materials import RunContext
 from dreambooth.training.trainer import Trainer
 
 GIB = 2**30
@@ -152,17 +153,15 @@ def prepared(here: Ground, config: TrainingConfig, watch: Watch, tweak: Callable
         return copied
 
     preparation.load_base = loaded
+    run = RunFolder(here.work / "runs" / str(time.time_ns()))
+    context = RunContext(run, Workspace(here.work / "data"), manager, report=watch)
     try:
-        materials = preparation.prepare(
-            config, workspace=Workspace(here.work / "data"), manager=manager, token=None, report=watch,
-            controls=Controls(),
-        )  # fmt: skip
+        materials = preparation.prepare(config, context)
     finally:
         preparation.load_base = original
     assert materials is not None
     tweak(own)
-    run = RunFolder(here.work / "runs" / str(time.time_ns()))
-    trainer = Trainer(config, materials, run, manager, watch, Controls())
+    trainer = Trainer(config, materials, context)
     try:
         yield trainer
     finally:

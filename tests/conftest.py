@@ -2,9 +2,10 @@
 
 import gc
 import importlib.util
+import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ import pytest
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+    from tests.harness.trained import Run
 
 # Before torch is imported, for this process and those it starts: thread counts change sums, and two cores serve all.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -81,6 +84,21 @@ def photos(tmp_path: Path) -> Path:
         channels = [gradient, gradient.rotate(180), Image.new("L", (48, 48), 80 * number)]
         Image.merge("RGB", channels).save(folder / f"{number}.png")
     return folder
+
+
+@pytest.fixture
+def make(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> "Callable[..., Run]":
+    """Return what prepares a run on the tiny base, each in a folder of its own, with these changes to its settings."""
+    from tests.harness.trained import Run, quick_settings
+
+    numbers = itertools.count(1)
+
+    def made(**changes: Any) -> Run:
+        run = Run(quick_settings(tiny_base_folder, photos, **changes), tmp_path / str(next(numbers)))
+        run.prepare()
+        return run
+
+    return made
 
 
 @pytest.fixture

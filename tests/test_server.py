@@ -1,5 +1,6 @@
 """One device, many clicks, and the server's life: R9, R10, R13, R14 and R15 of docs/reliability.md, at push size."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -7,9 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from natsort import natsorted
@@ -20,22 +20,14 @@ from dreambooth.errors import DeviceError, DreamBoothError
 from dreambooth.events import PhaseProgress, StatusChanged
 from dreambooth.models.manager import ModelManager
 from dreambooth.records.runlog import RunLog, read_state
-from dreambooth.records.workspace import RunFolder, Workspace, held_data_folder
+from dreambooth.records.workspace import Workspace, held_data_folder
 from dreambooth.runs.jobs import Jobs
-from dreambooth.runs.run import resume, start_records
-from tests.harness.server_life import ended_by_signal, stub_config, stub_training, through_restarts, until
-from tests.training.test_kills import exit_status, in_child
+from dreambooth.runs.run import Training, resume, start_records
+from dreambooth.training.materials import RunContext
+from tests.harness.children import exit_status, in_child
+from tests.harness.jobs_at_work import until
+from tests.harness.server_life import ENDINGS, Failing, ended_by_signal, stub_config, through_restarts
 from ui.render import status_card
-
-ENDINGS: dict[str, BaseException] = {
-    "wrong value": ValueError("no such mode"),
-    "missing library": ImportError("No module named 'triton'"),
-    "a library that exits": SystemExit(3),
-    "interrupt": KeyboardInterrupt(),
-    "memory": MemoryError("cannot allocate 2 GiB"),
-    "system": OSError(5, "Input/output error"),
-    "torch": RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
-}
 
 
 @pytest.fixture
@@ -44,30 +36,36 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def jobs(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
+def jobs_with(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Training], Jobs]]:
+    """Return what makes an app's jobs with a stand-in for the training."""
     # The stand-ins hold no device memory, and looking for it takes longer than they do.
     monkeypatch.setattr(ModelManager, "collect", lambda _: None)
-    jobs = Jobs(workspace, ModelManager("cpu"))
-    yield jobs
-    jobs.close()
+    with contextlib.ExitStack() as opened:
+
+        def made(train: Training) -> Jobs:
+            jobs = Jobs(workspace, ModelManager("cpu"), train=train)
+            opened.callback(jobs.close)
+            return jobs
+
+        yield made
 
 
 # R13: many clicks ----------------------------------------------------------------------------------------------------
 
 
 def test_a_hundred_clicks_at_once_train_once_each_one_at_a_time(
-    jobs: Jobs, workspace: Workspace, photos: Path, monkeypatch: pytest.MonkeyPatch
+    jobs_with: Callable[[Training], Jobs], workspace: Workspace, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R13: 20 threads x 5 submits."""
     leases: list[tuple[str, str]] = []
 
-    def train(config: TrainingConfig, run: RunFolder, **_: Any) -> StatusChanged:
-        leases.append(("takes", run.name))
+    def train(config: TrainingConfig, context: RunContext) -> StatusChanged:
+        leases.append(("takes", context.run.name))
         time.sleep(0.002)
-        leases.append(("leaves", run.name))
+        leases.append(("leaves", context.run.name))
         return StatusChanged("done")
 
-    monkeypatch.setattr("dreambooth.runs.run._train", train)
+    jobs = jobs_with(train)
     config, own = stub_config(photos), dict[int, list[str]]()
     monkeypatch.setattr("time.strftime", lambda *_: "20261123-120000")
 
@@ -201,10 +199,10 @@ def test_restarts_lose_and_double_no_run(tmp_path: Path, photos: Path) -> None:
 
 
 def test_a_run_in_line_belongs_to_its_server_alone(
-    jobs: Jobs, workspace: Workspace, photos: Path, monkeypatch: pytest.MonkeyPatch
+    jobs_with: Callable[[Training], Jobs], workspace: Workspace, photos: Path
 ) -> None:
     go_on = threading.Event()
-    monkeypatch.setattr("dreambooth.runs.run._train", lambda *_, **__: go_on.wait(30) and StatusChanged("done"))
+    jobs = jobs_with(waiting_for(go_on))
     names = [jobs.start(stub_config(photos)) for _ in range(3)]
     assert [read_state(workspace.run(name)).status for name in names[1:]] == ["queued"] * 2
     with pytest.raises(DreamBoothError, match="at work or in line"):
@@ -217,40 +215,45 @@ def test_a_run_in_line_belongs_to_its_server_alone(
         jobs.start(stub_config(photos))
 
 
+def waiting_for(go_on: threading.Event) -> Training:
+    """Return a stand-in for the training that is done as soon as it may go on."""
+
+    def train(config: TrainingConfig, context: RunContext) -> StatusChanged:
+        assert go_on.wait(30)
+        return StatusChanged("done")
+
+    return train
+
+
 # R10: how a run's thread ends ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ENDINGS)
 def test_however_the_thread_is_ended_the_run_says_so_and_the_next_one_works(
-    jobs: Jobs, photos: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    jobs_with: Callable[[Training], Jobs], photos: Path, kind: str
 ) -> None:
     """R10: told within 5 s with its reason, what was reached, and a way on."""
-
-    def train(_: TrainingConfig, run: RunFolder, *, report: Any, **__: Any) -> StatusChanged:
-        report(PhaseProgress("training", 3, 5))
-        raise ENDINGS[kind]
-
-    with monkeypatch.context() as patch:
-        patch.setattr("dreambooth.runs.run._train", train)
-        name, began_s = jobs.start(stub_config(photos)), time.monotonic()
-        view = until(lambda: jobs.view(name), lambda view: view.status not in ("queued", "running"))
-        assert time.monotonic() - began_s < 5
+    failing = Failing(ENDINGS[kind])
+    jobs = jobs_with(failing)
+    name, began_s = jobs.start(stub_config(photos)), time.monotonic()
+    view = until(lambda: jobs.view(name), lambda view: view.status not in ("queued", "running"))
+    assert time.monotonic() - began_s < 5
     assert (view.status, view.step, view.total_steps, view.resume_step) == ("failed", 3, 5, 0)
     assert view.error is not None
     assert type(ENDINGS[kind]).__name__ in view.error.what
     assert f"unexpected {type(ENDINGS[kind]).__name__}" in status_card(view)
     assert "Traceback" in view.log_tail
-    monkeypatch.setattr("dreambooth.runs.run._train", stub_training)
+    failing.error = None
     after = jobs.start(stub_config(photos))
     assert until(lambda: jobs.view(after).status, lambda status: status != "queued" and status != "running") == "done"
 
 
 def test_a_training_that_hangs_is_said_to_within_a_minute(
-    jobs: Jobs, workspace: Workspace, photos: Path, monkeypatch: pytest.MonkeyPatch
+    jobs_with: Callable[[Training], Jobs], workspace: Workspace, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R10: an old heartbeat under a held lock; time itself is moved here, the long tier waits."""
     let_go = threading.Event()
-    monkeypatch.setattr("dreambooth.runs.run._train", lambda *_, **__: let_go.wait(30) and StatusChanged("done"))
+    jobs = jobs_with(waiting_for(let_go))
     name, after = jobs.start(stub_config(photos)), jobs.start(stub_config(photos))
     until(lambda: jobs.view(name).status, lambda status: status == "running")
     assert "Not responding" not in status_card(jobs.view(name))

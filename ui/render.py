@@ -11,7 +11,8 @@ from dreambooth.config.fields import FieldInfo
 from dreambooth.device.hardware import Device, gb
 from dreambooth.errors import ConfigError, DreamBoothError
 from dreambooth.events import FINAL_STATUSES, Status
-from dreambooth.runs.jobs import RunView, in_words
+from dreambooth.records.eta import in_words
+from dreambooth.runs.view import RunView
 from dreambooth.scoring.bleed import BleedReport
 from dreambooth.scoring.recommendation import NOTHING_MEASURED, Recommendation
 

@@ -113,3 +113,11 @@ class Eta:
             return TimeLeft(stepping_s + others_s, with_saves=False)
         each_s = sum(self._save_pauses_s) / len(self._save_pauses_s) if self._save_pauses_s else 0.0
         return TimeLeft(stepping_s + others_s + saves * each_s, with_saves=True)
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration as a person would say it: `40 s`, `6 min`, `1 h 20 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -1,14 +1,12 @@
-"""Runs and pictures as jobs: the background thread of the page, and what the page shows of a run.
+"""Runs and pictures as jobs: the background thread of the page.
 
-The run folder is the truth. A job only has a thread, a place in the queue and three buttons; what the page shows of it
-is read from disk.
+A job only has a thread, a place in the queue and three buttons; what the page shows of it is read from disk (`view`).
 """
 
 import contextlib
 import dataclasses
 import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +18,7 @@ from dreambooth.device.hardware import look_at_device
 from dreambooth.durable import held_lock, is_locked
 from dreambooth.environment import Secret, Settings
 from dreambooth.errors import DeviceError, RunFolderError, without_secrets
-from dreambooth.events import FINAL_STATUSES, Controls, FixedNoiseLosses, LossReader, Status, StatusChanged, StepLoss
+from dreambooth.events import Controls, LossReader, StatusChanged
 from dreambooth.forecast.memory import fastest_plan, memory_need
 from dreambooth.forecast.shape import read_shape
 from dreambooth.models.base import STARTER
@@ -35,65 +33,28 @@ from dreambooth.pictures.painter import (
     steps_to_compare,
 )
 from dreambooth.pictures.queue import Order, PictureLine
+from dreambooth.records.eta import in_words
 from dreambooth.records.removal import Removed, remove_run
-from dreambooth.records.runlog import RunLog, is_lent, is_owned, read_config, read_state
+from dreambooth.records.runlog import RunLog, read_config, read_state
 from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.runs.resuming import resumable_config
-from dreambooth.runs.run import (
-    execute,
-    smaller_config,
-    start_records,
-    unexpected_end,
-)
+from dreambooth.runs.run import Training, execute, start_records
+from dreambooth.runs.smaller import smaller_config, unexpected_end
+from dreambooth.runs.view import RunView, read_view
 from dreambooth.scoring.bleed import Bled, bleed_report, report_for_card
-from dreambooth.scoring.records import RunScores, read_scores
+from dreambooth.scoring.records import RunScores
 from dreambooth.scoring.run import score_here
+from dreambooth.training.materials import RunContext
 
-LOG_TAIL_BYTES = 16_000
 # What a request for pictures does while a run trains.
 When = Literal["ask", "after training", "pause training"]
-
-
-@dataclass(frozen=True)
-class RunView:
-    """All the page shows of a run, read from its folder."""
-
-    name: str
-    path: Path
-    status: Status
-    step: int
-    total_steps: int
-    phase: str
-    phase_done: int
-    phase_total: int
-    seconds_left: float | None
-    saves_in_time: bool
-    phase_seconds_left: float | None
-    error: StatusChanged | None
-    queue_place: int | None
-    losses: list[StepLoss]
-    log_tail: str
-    samples: dict[int, list[Path]]
-    steps: list[int]
-    resume_step: int | None
-    silent_s: float
-    config: TrainingConfig | None
-    scores: RunScores | None = None
-    recommended_step: int | None = None
-    why_recommended: str = ""
-    at_fixed_noise: list[FixedNoiseLosses] = field(default_factory=list)
-    # The step after which more steps can be trained than the run was started with; None where that state is gone.
-    more_from: int | None = None
-
-
-# For the page --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Job:
     run: RunFolder
     config: TrainingConfig
-    resume: bool = False
+    is_resumed: bool = False
     explicit: Collection[str] | None = None
     controls: Controls = field(default_factory=Controls)
     # The lock on the run's place in the line: whoever reads the folder knows by it that the run is not forgotten.
@@ -103,8 +64,11 @@ class _Job:
 class Jobs:
     """The runs of one app: one trains at a time in a thread of its own, further ones wait in line."""
 
-    def __init__(self, workspace: Workspace, manager: ModelManager, token: str | None = None) -> None:
-        self._workspace, self._manager, self._token = workspace, manager, token
+    def __init__(
+        self, workspace: Workspace, manager: ModelManager, token: str | None = None, *, train: Training | None = None
+    ) -> None:
+        """`train` takes the place of the real training, `run_training`, for all runs."""
+        self._workspace, self._manager, self._token, self._training = workspace, manager, token, train
         self._line: list[_Job] = []
         self._loss_readers: dict[Path, LossReader] = {}
         self._changed = threading.Condition()
@@ -148,7 +112,7 @@ class Jobs:
                 )  # fmt: skip
             if any(job.run.name == name for job in self._line):
                 raise RunFolderError(f"{name} is at work or in line already.", "It needs no second start.", "")
-            job = _Job(run, resumable_config(run, changes), resume=True)
+            job = _Job(run, resumable_config(run, changes), is_resumed=True)
             # Once its place is held, no other process takes the run up: one that did so just now is seen here.
             with contextlib.ExitStack() as undone:
                 undone.enter_context(job.place).enter_context(held_lock(run.line_path))
@@ -256,37 +220,7 @@ class Jobs:
         with self._changed:
             places = {job.run.name: place for place, job in enumerate(self._line)}
             stopping = any(job.run.name == name and job.controls.stop.is_set() for job in self._line)
-        state = read_state(run)
-        status: Status = "stopping" if stopping and state.status not in FINAL_STATUSES else state.status
-        steps, scores = run.steps(), read_scores(run)
-        pick = scores.recommended(steps) if scores else None
-        return RunView(
-            name=name,
-            path=run.path,
-            status=status,
-            step=state.step,
-            total_steps=state.total_steps,
-            phase=state.phase,
-            phase_done=state.phase_done,
-            phase_total=state.phase_total,
-            seconds_left=state.seconds_left,
-            saves_in_time=state.saves_in_time,
-            phase_seconds_left=state.phase_seconds_left,
-            error=state.error,
-            queue_place=places.get(name) or None,
-            losses=self._loss_reader(run).losses(),
-            log_tail=_tail(run.log_path),
-            samples=run.samples(),
-            steps=steps,
-            resume_step=None if is_lent(state) else _resume_step(run, status),
-            silent_s=max(time.time() - state.heartbeat_s, 0.0) if status in ("running", "stopping") else 0.0,
-            config=read_config(run),
-            scores=scores,
-            recommended_step=pick.step if pick else None,
-            why_recommended=pick.why if pick else "",
-            at_fixed_noise=self._loss_reader(run).at_fixed_noise(),
-            more_from=None if is_owned(run) else max(run.checkpoint_steps(), default=None),
-        )
+        return read_view(run, self._loss_reader(run), queue_place=places.get(name) or None, is_stopping=stopping)
 
     def score(
         self, name: str, on_picture: Callable[[int, int], None] = lambda done, total: None, *, download: bool = True
@@ -435,16 +369,11 @@ class Jobs:
 
     def _train(self, job: _Job) -> None:
         try:
-            execute(
-                job.config,
-                job.run,
-                workspace=self._workspace,
-                manager=self._manager,
-                token=self._token,
-                controls=job.controls,
-                resume=job.resume,
+            context = RunContext(
+                job.run, self._workspace, self._manager, self._token, job.controls, is_resumed=job.is_resumed,
                 explicit=job.explicit,
-            )
+            )  # fmt: skip
+            execute(job.config, context, train=self._training)
         # Another process has taken the run up: its records are that one's.
         except BlockingIOError as error:
             print(without_secrets(f"{job.run.name}: {error}"), file=sys.stderr)
@@ -461,27 +390,3 @@ def _tell_end(job: _Job, error: BaseException) -> None:
     except OSError as unwritten:
         # Its records cannot be written: there is nowhere else to tell it.
         print(without_secrets(f"{job.run.name}: {error}; {unwritten}"), file=sys.stderr)
-
-
-def _resume_step(run: RunFolder, status: Status) -> int | None:
-    """Return the step that a resumed run would go on after, 0 for its start; None when it needs no resuming."""
-    if status not in ("interrupted", "paused", "stopped", "failed"):
-        return None
-    return max(run.checkpoint_steps(), default=0)
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration as a person would say it: `40 s`, `6 min`, `1 h 20 min`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(path.stat().st_size - LOG_TAIL_BYTES, 0))
-            return file.read().decode("utf-8", errors="replace")
-    except OSError:  # there is none, or no file in its place
-        return ""

@@ -28,8 +28,9 @@ from dreambooth.forecast.memory import DeviceKind, MemoryNeed, memory_need
 from dreambooth.forecast.shape import read_shape
 from dreambooth.models.manager import ModelManager
 from dreambooth.records.workspace import RunFolder, Workspace
-from dreambooth.runs.run import unexpected_end
+from dreambooth.runs.smaller import unexpected_end
 from dreambooth.training.keeping import STATE_INTERVAL_S
+from dreambooth.training.materials import RunContext
 
 if TYPE_CHECKING:
     from dreambooth.training.materials import Materials
@@ -132,12 +133,13 @@ def preflight(
         short = shortened(config, run)
         # The base's own samples would only take time.
         (run.step_folder(0) / "samples").mkdir(parents=True)
-        materials = prepare(short, workspace=workspace, manager=manager, token=token, report=clock, controls=inner)
+        context = RunContext(run, workspace, manager, token, inner, clock)
+        materials = prepare(short, context)
         if materials is None:
             return None
         clock.stop_when_kept = inner
         with freed_memory_kept(kind):
-            Trainer(short, materials, run, manager, clock, inner).run()
+            Trainer(short, materials, context).run()
         if (controls is not None and controls.stop.is_set()) or not clock.kept_s:
             return None
         steps = num_steps_of(config, _num_photos(config), materials.batches.num_processes)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config.checks import update_problems
 from dreambooth.config.counts import num_steps_of
 from dreambooth.config.effects import without_effect, without_effect_in
 from dreambooth.config.training import TrainingConfig
@@ -19,14 +18,7 @@ from dreambooth.data.concept_notices import concept_notices
 from dreambooth.device.hardware import freed_memory_kept
 from dreambooth.durable import held_lock, is_disk_full, sweep_unfinished, write_json
 from dreambooth.environment import Settings, load_settings
-from dreambooth.errors import (
-    DreamBoothError,
-    RunFolderError,
-    StoppedError,
-    TrainingError,
-    quoted,
-    without_secrets,
-)
+from dreambooth.errors import DreamBoothError, RunFolderError, StoppedError, TrainingError, quoted
 from dreambooth.events import Controls, Event, Notice, StatusChanged
 from dreambooth.forecast.pace import remember_pace
 from dreambooth.models.base import local_base, read_card
@@ -43,8 +35,10 @@ from dreambooth.runs.resuming import (
     state_to_resume,
     with_absolute_paths,
 )
+from dreambooth.runs.smaller import unexpected_end
 from dreambooth.training.extending import Extension, extended, read_extensions, record_extensions
 from dreambooth.training.finishing import read_finish
+from dreambooth.training.materials import RunContext
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -52,10 +46,12 @@ if TYPE_CHECKING:
     from dreambooth.training.checkpoint import Checkpoint
     from dreambooth.training.materials import Materials
 
+# What trains a run: the real one is `run_training`. It gets the run's settings and its context, reports to the latter
+# and obeys its controls, and returns how the run ended; what it raises ends the run as failed.
+Training = Callable[[TrainingConfig, RunContext], StatusChanged]
+
 # Given back when the disk is full, so that the run's end can still be written down.
 RESERVE_BYTES = 1 << 18
-# Below this, pictures of SD 1.5 fall apart: it is no way to make a run fit.
-MIN_RETRY_PX = 256
 
 
 # One run, from start to final status ---------------------------------------------------------------------------------
@@ -104,29 +100,20 @@ def with_trained_base(config: TrainingConfig, models_dir: Path | None) -> Traini
 
 
 def execute(
-    config: TrainingConfig,
-    run: RunFolder,
-    *,
-    workspace: Workspace,
-    manager: ModelManager,
-    token: str | None,
-    controls: Controls,
-    on_event: Callable[[Event], None] = lambda event: None,
-    resume: bool = False,
-    explicit: Collection[str] | None = None,
-    state_step: int | None = None,
-    is_claimed: bool = False,
+    config: TrainingConfig, context: RunContext, *, train: Training | None = None, is_claimed: bool = False
 ) -> StatusChanged:
     """Train a run whose records exist, and return its final status; never raises for what happens inside the run.
 
-    With `resume` it goes on from its newest valid state, or from that of `state_step`. `explicit` names the settings
-    that were asked for: a new run begins with what has no effect of them. The run's lock is taken, unless this process
-    holds it (`is_claimed`).
+    A new run begins with which of its `explicit` settings have no effect. The context's `report` gets all that the
+    run's log gets. The run's lock is taken, unless this process holds it (`is_claimed`). `train` takes the place of
+    `run_training`.
     """
+    run, workspace = context.run, context.workspace
     log = RunLog(run, config.max_train_steps or 0, config)
     board = TensorBoardLog(run, config.logging_dir)
     keeper: RunKeeper | None = None
-    report = _Reporter(log, {"TensorBoard's log": board, "The display": on_event})
+    report = _Reporter(log, {"TensorBoard's log": board, "The display": context.report})
+    context = dataclasses.replace(context, report=report)
 
     lock = contextlib.nullcontext() if is_claimed else held_lock(run.lock_path)
     with lock, contextlib.closing(log):
@@ -136,26 +123,13 @@ def execute(
             sweep_unfinished(workspace.data_dir)
             reserve.write_bytes(bytes(RESERVE_BYTES))
             report(StatusChanged("running"))
-            for sentence in [] if resume else [*without_effect(config, explicit), *concept_notices(config.concepts)]:
-                report(Notice(sentence, "warning"))
-            for sentence in [] if resume else _about_base(config, workspace.models_dir):
-                report(Notice(sentence))
+            if not context.is_resumed:
+                _tell_at_start(config, context)
             if workspace.drive_dir is not None:
                 keeper = RunKeeper(run, _own_photos(config, workspace), workspace.drive_dir, report)
                 report.observers["The copy to Google Drive"] = keeper
-            with manager.lease("training", wait=True):
-                final = _train(
-                    config,
-                    run,
-                    workspace=workspace,
-                    manager=manager,
-                    token=token,
-                    report=report,
-                    controls=controls,
-                    resume=resume,
-                    explicit=explicit,
-                    state_step=state_step,
-                )
+            with context.manager.lease("training", wait=True):
+                final = (train or run_training)(config, context)
         except DreamBoothError as error:
             final = failure(error)
         # The top of a job: whatever ended the run is told by its status, and a bug keeps its traceback in the log.
@@ -197,6 +171,14 @@ class _Reporter:
                 self._log.bug(error)
 
 
+def _tell_at_start(config: TrainingConfig, context: RunContext) -> None:
+    """Report which settings have no effect, what is odd about the concepts, and what the base model is."""
+    for sentence in [*without_effect(config, context.explicit), *concept_notices(config.concepts)]:
+        context.warn(sentence)
+    for sentence in _about_base(config, context.workspace.models_dir):
+        context.report(Notice(sentence))
+
+
 def _about_base(config: TrainingConfig, models_dir: Path) -> list[str]:
     """Return which step of a run the base is, and whose class images a trained base gets."""
     name, class_model = config.pretrained_model_name_or_path, config.class_model_name_or_path
@@ -212,46 +194,35 @@ def _own_photos(config: TrainingConfig, workspace: Workspace) -> list[Path]:
     return sorted(folder for folder in folders if folder.is_relative_to(workspace.datasets_dir))
 
 
-def _train(
-    config: TrainingConfig,
-    run: RunFolder,
-    *,
-    workspace: Workspace,
-    manager: ModelManager,
-    token: str | None,
-    report: Callable[[Event], None],
-    controls: Controls,
-    resume: bool = False,
-    explicit: Collection[str] | None = None,
-    state_step: int | None = None,
-) -> StatusChanged:
+def run_training(config: TrainingConfig, context: RunContext) -> StatusChanged:
+    """Prepare and train, and return how it ended; raises what went wrong. The caller holds the device's lease."""
     from dreambooth.training.preparation import prepare
     from dreambooth.training.trainer import Trainer
 
-    checkpoint = _agreed_state(run, manager, report, state_step) if resume else None
+    run, report = context.run, context.report
+    checkpoint = _agreed_state(context) if context.is_resumed else None
     if read_card(config.pretrained_model_name_or_path).is_toy:
         report(Notice(read_card(config.pretrained_model_name_or_path).notice))
-    materials = prepare(
-        config, workspace=workspace, manager=manager, token=token, report=report, controls=controls, is_resumed=resume
-    )
+    materials = prepare(config, context)
     if materials is None:
         return StatusChanged("stopped", "Stopped before the first step.")
-    for sentence in [] if resume else without_effect_in(materials.planned_steps, config, explicit):
-        report(Notice(sentence, "warning"))
-    goes_back = state_step is not None
+    if not context.is_resumed:
+        for sentence in without_effect_in(materials.planned_steps, config, context.explicit):
+            context.warn(sentence)
     extensions = _extensions(config, run, materials, checkpoint)
-    trainer = Trainer(config, materials, run, manager, report, controls, checkpoint, extensions, goes_back=goes_back)
-    if resume and _this_process(manager).is_main_process:
+    trainer = Trainer(config, materials, context, checkpoint, extensions)
+    if context.is_resumed and _this_process(context.manager).is_main_process:
         record_extensions(run, extensions, report)
         record_changes(run, config, report)
-        if state_step is not None:
-            remove_later_states(run, state_step, report)
-    with freed_memory_kept(manager.device.type):
+        if context.state_step is not None:
+            remove_later_states(run, context.state_step, report)
+    with freed_memory_kept(context.manager.device.type):
         num_steps = trainer.run()
+    planned = materials.planned_steps
     if num_steps < trainer.num_steps:
-        return StatusChanged("stopped", f"Stopped and saved after {num_steps} of {materials.planned_steps} steps.")
-    if num_steps < materials.planned_steps:
-        return StatusChanged("done", f"{num_steps} steps, finished before all {materials.planned_steps}.")
+        return StatusChanged("stopped", f"Stopped and saved after {num_steps} of {planned} steps.")
+    if num_steps < planned:
+        return StatusChanged("done", f"{num_steps} steps, finished before all {planned}.")
     return StatusChanged("done", f"{num_steps} steps.")
 
 
@@ -270,19 +241,17 @@ def _extensions(
     return extended(before, checkpoint.step, total, config.max_train_steps, finish)
 
 
-def _agreed_state(
-    run: RunFolder, manager: ModelManager, report: Callable[[Event], None], step: int | None = None
-) -> "Checkpoint | None":
+def _agreed_state(context: RunContext) -> "Checkpoint | None":
     """Return the state to go on from; of several processes the first looks, and sets aside what is damaged."""
     from accelerate.utils import broadcast_object_list
 
     from dreambooth.training.checkpoint import verified
 
-    process, found, refused = _this_process(manager), None, None
+    process, found, refused = _this_process(context.manager), None, None
     said: list[int | str | None] = [None]  # the step, nothing for a start anew, or why there is none
     if process.is_main_process:
         try:
-            found = state_to_resume(run, step, report)
+            found = state_to_resume(context.run, context.state_step, context.report)
             said = [None if found is None else found.step]
         except TrainingError as error:
             refused, said = error, [str(error)]
@@ -290,77 +259,7 @@ def _agreed_state(
         broadcast_object_list(said)
     if isinstance(said[0], str):
         raise refused or TrainingError(said[0])
-    return found if found is not None or said[0] is None else verified(run.checkpoints / str(said[0]))
-
-
-def unexpected_end(error: BaseException, config: TrainingConfig) -> StatusChanged:
-    """Return the status of a run that this error ended."""
-    if is_disk_full(error):
-        return StatusChanged(
-            "paused",
-            "The disk is full.",
-            "What was saved before is whole; what was being written was taken back.",
-            "Make room, then resume the run.",
-            cause="disk full",
-        )
-    if type(error).__name__ == "OutOfMemoryError":
-        return StatusChanged(
-            "failed",
-            "The device ran out of memory.",
-            without_secrets(str(error)).split(". ", 1)[0] + ".",
-            f"What needs less: {'; '.join(smaller_settings(config))}.",
-            cause="out of memory",
-        )
-    return StatusChanged(
-        "failed",
-        f"The run ended with an unexpected {type(error).__name__}.",
-        without_secrets(str(error))[:300],
-        "The log has the details.",
-    )
-
-
-def smaller_settings(config: TrainingConfig) -> list[str]:
-    """Return what would lower the memory of these settings, the least harmful first; never empty."""
-    return [words for _, words in _ways_to_need_less(config)]
-
-
-def smaller_config(config: TrainingConfig) -> TrainingConfig | None:
-    """Return these settings with the least harmful change that lowers their memory, None when none is left."""
-    for changes, _ in _ways_to_need_less(config):
-        if changes.get("resolution", MIN_RETRY_PX) >= MIN_RETRY_PX:
-            return dataclasses.replace(config, **changes)
-    return None
-
-
-def _ways_to_need_less(config: TrainingConfig) -> list[tuple[dict[str, Any], str]]:
-    """Return changes and their words, the least harmful first; none that excludes itself with what is set."""
-    batch = config.train_batch_size
-    as_many = {"train_batch_size": 1, "gradient_accumulation_steps": config.gradient_accumulation_steps * batch}
-    lower_px = max(config.resolution * 3 // 4 // 64 * 64, 16)
-    in_fp32 = config.mixed_precision == "no"
-    ways: list[tuple[bool, dict[str, Any], str]] = [
-        (config.capture_step, {"capture_step": False}, "no --capture_step"),
-        (not config.gradient_checkpointing, {"gradient_checkpointing": True}, "--gradient_checkpointing"),
-        (not config.use_8bit_adam, {"use_8bit_adam": True}, "--use_8bit_adam (on an NVIDIA GPU)"),
-        (in_fp32, {"mixed_precision": "fp16"}, "--mixed_precision fp16 or bf16"),
-        (in_fp32, {"mixed_precision": "bf16"}, "--mixed_precision bf16"),
-        (batch > 1, as_many, "--train_batch_size 1, with --gradient_accumulation_steps instead"),
-        (batch > 1, {"train_batch_size": 1}, "--train_batch_size 1"),
-        (config.use_ema, {"use_ema": False}, "no --use_ema"),
-        (config.not_cache_latents, {"not_cache_latents": False}, "no --not_cache_latents"),
-        (
-            config.train_text_encoder,
-            {"train_text_encoder": False, "text_encoder_lr": None, "text_encoder_stop_step": None},
-            "no --train_text_encoder",
-        ),
-        (True, {"resolution": lower_px}, f"a --resolution below {config.resolution}"),
-    ]
-    possible: dict[str, tuple[dict[str, Any], str]] = {}
-    for applies, changes, words in ways:
-        if applies and not update_problems(dataclasses.replace(config, **changes)):
-            # The second word on the same setting is for where the first is not possible.
-            possible.setdefault(next(iter(changes)), (changes, words))
-    return [*possible.values()]
+    return found if found is not None or said[0] is None else verified(context.run.checkpoints / str(said[0]))
 
 
 # From Python ---------------------------------------------------------------------------------------------------------
@@ -394,7 +293,11 @@ def train(
     def records(run: RunFolder) -> TrainingConfig:
         return start_records(config, run, workspace.models_dir, is_claimed=True)
 
-    return _run_here(run_folder, records, workspace, manager, settings, controls, on_event, explicit=explicit)
+    context = functools.partial(
+        RunContext, workspace=workspace, manager=manager, token=settings.hub_token, controls=controls or Controls(),
+        report=on_event, explicit=explicit,
+    )  # fmt: skip
+    return _run_here(run_folder, records, context)
 
 
 def resume(
@@ -428,40 +331,25 @@ def resume(
         return resumable_config(run, changes, is_claimed=True)
 
     workspace = Workspace(settings.data_dir, ready_drive(settings.drive_dir))
-    return _run_here(
-        run_folder, records, workspace, manager or ModelManager(), settings, controls, on_event, resume=True,
-        state_step=state_step,
+    context = functools.partial(
+        RunContext, workspace=workspace, manager=manager or ModelManager(), token=settings.hub_token,
+        controls=controls or Controls(), report=on_event, is_resumed=True, state_step=state_step,
     )  # fmt: skip
+    return _run_here(run_folder, records, context)
 
 
 def _run_here(
     run_folder: Callable[[], RunFolder],
     records: Callable[[RunFolder], TrainingConfig],
-    workspace: Workspace,
-    manager: ModelManager,
-    settings: Settings,
-    controls: Controls | None,
-    on_event: Callable[[Event], None],
-    *,
-    resume: bool = False,
-    explicit: Collection[str] | None = None,
-    state_step: int | None = None,
+    context_of: "functools.partial[RunContext]",
 ) -> Path:
     """Train in this process, and in those that `accelerate launch` started with it.
 
     The folder is checked before its lock is taken, so that a refusal leaves no trace in it, and by `records` once more
-    under the lock: of two processes that start at once, one has it and the other changes nothing.
+    under the lock: of two processes that start at once, one has it and the other changes nothing. `context_of` makes
+    the context of a run folder.
     """
-    process = _this_process(manager)
-    work: dict[str, Any] = {
-        "workspace": workspace,
-        "manager": manager,
-        "token": settings.hub_token,
-        "controls": controls or Controls(),
-        "resume": resume,
-        "explicit": explicit,
-        "state_step": state_step,
-    }
+    process = _this_process(context_of.keywords["manager"])
     with contextlib.ExitStack() as held:
         shared: list[TrainingConfig | None] = [None]
         if process.is_main_process:
@@ -478,9 +366,9 @@ def _run_here(
         run = RunFolder(Path(recorded.output_dir))
         if not process.is_main_process:
             # Only the first process writes and reports; the others lend their device to its steps.
-            _train(recorded, run, report=lambda event: None, **work)
+            run_training(recorded, context_of(run, report=lambda event: None))
             return run.path
-        final = execute(recorded, run, on_event=on_event, is_claimed=True, **work)
+        final = execute(recorded, context_of(run), is_claimed=True)
     if final.status in ("failed", "paused"):
         raise DreamBoothError(final.what, final.why, final.todo)
     if final.status == "stopped" and not run.steps():

@@ -19,9 +19,7 @@ from dreambooth.durable import is_disk_full, new_folder, remove_folder, sync_all
 from dreambooth.errors import RunFolderError
 from dreambooth.events import ModelSaved, Notice, PhaseProgress, SamplesMade
 from dreambooth.forecast.memory import SAMPLES_AT_A_TIME
-from dreambooth.models.manager import ModelManager
 from dreambooth.records.storage import remove_weights, saved_steps
-from dreambooth.records.workspace import RunFolder
 from dreambooth.training.checkpoint import (
     Learner,
     has_room_for_state,
@@ -32,7 +30,7 @@ from dreambooth.training.checkpoint import (
 )
 from dreambooth.training.extending import read_extensions
 from dreambooth.training.length import RunLength
-from dreambooth.training.materials import Materials, Report
+from dreambooth.training.materials import Materials, RunContext
 from dreambooth.training.method import StepWeights
 from dreambooth.training.model_writer import ModelWriter, copied, copy_bytes, weights_of
 from dreambooth.training.run_identity import RunIdentity
@@ -57,28 +55,26 @@ class Keeper:
         self,
         config: TrainingConfig,
         materials: Materials,
-        run: RunFolder,
-        manager: ModelManager,
-        report: Report,
+        context: RunContext,
         learner: Learner,
         identity: RunIdentity,
         length: RunLength,
         kept_step: int = 0,
     ) -> None:
-        self._config, self._materials, self._run = config, materials, run
-        self._manager, self._report = manager, report
+        self._config, self._materials, self._run = config, materials, context.run
+        self._manager, self._report, self._warn = context.manager, context.report, context.warn
         self._learner, self._identity, self._length = learner, identity, length
         self._base, self._method = materials.base, materials.method
-        self._scorer = SavesScorer(config, run, materials.base, manager, report)
+        self._scorer = SavesScorer(config, context.run, materials.base, context.manager, context.report)
         self._is_main, self._is_sharded = materials.batches.rank == 0, learner.shards is not None
         self._writer, self._has_waited = ModelWriter(), False
         # With a tokenizer of its own: samples may be asked for while a model is written.
         self._base_to_write = dataclasses.replace(self._base, tokenizer=copy.deepcopy(self._base.tokenizer))
         if self._is_sharded and self._scorer.is_on:
             after = "`python -m dreambooth score` does that afterwards."
-            report(Notice(f"Steps are not scored while several processes share the weights: {after}"))
+            context.report(Notice(f"Steps are not scored while several processes share the weights: {after}"))
         self._saved_step, self._kept_step = 0, kept_step
-        self._has_records = run.config_path.exists()
+        self._has_records = context.run.config_path.exists()
         self._kept_at_s = time.monotonic()
 
     # The exact state -------------------------------------------------------------------------------------------------
@@ -126,7 +122,7 @@ class Keeper:
             remove_folder(self._run.checkpoints)
         if wanted and not is_kept:
             text = "There is no room for its exact state: to train more steps, start a new run from its last step."
-            self._report(Notice(text, "warning"))
+            self._warn(text)
 
     def _refuse_lost_folder(self) -> None:
         """Raise RunFolderError when the run's folder was removed: what is saved would lie in one without a run."""
@@ -149,7 +145,7 @@ class Keeper:
             # Processes that share the weights have lent their parts, and do not know of a second try.
             if not is_disk_full(error) or self._is_sharded or not prune(self._run, keep=1):
                 raise
-            self._report(Notice("The disk is full: all exact states but the newest were removed for room.", "warning"))
+            self._warn("The disk is full: all exact states but the newest were removed for room.")
             write()
 
     # Models ----------------------------------------------------------------------------------------------------------
@@ -222,7 +218,7 @@ class Keeper:
             return copied(weights, learning, dtype)
         if not self._has_waited:
             text = f"A copy of the weights takes {gb(needed)} GiB, and {gb(free)} GiB of memory are free"
-            self._report(Notice(f"{text}: the training waits while models are written.", "warning"))
+            self._warn(f"{text}: the training waits while models are written.")
         self._has_waited = True
         return None
 
@@ -237,7 +233,7 @@ class Keeper:
             try:
                 remove_weights(self._run, old)
             except RunFolderError as error:
-                self._report(Notice(f"{error.what} {error.why} It stays on the disk.", "warning"))
+                self._warn(f"{error.what} {error.why} It stays on the disk.")
 
     def _write_model(self, step: int, weights: StepWeights | None) -> None:
         """Write these weights, or the models' own, as a step folder; nothing else is read that a training changes."""

@@ -1,12 +1,14 @@
-"""What preparation hands to the loop, and how the loop tells of its work."""
+"""What a run works with: its place and its wishes, and what preparation hands to the loop."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth.events import Event
+from dreambooth.events import Controls, Event, Notice
 from dreambooth.models.base import Base
+from dreambooth.models.manager import ModelManager
+from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.training.batches import BatchMaker
 from dreambooth.training.captions import CaptionConditions
 from dreambooth.training.full import FullFineTuning
@@ -17,6 +19,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Report = Callable[[Event], None]
+
+
+def _ignored(event: Event) -> None:
+    """Report to nobody."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where one run works, how it is told what to do, and whom it reports to: the same from its start to its end.
+
+    A run that `is_resumed` goes on from its newest exact state, or from that of `state_step`. `explicit` names the
+    settings that were asked for; None for all that are no default.
+    """
+
+    run: RunFolder
+    workspace: Workspace
+    manager: ModelManager
+    token: str | None = None
+    controls: Controls = field(default_factory=Controls)
+    report: Report = _ignored
+    is_resumed: bool = False
+    state_step: int | None = None
+    explicit: Collection[str] | None = None
+
+    def warn(self, text: str) -> None:
+        """Report a warning."""
+        self.report(Notice(text, "warning"))
 
 
 @dataclass(frozen=True)

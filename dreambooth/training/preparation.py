@@ -1,7 +1,7 @@
 """Before the first step: the base loaded, class pictures made, crops encoded, captions tokenized."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +14,17 @@ from dreambooth.data.focus import FOCUS_FILE
 from dreambooth.data.photo_records import recorded_reader, write_reader
 from dreambooth.data.photos import PHOTO_READER, num_photos_in
 from dreambooth.errors import ConfigError, FieldProblem
-from dreambooth.events import Controls, Notice, PhaseProgress
+from dreambooth.events import PhaseProgress
 from dreambooth.forecast.counts import counts_of_models
 from dreambooth.forecast.disk import bytes_there, disk_need, refuse_short_disk
 from dreambooth.models.base import Base, load_base, weights_fingerprint
-from dreambooth.models.manager import ModelManager, use_attention
+from dreambooth.models.manager import use_attention
 from dreambooth.records.drive import refuse_full_drive
-from dreambooth.records.workspace import RunFolder, Workspace
+from dreambooth.records.workspace import RunFolder
 from dreambooth.training.batches import BatchMaker, LatentPool
 from dreambooth.training.captions import CaptionConditions, tokenize
-from dreambooth.training.gauges import Gauges, gauge_pictures
-from dreambooth.training.materials import Materials, Report
+from dreambooth.training.gauges import GaugePictures, Gauges, gauge_pictures
+from dreambooth.training.materials import Materials, RunContext
 from dreambooth.training.objective import zero_terminal_snr
 from dreambooth.training.sharding import refuse_one_process
 from dreambooth.training.subject_mask import find_subjects
@@ -35,16 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def prepare(
-    config: TrainingConfig,
-    *,
-    workspace: Workspace,
-    manager: ModelManager,
-    token: str | None,
-    report: Report,
-    controls: Controls,
-    is_resumed: bool = False,
-) -> Materials | None:
+def prepare(config: TrainingConfig, context: RunContext) -> Materials | None:
     """Return everything the loop reads, on the device; None when stopped on the way.
 
     Of several processes the first makes the class pictures and the others wait for it.
@@ -52,115 +43,193 @@ def prepare(
     from accelerate import PartialState
 
     assert config.seed is not None, "the run's records draw it"
-    seed = config.seed
+    seed, manager, is_stopped = config.seed, context.manager, context.controls.stop.is_set
     process = PartialState(cpu=manager.device.type == "cpu")
+    _refuse_number_of_processes(config, process.num_processes)
+    base = _loaded_base(config, context)
+    base_key = weights_fingerprint(base.unet, base.text_encoder, base.vae)
+    if process.is_main_process and config.output_dir:
+        _refuse_short_disks(config, base, Path(config.output_dir), context, process.num_processes)
+    with process.main_process_first():
+        class_folders = class_image_folders(config, base, context)
+    if is_stopped():
+        return None
+    reader = _photo_reader(config, is_resumed=context.is_resumed, writes=process.is_main_process)
+    concepts = _loaded_concepts(config, class_folders, reader, context.warn)
+    pool = LatentPool(config, seed, concepts, base, manager.device, reader)
+    looks = process.is_main_process or config.shard_weights  # a model that is shared computes in all or none
+    pictures = _encoded_pictures(config, seed, concepts, pool, base, context, looks=looks)
+    if is_stopped():
+        return None
+    captions = _captions(concepts)
+    conditions = _placed_conditions(config, base, captions, pictures, context)
+    alpha_bar = _noise_levels(config, base).to(manager.device)
+    batches = BatchMaker(
+        config, seed, pool, concepts, base.vae.config.scaling_factor, len(alpha_bar),
+        process.process_index, process.num_processes,
+    )  # fmt: skip
+    planned_steps = num_steps_of(config, sum(len(one.instance) for one in concepts), process.num_processes)
+    _ask_the_base(config, batches, base, conditions, alpha_bar, planned_steps, context)
+    if is_stopped():
+        return None
+    gauges = None if pictures is None else _gauges(config, seed, pictures, base, conditions, alpha_bar)
+    if is_stopped():
+        return None
+    files = _photo_files(config, concepts)
+    return Materials(base, batches, conditions, alpha_bar, seed, planned_steps, files, captions, base_key, gauges)
+
+
+def _refuse_number_of_processes(config: TrainingConfig, num_processes: int) -> None:
     if config.shard_weights:
-        refuse_one_process(process.num_processes)
+        refuse_one_process(num_processes)
     if config.update_in_backward:
-        refuse_several_processes(process.num_processes)
+        refuse_several_processes(num_processes)
 
-    def notice(text: str) -> None:
-        report(Notice(text, "warning"))
 
-    report(PhaseProgress("loading"))
+def _loaded_base(config: TrainingConfig, context: RunContext) -> Base:
+    context.report(PhaseProgress("loading"))
     base = load_base(
         config.pretrained_model_name_or_path,
         vae=config.pretrained_vae_name_or_path,
         revision=config.revision,
         variant=config.variant,
         tokenizer=config.tokenizer_name,
-        token=token,
-        models_dir=workspace.models_dir,
+        token=context.token,
+        models_dir=context.workspace.models_dir,
     )
-    use_attention([base.unet, base.vae], config.attention, notice)
-    base_key = weights_fingerprint(base.unet, base.text_encoder, base.vae)
+    use_attention([base.unet, base.vae], config.attention, context.warn)
+    return base
 
-    if process.is_main_process and config.output_dir:
-        photos = num_photos_in(concept.instance_data_dir for concept in config.concepts)
-        counts = counts_of_models(base.unet, base.text_encoder, base.vae)
-        need = disk_need(config, counts, num_steps_of(config, photos, process.num_processes))
-        refuse_short_disk(need, Path(config.output_dir), is_resumed=is_resumed)
-        if workspace.drive_dir is not None:
-            kept = RunFolder(workspace.drive_dir / "runs" / Path(config.output_dir).name)
-            missing_bytes = max(need.kept_bytes - bytes_there(kept, need), 0)
-            refuse_full_drive(workspace.drive_dir, missing_bytes, is_resumed=is_resumed)
-    with process.main_process_first():
-        config = with_class_images(
-            config, base, workspace=workspace, manager=manager, report=report, controls=controls, token=token
-        )
-    if controls.stop.is_set():
-        return None
-    reader = _photo_reader(config, is_resumed=is_resumed, writes=process.is_main_process)
-    concepts = _loaded_concepts(config, reader, notice)
-    pool = LatentPool(config, seed, concepts, base, manager.device, reader)
+
+def _refuse_short_disks(
+    config: TrainingConfig, base: Base, output_dir: Path, context: RunContext, num_processes: int
+) -> None:
+    """Raise TrainingError when the run's files do not fit on the disk, or what is copied to Google Drive there."""
+    photos = num_photos_in(concept.instance_data_dir for concept in config.concepts)
+    counts = counts_of_models(base.unet, base.text_encoder, base.vae)
+    need = disk_need(config, counts, num_steps_of(config, photos, num_processes))
+    refuse_short_disk(need, output_dir, is_resumed=context.is_resumed)
+    drive_dir = context.workspace.drive_dir
+    if drive_dir is not None:
+        kept = RunFolder(drive_dir / "runs" / output_dir.name)
+        missing_bytes = max(need.kept_bytes - bytes_there(kept, need), 0)
+        refuse_full_drive(drive_dir, missing_bytes, is_resumed=context.is_resumed)
+
+
+def _encoded_pictures(
+    config: TrainingConfig,
+    seed: int,
+    concepts: Sequence[ConceptPhotos],
+    pool: LatentPool,
+    base: Base,
+    context: RunContext,
+    *,
+    looks: bool,
+) -> GaugePictures | None:
+    """Fill the pool, and return the pictures for the evaluation at fixed noise: all that takes the VAE."""
+    manager, is_stopped = context.manager, context.controls.stop.is_set
     manager.place(base.vae)
     if not config.not_cache_latents:
-        pool.fill(lambda done, total: report(PhaseProgress("latents", done, total)), controls.stop.is_set)
+        pool.fill(lambda done, total: context.report(PhaseProgress("latents", done, total)), is_stopped)
     pictures = None
-    looks = process.is_main_process or config.shard_weights  # a model that is shared computes in all or none
-    if config.gauge_interval and looks and not controls.stop.is_set():
+    if config.gauge_interval and looks and not is_stopped():
         pictures = gauge_pictures(config, seed, concepts, pool, base.vae.config.scaling_factor)
     manager.park(base.vae)
     forget_decoded()
-    if controls.stop.is_set():
-        return None
+    return pictures
 
-    manager.place(base.unet)
-    manager.place(base.text_encoder)
-    if config.not_cache_latents:
-        manager.place(base.vae)
-    told = [
+
+def _captions(concepts: Sequence[ConceptPhotos]) -> list[tuple[str, str]]:
+    """Return the caption of every picture, with the picture's role before it."""
+    return [
         (role, photo.caption)
         for one in concepts
         for role, photos in (("instance", one.instance), ("class", one.class_images))
         for photo in photos
     ]
-    captions = [caption for _, caption in told] + [""] * (config.caption_dropout > 0)
+
+
+def _placed_conditions(
+    config: TrainingConfig,
+    base: Base,
+    captions: Sequence[tuple[str, str]],
+    pictures: GaugePictures | None,
+    context: RunContext,
+) -> CaptionConditions:
+    """Place what trains on the device, and return what the UNet is told for each caption."""
+    manager = context.manager
+    manager.place(base.unet)
+    manager.place(base.text_encoder)
+    if config.not_cache_latents:
+        manager.place(base.vae)
+    trained = [caption for _, caption in captions] + [""] * (config.caption_dropout > 0)
     looked_at = [*(pictures.drift_captions if pictures else ())]
     looked_at += [concept.class_prompt or "" for concept in config.concepts] * (config.background_weight != 1)
-    inputs = tokenize(base, captions, pad_tokens=config.pad_tokens, notice=notice, also=looked_at)
+    inputs = tokenize(base, trained, pad_tokens=config.pad_tokens, notice=context.warn, also=looked_at)
     conditions = CaptionConditions(base, inputs, trained=config.train_text_encoder)
     if not config.train_text_encoder:
         manager.park(base.text_encoder)
+    return conditions
+
+
+def _noise_levels(config: TrainingConfig, base: Base) -> "Tensor":
+    """Return alpha_bar_t for every timestep t; the base is told of a schedule that the settings change."""
     if config.zero_terminal_snr:
         base.noise_scheduler_config |= zero_terminal_schedule(base.noise_scheduler_config)
-    alpha_bar = alphas_cumprod(base).to(manager.device)
-    batches = BatchMaker(
-        config, seed, pool, concepts, base.vae.config.scaling_factor, len(alpha_bar),
-        process.process_index, process.num_processes,
-    )  # fmt: skip
-    steps = num_steps_of(config, sum(len(one.instance) for one in concepts), process.num_processes)
+    return alphas_cumprod(base)
+
+
+def _gauges(
+    config: TrainingConfig,
+    seed: int,
+    pictures: GaugePictures,
+    base: Base,
+    conditions: CaptionConditions,
+    alpha_bar: "Tensor",
+) -> Gauges:
+    kind = base.noise_scheduler_config.get("prediction_type", "epsilon")
+    return Gauges(pictures, base, conditions, alpha_bar, kind, config.mixed_precision, seed)
+
+
+def _ask_the_base(
+    config: TrainingConfig,
+    batches: BatchMaker,
+    base: Base,
+    conditions: CaptionConditions,
+    alpha_bar: "Tensor",
+    planned_steps: int,
+    context: RunContext,
+) -> None:
+    """Have the base predict the targets of class pictures, and where the subjects are, while it is still untrained."""
+    is_stopped = context.controls.stop.is_set
     if config.teacher_prior:
         fill_teacher(
-            batches, base, conditions, alpha_bar, steps,
-            lambda done, total: report(PhaseProgress("latents", done, total)), controls.stop.is_set,
+            batches, base, conditions, alpha_bar, planned_steps,
+            lambda done, total: context.report(PhaseProgress("latents", done, total)), is_stopped,
         )  # fmt: skip
     if config.background_weight != 1:
-        find_subjects(batches, base, conditions, alpha_bar, controls.stop.is_set)
-    gauges = None
-    if pictures is not None and not controls.stop.is_set():
-        gauges = Gauges(
-            pictures, base, conditions, alpha_bar,
-            base.noise_scheduler_config.get("prediction_type", "epsilon"), config.mixed_precision, seed,
-        )  # fmt: skip
-    if controls.stop.is_set():
-        return None
-    photo_files = [photo.path for pictures in concepts for photo in (*pictures.instance, *pictures.class_images)]
+        find_subjects(batches, base, conditions, alpha_bar, is_stopped)
+
+
+def _photo_files(config: TrainingConfig, concepts: Sequence[ConceptPhotos]) -> list[Path]:
+    """Return the files that a resumed run has to share."""
+    files = [photo.path for pictures in concepts for photo in (*pictures.instance, *pictures.class_images)]
     # Another square of a photo is another photo to the run.
-    photo_files += [file for one in config.concepts if (file := Path(one.instance_data_dir) / FOCUS_FILE).is_file()]
-    return Materials(base, batches, conditions, alpha_bar, seed, steps, photo_files, told, base_key, gauges)
+    return files + [file for one in config.concepts if (file := Path(one.instance_data_dir) / FOCUS_FILE).is_file()]
 
 
-def _loaded_concepts(config: TrainingConfig, reader: int, notice: Callable[[str], None]) -> list[ConceptPhotos]:
+def _loaded_concepts(
+    config: TrainingConfig, class_folders: Sequence[str | None], reader: int, notice: Callable[[str], None]
+) -> list[ConceptPhotos]:
     return [
         load_concept(
-            concept,
+            dataclasses.replace(concept, class_data_dir=class_folder),
             read_prompts_from_txts=config.read_prompts_from_txts,
             num_class_images=config.num_class_images if config.with_prior_preservation else 0,
             report=notice,
             reader=reader,
         )
-        for concept in config.concepts
+        for concept, class_folder in zip(config.concepts, class_folders, strict=True)
     ]
 
 
@@ -198,22 +267,14 @@ def alphas_cumprod(base: Base) -> "Tensor":
     return zero_terminal_snr(alpha_bar) if is_zero_at_last else alpha_bar
 
 
-def with_class_images(
-    config: TrainingConfig,
-    base: Base,
-    *,
-    workspace: Workspace,
-    manager: ModelManager,
-    report: Report,
-    controls: Controls,
-    token: str | None = None,
-) -> TrainingConfig:
-    """Return the settings with every concept's class pictures complete and their folder named."""
+def class_image_folders(config: TrainingConfig, base: Base, context: RunContext) -> list[str | None]:
+    """Return the folder of each concept's class pictures, complete; as the settings name it where none are used."""
     if not config.with_prior_preservation:
-        return config
+        return [concept.class_data_dir for concept in config.concepts]
+    workspace, manager = context.workspace, context.manager
     if config.class_model_name_or_path is not None:
         base = load_base(
-            config.class_model_name_or_path, vae=config.pretrained_vae_name_or_path, token=token,
+            config.class_model_name_or_path, vae=config.pretrained_vae_name_or_path, token=context.token,
             models_dir=workspace.models_dir,
         )  # fmt: skip
     base_key = weights_fingerprint(base.unet, base.text_encoder)
@@ -225,7 +286,7 @@ def with_class_images(
         # Whose cache they are in tells which base made them; its name may be a path of this machine.
         return dataclasses.replace(base, name="")
 
-    concepts = []
+    folders = []
     for concept in config.concepts:
         files = ensure_class_images(
             concept,
@@ -241,13 +302,12 @@ def with_class_images(
             batch_size=config.sample_batch_size,
             autocast_dtype=manager.autocast_dtype,
             keep_latents=config.keep_class_latents,
-            report=lambda done, total: report(PhaseProgress("class images", done, total)),
-            should_stop=controls.stop.is_set,
-            notice=lambda text: report(Notice(text, "warning")),
+            report=lambda done, total: context.report(PhaseProgress("class images", done, total)),
+            should_stop=context.controls.stop.is_set,
+            notice=context.warn,
         )
-        folder = concept.class_data_dir or (str(files[0].parent) if files else None)
-        concepts.append(dataclasses.replace(concept, class_data_dir=folder))
+        folders.append(concept.class_data_dir or (str(files[0].parent) if files else None))
     if config.class_model_name_or_path is not None:
         for part in (base.unet, base.text_encoder, base.vae):
             manager.park(part)
-    return dataclasses.replace(config, concepts=tuple(concepts))
+    return folders

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 from dreambooth.config.checks import PATIENCE
 from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import TrainingError
-from dreambooth.events import Controls, Notice, PhaseProgress, Resumed
-from dreambooth.models.manager import ModelManager
-from dreambooth.records.workspace import RunFolder
+from dreambooth.events import Notice, PhaseProgress, Resumed
 from dreambooth.training import objective
 from dreambooth.training.checkpoint import Checkpoint, Learner, restore
 from dreambooth.training.extending import Extension
@@ -21,7 +19,7 @@ from dreambooth.training.keeping import Keeper, averaged_weights
 from dreambooth.training.lending import lend_device
 from dreambooth.training.length import RunLength, forget_later_finish
 from dreambooth.training.loss_reports import LossReports, mean_total
-from dreambooth.training.materials import Materials, Report
+from dreambooth.training.materials import Materials, RunContext
 from dreambooth.training.method import LearningWeights, parameters_of
 from dreambooth.training.move_check import first_rows, refuse_standing_still
 from dreambooth.training.optimizer import build_optimizer, build_schedule
@@ -44,41 +42,37 @@ class Trainer:
         self,
         config: TrainingConfig,
         materials: Materials,
-        run: RunFolder,
-        manager: ModelManager,
-        report: Report,
-        controls: Controls,
+        context: RunContext,
         resume: Checkpoint | None = None,
         extensions: Sequence[Extension] = (),
-        *,
-        goes_back: bool = False,
     ) -> None:
-        """Prepare the loop; with `goes_back`, an early end that was decided after the state to resume from is void."""
-        self._config, self._materials = config, materials
-        self._manager, self._device = manager, manager.device
-        self._report, self._controls = report, controls
+        """Prepare the loop, to go on from the state `resume` if there is one.
+
+        In a run that goes back to a state that was named, an early end decided after that state is void.
+        """
+        self._config, self._materials, self._context = config, materials, context
+        self._device, self._report, self._controls = context.manager.device, context.report, context.controls
+        run = context.run
         self._base = materials.base
         self._text_encoder_learns = config.train_text_encoder
-        self._losses = LossReports(materials.batches.num_processes, report)
+        self._losses = LossReports(materials.batches.num_processes, context.report)
         identity = self._identity()
         if resume is not None:
             kept = settings_as_written(run) or config.to_json()
             for sentence in require_same_run(resume.step, resume.identity, identity, kept):
-                report(Notice(sentence, "warning"))
+                context.warn(sentence)
         self._extensions = tuple(extensions)
         self._prepare_updates(self._prepared_models())
         # Hooks keep every parameter alive; remove them if construction fails.
         with contextlib.ExitStack() as undone:
             undone.callback(self._step.updates.close)
-            if goes_back and resume is not None:
+            if context.state_step is not None and resume is not None:
                 forget_later_finish(run.finish_path, resume.step)
             self._length = RunLength(materials.planned_steps, run.finish_path, self._extensions)
             schedule = build_schedule(config, self._learner.optimizer, materials.planned_steps, self._extensions)
             self._rates = LearningRates(self._learner.optimizer, schedule, self._length)
             self._first_step = 0 if resume is None else self._restored(resume)
-            self._keeper = Keeper(
-                config, materials, run, manager, report, self._learner, identity, self._length, self._first_step
-            )
+            self._keeper = Keeper(config, materials, context, self._learner, identity, self._length, self._first_step)
             self._first_rows = first_rows(self._learner.parameters)
             undone.pop_all()
 
@@ -176,10 +170,7 @@ class Trainer:
         shards = Shards(weights) if config.shard_weights else None
         own = weights if shards is None else shards.own
         num_processes = self._materials.batches.num_processes
-        optimizer = build_optimizer(
-            config, own, num_processes=num_processes,
-            notice=lambda text: self._report(Notice(text, "warning")),
-        )  # fmt: skip
+        optimizer = build_optimizer(config, own, num_processes=num_processes, notice=self._context.warn)
         # Losses in fp16 are scaled up before backward and gradients down after it (Micikevicius et al., 1710.03740).
         scaler = torch.amp.GradScaler(self._device.type, enabled=config.mixed_precision == "fp16")
         updates: GatheredUpdates | UpdatesInBackward
@@ -305,7 +296,7 @@ class Trainer:
         def is_wanted() -> bool:
             return self._on_any_process(self._controls.lend.is_set())[0]
 
-        lend_device(self._manager, models, self._learner, is_wanted, self._report)
+        lend_device(self._context.manager, models, self._learner, is_wanted, self._report)
         self._report(PhaseProgress("training", step, self.num_steps))
 
     @property

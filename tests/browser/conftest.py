@@ -15,6 +15,7 @@ from dreambooth.data.samples import sample_folder
 from dreambooth.events import ModelSaved, PhaseProgress, SamplesMade, StatusChanged, StepLoss
 from dreambooth.pictures.settings_text import CHUNK, recipe_text
 from dreambooth.records.workspace import RunFolder
+from dreambooth.training.materials import RunContext
 
 PLAYED_STEPS = 3000
 
@@ -28,9 +29,8 @@ class Played:
     go_on: threading.Event = dataclasses.field(default_factory=threading.Event)
     seen: list[TrainingConfig] = dataclasses.field(default_factory=list)
 
-    def __call__(
-        self, config: TrainingConfig, run: RunFolder, *, report: Any, controls: Any, **_: Any
-    ) -> StatusChanged:
+    def __call__(self, config: TrainingConfig, context: RunContext) -> StatusChanged:
+        run, report, controls = context.run, context.report, context.controls
         self.seen.append(config)
         report(PhaseProgress("loading"))
         report(PhaseProgress("class images", 1, 2))
@@ -70,9 +70,14 @@ class Played:
         report(SamplesMade(step, ("0.png", "1.png")))
 
 
+@pytest.fixture(scope="module")
+def player() -> Played:
+    """Return what plays the trainings of a file's page."""
+    return Played()
+
+
 @pytest.fixture
-def played(monkeypatch: pytest.MonkeyPatch) -> Played:
-    """Play trainings for the length of a test."""
-    played = Played()
-    monkeypatch.setattr("dreambooth.runs.run._train", played)
-    return played
+def played(player: Played) -> Played:
+    """Return the player, as at its start."""
+    vars(player).update(vars(Played()))
+    return player

@@ -5,17 +5,19 @@ import os
 import re
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from dreambooth.config.training import TrainingConfig
 from dreambooth.events import PhaseProgress, StatusChanged, StepLoss
 from dreambooth.records.runlog import read_state
-from dreambooth.records.workspace import RunFolder, Workspace
+from dreambooth.records.workspace import Workspace
 from dreambooth.runs.jobs import Jobs
+from dreambooth.training.materials import RunContext
 from tests.browser.test_page import Visit
-from tests.harness.server_life import a_whole_app, stub_config, until
+from tests.harness.jobs_at_work import until
+from tests.harness.server_life import a_whole_app, stub_config
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -24,17 +26,16 @@ pytestmark = pytest.mark.browser
 NUM_STEPS, STEPS_BETWEEN_STATES = 400, 10
 
 
-def slow_training(
-    _: TrainingConfig, run: RunFolder, *, report: Any, controls: Any, resume: bool, **__: Any
-) -> StatusChanged:
+def slow_training(_: TrainingConfig, context: RunContext) -> StatusChanged:
     """Take steps with a state at every tenth; a resumed run goes on after its newest, and faster."""
-    first = max(run.checkpoint_steps(), default=0) if resume else 0
+    run, report = context.run, context.report
+    first = max(run.checkpoint_steps(), default=0) if context.is_resumed else 0
     for step in range(first + 1, NUM_STEPS + 1):
         report(PhaseProgress("training", step, NUM_STEPS))
         report(StepLoss(step, 0.5, 0.5, None, 1e-6))
         if step % STEPS_BETWEEN_STATES == 0:
             (run.checkpoints / str(step)).mkdir(parents=True, exist_ok=True)
-        if controls.stop.wait(0 if resume else 0.1):
+        if context.controls.stop.wait(0 if context.is_resumed else 0.1):
             return StatusChanged("stopped")
     return StatusChanged("done")
 
@@ -43,14 +44,10 @@ def test_an_interrupted_run_is_resumed_by_a_click(browser: "Browser", tmp_path: 
     data_dir, workspace = tmp_path / "data", Workspace(tmp_path / "data")
 
     def prepared(jobs: Jobs) -> None:
-        from dreambooth.runs import run as runs
-
-        # In a child of its own, which ends with it: nothing has to be put back.
-        runs._train = slow_training  # type: ignore[assignment]
         if not jobs.active() and not workspace.runs():
             jobs.start(dataclasses.replace(stub_config(photos), max_train_steps=NUM_STEPS), "watched")
 
-    with a_whole_app(data_dir, prepared) as (child, url):
+    with a_whole_app(data_dir, prepared, slow_training) as (child, url):
         (run,) = until(workspace.runs, bool)
         until(lambda: read_state(run).step, lambda step: step > STEPS_BETWEEN_STATES)
         before = Visit(browser, url)
@@ -60,7 +57,7 @@ def test_an_interrupted_run_is_resumed_by_a_click(browser: "Browser", tmp_path: 
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     state = max(run.checkpoint_steps())
-    with a_whole_app(data_dir, prepared) as (_, url):
+    with a_whole_app(data_dir, prepared, slow_training) as (_, url):
         after = Visit(browser, url)
         after.tab("Train")
         after.until("run-status", "The app ended while this run was")

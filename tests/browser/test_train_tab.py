@@ -32,9 +32,9 @@ NAMELESS = """() => {
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
+def opened(tmp_path_factory: pytest.TempPathFactory, player: Played) -> Iterator[OpenPage]:
     """Open a page for all tests of this file."""
-    with open_page(tmp_path_factory.mktemp("page")) as page:
+    with open_page(tmp_path_factory.mktemp("page"), train=player) as page:
         yield page
 
 

@@ -16,8 +16,8 @@ from dreambooth.data.photos import ingest, read_photo
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.run import resume, train
 from dreambooth.training import preparation
+from tests.harness.killed_runs import Killed, killing_at
 from tests.harness.letters import letter
-from tests.training.test_run_identity import Killed, killing_at
 
 MEANT, STORED = (217, 42, 23), (200, 60, 40)  # one colour in sRGB, and in Display P3
 P3_PRIMARIES = {b"rXYZ": (0.51512, 0.2412, -0.00105), b"gXYZ": (0.29198, 0.69225, 0.04189),

@@ -18,15 +18,13 @@ from dreambooth.config.training import TrainingConfig
 from dreambooth.device.capture import NUM_PLAIN_CALLS
 from dreambooth.device.hardware import xformers_problem
 from dreambooth.errors import TrainingError
-from dreambooth.events import Controls, Event, Notice, PhaseProgress, StepLoss
+from dreambooth.events import Event, Notice, PhaseProgress
 from dreambooth.models.base import load_base
 from dreambooth.models.manager import ModelManager
 from dreambooth.pictures.generation import generate_images
-from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.training import objective
-from dreambooth.training.checkpoint import newest_checkpoint
-from dreambooth.training.preparation import prepare
 from dreambooth.training.trainer import Trainer
+from tests.harness.trained import Run, quick_settings
 
 pytestmark = pytest.mark.gpu
 
@@ -44,46 +42,27 @@ PLANS: dict[str, dict[str, Any]] = {
 }
 
 
-class Run:
-    """A run on the card: prepared anew each time it trains."""
+def trained(run: Run, stop_at: int | None = None, *, resume: bool = False) -> Trainer:
+    """Train a run, prepared anew each time."""
 
-    def __init__(self, config: TrainingConfig, folder: Path) -> None:
-        self.config, self.folder, self.run = config, folder, RunFolder(folder / "run")
-        self.controls, self.manager, self.events = Controls(), ModelManager("cuda"), list[Event]()
-        self.trainer: Trainer | None = None
+    def press(event: Event) -> None:
+        if isinstance(event, PhaseProgress) and (event.phase, event.done) == ("training", stop_at):
+            run.controls.stop.set()
 
-    def train(self, stop_at: int | None = None, resume: bool = False) -> Trainer:
-        def report(event: Event) -> None:
-            self.events.append(event)
-            if isinstance(event, PhaseProgress) and (event.phase, event.done) == ("training", stop_at):
-                self.controls.stop.set()
-
-        self.controls.stop.clear()
-        materials = prepare(
-            self.config, workspace=Workspace(self.folder / "data"), manager=self.manager, token=None, report=report,
-            controls=self.controls,
-        )  # fmt: skip
-        assert materials is not None
-        state = newest_checkpoint(self.run, print) if resume else None
-        assert (state is not None) == resume
-        self.trainer = Trainer(self.config, materials, self.run, self.manager, report, self.controls, state)
-        self.trainer.run()
-        return self.trainer
-
-    @property
-    def losses(self) -> list[float]:
-        return [event.loss for event in self.events if isinstance(event, StepLoss)]
+    run.controls.stop.clear()
+    run.press = press
+    try:
+        return run.train_anew(run.newest_state() if resume else None)
+    finally:
+        run.press = lambda event: None
 
 
 @pytest.fixture
 def config(tiny_base_folder: Path, photos: Path) -> TrainingConfig:
     # The photos serve as class pictures too: making some is no part of what is tested here.
-    return TrainingConfig(
-        pretrained_model_name_or_path=str(tiny_base_folder),
-        concepts=(Concept("photo of zwx dog", str(photos), "photo of dog", str(photos)),),
-        resolution=32, train_batch_size=2, max_train_steps=NUM_STEPS, learning_rate=1e-3, seed=7,
-        num_class_images=2, save_infer_steps=2, num_crop_variants=2, log_interval=1, train_text_encoder=True,
-        with_prior_preservation=True,
+    return quick_settings(
+        tiny_base_folder, photos, concepts=(Concept("photo of zwx dog", str(photos), "photo of dog", str(photos)),),
+        train_batch_size=2, max_train_steps=NUM_STEPS, train_text_encoder=True, with_prior_preservation=True,
     )  # fmt: skip
 
 
@@ -106,14 +85,13 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 def test_every_plan_trains_and_begins_with_the_loss_of_the_cpu(
     plan: str, config: TrainingConfig, tmp_path: Path
 ) -> None:
-    run = Run(dataclasses.replace(config, **PLANS[plan]).checked(), tmp_path)
+    run = Run(dataclasses.replace(config, **PLANS[plan]).checked(), tmp_path, "cuda")
     before = weights_of_base(config)
-    after = weights_of(run.train())
+    after = weights_of(trained(run))
     assert all(tensor.isfinite().all() for tensor in after.values())
     assert sum(not torch.equal(before[name], after[name]) for name in before) > 600
     plain = Run(dataclasses.replace(config, max_train_steps=1), tmp_path / "plain")
-    plain.manager = ModelManager("cpu")
-    plain.train()
+    trained(plain)
     # Later losses part: a loss scale that begins too high leaves updates out.
     assert run.losses[0] == pytest.approx(plain.losses[0], rel=0.02)
     assert not [event.text for event in run.events if isinstance(event, Notice) and event.level == "warning"]
@@ -135,12 +113,12 @@ def test_a_stopped_run_resumes_as_exactly_as_two_whole_runs_agree(
     plan: str, config: TrainingConfig, tmp_path: Path
 ) -> None:
     settings = dataclasses.replace(config, **PLANS[plan]).checked()
-    whole, again, parted = (Run(settings, tmp_path / name) for name in ("whole", "again", "parted"))
+    whole, again, parted = (Run(settings, tmp_path / name, "cuda") for name in ("whole", "again", "parted"))
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        first, second = weights_of(whole.train()), weights_of(again.train())
-        parted.train(stop_at=NUM_STEPS - 3)
-        third = weights_of(parted.train(resume=True))
+        first, second = weights_of(trained(whole)), weights_of(trained(again))
+        trained(parted, stop_at=NUM_STEPS - 3)
+        third = weights_of(trained(parted, resume=True))
     finally:
         torch.use_deterministic_algorithms(False)
     own, resumed = furthest(first, second), furthest(first, third)
@@ -151,10 +129,10 @@ def test_a_stopped_run_resumes_as_exactly_as_two_whole_runs_agree(
 def test_a_recorded_step_does_what_a_plain_one_does(config: TrainingConfig, tmp_path: Path) -> None:
     settings = dataclasses.replace(config, text_encoder_stop_step=NUM_STEPS - 2)
     plain, recorded = (
-        Run(dataclasses.replace(settings, capture_step=captured).checked(), tmp_path / str(captured))
+        Run(dataclasses.replace(settings, capture_step=captured).checked(), tmp_path / str(captured), "cuda")
         for captured in (False, True)
     )
-    one, other = weights_of(plain.train()), weights_of(recorded.train())
+    one, other = weights_of(trained(plain)), weights_of(trained(recorded))
     difference = furthest(one, other)
     print(f"recorded against plain, fp32: {difference:g} at most after {NUM_STEPS} steps")
     assert difference < 2e-4
@@ -165,7 +143,7 @@ def test_a_recorded_step_does_what_a_plain_one_does(config: TrainingConfig, tmp_
 def test_a_loss_that_is_no_number_leaves_the_weights_as_they_were(
     plan: str, config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(dataclasses.replace(config, **PLANS[plan]).checked(), tmp_path)
+    run = Run(dataclasses.replace(config, **PLANS[plan]).checked(), tmp_path, "cuda")
     original, factor = objective.prior_preservation, torch.ones((), device="cuda")
     kept: list[dict[str, torch.Tensor]] = []
 
@@ -181,18 +159,18 @@ def test_a_loss_that_is_no_number_leaves_the_weights_as_they_were(
     monkeypatch.setattr(objective, "prior_preservation", poisoned)
     monkeypatch.setattr(Trainer, "_due_work", poison)
     with pytest.raises(TrainingError, match=f"loss of step {NUM_PLAIN_CALLS + 3} "):
-        run.train()
+        trained(run)
     assert run.trainer is not None
     assert furthest(kept[0], weights_of(run.trainer)) == 0
 
 
 def test_a_compiled_unet_learns_the_same(config: TrainingConfig, tmp_path: Path) -> None:
     plain, compiled = (
-        Run(dataclasses.replace(config, compile_unet=on, max_train_steps=3).checked(), tmp_path / str(on))
+        Run(dataclasses.replace(config, compile_unet=on, max_train_steps=3).checked(), tmp_path / str(on), "cuda")
         for on in (False, True)
     )
-    plain.train()
-    compiled.train()
+    trained(plain)
+    trained(compiled)
     torch._dynamo.reset()
     assert compiled.losses == pytest.approx(plain.losses, rel=1e-3)
 
@@ -202,10 +180,10 @@ def test_xformers_gives_the_same_losses_where_it_loads(config: TrainingConfig, t
     if problem is not None:
         pytest.skip(f"xformers does not load here: {problem}")
     settings = dataclasses.replace(config, mixed_precision="fp16", max_train_steps=3)
-    plain = Run(settings.checked(), tmp_path / "sdpa")
-    other = Run(dataclasses.replace(settings, attention="xformers").checked(), tmp_path / "xformers")
-    plain.train()
-    other.train()
+    plain = Run(settings.checked(), tmp_path / "sdpa", "cuda")
+    other = Run(dataclasses.replace(settings, attention="xformers").checked(), tmp_path / "xformers", "cuda")
+    trained(plain)
+    trained(other)
     assert other.losses == pytest.approx(plain.losses, rel=0.05)
 
 
@@ -228,12 +206,11 @@ def test_the_swap_gives_all_memory_back_ten_times(config: TrainingConfig, tmp_pa
     manager = ModelManager("cuda")
     held = []
     for number in range(11):
-        run = Run(
-            dataclasses.replace(config, mixed_precision="fp16", max_train_steps=2).checked(), tmp_path / f"{number}"
-        )
-        run.manager = manager
+        settings = dataclasses.replace(config, mixed_precision="fp16", max_train_steps=2).checked()
+        run = Run(settings, tmp_path / f"{number}", "cuda")
+        run.context = dataclasses.replace(run.context, manager=manager)
         with manager.lease("training", wait=False):
-            run.train()
+            trained(run)
             run.trainer = None
         del run
         manager.collect()

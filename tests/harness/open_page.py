@@ -15,6 +15,7 @@ from dreambooth.errors import DreamBoothError
 from dreambooth.models.manager import ModelManager
 from dreambooth.records.workspace import Workspace
 from dreambooth.runs.jobs import Jobs
+from dreambooth.runs.run import Training
 from tests.harness.tiny import tiny_base
 from ui.boundary import Page
 from ui.build import build_page
@@ -47,12 +48,13 @@ def open_page(
     auth: tuple[str, str] | None = None,
     training_refusal: DreamBoothError | None = None,
     takes_folders: bool = False,
+    train: Training | None = None,
 ) -> Iterator[OpenPage]:
     """Open the page as the app does, over a data folder of its own with a tiny base in it."""
     workspace = Workspace(folder / "data")
     settings = Settings(workspace.data_dir, token=None if token is None else Secret(token))
     base = tiny_base(workspace.models_dir / "tiny")
-    jobs = Jobs(workspace, ModelManager("cpu"), token)
+    jobs = Jobs(workspace, ModelManager("cpu"), token, train=train)
     with app.private_folder(workspace) as copies_dir, pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(copies_dir))
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")

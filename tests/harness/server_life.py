@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,30 @@ from dreambooth.config.training import TrainingConfig
 from dreambooth.events import PhaseProgress, StatusChanged, read_events
 from dreambooth.models.manager import ModelManager
 from dreambooth.records.runlog import read_state
-from dreambooth.records.workspace import RunFolder, Workspace, held_data_folder
+from dreambooth.records.workspace import Workspace, held_data_folder
 from dreambooth.runs.jobs import Jobs
+from dreambooth.runs.run import Training
+from dreambooth.training.materials import RunContext
+from tests.harness.children import exit_status, in_child, reached
+from tests.harness.jobs_at_work import until
 from tests.harness.open_page import free_port
-from tests.training.test_kills import exit_status, in_child, reached
 
 STUB_STEPS = 5
+ENDINGS: dict[str, BaseException] = {
+    "wrong value": ValueError("no such mode"),
+    "missing library": ImportError("No module named 'triton'"),
+    "a library that exits": SystemExit(3),
+    "interrupt": KeyboardInterrupt(),
+    "memory": MemoryError("cannot allocate 2 GiB"),
+    "system": OSError(5, "Input/output error"),
+    "torch": RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+}
 
 
 def stub_config(photos: Path, **changes: Any) -> TrainingConfig:
     """Return settings that pass every check; the stand-ins do not look at them."""
     concepts = (Concept("photo of zwx dog", str(photos), "photo of dog"),)
     return TrainingConfig(concepts=concepts, max_train_steps=STUB_STEPS, **changes).checked()
-
-
-def until(read: Callable[[], Any], done: Callable[[Any], bool], seconds: float = 60) -> Any:
-    """Ask until the answer is as wanted, and return it."""
-    end_s = time.monotonic() + seconds
-    while not done(value := read()):
-        assert time.monotonic() < end_s, f"still {value}"
-        time.sleep(0.02)
-    return value
 
 
 def append(path: Path, line: str) -> None:
@@ -54,26 +58,39 @@ def lines(path: Path) -> list[str]:
 # Restarts ------------------------------------------------------------------------------------------------------------
 
 
-def stub_training(_: TrainingConfig, run: RunFolder, *, report: Any, controls: Any, resume: bool, **rest: Any) -> Any:
+def stub_training(_: TrainingConfig, context: RunContext) -> StatusChanged:
     """Do five short steps, each with a state, in a journal; a resumed run goes on after its newest."""
-    first = max(run.checkpoint_steps(), default=0) if resume else 0
+    run = context.run
+    first = max(run.checkpoint_steps(), default=0) if context.is_resumed else 0
     for step in range(first + 1, STUB_STEPS + 1):
-        if controls.stop.is_set():
+        if context.controls.stop.is_set():
             return StatusChanged("stopped")
         time.sleep(0.02)
-        report(PhaseProgress("training", step, STUB_STEPS))
-        append(rest["workspace"].data_dir / "steps", f"{run.name} {step}")
+        context.report(PhaseProgress("training", step, STUB_STEPS))
+        append(context.workspace.data_dir / "steps", f"{run.name} {step}")
         (run.checkpoints / str(step)).mkdir(parents=True, exist_ok=True)
     return StatusChanged("done")
+
+
+class Failing:
+    """Stands in for a training that fails at its third step while there is an `error`, and is `stub_training` else."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+    def __call__(self, config: TrainingConfig, context: RunContext) -> StatusChanged:
+        if self.error is None:
+            return stub_training(config, context)
+        context.report(PhaseProgress("training", 3, 5))
+        raise self.error
 
 
 def a_server(workspace: Workspace, photos: Path, seed: int, *, to_the_end: bool) -> None:
     """Be a server: resume what was interrupted, start three runs, take one out of the line; end when all are done."""
     rng = random.Random(seed)
     with pytest.MonkeyPatch.context() as patch, held_data_folder(workspace):
-        patch.setattr("dreambooth.runs.run._train", stub_training)
         patch.setattr(ModelManager, "collect", lambda _: None)
-        jobs = Jobs(workspace, ModelManager("cpu"))
+        jobs = Jobs(workspace, ModelManager("cpu"), train=stub_training)
         for run in reversed(workspace.runs()):
             if read_state(run).status == "interrupted":
                 jobs.resume(run.name)
@@ -132,8 +149,8 @@ def through_restarts(folder: Path, photos: Path, num_restarts: int, seed: int) -
 # The whole app -------------------------------------------------------------------------------------------------------
 
 
-def serve_with(data_dir: Path, prepared: Callable[[Jobs], Any], port: int) -> None:
-    """Be the app, with something done to its jobs before the page opens; never returns."""
+def serve_with(data_dir: Path, prepared: Callable[[Jobs], Any], port: int, train: Training | None) -> None:
+    """Be the app, with something done to its jobs before the page opens, and this training; never returns."""
     import faulthandler
 
     import app
@@ -150,17 +167,20 @@ def serve_with(data_dir: Path, prepared: Callable[[Jobs], Any], port: int) -> No
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ui.build.build_page", build_after)
+        patch.setattr("dreambooth.runs.jobs.Jobs", partial(Jobs, train=train))
         os._exit(app.main(["--port", str(port)]))
 
 
 @contextlib.contextmanager
-def a_whole_app(data_dir: Path, prepared: Callable[[Jobs], Any]) -> Iterator[tuple[int, str]]:
+def a_whole_app(
+    data_dir: Path, prepared: Callable[[Jobs], Any], train: Training | None = None
+) -> Iterator[tuple[int, str]]:
     """Run the app in a child; yields its process id and address when the page answers, and kills it afterwards."""
     import urllib.request
 
     port = free_port()
     data_dir.mkdir(parents=True, exist_ok=True)
-    child = in_child(lambda: serve_with(data_dir, prepared, port))
+    child = in_child(lambda: serve_with(data_dir, prepared, port, train))
     url = f"http://127.0.0.1:{port}/"
 
     def answers() -> bool:

@@ -25,8 +25,8 @@ from dreambooth.runs.jobs import Jobs
 from dreambooth.runs.run import start_records
 from dreambooth.scoring import bleed
 from dreambooth.scoring import run as score
+from tests.harness.jobs_at_work import finished
 from tests.harness.tiny import tiny_base
-from tests.runs.test_jobs import finished
 
 
 class Unets:

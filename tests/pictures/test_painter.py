@@ -24,8 +24,8 @@ from dreambooth.pictures.settings_text import read_recipe, text_of_picture
 from dreambooth.records.workspace import Workspace
 from dreambooth.runs.jobs import Jobs
 from dreambooth.runs.run import start_records
+from tests.harness.jobs_at_work import Stub, finished, until
 from tests.harness.tiny import tiny_base
-from tests.runs.test_jobs import Stub, finished, waited
 
 QUICK = {"num_images_per_prompt": 2, "num_inference_steps": 1, "seed": 5}
 
@@ -44,19 +44,23 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def jobs(studio: Path) -> Iterator[Jobs]:
-    jobs = Jobs(Workspace(studio), ModelManager("cpu"))
+def stub() -> Stub:
+    return Stub()
+
+
+@pytest.fixture
+def jobs(studio: Path, stub: Stub) -> Iterator[Jobs]:
+    jobs = Jobs(Workspace(studio), ModelManager("cpu"), train=stub)
     yield jobs
     jobs.close()
 
 
 @pytest.fixture
-def training(jobs: Jobs, studio: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stub, str]]:
+def training(jobs: Jobs, studio: Path, stub: Stub) -> Iterator[tuple[Stub, str]]:
     """Yield a run that trains until it is told to go on, and its name."""
-    stub = Stub(monkeypatch)
     concept = Concept("photo of zwx dog", str(studio / "datasets"))
     name = jobs.start(TrainingConfig(concepts=(concept,), pretrained_model_name_or_path="starter"), "busy")
-    waited(lambda: stub.order, len)
+    until(lambda: stub.order, len)
     yield stub, name
     stub.go_on.set()
     finished(jobs, name)
@@ -175,7 +179,7 @@ class Work:
 
 
 def ended(order: Order) -> str:
-    return str(waited(lambda: order.state, lambda state: state in ("done", "cancelled", "failed"), 20))
+    return str(until(lambda: order.state, lambda state: state in ("done", "cancelled", "failed"), 20))
 
 
 def test_requests_are_made_one_after_the_other_and_told_as_they_go(jobs: Jobs) -> None:
@@ -201,13 +205,13 @@ def test_cancelling_ends_what_is_made_and_what_waits(jobs: Jobs) -> None:
     line, work = jobs.pictures, Work()
     one, two = line.add("one", 2, work), line.add("two", 2, Work())
     work.go_on.release()
-    waited(lambda: one.files, len)
+    until(lambda: one.files, len)
     assert line.cancel() == 2
     assert (ended(one), one.files, ended(two)) == ("cancelled", [Path("0.png")], "cancelled")
     assert line.cancel() == 0
     three = line.add("three", 2, Work())
     followed = line.follow(three)
-    waited(lambda: three.state, lambda state: state == "making")
+    until(lambda: three.state, lambda state: state == "making")
     line.add("four", 2, work)
     work.go_on.release(2)
     threading.Timer(0.2, line.cancel, [three]).start()
@@ -273,7 +277,7 @@ def test_a_request_that_pauses_a_training_asks_it_to_lend_the_device(jobs: Jobs,
 def test_pictures_that_wait_for_the_device_can_be_cancelled(jobs: Jobs, training: tuple[Stub, str]) -> None:
     """A training that prepares its first step lends nothing for minutes."""
     order = jobs.order("starter", GenerationConfig(prompt="a dog"), "pause training")
-    waited(lambda: order.state, lambda state: state == "making")
+    until(lambda: order.state, lambda state: state == "making")
     assert jobs.pictures.cancel() == 1
     assert ended(order) == "cancelled"
     assert order.error is None

@@ -19,7 +19,7 @@ from dreambooth.records.runlog import read_state
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.run import resume, train
 from dreambooth.training import preparation
-from tests.training.test_kills import assert_same_run, exit_status, in_child, outcome
+from tests.harness.children import assert_same_run, exit_status, in_child, outcome
 
 pytestmark = pytest.mark.reliability
 NUM_SIZES = 40

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,7 +18,9 @@ from dreambooth.events import PhaseProgress, StatusChanged, StepLoss
 from dreambooth.records.runlog import read_state
 from dreambooth.records.workspace import Workspace
 from dreambooth.runs.jobs import Jobs
-from tests.harness.server_life import a_whole_app, stub_config, until
+from dreambooth.training.materials import RunContext
+from tests.harness.jobs_at_work import until
+from tests.harness.server_life import a_whole_app, stub_config
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -30,13 +32,13 @@ WAIT_MS = 90_000
 STATUS = re.compile(r"step (\d+) of")
 
 
-def slow_training(config: TrainingConfig, *_: Any, report: Any, controls: Any, **__: Any) -> StatusChanged:
+def slow_training(_: TrainingConfig, context: RunContext) -> StatusChanged:
     """Take steps of a quarter second, as long as nobody stops it."""
     for step in range(1, NUM_STEPS + 1):
-        if controls.stop.wait(STEP_S):
+        if context.controls.stop.wait(STEP_S):
             return StatusChanged("stopped")
-        report(PhaseProgress("training", step, NUM_STEPS))
-        report(StepLoss(step, 0.5, 0.5, None, 1e-6))
+        context.report(PhaseProgress("training", step, NUM_STEPS))
+        context.report(StepLoss(step, 0.5, 0.5, None, 1e-6))
     return StatusChanged("done")
 
 
@@ -45,14 +47,10 @@ def an_app(data_dir: Path, photos: Path | None) -> Iterator[tuple[int, str]]:
     """Run the app in a child with the stand-in, and with a run when photos are given."""
 
     def prepared(jobs: Jobs) -> None:
-        from dreambooth.runs import run as runs
-
-        # In a child of its own, which ends with it: nothing has to be put back.
-        runs._train = slow_training  # type: ignore[assignment]
         if photos is not None:
             jobs.start(dataclasses.replace(stub_config(photos), max_train_steps=NUM_STEPS), "watched")
 
-    with a_whole_app(data_dir, prepared) as app:
+    with a_whole_app(data_dir, prepared, slow_training) as app:
         yield app
 
 

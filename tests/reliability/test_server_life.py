@@ -6,7 +6,6 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,8 +16,9 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.records.runlog import read_state
 from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.runs.jobs import Jobs
-from tests.harness.server_life import ended_by_signal, stub_config, stub_training, through_restarts, until
-from tests.test_server import ENDINGS
+from dreambooth.training.materials import RunContext
+from tests.harness.jobs_at_work import until
+from tests.harness.server_life import ENDINGS, Failing, ended_by_signal, stub_config, through_restarts
 from ui.render import status_card
 
 pytestmark = pytest.mark.reliability
@@ -48,19 +48,15 @@ def test_twenty_servers_told_to_end_save_their_run_and_go(config: TrainingConfig
 def test_five_of_each_way_a_thread_ends(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """R10: all kinds of errors, five times each, through one queue."""
     monkeypatch.setattr(ModelManager, "collect", lambda _: None)
-    jobs, slowest_s = Jobs(Workspace(tmp_path / "data"), ModelManager("cpu")), 0.0
+    failing, slowest_s = Failing(), 0.0
+    jobs = Jobs(Workspace(tmp_path / "data"), ModelManager("cpu"), train=failing)
     for kind in [*ENDINGS] * 5:
-
-        def train(*_: Any, report: Any, kind: str = kind, **__: Any) -> StatusChanged:
-            report(PhaseProgress("training", 3, 5))
-            raise ENDINGS[kind]
-
-        monkeypatch.setattr("dreambooth.runs.run._train", train)
+        failing.error = ENDINGS[kind]
         name, began_s = jobs.start(stub_config(photos)), time.monotonic()
         view = until(partial(jobs.view, name), lambda view: view.status == "failed")
         slowest_s = max(slowest_s, time.monotonic() - began_s)
         assert type(ENDINGS[kind]).__name__ in status_card(view)
-        monkeypatch.setattr("dreambooth.runs.run._train", stub_training)
+        failing.error = None
         after = jobs.start(stub_config(photos))
         # Called within this round, whose names they take.
         until(lambda: jobs.view(after).status, lambda status: status == "done")  # noqa: B023
@@ -69,19 +65,16 @@ def test_five_of_each_way_a_thread_ends(tmp_path: Path, photos: Path, monkeypatc
     assert slowest_s < 5
 
 
-def test_five_hung_trainings_are_told_within_a_minute(
-    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_five_hung_trainings_are_told_within_a_minute(tmp_path: Path, photos: Path) -> None:
     """R10: five apps, each with a training that hangs after a step; nothing is moved but the clock's own hands."""
     let_go = threading.Event()
 
-    def hang(*_: Any, report: Any, **__: Any) -> StatusChanged:
-        report(PhaseProgress("training", 1, 5))
+    def hang(_: TrainingConfig, context: RunContext) -> StatusChanged:
+        context.report(PhaseProgress("training", 1, 5))
         let_go.wait()
         return StatusChanged("done")
 
-    monkeypatch.setattr("dreambooth.runs.run._train", hang)
-    apps = [Jobs(Workspace(tmp_path / str(number)), ModelManager("cpu")) for number in range(5)]
+    apps = [Jobs(Workspace(tmp_path / str(number)), ModelManager("cpu"), train=hang) for number in range(5)]
     began_s = time.monotonic()
     names = [jobs.start(stub_config(photos)) for jobs in apps]
     for jobs, name in zip(apps, names, strict=True):

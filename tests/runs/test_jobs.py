@@ -3,9 +3,8 @@
 import dataclasses
 import json
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,16 @@ from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import held_lock
 from dreambooth.errors import ConfigError, DeviceError, DreamBoothError, RunFolderError
-from dreambooth.events import Controls, PhaseProgress, StatusChanged, StepLoss
+from dreambooth.events import PhaseProgress, StatusChanged, StepLoss
 from dreambooth.models.manager import ModelManager
 from dreambooth.pictures.painter import generate
+from dreambooth.records.eta import in_words
 from dreambooth.records.runlog import RunLog, TensorBoardLog, read_state
 from dreambooth.records.workspace import RunFolder, Workspace
-from dreambooth.runs.jobs import Jobs, RunView, in_words
-from dreambooth.runs.run import smaller_config, smaller_settings, start_records, train
+from dreambooth.runs.jobs import Jobs
+from dreambooth.runs.run import start_records, train
+from dreambooth.runs.smaller import smaller_config, smaller_settings
+from tests.harness.jobs_at_work import Stub, finished, until
 
 
 @pytest.fixture
@@ -46,45 +48,17 @@ def jobs(workspace: Workspace) -> Iterator[Jobs]:
     jobs.close()
 
 
-def waited(read: Callable[[], Any], until: Callable[[Any], bool], seconds: float = 120) -> Any:
-    end_s = time.monotonic() + seconds
-    while time.monotonic() < end_s:
-        value = read()
-        if until(value):
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"still {read()}")
-
-
-def finished(jobs: Jobs, name: str) -> RunView:
-    view: RunView = waited(lambda: jobs.view(name), lambda view: view.status in ("done", "stopped", "failed"))
-    return view
-
-
-class Stub:
-    """Stands in for the training itself, where a test is about the thread around it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.go_on, self.running, self.order = threading.Event(), 0, list[str]()
-        self.error: BaseException | None = None
-        monkeypatch.setattr("dreambooth.runs.run._train", self)
-
-    def __call__(self, config: TrainingConfig, run: RunFolder, *, controls: Controls, report: Any, **_: Any) -> Any:
-        self.running += 1
-        assert self.running == 1, "one run at a time"
-        self.order.append(run.name)
-        report(PhaseProgress("training", 1, 100))
-        while not (self.go_on.is_set() or controls.stop.is_set()):
-            time.sleep(0.01)
-        self.running -= 1
-        if self.error:
-            raise self.error
-        return StatusChanged("stopped" if controls.stop.is_set() else "done")
+@pytest.fixture
+def stub() -> Stub:
+    return Stub()
 
 
 @pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
-    return Stub(monkeypatch)
+def stub_jobs(workspace: Workspace, stub: Stub) -> Iterator[Jobs]:
+    """Yield jobs whose trainings are the stub's."""
+    jobs = Jobs(workspace, ModelManager("cpu"), train=stub)
+    yield jobs
+    jobs.close()
 
 
 def test_a_run_trains_in_the_background_and_tells_its_folder(jobs: Jobs, config: TrainingConfig) -> None:
@@ -98,7 +72,7 @@ def test_a_run_trains_in_the_background_and_tells_its_folder(jobs: Jobs, config:
     assert view.config is not None
     assert view.config.seed is not None, "a drawn seed is recorded"
     assert jobs.models()[0] == (f"{name} · step 3", str(view.path / "3"))
-    waited(jobs.active, lambda active: active is None)
+    until(jobs.active, lambda active: active is None)
 
 
 def test_every_mistake_is_told_before_anything_is_written(jobs: Jobs, workspace: Workspace) -> None:
@@ -112,28 +86,28 @@ def test_every_mistake_is_told_before_anything_is_written(jobs: Jobs, workspace:
     assert workspace.runs() == []
 
 
-def test_runs_wait_in_line_and_keep_their_order(jobs: Jobs, config: TrainingConfig, stub: Stub) -> None:
-    names = [jobs.start(config) for _ in range(4)]
-    waited(lambda: stub.order, lambda order: len(order) == 1)
-    assert jobs.view(names[2]).queue_place == 2
-    assert jobs.view(names[2]).status == "queued"
-    jobs.stop(names[1])
-    assert jobs.view(names[1]).status == "stopped"
+def test_runs_wait_in_line_and_keep_their_order(stub_jobs: Jobs, config: TrainingConfig, stub: Stub) -> None:
+    names = [stub_jobs.start(config) for _ in range(4)]
+    until(lambda: stub.order, lambda order: len(order) == 1)
+    assert stub_jobs.view(names[2]).queue_place == 2
+    assert stub_jobs.view(names[2]).status == "queued"
+    stub_jobs.stop(names[1])
+    assert stub_jobs.view(names[1]).status == "stopped"
     stub.go_on.set()
-    assert [finished(jobs, name).status for name in (names[0], names[2], names[3])] == ["done"] * 3
+    assert [finished(stub_jobs, name).status for name in (names[0], names[2], names[3])] == ["done"] * 3
     assert stub.order == [names[0], names[2], names[3]]
 
 
 def test_stopping_is_shown_until_it_has_stopped(jobs: Jobs, config: TrainingConfig) -> None:
     name = jobs.start(dataclasses.replace(config, max_train_steps=10_000))
-    waited(lambda: jobs.view(name).step, lambda step: step >= 2)
+    until(lambda: jobs.view(name).step, lambda step: step >= 2)
     jobs.stop(name)
     assert jobs.view(name).status in ("stopping", "stopped")
     view = finished(jobs, name)
     assert view.status == "stopped"
     assert view.steps == [view.step]
     with pytest.raises(RunFolderError, match="not running"):
-        waited(lambda: jobs.stop(name), lambda _: False, seconds=2)
+        until(lambda: jobs.stop(name), lambda _: False, seconds=2)
 
 
 @pytest.mark.parametrize(
@@ -145,34 +119,34 @@ def test_stopping_is_shown_until_it_has_stopped(jobs: Jobs, config: TrainingConf
     ],
 )
 def test_a_failed_run_says_why_and_the_next_one_works(
-    jobs: Jobs, config: TrainingConfig, stub: Stub, error: BaseException, what: str, log: str
+    stub_jobs: Jobs, config: TrainingConfig, stub: Stub, error: BaseException, what: str, log: str
 ) -> None:
     stub.error = error
     stub.go_on.set()
-    view = finished(jobs, jobs.start(config))
+    view = finished(stub_jobs, stub_jobs.start(config))
     assert view.status == "failed"
     assert view.error is not None
     assert what in view.error.what
     assert view.error.todo
     assert log in view.log_tail
     stub.error = None
-    assert finished(jobs, jobs.start(config)).status == "done"
+    assert finished(stub_jobs, stub_jobs.start(config)).status == "done"
 
 
 def test_a_run_out_of_memory_is_tried_again_with_the_plan_that_fits(
-    jobs: Jobs, config: TrainingConfig, stub: Stub
+    stub_jobs: Jobs, config: TrainingConfig, stub: Stub
 ) -> None:
     """R11: each retry needs less, one thing at a time, until nothing is left to give up."""
     stub.error = type("OutOfMemoryError", (RuntimeError,), {})("Tried to allocate 2 GiB. x")
     stub.go_on.set()
-    name, seen, refusal = jobs.start(dataclasses.replace(config, train_text_encoder=True, use_ema=True)), [], ""
+    name, seen, refusal = stub_jobs.start(dataclasses.replace(config, train_text_encoder=True, use_ema=True)), [], ""
     while not refusal:
-        view = finished(jobs, name)
+        view = finished(stub_jobs, name)
         assert view.error is not None
         assert view.error.cause == "out of memory"
         seen.append(view.config)
         try:
-            name = jobs.retry_with_less(name)
+            name = stub_jobs.retry_with_less(name)
         except RunFolderError as error:
             refusal = str(error)
     assert "as small as they can be" in refusal
@@ -207,31 +181,33 @@ def test_what_is_said_to_need_less_can_be_run(config: TrainingConfig, changes: d
     assert ("--mixed_precision bf16" in told) == bool({"update_in_backward", "shard_weights"} & set(changes))
 
 
-def test_a_run_is_deleted_only_when_it_is_over(jobs: Jobs, config: TrainingConfig, stub: Stub) -> None:
-    names = [jobs.start(config) for _ in range(2)]
-    waited(lambda: stub.order, len)
-    assert jobs.waiting() == names[1:]
+def test_a_run_is_deleted_only_when_it_is_over(stub_jobs: Jobs, config: TrainingConfig, stub: Stub) -> None:
+    names = [stub_jobs.start(config) for _ in range(2)]
+    until(lambda: stub.order, len)
+    assert stub_jobs.waiting() == names[1:]
     for name in names:
         with pytest.raises(RunFolderError, match="Stop it first"):
-            jobs.remove(name)
+            stub_jobs.remove(name)
     stub.go_on.set()
-    path = finished(jobs, names[0]).path
-    waited(lambda: jobs.active() != names[0], bool)
-    assert jobs.remove(names[0]).num_bytes > 0
+    path = finished(stub_jobs, names[0]).path
+    until(lambda: stub_jobs.active() != names[0], bool)
+    assert stub_jobs.remove(names[0]).num_bytes > 0
     assert not path.exists()
 
 
-def test_pictures_while_training_are_told_how_long_it_takes(jobs: Jobs, config: TrainingConfig, stub: Stub) -> None:
-    name = jobs.start(config)
-    waited(lambda: stub.order, len)
+def test_pictures_while_training_are_told_how_long_it_takes(
+    stub_jobs: Jobs, config: TrainingConfig, stub: Stub
+) -> None:
+    name = stub_jobs.start(config)
+    until(lambda: stub.order, len)
     with pytest.raises(DeviceError, match=f"training {name}"):
-        next(jobs.generate("starter", GenerationConfig(prompt="a dog")))
-    log = RunLog(RunFolder(jobs.view(name).path), 500)
+        next(stub_jobs.generate("starter", GenerationConfig(prompt="a dog")))
+    log = RunLog(RunFolder(stub_jobs.view(name).path), 500)
     for step in range(1, 60):
         log(PhaseProgress("training", step, 500))
     log(StatusChanged("running"))
     with pytest.raises(DeviceError, match=r"About \d+ s left"):
-        next(jobs.generate("starter", GenerationConfig(prompt="a dog")))
+        next(stub_jobs.generate("starter", GenerationConfig(prompt="a dog")))
 
 
 def test_pictures_come_one_by_one_with_their_recipe(jobs: Jobs, tiny_base_folder: Path) -> None:
@@ -285,9 +261,11 @@ def test_train_and_generate_from_python(config: TrainingConfig, tmp_path: Path) 
         train(dataclasses.replace(config, output_dir=str(tmp_path / "run")))
 
 
-def test_a_failed_training_raises(config: TrainingConfig, stub: Stub) -> None:
-    stub.error = DreamBoothError("The photos are gone.")
-    stub.go_on.set()
+def test_a_failed_training_raises(config: TrainingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise DreamBoothError("The photos are gone.")
+
+    monkeypatch.setattr("dreambooth.training.preparation.prepare", fail)
     with pytest.raises(DreamBoothError, match="photos are gone"):
         train(config)
 

@@ -7,21 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from dreambooth.config.concepts import Concept
-from dreambooth.config.training import TrainingConfig
 from dreambooth.data.class_images import kept_latents
 from dreambooth.data.dataset import Pick, visit_number
 from dreambooth.errors import ConfigError
-from dreambooth.events import Controls, Event, StepLoss
+from dreambooth.events import StepLoss
 from dreambooth.models.base import load_base
 from dreambooth.models.family import PictureSize
-from dreambooth.models.manager import ModelManager
-from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.training.batches import CLASS, INSTANCE, TEACHER_DRAWS, stratified
-from dreambooth.training.preparation import prepare
+from dreambooth.training.materials import Materials
 from dreambooth.training.subject_mask import noun_positions, place_weights, subject_map
-from dreambooth.training.trainer import Materials, Trainer
 from tests.harness.tiny import tiny_base
+from tests.harness.trained import Run, quick_settings
 
 Make = Callable[..., Materials]
 
@@ -29,28 +25,16 @@ Make = Callable[..., Materials]
 @pytest.fixture
 def make(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> Make:
     def made(**changes: Any) -> Materials:
-        values: dict[str, Any] = {
-            "pretrained_model_name_or_path": str(tiny_base_folder),
-            "concepts": (Concept("photo of zwx dog", str(photos), "photo of dog"),),
-            "resolution": 32, "train_batch_size": 1, "max_train_steps": 2, "learning_rate": 1e-3, "seed": 7,
-            "num_class_images": 2, "save_infer_steps": 2, "num_crop_variants": 2, "gauge_interval": 0,
-        }  # fmt: skip
-        config = TrainingConfig(**(values | changes)).checked()
-        materials = prepare(
-            config, workspace=Workspace(tmp_path / "data"), manager=ModelManager("cpu"), token=None,
-            report=lambda event: None, controls=Controls(),
-        )  # fmt: skip
-        assert materials is not None
-        return materials
+        config = quick_settings(tiny_base_folder, photos, **({"gauge_interval": 0} | changes))
+        return Run(config, tmp_path).materials
 
     return made
 
 
 def losses_of(materials: Materials, folder: Path) -> list[StepLoss]:
-    events: list[Event] = []
-    config = materials.batches.config
-    Trainer(config, materials, RunFolder(folder), ModelManager("cpu"), events.append, Controls()).run()
-    return [event for event in events if isinstance(event, StepLoss)]
+    run = Run(materials.batches.config, folder, materials=materials)
+    run.train()
+    return [event for event in run.events if isinstance(event, StepLoss)]
 
 
 def test_stratified_timesteps_cover_all_levels_evenly_at_every_length() -> None:
@@ -78,7 +62,7 @@ def test_a_photos_timesteps_follow_its_own_visits_and_a_pass_is_even_too(make: M
 
 def test_at_the_first_step_a_teachers_prior_is_nothing(make: Make, tmp_path: Path) -> None:
     materials = make(with_prior_preservation=True, teacher_prior=True, max_train_steps=2)
-    first, second = losses_of(materials, tmp_path / "run")
+    first, second = losses_of(materials, tmp_path)
     assert first.prior_loss == pytest.approx(0.0, abs=1e-9)
     assert second.prior_loss is not None
     assert second.prior_loss > 0
@@ -194,14 +178,14 @@ def test_photos_are_weighed_by_place_and_class_pictures_are_not(make: Make, tmp_
     assert weights[1].unique().tolist() == [1.0]
     assert weights[0].mean().item() == pytest.approx(1.0, abs=1e-5)
     assert weights[0].min() < 0.9
-    assert len(losses_of(materials, tmp_path / "run")) == 2
+    assert len(losses_of(materials, tmp_path)) == 2
 
 
 def test_zero_terminal_snr_trains_saves_and_samples_at_pure_noise(make: Make, tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "v", prediction_type="v_prediction")
     materials = make(pretrained_model_name_or_path=str(base), zero_terminal_snr=True, save_interval=1)
     assert materials.alpha_bar[-1] == 0
-    losses_of(materials, tmp_path / "run")
+    losses_of(materials, tmp_path)
     saved = load_base(str(tmp_path / "run" / "2"))
     assert saved.noise_scheduler_config["rescale_betas_zero_snr"] is True
     from dreambooth.pictures.samplers import DDIM, scheduler_for

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from dreambooth.config.concepts import Concept
 from dreambooth.config.training import TrainingConfig
 from dreambooth.events import (
-    Controls,
     Event,
     FixedNoiseLosses,
     LossReader,
@@ -20,50 +18,26 @@ from dreambooth.events import (
     fixed_noise_losses_of,
     memorisation_of,
 )
-from dreambooth.models.manager import ModelManager
-from dreambooth.records.workspace import RunFolder, Workspace
-from dreambooth.training.batches import BatchMaker
-from dreambooth.training.checkpoint import newest_checkpoint
-from dreambooth.training.preparation import prepare
-from dreambooth.training.trainer import Materials, Trainer
+from dreambooth.training.materials import Materials
+from tests.harness.killed_runs import Killed, killing_at
+from tests.harness.trained import Run, quick_settings
 
 Settings = Callable[..., TrainingConfig]
-
-
-class Killed(BaseException):
-    """Ends a run where it stands."""
 
 
 @pytest.fixture
 def settings(tiny_base_folder: Path, photos: Path) -> Settings:
     def made(**changes: Any) -> TrainingConfig:
-        values: dict[str, Any] = {
-            "pretrained_model_name_or_path": str(tiny_base_folder),
-            "concepts": (Concept("photo of zwx dog", str(photos), "photo of dog"),),
-            "resolution": 32, "train_batch_size": 1, "max_train_steps": 4, "learning_rate": 1e-3, "seed": 7,
-            "num_class_images": 2, "save_infer_steps": 2, "num_crop_variants": 2, "gauge_interval": 2,
-            "checkpointing_steps": 1,
-        }  # fmt: skip
-        return TrainingConfig(**(values | changes)).checked()
+        values = {"max_train_steps": 4, "gauge_interval": 2, "checkpointing_steps": 1}
+        return quick_settings(tiny_base_folder, photos, **(values | changes))
 
     return made
 
 
-def prepared(config: TrainingConfig, folder: Path, events: list[Event]) -> Materials:
-    materials = prepare(
-        config, workspace=Workspace(folder / "data"), manager=ModelManager("cpu"), token=None, report=events.append,
-        controls=Controls(),
-    )  # fmt: skip
-    assert materials is not None
-    return materials
-
-
 def trained(config: TrainingConfig, folder: Path, *, resumed: bool = False) -> tuple[list[Event], Materials]:
-    events: list[Event] = []
-    materials, run = prepared(config, folder, events), RunFolder(folder / "run")
-    state = newest_checkpoint(run, pytest.fail) if resumed else None
-    Trainer(config, materials, run, ModelManager("cpu"), events.append, Controls(), state).run()
-    return events, materials
+    run = Run(config, folder)
+    run.train(run.newest_state() if resumed else None)
+    return run.events, run.materials
 
 
 def looks(events: list[Event]) -> list[FixedNoiseLosses]:
@@ -94,7 +68,7 @@ def test_looks_come_at_step_0_at_every_interval_and_at_saves(settings: Settings,
 def test_losses_at_fixed_noise_are_those_worked_out_by_hand(settings: Settings, tmp_path: Path) -> None:
     from diffusers import DDPMScheduler
 
-    materials = prepared(settings(with_prior_preservation=True), tmp_path, [])
+    materials = Run(settings(with_prior_preservation=True), tmp_path).materials
     base, gauges = materials.base, materials.gauges
     assert gauges is not None
     found = gauges.look(0)
@@ -120,17 +94,8 @@ def test_a_resumed_run_tells_the_losses_of_the_run_that_never_ended(
 ) -> None:
     config = settings(with_prior_preservation=True, teacher_prior=True, max_train_steps=6)
     whole, _ = trained(config, tmp_path / "whole")
-    original = BatchMaker.batch
-
-    def batch(self: BatchMaker, step: int, micro_step: int) -> Any:
-        if step == 5:
-            raise Killed
-        return original(self, step, micro_step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(BatchMaker, "batch", batch)
-        with pytest.raises(Killed):
-            trained(config, tmp_path / "killed")
+    with killing_at(monkeypatch, 5), pytest.raises(Killed):
+        trained(config, tmp_path / "killed")
     rest, _ = trained(config, tmp_path / "killed", resumed=True)
     assert looks(rest) == [look for look in looks(whole) if look.step > 4]
 

@@ -18,10 +18,11 @@ import pytest
 
 from dreambooth.config.concepts import Concept
 from dreambooth.config.training import TrainingConfig
-from dreambooth.events import Event, StepLoss, losses_of, read_events
+from dreambooth.events import Event, StepLoss
 from dreambooth.records.runlog import read_state
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.run import resume, train
+from tests.harness.children import EXIT_WAIT_S, assert_same_run, exit_status, in_child, outcome, reached
 from tests.harness.local_hub import local_hub
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -29,56 +30,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "text encoder": {"train_text_encoder": True},
     "prior and average": {"with_prior_preservation": True, "use_ema": True},
 }
-EXIT_WAIT_S = 120
-
-
-def in_child(work: Callable[[], Any]) -> int:
-    """Start the work in a forked child, and return its process id; its exit status is 0 when it ended well."""
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        work()
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def exit_status(child: int) -> int | None:
-    """Wait for a child to end; its exit status, or None when a signal ended it."""
-    end_s = time.monotonic() + EXIT_WAIT_S
-    while time.monotonic() < end_s:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    pytest.fail("the child did not end")
-
-
-def outcome(folder: Path) -> tuple[dict[str, bytes], list[Any]]:
-    """Return a complete run's weights and samples, byte for byte, and its losses."""
-    run = RunFolder(folder)
-    files = {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in folder.rglob("*")
-        if file.suffix in (".safetensors", ".png") and ".run" not in file.parts
-    }
-    return files, losses_of(read_events(run.events_path))
-
-
-def assert_same_run(folder: Path, wanted: tuple[dict[str, bytes], list[Any]], what: str) -> None:
-    """Fail with the names of the files and the steps that differ from those of the run that never ended."""
-    files, losses = outcome(folder)
-    odd = {name for name in files.keys() | wanted[0].keys() if files.get(name) != wanted[0].get(name)}
-    steps = [loss.step for loss in losses]
-    assert (odd, steps) == (set(), [loss.step for loss in wanted[1]]), what
-    assert losses == wanted[1], what
 
 
 @pytest.fixture
@@ -339,16 +290,6 @@ def command(settings: TrainingConfig, folder: Path) -> int:
     file = folder.with_suffix(".json")
     file.write_text(json.dumps(settings.to_json()))
     return main(["train", "--config", str(file), "--output_dir", str(folder)])
-
-
-def reached(run: RunFolder, step: int) -> None:
-    """Wait until the run has done this step."""
-    end_s = time.monotonic() + EXIT_WAIT_S
-    while time.monotonic() < end_s:
-        if run.events_path.exists() and len(losses_of(read_events(run.events_path))) >= step:
-            return
-        time.sleep(0.01)
-    pytest.fail(f"step {step} was not reached")
 
 
 def signalled(

@@ -18,7 +18,7 @@ from dreambooth.records.runlog import RunLog, read_state
 from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.runs.jobs import Jobs
 from dreambooth.runs.run import start_records, train
-from tests.runs.test_jobs import finished, waited
+from tests.harness.jobs_at_work import finished, until
 
 REQUEST = GenerationConfig(prompt="photo of zwx dog", num_images_per_prompt=2, num_inference_steps=2, seed=3)
 
@@ -78,12 +78,12 @@ def test_pictures_asked_for_now_pause_the_training_and_it_goes_on_by_itself(
 ) -> None:
     # Many steps, asked for in the middle as soon as it runs: a fast machine makes twenty between two looks.
     name = jobs.start(dataclasses.replace(config, max_train_steps=100), "busy")
-    waited(lambda: jobs.view(name).status, lambda status: status == "running")
+    until(lambda: jobs.view(name).status, lambda status: status == "running")
     order = jobs.order(str(tiny_base_folder), REQUEST, "pause training")
-    paused: Any = waited(
+    paused: Any = until(
         lambda: (jobs.view(name), order.state), lambda seen: seen[0].status == "paused" or seen[1] == "done"
     )
-    waited(lambda: order.state, lambda state: state == "done", 60)
+    until(lambda: order.state, lambda state: state == "done", 60)
     assert len(order.files) == 2
     during = paused[0]
     if during.status == "paused":
@@ -99,10 +99,10 @@ def test_a_stop_while_the_device_is_lent_is_done_afterwards(
     jobs: Jobs, config: TrainingConfig, tiny_base_folder: Path
 ) -> None:
     name = jobs.start(dataclasses.replace(config, max_train_steps=5000), "busy")
-    waited(lambda: jobs.view(name).step, lambda step: step >= 2)
+    until(lambda: jobs.view(name).step, lambda step: step >= 2)
     slow = dataclasses.replace(REQUEST, num_inference_steps=60)
     order = jobs.order(str(tiny_base_folder), slow, "pause training")
-    waited(lambda: order.share, lambda share: share > 0)
+    until(lambda: order.share, lambda share: share > 0)
     jobs.stop(name)
     view = finished(jobs, name)
     assert order.state == "done"
@@ -138,27 +138,27 @@ def test_memory_is_afterwards_where_it_was(
         config, max_train_steps=100_000, use_8bit_adam=eight_bit, mixed_precision="fp16", save_interval=100_000,
     )  # fmt: skip
     name = jobs.start(settings, "busy")
-    waited(lambda: jobs.view(name).step, lambda step: step >= 5)
+    until(lambda: jobs.view(name).step, lambda step: step >= 5)
     job = jobs._line[0]
     measured: list[int] = []
 
     def settled() -> int:
         """Return what is allocated while the run lends its device to nobody in particular."""
-        waited(lambda: manager.holder, lambda holder: holder == "training")
+        until(lambda: manager.holder, lambda holder: holder == "training")
         job.controls.lend.set()
-        waited(lambda: manager.holder, lambda holder: holder is None)
+        until(lambda: manager.holder, lambda holder: holder is None)
         free: int = torch.cuda.memory_allocated()
         job.controls.lend.clear()
         step = jobs.view(name).step
-        waited(lambda: jobs.view(name).step, lambda now: now > step)
+        until(lambda: jobs.view(name).step, lambda now: now > step)
         return free
 
     measured.append(settled())
     order = jobs.order(str(tiny_base_folder), REQUEST, "pause training")
-    waited(lambda: order.state, lambda state: state == "done", 60)
+    until(lambda: order.state, lambda state: state == "done", 60)
     measured.append(settled())
     step = jobs.view(name).step
-    waited(lambda: jobs.view(name).step, lambda now: now > step + 2)
+    until(lambda: jobs.view(name).step, lambda now: now > step + 2)
     jobs.stop(name)
     assert finished(jobs, name).status == "stopped"
     jobs.close()

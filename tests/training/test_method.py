@@ -10,21 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dreambooth.config.concepts import Concept
 from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import TrainingError
-from dreambooth.events import Controls
 from dreambooth.models.base import Base, BaseCard, load_base
-from dreambooth.models.manager import ModelManager
-from dreambooth.records.workspace import RunFolder, Workspace
-from dreambooth.training.checkpoint import newest_checkpoint
 from dreambooth.training.full import FullFineTuning
 from dreambooth.training.materials import Materials
 from dreambooth.training.method import LearningWeights, StepWeights, parameters_of
 from dreambooth.training.move_check import first_rows, refuse_standing_still
-from dreambooth.training.preparation import prepare
 from dreambooth.training.rates import LearningRates
 from dreambooth.training.trainer import Trainer
+from tests.harness.trained import Run, quick_settings
 
 NUM_STEPS = 4
 NUM_BEFORE = 2
@@ -63,27 +58,12 @@ def prepared(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> Prepare:
     """Return settings and what a loop over them reads, by another method if one is given."""
 
     def made(method: Any = None, **changes: Any) -> tuple[TrainingConfig, Materials]:
-        values: dict[str, Any] = {
-            "pretrained_model_name_or_path": str(tiny_base_folder), "concepts": (Concept("a zwx dog", str(photos)),),
-            "resolution": 32, "train_batch_size": 1, "max_train_steps": NUM_STEPS, "learning_rate": 1e-3, "seed": 7,
-            "save_infer_steps": 2, "num_crop_variants": 2, "log_interval": 1, "save_precision": "fp32",
-        }  # fmt: skip
-        config = TrainingConfig(**(values | changes)).checked()
-        materials = prepare(
-            config, workspace=Workspace(tmp_path / "data"), manager=ModelManager("cpu"), token=None,
-            report=lambda event: None, controls=Controls(),
-        )  # fmt: skip
-        assert materials is not None
+        values = {"max_train_steps": NUM_STEPS, "save_precision": "fp32"}
+        config = quick_settings(tiny_base_folder, photos, **(values | changes))
+        materials = Run(config, tmp_path).materials
         return config, dataclasses.replace(materials, **({"method": method} if method else {}))
 
     return made
-
-
-def trained(config: TrainingConfig, materials: Materials, run: RunFolder, **options: Any) -> Base:
-    controls: Controls = options.pop("controls", Controls())
-    report = options.pop("report", lambda event: None)
-    Trainer(config, materials, run, ModelManager("cpu"), report, controls, **options).run()
-    return materials.base
 
 
 @pytest.mark.parametrize("text_encoder", [True, False], ids=["with text encoder", "unet"])
@@ -109,8 +89,9 @@ def test_loop_state_and_save_hold_what_the_method_says_learns(prepared: Prepare,
     """Another method needs nothing but its own class; a resumed part ends with the same bits."""
     config, materials = prepared(QueriesOnly(), checkpointing_steps=NUM_BEFORE, use_ema=True)
     before = {part: getattr(load_base(materials.base.name), part).state_dict() for part in PARTS}
-    run = RunFolder(tmp_path / "whole")
-    base = trained(config, materials, run)
+    run = Run(config, tmp_path / "whole", materials=materials)
+    run.train()
+    base = materials.base
     names = {name for name in before["unet"] if name.endswith("to_q.weight")}
     moved = {
         (part, name)
@@ -119,35 +100,28 @@ def test_loop_state_and_save_hold_what_the_method_says_learns(prepared: Prepare,
         if not torch.equal(tensor, before[part][name])
     }
     assert moved == {("unet", name) for name in names}
-    last = run.step_folder(NUM_STEPS)
+    last = run.folder.step_folder(NUM_STEPS)
     saved = load_file(last / "queries.safetensors")
     assert {*saved} == names
     # The moving average's, not the last weights.
     assert not any(torch.equal(saved[name], base.unet.state_dict()[name]) for name in names)
     assert {file.name for file in last.iterdir()} == {"queries.safetensors", "card.json", "args.json"}
-    state = newest_checkpoint(run, set_aside=pytest.fail)
-    assert state is not None
+    state = run.newest_state()
     assert {*load_file(state.folder / "unet.safetensors")} == names
     assert {key.split(".")[0] for key in load_file(state.folder / "optimizer.safetensors")} == {
         str(number) for number in range(len(names))
     }
 
-    other, (_, first_part) = RunFolder(tmp_path / "parts"), prepared(QueriesOnly())
-    controls = Controls()
-    trained(config, first_part, other, controls=controls, report=lambda event: stop_after(NUM_BEFORE, event, controls))
-    again = newest_checkpoint(other, set_aside=pytest.fail)
-    assert again is not None
+    part = Run(config, tmp_path / "parts", materials=prepared(QueriesOnly())[1])
+    part.press = lambda event: part.controls.stop.set() if getattr(event, "step", None) == NUM_BEFORE else None
+    part.train()
+    rest = Run(config, tmp_path / "parts", materials=prepared(QueriesOnly())[1])
+    again = rest.newest_state()
     assert again.step == NUM_BEFORE
-    trained(config, prepared(QueriesOnly())[1], other, resume=again)
-    assert (other.step_folder(NUM_STEPS) / "queries.safetensors").read_bytes() == (
+    rest.train(again)
+    assert (rest.folder.step_folder(NUM_STEPS) / "queries.safetensors").read_bytes() == (
         last / "queries.safetensors"
     ).read_bytes()
-
-
-def stop_after(step: int, event: Any, controls: Controls) -> None:
-    """Press Stop once this step is done."""
-    if getattr(event, "step", None) == step:
-        controls.stop.set()
 
 
 def test_a_run_without_any_bias_is_stopped_when_its_weights_do_not_move(
@@ -161,7 +135,7 @@ def test_a_run_without_any_bias_is_stopped_when_its_weights_do_not_move(
 
     monkeypatch.setattr(LearningRates, "lower", at_zero)
     with pytest.raises(TrainingError, match=f"have not moved in {NUM_STEPS} steps"):
-        trained(config, materials, RunFolder(tmp_path / "run"))
+        Run(config, tmp_path, materials=materials).train()
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (5, 3), (4, 2, 3, 3)])
@@ -184,9 +158,7 @@ def test_first_rows_are_few_numbers_even_where_a_process_has_no_part() -> None:
 
 def test_the_optimizer_numbers_the_weights_of_all_models_in_turn(prepared: Prepare, tmp_path: Path) -> None:
     config, materials = prepared(train_text_encoder=True, text_encoder_lr=1e-4)
-    trainer = Trainer(
-        config, materials, RunFolder(tmp_path / "run"), ModelManager("cpu"), lambda event: None, Controls()
-    )
+    trainer = Trainer(config, materials, Run(config, tmp_path).context)
     groups = trainer._learner.optimizer.param_groups
     parameters = parameters_of(materials.method.learning(materials.base))
     assert [id(one) for group in groups for one in group["params"]] == [id(one) for one in parameters]

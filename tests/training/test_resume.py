@@ -17,10 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from dreambooth.config.concepts import Concept
 from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import ConfigError, DreamBoothError, RunFolderError, TrainingError
-from dreambooth.events import Controls, Event, Notice, PhaseProgress, Resumed, StepLoss, losses_of, read_events
+from dreambooth.events import Event, Notice, PhaseProgress, Resumed, StepLoss, losses_of, read_events
 from dreambooth.formats.json_file import MAX_JSON_BYTES
 from dreambooth.models.manager import ModelManager
 from dreambooth.records.runlog import read_state
@@ -30,46 +29,15 @@ from dreambooth.runs.run import resume, train
 from dreambooth.training import checkpoint, objective, run_identity
 from dreambooth.training.batches import BatchMaker
 from dreambooth.training.checkpoint import Checkpoint, newest_checkpoint
-from dreambooth.training.preparation import prepare
+from dreambooth.training.materials import RunContext
 from dreambooth.training.rates import LearningRates
 from dreambooth.training.trainer import Trainer
 from dreambooth.training.updates import UpdatesInBackward
+from tests.harness.killed_runs import Killed
 from tests.harness.tiny import tiny_base
+from tests.harness.trained import Run, quick_settings
 
 NUM_STEPS = 8
-
-
-class Killed(BaseException):
-    """Ends a run where it stands, as a kill does: nothing is finished, nothing saved."""
-
-
-class Part:
-    """One process's share of a run: prepared anew, trained until its end or its death."""
-
-    def __init__(self, config: TrainingConfig, folder: Path) -> None:
-        self.config, self.controls, self.run = config, Controls(), RunFolder(folder / "run")
-        self.events: list[Event] = []
-        self.press: Callable[[Event], None] = lambda event: None
-        self._folder = folder
-
-    def report(self, event: Event) -> None:
-        self.events.append(event)
-        self.press(event)
-
-    def train(self, state: Checkpoint | None = None) -> Trainer:
-        manager = ModelManager("cpu")
-        materials = prepare(
-            self.config,
-            workspace=Workspace(self._folder / "data"),
-            manager=manager,
-            token=None,
-            report=self.report,
-            controls=self.controls,
-        )
-        assert materials is not None
-        trainer = Trainer(self.config, materials, self.run, manager, self.report, self.controls, state)
-        trainer.run()
-        return trainer
 
 
 def everything(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -100,14 +68,11 @@ def config(tiny_base_folder: Path, photos: Path) -> Callable[..., TrainingConfig
             Image.radial_gradient("L").resize((40 + number, 48)).convert("RGB").save(photos / f"{number}.png")
         for number in range(num_photos, 3):
             (photos / f"{number}.png").unlink()
-        values: dict[str, Any] = {
-            "pretrained_model_name_or_path": str(tiny_base_folder),
-            "concepts": (Concept("photo of zwx dog", str(photos), "photo of dog"),),
-            "resolution": 32, "train_batch_size": 1, "max_train_steps": NUM_STEPS, "learning_rate": 1e-3, "seed": 7,
-            "num_class_images": 2, "save_infer_steps": 2, "num_crop_variants": 2, "log_interval": 3,
-            "save_interval": 3, "checkpointing_steps": 2, "with_prior_preservation": False,
+        values = {
+            "max_train_steps": NUM_STEPS, "log_interval": 3, "save_interval": 3, "checkpointing_steps": 2,
+            "with_prior_preservation": False,
         }  # fmt: skip
-        return TrainingConfig(**(values | changes)).checked()
+        return quick_settings(tiny_base_folder, photos, **(values | changes))
 
     return made
 
@@ -181,25 +146,23 @@ def compare_killed_with_whole(
     settings: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """Train once whole and once killed at a step and resumed; everything has to be equal."""
-    whole = Part(settings, tmp_path / "whole")
-    wanted = everything(whole.train())
+    whole = Run(settings, tmp_path / "whole")
+    wanted = everything(whole.train_anew())
 
-    first = Part(settings, tmp_path / "killed")
+    first = Run(settings, tmp_path / "killed")
     with monkeypatch.context() as patch:
         die_at(patch, step)
         with pytest.raises(Killed):
-            first.train()
-    second = Part(settings, tmp_path / "killed")
-    state = newest_checkpoint(second.run, pytest.fail)
-    assert state is not None
-    found = everything(second.train(state))
+            first.train_anew()
+    second = Run(settings, tmp_path / "killed")
+    found = everything(second.train_anew(second.newest_state()))
 
     assert found.keys() == wanted.keys()
     assert [key for key in wanted if not torch.equal(wanted[key], found[key])] == []
     events: list[tuple[float, Event]] = [(0.0, event) for event in (*first.events, *second.events)]
     assert losses_of(events) == [event for event in whole.events if isinstance(event, StepLoss)]
-    assert files_of(second.run) == files_of(whole.run)
-    assert second.run.checkpoint_steps() == [max(second.run.steps())], "a complete run keeps the last one alone"
+    assert files_of(second.folder) == files_of(whole.folder)
+    assert second.folder.checkpoint_steps() == [max(second.folder.steps())], "a complete run keeps the last one alone"
 
 
 @pytest.mark.parametrize("micro_step", [0, 1, 2])
@@ -208,32 +171,31 @@ def test_a_run_killed_inside_an_accumulation_window_resumes_bit_for_bit(
 ) -> None:
     """R4: gradients that were not yet applied are made again."""
     settings = config(gradient_accumulation_steps=3, max_train_steps=5)
-    wanted = everything(Part(settings, tmp_path / "whole").train())
+    wanted = everything(Run(settings, tmp_path / "whole").train_anew())
     with monkeypatch.context() as patch:
         die_at(patch, 3, micro_step)
         with pytest.raises(Killed):
-            Part(settings, tmp_path / "killed").train()
-    second = Part(settings, tmp_path / "killed")
-    found = everything(second.train(newest_checkpoint(second.run, pytest.fail)))
+            Run(settings, tmp_path / "killed").train_anew()
+    second = Run(settings, tmp_path / "killed")
+    found = everything(second.train_anew(second.newest_state()))
     assert all(torch.equal(wanted[key], found[key]) for key in wanted)
 
 
 def test_a_stopped_run_keeps_its_state_and_goes_on(config: Callable[..., TrainingConfig], tmp_path: Path) -> None:
     settings = config(checkpointing_steps=0)
-    wanted = everything(Part(settings, tmp_path / "whole").train())
-    first = Part(settings, tmp_path / "stopped")
+    wanted = everything(Run(settings, tmp_path / "whole").train_anew())
+    first = Run(settings, tmp_path / "stopped")
     first.press = lambda event: (
         first.controls.stop.set()
         if isinstance(event, PhaseProgress) and (event.phase, event.done) == ("training", 5)
         else None
     )
-    first.train()
-    assert first.run.steps()[-1] == 5
-    second = Part(settings, tmp_path / "stopped")
-    state = newest_checkpoint(second.run, pytest.fail)
-    assert state is not None
+    first.train_anew()
+    assert first.folder.steps()[-1] == 5
+    second = Run(settings, tmp_path / "stopped")
+    state = second.newest_state()
     assert state.step == 5
-    found = everything(second.train(state))
+    found = everything(second.train_anew(state))
     assert all(torch.equal(wanted[key], found[key]) for key in wanted)
     assert Resumed(5) in second.events
 
@@ -352,11 +314,11 @@ def test_a_refused_run_leaves_no_hook_that_holds_its_weights(
 
     monkeypatch.setattr(UpdatesInBackward, "__init__", watched)
     with pytest.raises(TrainingError, match="settings are not those"):
-        Part(dataclasses.replace(lean, learning_rate=0.5), tmp_path).train(state)
+        Run(dataclasses.replace(lean, learning_rate=0.5), tmp_path).train(state)
     assert hooked == []
     (state.folder / "optimizer.safetensors").unlink()
     with pytest.raises(FileNotFoundError):
-        Part(lean, tmp_path / "other").train(state)
+        Run(lean, tmp_path / "other").train(state)
     (updates,) = hooked
     assert not any(parameter._post_accumulate_grad_hooks for parameter in hooked_parameters(updates))
 
@@ -519,7 +481,8 @@ def test_of_several_processes_the_first_alone_sets_damaged_states_aside(
         process = types.SimpleNamespace(num_processes=2, is_main_process=is_first)
         monkeypatch.setattr(runs, "_this_process", lambda manager: process)
         monkeypatch.setattr("accelerate.utils.broadcast_object_list", broadcast)
-        return runs._agreed_state(two_states, ModelManager("cpu"), lambda event: None)
+        context = RunContext(two_states, Workspace(two_states.path.parent / "data"), ModelManager("cpu"))
+        return runs._agreed_state(context)
 
     other = looked(is_first=False, broadcast=lambda told: told.__setitem__(0, 2))
     assert (two_states.checkpoints / "4").exists(), "it is the first one's to look at"
@@ -673,15 +636,15 @@ def test_a_broken_loss_stops_the_run_before_the_update(
         return losses
 
     monkeypatch.setattr(objective, "prior_preservation", broken)
-    part = Part(config(), tmp_path)
+    part = Run(config(), tmp_path)
     with pytest.raises(TrainingError, match=f"loss of step {step + 1} became no finite number") as told:
         part.train()
     assert ("updates were too large" in told.value.why) == (step > 0), "before the first one there was none"
-    assert part.run.steps()[-1:] == ([step] if step else [])
+    assert part.folder.steps()[-1:] == ([step] if step else [])
     if step:
         from dreambooth.models.base import load_base
 
-        base = load_base(str(part.run.step_folder(step)))
+        base = load_base(str(part.folder.step_folder(step)))
         assert all(bool(tensor.isfinite().all()) for tensor in base.unet.state_dict().values())
 
 
@@ -696,17 +659,17 @@ def test_a_broken_gradient_stops_the_run_before_the_update(
         return original(prediction + 0 * (prediction * 0).sqrt(), *arguments)
 
     monkeypatch.setattr(objective, "prior_preservation", broken)
-    part = Part(config(), tmp_path)
+    part = Run(config(), tmp_path)
     with pytest.raises(TrainingError, match="gradients of step 1"):
         part.train()
-    assert part.run.steps() == []
+    assert part.folder.steps() == []
 
 
 def test_a_run_whose_weights_do_not_move_is_stopped_and_told(
     config: Callable[..., TrainingConfig], tmp_path: Path
 ) -> None:
     """R12: 25 updates that change no bit of any bias or norm."""
-    part = Part(config(learning_rate=1e-9, adam_weight_decay=0.0), tmp_path)
+    part = Run(config(learning_rate=1e-9, adam_weight_decay=0.0), tmp_path)
 
     def at_zero(self: LearningRates, step: int) -> None:
         for group in self._optimizer.param_groups:

@@ -16,67 +16,13 @@ from dreambooth.config.concepts import Concept
 from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import remove_folder
 from dreambooth.errors import TrainingError
-from dreambooth.events import Controls, Event, ModelSaved, Notice, PhaseProgress, SamplesMade, StepLoss
+from dreambooth.events import Event, ModelSaved, Notice, PhaseProgress, SamplesMade, StepLoss
 from dreambooth.models.base import load_base
-from dreambooth.models.manager import ModelManager
-from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.training import objective
-from dreambooth.training.materials import Materials
-from dreambooth.training.preparation import prepare
-from dreambooth.training.trainer import Trainer
 from dreambooth.training.updates import GatheredUpdates
+from tests.harness.trained import Run, moved
 
-Make = Callable[..., "Run"]
-
-
-class Run:
-    """A prepared run on the tiny base, and what it reported."""
-
-    def __init__(self, config: TrainingConfig, folder: Path) -> None:
-        self.config, self.controls, self.events = config, Controls(), list[Event]()
-        self.manager, self.folder = ModelManager("cpu"), RunFolder(folder / "run")
-        materials = prepare(
-            config,
-            workspace=Workspace(folder / "data"),
-            manager=self.manager,
-            token=None,
-            report=self.events.append,
-            controls=self.controls,
-        )
-        assert materials is not None
-        self.materials: Materials = materials
-
-    def train(self) -> int:
-        trainer = Trainer(self.config, self.materials, self.folder, self.manager, self.events.append, self.controls)
-        return trainer.run()
-
-    @property
-    def losses(self) -> list[float]:
-        return [event.loss for event in self.events if isinstance(event, StepLoss)]
-
-    def weights(self, part: str = "unet") -> dict[str, torch.Tensor]:
-        return {name: tensor.clone() for name, tensor in getattr(self.materials.base, part).state_dict().items()}
-
-
-@pytest.fixture
-def make(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> Make:
-    def made(**changes: Any) -> Run:
-        values: dict[str, Any] = {
-            "pretrained_model_name_or_path": str(tiny_base_folder),
-            "concepts": (Concept("photo of zwx dog", str(photos), "photo of dog"),),
-            "resolution": 32, "train_batch_size": 1, "max_train_steps": 2, "learning_rate": 1e-3, "seed": 7,
-            "num_class_images": 2, "save_infer_steps": 2, "num_crop_variants": 2, "log_interval": 1,
-        }  # fmt: skip
-        made.count += 1  # type: ignore[attr-defined]
-        folder = tmp_path / str(made.count)  # type: ignore[attr-defined]
-        return Run(TrainingConfig(**(values | changes)).checked(), folder)
-
-    made.count = 0  # type: ignore[attr-defined]
-    return made
-
-
-def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> int:
-    return sum(not torch.equal(before[name], after[name]) for name in before)
+Make = Callable[..., Run]
 
 
 def plain_loop(run: Run, num_steps: int) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -277,12 +223,11 @@ def test_buttons_save_sample_and_stop(make: Make) -> None:
     buttons = {1: run.controls.sample_now, 2: run.controls.save_now, 3: run.controls.stop}
 
     def press(event: Event) -> None:
-        run.events.append(event)
         if isinstance(event, PhaseProgress) and event.phase == "training" and event.done in buttons:
             buttons.pop(event.done).set()
 
-    trainer = Trainer(run.config, run.materials, run.folder, run.manager, press, run.controls)
-    assert trainer.run() == 3
+    run.press = press
+    assert run.train() == 3
     assert run.folder.steps() == [2, 3]
     assert sorted(run.folder.samples()) == [0, 1, 2]
 
@@ -291,13 +236,13 @@ def test_pictures_asked_for_before_a_save_of_the_same_step_move_into_it(make: Ma
     run = make(max_train_steps=9, save_sample_prompt="a dog", n_save_sample=1)
 
     def press(event: Event) -> None:
-        run.events.append(event)
         if isinstance(event, PhaseProgress) and event.phase == "training" and event.done == 1:
             run.controls.sample_now.set()
         if isinstance(event, SamplesMade) and event.step == 1:
             run.controls.stop.set()
 
-    Trainer(run.config, run.materials, run.folder, run.manager, press, run.controls).run()
+    run.press = press
+    run.train()
     assert run.folder.steps() == [1]
     assert len(run.folder.samples()[1]) == 1
     assert any(isinstance(event, ModelSaved) and event.step == 1 for event in run.events)
@@ -310,21 +255,18 @@ def test_files_of_others_in_a_step_folder_come_along_at_its_save_and_samples_sur
     samples = run.folder.step_folder(1) / "samples"
 
     def litter(event: Event) -> None:
-        run.events.append(event)
         if isinstance(event, SamplesMade) and event.step == 1:
             (samples.parent / ".ipynb_checkpoints").mkdir(exist_ok=True)
             (samples.parent / "Thumbs.db").write_bytes(b"x")
 
-    def train() -> int:
-        return Trainer(run.config, run.materials, run.folder, run.manager, litter, run.controls).run()
-
+    run.press = litter
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rmdir", lambda path: os.rmdir(f"{path}/no such"))
         with pytest.raises(FileNotFoundError):
-            train()
+            run.train()
     assert [file.name for file in samples.iterdir()] == ["0.png"]
     remove_folder(run.folder.checkpoints)
-    assert train() == 2
+    assert run.train() == 2
     assert {"samples", "Thumbs.db", ".ipynb_checkpoints", "unet"} <= {one.name for one in samples.parent.iterdir()}
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import types
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from dreambooth.errors import ConfigError, TrainingError
 from dreambooth.training import objective
 from dreambooth.training.optimizer import gradient_norm, stochastically_rounded
 from dreambooth.training.updates import GatheredUpdates, UpdatesInBackward
-from tests.training.test_trainer import Make, make, moved
+from tests.harness.trained import Run, moved
 
-__all__ = ["make"]
+Make = Callable[..., Run]
 LEAN: dict[str, Any] = {"update_in_backward": True, "max_grad_norm": 0.0}
 
 

@@ -12,7 +12,7 @@ from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import Device
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.events import FixedNoiseLosses, PhaseName, StatusChanged, StepLoss
-from dreambooth.runs.jobs import RunView
+from dreambooth.runs.view import RunView
 from dreambooth.scoring.recommendation import Recommendation, StepScores
 from dreambooth.scoring.records import RunScores
 from ui import render

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from dreambooth.pictures.queue import Order
-from dreambooth.runs.jobs import in_words
+from dreambooth.records.eta import in_words
 from ui.render import error_panel, panel
 
 # What is taken in at one look.

@@ -6,7 +6,7 @@ import gradio as gr
 
 from dreambooth.config.limits import shortly
 from dreambooth.errors import ConfigError, FieldProblem
-from dreambooth.runs.jobs import RunView
+from dreambooth.runs.view import RunView
 from dreambooth.scoring.recommendation import NOTHING_MEASURED
 from ui.boundary import QUIET, Services
 from ui.events import Answer, on

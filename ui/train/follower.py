@@ -10,7 +10,7 @@ import gradio as gr
 from dreambooth.device.hardware import in_a_line
 from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError
-from dreambooth.runs.jobs import RunView
+from dreambooth.runs.view import RunView
 from ui.boundary import QUIET, Services
 from ui.convert import tab as convert_tab
 from ui.events import Answer, on, updates_of_unseen

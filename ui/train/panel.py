@@ -9,7 +9,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from dreambooth.records.workspace import RunFolder
-from dreambooth.runs.jobs import RunView
+from dreambooth.runs.view import RunView
 from dreambooth.scoring.bleed import kept_report
 from ui.boundary import Services
 from ui.events import Answer, updates_of_unseen

@@ -7,7 +7,7 @@ from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import gb
 from dreambooth.errors import DeviceError
 from dreambooth.forecast.offers import Forecast, Offer, fitting
-from dreambooth.runs.jobs import in_words
+from dreambooth.records.eta import in_words
 from ui.render import size_in_words
 
 PRESET_LABELS = {

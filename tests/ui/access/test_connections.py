@@ -20,8 +20,8 @@ import app
 from dreambooth.data.samples import sample_folder
 from dreambooth.records.runlog import read_state
 from dreambooth.records.workspace import Workspace
+from tests.harness.jobs_at_work import until
 from tests.harness.open_page import OpenPage, free_port, open_page
-from tests.harness.server_life import until
 from ui.access import connections
 
 FILES, HALF_OPEN = 1024, 1200

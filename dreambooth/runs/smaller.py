@@ -1,0 +1,83 @@
+"""Settings that need less memory than those that ran out of it, the least harmful change first; and how a run ended."""
+
+import dataclasses
+from typing import Any
+
+from dreambooth.config.checks import update_problems
+from dreambooth.config.training import TrainingConfig
+from dreambooth.durable import is_disk_full
+from dreambooth.errors import without_secrets
+from dreambooth.events import StatusChanged
+
+# Below this, pictures of SD 1.5 fall apart: it is no way to make a run fit.
+MIN_RETRY_PX = 256
+
+
+def unexpected_end(error: BaseException, config: TrainingConfig) -> StatusChanged:
+    """Return the status of a run that this error ended."""
+    if is_disk_full(error):
+        return StatusChanged(
+            "paused",
+            "The disk is full.",
+            "What was saved before is whole; what was being written was taken back.",
+            "Make room, then resume the run.",
+            cause="disk full",
+        )
+    if type(error).__name__ == "OutOfMemoryError":
+        return StatusChanged(
+            "failed",
+            "The device ran out of memory.",
+            without_secrets(str(error)).split(". ", 1)[0] + ".",
+            f"What needs less: {'; '.join(smaller_settings(config))}.",
+            cause="out of memory",
+        )
+    return StatusChanged(
+        "failed",
+        f"The run ended with an unexpected {type(error).__name__}.",
+        without_secrets(str(error))[:300],
+        "The log has the details.",
+    )
+
+
+def smaller_settings(config: TrainingConfig) -> list[str]:
+    """Return what would lower the memory of these settings, the least harmful first; never empty."""
+    return [words for _, words in _ways_to_need_less(config)]
+
+
+def smaller_config(config: TrainingConfig) -> TrainingConfig | None:
+    """Return these settings with the least harmful change that lowers their memory, None when none is left."""
+    for changes, _ in _ways_to_need_less(config):
+        if changes.get("resolution", MIN_RETRY_PX) >= MIN_RETRY_PX:
+            return dataclasses.replace(config, **changes)
+    return None
+
+
+def _ways_to_need_less(config: TrainingConfig) -> list[tuple[dict[str, Any], str]]:
+    """Return changes and their words, the least harmful first; none that excludes itself with what is set."""
+    batch = config.train_batch_size
+    as_many = {"train_batch_size": 1, "gradient_accumulation_steps": config.gradient_accumulation_steps * batch}
+    lower_px = max(config.resolution * 3 // 4 // 64 * 64, 16)
+    in_fp32 = config.mixed_precision == "no"
+    ways: list[tuple[bool, dict[str, Any], str]] = [
+        (config.capture_step, {"capture_step": False}, "no --capture_step"),
+        (not config.gradient_checkpointing, {"gradient_checkpointing": True}, "--gradient_checkpointing"),
+        (not config.use_8bit_adam, {"use_8bit_adam": True}, "--use_8bit_adam (on an NVIDIA GPU)"),
+        (in_fp32, {"mixed_precision": "fp16"}, "--mixed_precision fp16 or bf16"),
+        (in_fp32, {"mixed_precision": "bf16"}, "--mixed_precision bf16"),
+        (batch > 1, as_many, "--train_batch_size 1, with --gradient_accumulation_steps instead"),
+        (batch > 1, {"train_batch_size": 1}, "--train_batch_size 1"),
+        (config.use_ema, {"use_ema": False}, "no --use_ema"),
+        (config.not_cache_latents, {"not_cache_latents": False}, "no --not_cache_latents"),
+        (
+            config.train_text_encoder,
+            {"train_text_encoder": False, "text_encoder_lr": None, "text_encoder_stop_step": None},
+            "no --train_text_encoder",
+        ),
+        (True, {"resolution": lower_px}, f"a --resolution below {config.resolution}"),
+    ]
+    possible: dict[str, tuple[dict[str, Any], str]] = {}
+    for applies, changes, words in ways:
+        if applies and not update_problems(dataclasses.replace(config, **changes)):
+            # The second word on the same setting is for where the first is not possible.
+            possible.setdefault(next(iter(changes)), (changes, words))
+    return [*possible.values()]
