@@ -74,8 +74,11 @@ def claimed(run: RunFolder) -> Iterator[None]:
 def start_records(
     config: TrainingConfig, run: RunFolder, models_dir: Path | None = None, *, is_claimed: bool = False
 ) -> TrainingConfig:
-    """Make a new run's folder with its settings, seed included; raises RunFolderError when the folder is in use."""
-    config = with_trained_base(config.checked(), models_dir)
+    """Make a new run's folder with its settings, which were checked, and a seed; return them as they are recorded.
+
+    Raises RunFolderError when the folder is in use.
+    """
+    config = with_trained_base(config, models_dir)
     run.refuse_if_used(is_claimed=is_claimed)
     run.forget_failed_start()
     seed = secrets.randbelow(2**32) if config.seed is None else config.seed
@@ -285,8 +288,8 @@ def train(
     workspace, manager = Workspace(settings.data_dir, ready_drive(settings.drive_dir)), manager or ModelManager()
 
     def run_folder() -> RunFolder:
-        own_folder = Path(config.checked().output_dir or "").absolute() if config.output_dir else None
-        run = RunFolder(own_folder) if own_folder else workspace.run(workspace.new_run_name("run"))
+        folder = config.checked().output_dir
+        run = RunFolder(Path(folder).absolute()) if folder else workspace.run(workspace.new_run_name("run"))
         run.refuse_if_used()
         return run
 

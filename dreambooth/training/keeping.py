@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.training import TrainingConfig
@@ -36,9 +35,6 @@ from dreambooth.training.model_writer import ModelWriter, copied, copy_bytes, we
 from dreambooth.training.run_identity import RunIdentity
 from dreambooth.training.scored_saves import SavesScorer
 from dreambooth.training.sharding import agreed
-
-if TYPE_CHECKING:
-    pass
 
 STATE_INTERVAL_S = 600
 # Left free of the machine's memory when weights are copied to be written.
