@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config.concepts import Concept
 from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import DreamBoothError
 from dreambooth.events import Controls, Event, PhaseProgress
@@ -14,17 +13,17 @@ from dreambooth.forecast import disk
 from dreambooth.forecast.counts import counts_of_models
 from dreambooth.models.base import load_base
 from dreambooth.runs.run import resume, train
+from tests.harness.trained import quick_settings
 
 
 @pytest.fixture
 def config(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> Callable[..., TrainingConfig]:
     def made(**changes: Any) -> TrainingConfig:
-        values: dict[str, Any] = {
-            "pretrained_model_name_or_path": str(tiny_base_folder), "output_dir": str(tmp_path / "run"),
-            "concepts": (Concept("photo of zwx dog", str(photos), "photo of dog"),), "resolution": 32, "seed": 1,
-            "max_train_steps": 6, "learning_rate": 1e-3, "num_crop_variants": 1, "save_interval": 100,
+        values = {
+            "output_dir": str(tmp_path / "run"), "seed": 1, "max_train_steps": 6, "num_crop_variants": 1,
+            "save_interval": 100,
         }  # fmt: skip
-        return TrainingConfig(**(values | changes)).checked()
+        return quick_settings(tiny_base_folder, photos, **(values | changes))
 
     return made
 

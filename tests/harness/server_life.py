@@ -6,7 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,8 @@ def serve_with(data_dir: Path, prepared: Callable[[Jobs], Any], port: int, train
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ui.build.build_page", build_after)
-        patch.setattr("dreambooth.runs.jobs.Jobs", partial(Jobs, train=train))
+        made = type("Jobs", (Jobs,), {"__init__": partialmethod(Jobs.__init__, train=train)})
+        patch.setattr("dreambooth.runs.jobs.Jobs", made)
         os._exit(app.main(["--port", str(port)]))
 
 

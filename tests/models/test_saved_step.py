@@ -27,6 +27,7 @@ from dreambooth.scoring import bleed
 from dreambooth.scoring import run as score
 from tests.harness.jobs_at_work import finished
 from tests.harness.tiny import tiny_base
+from tests.harness.trained import quick_settings
 
 
 class Unets:
@@ -70,11 +71,7 @@ def jobs(tmp_path: Path, tiny_base_folder: Path) -> Iterator[Jobs]:
 
 @pytest.fixture
 def config(jobs: Jobs, photos: Path) -> TrainingConfig:
-    return TrainingConfig(
-        pretrained_model_name_or_path="tiny", concepts=(Concept("photo of zwx dog", str(photos), "photo of dog"),),
-        resolution=32, train_batch_size=1, max_train_steps=2, save_interval=1, save_infer_steps=1, seed=3,
-        num_crop_variants=1, learning_rate=1e-3,
-    )  # fmt: skip
+    return quick_settings(Path("tiny"), photos, save_interval=1, save_infer_steps=1, seed=3, num_crop_variants=1)
 
 
 def test_one_full_model_is_there_whatever_is_asked_of_the_app(

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.config.concepts import Concept
 from dreambooth.config.training import TrainingConfig
 from dreambooth.environment import DRIVE_FOLDER, Settings, load_settings
 from dreambooth.errors import DreamBoothError, RunFolderError
@@ -22,6 +21,7 @@ from dreambooth.records.drive import bring_photos_back, delete_photos, keep_fold
 from dreambooth.records.workspace import Workspace
 from dreambooth.runs.jobs import Jobs
 from dreambooth.runs.run import train
+from tests.harness.trained import quick_settings
 
 
 @pytest.fixture
@@ -34,11 +34,9 @@ def settings(tmp_path: Path) -> Settings:
 def config(tiny_base_folder: Path, photos: Path, settings: Settings) -> TrainingConfig:
     folder = Workspace(settings.data_dir).datasets_dir / "dog"
     shutil.copytree(photos, folder)
-    return TrainingConfig(
-        concepts=(Concept(instance_prompt="photo of dog", instance_data_dir=str(folder)),),
-        pretrained_model_name_or_path=str(tiny_base_folder), resolution=32, max_train_steps=2, save_interval=1,
-        train_batch_size=1, num_crop_variants=1, save_sample_prompt="photo of dog", n_save_sample=1,
-        save_infer_steps=1, lr_warmup_steps=0,
+    return quick_settings(
+        tiny_base_folder, folder, seed=None, save_interval=1, num_crop_variants=1, save_sample_prompt="photo of dog",
+        n_save_sample=1, save_infer_steps=1, lr_warmup_steps=0,
     )  # fmt: skip
 
 

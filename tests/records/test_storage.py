@@ -36,6 +36,7 @@ from dreambooth.records.storage import (
 )
 from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.runs.run import resume, train
+from tests.harness.trained import quick_settings
 
 MODEL = ("model_index.json", "card.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
          "vae/config.json", "vae/diffusion_pytorch_model.safetensors", "text_encoder/config.json",
@@ -394,11 +395,10 @@ def test_one_run_anywhere_the_seeds_included(tmp_path: Path) -> None:
 
 @pytest.fixture
 def config(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> TrainingConfig:
-    return TrainingConfig(
-        concepts=(Concept(instance_prompt="photo of dog", instance_data_dir=str(photos)),), seed=1,
-        pretrained_model_name_or_path=str(tiny_base_folder), resolution=32, max_train_steps=5, save_interval=1,
-        output_dir=str(tmp_path / "run"), train_batch_size=1, num_crop_variants=1, save_sample_prompt="photo of dog",
-        n_save_sample=1, save_infer_steps=1, lr_warmup_steps=0, save_total_limit=2,
+    return quick_settings(
+        tiny_base_folder, photos, seed=1, max_train_steps=5, save_interval=1, output_dir=str(tmp_path / "run"),
+        num_crop_variants=1, save_sample_prompt="photo of dog", n_save_sample=1, save_infer_steps=1, lr_warmup_steps=0,
+        save_total_limit=2,
     )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config.concepts import Concept
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import held_lock
@@ -25,15 +24,12 @@ from dreambooth.runs.jobs import Jobs
 from dreambooth.runs.run import start_records, train
 from dreambooth.runs.smaller import smaller_config, smaller_settings
 from tests.harness.jobs_at_work import Stub, finished, until
+from tests.harness.trained import quick_settings
 
 
 @pytest.fixture
 def config(tiny_base_folder: Path, photos: Path) -> TrainingConfig:
-    return TrainingConfig(
-        pretrained_model_name_or_path=str(tiny_base_folder),
-        concepts=(Concept("photo of zwx dog", str(photos), "photo of dog"),),
-        resolution=32, train_batch_size=1, max_train_steps=3, learning_rate=1e-3, log_interval=1, num_crop_variants=1,
-    )  # fmt: skip
+    return quick_settings(tiny_base_folder, photos, max_train_steps=3, seed=None, num_crop_variants=1)
 
 
 @pytest.fixture

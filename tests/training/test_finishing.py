@@ -3,46 +3,17 @@
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from dreambooth.config.concepts import Concept
-from dreambooth.config.training import TrainingConfig
-from dreambooth.events import Controls, Event, PhaseProgress, StatusChanged, StepLoss
+from dreambooth.events import StatusChanged
 from dreambooth.records.runlog import read_state
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.run import resume, train
 from dreambooth.scoring.recommendation import StepScores, is_past_best
 from dreambooth.training import scored_saves
 from dreambooth.training.finishing import Finish, cool_down_from, read_finish
-
-
-def settings(base: Path, photos: Path, folder: Path, **changes: Any) -> TrainingConfig:
-    values: dict[str, Any] = {
-        "pretrained_model_name_or_path": str(base), "output_dir": str(folder),
-        "concepts": (Concept("photo of zwx dog", str(photos), "photo of dog"),), "resolution": 32, "seed": 3,
-        "train_batch_size": 1, "max_train_steps": 60, "num_crop_variants": 1, "learning_rate": 1e-3, "log_interval": 1,
-        "save_precision": "fp32", "checkpointing_steps": 4,
-    }  # fmt: skip
-    return TrainingConfig(**(values | changes))
-
-
-class Watcher:
-    """Presses a button after so many steps, and remembers what was reported."""
-
-    def __init__(self, finish_at: int | None = None, stop_at: int | None = None) -> None:
-        self.controls, self.events = Controls(), list[Event]()
-        self._wishes = {finish_at: self.controls.finish_now, stop_at: self.controls.stop}
-
-    def __call__(self, event: Event) -> None:
-        self.events.append(event)
-        if isinstance(event, PhaseProgress) and event.phase == "training" and event.done in self._wishes:
-            self._wishes[event.done].set()
-
-    @property
-    def rates(self) -> list[float]:
-        return [event.learning_rate for event in self.events if isinstance(event, StepLoss)]
+from tests.harness.watched_runs import Watcher, short_settings
 
 
 def test_the_rate_is_a_function_of_the_step_alone() -> None:
@@ -57,7 +28,9 @@ def test_the_rate_is_a_function_of_the_step_alone() -> None:
 
 def test_finish_now_cools_down_saves_and_is_done(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> None:
     watcher = Watcher(finish_at=3)
-    folder = train(settings(tiny_base_folder, photos, tmp_path / "run"), controls=watcher.controls, on_event=watcher)
+    folder = train(
+        short_settings(tiny_base_folder, photos, tmp_path / "run"), controls=watcher.controls, on_event=watcher
+    )
     run = RunFolder(tmp_path / "run")
     assert folder.name == "8"
     assert watcher.rates == pytest.approx([1e-3] * 3 + [1e-3 * share / 6 for share in (5, 4, 3, 2, 1)])
@@ -73,9 +46,9 @@ def test_a_run_ended_amid_its_cool_down_becomes_the_one_that_was_not(
     from dreambooth.models.weights import part_weights
 
     whole = Watcher(finish_at=3)
-    first = train(settings(tiny_base_folder, photos, tmp_path / "a"), controls=whole.controls, on_event=whole)
+    first = train(short_settings(tiny_base_folder, photos, tmp_path / "a"), controls=whole.controls, on_event=whole)
     cut = Watcher(finish_at=3, stop_at=5)
-    train(settings(tiny_base_folder, photos, tmp_path / "b"), controls=cut.controls, on_event=cut)
+    train(short_settings(tiny_base_folder, photos, tmp_path / "b"), controls=cut.controls, on_event=cut)
     assert read_state(RunFolder(tmp_path / "b")).status == "stopped"
     second = resume(tmp_path / "b")
     assert second.name == first.name == "8"
@@ -95,7 +68,7 @@ def test_a_run_that_stops_when_it_is_good_does(
     tiny_base_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scored_saves, "is_past_best", lambda steps: len(steps) > 2)
-    config = settings(
+    config = short_settings(
         tiny_base_folder, photos, tmp_path / "run", stop_when_good=True, save_interval=2, save_infer_steps=1,
         save_sample_prompt="photo of zwx dog", n_save_sample=1, num_probe_images=1,
     )  # fmt: skip

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config.concepts import Concept
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import held_lock
@@ -19,16 +18,16 @@ from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.runs.jobs import Jobs
 from dreambooth.runs.run import start_records, train
 from tests.harness.jobs_at_work import finished, until
+from tests.harness.trained import quick_settings
 
 REQUEST = GenerationConfig(prompt="photo of zwx dog", num_images_per_prompt=2, num_inference_steps=2, seed=3)
 
 
 @pytest.fixture
 def config(tiny_base_folder: Path, photos: Path) -> TrainingConfig:
-    return TrainingConfig(
-        pretrained_model_name_or_path=str(tiny_base_folder), use_ema=True, train_text_encoder=True,
-        concepts=(Concept("photo of zwx dog", str(photos), "photo of dog"),), seed=11, save_precision="fp32",
-        resolution=32, train_batch_size=1, max_train_steps=12, learning_rate=1e-3, log_interval=1, num_crop_variants=1,
+    return quick_settings(
+        tiny_base_folder, photos, use_ema=True, train_text_encoder=True, seed=11, save_precision="fp32",
+        max_train_steps=12, num_crop_variants=1,
     )  # fmt: skip
 
 

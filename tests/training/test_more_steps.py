@@ -22,7 +22,7 @@ from dreambooth.runs.run import train
 from dreambooth.scoring.records import read_scores
 from dreambooth.training.extending import Extension, extended, read_extensions
 from dreambooth.training.finishing import Finish
-from tests.training.test_finishing import Watcher, settings
+from tests.harness.watched_runs import Watcher, short_settings
 from ui.boundary import Services, Shown
 from ui.train.panel import Handlers
 
@@ -98,7 +98,7 @@ def test_an_unfinished_run_keeps_its_schedule_up_to_its_step(
     tiny_base_folder: Path, photos: Path, tmp_path: Path
 ) -> None:
     watcher = Watcher(stop_at=4)
-    config = settings(tiny_base_folder, photos, tmp_path / "run", max_train_steps=8, lr_scheduler="linear",
+    config = short_settings(tiny_base_folder, photos, tmp_path / "run", max_train_steps=8, lr_scheduler="linear",
                       lr_warmup_steps=0)  # fmt: skip
     run = RunFolder(train(config, controls=watcher.controls, on_event=watcher).parent)
     assert further(run, 12) == 0
@@ -109,7 +109,7 @@ def test_an_unfinished_run_keeps_its_schedule_up_to_its_step(
 
 def test_more_steps_after_an_early_finish(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> None:
     watcher = Watcher(finish_at=3)
-    config = settings(tiny_base_folder, photos, tmp_path / "run", max_train_steps=20)
+    config = short_settings(tiny_base_folder, photos, tmp_path / "run", max_train_steps=20)
     run = RunFolder(train(config, controls=watcher.controls, on_event=watcher).parent)
     assert run.steps() == [8]
     assert further(run, 12) == 0

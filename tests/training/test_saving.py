@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from dreambooth.config.concepts import Concept
 from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import DreamBoothError
 from dreambooth.events import Controls, Event, ModelSaved, Notice, PhaseProgress, read_events
@@ -18,17 +17,17 @@ from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.run import resume, train
 from dreambooth.training import keeping
 from dreambooth.training.keeping import Keeper
+from tests.harness.trained import quick_settings
 
 WAIT_S = 60
 
 
 @pytest.fixture
 def config(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> TrainingConfig:
-    return TrainingConfig(
-        pretrained_model_name_or_path=str(tiny_base_folder), concepts=(Concept("photo of zwx dog", str(photos)),),
-        resolution=32, train_batch_size=1, max_train_steps=6, learning_rate=1e-3, seed=7, num_crop_variants=1,
-        log_interval=1, save_interval=2, save_min_steps=2, checkpointing_steps=0, gauge_interval=0,
-        train_text_encoder=True, use_ema=True, output_dir=str(tmp_path / "run"),
+    return quick_settings(
+        tiny_base_folder, photos, max_train_steps=6, num_crop_variants=1, save_interval=2, save_min_steps=2,
+        checkpointing_steps=0, gauge_interval=0, train_text_encoder=True, use_ema=True,
+        output_dir=str(tmp_path / "run"),
     )  # fmt: skip
 
 
