@@ -8,7 +8,7 @@ import pytest
 
 from dreambooth.export.single_file import convert
 from dreambooth.models.sd import SD15_CONFIGS, SD15_SCHEDULER
-from tests.formats.test_ldm import original_text_names, original_unet_names, original_vae_names
+from tests.harness.original_names import original_text_names, original_unet_names, original_vae_names
 
 pytestmark = pytest.mark.full_size
 

@@ -5,8 +5,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,10 +15,9 @@ from dreambooth.config.concepts import load_concepts_list
 from dreambooth.config.fields import describe
 from dreambooth.config.presets import PRESETS, preset
 from dreambooth.config.training import TrainingConfig
+from tests.harness.readme import README, ROOT, block_after, run, text
 from tests.harness.tiny import tiny_base
 
-ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
 BEGIN, END = "<!-- settings: written by `python -m tests.test_readme` -->\n", "<!-- end of settings -->"
 
 
@@ -38,16 +35,6 @@ def with_settings_table(readme: str) -> str:
     """Return the README's text with the table as it should be."""
     before, rest = readme.split(BEGIN)
     return f"{before}{BEGIN}{settings_table()}{END}{rest.split(END)[1]}"
-
-
-def text() -> str:
-    """Return the README."""
-    return README.read_text("utf-8")
-
-
-def block_after(marker: str, language: str) -> str:
-    """Return the first code block of a language after a marker."""
-    return text().split(f"<!-- {marker} -->")[1].split(f"```{language}\n")[1].split("```")[0]
 
 
 def test_the_settings_table_is_the_codes() -> None:
@@ -126,20 +113,6 @@ def test_the_python_examples_run(tmp_path: Path) -> None:
     code = block_after("run: diffusers", "python").replace("num_inference_steps=24", "num_inference_steps=2")
     run(code, tmp_path)
     assert (tmp_path / "cup.png").stat().st_size > 0
-
-
-def run(code: str, folder: Path) -> str:
-    """Run code as a user would, in that folder; returns what it printed."""
-    (folder / "example.py").write_text(code)
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); exec(open('example.py').read())"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 if __name__ == "__main__":

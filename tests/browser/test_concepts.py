@@ -14,9 +14,9 @@ from dreambooth.data.dataset import Crop, cropped, load_concept
 from dreambooth.data.photo_sets import SAMPLE_SET, Line, PhotoSet, photo_set, photo_sets
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.data.samples import sample_folder
-from tests.browser.test_page import Visit
 from tests.harness.made_photos import darkened, made_photo
 from tests.harness.open_page import OpenPage, open_page
+from tests.harness.visit import Visit
 from ui.concepts.words import sample_words
 
 if TYPE_CHECKING:

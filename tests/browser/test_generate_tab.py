@@ -14,8 +14,8 @@ from dreambooth.config.training import TrainingConfig
 from dreambooth.pictures.settings_text import read_recipe, text_of_picture
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.run import start_records
-from tests.browser.test_page import Visit
 from tests.harness.open_page import OpenPage, open_page
+from tests.harness.visit import Visit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

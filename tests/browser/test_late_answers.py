@@ -13,8 +13,8 @@ import pytest
 from dreambooth.data import photo_sets
 from dreambooth.data.samples import sample_folder
 from dreambooth.data.words import prompts_for
-from tests.browser.test_page import Visit
 from tests.harness.open_page import OpenPage, open_page
+from tests.harness.visit import Visit
 from ui.concepts import handlers as concept_handlers
 from ui.concepts import photos as photo_handlers
 from ui.concepts.scripts import MAKE_PROMPTS

@@ -15,9 +15,9 @@ from dreambooth.records.runlog import read_state
 from dreambooth.records.workspace import Workspace
 from dreambooth.runs.jobs import Jobs
 from dreambooth.training.materials import RunContext
-from tests.browser.test_page import Visit
 from tests.harness.jobs_at_work import until
 from tests.harness.server_life import a_whole_app, stub_config
+from tests.harness.visit import Visit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -8,8 +8,8 @@ import pytest
 
 from dreambooth.data.samples import sample_folder
 from tests.browser.conftest import Played
-from tests.browser.test_page import TABS, Visit
 from tests.harness.open_page import OpenPage, open_page
+from tests.harness.visit import TABS, Visit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -15,9 +15,9 @@ from dreambooth.records.runlog import RunLog
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.run import start_records
 from dreambooth.scoring import bleed
-from tests.browser.test_page import Visit
 from tests.harness.open_page import OpenPage, open_page
 from tests.harness.tiny import tiny_base
+from tests.harness.visit import Visit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -20,17 +20,12 @@ from dreambooth.data.photo_records import read_records
 from dreambooth.durable import write_json
 from dreambooth.errors import PhotoError
 from dreambooth.records.workspace import RunFolder
-from tests.harness.corpus_archives import archives, photo, zipped
+from tests.harness.corpus_archives import archives, photo, tree, zipped
 from tests.harness.corpus_photos import encoded, exif_with_gps, turned
 from tests.harness.letters import is_upright_letter
 
 # Odd names that are harmless, since no name of an archive's becomes a path.
 HARMLESS = {"name '~/out.jpg'", "name '%2e%2e/out.jpg'"}
-
-
-def tree(folder: Path) -> dict[str, int]:
-    """Return every file below the folder with its size."""
-    return {str(path.relative_to(folder)): path.lstat().st_size for path in folder.rglob("*") if not path.is_dir()}
 
 
 def test_hostile_archives_are_refused_with_a_reason_and_leave_nothing(tmp_path: Path) -> None:

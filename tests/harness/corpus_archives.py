@@ -6,6 +6,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.harness.corpus_photos import encoded, textured, with_flips
 
@@ -184,3 +185,8 @@ def damaged() -> Iterator[Archive]:
     yield from (Archive(name, make(), "") for name, make in whole.items())
     alone = zipped(("0.jpg", photo(0)))
     yield Archive("flipped", with_flips(alone[:600], random.Random(5), 60) + alone[600:], "damaged")
+
+
+def tree(folder: Path) -> dict[str, int]:
+    """Return every file below the folder with its size."""
+    return {str(path.relative_to(folder)): path.lstat().st_size for path in folder.rglob("*") if not path.is_dir()}

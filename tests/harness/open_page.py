@@ -20,6 +20,12 @@ from tests.harness.tiny import tiny_base
 from ui.boundary import Page
 from ui.build import build_page
 
+# Settings of a run of a few seconds, as a program sends them.
+SHORT = {
+    "max_train_steps": 4, "save_interval": 2, "num_class_images": 2, "n_save_sample": 1, "save_infer_steps": 1,
+    "mixed_precision": "no", "use_8bit_adam": False, "num_crop_variants": 1,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class OpenPage:

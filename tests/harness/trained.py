@@ -8,7 +8,7 @@ import torch
 
 from dreambooth.config.concepts import Concept
 from dreambooth.config.training import TrainingConfig
-from dreambooth.events import Controls, Event, StepLoss
+from dreambooth.events import Controls, Event, StepLoss, read_events
 from dreambooth.models.manager import ModelManager
 from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.training.checkpoint import Checkpoint, newest_checkpoint
@@ -82,6 +82,11 @@ class Run:
     def weights(self, part: str = "unet") -> dict[str, torch.Tensor]:
         """Return a copy of the weights of a part, as they are now."""
         return {name: tensor.clone() for name, tensor in getattr(self.materials.base, part).state_dict().items()}
+
+
+def losses_in(folder: Path) -> list[float]:
+    """Return the losses that the records of a run's folder tell."""
+    return [event.loss for _, event in read_events(RunFolder(folder).events_path) if isinstance(event, StepLoss)]
 
 
 def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> int:

@@ -12,8 +12,7 @@ from dreambooth.data.archives import unpack_photos
 from dreambooth.data.photos import read_photo
 from dreambooth.errors import BaseModelError, PhotoError
 from dreambooth.models.weights import read_weights
-from tests.data.test_untrusted_archives import tree
-from tests.harness.corpus_archives import photo, zipped
+from tests.harness.corpus_archives import photo, tree, zipped
 from tests.harness.corpus_photos import encoded, exif_with_gps, textured, with_flips
 
 pytestmark = pytest.mark.reliability

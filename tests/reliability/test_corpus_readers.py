@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.test_untrusted_readers import READERS, try_reader
+from tests.harness.damaged_files import READERS, try_reader
 
 NUM_CASES = 4_000  # of each reader
 

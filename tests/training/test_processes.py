@@ -18,6 +18,7 @@ from dreambooth.events import StepLoss, read_events
 from dreambooth.records.runlog import read_state
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.run import train
+from tests.harness.trained import losses_in
 
 
 def test_two_processes_give_the_losses_of_one_with_the_doubled_batch(
@@ -52,7 +53,7 @@ def test_two_processes_give_the_losses_of_one_with_the_doubled_batch(
             num_class_images=2, save_infer_steps=2, output_dir=str(tmp_path / "one"),
         )
     )  # fmt: skip
-    two, one = (losses(tmp_path / name) for name in ("two", "one"))
+    two, one = (losses_in(tmp_path / name) for name in ("two", "one"))
     assert len(one) == 3
     assert two == pytest.approx(one, rel=1e-5)
     weights = [
@@ -84,7 +85,7 @@ def test_a_run_of_two_processes_that_was_killed_goes_on_with_two(
     for part, file in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
         one, other = (load_file(folder / "3" / part / f"{file}.safetensors") for folder in (whole, parts))
         assert all(one[name].equal(tensor) for name, tensor in other.items())
-    assert losses(parts) == losses(whole)
+    assert losses_in(parts) == losses_in(whole)
 
 
 def test_processes_stop_together_when_one_is_told(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> None:
@@ -113,7 +114,3 @@ def told_in_one_process(wishes: str, base: Path, photos: Path, folder: Path) -> 
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
     return RunFolder(folder)
-
-
-def losses(folder: Path) -> list[float]:
-    return [event.loss for _, event in read_events(RunFolder(folder).events_path) if isinstance(event, StepLoss)]

@@ -15,7 +15,7 @@ from dreambooth.models.base import load_base
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.run import train
 from dreambooth.training.run_identity import RunIdentity, require_same_run
-from tests.training.test_processes import losses
+from tests.harness.trained import losses_in
 
 STEPS = 5
 
@@ -50,8 +50,8 @@ def test_two_processes_that_share_the_weights_train_as_one_in_half_the_memory_an
 
     train(dataclasses.replace(config, shard_weights=False, train_batch_size=2))
     whole, parts, one = (tmp_path / name for name in ("whole/run", "parts/run", "one"))
-    assert losses(whole) == pytest.approx(losses(one), rel=1e-4)
-    assert len(losses(one)) == STEPS
+    assert losses_in(whole) == pytest.approx(losses_in(one), rel=1e-4)
+    assert len(losses_in(one)) == STEPS
     assert RunFolder(whole).steps() == [3, STEPS]
     shared, alone = (load_base(str(folder / str(STEPS))).unet.state_dict() for folder in (whole, one))
     assert max((shared[name] - tensor).abs().max().item() for name, tensor in alone.items()) < 1e-3
@@ -62,7 +62,7 @@ def test_two_processes_that_share_the_weights_train_as_one_in_half_the_memory_an
         assert held["states"] < 0.51 * 2 * held["all weights"]
 
     assert files_of(parts) == files_of(whole)
-    assert losses(parts) == losses(whole)
+    assert losses_in(parts) == losses_in(whole)
 
 
 def test_one_process_has_nobody_to_share_with(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> None:

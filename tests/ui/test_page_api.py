@@ -28,7 +28,7 @@ from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.scoring.chart import write_chart
 from dreambooth.scoring.recommendation import StepScores
 from dreambooth.scoring.records import RunScores, write_scores
-from tests.harness.open_page import OpenPage, open_page
+from tests.harness.open_page import SHORT, OpenPage, open_page
 from tests.harness.raw_events import RawEvents
 from ui.access.gate import Gate, Uploads
 from ui.train.follower import SHARED_S
@@ -42,10 +42,6 @@ PUBLIC = {
     "/list_photo_sets", "/check_photos", "/add_folder", "/set_focus", "/change_photo", "/set_caption", "/set_words",
     "/check_identifier", "/propose_identifier", "/train_together", "/export_concepts", "/class_pictures",
     "/delete_photos",
-}  # fmt: skip
-SHORT = {
-    "max_train_steps": 4, "save_interval": 2, "num_class_images": 2, "n_save_sample": 1, "save_infer_steps": 1,
-    "mixed_precision": "no", "use_8bit_adam": False, "num_crop_variants": 1,
 }  # fmt: skip
 
 
@@ -164,7 +160,7 @@ def test_from_photos_to_a_file_and_pictures(client: Client, opened: OpenPage, tm
 
 @pytest.mark.slow
 def test_the_readmes_example_runs(opened: OpenPage, tmp_path: Path) -> None:
-    from tests.test_readme import block_after, run
+    from tests.harness.readme import block_after, run
 
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cup").symlink_to(sample_folder())

@@ -14,9 +14,8 @@ from dreambooth.config.fields import describe
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.samples import sample_folder
 from dreambooth.durable import write_json
-from tests.harness.open_page import OpenPage, open_page
+from tests.harness.open_page import SHORT, OpenPage, open_page
 from tests.harness.raw_events import Answer, RawEvents
-from tests.ui.test_page_api import SHORT
 from ui.bases import NOT_OFFERED
 
 USER = ("ann", "correct horse")
