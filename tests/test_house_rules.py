@@ -241,6 +241,16 @@ def test_files_and_functions_stay_readable() -> None:
     assert long_files + long_functions == []
 
 
+def test_what_test_files_share_is_in_the_harness() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno} imports {node.module}"
+        for path in sorted(ROOT.glob("tests/**/*.py"))
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.ImportFrom) and "test_" in (node.module or "")
+    ]
+    assert found == []
+
+
 def test_no_path_of_a_developers_machine_is_in_the_files() -> None:
     private = ("/wo" + "rk/main", "/wo" + "rk/shared", "/wo" + "rk/venv", "/ro" + "ot/")
     kinds = (".py", ".md", ".toml", ".txt", ".json", ".ipynb")
