@@ -23,12 +23,10 @@ def test_readers_answer_damaged_files_in_their_own_words(reader: str, tmp_path: 
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize(
-    "content", [b"", b"[" * 200_000, b'{"a":' * 100_000, b"\xff\xfe", b"null", b"1" * 5000, b"NaN"]
-)
+@pytest.mark.parametrize("content", NO_JSON)
 def test_readers_answer_files_that_are_no_json(reader: str, content: bytes, tmp_path: Path, monkeypatch: Any) -> None:
     """S13: empty, nested 200,000 deep, not UTF-8, a number of 5,000 digits."""
-    monkeypatch.setattr("tests.models.test_untrusted_readers.as_bytes", lambda *_: content)
+    monkeypatch.setattr("tests.harness.damaged_files.as_bytes", lambda *_: content)
     READERS[reader][0]([{}] if reader in ("events", "concepts") else {}, tmp_path)
 
 
