@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from dreambooth.models.download import missing_files
 from tests.harness.local_hub import local_hub
+from tests.harness.tiny import tiny_base
 
 LOAD = """
 import sys
@@ -26,13 +28,18 @@ for token, name in zip(sys.argv[1::2], sys.argv[2::2]):
 
 def asked(address: str, cache: Path, *pairs: str, offline: bool = False) -> list[str]:
     """Load bases in a child with a cache of its own, as (token, name) pairs; return a line for each."""
-    environment = os.environ | {
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, *pairs], env=environment_of(address, cache, offline=offline),
+        capture_output=True, text=True, timeout=180, check=True,
+    )  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def environment_of(address: str, cache: Path, *, offline: bool = False) -> dict[str, str]:
+    """Return the environment of a process that asks this Hub, with a cache of its own."""
+    return os.environ | {
         "HF_ENDPOINT": address, "HF_HOME": str(cache), "HF_HUB_OFFLINE": str(int(offline)), "HF_HUB_DISABLE_XET": "1",
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, *pairs], env=environment, capture_output=True, text=True, timeout=180, check=True
-    )
-    return done.stdout.splitlines()
 
 
 def test_each_refusal_has_its_own_sentence(tiny_base_folder: Path, tmp_path: Path) -> None:
@@ -105,6 +112,56 @@ def test_a_repository_that_has_fp16_alone_is_taken_without_being_asked_for(
         assert "| loaded somebody/tiny" in asked(hub.address, tmp_path / "cache", "", "somebody/tiny")[0]
         address = hub.address
     assert "| loaded somebody/tiny" in asked(address, tmp_path / "cache", "", "somebody/tiny", offline=True)[0]
+
+
+def test_a_run_on_a_repository_of_fp16_alone_is_trained_and_converted(
+    tiny_base_folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    """From the shell: its id as base, one step, and the file of that step."""
+    served = Path(shutil.copytree(tiny_base_folder, tmp_path / "served"))
+    for file in [*served.glob("*/diffusion_pytorch_model.safetensors"), *served.glob("*/model.safetensors")]:
+        weights = {
+            name: weight.half() if weight.is_floating_point() else weight for name, weight in load_file(file).items()
+        }
+        file.unlink()
+        halves = {name: weight.half() if weight.is_floating_point() else weight for name, weight in weights.items()}
+        save_file(halves, file.with_suffix(".fp16.safetensors"), {"format": "pt"})
+    run, out = str(tmp_path / "run"), str(tmp_path / "model.safetensors")
+    train = [
+        "train", "--pretrained_model_name_or_path", "somebody/tiny", "--instance_data_dir", str(photos),
+        "--instance_prompt", "photo of zwx dog", "--output_dir", run, "--resolution", "32", "--max_train_steps", "1",
+        "--num_probe_images", "0",
+    ]  # fmt: skip
+    with local_hub(served) as hub:
+        for command in (train, ["convert", run, out]):
+            done = subprocess.run(
+                [sys.executable, "-m", "dreambooth", *command], env=environment_of(hub.address, tmp_path / "cache"),
+                capture_output=True, text=True, timeout=300,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+    assert len(load_file(out)) == 686 + 248 + 2 * 16 + 5, "the UNet's, the VAE's, and two layers of a text encoder"
+
+
+@pytest.mark.parametrize("place", ["", "vae"])
+def test_a_vae_of_a_repository_takes_the_bases_place(tiny_base_folder: Path, tmp_path: Path, place: str) -> None:
+    """A repository that is a VAE, and one that holds it in a folder, by the real client."""
+    other = tiny_base(tmp_path / "other", seed=1)
+    shutil.copytree(other / "vae", tmp_path / "served" / place)
+    program = """
+import sys
+from safetensors.torch import load_file
+from dreambooth.models.base import load_base
+wanted = load_file(sys.argv[2])
+found = load_base(sys.argv[1], vae="somebody/tiny").vae.state_dict()
+print(found.keys() == wanted.keys() and all((found[name] == wanted[name]).all() for name in wanted))
+"""
+    weights = other / "vae" / "diffusion_pytorch_model.safetensors"
+    with local_hub(tmp_path / "served") as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tiny_base_folder), str(weights)],
+            env=environment_of(hub.address, tmp_path / "cache"), capture_output=True, text=True, timeout=180,
+        )  # fmt: skip
+    assert done.stdout.strip() == "True", done.stderr
 
 
 @pytest.mark.parametrize(
