@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from natsort import natsorted
 
@@ -26,6 +27,7 @@ from dreambooth.runs.run import Training, resume, start_records
 from dreambooth.training.materials import RunContext
 from tests.harness.children import exit_status, in_child
 from tests.harness.jobs_at_work import until
+from tests.harness.open_page import open_page
 from tests.harness.server_life import ENDINGS, Failing, ended_by_signal, stub_config, through_restarts
 from ui.render import status_card
 
@@ -305,3 +307,16 @@ def test_a_signal_to_the_server_saves_the_run_and_frees_the_folder(
     took_s = ended_by_signal(dataclasses.replace(config, max_train_steps=2000), tmp_path, 3)
     print(f"R9: gone after {took_s:.1f} s")
     assert took_s < 10
+
+
+def test_a_page_that_takes_long_to_build_is_opened_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine, where Gradio's own look at the page, of three seconds, ended the app."""
+
+    def too_slow(url: str, **_: object) -> httpx.Response:
+        raise httpx.ReadTimeout(f"{url} took more than three seconds")
+
+    monkeypatch.setattr("gradio.networking.httpx.head", too_slow)
+    with open_page(tmp_path) as page:
+        assert httpx.get(page.url, timeout=60).status_code == 200

@@ -139,10 +139,12 @@ class Page(gr.Blocks):
     """Gradio's page, with what its own components do with inputs made safe, and its server's connections limited."""
 
     def launch(self, *args: Any, **kwargs: Any) -> Any:
-        """Open the page as Gradio does."""
+        """Open the page as Gradio does, however long a busy machine takes to build it."""
         bound_answers(self)
         with bounded_server():
-            return super().launch(*args, **kwargs)
+            # Gradio has just heard its server answer; it would then give the page three seconds, and take a longer time
+            # for a proxy in between.
+            return super().launch(*args, **({"_frontend": False} | kwargs))
 
     async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Answer a call; one that named no session, and so is known by its own number, leaves none behind."""
