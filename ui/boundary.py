@@ -31,6 +31,8 @@ from ui.render import error_text
 
 # Events that run on the page's own account: no bar over what they answer to, and no name in the API.
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# Those that are answered at once: any number of pages may ask at the same time.
+QUICK: dict[str, Any] = QUIET | {"concurrency_limit": None}
 
 P = ParamSpec("P")
 R = TypeVar("R")

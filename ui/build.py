@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from dreambooth.data.photo_sets import SAMPLE_SET
 from dreambooth.device.hardware import in_a_line
 from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError
@@ -13,10 +14,11 @@ from dreambooth.records.workspace import Workspace
 from dreambooth.runs.jobs import Jobs
 from ui.access.space import space_notice
 from ui.api import publish
-from ui.boundary import QUIET, Page, Services, Shown, shown
+from ui.boundary import QUICK, Page, Services, Shown
 from ui.concepts import tab as concepts_tab
+from ui.concepts.photos import CONTENTS, PhotoHandlers
 from ui.convert import tab as convert_tab
-from ui.events import connect
+from ui.events import Answer, connect, on
 from ui.generate import tab as generate_tab
 from ui.generate.handlers import recipe_unasked
 from ui.generate.late_answers import OPENING, closed_until
@@ -66,8 +68,7 @@ def build_page(
         gr.HTML(f"<p class='db-hint' id='one-household'>{ONE_HOUSEHOLD}</p>")
         if training_refusal is not None:
             gr.HTML(error_panel(training_refusal), elem_id="training-refusal")
-        concepts_tab.connect(concepts, services, train.base, train.fields)
-        concepts_tab.connect_go_on(concepts, services, train.base, tabs)
+        events = concepts_tab.connect(concepts, services, page, tabs, train.base, train.fields)
         train_tab.connect(
             train, services, page=page, photo_set=concepts.photo_set, photos=concepts.report,
             kind=concepts.kind,
@@ -75,7 +76,7 @@ def build_page(
         )  # fmt: skip
         convert_tab.connect(convert, services, page)
         generate_tab.connect(generate, services, page)
-        _connect_whole(page, services, top, tabs, concepts, train, convert, generate)
+        _connect_whole(page, services, top, tabs, concepts, train, convert, generate, events["newest_photos"])
         publish(services)
         page.show_hidden_progress_on(concepts.photo_set)
     return page
@@ -90,50 +91,61 @@ def _connect_whole(
     train: train_tab.TrainTab,
     convert: convert_tab.ConvertTab,
     generate: generate_tab.GenerateTab,
+    newest: Any,
 ) -> None:
-    quiet = QUIET | {"concurrency_limit": None}
-    advised = gr.State(())
-    looks = connect(
-        Follower(services),
-        train.panel | {
-            "page": page, "header": top, "table": train.table, "convert_model": convert.model,
-            "generate_model": generate.model, "advised": advised, "timer": gr.Timer(BUSY_POLL_S),
-            "seen": gr.State({}), "form": train.settings,
-        },
-    )  # fmt: skip
-
-    advice = Advice(services)
-    for tab, name in ((convert, "advise_convert"), (generate, "advise_generate")):
-        gr.on(
-            [tab.model.change, advised.change, page.load], shown(advice.told), tab.model, tab.advice, api_name=name,
-            **quiet,
-        )  # fmt: skip
-
-    photos = concepts_tab.Handlers(services).photos
-    newest = page.load(
-        shown(photos.newest), train.fields["resolution"], concepts.contents, api_name="newest_photos", **quiet
-    )  # fmt: skip
+    named = concepts_tab.by_name(concepts) | {
+        "page": page, "header": top, "tabs": tabs, "table": train.table, "base": train.base, "form": train.settings,
+        "run": train.panel["run"], "make_pictures": train.panel["pictures"], "advised": gr.State(()),
+        "timer": gr.Timer(BUSY_POLL_S), "seen": gr.State({}), "convert_model": convert.model,
+        "convert_advice": convert.advice, "generate_model": generate.model, "generate_advice": generate.advice,
+        "generated": generate.pictures, "files": generate.files, "recipe": generate.recipe,
+    }  # fmt: skip
+    looks = connect(Follower(services), named | train.panel)
+    connect(PageHandlers(services), named)
     closed_until(page, [looks["first_look"], concepts.said.after(newest)], or_failed=[newest])
 
-    def sample() -> list[Any]:
-        name, config = train_handlers.start_sample(services)
-        contents = photos.contents(concepts_tab.SAMPLE_SET, config.resolution)
-        shown_run = [gr.Dropdown(value=name), train_handlers.folded(True)]
-        return [gr.Tabs(selected="train"), *shown_run, STARTER, *contents]
 
-    started = [tabs, train.panel["run"], train.settings, train.base, *concepts.contents]
-    began = concepts.said.asked_by(concepts.sample.click)
-    concepts.said.after(began.then(shown(sample), None, started, api_name="sample_button", **quiet))
+class PageHandlers:
+    """What happens across the tabs."""
 
-    def make_pictures(name: str) -> list[Any]:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._advice = Advice(services)
+
+    @on(
+        "convert_model.change advised.change page.load", "convert_model", "convert_advice", api_name="advise_convert",
+        **QUICK,
+    )  # fmt: skip
+    @on(
+        "generate_model.change advised.change page.load", "generate_model", "generate_advice",
+        api_name="advise_generate", **QUICK,
+    )  # fmt: skip
+    def advise(self, model: str | None) -> str:
+        return self._advice.told(model)
+
+    @on(
+        "sample.click", "", f"tabs run form base {CONTENTS}", fills="said", asks=True, api_name="sample_button",
+        **QUICK,
+    )  # fmt: skip
+    def try_sample(self) -> Answer:
+        name, config = train_handlers.start_sample(self._services)
+        return {
+            **PhotoHandlers(self._services).contents(SAMPLE_SET, config.resolution),
+            "tabs": gr.Tabs(selected="train"),
+            "run": gr.Dropdown(value=name),
+            "form": train_handlers.folded(True),
+            "base": STARTER,
+        }
+
+    @on("make_pictures.click", "run", "tabs generate_model generated files recipe", api_name="open_gallery", **QUICK)
+    def open_gallery(self, name: str) -> Answer:
         """Show the best step's own samples in the Generate tab, the newest's where none is known, and choose it."""
-        view = services.jobs.view(name)
+        view = self._services.jobs.view(name)
         step = view.recommended_step or (view.steps[-1] if view.steps else None)
-        model = gr.skip() if step is None else gr.Dropdown(value=str(view.path / str(step)))
-        samples = view.samples.get(step or 0, [])
-        copies, files = [services.shown.copy(path) for path in samples], [str(path) for path in samples]
-        shown_samples = [copies, files, recipe_unasked(files)] if samples else [gr.skip()] * 3
-        return [gr.Tabs(selected="generate"), model, *shown_samples]
-
-    opened = [tabs, generate.model, generate.pictures, generate.files, generate.recipe]
-    train.panel["pictures"].click(shown(make_pictures), train.panel["run"], opened, api_name="open_gallery", **quiet)
+        model = {} if step is None else {"generate_model": gr.Dropdown(value=str(view.path / str(step)))}
+        files = [str(path) for path in view.samples.get(step or 0, [])]
+        samples = {
+            "generated": [self._services.shown.copy(Path(path)) for path in files], "files": files,
+            "recipe": recipe_unasked(files),
+        }  # fmt: skip
+        return {"tabs": gr.Tabs(selected="generate"), **model, **(samples if files else {})}

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import gradio as gr
-from gradio.events import Dependency
 
 from ui.boundary import shown
 
 Answer = Mapping[str, Any]
-# A component, several by their own names, or an event that another follows.
+# A component, or several by their own names.
 Named = Mapping[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,21 +56,22 @@ def on(
     return declare
 
 
-def connect(handlers: object, named: Named) -> dict[str, Any]:
-    """Join the object's handlers to the components and events of these names; returns their events by `api_name`.
+def connect(handlers: object, named: Named, events: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Join the object's handlers to the components of these names; returns their events by `api_name`.
 
-    Raises KeyError for a name that is not there.
+    `events` are those of others that some follow. Raises KeyError for a name that is not there.
     """
     made: dict[str, Any] = {}
     for name, declared in vars(type(handlers)).items():
         for event in getattr(declared, "events", ()):
-            made[event.options.get("api_name", name)] = _joined(getattr(handlers, name), event, {**named, **made})
+            before = {**(events or {}), **made}
+            made[event.options.get("api_name", name)] = _joined(getattr(handlers, name), event, named, before)
     return made
 
 
-def _joined(handler: Callable[..., Any], event: Event, named: Named) -> Any:
+def _joined(handler: Callable[..., Any], event: Event, named: Named, events: Mapping[str, Any]) -> Any:
     """Return the event of one declaration, or the one that fills in what it answered."""
-    triggers = [one for trigger in event.triggers.split() for one in _triggers(trigger, named)]
+    triggers = [one for trigger in event.triggers.split() for one in _triggers(trigger, named, events)]
     outputs = components(event.outputs, named)
     options = dict(event.options)
     if place := options.get("show_progress_on"):
@@ -90,11 +90,11 @@ def _joined(handler: Callable[..., Any], event: Event, named: Named) -> Any:
     return named[event.fills].after(happened) if event.fills else happened
 
 
-def _triggers(name: str, named: Named) -> list[Any]:
+def _triggers(name: str, named: Named, events: Mapping[str, Any]) -> list[Any]:
     source, _, happening = name.rpartition(".")
-    one = named[source]
-    is_group = isinstance(one, Mapping) and not isinstance(one, Dependency)
-    return [getattr(each, happening) for each in (one.values() if is_group else [one])]
+    if happening in ("then", "success", "failure"):
+        return [getattr(events[source], happening)]
+    return [getattr(one, happening) for one in components(source, named).values()]
 
 
 def components(names: str, named: Named) -> dict[str, Any]:

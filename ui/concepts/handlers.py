@@ -18,16 +18,19 @@ from dreambooth.errors import BaseModelError, DreamBoothError, FieldProblem, Pho
 from dreambooth.formats.json_file import read_object
 from dreambooth.records.drive import delete_photos
 from ui.bases import offered_base
-from ui.boundary import QUIET, Services, shown
-from ui.concepts.photos import Line, PhotoHandlers
+from ui.boundary import QUIET, Services
+from ui.concepts.photos import CONTENTS, OTHER_SET, Line, PhotoHandlers
 from ui.concepts.words import kind_named, sample_words, verdict_html, words_of, words_told
 from ui.events import Answer, on
 from ui.fields import marks
 from ui.generate.late_answers import answer_of
 
 MAX_SHOWN_CLASS_PICTURES = 60
-# What `contents` shows of a set.
-NUM_CONTENTS = 12
+CLASS_PARTS = "class_views class_note class_remove"
+# One after the other, so that older words are never written over newer ones.
+KEEPING: dict[str, Any] = {
+    "trigger_mode": "always_last", "concurrency_id": "keep_words", "concurrency_limit": 1, **QUIET,
+}  # fmt: skip
 NOTES = {
     "identifier": "A short made-up word that will mean your subject and nothing else.",
     "class_word": "What kind of thing it is, in one or two words.",
@@ -42,36 +45,8 @@ class Handlers:
     def __init__(self, services: Services) -> None:
         self._services = services
         self.photos = PhotoHandlers(services)
-        self.keep_words = shown(self._keep_words)
-        self.keep_kind = shown(self._keep_kind)
-        self.verdict = shown(self._verdict)
-        self.propose = shown(self._propose)
-        self.add_concept = shown(self._add_concept)
-        self.leave = shown(self._leave)
-        self.add_class_pictures = shown(self._add_class_pictures)
-        self.remove_class_pictures = shown(self._remove_class_pictures)
-        self.class_pictures = shown(self._class_pictures)
-        self.export_concepts = shown(self._export_concepts)
-        self.import_concepts = shown(self._import_concepts)
 
     # Words -----------------------------------------------------------------------------------------------------------
-
-    def _keep_words(
-        self, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str
-    ) -> None:
-        if photo_set:
-            self.photos.set_of(photo_set).keep_words(
-                words_told(kind, identifier, class_word, instance_prompt, class_prompt)
-            )
-
-    def _keep_kind(
-        self, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str,
-        resolution: float,
-    ) -> str:  # fmt: skip
-        """Keep the words, and return the report with what matters for photos of this kind."""
-        self._keep_words(photo_set, kind, identifier, class_word, instance_prompt, class_prompt)
-        report: str = self.photos.parts(photo_set or "", [], resolution, None, kind=kind_named(kind))[0]
-        return report
 
     def judge(self, identifier: str, class_word: str, base: str) -> Verdict:
         """Return whether an identifier will do in a base."""
@@ -83,7 +58,11 @@ class Handlers:
         except BaseModelError:  # half typed, or not this visitor's to name: it is as little known as a misspelt one
             return None
 
-    def _verdict(self, identifier: str, class_word: str, kind: str, base: str) -> str:
+    @on(
+        "identifier.change class_word.change kind.change base.change", "identifier class_word kind base", "verdict",
+        trigger_mode="always_last", api_name="identifier_read", **QUIET,
+    )  # fmt: skip
+    def verdict(self, identifier: str, class_word: str, kind: str, base: str) -> str:
         return verdict_html(self.judge(identifier, class_word, base), kind, identifier, class_word)
 
     def propose_identifier(self, identifier: str, class_word: str, base: str) -> str:
@@ -92,9 +71,37 @@ class Handlers:
         vocabulary = self._vocabulary(base)
         return proposed([*taken, identifier], class_word, vocabulary)
 
-    def _propose(self, kind: str, identifier: str, class_word: str, base: str) -> dict[str, Any]:
+    @on(
+        "propose.click", "kind identifier class_word base", "answer", api_name="identifier_proposed", **OTHER_SET,
+    )  # fmt: skip
+    def propose(self, kind: str, identifier: str, class_word: str, base: str) -> dict[str, Any]:
         word = self.propose_identifier(identifier, class_word, base)
         return answer_of(asdict(Words(kind_named(kind), word, class_word, *prompts_for(kind, word, class_word))))
+
+    # Those of photos that were taken in: words that were typed while the photos were on their way.
+    @on("upload_photos.then", "photo_set words", api_name="keep_words_of_taken_0", **KEEPING)
+    @on("take_folder.then", "photo_set words", api_name="keep_words_of_taken_1", **KEEPING)
+    @on("words_typed.then", "photo_set words", api_name="keep_typed_words", **KEEPING)
+    @on("words_left.then", "photo_set words", api_name="keep_left_words", **KEEPING)
+    @on("prompts.input prompts.blur", "photo_set words", api_name="keep_words", **KEEPING)
+    @on("identifier_proposed.then", "photo_set words", api_name="keep_proposed_words", **KEEPING)
+    def keep_words(
+        self, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str
+    ) -> None:
+        if photo_set:
+            self.photos.set_of(photo_set).keep_words(
+                words_told(kind, identifier, class_word, instance_prompt, class_prompt)
+            )
+
+    @on("kind_chosen.then", "photo_set words resolution", "report", api_name="keep_kind", **KEEPING)
+    def keep_kind(
+        self, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str,
+        resolution: float,
+    ) -> str:  # fmt: skip
+        """Keep the words, and return the report with what matters for photos of this kind."""
+        self.keep_words(photo_set, kind, identifier, class_word, instance_prompt, class_prompt)
+        parts = self.photos.parts(photo_set or "", [], resolution, None, kind=kind_named(kind))
+        return str(parts["report"])
 
     def problems(self, photo_set: str, words: Words, base: str) -> list[FieldProblem]:
         """Return all that is wrong with the words and photos of a set, each at its field."""
@@ -133,7 +140,8 @@ class Handlers:
 
     # Several concepts ------------------------------------------------------------------------------------------------
 
-    def _add_concept(self, photo_set: str, base: str, resolution: float) -> list[Any]:
+    @on("add_concept.click", "photo_set base resolution", CONTENTS, api_name="one_more_concept", **OTHER_SET)
+    def add_concept(self, photo_set: str, base: str, resolution: float) -> Answer:
         """Begin one more concept that is trained together with this one."""
         if not photo_set or not self.photos.set_of(photo_set).photos():
             raise PhotoError("Begin with the photos of the first concept.", "It has none yet.", "Drop some photos.")
@@ -144,21 +152,26 @@ class Handlers:
         new.keep_words(Words(words.kind, identifier, words.class_word, *prompts))
         kept.keep_together([*kept.together(), new])
         said = "A new concept: drop its photos and choose its words. Both are trained together."
-        return self.photos.contents_of(new.name, resolution, [(True, said)])
+        return self.photos.contents(new.name, resolution, [(True, said)])
 
-    def _leave(self, photo_set: str, resolution: float) -> list[Any]:
+    @on("leave.click", "photo_set resolution", CONTENTS, api_name="leave_concepts", **OTHER_SET)
+    def leave(self, photo_set: str, resolution: float) -> Answer:
         """Train this concept by itself again; its photos stay."""
         if not photo_set:
-            return self.photos.contents_of("", resolution)
+            return self.photos.contents("", resolution)
         kept = self.photos.set_of(photo_set)
         others = [one for one in kept.together() if one != kept]
         kept.leave()
         said = "It is trained by itself again; its photos are among those used earlier."
-        return self.photos.contents_of(others[0].name if others else photo_set, resolution, [(True, said)])
+        return self.photos.contents(others[0].name if others else photo_set, resolution, [(True, said)])
 
     # Class pictures --------------------------------------------------------------------------------------------------
 
-    def _add_class_pictures(self, files: list[str] | None, photo_set: str, class_prompt: str) -> list[Any]:
+    @on(
+        "class_files.upload", "class_files photo_set class_prompt", f"{CLASS_PARTS} class_files",
+        api_name="class_pictures_dropped", **QUIET,
+    )  # fmt: skip
+    def add_class_pictures(self, files: list[str] | None, photo_set: str, class_prompt: str) -> Answer:
         paths = [Path(file) for file in files or []]
         try:
             if not photo_set:
@@ -166,20 +179,31 @@ class Handlers:
             self.photos.set_of(photo_set).add_class_pictures(paths)
         finally:
             self.photos.drop_uploads(paths)
-        return [*self._class_pictures(photo_set, class_prompt), None]
+        return {**self.class_pictures(photo_set, class_prompt), "class_files": None}
 
-    def _remove_class_pictures(self, photo_set: str, class_prompt: str) -> list[Any]:
+    @on(
+        "class_remove.click", "photo_set class_prompt", CLASS_PARTS, api_name="class_pictures_removed", **QUIET,
+    )  # fmt: skip
+    def remove_class_pictures(self, photo_set: str, class_prompt: str) -> Answer:
         if photo_set:
             self._services.shown.forget(self.photos.set_of(photo_set).remove_class_pictures())
             delete_photos(self._services.workspace, self.photos.set_of(photo_set).class_folder.name)
-        return self._class_pictures(photo_set, class_prompt)
+        return self.class_pictures(photo_set, class_prompt)
 
-    def _class_pictures(self, photo_set: str, class_prompt: str) -> list[Any]:
+    @on(
+        "class_box.expand photo_set.change class_prompt.change", "photo_set class_prompt", CLASS_PARTS,
+        trigger_mode="always_last", api_name="class_pictures_shown", **QUIET,
+    )  # fmt: skip
+    def class_pictures(self, photo_set: str, class_prompt: str) -> Answer:
         """Return the class pictures there are, the user's own before those made for this prompt, and what they are."""
         own = self.photos.set_of(photo_set).class_pictures() if photo_set else []
         pictures = own or self.made_class_pictures(class_prompt)
         copies = [self._services.shown.copy(path) for path in pictures[:MAX_SHOWN_CLASS_PICTURES]]
-        return [copies, class_pictures_text(len(own), len(pictures)), gr.Button(interactive=bool(own))]
+        return {
+            "class_views": copies,
+            "class_note": class_pictures_text(len(own), len(pictures)),
+            "class_remove": gr.Button(interactive=bool(own)),
+        }
 
     def made_class_pictures(self, class_prompt: str) -> list[Path]:
         """Return the newest class pictures that a training made for this prompt."""
@@ -212,20 +236,22 @@ class Handlers:
             name(concept.class_data_dir),
         )  # fmt: skip
 
-    def _export_concepts(self, photo_set: str) -> Any:
+    @on("export.click", "photo_set", "exported", api_name="list_exported", **QUIET)
+    def export_concepts(self, photo_set: str) -> Any:
         path = self._services.shown.note("concepts_list.json", self.concepts_list(photo_set))
         return gr.File(value=path, visible=True)
 
-    def _import_concepts(self, file: str | None, resolution: float) -> list[Any]:
+    @on("listed.upload", "listed resolution", f"{CONTENTS} listed", api_name="list_taken", **OTHER_SET)
+    def import_concepts(self, file: str | None, resolution: float) -> Answer:
         """Take the concepts of a list in, with the photos of their folders."""
         if not file:
-            return [*[gr.skip()] * NUM_CONTENTS, None]
+            return {"listed": None}
         try:
             concepts = load_concepts_list(Path(file))
         finally:
             self.photos.drop_uploads([Path(file)])
         names, lines = self.take_concepts(concepts)
-        return [*self.photos.contents_of(names[0], resolution, lines), None]
+        return {**self.photos.contents(names[0], resolution, lines), "listed": None}
 
     def take_concepts(self, concepts: Sequence[Concept]) -> tuple[list[str], list[Line]]:
         """Make a photo set of each concept, trained together; all of their folders are looked at before."""

@@ -18,10 +18,20 @@ from dreambooth.data.words import Words
 from dreambooth.errors import PhotoError
 from dreambooth.pictures.prompts import subject_of
 from dreambooth.records.drive import delete_photos
-from ui.boundary import Services, shown
+from ui.boundary import QUICK, QUIET, Services
 from ui.concepts.cards import Card, cards, cut_view, editor, set_report
+from ui.concepts.scripts import NAME_NEW_SET
 from ui.concepts.words import sample_words, words_told
+from ui.events import Answer, on
 from ui.generate.late_answers import answer_of
+
+# What shows the photos and the chosen one of them, and what shows a whole set.
+PARTS = "report views chosen box editor cut caption remove"
+CONTENTS = f"photo_set answer concepts earlier {PARTS}"
+SEEN = "photo_set chosen resolution"
+OTHER_SET: dict[str, Any] = {"fills": "said", "asks": True, **QUIET}
+# A second drop while the first is worked on waits its turn, and goes into the same new set.
+TAKING: dict[str, Any] = {"js": NAME_NEW_SET, "concurrency_id": "take_photos", "concurrency_limit": 1, "fills": "said"}
 
 
 class PhotoHandlers:
@@ -29,16 +39,6 @@ class PhotoHandlers:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self.upload = shown(self._upload)
-        self.add_folder = shown(self._add_folder)
-        self.card_clicked = shown(self._card_clicked)
-        self.focus_moved = shown(self._focus_moved)
-        self.caption_left = shown(self._caption_left)
-        self.remove = shown(self._remove)
-        self.refocus = shown(self._refocus)
-        self.delete = shown(self._delete)
-        self.contents = shown(self.contents_of)
-        self.views = shown(self._views)
 
     def set_of(self, name: str) -> PhotoSet:
         """Return the photo set of this name; refuses names that could leave the datasets folder."""
@@ -46,10 +46,14 @@ class PhotoHandlers:
 
     # Photos ----------------------------------------------------------------------------------------------------------
 
-    def _upload(
+    @on(
+        "files.upload", "files photo_set words resolution new_name",
+        f"photo_set {PARTS} earlier concepts files answer", api_name="upload_photos", trigger_mode="multiple", **TAKING,
+    )  # fmt: skip
+    def upload(
         self, files: list[str] | None, photo_set: str, kind: str, identifier: str, class_word: str,
         instance_prompt: str, class_prompt: str, resolution: float, new_set: str = "",
-    ) -> list[Any]:  # fmt: skip
+    ) -> Answer:  # fmt: skip
         """Take uploaded photos and zips in, upright and without metadata, and show them as they will be trained.
 
         With no set open, or the sample's, they begin a set of their own: that of the name `new_set`, if one is given.
@@ -61,8 +65,7 @@ class PhotoHandlers:
         finally:
             self.drop_uploads(paths)
         words = words_told(kind, identifier, class_word, instance_prompt, class_prompt)
-        taken = self._taken(target, photo_set, words, lines, resolution)
-        return [*taken[:-1], None, taken[-1]]
+        return {**self._taken(target, photo_set, words, lines, resolution), "files": None}
 
     def target_of(self, photo_set: str, new_set: str = "") -> PhotoSet:
         """Return the set that photos go into: never the sample's, whose subject they do not show."""
@@ -75,25 +78,32 @@ class PhotoHandlers:
             if path.resolve().is_relative_to(Path(get_upload_folder()).resolve()):
                 path.unlink(missing_ok=True)
 
-    def _taken(self, target: PhotoSet, before: str, words: Words, lines: list[Line], resolution: float) -> list[Any]:
-        """Return what shows the set that photos went into, and last its words where they are others than the page's."""
-        unchanged = answer_of({})
+    def _taken(self, target: PhotoSet, before: str, words: Words, lines: list[Line], resolution: float) -> Answer:
+        """Return what shows the set that photos went into, with its words where they are others than the page's."""
         if not target.photos():
             opened = before if before and self.set_of(before).folder.is_dir() else ""
             parts = self.parts(opened, lines, resolution, None, kind=words.kind)
-            return [opened, *parts, gr.skip(), gr.skip(), unchanged]
+            return {"photo_set": opened, **parts, "answer": answer_of({})}
         # The sample's words, left as they were, are none for other photos.
         of_sample = before == SAMPLE_SET and words == sample_words()
         words = target.words() if of_sample else words
         target.keep_words(words)
-        parts = self.parts(target.name, lines, resolution, None)
-        answer = answer_of(asdict(words)) if of_sample else unchanged
-        return [target.name, *parts, self._earlier(target.name), self._chips(target), answer]
+        return {
+            "photo_set": target.name,
+            **self.parts(target.name, lines, resolution, None),
+            "earlier": self._earlier(target.name),
+            "concepts": self._chips(target),
+            "answer": answer_of(asdict(words) if of_sample else {}),
+        }
 
-    def _add_folder(
+    @on(
+        "take_folder.click folder.submit", "folder photo_set words resolution new_name",
+        f"photo_set {PARTS} earlier concepts answer", api_name="take_folder", api_visibility="private", **TAKING,
+    )  # fmt: skip
+    def add_folder(
         self, folder: str, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str,
         class_prompt: str, resolution: float, new_set: str = "",
-    ) -> list[Any]:  # fmt: skip
+    ) -> Answer:  # fmt: skip
         """Take in the photos of a folder of this machine; only where the page is this machine's own."""
         target = self.target_of(photo_set, new_set)
         lines = target.add_folder(self.local_folder(folder))
@@ -118,7 +128,7 @@ class PhotoHandlers:
     def parts(
         self, name: str, lines: Sequence[Line], resolution: float, chosen: str | None, before: str | None = None,
         kind: str = "",
-    ) -> list[Any]:  # fmt: skip
+    ) -> dict[str, Any]:  # fmt: skip
         """Return what shows the photos: report, cards, the chosen one, its editor, its cut, its caption.
 
         The caption of the photo that was chosen `before` is left as it is: somebody may be typing it.
@@ -135,8 +145,8 @@ class PhotoHandlers:
         parts = self._editor_parts(kept, chosen, side_px)
         forget_decoded()
         if chosen and chosen == before:
-            parts[3] = gr.skip()
-        return [report, cards(shown_cards, chosen), chosen or "", *parts]
+            del parts["caption"]
+        return {"report": report, "views": cards(shown_cards, chosen), "chosen": chosen or "", **parts}
 
     def _card(self, photo: StoredPhoto, found: Sequence[Finding], side_px: int) -> Card:
         try:
@@ -145,33 +155,37 @@ class PhotoHandlers:
             view, found = "", [Finding("unreadable", str(error))]
         return Card(photo.path.name, photo.known_as, view, found, photo.caption)
 
-    def _editor_parts(self, kept: PhotoSet | None, chosen: str | None, side_px: int) -> list[Any]:
+    def _editor_parts(self, kept: PhotoSet | None, chosen: str | None, side_px: int) -> dict[str, Any]:
         if kept is None or chosen is None:
-            return [gr.Column(visible=False), "", "", "", gr.Button(interactive=False)]
+            nothing = {"box": gr.Column(visible=False), "editor": "", "cut": "", "caption": ""}
+            return nothing | {"remove": gr.Button(interactive=False)}
         photo, focus = kept.photo(chosen), kept.focus(chosen)
         size = read_photo(photo).image.size
-        shape = editor(chosen, self._services.shown.preview(photo), size, focus)
-        return [
-            gr.Column(visible=True), shape, self._cut(kept, chosen, side_px), kept.caption(chosen),
-            gr.Button(interactive=True),
-        ]  # fmt: skip
+        return {
+            "box": gr.Column(visible=True),
+            "editor": editor(chosen, self._services.shown.preview(photo), size, focus),
+            "cut": self._cut(kept, chosen, side_px),
+            "caption": kept.caption(chosen),
+            "remove": gr.Button(interactive=True),
+        }
 
     def _cut(self, kept: PhotoSet, chosen: str, side_px: int) -> str:
         view = self._services.shown.training_view(kept.photo(chosen), side_px, kept.focus(chosen))
         return cut_view(view, f"Exactly what is trained, at {side_px} x {side_px}.")
 
-    def _card_clicked(
+    @on("views.click", "photo_set resolution chosen", PARTS, api_name="photo_chosen", **QUIET)
+    def card_clicked(
         self,
         photo_set: str,
         resolution: float,
         chosen: str | None,
         event: gr.EventData = None,  # type: ignore[assignment]
-    ) -> list[Any]:
+    ) -> Answer:
         """Do what a card's button says."""
         asked = _told_by(event)
         act, name = str(asked.get("act", "")), str(asked.get("photo", ""))
         if not photo_set or act not in ("choose", "remove", "turn", "brighten", "refocus"):
-            return [gr.skip()] * 8
+            return {}
         kept = self.set_of(photo_set)
         if act == "choose":
             return self.parts(photo_set, [], resolution, None if chosen == name else name, chosen)
@@ -190,36 +204,47 @@ class PhotoHandlers:
         told = {"turn": "was turned", "brighten": "was lightened", "refocus": "has its square from the guess again"}
         return [(True, f"{known} {told[act]}.")]
 
-    def _focus_moved(
+    @on(
+        "editor.release", "photo_set resolution", "report views cut", api_name="square_moved",
+        trigger_mode="always_last", **QUIET,
+    )  # fmt: skip
+    def focus_moved(
         self,
         photo_set: str,
         resolution: float,
         event: gr.EventData = None,  # type: ignore[assignment]
-    ) -> list[Any]:
+    ) -> Answer:
         """Keep the square that was moved by hand, and show the cut that will be trained."""
         asked = _told_by(event)
         if not photo_set or not {"photo", "x", "y", "zoom"} <= set(asked):
-            return [gr.skip()] * 3
+            return {}
         kept, name = self.set_of(photo_set), str(asked["photo"])
         kept.keep_focus(name, Focus(asked["x"], asked["y"], asked["zoom"]))
-        report, photos, *_ = self.parts(photo_set, [], resolution, name)
-        return [report, photos, self._cut(kept, name, _side(resolution))]
+        return self._some_parts("report views cut", photo_set, resolution, name)
 
-    def _caption_left(self, photo_set: str, chosen: str | None, caption: str, resolution: float) -> list[Any]:
+    @on("caption.blur", "photo_set chosen caption resolution", "report views", api_name="caption_left", **QUIET)
+    def caption_left(self, photo_set: str, chosen: str | None, caption: str, resolution: float) -> Answer:
         if not photo_set or not chosen:
-            return [gr.skip()] * 2
+            return {}
         self.set_of(photo_set).keep_caption(chosen, caption or "")
-        return self.parts(photo_set, [], resolution, chosen)[:2]
+        return self._some_parts("report views", photo_set, resolution, chosen)
 
-    def _remove(self, photo_set: str, chosen: str | None, resolution: float) -> list[Any]:
+    def _some_parts(self, names: str, photo_set: str, resolution: float, chosen: str) -> Answer:
+        parts = self.parts(photo_set, [], resolution, chosen)
+        return {name: parts[name] for name in names.split()}
+
+    @on("remove.click", SEEN, PARTS, api_name="remove_chosen", **QUIET)
+    def remove(self, photo_set: str, chosen: str | None, resolution: float) -> Answer:
         lines = self.change(self.set_of(photo_set), chosen, "remove") if photo_set and chosen else []
         return self.parts(photo_set, lines, resolution, None)
 
-    def _refocus(self, photo_set: str, chosen: str | None, resolution: float) -> list[Any]:
+    @on("refocus.click", SEEN, PARTS, api_name="guess_square", **QUIET)
+    def refocus(self, photo_set: str, chosen: str | None, resolution: float) -> Answer:
         lines = self.change(self.set_of(photo_set), chosen, "refocus") if photo_set and chosen else []
         return self.parts(photo_set, lines, resolution, chosen, chosen)
 
-    def _views(self, photo_set: str, chosen: str | None, resolution: float) -> list[Any]:
+    @on("resolution.change", SEEN, PARTS, api_name="photo_views", **QUIET)
+    def views(self, photo_set: str, chosen: str | None, resolution: float) -> Answer:
         return self.parts(photo_set or "", [], resolution, chosen, chosen)
 
     def _earlier(self, value: str) -> Any:
@@ -227,21 +252,32 @@ class PhotoHandlers:
         choices = [(f"{one.words().instance_prompt} ({len(one.photos())} photos)", one.name) for one in sets]
         return gr.Dropdown(choices=choices, value=value or None)
 
-    def contents_of(self, photo_set: str, resolution: float, lines: Sequence[Line] = ()) -> list[Any]:
+    @on("earlier.input", "earlier resolution", CONTENTS, api_name="earlier_photos", **OTHER_SET)
+    @on("concepts.input", "concepts resolution", CONTENTS, api_name="shown_concept", **OTHER_SET)
+    def contents(self, photo_set: str, resolution: float, lines: Sequence[Line] = ()) -> Answer:
         """Return everything the tab shows of a set; an empty name is a new one."""
         kept = self.set_of(photo_set) if photo_set else None
         words = kept.words() if kept else Words()
-        return [
-            photo_set, answer_of(asdict(words)), self._chips(kept), self._earlier(photo_set),
-            *self.parts(photo_set, lines, resolution, None),
-        ]  # fmt: skip
+        return {
+            "photo_set": photo_set,
+            "answer": answer_of(asdict(words)),
+            "concepts": self._chips(kept),
+            "earlier": self._earlier(photo_set),
+            **self.parts(photo_set, lines, resolution, None),
+        }
 
-    def newest(self, resolution: float) -> list[Any]:
+    @on("new_set.click", "", CONTENTS, api_name="new_photo_set", **OTHER_SET)
+    def begin_new_set(self) -> Answer:
+        return self.contents("", 64)
+
+    @on("page.load", "resolution", CONTENTS, api_name="newest_photos", **QUICK)
+    def newest(self, resolution: float) -> Answer:
         """Return what a freshly opened page shows: the photos last worked with."""
         sets = photo_sets(self._services.workspace)
-        return self.contents_of(sets[0].name if sets else "", resolution)
+        return self.contents(sets[0].name if sets else "", resolution)
 
-    def _delete(self, photo_set: str) -> list[Any]:
+    @on("delete.click", "photo_set", CONTENTS, api_name="delete_shown_photos", **OTHER_SET)
+    def delete(self, photo_set: str) -> Answer:
         """Delete the photos of a set and every copy of them on this machine; runs and their models stay."""
         if photo_set:
             kept = self.set_of(photo_set)
@@ -249,7 +285,7 @@ class PhotoHandlers:
             self._services.shown.forget(kept.delete())
             for name in (photo_set, class_name):
                 delete_photos(self._services.workspace, name)
-        return self.contents_of("", 64, [(True, "Your photos and all copies of them were deleted.")])
+        return self.contents("", 64, [(True, "Your photos and all copies of them were deleted.")])
 
     def _chips(self, kept: PhotoSet | None) -> Any:
         members = kept.together() if kept else []

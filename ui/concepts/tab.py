@@ -6,20 +6,16 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.data.identifiers import judged, vocabulary_of
-from dreambooth.data.photo_sets import SAMPLE_SET
 from dreambooth.data.words import KINDS, Words
 from dreambooth.models.base import STARTER
 from ui.boundary import QUIET, Services
 from ui.concepts import api as concepts_api
 from ui.concepts.cards import CARDS_CSS, CARDS_JS, CUT_CSS, EDITOR_CSS, EDITOR_JS, cards, set_report
 from ui.concepts.handlers import NOTES, Handlers, class_pictures_text
-from ui.concepts.photos import PhotoHandlers
-from ui.concepts.scripts import FORGET_NEW_SET, KIND_CHOSEN, MAKE_PROMPTS, NAME_NEW_SET, WORDS_LEFT
+from ui.concepts.scripts import FORGET_NEW_SET, KIND_CHOSEN, MAKE_PROMPTS, WORDS_LEFT
 from ui.concepts.words import verdict_html
 from ui.events import connect as connect_events
 from ui.generate.late_answers import Fillable, fillable
-
-__all__ = ["SAMPLE_SET", "ConceptsTab", "Handlers", "build", "connect", "connect_go_on"]
 
 RIGHTS = (
     "Only use photos you have the right to use, and photos of people only with their consent. "
@@ -73,21 +69,6 @@ class ConceptsTab:
     listed: gr.File
     export: gr.Button
     exported: gr.File
-
-    @property
-    def words(self) -> list[Any]:
-        """Return the fields of `Words`, in its order."""
-        return [getattr(self, field.name) for field in fields(Words)]
-
-    @property
-    def photo_parts(self) -> list[Any]:
-        """Return what shows the photos and the chosen one of them."""
-        return [self.report, self.views, self.chosen, self.box, self.editor, self.cut, self.caption, self.remove]
-
-    @property
-    def contents(self) -> list[Any]:
-        """Return what shows one photo set: its name, words, companions, the list of sets, and its photos."""
-        return [self.photo_set, self.said.answer, self.concepts, self.earlier, *self.photo_parts]
 
 
 def build(services: Services) -> ConceptsTab:
@@ -246,133 +227,49 @@ def _more() -> dict[str, Any]:
 # Events --------------------------------------------------------------------------------------------------------------
 
 
-def connect(tab: ConceptsTab, services: Services, base: gr.Dropdown, settings: dict[str, Any]) -> None:
-    """Join the tab's components to what they do; `settings` are the fields of the Train tab."""
-    handlers, resolution = Handlers(services), settings["resolution"]
-    taken = _connect_photos(tab, handlers.photos, resolution)
-    _connect_words(tab, handlers, base, resolution, taken)
-    _connect_sets(tab, handlers, base, resolution)
-    _connect_class_pictures(tab, handlers, settings)
+def connect(
+    tab: ConceptsTab, services: Services, page: gr.Blocks, tabs: gr.Tabs, base: gr.Dropdown, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Join the tab's components to what they do, and return the events; `settings` are the Train tab's fields."""
+    handlers = Handlers(services)
+    named = by_name(tab) | {"page": page, "tabs": tabs, "base": base, "resolution": settings["resolution"]}
+    events = connect_events(handlers.photos, named)
+    events |= connect_events(handlers, named, events | _scripts(tab))
+    _connect_class_settings(tab, settings)
     concepts_api.publish(services, handlers)
+    return events
 
 
-def _connect_photos(tab: ConceptsTab, handlers: PhotoHandlers, resolution: gr.Number) -> list[Any]:
-    """Join what shows photos to what it does; returns the events that take photos in."""
-    taken = [tab.photo_set, *tab.photo_parts, tab.earlier, tab.concepts]
-    given = [tab.photo_set, *tab.words, resolution, tab.new_name]
-    # A second drop while the first is worked on waits its turn, and goes into the same new set.
-    dropped = tab.files.upload(
-        handlers.upload, [tab.files, *given], [*taken, tab.files, tab.said.answer], js=NAME_NEW_SET,
-        api_name="upload_photos", trigger_mode="multiple", concurrency_id="take_photos", concurrency_limit=1,
-    )  # fmt: skip
-    named = gr.on(
-        [tab.take_folder.click, tab.folder.submit], handlers.add_folder, [tab.folder, *given],
-        [*taken, tab.said.answer], js=NAME_NEW_SET, api_name="take_folder", api_visibility="private",
-        concurrency_id="take_photos", concurrency_limit=1,
-    )  # fmt: skip
-    tab.photo_set.change(None, tab.photo_set, None, js=FORGET_NEW_SET, api_name="set_shown", **QUIET)
-    seen = [tab.photo_set, tab.chosen, resolution]
-    tab.views.click(
-        handlers.card_clicked,
-        [tab.photo_set, resolution, tab.chosen],
-        tab.photo_parts,
-        api_name="photo_chosen",
-        **QUIET,
-    )
-    tab.editor.release(
-        handlers.focus_moved, [tab.photo_set, resolution], [tab.report, tab.views, tab.cut], api_name="square_moved",
-        trigger_mode="always_last", **QUIET,
-    )  # fmt: skip
-    tab.caption.blur(
-        handlers.caption_left, [tab.photo_set, tab.chosen, tab.caption, resolution], [tab.report, tab.views],
-        api_name="caption_left", **QUIET,
-    )  # fmt: skip
-    tab.remove.click(handlers.remove, seen, tab.photo_parts, api_name="remove_chosen", **QUIET)
-    tab.refocus.click(handlers.refocus, seen, tab.photo_parts, api_name="guess_square", **QUIET)
-    resolution.change(handlers.views, seen, tab.photo_parts, api_name="photo_views", **QUIET)
-    return [dropped, named]
+def by_name(tab: ConceptsTab) -> dict[str, Any]:
+    """Return the tab's components by the names that its handlers know them by."""
+    words = {field.name: getattr(tab, field.name) for field in fields(Words)}
+    prompts = {name: words[name] for name in ("instance_prompt", "class_prompt")}
+    return vars(tab) | {"words": words, "prompts": prompts, "answer": tab.said.answer}
 
 
-def _connect_words(
-    tab: ConceptsTab, handlers: Handlers, base: gr.Dropdown, resolution: gr.Number, taken: list[Any]
-) -> None:
+def _scripts(tab: ConceptsTab) -> dict[str, Any]:
+    """Join the words to what the browser does by itself when they are typed; returns the events by name."""
     prompts, named = [tab.instance_prompt, tab.class_prompt], [tab.kind, tab.identifier, tab.class_word]
-    # One after the other, so that older words are never written over newer ones.
-    keeping: dict[str, Any] = {
-        "fn": handlers.keep_words, "inputs": [tab.photo_set, *tab.words], "outputs": None,
-        "trigger_mode": "always_last", "concurrency_id": "keep_words", "concurrency_limit": 1, **QUIET,
+    tab.photo_set.change(None, tab.photo_set, None, js=FORGET_NEW_SET, api_name="set_shown", **QUIET)
+    return {
+        "kind_chosen": tab.kind.input(
+            None, [tab.kind, tab.identifier], [tab.class_word, *prompts], js=KIND_CHOSEN, api_name="kind_chosen",
+            **QUIET,
+        ),
+        "words_typed": gr.on(
+            [tab.identifier.input, tab.class_word.input], None, named, prompts, js=MAKE_PROMPTS,
+            api_name="words_typed", **QUIET,
+        ),
+        "words_left": gr.on(
+            [tab.identifier.blur, tab.class_word.blur], None, [*named, tab.instance_prompt], prompts, js=WORDS_LEFT,
+            api_name="words_left", **QUIET,
+        ),
     }  # fmt: skip
-    chosen = tab.kind.input(
-        None, [tab.kind, tab.identifier], [tab.class_word, *prompts], js=KIND_CHOSEN, api_name="kind_chosen", **QUIET
-    )
-    kept = keeping | {"fn": handlers.keep_kind, "inputs": [tab.photo_set, *tab.words, resolution]}
-    chosen.then(**kept | {"outputs": tab.report}, api_name="keep_kind")
-    typed = gr.on(
-        [tab.identifier.input, tab.class_word.input], None, named, prompts, js=MAKE_PROMPTS, api_name="words_typed",
-        **QUIET,
-    )  # fmt: skip
-    typed.then(**keeping, api_name="keep_typed_words")
-    left = gr.on(
-        [tab.identifier.blur, tab.class_word.blur], None, [*named, tab.instance_prompt], prompts, js=WORDS_LEFT,
-        api_name="words_left", **QUIET,
-    )  # fmt: skip
-    left.then(**keeping, api_name="keep_left_words")
-    gr.on(
-        [tab.instance_prompt.input, tab.class_prompt.input, tab.instance_prompt.blur, tab.class_prompt.blur],
-        **keeping, api_name="keep_words",
-    )  # fmt: skip
-    # Words that were typed while the photos were on their way.
-    for number, event in enumerate(taken):
-        tab.said.after(event).then(**keeping, api_name=f"keep_words_of_taken_{number}")
-    gr.on(
-        [tab.identifier.change, tab.class_word.change, tab.kind.change, base.change], handlers.verdict,
-        [tab.identifier, tab.class_word, tab.kind, base], [tab.verdict],
-        trigger_mode="always_last", api_name="identifier_read", **QUIET,
-    )  # fmt: skip
-    proposed = tab.said.asked_by(tab.propose.click).then(
-        handlers.propose, [*named, base], tab.said.answer, api_name="identifier_proposed", **QUIET
-    )
-    tab.said.after(proposed).then(**keeping, api_name="keep_proposed_words")
 
 
-def _connect_sets(tab: ConceptsTab, handlers: Handlers, base: gr.Dropdown, resolution: gr.Number) -> None:
-    for trigger, handler, inputs, outputs, name in (
-        (tab.new_set.click, lambda: handlers.photos.contents("", 64), None, tab.contents, "new_photo_set"),
-        (tab.delete.click, handlers.photos.delete, [tab.photo_set], tab.contents, "delete_shown_photos"),
-        (tab.earlier.input, handlers.photos.contents, [tab.earlier, resolution], tab.contents, "earlier_photos"),
-        (tab.concepts.input, handlers.photos.contents, [tab.concepts, resolution], tab.contents, "shown_concept"),
-        (tab.add_concept.click, handlers.add_concept, [tab.photo_set, base, resolution], tab.contents,
-         "one_more_concept"),
-        (tab.leave.click, handlers.leave, [tab.photo_set, resolution], tab.contents, "leave_concepts"),
-        (tab.listed.upload, handlers.import_concepts, [tab.listed, resolution], [*tab.contents, tab.listed],
-         "list_taken"),
-    ):  # fmt: skip
-        tab.said.after(tab.said.asked_by(trigger).then(handler, inputs, outputs, api_name=name, **QUIET))
-    tab.export.click(handlers.export_concepts, [tab.photo_set], [tab.exported], api_name="list_exported", **QUIET)
-
-
-def _connect_class_pictures(tab: ConceptsTab, handlers: Handlers, settings: dict[str, Any]) -> None:
-    """Show the class pictures; number and switch are those of the Train tab, asked for in both places."""
-    shown = [tab.class_views, tab.class_note, tab.class_remove]
-    gr.on(
-        [tab.class_box.expand, tab.photo_set.change, tab.class_prompt.change], handlers.class_pictures,
-        [tab.photo_set, tab.class_prompt], shown, trigger_mode="always_last", api_name="class_pictures_shown", **QUIET,
-    )  # fmt: skip
-    tab.class_files.upload(
-        handlers.add_class_pictures, [tab.class_files, tab.photo_set, tab.class_prompt], [*shown, tab.class_files],
-        api_name="class_pictures_dropped", **QUIET,
-    )  # fmt: skip
-    tab.class_remove.click(
-        handlers.remove_class_pictures, [tab.photo_set, tab.class_prompt], shown, api_name="class_pictures_removed",
-        **QUIET,
-    )  # fmt: skip
-    pairs = ((tab.class_on, "with_prior_preservation"), (tab.class_count, "num_class_images"))
-    for here, name in pairs:
+def _connect_class_settings(tab: ConceptsTab, settings: dict[str, Any]) -> None:
+    """Have the class images' switch and number be those of the Train tab: they are asked for in both places."""
+    for here, name in ((tab.class_on, "with_prior_preservation"), (tab.class_count, "num_class_images")):
         # In the browser: echoes that come late would overtake each other.
         here.input(None, here, settings[name], js="value => value", api_name=f"{name}_here", **QUIET)
         settings[name].change(None, settings[name], here, js="value => value", api_name=f"{name}_there", **QUIET)
-
-
-def connect_go_on(tab: ConceptsTab, services: Services, base: gr.Dropdown, tabs: gr.Tabs) -> None:
-    """Let the main button go on to the training when nothing has to be mended."""
-    connect_events(Handlers(services), vars(tab) | {"base": base, "tabs": tabs})

@@ -11,7 +11,7 @@ from dreambooth.device.hardware import in_a_line
 from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError
 from dreambooth.runs.view import RunView
-from ui.boundary import QUIET, Services
+from ui.boundary import QUICK, Services
 from ui.convert import tab as convert_tab
 from ui.events import Answer, on, updates_of_unseen
 from ui.render import Doing, header
@@ -44,7 +44,7 @@ class Follower:
         self._lock = threading.Lock()
         self._looks: dict[str, tuple[float, Any]] = {}
 
-    @on("page.load", outputs=f"{FOLLOWED} form", api_name="first_look", **QUIET, concurrency_limit=None)
+    @on("page.load", outputs=f"{FOLLOWED} form", api_name="first_look", **QUICK)
     def first_look(self) -> Answer:
         """Return everything, for a page that was just opened: the run that trains, else the newest."""
         # Such a page has seen nothing, whatever the session remembers: a reload is sent everything.
@@ -52,7 +52,7 @@ class Follower:
         return {**self._look_at(None, {}, ""), "form": gr.Accordion(open=not busy)}
 
     @on(
-        "timer.tick run.change", "run seen message", FOLLOWED, api_name="look", **QUIET, concurrency_limit=None,
+        "timer.tick run.change", "run seen message", FOLLOWED, api_name="look", **QUICK,
     )  # fmt: skip
     def look(self, name: str | None, seen: dict[str, Any], message: str) -> Answer:
         if not seen and not name:

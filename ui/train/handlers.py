@@ -19,7 +19,7 @@ from dreambooth.models.base import STARTER, read_card
 from dreambooth.models.origin import step_sentence
 from dreambooth.runs.shell_line import command_line, settings_text
 from ui.bases import offered_base, offered_models
-from ui.boundary import QUIET, Services
+from ui.boundary import QUICK, QUIET, Services
 from ui.events import Answer, on
 from ui.fields import MAIN_FIELDS, form_infos, marks, read_fields, shown_value
 from ui.generate.late_answers import answer_of
@@ -27,7 +27,7 @@ from ui.render import error_panel, field_note, panel
 from ui.train.plan import preset_choices, preset_note, start_sentence, too_little_memory
 
 TOY_NOTICE = "A toy model that shows the way; for real results take Stable Diffusion 1.5 and a GPU."
-LATEST: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": None, **QUIET}
+LATEST: dict[str, Any] = {"trigger_mode": "always_last", **QUICK}
 # What a preset decides, whoever typed something there before.
 OF_THE_PRESET = tuple(dict.fromkeys(name for values in MEMORY_CONFIGURATIONS.values() for name in values))
 
@@ -343,7 +343,7 @@ def _remembered(proposed: Any) -> Mapping[str, Any]:
 
 def start_sample(services: Services) -> tuple[str, TrainingConfig]:
     """Start the bundled sample subject on the starter; returns the run's name and its settings."""
-    from ui.concepts import tab as concepts_tab
+    from ui.concepts.handlers import Handlers as ConceptHandlers
 
-    kept = concepts_tab.Handlers(services).sample_set()
+    kept = ConceptHandlers(services).sample_set()
     return Handlers(services).start_set(kept.name, STARTER, "recommended", {}, "sample")
