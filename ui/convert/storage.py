@@ -8,6 +8,8 @@ import gradio as gr
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.records.storage import CHOICES, COST, Choice, Plan, carry_out, plan, usage
 from ui.boundary import Services, shown
+from ui.events import Answer, on
+from ui.events import connect as connect_events
 from ui.render import panel, size_in_words
 
 MAX_ROWS = 200
@@ -48,11 +50,7 @@ def build() -> StorageSection:
 def connect(section: StorageSection, services: Services) -> None:
     """Join the section's components to what they do."""
     handlers = Handlers(services)
-    quiet: dict[str, Any] = {"api_visibility": "private"}
-    section.look.click(handlers.rows, None, section.table, api_name="look_at_storage", **quiet)
-    asked = [section.message, section.agreed, section.delete]
-    section.ask.click(handlers.ask, section.choices, asked, api_name="ask_storage", **quiet)
-    section.delete.click(handlers.delete, section.agreed, [*asked, section.table], api_name="delete_storage", **quiet)
+    connect_events(handlers, vars(section))
     for function in (handlers.list_storage, handlers.clean_storage):
         gr.api(function, api_name=function.__name__, concurrency_limit=1)
 
@@ -62,9 +60,6 @@ class Handlers:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self.rows = shown(self._rows)
-        self.ask = shown(self._ask)
-        self.delete = shown(self._delete)
 
         def list_storage() -> list[dict[str, Any]]:
             """Return what takes how much, the largest first, with the choice by which it can go."""
@@ -82,7 +77,8 @@ class Handlers:
 
         self.list_storage, self.clean_storage = shown(list_storage), shown(clean_storage)
 
-    def _rows(self) -> list[list[str]]:
+    @on("look.click", "", "table", api_name="look_at_storage", api_visibility="private")
+    def rows(self) -> list[list[str]]:
         found = usage(self._services.workspace)
         rows = [[size_in_words(one.num_bytes), one.kind, one.name, one.choice or ""] for one in found[:MAX_ROWS]]
         if rest := found[MAX_ROWS:]:
@@ -100,24 +96,24 @@ class Handlers:
             raise ConfigError(unknown)
         return plan(self._services.workspace, [choice for choice in CHOICES if choice in choices])
 
-    def _ask(self, choices: list[str]) -> tuple[str, Plan, Any]:
+    @on("ask.click", "choices", "message agreed delete", api_name="ask_storage", api_visibility="private")
+    def ask(self, choices: list[str]) -> Answer:
         agreed = self._plan(choices or [])
         size = size_in_words(agreed.num_bytes)
         if not agreed.doomed:
-            return (
-                panel("Nothing of that is there.", " ".join(agreed.kept), tone="note"),
-                agreed,
-                gr.Button(visible=False),
-            )
+            told = panel("Nothing of that is there.", " ".join(agreed.kept), tone="note")
+            return {"message": told, "agreed": agreed, "delete": gr.Button(visible=False)}
         first = ", ".join(str(one.path.relative_to(self._services.workspace.data_dir)) for one in agreed.doomed[:8])
         more = f" and {len(agreed.doomed) - 8} more" if len(agreed.doomed) > 8 else ""
         told = panel(
             f"{len(agreed.doomed)} files and folders, {size}.", f"{first}{more}. {' '.join(agreed.kept)}", tone="note"
         )
-        return told, agreed, gr.Button(f"Delete exactly these ({size})", visible=True)
+        button = gr.Button(f"Delete exactly these ({size})", visible=True)
+        return {"message": told, "agreed": agreed, "delete": button}
 
-    def _delete(self, agreed: Plan | None) -> tuple[str, None, Any, list[list[str]]]:
+    @on("delete.click", "agreed", "message agreed delete table", api_name="delete_storage", api_visibility="private")
+    def delete(self, agreed: Plan | None) -> Answer:
         self._services.check_training()
         freed = carry_out(self._services.workspace, agreed) if agreed is not None else 0
         told = panel(f"{size_in_words(freed)} were freed.", "", tone="good")
-        return told, None, gr.Button(visible=False), self._rows()
+        return {"message": told, "agreed": None, "delete": gr.Button(visible=False), "table": self.rows()}

@@ -4,7 +4,6 @@ import re
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
@@ -19,8 +18,10 @@ from dreambooth.models.original_file import starter_folder
 from dreambooth.models.strength import WHOLE, Strength
 from dreambooth.records.drive import keep_file, lost_drive
 from dreambooth.records.workspace import RunFolder
-from ui.boundary import QUIET, Services, shown
+from ui.boundary import QUICK, Services, shown
 from ui.convert import storage as storage_section
+from ui.events import Answer, on
+from ui.events import connect as connect_events
 from ui.fields import strength_sliders
 from ui.render import panel, size_in_words
 
@@ -139,23 +140,8 @@ def convertible(services: Services) -> list[tuple[str, str]]:
 def connect(tab: ConvertTab, services: Services, page: gr.Blocks) -> None:
     """Join the tab's components to what they do."""
     handlers = Handlers(services)
-    written = tab.prepare.click(
-        handlers.convert, [tab.model, tab.suffix, tab.half, *tab.strengths.values()], [tab.download, tab.message],
-        api_name="convert", concurrency_limit=1, show_progress_on=tab.message,
-    )  # fmt: skip
-    quiet = QUIET | {"concurrency_limit": None}
-    written.success(handlers.written, tab.download, [tab.ready, tab.download, tab.exports], **quiet)
-    gr.on(
-        [tab.model.change, tab.half.change, tab.suffix.change, page.load], handlers.sizes,
-        [tab.model, tab.suffix, tab.half], [tab.suffix, tab.half, tab.weaker, tab.room, tab.prepare],
-        api_name="export_sizes", **quiet,
-    )  # fmt: skip
-    page.load(handlers.exports, None, tab.exports, api_name="exports", **quiet)
+    connect_events(handlers, vars(tab) | {"page": page})
     gr.api(handlers.list_sizes, api_name="list_sizes", concurrency_limit=1)
-    tab.push.click(
-        handlers.push, [tab.model, tab.repo_id, tab.private, tab.single_file], tab.pushed,
-        api_name="push_to_hub", concurrency_limit=1, show_progress_on=tab.pushed,
-    )  # fmt: skip
     storage_section.connect(tab.storage, services)
 
 
@@ -164,15 +150,12 @@ class Handlers:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self.convert = shown(self._convert)
-        self.sizes = shown(self._sizes)
 
         def list_sizes(model: str) -> dict[str, int]:
             """Return the bytes that each kind of file of a model takes, by suffix; single files in fp16."""
             return {suffix: size for suffix, size in self._bytes(model, True).items() if size is not None}
 
         self.list_sizes = shown(list_sizes)
-        self.push = shown(self._push)
 
     def _folder_and_stem(self, model: str) -> tuple[Path, str]:
         """Return a listed model's folder and a name for its files; raises ExportError for what is not in the list."""
@@ -191,10 +174,14 @@ class Handlers:
         samples = samples_bytes(RunFolder(folder.parent)) if model != STARTER else None
         return {".safetensors": single, ".ckpt": single, ".zip": folder_bytes(folder), "-samples.zip": samples}
 
-    def _sizes(self, model: str, suffix: str, half: bool) -> list[Any]:
+    @on(
+        "model.change half.change suffix.change page.load", "model suffix half", "suffix half weaker room prepare",
+        api_name="export_sizes", **QUICK,
+    )  # fmt: skip
+    def sizes(self, model: str, suffix: str, half: bool) -> Answer:
         """Tell what each kind of file will take, and whether there is room for the chosen one."""
         if model not in dict((value, label) for label, value in convertible(self._services)):
-            return [gr.skip(), gr.skip(), gr.skip(), "", gr.Button(interactive=False)]
+            return {"room": "", "prepare": gr.Button(interactive=False)}
         sizes = self._bytes(model, half)
         choices = [
             (f"{label} · {size_in_words(size)}" if (size := sizes[value]) is not None else label, value)
@@ -206,19 +193,16 @@ class Handlers:
         needed = sizes[suffix]
         fits = needed is None or needed < free
         told = f"{size_in_words(free)} are free on the disk{'' if fits else ': too little for it'}."
-        return [
-            gr.Radio(choices=choices, value=suffix),
-            gr.Checkbox(visible=suffix in SINGLE_FILES),
-            gr.Accordion(visible=suffix != "-samples.zip" and model != STARTER),
-            f"<p class='db-hint'>{told}</p>",
-            gr.Button("Prepare the file" + (f" ({size_in_words(needed)})" if needed else ""), interactive=fits),
-        ]
+        label = "Prepare the file" + (f" ({size_in_words(needed)})" if needed else "")
+        return {
+            "suffix": gr.Radio(choices=choices, value=suffix),
+            "half": gr.Checkbox(visible=suffix in SINGLE_FILES),
+            "weaker": gr.Accordion(visible=suffix != "-samples.zip" and model != STARTER),
+            "room": f"<p class='db-hint'>{told}</p>",
+            "prepare": gr.Button(label, interactive=fits),
+        }
 
-    def written(self, file: str | None) -> list[Any]:
-        """Offer what was written, under its true size, and list it with the others."""
-        size = f" ({size_in_words(Path(file).stat().st_size)})" if file else ""
-        return [gr.Column(visible=True), gr.DownloadButton(f"Download {Path(file or '').name}{size}"), self.exports()]
-
+    @on("page.load", "", "exports", api_name="exports", **QUICK)
     def exports(self) -> str:
         """List the files of the exports folder with their sizes, each to download."""
         folder = self._services.workspace.exports_dir
@@ -227,7 +211,11 @@ class Handlers:
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
-    def _convert(
+    @on(
+        "prepare.click", "model suffix half strengths", "download message", api_name="convert", concurrency_limit=1,
+        show_progress_on="message",
+    )  # fmt: skip
+    def convert(
         self,
         model: str,
         suffix: str = ".safetensors",
@@ -235,7 +223,7 @@ class Handlers:
         unet_strength: float = 1.0,
         text_encoder_strength: float = 1.0,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[str, str]:
+    ) -> Answer:
         """Write one file for other tools into the exports folder, compare it with the model, and return it.
 
         `suffix` is .safetensors, .ckpt, .zip (the folder) or -samples.zip; `half` stores fp16, otherwise fp32. With
@@ -255,7 +243,14 @@ class Handlers:
         kept = self._kept_on_drive(path)
         size = size_in_words(path.stat().st_size)
         sentences = " ".join(part for part in (verdict, f"It lies in {path.parent}.", kept) if part)
-        return str(path), panel(f"{path.name} is ready: {size}.", sentences, tone="good")
+        return {"download": str(path), "message": panel(f"{path.name} is ready: {size}.", sentences, tone="good")}
+
+    @on("convert.success", "download", "ready download exports", **QUICK)
+    def written(self, file: str | None) -> Answer:
+        """Offer what was written, under its true size, and list it with the others."""
+        size = f" ({size_in_words(Path(file).stat().st_size)})" if file else ""
+        button = gr.DownloadButton(f"Download {Path(file or '').name}{size}")
+        return {"ready": gr.Column(visible=True), "download": button, "exports": self.exports()}
 
     def _single_file(
         self, folder: Path, target: Path, progress: gr.Progress, strength: Strength = WHOLE
@@ -293,7 +288,11 @@ class Handlers:
         except OSError as error:
             return f"It could not be copied to Google Drive: {quoted(error)}"
 
-    def _push(
+    @on(
+        "push.click", "model repo_id private single_file", "pushed", api_name="push_to_hub", concurrency_limit=1,
+        show_progress_on="pushed",
+    )  # fmt: skip
+    def push(
         self,
         model: str,
         repo_id: str,

@@ -11,15 +11,16 @@ from dreambooth.config.fields import describe
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.models.base import STARTER, read_card
-from dreambooth.pictures.prompts import example_prompts, kind_of
+from dreambooth.pictures.prompts import NEGATIVE_PROMPT, example_prompts, kind_of
 from dreambooth.pictures.queue import Order
 from dreambooth.pictures.settings_text import Recipe, read_recipe, text_of_picture
 from dreambooth.records.runlog import read_config
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.jobs import When
 from ui.bases import offered_base
-from ui.boundary import Services, shown
-from ui.fields import STRENGTHS, read_field
+from ui.boundary import QUICK, Services
+from ui.events import Answer, on, updates_of_unseen
+from ui.fields import STRENGTHS, read_field, shown_value
 from ui.generate.late_answers import answer_of
 from ui.generate.view import compared_at_first, request_status
 from ui.render import error_panel, panel, time_left
@@ -30,7 +31,9 @@ NUMBERS = (
 )  # fmt: skip
 BUSY_POLL_S, IDLE_POLL_S = 0.7, 4.0
 AFTER, PAUSE = "after training", "pause training"
-NUM_FOLLOWED = 9
+# What shows how the request stands that is being made, or was made last.
+FOLLOWED = "message pictures files recipe cancel when run timer seen"
+COMPARED = "steps steps_of prompts"
 
 
 class Handlers:
@@ -39,14 +42,7 @@ class Handlers:
     def __init__(self, services: Services) -> None:
         self._services, self._jobs = services, services.jobs
         self._infos = {info.name: info for info in describe(GenerationConfig)}
-        self.ask, self.ask_comparison = shown(self._ask), shown(self._ask_comparison)
-        self.cancel, self.look = shown(self._cancel), shown(self._look)
         self._advice = Advice(services)
-        self.model_chosen, self.run_chosen = shown(self._model_chosen), shown(self._run_chosen)
-        self.way_chosen = shown(self._way_chosen)
-        self.picture_chosen, self.read_picture = shown(self._picture_chosen), shown(self._read_picture)
-        self.use_settings, self.use_seed = shown(self._use_settings), shown(self._use_seed)
-        self.generate, self.compare = shown(self._generate), shown(self._compare)
 
     # Asking ----------------------------------------------------------------------------------------------------------
 
@@ -68,30 +64,34 @@ class Handlers:
         config, when = self._config(prompts, negative_prompt, values)
         return self._jobs.order_comparison(run or "", _whole_steps(steps), config, when)
 
-    def _ask(self, *values: Any) -> list[Any]:
+    @on("generate.click", "model prompt said seen", FOLLOWED, api_name="ask_for_pictures", **QUICK)
+    def ask(self, *values: Any) -> Answer:
         *asked, seen = values
         return self._asked(lambda: self._order(*asked), seen)
 
-    def _ask_comparison(self, *values: Any) -> list[Any]:
+    @on("compare.click", "run steps prompts said seen", FOLLOWED, api_name="ask_for_comparison", **QUICK)
+    def ask_comparison(self, *values: Any) -> Answer:
         *asked, seen = values
         return self._asked(lambda: self._order_comparison(*asked), seen)
 
-    def _asked(self, order: Callable[[], Order], seen: dict[str, Any]) -> list[Any]:
+    def _asked(self, order: Callable[[], Order], seen: dict[str, Any]) -> Answer:
         """Queue a request and return what has become of it, or every mistake in it, which stays until the next."""
         try:
             order()
         except DreamBoothError as error:
-            return [error_panel(error), *[gr.skip()] * (NUM_FOLLOWED - 1)]
-        return self._look(seen | {"message": None})
+            return {"message": error_panel(error)}
+        return self.look(seen | {"message": None})
 
-    def _cancel(self, seen: dict[str, Any]) -> list[Any]:
+    @on("cancel.click", "seen", FOLLOWED, api_name="cancel_pictures_here", **QUICK)
+    def cancel(self, seen: dict[str, Any]) -> Answer:
         order, _ = self._jobs.pictures.shown()
         self._jobs.pictures.cancel(order)
-        return self._look(seen)
+        return self.look(seen)
 
     # Following -------------------------------------------------------------------------------------------------------
 
-    def _look(self, seen: dict[str, Any]) -> list[Any]:
+    @on("timer.tick page.load", "seen", FOLLOWED, api_name="look_at_pictures", **QUICK)
+    def look(self, seen: dict[str, Any]) -> Answer:
         """Return what the page has not seen of the request that is being made, or was made last."""
         order, num_waiting = self._jobs.pictures.shown()
         active = self._jobs.active()
@@ -117,21 +117,17 @@ class Handlers:
             "first": next(itertools.filterfalse(_is_grid, files), None),
         }
 
-        def unless_seen(part: str, update: Callable[[], Any]) -> Any:
-            return gr.skip() if part in seen and seen[part] == values[part] else update()
-
-        return [
-            unless_seen("message", lambda: values["message"]),
-            unless_seen("files", lambda: [self._shown(path) for path in values["files"]]),
-            unless_seen("files", lambda: values["files"]),
+        updates: dict[str, Callable[[Any], Answer]] = {
+            "message": lambda text: {"message": text},
+            "files": lambda paths: {"pictures": [self._shown(path) for path in paths], "files": paths},
             # That of a new request's first picture; what is chosen or pasted then stays while more come, and before.
-            unless_seen("first", lambda: recipe_unasked([values["first"]]) if values["first"] else gr.skip()),
-            unless_seen("busy", lambda: gr.Button(interactive=values["busy"])),
-            unless_seen("training", lambda: gr.Radio(visible=bool(active), label=values["training"])),
-            unless_seen("runs", lambda: _runs(values["runs"], seen.get("runs", []))),
-            unless_seen("poll_s", lambda: gr.Timer(value=values["poll_s"])),
-            values,
-        ]
+            "first": lambda path: {"recipe": recipe_unasked([path])} if path else {},
+            "busy": lambda is_busy: {"cancel": gr.Button(interactive=is_busy)},
+            "training": lambda text: {"when": gr.Radio(visible=bool(active), label=text)},
+            "runs": lambda names: {"run": _runs(names, seen.get("runs", []))},
+            "poll_s": lambda seconds: {"timer": gr.Timer(value=seconds)},
+        }
+        return {**updates_of_unseen(updates, values, seen), "seen": values}
 
     def _shown(self, path: str) -> tuple[str, str | None]:
         caption = "All of them, a row a step" if _is_grid(path) else None
@@ -139,7 +135,11 @@ class Handlers:
 
     # Choosing --------------------------------------------------------------------------------------------------------
 
-    def _model_chosen(self, model: str, prompt: str) -> tuple[Any, ...]:
+    @on(
+        "model.change page.load", "model prompt", "answer examples run", fills="offered", api_name="model_chosen",
+        **QUICK,
+    )  # fmt: skip
+    def model_chosen(self, model: str, prompt: str) -> Answer:
         """Offer the run's own words as prompt, unless one was typed, the guidance its samples had, and examples."""
         run = RunFolder(Path(model).parent) if model else None
         is_run = run is not None and run.config_path.exists() and run.path.parent == self._services.workspace.runs_dir
@@ -149,39 +149,55 @@ class Handlers:
             guidance = read_card(STARTER).recipe.get("save_guidance_scale", 7.5) if model == STARTER else None
             samples = example_prompts("pet", "photo of a dog", is_toy=model == STARTER)
             told = {"prompt": samples[0]} | ({} if guidance is None else {"guidance_scale": guidance})
-            return answer_of(told, empty), _dataset(samples), gr.skip()
+            return {"answer": answer_of(told, empty), "examples": _dataset(samples)}
         words = config.concepts[0].instance_prompt
         is_toy = read_card(config.pretrained_model_name_or_path).is_toy
         kind = kind_of(*(concept.class_prompt or concept.instance_prompt for concept in config.concepts))
         samples = [concept.instance_prompt for concept in config.concepts]
         samples += example_prompts(kind, words, is_toy=is_toy)
         told = {"prompt": words, "guidance_scale": config.save_guidance_scale}
-        return answer_of(told, empty), _dataset(samples), run.name
+        return {"answer": answer_of(told, empty), "examples": _dataset(samples), "run": run.name}
 
-    def _run_chosen(self, name: str, prompts: str) -> list[Any]:
+    @on("run.change", "run prompts", COMPARED, api_name="run_chosen", **QUICK)
+    def run_chosen(self, name: str, prompts: str) -> Answer:
         """Offer the run's steps, its base among them, and its own words."""
         run = self._services.workspace.run(name) if name else None
         config = None if run is None else read_config(run)
         if run is None or config is None:
-            return [gr.Dropdown(choices=[], value=[]), [], gr.skip()]
+            return {"steps": gr.Dropdown(choices=[], value=[]), "steps_of": []}
         steps, pick = run.steps(), self._advice.pick(run)
         choices = [("base, untaught", 0), *((f"step {step}", step) for step in steps)]
         first = compared_at_first(steps, pick.step if pick else None)
         words = "\n".join(concept.instance_prompt for concept in config.concepts)
-        return [gr.Dropdown(choices=choices, value=first), [name, *steps], gr.skip() if prompts.strip() else words]
+        offered = {"steps": gr.Dropdown(choices=choices, value=first), "steps_of": [name, *steps]}
+        return offered if prompts.strip() else {**offered, "prompts": words}
 
-    def _way_chosen(self, name: str, prompts: str, steps_of: list[Any], way: gr.SelectData) -> list[Any]:
+    @on("examples.click", "examples", "prompt", api_name="take_example", **QUICK)
+    def take_example(self, sample: list[str]) -> str:
+        return sample[0]
+
+    @on("usual.click", "", "negative_prompt", api_name="take_negative", **QUICK)
+    def take_negative(self) -> str:
+        return NEGATIVE_PROMPT
+
+    @on("ways.select", "run prompts steps_of", f"generate compare {COMPARED}", api_name="way_chosen", **QUICK)
+    def way_chosen(self, name: str, prompts: str, steps_of: list[Any], way: gr.SelectData) -> Answer:
         """Show the button of this way; steps that the run saved since they were listed are offered too."""
-        buttons = [gr.Button(visible=way.index == 0), gr.Button(visible=way.index == 1)]
+        buttons = {name: gr.Button(visible=way.index == place) for place, name in enumerate(("generate", "compare"))}
         run = next((run for run in self._services.workspace.runs() if run.name == name), None)
         is_listed = run is None or [name, *run.steps()] == steps_of
-        return [*buttons, *([gr.skip()] * 3 if is_listed else self._run_chosen(name, prompts))]
+        return buttons if is_listed else {**buttons, **self.run_chosen(name, prompts)}
 
-    def _picture_chosen(self, files: list[str], picture: gr.SelectData) -> str:
+    @on("pictures.select", "files", "recipe", api_name="picture_chosen", **QUICK)
+    def picture_chosen(self, files: list[str], picture: gr.SelectData) -> str:
         """Return the recipe of the picture that was clicked; which file that is the server knows by itself."""
         return recipe_of_first(files[picture.index :])
 
-    def _use_settings(self, text: str) -> list[Any]:
+    @on(
+        "use_settings.click", "recipe", "model prompt negative_prompt numbers strengths ways message",
+        api_name="use_settings", **QUICK,
+    )  # fmt: skip
+    def use_settings(self, text: str) -> Answer:
         """Fill the form with a recipe, choose its model if it is here, and say what of it cannot be used."""
         recipe = _recipe(text)
         models = {label.replace(" · step ", "/"): value for label, value in self._jobs.models()}
@@ -189,30 +205,36 @@ class Handlers:
             (value for value in models.values() if Path(value).name == recipe.model), None
         )
         request = recipe.request
-        values = {name: getattr(request, name) for name in NUMBERS}
-        shown_values = ["" if value is None else str(value) if name in ("height", "width", "seed") else value
-                        for name, value in values.items()]  # fmt: skip
-        shown_values += [getattr(request, name) for name in STRENGTHS]
-        chosen = gr.skip() if model is None else model
-        message = panel(*recipe.notices, tone="note") if recipe.notices else gr.skip()
-        return [chosen, request.prompt, request.negative_prompt, *shown_values, gr.Tabs(selected="make"), message]
+        answer = {
+            "prompt": request.prompt, "negative_prompt": request.negative_prompt, "ways": gr.Tabs(selected="make"),
+            **{name: getattr(request, name) for name in STRENGTHS},
+            **{name: shown_value(self._infos[name], getattr(request, name)) for name in NUMBERS},
+        }  # fmt: skip
+        if model is not None:
+            answer["model"] = model
+        if recipe.notices:
+            answer["message"] = panel(*recipe.notices, tone="note")
+        return answer
 
-    def _use_seed(self, text: str) -> str:
+    @on("use_seed.click", "recipe", "seed", api_name="use_seed", **QUICK)
+    def use_seed(self, text: str) -> str:
         seed = _recipe(text).request.seed
         return "" if seed is None else str(seed)
 
-    def _read_picture(self, file: str) -> str:
+    @on("read_png.upload", "read_png", "recipe", api_name="read_recipe", concurrency_limit=None)
+    def read_picture(self, file: str) -> str:
         """Return the recipe in a PNG that this page, or another tool, made."""
         return text_of_picture(Path(file))
 
     # For programs ----------------------------------------------------------------------------------------------------
 
-    def _generate(
+    @on("programs.click", "model prompt said", "made told", api_name="generate", concurrency_limit=8)
+    def generate(
         self, model: str, prompt: str, negative_prompt: str = "", num_images_per_prompt: float | None = 4,
         num_inference_steps: float | None = 24, guidance_scale: float | None = 7.5, height: str = "",
         width: str = "", seed: str = "", sampler: str = "DDIM", when: str = AFTER,
         unet_strength: float = 1.0, text_encoder_strength: float = 1.0,
-    ) -> Iterator[tuple[Any, str]]:  # fmt: skip
+    ) -> Iterator[Answer]:  # fmt: skip
         """Make pictures and hand them out one by one, as PNG files with their recipe."""
         order = self._order(
             model, prompt, negative_prompt, num_images_per_prompt, num_inference_steps, guidance_scale, height, width,
@@ -220,12 +242,13 @@ class Handlers:
         )  # fmt: skip
         yield from self._as_they_come(order)
 
-    def _compare(
+    @on("programs.click", "run steps prompts said", "made told", api_name="compare", concurrency_limit=8)
+    def compare(
         self, run: str, steps: list[Any], prompts: str, negative_prompt: str = "",
         num_images_per_prompt: float | None = 4, num_inference_steps: float | None = 24,
         guidance_scale: float | None = 7.5, height: str = "", width: str = "", seed: str = "", sampler: str = "DDIM",
         when: str = AFTER, unet_strength: float = 1.0, text_encoder_strength: float = 1.0,
-    ) -> Iterator[tuple[Any, str]]:  # fmt: skip
+    ) -> Iterator[Answer]:  # fmt: skip
         """Make the same prompts, one a line, and seeds with several steps of a run; 0 is its base. The grid is last."""
         order = self._order_comparison(
             run, steps, prompts, negative_prompt, num_images_per_prompt, num_inference_steps, guidance_scale, height,
@@ -233,14 +256,15 @@ class Handlers:
         )  # fmt: skip
         yield from self._as_they_come(order)
 
-    def _as_they_come(self, order: Order) -> Iterator[tuple[Any, str]]:
+    def _as_they_come(self, order: Order) -> Iterator[Answer]:
         made: list[str] = []
-        yield [], request_status(order, 0)
+        yield {"made": [], "told": request_status(order, 0)}
         for path in self._jobs.pictures.follow(order):
             made.append(self._services.shown.copy(path))
-            yield list(made), request_status(order, 0)
-        yield list(made), request_status(order, 0)
+            yield {"made": list(made), "told": request_status(order, 0)}
+        yield {"made": list(made), "told": request_status(order, 0)}
 
+    @on("programs.click", "", "num_cancelled", api_name="cancel_pictures", concurrency_limit=None)
     def cancel_all(self) -> int:
         """End the pictures that are being made and all that wait, and return how many requests those were."""
         return self._jobs.pictures.cancel()

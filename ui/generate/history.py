@@ -9,7 +9,8 @@ import gradio as gr
 from dreambooth.errors import DreamBoothError
 from dreambooth.export.archive import zip_pictures
 from dreambooth.pictures.painter import folder_of, history
-from ui.boundary import QUIET, Services, shown
+from ui.boundary import QUICK, Services
+from ui.events import Answer, on
 from ui.generate.handlers import recipe_of_first
 from ui.render import size_in_words
 
@@ -33,7 +34,7 @@ class History:
 
 
 def build() -> History:
-    """Lay out the section; `connect` gives it life."""
+    """Lay out the section."""
     with gr.Accordion("Pictures made before", open=True, elem_id="history"):
         with gr.Row(equal_height=True):
             scope = gr.Radio(
@@ -53,42 +54,11 @@ def build() -> History:
     return History(scope, count, pictures, gr.State([]), more, gr.State(PAGE_SIZE), pack, packed, download)
 
 
-def connect(
-    section: History, services: Services, page: gr.Blocks, model: gr.Dropdown, seen: gr.State, recipe: gr.Textbox
-) -> None:
-    """Join the section to what it does; it is read again whenever a request has ended."""
-    handlers = Handlers(services)
-    quiet = QUIET | {"concurrency_limit": None}
-    listed = [section.pictures, section.files, section.count, section.more, section.pack, section.packed]
-    asked = [model, section.scope, section.num_shown]
-    ended = gr.State(None)
-    gr.on(
-        [model.change, section.scope.change, page.load, section.num_shown.change, ended.change], handlers.read, asked,
-        listed, api_name="read_history", trigger_mode="always_last", **quiet,
-    )  # fmt: skip
-    seen.change(lambda values: values.get("ended"), seen, ended, api_name="pictures_ended", **quiet)
-    section.more.click(
-        lambda number: number + PAGE_SIZE, section.num_shown, section.num_shown, api_name="more_history", **quiet
-    )
-    section.pictures.select(handlers.picture_chosen, section.files, recipe, api_name="earlier_picture_chosen", **quiet)
-    section.pack.click(
-        handlers.zip_pictures, [model, section.scope], section.download, api_name="zip_pictures", concurrency_limit=1
-    ).success(handlers.packed, section.download, [section.download, section.packed], **quiet)
-    gr.Button(visible=False).click(
-        handlers.list_pictures, [model, section.scope], gr.Gallery(visible=False), api_name="list_pictures",
-        concurrency_limit=None,
-    )  # fmt: skip
-
-
 class Handlers:
     """What the section does, as functions of values."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self.read = shown(self._read)
-        self.picture_chosen = shown(self._picture_chosen)
-        self.zip_pictures = shown(self._zip_pictures)
-        self.list_pictures = shown(self._list_pictures)
 
     def _files(self, model: str, scope: str) -> list[Path]:
         workspace = self._services.workspace
@@ -96,25 +66,40 @@ class Handlers:
             return history(workspace.pictures_dir, everything=True)
         return history(folder_of(model, workspace)) if model else []
 
-    def _read(self, model: str, scope: str, num_shown: int) -> list[Any]:
+    @on(
+        "model.change scope.change page.load num_shown.change ended.change", "model scope num_shown",
+        "pictures files count more pack packed", api_name="read_history", trigger_mode="always_last", **QUICK,
+    )  # fmt: skip
+    def read(self, model: str, scope: str, num_shown: int) -> Answer:
+        """Show the pictures there are, read again whenever a request has ended."""
         files = self._files(model, scope)
         first = files[:num_shown]
         told = f"{len(files)} picture{'' if len(files) == 1 else 's'}" if files else "None yet."
         if len(files) > len(first):
             told += f", the newest {len(first)} of them here"
-        return [
-            gr.Gallery([self._services.shown.copy(path) for path in first], visible=bool(first)),
-            [str(path) for path in first],
-            f"<p class='db-hint'>{told}</p>",
-            gr.Button(visible=len(files) > len(first)),
-            gr.Button(visible=bool(files)),
-            gr.Column(visible=False),
-        ]
+        return {
+            "pictures": gr.Gallery([self._services.shown.copy(path) for path in first], visible=bool(first)),
+            "files": [str(path) for path in first],
+            "count": f"<p class='db-hint'>{told}</p>",
+            "more": gr.Button(visible=len(files) > len(first)),
+            "pack": gr.Button(visible=bool(files)),
+            "packed": gr.Column(visible=False),
+        }
 
-    def _picture_chosen(self, files: list[str], picture: gr.SelectData) -> str:
+    @on("seen.change", "seen", "ended", api_name="pictures_ended", **QUICK)
+    def ended(self, values: dict[str, Any]) -> Any:
+        return values.get("ended")
+
+    @on("more.click", "num_shown", "num_shown", api_name="more_history", **QUICK)
+    def show_more(self, number: int) -> int:
+        return number + PAGE_SIZE
+
+    @on("pictures.select", "files", "recipe", api_name="earlier_picture_chosen", **QUICK)
+    def picture_chosen(self, files: list[str], picture: gr.SelectData) -> str:
         return recipe_of_first(files[picture.index :])
 
-    def _zip_pictures(self, model: str, scope: str = THIS) -> str:
+    @on("pack.click", "model scope", "download", api_name="zip_pictures", concurrency_limit=1)
+    def zip_pictures(self, model: str, scope: str = THIS) -> str:
         """Write the pictures of a model (`this`), or `all`, as one archive into the exports folder, and return it."""
         files = self._files(model, scope)
         if not files:
@@ -122,11 +107,13 @@ class Handlers:
         name = "pictures" if scope == ALL else f"pictures-{folder_of(model, self._services.workspace).name}"
         return str(zip_pictures(files, self._services.workspace.exports_dir / f"{name}.zip"))
 
-    def packed(self, archive: str | None) -> tuple[Any, Any]:
+    @on("zip_pictures.success", "download", "download packed", **QUICK)
+    def packed(self, archive: str | None) -> Answer:
         """Show the download of what was packed, with its size."""
         size = size_in_words(Path(archive).stat().st_size) if archive else ""
-        return gr.DownloadButton(f"Download the .zip ({size})"), gr.Column(visible=True)
+        return {"download": gr.DownloadButton(f"Download the .zip ({size})"), "packed": gr.Column(visible=True)}
 
-    def _list_pictures(self, model: str, scope: str = THIS) -> list[str]:
+    @on("programs.click", "model scope", "made", api_name="list_pictures", concurrency_limit=None)
+    def list_pictures(self, model: str, scope: str = THIS) -> list[str]:
         """Return the pictures of a model (`this`: of all steps of its run), or `all`, the newest first."""
         return [self._services.shown.copy(path) for path in self._files(model, scope)]

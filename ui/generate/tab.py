@@ -7,8 +7,8 @@ import gradio as gr
 
 from dreambooth.config.fields import describe
 from dreambooth.config.generation import GenerationConfig
-from dreambooth.pictures.prompts import NEGATIVE_PROMPT
-from ui.boundary import QUIET, Services
+from ui.boundary import Services
+from ui.events import connect as connect_events
 from ui.fields import field_component, strength_sliders
 from ui.generate import history as picture_history
 from ui.generate.handlers import AFTER, IDLE_POLL_S, NUMBERS, PAUSE, Handlers
@@ -145,50 +145,15 @@ def _build_request(services: Services) -> dict[str, Any]:
 
 def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
     """Join the tab's components to what they do."""
-    handlers = Handlers(services)
-    quiet = QUIET | {"concurrency_limit": None}
-    numbers, strengths = list(tab.numbers.values()), list(tab.strengths.values())
-    said = [tab.negative_prompt, *numbers, tab.when, *strengths]
-    asked, compared = [tab.model, tab.prompt, *said], [tab.run, tab.steps, tab.prompts, *said]
-    seen = gr.State({})
-    followed = [tab.message, tab.pictures, tab.files, tab.recipe, tab.cancel, tab.when, tab.run, tab.timer, seen]
-
-    tab.generate.click(handlers.ask, [*asked, seen], followed, api_name="ask_for_pictures", **quiet)
-    tab.compare.click(handlers.ask_comparison, [*compared, seen], followed, api_name="ask_for_comparison", **quiet)
-    tab.cancel.click(handlers.cancel, seen, followed, api_name="cancel_pictures_here", **quiet)
-    gr.on([tab.timer.tick, page.load], handlers.look, seen, followed, api_name="look_at_pictures", **quiet)
-    tab.offered.after(gr.on(
-        [tab.model.change, page.load], handlers.model_chosen, [tab.model, tab.prompt],
-        [tab.offered.answer, tab.examples, tab.run], api_name="model_chosen", **quiet,
-    ))  # fmt: skip
-    offered = [tab.steps, tab.steps_of, tab.prompts]
-    tab.run.change(handlers.run_chosen, [tab.run, tab.prompts], offered, api_name="run_chosen", **quiet)
-    tab.examples.click(lambda sample: sample[0], tab.examples, tab.prompt, api_name="take_example", **quiet)
-    tab.usual.click(lambda: NEGATIVE_PROMPT, None, tab.negative_prompt, api_name="take_negative", **quiet)
-    tab.ways.select(
-        handlers.way_chosen, [tab.run, tab.prompts, tab.steps_of], [tab.generate, tab.compare, *offered],
-        api_name="way_chosen", **quiet,
-    )  # fmt: skip
-    tab.pictures.select(handlers.picture_chosen, tab.files, tab.recipe, api_name="picture_chosen", **quiet)
-    filled = [tab.prompt, tab.negative_prompt, *numbers, *strengths]
-    tab.use_settings.click(
-        handlers.use_settings, tab.recipe, [tab.model, *filled, tab.ways, tab.message], api_name="use_settings", **quiet
-    )  # fmt: skip
-    tab.use_seed.click(handlers.use_seed, tab.recipe, tab.numbers["seed"], api_name="use_seed", **quiet)
-    tab.read_png.upload(
-        handlers.read_picture, tab.read_png, tab.recipe, api_name="read_recipe", concurrency_limit=None
-    )  # fmt: skip
-    picture_history.connect(tab.history, services, page, tab.model, seen, tab.recipe)
-    _publish(tab, handlers, asked, compared)
-
-
-def _publish(tab: GenerateTab, handlers: Handlers, asked: list[Any], compared: list[Any]) -> None:
-    """Give programs the same in plain values: an endpoint that hands the pictures out as they come."""
-    made = [gr.Gallery(visible=False), gr.HTML(visible=False)]
-    for name, handler, inputs in (
-        ("generate", handlers.generate, asked), ("compare", handlers.compare, compared),
-    ):  # fmt: skip
-        gr.Button(visible=False).click(handler, inputs, made, api_name=name, concurrency_limit=8)
-    gr.Button(visible=False).click(
-        handlers.cancel_all, None, gr.Number(visible=False), api_name="cancel_pictures", concurrency_limit=None
+    said = {"negative_prompt": tab.negative_prompt, **tab.numbers, "when": tab.when, **tab.strengths}
+    # What programs are answered, in plain values: nobody sees these.
+    for_programs = {
+        "made": gr.Gallery(visible=False), "told": gr.HTML(visible=False), "programs": gr.Button(visible=False),
+        "num_cancelled": gr.Number(visible=False),
+    }  # fmt: skip
+    seen = {"seen": gr.State({}), "page": page}
+    connect_events(
+        Handlers(services), vars(tab) | said | {"said": said, "answer": tab.offered.answer} | for_programs | seen
     )
+    history = vars(tab.history) | {"model": tab.model, "recipe": tab.recipe, "ended": gr.State(None)}
+    connect_events(picture_history.Handlers(services), history | for_programs | seen)
