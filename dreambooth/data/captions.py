@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from dreambooth.config.limits import MAX_PROMPT_CHARS, text_problems
+from dreambooth.durable import write_text
 from dreambooth.errors import PhotoError, TextFileError
 from dreambooth.formats.text_files import decoded, printable, read_text
 
@@ -52,6 +53,17 @@ def caption_beside(photo: Path) -> str:
     with contextlib.suppress(PhotoError):  # the training names what is wrong with it
         return read_caption(file) if file.is_file() else ""
     return ""
+
+
+def write_caption(photo: Path, text: str) -> None:
+    """Write the photo's own caption, or remove it where there are no words; raises PhotoError for what is none."""
+    file, text = photo.with_suffix(CAPTION_SUFFIX), " ".join(text.split())
+    if problems := text_problems("caption", text, is_name=False):
+        raise PhotoError(f"The caption {problems[0].message}", "", f"At most {MAX_PROMPT_CHARS} characters.")
+    if text:
+        write_text(file, text + "\n")
+    else:
+        file.unlink(missing_ok=True)
 
 
 def read_caption(file: Path) -> str:

@@ -123,6 +123,15 @@ def focus_of_photos(focuses: Mapping[str, Focus], names: Iterable[str]) -> tuple
     return found, [name for name in by_form.values() if name not in used.values()]
 
 
+def chosen_focuses(folder: Path, names: Iterable[str]) -> tuple[dict[str, Focus], list[str]]:
+    """Return the focus of each of these photos that the folder's file has one of, and what is wrong with the file."""
+    try:
+        chosen, missing = focus_of_photos(read_focus(folder), names)
+    except PhotoError as error:
+        return {}, [str(error)]
+    return chosen, [f'{FOCUS_FILE} has a square for "{printable(one)}", which is not there.' for one in missing]
+
+
 def _parsed(value: Any) -> Focus:
     if not isinstance(value, dict) or set(value) != {"x", "y", "zoom"}:
         raise ValueError("each photo needs x, y and zoom")

@@ -10,27 +10,36 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dreambooth.config.concepts import Concept
-from dreambooth.config.limits import MAX_PROMPT_CHARS, text_problems
 from dreambooth.data.archives import unpack_photos
-from dreambooth.data.captions import CAPTION_SUFFIX, caption_beside, caption_files, read_caption
+from dreambooth.data.captions import CAPTION_SUFFIX, caption_beside, caption_files, read_caption, write_caption
 from dreambooth.data.colour import lightened
+from dreambooth.data.decoded import keep_decoded
 from dreambooth.data.findings import Finding, findings
-from dreambooth.data.focus import FOCUS_FILE, Focus, focus_of_photos, keep_focus, proposed_focus, read_focus
+from dreambooth.data.focus import Focus, chosen_focuses, keep_focus, proposed_focus, read_focus
 from dreambooth.data.measured import measured
 from dreambooth.data.photo_records import RECORDS_FILE, add_records, read_records, record
-from dreambooth.data.photos import SUFFIXES, find_photos, ingest, read_photo, save_photo, shown
+from dreambooth.data.photos import (
+    PHOTO_READER,
+    SUFFIXES,
+    Photo,
+    find_photos,
+    ingest,
+    ingested,
+    read_photo,
+    save_photo,
+    shown,
+)
 from dreambooth.data.words import Words
-from dreambooth.durable import remove_folder, write_json, write_text
+from dreambooth.durable import remove_folder, write_json
 from dreambooth.errors import DreamBoothError, PhotoError
 from dreambooth.events import checked_record
 from dreambooth.formats.json_file import read_json, read_object
-from dreambooth.formats.text_files import printable
 from dreambooth.records.workspace import Workspace
 
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
@@ -40,6 +49,7 @@ SAMPLE_SET = "sample-subject"
 MAX_FOLDER_PHOTOS = 500
 
 Line = tuple[bool, str]  # whether it went well, and a sentence
+Taken = Callable[[Path, Focus], None]
 
 
 @dataclass(frozen=True)
@@ -118,13 +128,7 @@ class PhotoSet:
 
     def keep_caption(self, name: str, text: str) -> None:
         """Write or remove the photo's own caption."""
-        file, text = self.photo(name).with_suffix(CAPTION_SUFFIX), " ".join(text.split())
-        if problems := text_problems("caption", text, is_name=False):
-            raise PhotoError(f"The caption {problems[0].message}", "", f"At most {MAX_PROMPT_CHARS} characters.")
-        if text:
-            write_text(file, text + "\n")
-        else:
-            file.unlink(missing_ok=True)
+        write_caption(self.photo(name), text)
 
     def has_captions(self) -> bool:
         """Return whether any photo has a caption of its own."""
@@ -132,56 +136,61 @@ class PhotoSet:
 
     # Photos ----------------------------------------------------------------------------------------------------------
 
-    def add(self, files: Iterable[Path]) -> list[Line]:
-        """Take photos and zips of photos in; returns per file whether it was taken and a sentence about it."""
+    def add(self, files: Iterable[Path], taken: Taken | None = None) -> list[Line]:
+        """Take photos and zips of photos in; returns per file whether it was taken and a sentence about it.
+
+        `taken` is called with each new photo and its square while the photo's picture need not be decoded again.
+        """
         report: list[Line] = []
         for file in files:
             try:
                 if file.suffix.lower() == ".zip":
-                    report += self._add_archive(file)
+                    report += self._add_archive(file, taken)
                 else:
-                    report.append(self._take(file)[1])
+                    report.append(self._take(file, taken)[1])
             except PhotoError as error:
                 report.append((False, str(error)))
         return report
 
-    def _take(self, file: Path) -> tuple[Path, Line]:
-        notes = read_photo(file).notes
-        kept = ingest(file, self.folder)
-        add_records(self.folder, {kept.name: record(file.name, notes)})
-        self._propose([kept])
-        return kept, (True, f"{shown(file)} was added{': it ' + '; '.join(notes) if notes else ''}.")
+    def _take(self, file: Path, taken: Taken | None, focus: Focus | None = None) -> tuple[Path, Line]:
+        stored = ingested(file, self.folder)
+        if stored.path.suffix == ".png":  # it holds exactly these pixels; a JPEG's are others
+            keep_decoded(Photo(stored.path, stored.image, ()), PHOTO_READER)
+        add_records(self.folder, {stored.path.name: record(file.name, stored.notes)})
+        self._place({stored.path: focus}, taken)
+        notes = "; ".join(stored.notes)
+        return stored.path, (True, f"{shown(file)} was added{': it ' + notes if notes else ''}.")
 
-    def _add_archive(self, archive: Path) -> list[Line]:
+    def _place(self, photos: Mapping[Path, Focus | None], taken: Taken | None = None) -> None:
+        """Keep the squares of new photos: the guess where none came with one."""
+        new: dict[str, Focus] = {}
+        for photo, chosen in photos.items():
+            new[photo.name] = focus = chosen or proposed_focus(read_photo(photo).image)
+            if taken is not None:
+                taken(photo, focus)
+        keep_focus(self.folder, self.focuses() | new)
+
+    def _add_archive(self, archive: Path, taken: Taken | None) -> list[Line]:
         room = self.folder.with_name(f".{self.folder.name}.{os.getpid()}-{secrets.token_hex(4)}")
         try:
             unpacked = unpack_photos(archive, room)
             self.folder.mkdir(parents=True, exist_ok=True)
             new = [photo for photo in unpacked.photos if not (self.folder / photo.name).exists()]
             captions = [photo.with_suffix(CAPTION_SUFFIX) for photo in new if caption_beside(photo)]
+            chosen, problems = chosen_focuses(room, [photo.name for photo in unpacked.photos])
             for file in captions + new:
                 file.rename(self.folder / file.name)
-            records, taken = read_records(room), {photo.name: self.folder / photo.name for photo in new}
-            add_records(self.folder, {name: records[name] for name in taken})
-            self._propose([*taken.values()])
-            missing = self._take_focuses(PhotoSet(room).focuses(), [photo.name for photo in unpacked.photos], taken)
+            records = read_records(room)
+            add_records(self.folder, {photo.name: records[photo.name] for photo in new})
+            if new:
+                self._place({self.folder / photo.name: chosen.get(photo.name) for photo in new}, taken)
         finally:
             if room.is_dir():
                 remove_folder(room)
-        told = [(True, f"{shown(archive)}: {len(new)} photos were added.")]
-        return told + missing + [(False, f"{shown(path)} {reason}.") for path, reason in unpacked.skipped]
+        told = [(True, f"{shown(archive)}: {len(new)} photos were added."), *((False, text) for text in problems)]
+        return told + [(False, f"{shown(path)} {reason}.") for path, reason in unpacked.skipped]
 
-    def _take_focuses(
-        self, focuses: Mapping[str, Focus], names: Sequence[str], taken: Mapping[str, Path]
-    ) -> list[Line]:
-        """Keep the squares that came with photos of these names; returns what names none of them."""
-        chosen, missing = focus_of_photos(focuses, names)
-        new = {taken[name].name: focus for name, focus in chosen.items() if name in taken}
-        if new:
-            keep_focus(self.folder, self.focuses() | new)
-        return [(False, f'{FOCUS_FILE} has a square for "{printable(one)}", which is not there.') for one in missing]
-
-    def add_folder(self, folder: Path) -> list[Line]:
+    def add_folder(self, folder: Path, taken: Taken | None = None) -> list[Line]:
         """Take in the photos that lie in a folder of this machine, with captions and squares beside them."""
         found = find_photos(folder)
         if len(found.photos) > MAX_FOLDER_PHOTOS:
@@ -190,21 +199,18 @@ class PhotoSet:
                 "Put the best ones into a folder of their own.",
             )  # fmt: skip
         captions = caption_files(found.photos)
-        taken: dict[str, Path] = {}
+        chosen, problems = chosen_focuses(folder, [photo.name for photo in found.photos])
         report: list[Line] = []
         for photo in found.photos:
             try:
-                taken[photo.name], line = self._take(photo)
+                stored, line = self._take(photo, taken, chosen.get(photo.name))
                 report.append(line)
                 if photo in captions:
-                    self.keep_caption(taken[photo.name].name, read_caption(captions[photo]))
+                    write_caption(stored, read_caption(captions[photo]))
             except PhotoError as error:
                 report.append((False, str(error)))
-        try:
-            report += self._take_focuses(read_focus(folder), [photo.name for photo in found.photos], taken)
-        except PhotoError as error:
-            report.append((False, str(error)))
-        return report + [(False, f"{shown(path)} {reason}.") for path, reason in found.skipped]
+        problems += [f"{shown(path)} {reason}." for path, reason in found.skipped]
+        return report + [(False, text) for text in problems]
 
     def remove(self, name: str) -> None:
         """Delete one photo by its file name, and all that is kept of it; raises PhotoError when it is not there."""
@@ -261,12 +267,7 @@ class PhotoSet:
 
     def propose_again(self, name: str) -> None:
         """Put the square back to where the guess has it."""
-        self._propose([self.photo(name)])
-
-    def _propose(self, photos: Sequence[Path]) -> None:
-        if photos:
-            new = {photo.name: proposed_focus(read_photo(photo).image) for photo in photos}
-            keep_focus(self.folder, self.focuses() | new)
+        self._place({self.photo(name): None})
 
     def findings(self, resolution_px: int, contents: Sequence[StoredPhoto] | None = None) -> dict[str, list[Finding]]:
         """Return what is found of each photo as it is trained; photos that cannot be read any more are left out.

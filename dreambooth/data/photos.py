@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.data.colour import in_srgb
-from dreambooth.data.decoded import decoded_once, keep_decoded
+from dreambooth.data.decoded import decoded_once
 from dreambooth.durable import new_file
 from dreambooth.errors import PhotoError
 from dreambooth.formats.natural_order import in_natural_order
@@ -125,7 +125,13 @@ def ingest(source: Path, folder: Path) -> Path:
     PNGs up to 4 MP stay PNGs, everything else becomes a JPEG of quality 95. Raises PhotoError when the file is no
     photo, or when the same file (by SHA-256) is in the folder already.
     """
-    photo = read_photo(source)
+    return ingested(source, folder).path
+
+
+def ingested(source: Path, folder: Path) -> Photo:
+    """Do what `ingest` does, and return the copy's path with the picture that was read and what was done to it."""
+    _check_size(source)
+    photo = _decode(source, PHOTO_READER)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
     present = sorted(folder.glob(f"*-{digest}.*")) if folder.is_dir() else []
     if present:
@@ -143,9 +149,7 @@ def ingest(source: Path, folder: Path) -> Path:
         raise PhotoError(
             f"{shown(source)} cannot be stored.", why, "Make room or give access, then try again."
         ) from error
-    if as_png:
-        keep_decoded(Photo(target, photo.image, ()), PHOTO_READER)  # a PNG holds exactly these pixels
-    return target
+    return Photo(target, photo.image, photo.notes)
 
 
 def save_photo(image: "Image.Image", target: Path) -> None:

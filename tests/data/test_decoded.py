@@ -9,7 +9,8 @@ from PIL import Image
 from dreambooth.commands.cli import main
 from dreambooth.data import decoded
 from dreambooth.data.decoded import forget_decoded
-from dreambooth.data.photos import PHOTO_READER, ingest, read_photo
+from dreambooth.data.photo_sets import PhotoSet
+from dreambooth.data.photos import PHOTO_READER, read_photo
 from tests.harness.decodes import count_decodes
 from tests.harness.made_photos import made_photo
 
@@ -49,7 +50,9 @@ def test_a_training_decodes_each_photo_and_class_image_once(
 def test_a_stored_png_is_not_decoded_to_know_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made_photo(1).save(tmp_path / "a.png")
     counts = count_decodes(monkeypatch)
-    stored = ingest(tmp_path / "a.png", tmp_path / "set")
+    kept = PhotoSet(tmp_path / "set")
+    kept.add([tmp_path / "a.png"])
+    (stored,) = kept.photos()
     known = read_photo(stored)
     assert (dict(counts), known.path, known.notes) == ({"a.png": 1}, stored, ())
     forget_decoded()

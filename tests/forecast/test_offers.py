@@ -77,7 +77,7 @@ def test_a_start_that_would_run_out_of_memory_is_refused_and_one_that_fits_is_no
     for preset in ("full_precision", "leanest"):
         config = forecast.proposed_config(SD15, preset, "pet", 3, {}, SMALL)
         values = [shown_value(info, getattr(config, name)) for name, info in form_infos().items()]
-        said, *_ = handlers.start([], preset, "dog", "photo of zwx dog", "photo of dog", SD15, *values)
+        said = handlers.start([], preset, "dog", "photo of zwx dog", "photo of dog", SD15, *values)["message"]
         assert ("Full precision would run out of memory here." in said) == (preset == "full_precision"), said
         assert ("Take Leanest, which needs" in said) == (preset == "full_precision")
     assert [config.weight_precision for config in started] == ["bf16"]
@@ -85,7 +85,7 @@ def test_a_start_that_would_run_out_of_memory_is_refused_and_one_that_fits_is_no
     monkeypatch.setattr(jobs, "held_bytes", lambda: SMALL.total_bytes)
     taken = dataclasses.replace(SMALL, free_bytes=GIB)
     handlers = train_handlers.Handlers(dataclasses.replace(services, device=lambda: taken))
-    said, *_ = handlers.start([], "leanest", "dog", "photo of zwx dog", "photo of dog", SD15, *values)
+    said = handlers.start([], "leanest", "dog", "photo of zwx dog", "photo of dog", SD15, *values)["message"]
     assert "run out of memory" not in said
 
 
@@ -104,9 +104,8 @@ def test_the_form_says_what_was_typed_without_effect_before_the_start_and_at_it(
 
     def said(**typed: object) -> tuple[str, str]:
         values = (proposed | typed).values()
-        _, _, plan, *_ = handlers.tell("recommended", "pet", proposed, *words, *values)
-        message, *_ = handlers.start([], "recommended", *words, *values)
-        return plan, message
+        plan = handlers.tell("recommended", "pet", proposed, *words, *values)["plan"]
+        return plan, handlers.start([], "recommended", *words, *values)["message"]
 
     assert all("no effect" not in text for text in said())
     for text in said(ema_decay=0.9, num_train_epochs=2, with_prior_preservation=False):

@@ -24,7 +24,7 @@ from dreambooth.training.extending import Extension, extended, read_extensions
 from dreambooth.training.finishing import Finish
 from tests.harness.watched_runs import Watcher, short_settings
 from ui.boundary import Services, Shown
-from ui.train.panel import Handlers
+from ui.train.actions import Handlers
 
 
 @pytest.fixture
@@ -169,9 +169,9 @@ def test_without_its_state_a_run_offers_its_last_step_as_base(
     assert f'--pretrained_model_name_or_path "{run.path / "2"}"' in error
     workspace = Workspace(own_home)
     services = Services(Jobs(workspace, ModelManager()), workspace, Settings(own_home), Shown(tmp_path))
-    message, base = Handlers(services).train_more("run", 4)
-    assert "Its exact state is gone" in message
-    assert base.value == str(run.path / "2"), "the page's button offers it as the form's base"
+    answer = Handlers(services).train_more("run", 4)
+    assert "Its exact state is gone" in answer["message"]
+    assert answer["base"].value == str(run.path / "2"), "the page's button offers it as the form's base"
 
 
 def test_a_total_that_is_not_larger_is_refused(

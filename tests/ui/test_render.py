@@ -294,13 +294,13 @@ def test_a_run_is_before_its_steps_until_the_untaught_base_has_been_looked_at(
 def test_what_was_announced_stands_until_it_is_there(
     thing: run_panel.Announced, stays: dict[str, Any], goes: dict[str, Any]
 ) -> None:
-    message = run_panel._announced("It comes.", thing, run(name="it's a <dog>"))
+    message = run_panel.announced("It comes.", thing, run(name="it's a <dog>"))
     for changes, is_past in ({}, False), (stays, False), (goes, True):
         now = run(**{"name": "it's a <dog>"} | changes)
-        assert run_panel._is_past(message, run_panel._standing(now)) == is_past, changes
+        assert run_panel._is_past(message, run_panel.standing(now)) == is_past, changes
 
 
 def test_a_message_that_announced_nothing_stays() -> None:
     for message in ("", render.panel("It is scored.", tone="good")):
-        assert not run_panel._is_past(message, run_panel._standing(run(status="done")))
+        assert not run_panel._is_past(message, run_panel.standing(run(status="done")))
         assert not run_panel._is_past(message, {})

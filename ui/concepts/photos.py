@@ -1,6 +1,6 @@
 """What the first tab does with photos, as functions of values: taken in, shown as they will be trained, put right."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from dreambooth.config.limits import text_problems
 from dreambooth.data.decoded import forget_decoded
 from dreambooth.data.findings import Finding
 from dreambooth.data.focus import Focus
+from dreambooth.data.measured import measured
 from dreambooth.data.photo_sets import SAMPLE_SET, Line, PhotoSet, StoredPhoto, new_set_name, photo_set, photo_sets
 from dreambooth.data.photos import read_photo
 from dreambooth.data.words import Words
@@ -61,11 +62,22 @@ class PhotoHandlers:
         paths = [Path(file) for file in files or []]
         target = self.target_of(photo_set, new_set)
         try:
-            lines = target.add(paths)
+            lines = target.add(paths, self._painter(resolution))
         finally:
             self.drop_uploads(paths)
         words = words_told(kind, identifier, class_word, instance_prompt, class_prompt)
         return {**self._taken(target, photo_set, words, lines, resolution), "files": None}
+
+    def _painter(self, resolution: float) -> Callable[[Path, Focus], None]:
+        """Return what prepares the card of a photo that was taken in, as long as its picture is in memory."""
+        side_px = _side(resolution)
+
+        def paint(photo: Path, focus: Focus) -> None:
+            measured(photo, focus, side_px)
+            self._services.shown.training_view(photo, side_px, focus)
+            forget_decoded()
+
+        return paint
 
     def target_of(self, photo_set: str, new_set: str = "") -> PhotoSet:
         """Return the set that photos go into: never the sample's, whose subject they do not show."""
@@ -106,7 +118,7 @@ class PhotoHandlers:
     ) -> Answer:  # fmt: skip
         """Take in the photos of a folder of this machine; only where the page is this machine's own."""
         target = self.target_of(photo_set, new_set)
-        lines = target.add_folder(self.local_folder(folder))
+        lines = target.add_folder(self.local_folder(folder), self._painter(resolution))
         words = words_told(kind, identifier, class_word, instance_prompt, class_prompt)
         return self._taken(target, photo_set, words, lines, resolution)
 
