@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from dreambooth.data.dataset import Crop, cropped, load_concept
-from dreambooth.data.photo_sets import SAMPLE_SET, Line, PhotoSet, photo_set, photo_sets
+from dreambooth.data.photo_sets import SAMPLE_SET, Line, PhotoSet, Taken, photo_set, photo_sets
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.data.samples import sample_folder
 from tests.harness.made_photos import darkened, made_photo
@@ -260,10 +260,10 @@ def test_a_second_drop_while_the_first_is_worked_on_is_taken_too(
     before = {one.name for one in photo_sets(opened.workspace)}
     original, began, goes_on = PhotoSet.add, threading.Event(), threading.Event()
 
-    def slow(self: PhotoSet, files: Iterable[Path]) -> list[Line]:
+    def slow(self: PhotoSet, files: Iterable[Path], taken: Taken) -> list[Line]:
         began.set()
         assert goes_on.wait(30)
-        return original(self, files)
+        return original(self, files, taken)
 
     monkeypatch.setattr(PhotoSet, "add", slow)
     inputs = page.locator("#photos input[type=file]")
