@@ -14,7 +14,7 @@ from dreambooth.errors import ExportError, hide, quoted
 from dreambooth.export.model_card import BLEED_PICTURE, bleed_dir, model_card, settings_json
 from dreambooth.formats.layout import ALL_SAVED_FILES, MODEL_INDEX, layout_of, saved_step_kind
 from dreambooth.models.saved_hashes import refuse_other_hash
-from dreambooth.records.storage import SHARD
+from dreambooth.records.saved_weights import SHARD
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from dreambooth.durable import held_lock, is_locked, remove_folder
 from dreambooth.errors import RunFolderError
-from dreambooth.records.storage import local_runs, remove_weights, saved_steps, size_of
+from dreambooth.records.saved_weights import saved_steps
+from dreambooth.records.storage import local_runs, remove_weights, size_of
 from dreambooth.records.workspace import RunFolder, Workspace
 
 SAMPLE = re.compile(r"[0-9]+\.png")

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import held_lock, is_locked, remove_folder, sync, unfinished_in
-from dreambooth.errors import ConfigError, RunFolderError
+from dreambooth.errors import RunFolderError
 from dreambooth.formats.json_file import read_object
-from dreambooth.formats.layout import ALL_SAVED_FILES, MODEL_INDEX
+from dreambooth.formats.layout import MODEL_INDEX
 from dreambooth.records.runlog import is_owned, read_state
-from dreambooth.records.workspace import STEP_NAME, RunFolder, Workspace
+from dreambooth.records.saved_weights import entries, is_plain_file, saved_steps, settings_in, weight_files
+from dreambooth.records.workspace import RunFolder, Workspace
 
 Choice = Literal[
     "intermediate weights", "exact states", "states to resume from", "class images", "exports", "pictures", "caches"
@@ -28,7 +28,6 @@ CHOICES: tuple[Choice, ...] = get_args(Choice)
 # Names that this program gives: others in the same folders are not its own.
 CLASS_FOLDER, CLASS_IMAGE = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9]{5}\.png")
 PICTURE = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9]+-([0-9]+|grid)\.png")
-SHARD = re.compile(r"[a-z_]+(-[0-9]{5}-of-[0-9]{5})?\.safetensors(\.index\.json)?")
 EXPORT_SUFFIXES = (".safetensors", ".ckpt", ".zip")
 # A run with a folder elsewhere cannot be seen from here; while it fills or reads class images, it may need these.
 RESTED_S = 3600
@@ -89,7 +88,7 @@ def usage(workspace: Workspace) -> list[Usage]:
     seen: set[tuple[int, int]] = set()
 
     def room(kind: str, folder: Path, choice: Choice | None = None) -> list[Usage]:
-        return [Usage(kind, _printable(entry.name), size_of(entry, seen), choice) for entry in _entries(folder)]
+        return [Usage(kind, _printable(entry.name), size_of(entry, seen), choice) for entry in entries(folder)]
 
     left_bytes = sum(size_of(path, seen) for path in _leftovers(workspace))
     found = [
@@ -147,15 +146,6 @@ def _printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
-def _entries(folder: Path) -> list[Path]:
-    """Return what is in a folder, hidden names aside; what lies behind a link is elsewhere, and none of it."""
-    if folder.is_symlink():
-        return []
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    return []
-
-
 def _is_plainly_in(root: Path, path: Path) -> bool:
     """Return whether a folder is there under the root, with no link on the way from it."""
     if not path.is_relative_to(root) or ".." in path.parts:
@@ -177,7 +167,7 @@ def _cached_bases() -> list[tuple[str, int]]:
 
 def _leftovers(workspace: Workspace) -> list[Path]:
     """Return pages' folders of servers that are no more, unfinished writes, and states that were set aside."""
-    pages = [page for page in _entries(workspace.room("page")) if _is_left(page)]
+    pages = [page for page in entries(workspace.room("page")) if _is_left(page)]
     bad = [state for run in local_runs(workspace) for state in sorted(run.checkpoints.glob(".bad-*"))]
     bad = [state for state in bad if _is_plainly_in(workspace.data_dir, state)]
     inside = {*pages, *bad}
@@ -214,9 +204,9 @@ def plan(workspace: Workspace, choices: Iterable[Choice], runs: Sequence[RunFold
     if runs is None and "exports" in wanted:
         _plan_exports(workspace, doomed, kept)
     if runs is None and "pictures" in wanted:
-        found = [workspace.pictures_dir, *(path for path in _entries(workspace.pictures_dir) if path.is_dir())]
-        files = [file for folder in found for file in _entries(folder) if PICTURE.fullmatch(file.name)]
-        doomed += [Doomed(file, size_of(file)) for file in files if _is_plain_file(file)]
+        found = [workspace.pictures_dir, *(path for path in entries(workspace.pictures_dir) if path.is_dir())]
+        files = [file for folder in found for file in entries(folder) if PICTURE.fullmatch(file.name)]
+        doomed += [Doomed(file, size_of(file)) for file in files if is_plain_file(file)]
     if runs is None and "caches" in wanted:
         doomed += [Doomed(path, size_of(path)) for path in _leftovers(workspace)]
     return Plan(tuple(doomed), tuple(kept), tuple(sorted(wanted)), None if runs is None else tuple(runs))
@@ -242,7 +232,7 @@ def _plan_class_images(workspace: Workspace, doomed: list[Doomed], kept: list[st
         return
     # Another GPU makes other digits of the same pictures, and a state is only taken up with the very same ones.
     needed = {prompt: run.name for run in runs if _resumable(run) for prompt in _class_prompts(run)}
-    for folder in (entry for entry in _entries(workspace.class_images_dir) if CLASS_FOLDER.fullmatch(entry.name)):
+    for folder in (entry for entry in entries(workspace.class_images_dir) if CLASS_FOLDER.fullmatch(entry.name)):
         prompt = _json(folder / "info.json").get("prompt")
         if not isinstance(prompt, str) or folder.is_symlink():
             continue
@@ -252,8 +242,8 @@ def _plan_class_images(workspace: Workspace, doomed: list[Doomed], kept: list[st
             kept.append(f"The class images of {prompt!r} stay: they were made within the hour, and may be in use.")
         else:
             # The note of what they are goes last: until then the folder is known for what it is.
-            files = [file for file in _entries(folder) if CLASS_IMAGE.fullmatch(file.name)] + [folder / "info.json"]
-            doomed += [Doomed(file, size_of(file)) for file in files if _is_plain_file(file)]
+            files = [file for file in entries(folder) if CLASS_IMAGE.fullmatch(file.name)] + [folder / "info.json"]
+            doomed += [Doomed(file, size_of(file)) for file in files if is_plain_file(file)]
 
 
 def _resumable(run: RunFolder) -> bool:
@@ -261,7 +251,7 @@ def _resumable(run: RunFolder) -> bool:
 
 
 def _class_prompts(run: RunFolder) -> list[str]:
-    settings = _settings(run.config_path)
+    settings = settings_in(run.config_path)
     if settings is None or not settings.with_prior_preservation:
         return []
     return [
@@ -272,12 +262,12 @@ def _class_prompts(run: RunFolder) -> list[str]:
 def _plan_exports(workspace: Workspace, doomed: list[Doomed], kept: list[str]) -> None:
     """Add the exports whose model is here and stays, told by their names: any other one may be the only copy."""
     going, models = {one.path for one in doomed}, {"starter-toy"}
-    models |= {_file_stem(entry.name) for entry in _entries(workspace.models_dir)}
+    models |= {_file_stem(entry.name) for entry in entries(workspace.models_dir)}
     for run in local_runs(workspace):
         steps = [step for step in run.steps() if run.step_folder(step) / MODEL_INDEX not in going]
         models |= {_file_stem(f"{run.name} step {step}") for step in steps} | ({run.name} if steps else set())
-    files = [file for file in _entries(workspace.exports_dir) if file.suffix in EXPORT_SUFFIXES]
-    for file in filter(_is_plain_file, files):
+    files = [file for file in entries(workspace.exports_dir) if file.suffix in EXPORT_SUFFIXES]
+    for file in filter(is_plain_file, files):
         if {file.stem, file.stem.rpartition("-")[0]} & models:
             doomed.append(Doomed(file, size_of(file)))
         else:
@@ -287,54 +277,6 @@ def _plan_exports(workspace: Workspace, doomed: list[Doomed], kept: list[str]) -
 def _file_stem(name: str) -> str:
     """Return a model's name as the Convert tab makes a file's of it."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
-
-
-def _is_plain_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
-
-
-# The weights of a step -----------------------------------------------------------------------------------------------
-
-
-def saved_steps(run: RunFolder, settings: TrainingConfig | None = None) -> list[int]:
-    """Return the steps that a training saved, in order, known by their `args.json`, also those whose weights are gone.
-
-    With settings, only those that were saved under them: what was copied here from another run is not this run's.
-    """
-    found = sorted(int(entry.name) for entry in _entries(run.path) if STEP_NAME.fullmatch(entry.name))
-    found = [step for step in found if _is_plain_file(run.step_folder(step) / "args.json")]
-    if settings is None:
-        return found
-    # A resume may have changed settings that make it no other run, and where its files are.
-    first = _settings(run.first_config_path) or settings
-    told = {step: _settings(run.step_folder(step) / "args.json") for step in found}
-    return [
-        step
-        for step, own in told.items()
-        if own and own.identity() == settings.identity() and _places(own) in (_places(settings), _places(first))
-    ]
-
-
-def _places(config: TrainingConfig) -> list[str | None]:
-    concepts = [(concept.instance_data_dir, concept.class_data_dir) for concept in config.concepts]
-    return [config.pretrained_model_name_or_path, *(place for both in concepts for place in both)]
-
-
-def weight_files(run: RunFolder, step: int) -> list[Path]:
-    """Return the files of a step's model, `model_index.json` first: without it nothing takes the rest for a model."""
-    folder = run.step_folder(step)
-    found = [file for pattern in ALL_SAVED_FILES for file in sorted(folder.glob(pattern))]
-    found = [file for file in found if ".safetensors" not in file.name or SHARD.fullmatch(file.name)]
-    plain = [file for file in found if _is_plain_file(file) and not folder.is_symlink()]
-    # A model with an index of another kind was not written here, and would go on to count as one.
-    return plain if plain[:1] == [folder / MODEL_INDEX] or not (folder / MODEL_INDEX).exists() else []
-
-
-def _settings(file: Path) -> TrainingConfig | None:
-    try:
-        return TrainingConfig.from_json(_json(file))
-    except ConfigError:
-        return None
 
 
 def _json(file: Path) -> dict[str, object]:

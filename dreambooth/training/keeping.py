@@ -18,7 +18,8 @@ from dreambooth.durable import is_disk_full, new_folder, remove_folder, sync_all
 from dreambooth.errors import RunFolderError
 from dreambooth.events import ModelSaved, Notice, PhaseProgress, SamplesMade
 from dreambooth.forecast.memory import SAMPLES_AT_A_TIME
-from dreambooth.records.storage import remove_weights, saved_steps
+from dreambooth.records.saved_weights import saved_steps
+from dreambooth.records.storage import remove_weights
 from dreambooth.training.checkpoint import (
     Learner,
     has_room_for_state,

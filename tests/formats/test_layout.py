@@ -17,7 +17,7 @@ from dreambooth.formats.layout import LAYOUTS, family_of, layout_of, saved_step_
 from dreambooth.formats.ldm import UNET_PREFIX
 from dreambooth.formats.other_kinds import FIRST_CONV
 from dreambooth.models.base import load_base
-from dreambooth.records.storage import weight_files
+from dreambooth.records.saved_weights import weight_files
 from dreambooth.records.workspace import RunFolder
 from tests.harness.tiny import tiny_base
 

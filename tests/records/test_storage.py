@@ -20,6 +20,7 @@ from dreambooth.errors import DreamBoothError, RunFolderError
 from dreambooth.events import Controls, Event, ModelSaved, Notice, SamplesMade
 from dreambooth.forecast import disk
 from dreambooth.forecast.counts import counts_of_models
+from dreambooth.records.saved_weights import saved_steps, weight_files
 from dreambooth.records.storage import (
     CHOICES,
     COST,
@@ -29,10 +30,8 @@ from dreambooth.records.storage import (
     plan,
     remove_weights,
     run_to_clean,
-    saved_steps,
     size_of,
     usage,
-    weight_files,
 )
 from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.runs.run import resume, train

@@ -1,0 +1,69 @@
+"""Which steps a training saved, and which files are their weights: known by names, and nothing else counts as one."""
+
+import contextlib
+import re
+from pathlib import Path
+
+from dreambooth.config.training import TrainingConfig
+from dreambooth.errors import ConfigError
+from dreambooth.formats.json_file import read_object
+from dreambooth.formats.layout import ALL_SAVED_FILES, MODEL_INDEX
+from dreambooth.records.workspace import STEP_NAME, RunFolder
+
+SHARD = re.compile(r"[a-z_]+(-[0-9]{5}-of-[0-9]{5})?\.safetensors(\.index\.json)?")
+
+
+def saved_steps(run: RunFolder, settings: TrainingConfig | None = None) -> list[int]:
+    """Return the steps that a training saved, in order, known by their `args.json`, also those whose weights are gone.
+
+    With settings, only those that were saved under them: what was copied here from another run is not this run's.
+    """
+    found = sorted(int(entry.name) for entry in entries(run.path) if STEP_NAME.fullmatch(entry.name))
+    found = [step for step in found if is_plain_file(run.step_folder(step) / "args.json")]
+    if settings is None:
+        return found
+    # A resume may have changed settings that make it no other run, and where its files are.
+    first = settings_in(run.first_config_path) or settings
+    told = {step: settings_in(run.step_folder(step) / "args.json") for step in found}
+    return [
+        step
+        for step, own in told.items()
+        if own and own.identity() == settings.identity() and _places(own) in (_places(settings), _places(first))
+    ]
+
+
+def _places(config: TrainingConfig) -> list[str | None]:
+    concepts = [(concept.instance_data_dir, concept.class_data_dir) for concept in config.concepts]
+    return [config.pretrained_model_name_or_path, *(place for both in concepts for place in both)]
+
+
+def weight_files(run: RunFolder, step: int) -> list[Path]:
+    """Return the files of a step's model, `model_index.json` first: without it nothing takes the rest for a model."""
+    folder = run.step_folder(step)
+    found = [file for pattern in ALL_SAVED_FILES for file in sorted(folder.glob(pattern))]
+    found = [file for file in found if ".safetensors" not in file.name or SHARD.fullmatch(file.name)]
+    plain = [file for file in found if is_plain_file(file) and not folder.is_symlink()]
+    # A model with an index of another kind was not written here, and would go on to count as one.
+    return plain if plain[:1] == [folder / MODEL_INDEX] or not (folder / MODEL_INDEX).exists() else []
+
+
+def settings_in(file: Path) -> TrainingConfig | None:
+    """Return the settings that a file of a run holds, None where it holds none."""
+    try:
+        return TrainingConfig.from_json(read_object(file))
+    except (OSError, ValueError, ConfigError):
+        return None
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what is in a folder, hidden names aside; what lies behind a link is elsewhere, and none of it."""
+    if folder.is_symlink():
+        return []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return []
+
+
+def is_plain_file(path: Path) -> bool:
+    """Return whether this is a file of its own: no link, and in a folder that is none."""
+    return path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
