@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Literal
 
-from dreambooth.models.base import BaseCard, quiet_libraries
+from dreambooth.models.base import Base, BaseCard, quiet_libraries
 from dreambooth.models.saving import write_model
 from dreambooth.models.sd import SD15_CONFIGS, SD15_SCHEDULER
 from dreambooth.starter.tokens import write_tokenizer
@@ -86,14 +86,9 @@ def random_base(folder: Path, size: Size, seed: int = 0, device: str = "cpu") ->
             "text_encoder": CLIPTextModel(CLIPTextConfig(**text_encoder)),
             "vae": AutoencoderKL(**vae),
         }
-    write_model(
-        folder,
-        **models,
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        scheduler_config=SD15_SCHEDULER,
-        dtype=torch.float32,
-        card=BaseCard(native_px=native_px(size)),
-    )
+    tokenizer, card = CLIPTokenizer.from_pretrained(folder / "tokenizer"), BaseCard(native_px=native_px(size))
+    base = Base(size, **models, tokenizer=tokenizer, noise_scheduler_config=SD15_SCHEDULER, card=card)
+    write_model(folder, base, torch.float32)
     return folder
 
 

@@ -46,7 +46,7 @@ def exam_prompts(class_word: str, *, taught: bool = True) -> list[tuple[Kind, st
 
 def exam_pictures(base: Base, manager: ModelManager, class_word: str, seed: int) -> list[ProbePicture]:
     """Make the pictures of the exam; every model of one seed gets the same noise."""
-    for part in (base.unet, base.text_encoder, base.vae):
+    for part in base.modules().values():
         manager.place(part)
     side_px = base.card.native_px
     found = []

@@ -79,10 +79,7 @@ def save(base: str, folder: Path) -> dict[str, float]:
     copy_s = time.perf_counter() - began_s
     began_s = time.perf_counter()
     with new_folder(folder / "1") as temporary:
-        write_model(
-            temporary, unet=loaded.unet, text_encoder=loaded.text_encoder, vae=loaded.vae, tokenizer=loaded.tokenizer,
-            scheduler_config=loaded.noise_scheduler_config, dtype=torch.float16, card=loaded.card,
-        )  # fmt: skip
+        write_model(temporary, loaded, torch.float16)
     return {"seconds": time.perf_counter() - began_s, "copy_s": copy_s}
 
 

@@ -95,10 +95,7 @@ def wide_starter(work: Path) -> Path:
     def make() -> None:
         base = load_base(STARTER)
         with new_folder(target) as folder:
-            write_model(
-                folder, unet=base.unet, text_encoder=base.text_encoder, vae=base.vae, tokenizer=base.tokenizer,
-                scheduler_config=base.noise_scheduler_config, dtype=torch.float32, card=BaseCard(native_px=64),
-            )  # fmt: skip
+            write_model(folder, base, torch.float32, BaseCard(native_px=64))
 
     once(target, make)
     return target
@@ -106,7 +103,7 @@ def wide_starter(work: Path) -> Path:
 
 def _write_class_pictures(class_word: str, folder: Path, number: int) -> None:
     base, manager = load_base(STARTER), ModelManager()
-    for part in (base.unet, base.text_encoder, base.vae):
+    for part in base.modules().values():
         manager.place(part)
     request = GenerationConfig(
         prompt=f"photo of {class_word}", num_images_per_prompt=64, num_inference_steps=20, seed=1000 * number,

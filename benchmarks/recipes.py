@@ -100,7 +100,7 @@ def prepare_individual(individual: int, work: Path) -> Path:
     for number, context in enumerate(painter.sample(list(CONTEXTS), NUM_PHOTOS)):
         render_subject(subject, context, card.native_px, painter).save(folder / "photos" / f"{number}.png")
     base, manager = load_base(STARTER), ModelManager()
-    for part in (base.unet, base.text_encoder, base.vae):
+    for part in base.modules().values():
         manager.place(part)
     ensure_class_images(
         Concept(f"photo of {IDENTIFIER} {subject.class_word}", str(folder / "photos"),
@@ -165,7 +165,7 @@ def exam(judge: Judge, base: Base, photos: Path, class_word: str, seed: int) -> 
     from PIL import Image
 
     manager = ModelManager()
-    for part in (base.unet, base.text_encoder, base.vae):
+    for part in base.modules().values():
         manager.place(part)
     guidance_scale = float(base.card.recipe.get("save_guidance_scale", 7.5))
     contexts = [f"a photo of {IDENTIFIER} {class_word} {phrase}" for phrase, _ in CONTEXTS.values()]

@@ -20,7 +20,7 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    from dreambooth.models.base import BaseCard
+    from dreambooth.models.base import Base, BaseCard
     from dreambooth.models.saving import write_model
     from dreambooth.starter.tokens import write_tokenizer
 
@@ -37,10 +37,8 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if tensor.is_floating_point():  # other than the next one's, so that swapped tensors show
                 tensor.fill_(float(torch.rand((), generator=generator)))
                 tensor.flatten()[: min(1000, tensor.numel())].uniform_(generator=generator)
-    write_model(
-        folder, unet=unet, text_encoder=text_encoder, vae=vae, dtype=torch.float16, card=BaseCard(),
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"), scheduler_config=SD15_SCHEDULER,
-    )  # fmt: skip
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    write_model(folder, Base("full", unet, text_encoder, vae, tokenizer, SD15_SCHEDULER, BaseCard()), torch.float16)
     return folder
 
 

@@ -1,6 +1,7 @@
 """The house's rules, read from the code itself: what may import what, and what is done in one place only."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -181,6 +182,69 @@ def test_untrusted_weights_are_read_in_one_place_without_running_code() -> None:
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
         assert given.get("weights_only") == "True", where(path, node)
     assert calls("pickle.load") + calls("pickle.loads") == []
+
+
+FAMILIES_AND_METHODS = {"sd1", "sd2", "sdxl", "full", "lora"}
+OF_FAMILIES_AND_METHODS = ("StableDiffusion", "StableDiffusionXL", "FullFineTuning", "LoRA", "Lora")
+# Where a family or a method is what the module is about: its data, its behaviour, the settings that belong to it.
+THEIR_MODULES = re.compile(
+    r"dreambooth/(formats/layout|models/(family|sd\w*|adapter)|training/(method|full|lora))\.py|dreambooth/config/.*"
+)
+
+
+def test_nothing_asks_which_family_or_method_it_has() -> None:
+    """Two axes, one module per value: what differs between them is asked of them."""
+    found = [
+        where(path, node)
+        for path in sources()
+        if not THEIR_MODULES.fullmatch(str(path.relative_to(ROOT)))
+        for node in ast.walk(tree_of(path))
+        if _asks_for(node)
+    ]
+    assert found == []
+
+
+def _asks_for(node: ast.AST) -> bool:
+    """Return whether a node compares with the name of a family or method, is keyed by one, or looks at its class."""
+    asked: list[ast.AST | None] = []
+    if isinstance(node, ast.Compare):
+        asked = [node.left, *node.comparators]
+    elif isinstance(node, ast.MatchValue):
+        asked = [node.value]
+    elif isinstance(node, ast.Dict):
+        asked = [*node.keys]
+    elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+        asked = [*node.args[1:]]
+    elif isinstance(node, ast.MatchClass):
+        asked = [node.cls]
+    return any(_names_one(part) for one in asked if one is not None for part in ast.walk(one))
+
+
+def _names_one(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, str) and node.value in FAMILIES_AND_METHODS
+    return isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node).split(".")[-1] in OF_FAMILIES_AND_METHODS
+
+
+@pytest.mark.parametrize(
+    ("code", "asks"),
+    [
+        ("base.family.layout.family == 'sd2'", True),
+        ("method in ('full', 'lora')", True),
+        ("'sdxl' != name", True),
+        ("match name:\n    case 'sd1' | 'sd2': pass", True),
+        ("{'full': 1, 'other': 2}[name]", True),
+        ("isinstance(method, FullFineTuning)", True),
+        ("isinstance(base.family, sd.StableDiffusion | other)", True),
+        ("type(method) is FullFineTuning", True),
+        ("match method:\n    case FullFineTuning(): pass", True),
+        ("family: Family = StableDiffusion(SD2)", False),
+        ("print('full')", False),
+        ("name == 'fuller'", False),
+    ],
+)
+def test_a_question_for_a_family_or_method_is_seen(code: str, asks: bool) -> None:
+    assert any(map(_asks_for, ast.walk(ast.parse(code)))) == asks
 
 
 def test_autocast_and_bars_are_made_in_one_place_each() -> None:

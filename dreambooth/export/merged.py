@@ -28,16 +28,8 @@ def folder_at_strength(model_dir: Path, strength: Strength, beside: Path, **opti
     mixed = load(ModelSource(str(model_dir), strength), **options)
     weights = next(iter(sorted((model_dir / "unet").glob("*.safetensors"))), None)
     with scratch_folder(beside) as folder:
-        write_model(
-            folder,
-            unet=mixed.unet,
-            text_encoder=mixed.text_encoder,
-            vae=mixed.vae,
-            tokenizer=mixed.tokenizer,
-            scheduler_config=mixed.noise_scheduler_config,
-            dtype=torch.float32 if weights is None else _dtype_of(weights),
-            card=dataclasses.replace(mixed.card, step=_step_of(model_dir), strength=str(strength)),
-        )
+        card = dataclasses.replace(mixed.card, step=_step_of(model_dir), strength=str(strength))
+        write_model(folder, mixed, torch.float32 if weights is None else _dtype_of(weights), card)
         shutil.copy(model_dir / "args.json", folder / "args.json")
         yield folder
 

@@ -1,10 +1,14 @@
 """How many weights a training holds, and in how many bytes: in memory, with gradients and moments, and on the disk."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dreambooth.config.training import TrainingConfig
 from dreambooth.forecast.shape import ModelShape
+from dreambooth.models.base import Base
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FP32, HALF = 4, 2
 # Bytes of a number in each format.
@@ -37,11 +41,14 @@ def counts_of_shape(shape: ModelShape) -> Counts:
     return Counts(shape.num_unet, shape.num_text_encoder, shape.num_vae)
 
 
-def counts_of_models(unet: Any, text_encoder: Any, vae: Any) -> Counts:
-    """Return the counts of loaded models."""
-    parts = [list(part.parameters()) for part in (unet, text_encoder, vae)]
-    numbers = [sum(parameter.numel() for parameter in part) for part in parts]
-    return Counts(numbers[0], numbers[1], numbers[2], sum(map(len, parts)))
+def counts_of_base(base: Base) -> Counts:
+    """Return the counts of a base's loaded models."""
+
+    def numel(*models: "nn.Module") -> int:
+        return sum(parameter.numel() for model in models for parameter in model.parameters())
+
+    num_tensors = sum(len(list(model.parameters())) for model in base.modules().values())
+    return Counts(numel(base.unet), numel(*base.text_encoders()), numel(base.vae), num_tensors)
 
 
 # Of each weight ------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from dreambooth.models.family import Family
 from dreambooth.models.file_formats import refuse_other_folder, refuse_pointers
 from dreambooth.models.original_file import parts_of_file, starter_folder, text_encoder_with, vae_of_file
 from dreambooth.models.saved_hashes import refuse_changed
-from dreambooth.models.sd import StableDiffusion
+from dreambooth.models.sd import SINGLE_FILES, StableDiffusion
 from dreambooth.models.tokenizer import load_tokenizer, refuse_other_vocabulary, tokenizer_for
 from dreambooth.models.weights import (
     file_metadata,
@@ -86,6 +86,14 @@ class Base:
     noise_scheduler_config: dict[str, Any]
     card: BaseCard
     family: Family = StableDiffusion()
+
+    def modules(self) -> "dict[str, nn.Module]":
+        """Return the parts by their names in the family's layout, in its order."""
+        return {name: getattr(self, name) for name in self.family.layout.part_names}
+
+    def text_encoders(self) -> "list[nn.Module]":
+        """Return the text encoders, in the layout's order."""
+        return [getattr(self, part.name) for part in self.family.layout.parts if part.library == "transformers"]
 
 
 def read_card(name: str, models_dir: Path | None = None) -> BaseCard:
@@ -176,10 +184,10 @@ def load_base(
     refuse_other_vocabulary(tokenizer or name, base.tokenizer, base.text_encoder)
     if vae is not None:
         base.vae = _load_vae(vae, token)
-    for part in base.family.layout.part_names:
+    for part, module in base.modules().items():
         other_place = vae if part == "vae" else None
-        module, place = getattr(base, part).eval(), source if source.is_file() else source / part
-        refuse_not_finite(part, module, Path(other_place) if other_place is not None else place)
+        place = source if source.is_file() else source / part
+        refuse_not_finite(part, module.eval(), Path(other_place) if other_place is not None else place)
     return base
 
 
@@ -359,7 +367,7 @@ def _from_file(path: Path, tokenizer: str | None, token: str | None) -> Base:
     parts = parts_of_file(path)
     own = None
     if tokenizer is None:
-        own = tokenizer_for(parts.vocabulary_size, starter_folder(), token, is_sd2=parts.layout.open_clip)
+        own = tokenizer_for(parts.vocabulary_size, starter_folder(), token, SINGLE_FILES[parts.layout.family].pad_token)
     return Base(
         str(path), parts.unet, parts.text_encoder, parts.vae, own, parts.scheduler_config, BaseCard(),
         StableDiffusion(parts.layout),

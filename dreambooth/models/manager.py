@@ -118,7 +118,7 @@ class ModelManager:
         if self._resident is None or self._resident[0] != key:
             self._drop_resident()
             base = load()
-            for part in (base.unet, base.text_encoder, base.vae):
+            for part in base.modules().values():
                 self.place(part.requires_grad_(False), dtype=self.inference_dtype)
             if self.device.type == "cuda":
                 import torch

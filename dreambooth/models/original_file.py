@@ -12,7 +12,7 @@ from dreambooth.errors import BaseModelError
 from dreambooth.formats.layout import LAYOUTS, Layout, family_of_names
 from dreambooth.formats.ldm import VAE_PREFIX, from_ldm
 from dreambooth.formats.other_kinds import refuse_other_kinds
-from dreambooth.models.sd import SD2_CHANGES, SD15_CONFIGS, SD15_SCHEDULER
+from dreambooth.models.sd import SD1_FILE, SD15_CONFIGS, SD15_SCHEDULER, SINGLE_FILES, SingleFile
 from dreambooth.models.weights import file_metadata, filled, read_weights
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def parts_of_file(path: Path) -> OriginalParts:
     weights = read_weights(path)
     refuse_other_kinds(path.name, {name: tensor.shape for name, tensor in weights.items()})
     layout = LAYOUTS[family_of_names(weights)]
-    is_sd2 = layout.open_clip
+    unsaid = SINGLE_FILES[layout.family]
     try:
         unet_weights, vae_weights, text_weights = from_ldm(weights)
-        unet = _unet_of(unet_weights, is_sd2=is_sd2)
-        text_encoder = _text_encoder_of(text_weights, is_sd2=is_sd2)
+        unet = _unet_of(unet_weights, unsaid)
+        text_encoder = _text_encoder_of(text_weights, unsaid)
         vae = _vae_of(vae_weights)
     except (KeyError, IndexError, RuntimeError) as error:
         raise BaseModelError(
@@ -55,8 +55,9 @@ def parts_of_file(path: Path) -> OriginalParts:
             "Choose a file that has UNet, VAE and text encoder.",
         ) from None
     header = file_metadata(path)
-    prediction_type = _prediction_type(unet, header, is_sd2=is_sd2)
-    native_px = _native_px(header) or (768 if is_sd2 and prediction_type == "v_prediction" else _own_px(unet))
+    prediction_type = _prediction_type(unet, header, unsaid)
+    v_px = unsaid.v_px if prediction_type == "v_prediction" else None
+    native_px = _native_px(header) or v_px or _own_px(unet)
     unet.register_to_config(sample_size=native_px // 8)
     return OriginalParts(
         unet, text_encoder, vae, SD15_SCHEDULER | {"prediction_type": prediction_type},
@@ -87,27 +88,27 @@ def _wrong_tensors(error: Exception) -> str:
 # The parts -----------------------------------------------------------------------------------------------------------
 
 
-def _unet_of(weights: "dict[str, Tensor]", *, is_sd2: bool) -> Any:
+def _unet_of(weights: "dict[str, Tensor]", unsaid: SingleFile) -> Any:
     """Build the UNet these tensors fit."""
     from diffusers import UNet2DConditionModel
 
-    config = _config("unet", _widths(weights, "down_blocks"), is_sd2=is_sd2)
+    config = _config("unet", _widths(weights, "down_blocks"), unsaid)
     return filled(lambda: UNet2DConditionModel.from_config(config), weights)
 
 
 def _vae_of(weights: "dict[str, Tensor]") -> Any:
     from diffusers import AutoencoderKL
 
-    config = _config("vae", _widths(weights, "encoder.down_blocks"), is_sd2=False)
+    config = _config("vae", _widths(weights, "encoder.down_blocks"), SD1_FILE)
     return filled(lambda: AutoencoderKL.from_config(config), weights)
 
 
-def _text_encoder_of(weights: "dict[str, Tensor]", *, is_sd2: bool) -> Any:
+def _text_encoder_of(weights: "dict[str, Tensor]", unsaid: SingleFile) -> Any:
     from transformers import CLIPTextConfig
 
     width = weights["embeddings.token_embedding.weight"].shape[1]
-    config = _config("text_encoder", width, is_sd2=is_sd2)
-    if is_sd2:
+    config = _config("text_encoder", width, unsaid)
+    if "num_hidden_layers" in unsaid.changes.get("text_encoder", {}):  # files differ in it
         config["num_hidden_layers"] = sum(name.endswith(".layer_norm1.bias") for name in weights)
     return text_encoder_with(CLIPTextConfig(**config), weights)
 
@@ -123,10 +124,10 @@ def _widths(weights: "Mapping[str, Tensor]", blocks: str) -> list[int]:
     return [weights[f"{blocks}.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4)]
 
 
-def _config(part: str, width: int | list[int], *, is_sd2: bool) -> dict[str, Any]:
-    """Return what a single file does not say of a part: the configuration of SD 1.5, SD 2.x or the starter."""
+def _config(part: str, width: int | list[int], unsaid: SingleFile) -> dict[str, Any]:
+    """Return what a single file does not say of a part: the configuration of its family, or of the starter."""
     key = "hidden_size" if part == "text_encoder" else "block_out_channels"
-    changes = SD2_CHANGES[part] if is_sd2 else {}
+    changes = dict(unsaid.changes.get(part, {}))
     starter: dict[str, Any] = json.loads((starter_folder() / part / "config.json").read_text("utf-8"))
     # A narrow model keeps its sizes and takes on the rest.
     narrow = starter | {name: value for name, value in changes.items() if isinstance(value, bool | str)}
@@ -135,7 +136,7 @@ def _config(part: str, width: int | list[int], *, is_sd2: bool) -> dict[str, Any
         if config[key] == width:
             return {name: value for name, value in config.items() if not name.startswith("_")}
     raise BaseModelError(
-        f"The file's {part} is {width} wide.", f"That of SD {'2.x' if is_sd2 else '1.x'} is {full[key]} wide.",
+        f"The file's {part} is {width} wide.", f"That of {unsaid.title} is {full[key]} wide.",
         "Choose an SD 1.x or 2.x file.",
     )  # fmt: skip
 
@@ -143,12 +144,12 @@ def _config(part: str, width: int | list[int], *, is_sd2: bool) -> dict[str, Any
 # What the tensors do not say ------------------------------------------------------------------------------------------
 
 
-def _prediction_type(unet: Any, header: Mapping[str, str], *, is_sd2: bool) -> str:
-    """Return what the UNet was trained to predict: as the file says, else as it shows; SD 1.x predicts the noise."""
+def _prediction_type(unet: Any, header: Mapping[str, str], unsaid: SingleFile) -> str:
+    """Return what the UNet was trained to predict: as the file says, else as it shows where both are usual."""
     said = header.get("modelspec.prediction_type", "")
     if said in ("v", "v_prediction"):
         return "v_prediction"
-    if said == "epsilon" or not is_sd2:
+    if said == "epsilon" or unsaid.v_px is None:
         return "epsilon"
     return "epsilon" if _gives_noise_back(unet) else "v_prediction"
 

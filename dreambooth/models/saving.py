@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.formats.layout import MODEL_INDEX, SD1, Layout, Part
+from dreambooth.formats.layout import MODEL_INDEX, Part
 from dreambooth.formats.safetensors_file import stored_dtype, write_safetensors
-from dreambooth.models.base import BaseCard
+from dreambooth.models.base import Base, BaseCard
 
 if TYPE_CHECKING:
     import torch
@@ -19,32 +19,28 @@ MAX_SHARD_BYTES = 9 * 10**6  # for the starter alone: files in its repository st
 
 def write_model(
     folder: Path,
-    *,
-    unet: Any,
-    text_encoder: Any,
-    vae: Any,
-    tokenizer: Any,
-    scheduler_config: Mapping[str, Any],
+    base: Base,
     dtype: "torch.dtype",
-    card: BaseCard,
+    card: BaseCard | None = None,
     weights: "Mapping[str, Mapping[str, Tensor]] | None" = None,
-    layout: Layout = SD1,
 ) -> None:
-    """Fill `folder` with a complete diffusers model in `dtype`; the models themselves stay as they are.
+    """Fill `folder` with a complete diffusers model in `dtype`; the base's own models stay as they are.
 
-    `weights` are the parts' by part and name, where others are meant than those in the models. The text encoder's keys
-    have `text_model.` and the tokenizer its vocab.json and merges.txt, so that transformers 4 opens the folder too.
+    `card` is the base's own where left out; `weights` are the parts' by part and name, where others are meant than
+    those in the models. The text encoder's keys have `text_model.` and the tokenizer its vocab.json and merges.txt, so
+    that transformers 4 opens the folder too.
     """
     import diffusers
     from diffusers import DDIMScheduler
 
-    modules = {"unet": unet, "text_encoder": text_encoder, "vae": vae}
+    layout, modules, card = base.family.layout, base.modules(), card or base.card
     weights = weights or {part: module.state_dict() for part, module in modules.items()}
     for part in layout.parts:
         save = _save_text_encoder if part.library == "transformers" else _save_diffusers_part
         save(folder / part.name, part, modules[part.name], weights[part.name], dtype, card)
-    _save_tokenizer(folder / "tokenizer", tokenizer)
-    DDIMScheduler.from_config(dict(scheduler_config)).save_pretrained(folder / "scheduler")
+    for name in layout.tokenizers:
+        _save_tokenizer(folder / name, getattr(base, name))
+    DDIMScheduler.from_config(dict(base.noise_scheduler_config)).save_pretrained(folder / "scheduler")
     (folder / "card.json").write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", "utf-8")
     index = layout.model_index(diffusers.__version__, DDIMScheduler.__name__)
     (folder / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")

@@ -1,10 +1,10 @@
 """Stable Diffusion 1.x and 2.x: how their parts work together, and what a single file does not say of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.formats.layout import SD1, Layout
+from dreambooth.formats.layout import SD1, FamilyName, Layout
 from dreambooth.models.family import Condition, PictureSize, Posterior, TextInputs
 
 if TYPE_CHECKING:
@@ -63,6 +63,28 @@ SD2_CHANGES: dict[str, dict[str, Any]] = {
         "projection_dim": 1024,
         "hidden_act": "gelu",
     },
+}
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """What a single file of a family does not say of its model.
+
+    changes: what the parts' configurations have otherwise than SD 1.5's; pad_token: the tokenizer's, where it is
+    another than CLIP's; v_px: the side of the pictures of models that predict v, None where a file's model predicts the
+    noise unless it says otherwise.
+    """
+
+    title: str
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pad_token: str | None = None
+    v_px: int | None = None
+
+
+SD1_FILE = SingleFile("SD 1.x")
+SINGLE_FILES: dict[FamilyName, SingleFile] = {
+    "sd1": SD1_FILE,
+    "sd2": SingleFile("SD 2.x", SD2_CHANGES, pad_token="!", v_px=768),
 }
 
 

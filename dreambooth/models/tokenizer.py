@@ -80,13 +80,16 @@ def refuse_other_vocabulary(name: str, tokenizer: Any, text_encoder: Any) -> Non
         )
 
 
-def tokenizer_for(vocabulary_size: int, starter_dir: Path, token: str | None, *, is_sd2: bool) -> Any:
-    """Return the tokenizer that belongs to a single file: the starter's, or CLIP's from the Hub or its cache."""
+def tokenizer_for(vocabulary_size: int, starter_dir: Path, token: str | None, pad_token: str | None) -> Any:
+    """Return the tokenizer that belongs to a single file: the starter's, or CLIP's from the Hub or its cache.
+
+    `pad_token` is the file's, where its family pads prompts with another one than CLIP's tokenizer.
+    """
     own = starter_dir / "tokenizer"
     if len(json.loads((own / "vocab.json").read_text("utf-8"))) == vocabulary_size:
         return load_tokenizer(str(own), None)
-    # That of SD 2.x has the same words, and pads prompts with another one.
-    return load_tokenizer(_cached_tokenizer() or CLIP_TOKENIZER, token, **({"pad_token": "!"} if is_sd2 else {}))
+    changes = {} if pad_token is None else {"pad_token": pad_token}
+    return load_tokenizer(_cached_tokenizer() or CLIP_TOKENIZER, token, **changes)
 
 
 def _cached_tokenizer() -> str | None:

@@ -115,7 +115,7 @@ def _inference(base: "Base", autocast_dtype: "torch.dtype | None") -> Iterator[N
     """Compute without gradients, in evaluation mode, which each module leaves again if it was in training."""
     import torch
 
-    models = (base.unet, base.text_encoder, base.vae)
+    models = list(base.modules().values())
     training = [module for model in models for module in model.modules() if module.training]
     device_type = _parameter(base.unet).device.type
     try:

@@ -22,7 +22,7 @@ from dreambooth.device.hardware import freed_memory_kept, gb
 from dreambooth.durable import free_bytes, scratch_folder
 from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Event, ModelSaved, PhaseProgress
-from dreambooth.forecast.counts import counts_of_models
+from dreambooth.forecast.counts import counts_of_base
 from dreambooth.forecast.disk import DiskNeed, disk_need
 from dreambooth.forecast.memory import DeviceKind, MemoryNeed, memory_need
 from dreambooth.forecast.shape import read_shape
@@ -196,7 +196,7 @@ def _num_photos(config: TrainingConfig) -> int:
 def _disk(config: TrainingConfig, run: RunFolder, materials: "Materials", steps: int) -> DiskNeed:
     """Return what the run will write, with the sizes that the trial's model and state have."""
     base = materials.base
-    need = disk_need(config, counts_of_models(base.unet, base.text_encoder, base.vae), steps)
+    need = disk_need(config, counts_of_base(base), steps)
     return dataclasses.replace(
         need,
         model_bytes=_size(run.step_folder(STEPS), without="samples"),

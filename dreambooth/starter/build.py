@@ -316,21 +316,13 @@ def _write(parts: Parts, judge: Judge, recipe: Recipe, out_dir: Path) -> None:
     """Write the model as fp16 into `out_dir`, beside the card and the texts that are there already."""
     import torch
 
-    from dreambooth.models.base import BaseCard, read_card
+    from dreambooth.models.base import Base, BaseCard, read_card
     from dreambooth.models.saving import write_model
 
     card = read_card(str(out_dir)) if (out_dir / "card.json").exists() else BaseCard(native_px=recipe.size_px)
     with new_folder(out_dir.with_name(f"{out_dir.name}.next")) as temporary:
-        write_model(
-            temporary,
-            unet=parts.unet,
-            text_encoder=parts.text_encoder,
-            vae=parts.vae,
-            tokenizer=parts.tokenizer,
-            scheduler_config=SD15_SCHEDULER,
-            dtype=torch.float16,
-            card=card,
-        )
+        base = Base("starter", parts.unet, parts.text_encoder, parts.vae, parts.tokenizer, SD15_SCHEDULER, card)
+        write_model(temporary, base, torch.float16)
         write_judge(judge, temporary)
     for kept in out_dir.glob("*.md"):
         shutil.copy(kept, out_dir.with_name(f"{out_dir.name}.next") / kept.name)

@@ -19,8 +19,8 @@ class FullFineTuning:
     def attach(self, base: Base, config: TrainingConfig) -> None:
         """Have gradients reach every weight of the models that learn, in the settings' number format and memory use."""
         learns = {"unet": True, "text_encoder": config.train_text_encoder}
-        for part in base.family.layout.part_names:
-            getattr(base, part).requires_grad_(learns.get(part, False))
+        for part, module in base.modules().items():
+            module.requires_grad_(learns.get(part, False))
         for part, it_learns in learns.items():
             getattr(base, part).train(it_learns)
             if it_learns:
@@ -35,14 +35,14 @@ class FullFineTuning:
     def learning(self, base: Base) -> LearningWeights:
         """Return the parameters that gradients reach."""
         found = {
-            part: {name: weights for name, weights in getattr(base, part).named_parameters() if weights.requires_grad}
-            for part in base.family.layout.part_names
+            part: {name: weights for name, weights in module.named_parameters() if weights.requires_grad}
+            for part, module in base.modules().items()
         }
         return {part: named for part, named in found.items() if named}
 
     def step_weights(self, base: Base) -> StepWeights:
         """Return the weights of all parts: a saved step is a whole model."""
-        return {part: getattr(base, part).state_dict(keep_vars=True) for part in base.family.layout.part_names}
+        return {part: module.state_dict(keep_vars=True) for part, module in base.modules().items()}
 
     def write_step(
         self, folder: Path, base: Base, weights: "Mapping[str, Mapping[str, Tensor]]", dtype: "torch.dtype",
@@ -51,17 +51,7 @@ class FullFineTuning:
         """Fill `folder` with a complete diffusers model."""
         from dreambooth.models.saving import write_model
 
-        write_model(
-            folder,
-            unet=base.unet,
-            text_encoder=base.text_encoder,
-            vae=base.vae,
-            tokenizer=base.tokenizer,
-            scheduler_config=base.noise_scheduler_config,
-            dtype=dtype,
-            card=card,
-            weights=weights,
-        )
+        write_model(folder, base, dtype, card, weights)
 
 
 def _prepare(model: Any, config: TrainingConfig) -> None:

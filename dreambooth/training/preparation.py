@@ -15,7 +15,7 @@ from dreambooth.data.photo_records import recorded_reader, write_reader
 from dreambooth.data.photos import PHOTO_READER, num_photos_in
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.events import PhaseProgress
-from dreambooth.forecast.counts import counts_of_models
+from dreambooth.forecast.counts import counts_of_base
 from dreambooth.forecast.disk import bytes_there, disk_need, refuse_short_disk
 from dreambooth.models.base import Base, load_base, weights_fingerprint
 from dreambooth.models.manager import use_attention
@@ -47,7 +47,7 @@ def prepare(config: TrainingConfig, context: RunContext) -> Materials | None:
     process = PartialState(cpu=manager.device.type == "cpu")
     _refuse_number_of_processes(config, process.num_processes)
     base = _loaded_base(config, context)
-    base_key = weights_fingerprint(base.unet, base.text_encoder, base.vae)
+    base_key = weights_fingerprint(base.unet, *base.text_encoders(), base.vae)
     if process.is_main_process and config.output_dir:
         _refuse_short_disks(config, base, Path(config.output_dir), context, process.num_processes)
     with process.main_process_first():
@@ -106,7 +106,7 @@ def _refuse_short_disks(
 ) -> None:
     """Raise TrainingError when the run's files do not fit on the disk, or what is copied to Google Drive there."""
     photos = num_photos_in(concept.instance_data_dir for concept in config.concepts)
-    counts = counts_of_models(base.unet, base.text_encoder, base.vae)
+    counts = counts_of_base(base)
     need = disk_need(config, counts, num_steps_of(config, photos, num_processes))
     refuse_short_disk(need, output_dir, is_resumed=context.is_resumed)
     drive_dir = context.workspace.drive_dir
@@ -277,11 +277,11 @@ def class_image_folders(config: TrainingConfig, base: Base, context: RunContext)
             config.class_model_name_or_path, vae=config.pretrained_vae_name_or_path, token=context.token,
             models_dir=workspace.models_dir,
         )  # fmt: skip
-    base_key = weights_fingerprint(base.unet, base.text_encoder)
+    base_key = weights_fingerprint(base.unet, *base.text_encoders())
     vae_key = weights_fingerprint(base.vae)
 
     def placed() -> Base:
-        for part in (base.unet, base.text_encoder, base.vae):
+        for part in base.modules().values():
             manager.place(part)
         # Whose cache they are in tells which base made them; its name may be a path of this machine.
         return dataclasses.replace(base, name="")
@@ -308,6 +308,6 @@ def class_image_folders(config: TrainingConfig, base: Base, context: RunContext)
         )
         folders.append(concept.class_data_dir or (str(files[0].parent) if files else None))
     if config.class_model_name_or_path is not None:
-        for part in (base.unet, base.text_encoder, base.vae):
+        for part in base.modules().values():
             manager.park(part)
     return folders

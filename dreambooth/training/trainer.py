@@ -291,7 +291,7 @@ class Trainer:
         self._losses.tell()
         self._keeper.settle()
         self._step.record_anew()
-        models = [self._base.unet, self._base.text_encoder, self._base.vae]
+        models = list(self._base.modules().values())
 
         def is_wanted() -> bool:
             return self._on_any_process(self._controls.lend.is_set())[0]

@@ -70,10 +70,7 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = load_base(str(tiny_base(home / "base")))
     folder = home / "runs" / "400"
     folder.mkdir(parents=True)
-    write_model(
-        folder, unet=base.unet, text_encoder=base.text_encoder, vae=base.vae, tokenizer=base.tokenizer,
-        scheduler_config=base.noise_scheduler_config, dtype=torch.float32, card=base.card,
-    )  # fmt: skip
+    write_model(folder, base, torch.float32)
     return folder
 
 

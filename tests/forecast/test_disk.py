@@ -10,7 +10,7 @@ from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import DreamBoothError
 from dreambooth.events import Controls, Event, PhaseProgress
 from dreambooth.forecast import disk
-from dreambooth.forecast.counts import counts_of_models
+from dreambooth.forecast.counts import counts_of_base
 from dreambooth.models.base import load_base
 from dreambooth.runs.run import resume, train
 from tests.harness.trained import quick_settings
@@ -59,7 +59,7 @@ def test_the_estimate_is_close_to_what_the_run_takes(
 
     train(settings, on_event=watch)
     base = load_base(settings.pretrained_model_name_or_path)
-    need = disk.disk_need(settings, counts_of_models(base.unet, base.text_encoder, base.vae), 6)
+    need = disk.disk_need(settings, counts_of_base(base), 6)
     assert size_bytes(folder, "[0-9]*/*/*.safetensors") == pytest.approx(need.num_models * need.model_bytes, rel=0.1)
     # A watcher sees the states between two saves, when the one too many is gone.
     assert peak_states == pytest.approx((need.num_states - 1) * need.state_bytes, rel=0.1)
@@ -71,7 +71,7 @@ def test_a_run_that_will_not_fit_is_refused_with_numbers_before_anything_is_made
     """R7: one MiB short is short; one more is enough."""
     settings = config(with_prior_preservation=True, num_class_images=2, save_infer_steps=2)
     base = load_base(settings.pretrained_model_name_or_path)
-    need = disk.disk_need(settings, counts_of_models(base.unet, base.text_encoder, base.vae), 6).total_bytes
+    need = disk.disk_need(settings, counts_of_base(base), 6).total_bytes
     monkeypatch.setattr(disk, "free_bytes", lambda path: need - (1 << 20))
     events: list[Event] = []
     with pytest.raises(DreamBoothError, match=r"needs 1\.\d GiB of disk, and 1\.\d GiB are free"):
@@ -95,7 +95,7 @@ def test_a_resumed_run_needs_room_only_for_what_is_not_there_yet(
     monkeypatch.setattr(disk, "free_bytes", lambda path: 1 << 40)
     train(settings, controls=controls, on_event=stop)
     base = load_base(settings.pretrained_model_name_or_path)
-    need = disk.disk_need(settings, counts_of_models(base.unet, base.text_encoder, base.vae), 6)
+    need = disk.disk_need(settings, counts_of_base(base), 6)
     left = need.total_bytes - size_bytes(folder, "[24]/**/*.*") - size_bytes(folder, ".run/state/4/*")
     assert left < need.total_bytes - 6 * 10**6
     monkeypatch.setattr(disk, "free_bytes", lambda path: left - (1 << 20))

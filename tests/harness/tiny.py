@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dreambooth.models.base import BaseCard
+from dreambooth.models.base import Base, BaseCard
 from dreambooth.models.saving import write_model
 from dreambooth.models.sd import SD15_SCHEDULER
 from dreambooth.starter.tokens import write_tokenizer
@@ -37,14 +37,8 @@ def tiny_base(
                 hidden_act="gelu" if is_sd2 else "quick_gelu",
             )
         )  # fmt: skip
-    write_model(
-        folder,
-        unet=unet,
-        text_encoder=text_encoder,
-        vae=vae,
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        scheduler_config=SD15_SCHEDULER | {"prediction_type": prediction_type},
-        dtype=torch.float32,
-        card=BaseCard(native_px=TINY_PX),
-    )
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    scheduler = SD15_SCHEDULER | {"prediction_type": prediction_type}
+    base = Base("tiny", unet, text_encoder, vae, tokenizer, scheduler, BaseCard(native_px=TINY_PX))
+    write_model(folder, base, torch.float32)
     return folder

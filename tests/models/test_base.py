@@ -48,16 +48,7 @@ def test_a_folder_loads_in_fp32_and_evaluation_mode(tiny_base_folder: Path, tmp_
 
 
 def rewritten(base: Base, folder: Path, dtype: torch.dtype) -> None:
-    write_model(
-        folder,
-        unet=base.unet,
-        text_encoder=base.text_encoder,
-        vae=base.vae,
-        tokenizer=base.tokenizer,
-        scheduler_config=base.noise_scheduler_config,
-        dtype=dtype,
-        card=base.card,
-    )
+    write_model(folder, base, dtype)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])

@@ -23,10 +23,7 @@ PARTS = ("unet", "text_encoder", "vae")
 
 def write(folder: Path, base: Any, dtype: Any, card: BaseCard | None = None) -> Path:
     folder.mkdir()
-    write_model(
-        folder, unet=base.unet, text_encoder=base.text_encoder, vae=base.vae, tokenizer=base.tokenizer,
-        scheduler_config=base.noise_scheduler_config, dtype=dtype, card=card or base.card,
-    )  # fmt: skip
+    write_model(folder, base, dtype, card)
     return folder
 
 

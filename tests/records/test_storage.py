@@ -19,7 +19,7 @@ from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError, RunFolderError
 from dreambooth.events import Controls, Event, ModelSaved, Notice, SamplesMade
 from dreambooth.forecast import disk
-from dreambooth.forecast.counts import counts_of_models
+from dreambooth.forecast.counts import counts_of_base
 from dreambooth.records.saved_weights import saved_steps, weight_files
 from dreambooth.records.storage import (
     CHOICES,
@@ -517,7 +517,7 @@ def test_a_limit_counts_in_the_need_of_disk_but_not_for_samples_and_copies(confi
     from dreambooth.models.base import load_base
 
     base = load_base(config.pretrained_model_name_or_path)
-    counts = counts_of_models(base.unet, base.text_encoder, base.vae)
+    counts = counts_of_base(base)
     limited, free = (
         disk.disk_need(dataclasses.replace(config, save_total_limit=limit), counts, 5) for limit in (1, None)
     )
