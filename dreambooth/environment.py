@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from dreambooth.config.limits import shortly, token_problem, user_path
+from dreambooth.config.limits import as_written, token_problem, user_path
 from dreambooth.device.hardware import default_num_threads
 from dreambooth.errors import STARS, ConfigError, FieldProblem, hide
 from dreambooth.formats.text_files import read_text
@@ -146,7 +146,7 @@ def _data_dir(text: str | None, on_space: bool, problems: list[FieldProblem]) ->
     named = user_path(text.strip())
     folder = named.absolute()
     if str(named).startswith("~"):
-        problems.append(FieldProblem("DREAMBOOTH_HOME", f"is {shortly(text)}: there is no such home folder here."))
+        problems.append(FieldProblem("DREAMBOOTH_HOME", f"is {as_written(text)}: there is no such home folder here."))
     elif folder.exists() and not folder.is_dir():
         problems.append(FieldProblem("DREAMBOOTH_HOME", f"{folder} is a file; name a folder."))
     return folder
@@ -176,7 +176,9 @@ def _port(text: str | None, problems: list[FieldProblem]) -> int:
         return DEFAULT_PORT
     if re.fullmatch("[0-9]{1,5}", text.strip()) and 1 <= int(text) <= 65535:
         return int(text)
-    problems.append(FieldProblem("DREAMBOOTH_PORT", f"must be a number from 1 to 65535, not {shortly(text.strip())}."))
+    problems.append(
+        FieldProblem("DREAMBOOTH_PORT", f"must be a number from 1 to 65535, not {as_written(text.strip())}.")
+    )
     return DEFAULT_PORT
 
 
@@ -184,7 +186,7 @@ def _names(text: str | None, space_host: str | None, problems: list[FieldProblem
     names = [name.strip().lower() for name in (text or "").split(",") if name.strip()]
     wrong = [name for name in names if not HOST_NAME.fullmatch(name)]
     if wrong:
-        message = f"must be names such as studio.example.org with commas between them, not {wrong[0]!r}."
+        message = f"must be names such as studio.example.org with commas between them, not {as_written(wrong[0])}."
         problems.append(FieldProblem("DREAMBOOTH_NAMES", message))
     return (*names, *([space_host.strip().lower()] if space_host else []))
 
@@ -195,7 +197,7 @@ def _endpoint_problems(text: str | None) -> list[FieldProblem]:
         address = urlsplit((text or "https://huggingface.co").strip())
         if address.scheme in ("http", "https") and address.netloc:
             return []
-    return [FieldProblem("HF_ENDPOINT", f"must be an address such as https://huggingface.co, not {shortly(text)}.")]
+    return [FieldProblem("HF_ENDPOINT", f"must be an address such as https://huggingface.co, not {as_written(text)}.")]
 
 
 def _certificate_problems(name: str | None) -> list[FieldProblem]:
@@ -207,9 +209,9 @@ def _certificate_problems(name: str | None) -> list[FieldProblem]:
     try:
         ssl.create_default_context(cafile=name.strip())
     except ssl.SSLError:
-        return [FieldProblem("SSL_CERT_FILE", f"{shortly(name)} holds no certificates that can be read.")]
+        return [FieldProblem("SSL_CERT_FILE", f"{as_written(name)} holds no certificates that can be read.")]
     except OSError as error:
-        return [FieldProblem("SSL_CERT_FILE", f"{shortly(name)} cannot be read: {error.strerror}.")]
+        return [FieldProblem("SSL_CERT_FILE", f"{as_written(name)} cannot be read: {error.strerror}.")]
     return []
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.config.concepts import class_folder_problems, concept_problems
-from dreambooth.config.limits import place_problem, plain_name_problem, run_path_problem, shortly, sizes_off_grid
+from dreambooth.config.limits import as_written, place_problem, plain_name_problem, run_path_problem, sizes_off_grid
 from dreambooth.errors import FieldProblem
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def cross_checks(config: "TrainingConfig") -> list[FieldProblem]:
     for concept in config.concepts:
         problems += concept_problems(concept)
         if config.with_prior_preservation and not (concept.class_prompt or "").strip():
-            message = f"is missing for {shortly(concept.instance_prompt)}: prior preservation needs it."
+            message = f"is missing for {as_written(concept.instance_prompt)}: prior preservation needs it."
             problems.append(FieldProblem("class_prompt", message))
     if config.with_prior_preservation:
         problems += class_folder_problems(config.concepts)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth.config.limits import expand_paths, is_folder, place_problem, shortly, text_problems
+from dreambooth.config.limits import as_written, expand_paths, is_folder, place_problem, text_problems
 from dreambooth.errors import ConfigError, FieldProblem, TextFileError
 from dreambooth.formats.text_files import printable, read_text
 
@@ -39,7 +39,7 @@ def read_concepts(entries: object) -> tuple[Concept, ...]:
         if not isinstance(entry, dict):
             problems.append(FieldProblem(where, "must be an object."))
             continue
-        wrong = [f"unknown key {shortly(key)}" for key in entry if key not in names]
+        wrong = [f"unknown key {as_written(key)}" for key in entry if key not in names]
         wrong += [f"{key} is missing" for key in ("instance_prompt", "instance_data_dir") if not entry.get(key)]
         wrong += [f"{key} must be text" for key in names if not isinstance(entry.get(key), str | None)]
         if wrong:
@@ -85,7 +85,7 @@ def concept_problems(concept: Concept) -> list[FieldProblem]:
     if class_dir is not None and not is_folder(class_dir) and (problem := place_problem(Path(class_dir))):
         problems.append(FieldProblem("class_data_dir", problem))
     if not is_folder(concept.instance_data_dir):
-        message = f"{shortly(concept.instance_data_dir)} is no folder: name the one that holds the photos."
+        message = f"{as_written(concept.instance_data_dir)} is no folder: name the one that holds the photos."
         problems.append(FieldProblem("instance_data_dir", message))
     return problems
 
@@ -105,14 +105,14 @@ def class_folder_problems(concepts: Sequence[Concept]) -> list[FieldProblem]:
         folder, prompt = _resolved(concept.class_data_dir), " ".join((concept.class_prompt or "").split())
         if folder in photos:
             message = (
-                f"{shortly(concept.class_data_dir)} is the folder of the photos {shortly(photos[folder])}: class "
+                f"{as_written(concept.class_data_dir)} is the folder of the photos {as_written(photos[folder])}: class "
                 "images would be trained as the subject. Name another folder, or none."
             )
             problems.append(FieldProblem("class_data_dir", message))
         elif prompts.setdefault(folder, prompt) != prompt:
             message = (
-                f"{shortly(concept.class_data_dir)} is used for {shortly(prompts[folder])} and for {shortly(prompt)}: "
-                "each class prompt needs a folder of its own."
+                f"{as_written(concept.class_data_dir)} is used for {as_written(prompts[folder])} and for "
+                f"{as_written(prompt)}: each class prompt needs a folder of its own."
             )
             problems.append(FieldProblem("class_data_dir", message))
     return problems

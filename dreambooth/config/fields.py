@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dreambooth.config.limits import shortly, text_problems
+from dreambooth.config.limits import as_written, text_problems
 from dreambooth.errors import FieldProblem
 
 Group = Literal["model", "photos", "prior", "training", "optimizer", "memory", "samples", "saving"]
@@ -105,7 +105,9 @@ def unknown_fields(config_type: type, values: Mapping[str, Any]) -> list[FieldPr
     """Return a problem for every name that is no field of the settings class."""
     known = {field.name for field in dataclasses.fields(config_type)}
     return [
-        FieldProblem(shortly(name).strip("'"), "is no setting of this version.") for name in values if name not in known
+        FieldProblem(as_written(name).strip('"'), "is no setting of this version.")
+        for name in values
+        if name not in known
     ]
 
 
@@ -125,7 +127,7 @@ def typed(info: FieldInfo, value: Any) -> Any:
         if math.isfinite(value) and value == int(value):
             return int(value)
     wanted = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[info.type]
-    raise ValueError(f"is {shortly(value)}: it must be {wanted}.")
+    raise ValueError(f"is {as_written(value)}: it must be {wanted}.")
 
 
 def parse_numbers(config: Any) -> None:
@@ -156,7 +158,7 @@ def out_of_range(config: Any) -> list[FieldProblem]:
         if value is None:
             continue
         if info.choices and value not in info.choices:
-            problems.append(FieldProblem(info.name, f"is {shortly(value)}: it must be one of {info.range_text}."))
+            problems.append(FieldProblem(info.name, f"is {as_written(value)}: it must be one of {info.range_text}."))
         elif isinstance(value, str):
             problems += text_problems(info.name, value, is_name=info.group in ("model", "saving"))
         elif not isinstance(value, bool) and not _within(value, info):

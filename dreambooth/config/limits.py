@@ -1,5 +1,6 @@
 """What texts and names from outside may be, whatever they are for."""
 
+import json
 import os
 import re
 import unicodedata
@@ -8,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.formats.text_files import printable
 
 MAX_PROMPT_CHARS = 2000
 MAX_FILE_NAME_BYTES = 255
@@ -31,7 +33,7 @@ def text_problems(name: str, text: str, *, is_name: bool) -> list[FieldProblem]:
 def sizes_off_grid(sizes: Mapping[str, object]) -> list[FieldProblem]:
     """Return a problem for each size of a picture, by the name of its field, that no latent has: 8 pixels are one."""
     return [
-        FieldProblem(name, f"is {shortly(size)}: it must be a multiple of 8.")
+        FieldProblem(name, f"is {as_written(size)}: it must be a multiple of 8.")
         for name, size in sizes.items()
         if isinstance(size, int) and size % 8
     ]
@@ -49,7 +51,7 @@ def plain_name_problem(name: str, text: str, *, slashes: bool) -> list[FieldProb
     """Return what is wrong with a name that becomes part of addresses and of patterns for files."""
     if PLAIN_NAME.fullmatch(text) and ".." not in text and (slashes or "/" not in text):
         return []
-    return [FieldProblem(name, f"is {shortly(text)}: it must be a name of at most 100 letters, digits, . - and _.")]
+    return [FieldProblem(name, f"is {as_written(text)}: it must be a name of at most 100 letters, digits, . - and _.")]
 
 
 def token_problem(text: str) -> str:
@@ -116,10 +118,10 @@ def is_folder(name: str) -> bool:
         return False
 
 
-def shortly(value: object) -> str:
-    """Return the value as a message shows it, whatever it is and however long."""
+def as_written(value: object) -> str:
+    """Return the value as a message shows it, whatever it is and however long: text in quotation marks."""
     if isinstance(value, str):
-        return repr(value[:60]) if value.isprintable() else ascii(value[:60])
+        return f'"{printable(value[:60])}"'
     if isinstance(value, list | dict) or (isinstance(value, int) and abs(value) > 2**64):
         return f"a {type(value).__name__}"
-    return repr(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)

@@ -5,6 +5,7 @@ from typing import Any
 
 from dreambooth.config.effects import is_idle
 from dreambooth.config.fields import describe
+from dreambooth.config.limits import as_written
 from dreambooth.config.training import Kind, TrainingConfig
 from dreambooth.errors import ConfigError, FieldProblem
 
@@ -54,7 +55,7 @@ STEP_RANGES: dict[Kind, tuple[int, int]] = {
 def preset(name: str) -> dict[str, Any]:
     """Return the notebook's recipe under one of its memory configurations."""
     if name not in MEMORY_CONFIGURATIONS:
-        raise ConfigError([FieldProblem("preset", f"{name!r} is not one of {', '.join(PRESETS)}.")])
+        raise ConfigError([FieldProblem("preset", f"{as_written(name)} is not one of {', '.join(PRESETS)}.")])
     return NOTEBOOK_RECIPE | MEMORY_CONFIGURATIONS[name]
 
 

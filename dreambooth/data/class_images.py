@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.config.concepts import Concept
 from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.limits import as_written
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.durable import new_file, write_json
 from dreambooth.errors import ConfigError, FieldProblem, PhotoError
@@ -58,7 +59,7 @@ def ensure_class_images(
     between the denoising steps. With `keep_latents` each new picture's latents are kept beside it (`kept_latents`).
     """
     if not (concept.class_prompt or "").strip():
-        message = f"is missing for {concept.instance_prompt!r}: prior preservation needs it."
+        message = f"is missing for {as_written(concept.instance_prompt)}: prior preservation needs it."
         raise ConfigError([FieldProblem("class_prompt", message)])
     request = GenerationConfig(
         prompt=concept.class_prompt or "",

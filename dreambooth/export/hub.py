@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config.limits import token_problem
+from dreambooth.config.limits import as_written, token_problem
 from dreambooth.errors import ExportError, hide, quoted
 from dreambooth.export.model_card import BLEED_PICTURE, bleed_dir, model_card, settings_json
 from dreambooth.formats.layout import ALL_SAVED_FILES, MODEL_INDEX, layout_of, saved_step_kind
@@ -124,7 +124,7 @@ def _check_name(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except HFValidationError:
         raise ExportError(
-            f"{repo_id[:200]!r} is no name of a repository.",
+            f"{as_written(repo_id)} is no name of a repository.",
             "It reads owner/name, each of 1 to 96 of A-Z, a-z, 0-9, - _ and . , with no -- or .. in it, no - or . at "
             "its ends, and no .git at its end.",
             "Change it; it is never changed for you.",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from dreambooth.errors import BaseModelError
 from dreambooth.formats.ldm import EMA_PREFIX, UNET_PREFIX
+from dreambooth.formats.text_files import printable
 
 FIRST_CONV = UNET_PREFIX + "input_blocks.0.0.weight"
 FIRST_AVERAGED_CONV = EMA_PREFIX + "diffusion_modelinput_blocks00weight"
@@ -41,7 +42,7 @@ def refuse_other_kinds(name: str, shapes: Shapes) -> None:
         if any(re.match(pattern, one) for one in shapes) and (first is None or kind.startswith("an SDXL")):
             raise refusal(name, kind, todo)
     if first is None:
-        why = f"It holds {min(shapes)!r} and the like."[:300] if shapes else "It holds no tensors."
+        why = f'It holds "{printable(min(shapes))}" and the like.'[:300] if shapes else "It holds no tensors."
         raise BaseModelError(f"{name} is no complete model in the original layout.", why, BASES)
     shape = shapes[first]
     if shape is not None and len(shape) == 4 and shape[1] != 4:

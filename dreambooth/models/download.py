@@ -6,6 +6,7 @@ Without a network the cache alone is asked; it is then said what of a base is mi
 from collections.abc import Collection
 from pathlib import Path
 
+from dreambooth.config.limits import as_written
 from dreambooth.config.training import SD15
 from dreambooth.errors import BaseModelError, quoted
 from dreambooth.formats.layout import ALL_PARTS, ALL_TEXT_PATTERNS, layout_of
@@ -159,11 +160,11 @@ def _snapshot(
         raise _not_found(name, token) from None
     except errors.RevisionNotFoundError:
         raise BaseModelError(
-            f"{name} has no revision {revision!r}.", "", "Leave it out, or look at its branches."
+            f"{name} has no revision {as_written(revision)}.", "", "Leave it out, or look at its branches."
         ) from None
     except errors.HFValidationError:
         raise BaseModelError(
-            f"There is no base model {name!r}.",
+            f"There is no base model {as_written(name)}.",
             "It is no file or folder here, and no valid Hub id.",
             "Check the spelling.",
         ) from None
@@ -190,7 +191,7 @@ def _not_found(name: str, token: str | None) -> BaseModelError:
     # The Hub gives one answer to both, so that nobody learns which private names exist.
     private = "it is private and there is no HF_TOKEN" if token is None else "this HF_TOKEN may not see it"
     return BaseModelError(
-        f"The Hub has no model {name!r}.", f"The name is mistyped, or {private}.",
+        f"The Hub has no model {as_written(name)}.", f"The name is mistyped, or {private}.",
         "Check the name; for a private one set HF_TOKEN to a token that may read it.",
     )  # fmt: skip
 

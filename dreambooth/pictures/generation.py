@@ -155,7 +155,7 @@ def _condition(base: "Base", config: GenerationConfig, say: Callable[[str], None
         ids = base.tokenizer(prompt, verbose=False).input_ids
         if len(ids) > limit:
             cut = base.tokenizer.decode(ids[limit - 1 : -1])
-            say(f"The prompt has more than {limit - 2} tokens; not read: {cut!r}")
+            say(f'The prompt has more than {limit - 2} tokens; not read: "{cut}"')
     device = _parameter(base.text_encoder).device
     inputs = base.family.text_inputs(base, prompts, length=limit).each(lambda ids: ids.to(device))
     return base.family.encode_text(base, inputs).each(lambda tensor: tensor.to(_parameter(base.unet)))

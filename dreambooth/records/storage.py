@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from dreambooth.config.limits import as_written
 from dreambooth.durable import held_lock, is_locked, remove_folder, sync, unfinished_in
 from dreambooth.errors import RunFolderError
 from dreambooth.formats.json_file import read_object
@@ -237,9 +238,13 @@ def _plan_class_images(workspace: Workspace, doomed: list[Doomed], kept: list[st
         if not isinstance(prompt, str) or folder.is_symlink():
             continue
         if prompt in needed:
-            kept.append(f"The class images of {prompt!r} stay: {needed[prompt]} can be resumed only with them.")
+            kept.append(
+                f"The class images of {as_written(prompt)} stay: {needed[prompt]} can be resumed only with them."
+            )
         elif _age_s(folder) < RESTED_S:
-            kept.append(f"The class images of {prompt!r} stay: they were made within the hour, and may be in use.")
+            kept.append(
+                f"The class images of {as_written(prompt)} stay: they were made within the hour, and may be in use."
+            )
         else:
             # The note of what they are goes last: until then the folder is known for what it is.
             files = [file for file in entries(folder) if CLASS_IMAGE.fullmatch(file.name)] + [folder / "info.json"]

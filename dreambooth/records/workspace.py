@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth.config.limits import as_written
 from dreambooth.durable import held_lock, is_locked
 from dreambooth.errors import DreamBoothError, RunFolderError
 from dreambooth.formats.json_file import read_object
@@ -69,7 +70,7 @@ class Workspace:
         """Return the run of this name; refuses names that could leave the runs folder."""
         if not RUN_NAME.fullmatch(name) or ".." in name:
             raise RunFolderError(
-                f"{name!r} cannot be a run's name.", "Names become folders.", "Use letters, digits, - and _."
+                f"{as_written(name)} cannot be a run's name.", "Names become folders.", "Use letters, digits, - and _."
             )
         run = RunFolder(self.runs_dir / name)
         if self.drive_dir is not None and not run.path.exists() and (self.drive_dir / "runs" / name).is_dir():

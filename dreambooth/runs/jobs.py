@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.limits import as_written
 from dreambooth.config.training import SD15, TrainingConfig
 from dreambooth.device.hardware import look_at_device
 from dreambooth.durable import held_lock, is_locked
@@ -216,7 +217,7 @@ class Jobs:
         """Return what the page shows of a run."""
         run = self._workspace.run(name)
         if not run.config_path.exists():
-            raise RunFolderError(f"There is no run {name!r}.", "Its folder is gone.", "Choose another run.")
+            raise RunFolderError(f"There is no run {as_written(name)}.", "Its folder is gone.", "Choose another run.")
         with self._changed:
             places = {job.run.name: place for place, job in enumerate(self._line)}
             stopping = any(job.run.name == name and job.controls.stop.is_set() for job in self._line)

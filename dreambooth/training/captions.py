@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from dreambooth.config.limits import as_written
 from dreambooth.models.family import Condition, PictureSize, TextInputs, joined
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def tokenize(
     for caption in unique:
         num_tokens = len(base.tokenizer(caption).input_ids)
         if num_tokens > limit:
-            notice(f"The caption {caption[:60]!r} has {num_tokens} tokens; the model reads the first {limit}.")
+            notice(f"The caption {as_written(caption)} has {num_tokens} tokens; the model reads the first {limit}.")
     trained = base.family.text_inputs(base, unique, length=limit if pad_tokens else None)
     found = _one_by_one(unique, trained)
     others = sorted(set(also) - set(unique))

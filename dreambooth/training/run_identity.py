@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from dreambooth.config.limits import as_written
 from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import ConfigError, TrainingError
 from dreambooth.formats.json_file import read_object
@@ -159,7 +160,7 @@ def _differing_settings(before: Mapping[str, Any], now: Mapping[str, Any] | str)
     assert not isinstance(now, str)
     defaults = TrainingConfig().identity()
     told = [
-        f"{name} is {now.get(name)!r}, and was {before.get(name, defaults.get(name))!r}"
+        f"{name} is {as_written(now.get(name))}, and was {as_written(before.get(name, defaults.get(name)))}"
         for name in sorted({*before, *now})
         if before.get(name, defaults.get(name)) != now.get(name, before.get(name))
     ]

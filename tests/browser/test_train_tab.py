@@ -95,7 +95,7 @@ def test_every_mistake_is_marked_at_its_field_until_it_is_mended(visit: Visit, o
     assert "3 things need mending" in visit.until("start-message", "mending")
     for name, told in (
         ("max_train_steps", "is 0: it must be 1 to 1000000 steps"),
-        ("seed", "is '<b>some</b> \u2217number\u2217': it must be a whole number"),
+        ("seed", 'is "<b>some</b> \u2217number\u2217": it must be a whole number'),
         ("adam_beta1", "is 7: it must be 0 to 0.9999"),
     ):
         field = visit.page.locator(f"#field-{name}.db-wrong")

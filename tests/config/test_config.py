@@ -162,7 +162,7 @@ def test_a_concepts_list_with_mistakes_names_entry_and_key(tmp_path: Path) -> No
     text = str(caught.value)
     assert "concepts_list[1]: instance_data_dir is missing" in text
     assert "concepts_list[2]: must be an object" in text
-    assert "unknown key 'colour'" in text
+    assert 'unknown key "colour"' in text
     path.write_text("{")
     with pytest.raises(ConfigError, match="is not JSON"):
         load_concepts_list(path)

@@ -127,7 +127,7 @@ def test_an_sdxl_file_is_refused_by_name_as_loading_it_is(tiny_base_folder: Path
         ({FIRST_CONV: (8, 9, 3, 3)}, "an inpainting model"),
         ({"dog": (1, 768)}, "an embedding"),
         ({"lora_unet_down.weight": (2, 2)}, "a LoRA"),
-        ({"strange.weight": (2, 2)}, "no complete model in the original layout. It holds 'strange.weight'"),
+        ({"strange.weight": (2, 2)}, 'no complete model in the original layout. It holds "strange.weight"'),
     ],
 )
 def test_another_kind_of_file_is_refused_by_what_its_header_says(tmp_path: Path, weights: Any, kind: str) -> None:

@@ -226,7 +226,7 @@ def test_what_is_cut_from_a_long_prompt_is_told_once(base: Base) -> None:
     pictures = list(generate_images(base, request, batch_size=1, notice=told.append))
     assert len(pictures) == 3
     assert len(told) == 1
-    assert re.fullmatch(r"The prompt has more than 75 tokens; not read: '.*meadow ?'", told[0])
+    assert re.fullmatch(r'The prompt has more than 75 tokens; not read: ".*meadow ?"', told[0])
 
 
 def test_an_overflow_is_told_and_black(base: Base) -> None:

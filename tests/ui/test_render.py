@@ -99,11 +99,11 @@ def test_a_failed_run_says_what_why_and_what_to_do_and_nothing_is_taken_as_html(
 
 
 def test_all_mistakes_are_listed_at_once() -> None:
-    problems = [FieldProblem("max_train_steps", "is 0: it must be at least 1."), FieldProblem("seed", "is 'a'.")]
+    problems = [FieldProblem("max_train_steps", "is 0: it must be at least 1."), FieldProblem("seed", 'is "a".')]
     text = render.error_panel(ConfigError(problems))
     assert "2 things need mending" in text
     assert "<a href='#field-max_train_steps'>Steps</a> <code>max_train_steps</code> is 0" in text
-    assert "<a href='#field-seed'>Seed</a> <code>seed</code> is &#x27;a&#x27;." in text
+    assert "<a href='#field-seed'>Seed</a> <code>seed</code> is &quot;a&quot;." in text
 
 
 def test_header_tells_what_runs_and_where_files_do_not_stay() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.config.limits import shortly
+from dreambooth.config.limits import as_written
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.runs.view import RunView
 from dreambooth.scoring.recommendation import NOTHING_MEASURED
@@ -19,7 +19,7 @@ def whole_steps(number: object) -> int:
     """Return a number of steps as a field or a program gives it; raises ConfigError for what is no whole number."""
     if isinstance(number, int | float) and not isinstance(number, bool) and number == number // 1:
         return int(number)
-    raise ConfigError([FieldProblem("max_train_steps", f"is {shortly(number)}: it must be a whole number.")])
+    raise ConfigError([FieldProblem("max_train_steps", f"is {as_written(number)}: it must be a whole number.")])
 
 
 def _which_step(view: RunView) -> str:
