@@ -122,6 +122,8 @@ def as_written(value: object) -> str:
     """Return the value as a message shows it, whatever it is and however long: text in quotation marks."""
     if isinstance(value, str):
         return f'"{printable(value[:60])}"'
-    if isinstance(value, list | dict) or (isinstance(value, int) and abs(value) > 2**64):
-        return f"a {type(value).__name__}"
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    if isinstance(value, int) and abs(value) > 2**64:
+        return "too large a number"
     return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)

@@ -136,13 +136,8 @@ def look_at_device() -> Device:
     return cpu
 
 
-def device_summary() -> str:
-    """Return the page's line about the device, such as `GPU: Tesla T4, 14.2 of 15.0 GB free`; torch is not imported."""
-    return in_a_line(look_at_device())
-
-
 def in_a_line(device: Device) -> str:
-    """Return a device with its memory, in words."""
+    """Return a device with its memory in words, such as `GPU: Tesla T4, 14.2 of 15.0 GB free`."""
     free, total = gb(device.free_bytes), gb(device.total_bytes)
     if device.kind == "cuda":
         return f"GPU: {device.name}, {free} of {total} GB free"
@@ -187,11 +182,6 @@ def gb(num_bytes: int) -> str:
 
 
 # Optional packages, tried for real -----------------------------------------------------------------------------------
-
-
-def attention_backends() -> dict[str, str | None]:
-    """Return each attention back end with the reason why it does not work here, None when it does."""
-    return {"sdpa": None, "xformers": xformers_problem()}
 
 
 @functools.cache

@@ -13,6 +13,8 @@ from dreambooth import rng
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.class_images import kept_latents
 from dreambooth.data.dataset import (
+    CLASS,
+    INSTANCE,
     ConceptPhotos,
     Crop,
     Pick,
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
     from dreambooth.models.base import Base
 
-INSTANCE, CLASS = 0, 1
 FRESH_CROPS = 2**31  # so many variants that a crop hardly ever comes twice
 GOLDEN_RATIO = 0.6180339887498949
 TEACHER_DRAWS = 8  # noises and timesteps for which the base's word on a class picture is kept, in turn

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Literal
 
 from dreambooth import rng
 from dreambooth.config.training import Precision, TrainingConfig
-from dreambooth.data.dataset import ConceptPhotos, Crop, Pick
+from dreambooth.data.dataset import CLASS, INSTANCE, ConceptPhotos, Crop, Pick
 from dreambooth.events import FixedNoiseLosses
 from dreambooth.models.family import PictureSize
 from dreambooth.training import objective
-from dreambooth.training.batches import CLASS, INSTANCE, EncodedCrop, LatentPool
+from dreambooth.training.batches import EncodedCrop, LatentPool
 from dreambooth.training.captions import CaptionConditions
 from dreambooth.training.predictions import predicted
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
-from dreambooth.data.dataset import Pick
+from dreambooth.data.dataset import INSTANCE, Pick
 from dreambooth.models.family import Condition
-from dreambooth.training.batches import INSTANCE, BatchMaker
+from dreambooth.training.batches import BatchMaker
 from dreambooth.training.captions import CaptionConditions
 from dreambooth.training.objective import noised
 

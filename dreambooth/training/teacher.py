@@ -10,7 +10,8 @@ picture comes with TEACHER_DRAWS noises and timesteps in turn.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dreambooth.training.batches import CLASS, BatchMaker, Example
+from dreambooth.data.dataset import CLASS
+from dreambooth.training.batches import BatchMaker, Example
 from dreambooth.training.captions import CaptionConditions
 from dreambooth.training.predictions import predicted
 

@@ -11,6 +11,7 @@ from dreambooth.config import training as settings
 from dreambooth.config.concepts import Concept, dump_concepts_list, load_concepts_list
 from dreambooth.config.fields import describe
 from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.limits import as_written
 from dreambooth.config.presets import resolve
 from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import ConfigError
@@ -166,3 +167,16 @@ def test_a_concepts_list_with_mistakes_names_entry_and_key(tmp_path: Path) -> No
     path.write_text("{")
     with pytest.raises(ConfigError, match="is not JSON"):
         load_concepts_list(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("it's", '"it\'s"'), ("C:\\new", '"C:\\new"'), ("a\nb", '"a?b"'), ("x" * 99, '"' + "x" * 60 + '"'),
+        (True, "true"), (None, "null"), (1.5, "1.5"), ([1], "a list"), ({}, "an object"),
+        (10**30, "too large a number"),
+    ],
+)  # fmt: skip
+def test_a_value_is_shown_as_it_was_written(value: object, shown: str) -> None:
+    """A backslash stays one, and what is no letter is a question mark: Python's own spelling is nobody's."""
+    assert as_written(value) == shown

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from dreambooth.data.class_images import kept_latents
-from dreambooth.data.dataset import Pick, visit_number
+from dreambooth.data.dataset import CLASS, INSTANCE, Pick, visit_number
 from dreambooth.errors import ConfigError
 from dreambooth.events import StepLoss
 from dreambooth.models.base import load_base
 from dreambooth.models.family import PictureSize
-from dreambooth.training.batches import CLASS, INSTANCE, TEACHER_DRAWS, stratified
+from dreambooth.training.batches import TEACHER_DRAWS, stratified
 from dreambooth.training.materials import Materials
 from dreambooth.training.subject_mask import noun_positions, place_weights, subject_map
 from tests.harness.tiny import tiny_base
