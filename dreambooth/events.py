@@ -8,10 +8,11 @@ import functools
 import json
 import os
 import threading
-import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import IO, Any, Literal, get_args, get_type_hints
+
+from dreambooth.hints import fits
 
 Status = Literal["queued", "running", "stopping", "stopped", "done", "failed", "paused", "interrupted"]
 FINAL_STATUSES: frozenset[Status] = frozenset({"stopped", "done", "failed"})
@@ -214,7 +215,7 @@ def _event_from_line(line: str) -> tuple[float, Event] | None:
         values = dict(json.loads(line))
         kind = _KINDS[values.pop("event")]
         time_s = values.pop("time_s")
-        return (float(time_s), checked_record(kind, values)) if _fits(time_s, float) else None
+        return (float(time_s), checked_record(kind, values)) if fits(time_s, float) else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -223,7 +224,7 @@ def checked_record(kind: type, values: dict[str, Any]) -> Any:
     """Return the record of this kind that JSON values say; raises ValueError or TypeError when they say none."""
     hints = _hints_of(kind)
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    wrong = [name for name, value in values.items() if name in hints and not _fits(value, hints[name])]
+    wrong = [name for name, value in values.items() if name in hints and not fits(value, hints[name])]
     if wrong:
         raise ValueError(f"{', '.join(wrong)} of a {kind.__name__} cannot be that")
     return kind(**values)
@@ -232,21 +233,6 @@ def checked_record(kind: type, values: dict[str, Any]) -> Any:
 @functools.cache
 def _hints_of(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Return whether a value read from a file is what the field holds, and a number one that can be shown."""
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, option) for option in get_args(hint))
-    if origin is Literal:
-        return isinstance(value, str) and value in get_args(hint)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
-    if hint in (int, float):
-        is_number = isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
-        return is_number and not (isinstance(value, int) and abs(value) >= 2**63)
-    return isinstance(value, hint)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "xf
 # From the ground up. A folder, or a module beside the folders, may import from itself and from the layers below its
 # own, never sideways or up.
 LAYERS: list[str] = [
-    "errors events rng durable device",
-    "entry_point formats",
+    "errors hints rng durable device",
+    "events entry_point formats",
     "config",
     "environment records",
     "models",

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from dreambooth.config.limits import as_written, text_problems
 from dreambooth.errors import FieldProblem
+from dreambooth.hints import fits
 
 Group = Literal["model", "photos", "prior", "training", "optimizer", "memory", "samples", "saving"]
 
@@ -115,17 +116,13 @@ def typed(info: FieldInfo, value: Any) -> Any:
     """Return the value as the field's type, or raise ValueError saying what it should be."""
     if value is None and info.optional:
         return None
-    if info.type is bool and isinstance(value, bool):
-        return value
-    if info.type is str and isinstance(value, str):
-        return value
-    if info.type in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
-        if isinstance(value, int) and abs(value) > 2**64:  # beyond what a float holds, or what can be printed
-            raise ValueError(f"is far too large or too small: it must be {info.range_text or 'a usual number'}.")
-        if info.type is float:
-            return float(value)
-        if math.isfinite(value) and value == int(value):
-            return int(value)
+    if fits(value, info.type):
+        return info.type(value)
+    is_number = info.type in (int, float)
+    if is_number and fits(value, float) and math.isfinite(value) and value == int(value):
+        return int(value)
+    if is_number and isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError(f"is far too large or too small: it must be {info.range_text or 'a usual number'}.")
     wanted = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[info.type]
     raise ValueError(f"is {as_written(value)}: it must be {wanted}.")
 
