@@ -25,10 +25,17 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has neither /dev/ful
 
 
 def started(*arguments: str | Path, **options: Any) -> "subprocess.Popen[str]":
-    """Start a command in a process of its own."""
-    command = [sys.executable, "-m", "dreambooth", *map(str, arguments)]
-    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    return subprocess.Popen(command, **options)
+    """Start a command in a process of its own, as a shell does in the foreground."""
+    return _in_foreground([sys.executable, "-m", "dreambooth", *map(str, arguments)], **options)
+
+
+def _in_foreground(command: list[str], **options: Any) -> "subprocess.Popen[str]":
+    # What these tests are started by in a shell's background, such as CI, ignores Ctrl-C, and hands that down.
+    usual = {
+        "cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True,
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    }  # fmt: skip
+    return subprocess.Popen(command, **usual | options)
 
 
 @pytest.fixture
@@ -276,9 +283,7 @@ def command():
 sys.exit(entry_point.run_program(command))
 """
     for what in ("goes on", "fails"):
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, what], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        process = _in_foreground([sys.executable, "-c", program, what])
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)

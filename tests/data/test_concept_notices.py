@@ -68,7 +68,7 @@ def test_every_command_refuses_one_class_folder_for_two_classes_or_for_the_photo
         words = {**concepts[0], "class_data_dir": str(photos)}
         arguments += [part for name, value in words.items() for part in (f"--{name}", value)]
     else:
-        reason = "is used for 'photo of dog' and for 'photo of cup'"
+        reason = 'is used for "photo of dog" and for "photo of cup"'
         concepts = [one | {"class_data_dir": str(shared)} for one in concepts]
         file = tmp_path / "given.json"
         file.write_text(json.dumps(concepts if route == "list" else {"concepts": concepts}))
