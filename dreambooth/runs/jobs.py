@@ -19,7 +19,7 @@ from dreambooth.device.hardware import look_at_device
 from dreambooth.durable import held_lock, is_locked
 from dreambooth.environment import Secret, Settings
 from dreambooth.errors import DeviceError, RunFolderError, without_secrets
-from dreambooth.events import Controls, LossReader, StatusChanged
+from dreambooth.events import FINAL_STATUSES, Controls, LossReader, StatusChanged
 from dreambooth.forecast.memory import fastest_plan, memory_need
 from dreambooth.forecast.shape import read_shape
 from dreambooth.models.base import STARTER
@@ -297,9 +297,11 @@ class Jobs:
         active = self.active()
         if active is None or when == "pause training":
             return ""
-        if when == "after training":
+        state = read_state(self._workspace.run(active))
+        # One that is over has said so, and leaves the line within a moment.
+        if when == "after training" or state.status in FINAL_STATUSES:
             return active
-        seconds_left = read_state(self._workspace.run(active)).seconds_left
+        seconds_left = state.seconds_left
         wait = "It is too early to say how long." if seconds_left is None else f"About {in_words(seconds_left)} left."
         raise DeviceError(
             f"The device is training {active}.", wait,

@@ -71,6 +71,17 @@ def test_a_run_trains_in_the_background_and_tells_its_folder(jobs: Jobs, config:
     until(jobs.active, lambda active: active is None)
 
 
+def test_a_run_that_has_just_ended_does_not_refuse_pictures(
+    jobs: Jobs, config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it is done a moment before its thread leaves the line: that moment is made to last."""
+    view = finished(jobs, jobs.start(config, "dog"))
+    until(jobs.active, lambda active: active is None)
+    monkeypatch.setattr(jobs, "active", lambda: view.name)
+    request = GenerationConfig(prompt="photo of zwx dog", num_images_per_prompt=1, num_inference_steps=1)
+    assert len(list(jobs.generate(str(view.path / "3"), request))) == 1
+
+
 def test_every_mistake_is_told_before_anything_is_written(jobs: Jobs, workspace: Workspace) -> None:
     with pytest.raises(ConfigError) as caught:
         jobs.start(TrainingConfig(resolution=7, max_train_steps=0))
