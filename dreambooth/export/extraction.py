@@ -7,7 +7,7 @@ and the best value for the cost is taken first, which is optimal as the costs wi
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,7 +111,7 @@ def extract_lora(
     source = ModelSource(str(model_dir), strength)
     taught, before = load_with_base(source, other_base=base, models_dir=models_dir)
     with torch.no_grad():
-        changes = _changes(taught, before)
+        changes = _Changes(taught, before)
         modules = _changed_modules(changes, targets, model_dir)
         dtype = torch.float32 if precision == "fp32" else torch.float16
         found = _best_factors(changes, modules, size or LoraSize(DEFAULT_RANK), dtype.itemsize, on_progress)
@@ -120,6 +120,9 @@ def extract_lora(
             write_lora(temporary, found, lora_metadata(model_dir, out_path.stem, layout, found), dtype)
             written = read_lora(temporary)
             _refuse_wrong(written, found)
+            # The last one adds the LoRA to the base, which the others compare with.
+            error, left_out = _error(changes, modules, written), _left_out(changes, modules)
+            prediction_error = _prediction_error(taught, before, modules, written, trigger_words(model_dir))
             verdict = LoraVerdict(
                 path=out_path,
                 num_modules=len(written),
@@ -127,23 +130,36 @@ def extract_lora(
                 lowest_rank=min(one.down.shape[0] for one in written.values()),
                 num_bytes=temporary.stat().st_size,
                 parts=tuple(part for part in PARTS if any(module.part == part for module in modules)),
-                error=_error(changes, modules, written),
-                prediction_error=_prediction_error(taught, before, modules, written, trigger_words(model_dir)),
-                left_out=_left_out(changes, modules),
+                error=error,
+                prediction_error=prediction_error,
+                left_out=left_out,
                 sidecars=(),
             )
     return dataclasses.replace(verdict, sidecars=tuple(write_sidecars(out_path, model_dir)))
 
 
-def _changes(taught: Base, before: Base) -> "dict[tuple[str, str], Tensor]":
-    """Return what became of each weight, (part, name) to taught - base in fp32."""
-    found = {}
-    for part in PARTS:
-        own, others = getattr(taught, part).state_dict(), getattr(before, part).state_dict()
-        for name, weight in own.items():
-            if weight.is_floating_point():
-                found[part, name] = weight.float() - others[name].float()
-    return found
+class _Changes(Mapping[tuple[str, str], "Tensor"]):
+    """What became of each weight, (part, name) to taught - base in fp32, made when asked for: all would be 4 GB."""
+
+    def __init__(self, taught: Base, before: Base) -> None:
+        self._pairs = {
+            (part, name): (weight, others[name])
+            for part in PARTS
+            for others in (getattr(before, part).state_dict(),)
+            for name, weight in getattr(taught, part).state_dict().items()
+            if weight.is_floating_point()
+        }
+
+    def __getitem__(self, place: tuple[str, str]) -> "Tensor":
+        weight, before = self._pairs[place]
+        change: Tensor = weight.float() - before.float()
+        return change
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
 
 
 def _changed_modules(
