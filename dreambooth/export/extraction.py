@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 DEFAULT_RANK = 16
 # What the header takes of a file, a module: three tensors with names, shapes and offsets.
 HEADER_BYTES_PER_MODULE = 480
-PARTS = ("unet", "text_encoder")
 # Noise levels and side, in latents, of the predictions compared: at 64 a side these would take longer than all else.
 TIMESTEPS = (100, 500, 900)
 MOST_LATENTS = 32
@@ -129,7 +128,7 @@ def extract_lora(
                 rank=max(one.down.shape[0] for one in written.values()),
                 lowest_rank=min(one.down.shape[0] for one in written.values()),
                 num_bytes=temporary.stat().st_size,
-                parts=tuple(part for part in PARTS if any(module.part == part for module in modules)),
+                parts=tuple(dict.fromkeys(part for part, _ in changes if part in {module.part for module in modules})),
                 error=error,
                 prediction_error=prediction_error,
                 left_out=left_out,
@@ -144,7 +143,7 @@ class _Changes(Mapping[tuple[str, str], "Tensor"]):
     def __init__(self, taught: Base, before: Base) -> None:
         self._pairs = {
             (part, name): (weight, others[name])
-            for part in PARTS
+            for part in taught.family.layout.learning_parts
             for others in (getattr(before, part).state_dict(),)
             for name, weight in getattr(taught, part).state_dict().items()
             if weight.is_floating_point()
@@ -166,7 +165,9 @@ def _changed_modules(
     changes: "Mapping[tuple[str, str], Tensor]", targets: LoraTargets, model_dir: Path
 ) -> list[LoraModule]:
     """Return the modules that a LoRA of these targets has: those of the set whose weight changed."""
-    names = {part: [name for of, name in changes if of == part] for part in PARTS}
+    names: dict[str, list[str]] = {}
+    for part, name in changes:
+        names.setdefault(part, []).append(name)
     modules = [
         module for module in lora_modules(names, targets)
         if changes[module.part, module.weight].abs().max() > LEAST_CHANGE
@@ -263,8 +264,9 @@ def _chosen_ranks(
 
 def _refuse_wrong(written: Mapping[str, Factors], made: Mapping[str, Factors]) -> None:
     """Raise ExportError when the file lacks a module, or holds numbers that are not finite, or none at all."""
-    broken = not_finite({name: one.product() for name, one in written.items()})
-    empty = [name for name, one in written.items() if not one.product().any()]
+    broken = not_finite({name: one.up for name, one in written.items()})
+    broken = broken or not_finite({name: one.down for name, one in written.items()})
+    empty = [name for name, one in written.items() if not (one.up.any() and one.down.any())]
     wrong = sorted(written.keys() ^ made.keys()) or ([broken] if broken else empty)
     if wrong:
         raise ExportError(

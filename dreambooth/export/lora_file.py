@@ -6,6 +6,7 @@ folded into its up matrix: loaders multiply by alpha / rank, and some of them ta
 
 import hashlib
 import json
+import math
 import re
 import shutil
 import struct
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from dreambooth.durable import new_file
 from dreambooth.errors import ExportError
 from dreambooth.export.recipe import file_metadata_of, public_settings
-from dreambooth.formats.layout import Layout
+from dreambooth.formats.layout import Layout, layout_of
 from dreambooth.formats.lora_keys import ALPHA, DOWN, UP
 from dreambooth.formats.safetensors_file import write_safetensors
 from dreambooth.models.low_rank import Factors
@@ -80,9 +81,10 @@ def read_lora(path: Path) -> dict[str, Factors]:
 def lora_metadata(model_dir: Path, name: str, layout: Layout, factors: Mapping[str, Factors]) -> dict[str, str]:
     """Return the texts of the header of a LoRA of this step: no path, no file name but its own, no caption."""
     settings, told = public_settings(model_dir), file_metadata_of(model_dir, open_clip=layout.open_clip)
-    ranks = {len(one.down.shape): one.down.shape[0] for one in factors.values()}
     rank = max(one.down.shape[0] for one in factors.values())
-    convolutions = {"conv_dim": str(rank), "conv_alpha": str(float(rank))} if 4 in ranks else {}
+    # SD 1.x has projections that are convolutions of one pixel; the dialect counts them as linear.
+    has_convolutions = any(math.prod(one.down.shape[2:]) > 1 for one in factors.values())
+    convolutions = {"conv_dim": str(rank), "conv_alpha": str(float(rank))} if has_convolutions else {}
     metadata = told | {
         "modelspec.architecture": f"{told['modelspec.architecture']}/lora",
         "modelspec.implementation": "diffusers",
@@ -120,7 +122,8 @@ def write_sidecars(path: Path, model_dir: Path) -> list[Path]:
     written = []
     about, picture = path.with_suffix(".json"), path.with_suffix(".png")
     if not about.exists():
-        values = {"activation text": trigger_words(model_dir), "preferred weight": 1.0, "sd version": "SD1"}
+        version = "SD2" if layout_of(model_dir).open_clip else "SD1"
+        values = {"activation text": trigger_words(model_dir), "preferred weight": 1.0, "sd version": version}
         with new_file(about) as temporary:
             temporary.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
         written.append(about)

@@ -65,6 +65,7 @@ def proposed_config(
     if card.is_toy or (on_cpu and preset(preset_name)["mixed_precision"] == "fp16"):
         known |= IN_FULL
     if not card.is_toy:
+        # The kind comes from the form as a text, and is one of those in its list.
         known["max_train_steps"] = recommended_num_steps(kind, num_photos)  # type: ignore[arg-type]
     return resolve({"pretrained_model_name_or_path": base, **explicit}, known | dict(card.recipe), preset_name)
 

@@ -70,6 +70,11 @@ class Layout:
         return tuple(part.name for part in self.parts)
 
     @property
+    def learning_parts(self) -> tuple[str, ...]:
+        """Return the names of the parts whose weights a training may change."""
+        return tuple(part.name for part in self.parts if part.can_learn)
+
+    @property
     def needed_files(self) -> tuple[str, ...]:
         """Return the files without which a folder is no whole model, weights and tokenizers aside."""
         return (MODEL_INDEX, SCHEDULER_CONFIG, *(part.config_file for part in self.parts))

@@ -13,6 +13,7 @@ from typing import IO, Any
 MAX_HEADER_BYTES = 100 * 2**20
 # A checkpoint from before torch 1.6 is several pickles, one after the other: the tensors' names are in the fourth.
 NUM_OLD_PICKLES = 4
+# What pickles and archives raise for bytes that are none, depending on where these go wrong.
 _BROKEN = (
     OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, OverflowError, RecursionError,
     NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,

@@ -75,7 +75,7 @@ def load_with_base(
     trained = load(dataclasses.replace(source, strength=WHOLE), models_dir=models_dir, token=token)
     named: dict[str, Any] = {"name": other_base} if other_base else _base_of(Path(source.name))
     base = load_base(**named, token=token, models_dir=models_dir)
-    for part in ("unet", "text_encoder"):
+    for part in trained.family.layout.learning_parts:
         refuse_other_base(getattr(trained, part), getattr(base, part), source.name)
     _weaken(trained, base, source)
     return trained, base
@@ -113,6 +113,6 @@ def _base_of(model_dir: Path) -> dict[str, Any]:
         return {"name": str(told["pretrained_model_name_or_path"]), **found}
     except (OSError, ValueError, KeyError, TypeError):
         raise BaseModelError(
-            f"{model_dir} cannot be made weaker or stronger.", "Nothing says what it was taught from: no args.json.",
-            "Choose a step of a run, or leave both strengths at 1.",
+            f"What {model_dir} learned is not known.", "Nothing says what it was trained from: no args.json.",
+            "Choose a step of a run.",
         ) from None  # fmt: skip

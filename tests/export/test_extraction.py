@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dreambooth.commands.cli import main
@@ -153,6 +154,10 @@ def test_the_header_says_what_it_is_and_hashes_the_tensors(run: Path, tmp_path: 
     assert {name: header.get(name) for name in expected} == expected
     assert json.loads(header["ss_network_args"]) == {"conv_dim": "2", "conv_alpha": "2.0"}
     assert str(tmp_path) not in json.dumps(header)
+    linear = tmp_path / "linear.safetensors"
+    assert main(["convert", str(run), str(linear), "--as", "lora"]) == 0
+    with safe_open(linear, "pt") as opened:
+        assert json.loads(opened.metadata()["ss_network_args"]) == {}, "1 x 1 projections are no convolutions here"
     weights = load_file(out)
     assert {weight.dtype for weight in weights.values()} == {torch.float16}
     assert {float(weight) for name, weight in weights.items() if name.endswith(ALPHA)} == {2.0}
@@ -161,7 +166,7 @@ def test_the_header_says_what_it_is_and_hashes_the_tensors(run: Path, tmp_path: 
     assert main(["convert", str(run), str(again), "--as", "lora", "--rank", "2", "--lora_targets", "all"]) == 0
     assert again.read_bytes() == content
     about = json.loads(out.with_suffix(".json").read_text())
-    assert about["activation text"] == "photo of zwx dog"
+    assert (about["activation text"], about["sd version"]) == ("photo of zwx dog", "SD1")
     assert out.with_suffix(".png").read_bytes() == (run / "3" / "samples" / "0.png").read_bytes()
 
 
@@ -232,4 +237,7 @@ def test_a_step_that_learned_nothing_and_a_base_that_is_gone_are_told(
     shutil.rmtree(base)
     assert main(["convert", str(step), out, "--as", "lora"]) == 1
     capsys.readouterr()
+    (step / "args.json").unlink()
+    assert main(["convert", str(step), out, "--as", "lora"]) == 1
+    assert "Nothing says what it was trained from" in capsys.readouterr().err
     assert main(["convert", str(step), out, "--as", "lora", "--base", str(tiny_base_folder)]) == 0
