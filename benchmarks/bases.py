@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 from typing import Any, Literal
 
-from dreambooth.models.base import Base, BaseCard, quiet_libraries
+from dreambooth.models.base import Base, quiet_libraries
+from dreambooth.models.card import BaseCard
 from dreambooth.models.saving import write_model
 from dreambooth.models.sd import SD15_CONFIGS, SD15_SCHEDULER
 from dreambooth.starter.tokens import write_tokenizer

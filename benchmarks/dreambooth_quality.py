@@ -118,7 +118,7 @@ def examined_run(exam: Exam, data_dir: Path, seed: int, prior: bool, overrides: 
         **overrides,
     }
     shutil.rmtree(data_dir / "runs" / name, ignore_errors=True)
-    config = resolve(explicit, read_card(STARTER).recipe, "recommended").checked()
+    config = resolve(explicit, read_card(STARTER).recipes, "recommended").checked()
     last = train(config, settings=dataclasses.replace(load_settings(), data_dir=data_dir))
     found = exam.scores(load_base(str(last)), IDENTIFIER, 1000 * seed, data_dir / "sheets" / f"{name}.png")
     shutil.rmtree(last.parent)
@@ -132,7 +132,7 @@ def measure(
     base = load_base(STARTER)
     folder = work / f"{number}-{subject.class_word.replace(' ', '-')}"
     write_photos(subject, folder / "photos", subject_seed, base.card.native_px)
-    guidance_scale = float(base.card.recipe.get("save_guidance_scale", 7.5))
+    guidance_scale = base.card.guidance_scale
     exam = Exam(judge, folder / "photos", subject.class_word, guidance_scale)
     kept = folder / "scores.json"
     scores: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept.exists() else {}

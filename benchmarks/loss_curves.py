@@ -57,7 +57,7 @@ def losses(folder: Path, name: str, num_steps: int, changes: dict[str, Any]) -> 
         "save_interval": 10 * num_steps, "checkpointing_steps": 0, "max_grad_norm": 0.0, "mixed_precision": "no",
         "use_8bit_adam": False, "train_text_encoder": True, "seed": 1337, "save_sample_prompt": None,
     }  # fmt: skip
-    config: TrainingConfig = resolve(explicit | changes, read_card(STARTER).recipe, None)
+    config: TrainingConfig = resolve(explicit | changes, read_card(STARTER).recipes, None)
     train(config.checked(), on_event=note)
     return found
 

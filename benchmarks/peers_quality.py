@@ -30,7 +30,8 @@ from dreambooth.config.presets import resolve
 from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import held_lock, new_folder, write_json
 from dreambooth.environment import load_settings
-from dreambooth.models.base import STARTER, BaseCard, load_base, read_card, starter_folder
+from dreambooth.models.base import STARTER, load_base, read_card, starter_folder
+from dreambooth.models.card import BaseCard
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.saving import write_model
 from dreambooth.pictures.generation import generate_images
@@ -107,7 +108,7 @@ def _write_class_pictures(class_word: str, folder: Path, number: int) -> None:
         manager.place(part)
     request = GenerationConfig(
         prompt=f"photo of {class_word}", num_images_per_prompt=64, num_inference_steps=20, seed=1000 * number,
-        guidance_scale=float(base.card.recipe["class_guidance_scale"]), height=64, width=64,
+        guidance_scale=float(base.card.recipes["full"]["class_guidance_scale"]), height=64, width=64,
     )  # fmt: skip
     with new_folder(folder) as temporary:
         made = generate_images(base, request, indices=range(NUM_CLASS_IMAGES), batch_size=10)
@@ -158,7 +159,7 @@ def _train_ours(
         "save_guidance_scale": 3.0, "with_prior_preservation": True, "train_text_encoder": True,
     }  # fmt: skip
     if own_recipe:
-        config = resolve(explicit | {"use_8bit_adam": False}, read_card(STARTER).recipe, "recommended")
+        config = resolve(explicit | {"use_8bit_adam": False}, read_card(STARTER).recipes, "recommended")
         config = dataclasses.replace(config, save_sample_prompt=None)
     else:
         config = TrainingConfig(**explicit, **COMMON, center_crop=True, pad_tokens=True)

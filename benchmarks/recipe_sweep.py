@@ -40,7 +40,7 @@ def main() -> None:
 
     base = load_base(STARTER)
     judge, validity = judge_with_validity(base.vae, arguments.validity_scenes)
-    guidance_scale = float(base.card.recipe.get("save_guidance_scale", 7.5))
+    guidance_scale = base.card.guidance_scale
     kept = arguments.scores
     scores: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
     for subject in individuals(arguments.individuals, SUBJECT_SEED):

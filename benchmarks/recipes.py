@@ -107,10 +107,10 @@ def prepare_individual(individual: int, work: Path) -> Path:
                 f"photo of {subject.class_word}", str(folder / "class")),
         base_factory=lambda: base,
         cache_dir=folder, base_key=weights_fingerprint(base.unet, base.text_encoder),
-        vae_key=weights_fingerprint(base.vae), num_class_images=int(card.recipe["num_class_images"]),
+        vae_key=weights_fingerprint(base.vae), num_class_images=int(card.recipes["full"]["num_class_images"]),
         resolution_px=card.native_px, num_inference_steps=20, seed=0,
-        guidance_scale=float(card.recipe["class_guidance_scale"]), batch_size=25, report=lambda done, total: None,
-        should_stop=lambda: False, keep_latents=True,
+        guidance_scale=float(card.recipes["full"]["class_guidance_scale"]), batch_size=25,
+        report=lambda done, total: None, should_stop=lambda: False, keep_latents=True,
     )  # fmt: skip
     (folder / "ready").touch()
     return folder
@@ -130,7 +130,7 @@ def measured(unit: Unit, work: Path, num_steps: int | None, judge: Judge) -> dic
         f"photo of {subject.class_word}", str(folder / "class"),
     )  # fmt: skip
     card = read_card(STARTER)
-    steps = num_steps or int(card.recipe["max_train_steps"])
+    steps = num_steps or int(card.recipes["full"]["max_train_steps"])
     explicit = {
         "pretrained_model_name_or_path": STARTER, "concepts": (concept,), "output_dir": str(run), "seed": unit.seed,
         "with_prior_preservation": True, "mixed_precision": "no", "use_8bit_adam": False, "checkpointing_steps": 10**6,
@@ -139,7 +139,7 @@ def measured(unit: Unit, work: Path, num_steps: int | None, judge: Judge) -> dic
         **changes_of(unit.option, steps),
     }  # fmt: skip
     looks: list[FixedNoiseLosses] = []
-    config = dataclasses.replace(resolve(explicit, card.recipe, "recommended"), save_sample_prompt=None).checked()
+    config = dataclasses.replace(resolve(explicit, card.recipes, "recommended"), save_sample_prompt=None).checked()
     last = train(
         config,
         settings=dataclasses.replace(load_settings(), data_dir=work / "data"),
@@ -167,7 +167,7 @@ def exam(judge: Judge, base: Base, photos: Path, class_word: str, seed: int) -> 
     manager = ModelManager()
     for part in base.modules().values():
         manager.place(part)
-    guidance_scale = float(base.card.recipe.get("save_guidance_scale", 7.5))
+    guidance_scale = base.card.guidance_scale
     contexts = [f"a photo of {IDENTIFIER} {class_word} {phrase}" for phrase, _ in CONTEXTS.values()]
     prompts = contexts + [f"photo of {class_word}"] * NUM_CLASS_PICTURES
     seeds = [seed + number for number in range(len(contexts))]

@@ -58,7 +58,7 @@ def settings_of(class_word: str, photos: Path, run: Path, seed: int, course: str
         "save_interval": COURSES[course]["max_train_steps"] // NUM_SAVES,
         **COURSES[course],
     }
-    config = resolve(explicit, read_card(STARTER).recipe, "recommended")
+    config = resolve(explicit, read_card(STARTER).recipes, "recommended")
     # The preset writes sample pictures of its own accord; here the probes are all that is looked at.
     return dataclasses.replace(config, save_sample_prompt=None).checked()
 

@@ -24,6 +24,7 @@ Stream = Literal[
     "rounding",
     "captions",
     "gauges",
+    "adapter",
 ]
 
 

@@ -20,7 +20,8 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    from dreambooth.models.base import Base, BaseCard
+    from dreambooth.models.base import Base
+    from dreambooth.models.card import BaseCard
     from dreambooth.models.saving import write_model
     from dreambooth.starter.tokens import write_tokenizer
 

@@ -189,7 +189,7 @@ OF_FAMILIES_AND_METHODS = ("StableDiffusion", "StableDiffusionXL", "FullFineTuni
 # Where a family or a method is what the module is about: its data, its behaviour, the settings that belong to it; and
 # the command that converts, where `lora` is the kind of file that was asked for, of a model of any method.
 THEIR_MODULES = re.compile(
-    r"dreambooth/(formats/layout|models/(family|sd\w*|adapter)|training/(method|full|lora)|commands/files)\.py|dreambooth/config/.*"
+    r"dreambooth/(formats/layout|models/(family|sd\w*|adapter|card)|training/(method|full|lora)|commands/files)\.py|dreambooth/config/.*"
 )
 
 

@@ -149,7 +149,7 @@ def demo_command(arguments: dict[str, Any]) -> int:
         "mixed_precision": "no",
         "use_8bit_adam": False,
     }
-    config = resolve(explicit, read_card(STARTER).recipe, "recommended").checked()
+    config = resolve(explicit, read_card(STARTER).recipes, "recommended").checked()
     controls, bars = Controls(), RunBars()
     with train_commands.stopping_on_signals(controls):
         model = train(config, controls=controls, on_event=bars, explicit=())

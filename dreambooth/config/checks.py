@@ -112,7 +112,7 @@ def update_problems(config: "TrainingConfig") -> list[FieldProblem]:
         problems.append(
             FieldProblem("capture_step", "goes without gradient_checkpointing and gradient_accumulation_steps.")
         )
-    return problems + _sharding_problems(config)
+    return problems + _sharding_problems(config) + _lora_problems(config)
 
 
 def _sharding_problems(config: "TrainingConfig") -> list[FieldProblem]:
@@ -126,3 +126,19 @@ def _sharding_problems(config: "TrainingConfig") -> list[FieldProblem]:
         message = "must be bf16 or no, which need no loss scale (shard_weights is on)."
         problems.append(FieldProblem("mixed_precision", message))
     return problems
+
+
+def _lora_problems(config: "TrainingConfig") -> list[FieldProblem]:
+    """Return what a LoRA does not go with: each saves memory that only whole weights take."""
+    if config.method != "lora":
+        return []
+    wrong = {
+        "update_in_backward": (config.update_in_backward is True, "off: a LoRA's gradients take little memory"),
+        "weight_precision": (config.weight_precision != "fp32", "fp32: a LoRA's own weights take little memory"),
+        "shard_weights": (config.shard_weights is True, "off: the base of a LoRA is not shared among processes"),
+    }
+    return [
+        FieldProblem(name, f"must be {wanted} (method is lora).")
+        for name, (is_wrong, wanted) in wrong.items()
+        if is_wrong
+    ]

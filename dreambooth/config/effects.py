@@ -40,6 +40,11 @@ def without_effect(config: TrainingConfig, explicit: Collection[str] | None = No
         for info in infos
         if _is_on(values[info.name]) and is_idle(values, info.only_with)
     }
+    found |= {
+        info.name: f"has no effect: method is {config.method}."
+        for info in infos
+        if info.method not in ("", config.method)
+    }
     if "concepts_list" in asked:
         names = [field.name for field in dataclasses.fields(Concept)]
         found |= dict.fromkeys(names, "has no effect: concepts_list names the concepts.")
@@ -75,6 +80,8 @@ def _conflicts(config: TrainingConfig) -> Iterator[tuple[str, str]]:
         yield "num_train_epochs", f"has no effect: max_train_steps sets {config.max_train_steps} steps."
     if config.lr_scheduler == "constant" and config.lr_warmup_steps:
         yield "lr_warmup_steps", "has no effect: the constant schedule has no warm-up, constant_with_warmup has."
+    if config.method == "lora" and config.use_8bit_adam:
+        yield "use_8bit_adam", "has no effect: a LoRA's moments take little memory, and stay in 32 bits."
     if config.not_cache_latents:
         yield "num_crop_variants", "has no effect: not_cache_latents makes a new crop for each step."
     if config.save_sample_negative_prompt and config.save_sample_prompt and config.save_guidance_scale <= 1:

@@ -30,15 +30,16 @@ def setting(
     high: float | None = None,
     in_identity: bool = True,
     only_with: tuple[str, ...] = (),
+    method: str = "",
 ) -> Any:
     """Declare a field with what a person needs to know about it; `low` and `high` are inclusive.
 
     A resumed run must have the same values `in_identity`. Left out of it are settings that can change no trained
     weight, and names of things whose contents are compared instead. `only_with` names the settings of which at least
-    one has to be on, or given, for this one to have an effect.
+    one has to be on, or given, for this one to have an effect; `method` is the only method of training that reads it.
     """
     about: dict[str, Any] = {"sentence": sentence, "group": group, "unit": unit, "low": low, "high": high}
-    about |= {"in_identity": in_identity, "only_with": only_with}
+    about |= {"in_identity": in_identity, "only_with": only_with, "method": method}
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -58,6 +59,7 @@ class FieldInfo:
     high: float | None
     in_identity: bool
     only_with: tuple[str, ...] = ()
+    method: str = ""
 
     @property
     def range_text(self) -> str:

@@ -6,8 +6,10 @@ from typing import Any
 from dreambooth.config.effects import is_idle
 from dreambooth.config.fields import describe
 from dreambooth.config.limits import as_written
-from dreambooth.config.training import Kind, TrainingConfig
+from dreambooth.config.recipes import DEFAULTS
+from dreambooth.config.training import Kind, MethodName, TrainingConfig
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.formats.layout import FamilyName
 
 # The seed notebook's launch cell. Two differences: prompts are padded, because pictures are generated from padded
 # ones, and a model is saved every 200 steps, because the last step is seldom the best.
@@ -16,7 +18,6 @@ NOTEBOOK_RECIPE: dict[str, Any] = {
     "with_prior_preservation": True,
     "prior_loss_weight": 1.0,
     "num_class_images": 50,
-    "learning_rate": 1e-6,
     "lr_scheduler": "constant",
     "lr_warmup_steps": 0,
     "max_train_steps": 800,
@@ -27,7 +28,8 @@ NOTEBOOK_RECIPE: dict[str, Any] = {
     "save_interval": 200,
     "pad_tokens": True,
 }
-UNET_ONLY_LEARNING_RATE = 2e-6
+# The notebook's rate, and that of a UNet which learns alone. A LoRA has that of its defaults.
+LEARNING_RATE, UNET_ONLY_LEARNING_RATE = 1e-6, 2e-6
 
 # Weights are updated as gradients come, one at a time: no loss scale, no global norm.
 LEAN: dict[str, Any] = {
@@ -46,17 +48,35 @@ MEMORY_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "leanest": LEAN | {"weight_precision": "bf16"},
 }
 PRESETS = tuple(MEMORY_CONFIGURATIONS)
+# A LoRA's gradients and moments take little: what saves memory is the base in half precision, and fewer activations.
+LEAN_LORA: dict[str, Any] = {"mixed_precision": "fp16", "gradient_checkpointing": True, "train_text_encoder": False}
+LORA_MEMORY_CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "minimum": {"mixed_precision": "fp16", "gradient_checkpointing": True},
+    "recommended": {"mixed_precision": "fp16"},
+    "high_speed": {"mixed_precision": "fp16", "train_batch_size": 2},
+    "full_precision": {"mixed_precision": "no", "gradient_checkpointing": True},
+    "lean": LEAN_LORA,
+    "leanest": LEAN_LORA | {"lora_targets": "attention"},
+}
+# A recipe of each method under each of its memory configurations.
+RECIPES: dict[MethodName, dict[str, dict[str, Any]]] = {
+    "full": {
+        name: NOTEBOOK_RECIPE | {"learning_rate": LEARNING_RATE} | memory
+        for name, memory in MEMORY_CONFIGURATIONS.items()
+    },
+    "lora": {name: NOTEBOOK_RECIPE | memory for name, memory in LORA_MEMORY_CONFIGURATIONS.items()},
+}
 
 STEP_RANGES: dict[Kind, tuple[int, int]] = {
     "person": (800, 1200), "pet": (800, 800), "object": (400, 600), "style": (400, 600),
 }  # fmt: skip
 
 
-def preset(name: str) -> dict[str, Any]:
-    """Return the notebook's recipe under one of its memory configurations."""
-    if name not in MEMORY_CONFIGURATIONS:
+def preset(name: str, method: MethodName = "full") -> dict[str, Any]:
+    """Return the notebook's recipe for this method under one of its memory configurations."""
+    if name not in PRESETS:
         raise ConfigError([FieldProblem("preset", f"{as_written(name)} is not one of {', '.join(PRESETS)}.")])
-    return NOTEBOOK_RECIPE | MEMORY_CONFIGURATIONS[name]
+    return RECIPES[method][name]
 
 
 def recommended_num_steps(kind: Kind, num_photos: int) -> int:
@@ -67,17 +87,26 @@ def recommended_num_steps(kind: Kind, num_photos: int) -> int:
 
 
 def resolve(
-    explicit: Mapping[str, Any], card_recipe: Mapping[str, Any] | None = None, preset_name: str | None = None
+    explicit: Mapping[str, Any],
+    card_recipes: Mapping[str, Mapping[str, Any]] | None = None,
+    preset_name: str | None = None,
+    family: FamilyName = "sd1",
 ) -> TrainingConfig:
-    """Merge by authority: what was asked for, then the base's card, then the preset, then the seed script's default.
+    """Merge by authority: what was asked for, the base's card, the preset, the family's default, the seed script's.
 
-    A number of epochs that was asked for replaces a recipe's number of steps.
+    Each is that for the method which was asked for. A number of epochs that was asked for replaces a recipe's number of
+    steps.
     """
-    values = (preset(preset_name) if preset_name else {}) | dict(card_recipe or {}) | dict(explicit)
+    # One that is none is told with all other mistakes.
+    asked = explicit.get("method", "full")
+    method: MethodName = asked if asked in RECIPES else "full"
+    card_recipe = (card_recipes or {}).get(method, {})
+    values = dict(DEFAULTS[family, method]) | (preset(preset_name, method) if preset_name else {})
+    values |= dict(card_recipe) | dict(explicit)
     if "num_train_epochs" in explicit and "max_train_steps" not in explicit:
         values["max_train_steps"] = None
-    recipe_rate = preset_name and "learning_rate" not in {**(card_recipe or {}), **explicit}
-    if recipe_rate and not values["train_text_encoder"]:
+    is_of_preset = preset_name and "learning_rate" not in {**card_recipe, **explicit}
+    if is_of_preset and values.get("learning_rate") == LEARNING_RATE and not values["train_text_encoder"]:
         values["learning_rate"] = UNET_ONLY_LEARNING_RATE
     if preset_name and not values.get("save_sample_prompt"):
         prompts = [concept.instance_prompt for concept in values.get("concepts", ())]

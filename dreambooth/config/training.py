@@ -16,12 +16,14 @@ from dreambooth.config.concepts import Concept, read_concepts
 from dreambooth.config.fields import describe, others, out_of_range, parse_numbers, setting, typed, unknown_fields
 from dreambooth.config.limits import expand_paths
 from dreambooth.errors import ConfigError, FieldProblem, TextFileError
+from dreambooth.formats.lora_keys import LoraTargets
 from dreambooth.formats.text_files import read_text
 
 # Each may be a folder of this machine.
 PATHS = ("pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "output_dir")
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
+MethodName = Literal["full", "lora"]
 Kind = Literal["person", "pet", "object", "style"]
 Precision = Literal["no", "fp16", "bf16"]
 SavePrecision = Literal["fp16", "fp32", "bf16"]
@@ -58,6 +60,10 @@ class TrainingConfig:
     output_dir: str | None = setting(
         None, "Folder of the run; a new one under the data folder when left out.", "model", in_identity=False
     )
+    method: MethodName = setting(
+        "full", "What is trained: the whole model (full), or a LoRA, a small file that adds to models like the base.",
+        "model",
+    )  # fmt: skip
     seed: int | None = setting(
         None, "Start of all randomness; drawn and recorded when left out.", "model", low=0, high=2**63 - 1
     )
@@ -103,6 +109,14 @@ class TrainingConfig:
         4, "Class pictures generated at a time.", "prior", unit="pictures", low=1, high=64, only_with=WITH_PRIOR
     )
 
+    lora_rank: int = setting(
+        16, "Rank of the LoRA: how much it can learn, and how large its file is.", "training", low=1, high=320,
+        method="lora",
+    )  # fmt: skip
+    lora_targets: LoraTargets = setting(
+        "linear", "Layers that the LoRA changes: those of attention, all linear ones, or the convolutions too.",
+        "training", method="lora",
+    )  # fmt: skip
     train_text_encoder: bool = setting(
         False, "Teach the text encoder too: a closer likeness for more memory.", "training"
     )
@@ -279,6 +293,11 @@ class TrainingConfig:
     def num_sample_pictures(self) -> int:
         """Return how many sample pictures each save makes."""
         return len(self.sample_prompts) * self.n_save_sample
+
+    @property
+    def has_8bit_moments(self) -> bool:
+        """Return whether the optimizer's moments are in 8 bits; a LoRA's are few, and never are."""
+        return self.use_8bit_adam and self.method == "full"
 
     @property
     def num_probe_pictures(self) -> int:

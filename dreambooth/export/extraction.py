@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from dreambooth.durable import new_file, sweep_unfinished_beside
 from dreambooth.errors import ExportError
 from dreambooth.export.archive import EXPORT_SUFFIXES
-from dreambooth.export.lora_file import lora_metadata, read_lora, refuse_name, trigger_words, write_lora, write_sidecars
+from dreambooth.export.lora_file import lora_metadata, refuse_name, trigger_words, write_lora, write_sidecars
 from dreambooth.export.single_file import Precision
 from dreambooth.formats.layout import layout_of
 from dreambooth.formats.lora_keys import LoraModule, LoraTargets, kind_of_weight, lora_modules
 from dreambooth.models.base import Base
+from dreambooth.models.lora_file import read_lora
 from dreambooth.models.low_rank import Factors, Spectrum, factors, spectrum
 from dreambooth.models.saved_step import ModelSource, load_with_base
 from dreambooth.models.strength import WHOLE, Strength
@@ -107,8 +108,7 @@ def extract_lora(
 
     refuse_name(out_path)
     sweep_unfinished_beside(out_path, EXPORT_SUFFIXES)
-    source = ModelSource(str(model_dir), strength)
-    taught, before = load_with_base(source, other_base=base, models_dir=models_dir)
+    taught, before = load_with_base(ModelSource(str(model_dir), strength, base=base), models_dir=models_dir)
     with torch.no_grad():
         changes = _Changes(taught, before)
         modules = _changed_modules(changes, targets, model_dir)
@@ -117,7 +117,7 @@ def extract_lora(
         layout = layout_of(model_dir)
         with new_file(out_path) as temporary:
             write_lora(temporary, found, lora_metadata(model_dir, out_path.stem, layout, found), dtype)
-            written = read_lora(temporary)
+            written = read_lora(temporary).factors
             _refuse_wrong(written, found)
             # The last one adds the LoRA to the base, which the others compare with.
             error, left_out = _error(changes, modules, written), _left_out(changes, modules)

@@ -21,7 +21,6 @@ from dreambooth.formats.layout import Layout, layout_of
 from dreambooth.formats.lora_keys import ALPHA, DOWN, UP
 from dreambooth.formats.safetensors_file import write_safetensors
 from dreambooth.models.low_rank import Factors
-from dreambooth.models.weights import read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -61,26 +60,15 @@ def write_lora(
     write_safetensors(path, tensors, {**metadata, **hashes}, float_dtype=float_dtype)
 
 
-def read_lora(path: Path) -> dict[str, Factors]:
-    """Return a file's factors by module, fp32, each with alpha / rank in its up matrix; raises ExportError.
+def lora_metadata(
+    model_dir: Path, name: str, layout: Layout, factors: Mapping[str, Factors], prediction_type: str | None = None
+) -> dict[str, str]:
+    """Return the texts of the header of a LoRA of this step: no path, no file name but its own, no caption.
 
-    Only what `write_lora` writes is read.
+    prediction_type: the base's, where no scheduler lies in the step's folder.
     """
-    weights = read_weights(path, is_safetensors=True)
-    names = {name.removesuffix(DOWN) for name in weights if name.endswith(DOWN)}
-    strange = sorted(weights.keys() ^ {name + end for name in names for end in (DOWN, UP, ALPHA)})
-    if strange:
-        raise ExportError(f'"{path.name}" is no LoRA as written here.', f"Missing or unknown: {strange[0]}.", "")
-    found = {}
-    for name in sorted(names):
-        down, up = weights[name + DOWN].float(), weights[name + UP].float()
-        found[name] = Factors(up * (float(weights[name + ALPHA]) / down.shape[0]), down)
-    return found
-
-
-def lora_metadata(model_dir: Path, name: str, layout: Layout, factors: Mapping[str, Factors]) -> dict[str, str]:
-    """Return the texts of the header of a LoRA of this step: no path, no file name but its own, no caption."""
-    settings, told = public_settings(model_dir), file_metadata_of(model_dir, open_clip=layout.open_clip)
+    settings = public_settings(model_dir)
+    told = file_metadata_of(model_dir, open_clip=layout.open_clip, prediction_type=prediction_type)
     rank = max(one.down.shape[0] for one in factors.values())
     # SD 1.x has projections that are convolutions of one pixel; the dialect counts them as linear.
     has_convolutions = any(math.prod(one.down.shape[2:]) > 1 for one in factors.values())

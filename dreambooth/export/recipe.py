@@ -19,12 +19,13 @@ SPEC_VERSION = "1.0.1"
 IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 
 
-def file_metadata_of(model_dir: Path, *, open_clip: bool) -> dict[str, str]:
+def file_metadata_of(model_dir: Path, *, open_clip: bool, prediction_type: str | None = None) -> dict[str, str]:
     """Return the texts for a single file's header: `modelspec.*` and, of a run's step, `dreambooth.recipe`."""
     settings = public_settings(model_dir)
     card = _json(model_dir / "card.json")
     step, licence = card.get("step"), card.get("licence")
-    prediction = _json(model_dir / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
+    scheduler = _json(model_dir / "scheduler" / "scheduler_config.json")
+    prediction = prediction_type or scheduler.get("prediction_type", "epsilon")
     side_px = _side_px(model_dir, card)
     version = f"v2-{'768-v' if prediction == 'v_prediction' else '512'}" if open_clip else "v1"
     prompts = [str(concept.get("instance_prompt")) for concept in settings.get("concepts", [])]

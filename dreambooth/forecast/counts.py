@@ -61,7 +61,7 @@ def weight_bytes(config: TrainingConfig) -> int:
 
 def moment_bytes(config: TrainingConfig) -> float:
     """Return the bytes of the optimizer's two moments of a weight that learns."""
-    return MOMENT_8BIT_BYTES if config.use_8bit_adam else MOMENT_BYTES
+    return MOMENT_8BIT_BYTES if config.has_8bit_moments else MOMENT_BYTES
 
 
 def average_bytes(config: TrainingConfig) -> int:

@@ -59,15 +59,16 @@ def proposed_config(
     device: Device | None = None,
 ) -> TrainingConfig:
     """Return the settings the form proposes: what was typed, then the base's card, then the preset for this device."""
-    card = read_card(base)
+    card, method = read_card(base), explicit.get("method", "full")
     known: dict[str, Any] = {"resolution": card.native_px}
     on_cpu = device is not None and device.kind == "cpu"
-    if card.is_toy or (on_cpu and preset(preset_name)["mixed_precision"] == "fp16"):
+    if card.is_toy or (on_cpu and preset(preset_name, method)["mixed_precision"] == "fp16"):
         known |= IN_FULL
     if not card.is_toy:
         # The kind comes from the form as a text, and is one of those in its list.
         known["max_train_steps"] = recommended_num_steps(kind, num_photos)  # type: ignore[arg-type]
-    return resolve({"pretrained_model_name_or_path": base, **explicit}, known | dict(card.recipe), preset_name)
+    recipes = {method: known | dict(card.recipes.get(method, {}))}
+    return resolve({"pretrained_model_name_or_path": base, **explicit}, recipes, preset_name)
 
 
 def forecast(workspace: Workspace, config: TrainingConfig, num_photos: int, device: Device) -> Forecast:

@@ -5,6 +5,7 @@ Everything here is known without torch and before a model is loaded.
 
 import itertools
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from dreambooth.formats.tensor_names import pickled_names, safetensors_header
 FamilyName = Literal["sd1", "sd2"]
 
 MODEL_INDEX = "model_index.json"
+# What a model says of itself here, and of a LoRA what it adds to.
+CARD = "card.json"
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+\.safetensors")
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -89,7 +93,7 @@ class Layout:
     def saved_files(self) -> tuple[str, ...]:
         """Return patterns of every file that a saved model consists of; what else lies in its folder is the user's."""
         return (
-            MODEL_INDEX, "card.json", SCHEDULER_CONFIG,
+            MODEL_INDEX, CARD, SCHEDULER_CONFIG,
             *(part.config_file for part in self.parts),
             *(f"{part.name}/{part.weights_stem}*.safetensors*" for part in self.parts),
             *(f"{folder}/{name}" for folder in self.tokenizers for name in TOKENIZER_FILES),
@@ -126,9 +130,24 @@ ALL_TEXT_PATTERNS = tuple(dict.fromkeys(itertools.chain(*(layout.text_patterns f
 ALL_SAVED_FILES = tuple(dict.fromkeys(itertools.chain(*(layout.saved_files for layout in LAYOUTS.values()))))
 
 
-def saved_step_kind(folder: Path) -> Literal["model"] | None:
+def saved_step_kind(folder: Path) -> Literal["model", "lora"] | None:
     """Return what a step's folder holds, None where no step is saved in it, or not wholly."""
-    return "model" if (folder / MODEL_INDEX).is_file() else None
+    if (folder / MODEL_INDEX).is_file():
+        return "model"
+    return None if lora_file(folder) is None else "lora"
+
+
+def lora_file(folder: Path) -> Path | None:
+    """Return the file of the LoRA that is saved in a step's folder, as its card names it; None where there is none."""
+    about = _lora_card(folder)
+    if about is None or not PLAIN_NAME.fullmatch(name := str(about.get("file"))):
+        return None
+    return folder / name if (folder / name).is_file() else None
+
+
+def _lora_card(folder: Path) -> Mapping[str, Any] | None:
+    about = (_read_config(folder / CARD) or {}).get("lora")
+    return about if isinstance(about, dict) else None
 
 
 # Which family --------------------------------------------------------------------------------------------------------
@@ -154,8 +173,10 @@ def folder_configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None
 def layout_of(folder: Path) -> Layout:
     """Return the layout of a model's folder as its UNet's configuration tells it, that of SD 1.x where nothing does.
 
-    It refuses nothing: `family_of` does.
+    Of a saved LoRA it is that of its base. It refuses nothing: `family_of` does.
     """
+    if (about := _lora_card(folder)) is not None:
+        return next((layout for name, layout in LAYOUTS.items() if name == about.get("family")), SD1)
     return LAYOUTS[_family_of_unet(_read_config(folder / "unet" / "config.json") or {})]
 
 

@@ -12,18 +12,17 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config.fields import describe
-from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import bitsandbytes_hidden
-from dreambooth.errors import BaseModelError, ConfigError, quoted
+from dreambooth.errors import BaseModelError, quoted
 from dreambooth.formats.layout import LAYOUTS, Layout, family_of, folder_configs
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
+from dreambooth.models.card import BaseCard, card_of
 from dreambooth.models.config_limits import refuse_wrong_config, refuse_wrong_configs
 from dreambooth.models.download import downloaded_base, downloaded_vae, missing_files
 from dreambooth.models.family import Family
@@ -51,31 +50,12 @@ STARTER = "starter"
 LICENCE_LINE = re.compile(r"\A---\n(?:(?!---).*\n)*?license: *[\"']?([A-Za-z0-9.+_-]{1,100})")
 
 
-@dataclass(frozen=True)
-class BaseCard:
-    """What is known of a model beyond its weights: its size, whether it is a toy, and the recipe that suits it.
-
-    `source` is the Hub id, or `starter`, that it was loaded from or taught from, and `licence` what it is under, both
-    carried on by what is taught from it; `step` is that of a run's saved model, and `strength` what was made of it.
-    `extensions` says by which steps the run had been extended before that step, a sentence each.
-    """
-
-    native_px: int = 512
-    is_toy: bool = False
-    notice: str = ""
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    source: str = ""
-    licence: str = ""
-    step: int | None = None
-    strength: str = ""
-    extensions: Sequence[str] = ()
-
-
 @dataclass
 class Base:
     """The parts of a model, as loaded in fp32 on the CPU and in evaluation mode, and the family they belong to.
 
-    `name` stands in the settings text of pictures made with it.
+    `name` stands in the settings text of pictures made with it; `fingerprint` is that of the weights that can learn,
+    as they were loaded.
     """
 
     name: str
@@ -86,6 +66,11 @@ class Base:
     noise_scheduler_config: dict[str, Any]
     card: BaseCard
     family: Family = StableDiffusion()
+    fingerprint: str = ""
+
+    def take_fingerprint(self) -> None:
+        """Note what the weights that can learn are now."""
+        self.fingerprint = weights_fingerprint(self.unet, *self.text_encoders())
 
     def modules(self) -> "dict[str, nn.Module]":
         """Return the parts by their names in the family's layout, in its order."""
@@ -102,35 +87,12 @@ def read_card(name: str, models_dir: Path | None = None) -> BaseCard:
     if source is None or not source.is_dir():
         return BaseCard()
     if (source / "card.json").exists():
-        return _card_of(source / "card.json")
+        return card_of(source / "card.json")
     try:
         sample_size = json.loads((source / "unet" / "config.json").read_text("utf-8"))["sample_size"]
         return BaseCard(native_px=8 * int(sample_size))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return BaseCard()
-
-
-def _card_of(file: Path) -> BaseCard:
-    """Read a card, which comes with the base from wherever that is from: it may set rates and steps, and no paths."""
-    try:
-        card = BaseCard(**json.loads(file.read_text("utf-8")))
-        TrainingConfig.from_json(card.recipe)
-        if not isinstance(card.extensions, list | tuple):
-            raise ValueError("its extensions are no list")
-        card = dataclasses.replace(card, extensions=tuple(card.extensions))
-    except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
-        raise _bad_card(file, f"{error}"[:300]) from None
-    texts = (card.notice, card.source, card.licence, card.strength, *card.extensions)
-    kinds = (type(card.native_px), type(card.is_toy), {type(text) for text in texts})
-    if kinds != (int, bool, {str}) or not 16 <= card.native_px <= 4096 or not isinstance(card.step, int | None):
-        raise _bad_card(
-            file, "native_px is no size of 16 to 4096, is_toy not true or false, notice, source, licence or strength "
-            "no text, or step no number.",
-        )  # fmt: skip
-    own = {info.name for info in describe(TrainingConfig) if info.group != "model"} - {"logging_dir"}
-    if others := sorted(card.recipe.keys() - own):
-        raise _bad_card(file, f"Its recipe names {', '.join(others)}, which is the user's to say.")
-    return card
 
 
 def _licence_of(source: Path) -> str:
@@ -140,10 +102,6 @@ def _licence_of(source: Path) -> str:
     page = source / "README.md"
     match = LICENCE_LINE.search(page.read_text("utf-8", errors="replace")) if page.is_file() else None
     return match[1] if match else ""
-
-
-def _bad_card(file: Path, why: str) -> BaseModelError:
-    return BaseModelError(f"{file} cannot be used.", why, "Remove or mend it; without one, SD 1.5's recipe is taken.")
 
 
 def load_base(
@@ -188,6 +146,7 @@ def load_base(
         other_place = vae if part == "vae" else None
         place = source if source.is_file() else source / part
         refuse_not_finite(part, module.eval(), Path(other_place) if other_place is not None else place)
+    base.take_fingerprint()
     return base
 
 

@@ -18,10 +18,15 @@ class Factors:
     up: "Tensor"
     down: "Tensor"
 
+    @property
+    def shape(self) -> "tuple[int, ...]":
+        """Return the shape of the weight that it changes."""
+        return (self.up.shape[0], *self.down.shape[1:])
+
     def product(self) -> "Tensor":
         """Return the change in the shape of the weight, in fp32."""
         change: Tensor = self.up.float().flatten(1) @ self.down.float().flatten(1)
-        return change.reshape(self.up.shape[0], *self.down.shape[1:])
+        return change.reshape(self.shape)
 
 
 @dataclass(frozen=True)

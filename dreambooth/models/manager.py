@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.device.threads import use_all_threads
@@ -12,6 +12,7 @@ from dreambooth.errors import DeviceError
 if TYPE_CHECKING:
     import torch
 
+    from dreambooth.models.adapter import Adapter
     from dreambooth.models.base import Base
 
 Holder = Literal["training", "generation"]
@@ -31,6 +32,7 @@ class ModelManager:
         self._lease = threading.Lock()
         self._holder: Holder | None = None
         self._resident: tuple[Hashable, Base] | None = None
+        self._adapters: tuple[Hashable, Sequence[Adapter]] = ((), ())
 
     @property
     def device(self) -> "torch.device":
@@ -128,6 +130,14 @@ class ModelManager:
             self._resident = (key, base)
         return self._resident[1]
 
+    def adapt(self, key: Hashable, attach: Callable[[], "Sequence[Adapter]"]) -> None:
+        """Have the models on the device carry the adapters of `key`, attached anew if others, or none, are on them."""
+        if self._adapters[0] != key:
+            for adapter in self._adapters[1]:
+                adapter.detach()
+            self._adapters = ((), ())
+            self._adapters = (key, attach())
+
     def place(self, module: Any, *, dtype: "torch.dtype | None" = None) -> None:
         """Move a module to the device, and to a number format if one is given."""
         module.to(device=self.device, dtype=dtype)
@@ -156,7 +166,7 @@ class ModelManager:
 
     def _drop_resident(self) -> None:
         if self._resident is not None:
-            self._resident = None
+            self._resident, self._adapters = None, ((), ())
             self.collect()
 
 

@@ -15,7 +15,7 @@ from dreambooth.records.workspace import STEP_NAME, RunFolder
 
 def write_hashes(run: RunFolder, step: int, folder: Path) -> None:
     """Note the hashes of the weights in this folder, which is to become the step's."""
-    files = sorted(folder.glob("*/*.safetensors"))
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")])
     write_json(run.hashes_path(step), {file.relative_to(folder).as_posix(): _hash(file) for file in files})
 
 

@@ -1,7 +1,10 @@
-"""The one reader of saved steps, and of bases, for pictures and exports; on the device it replaces what was there.
+"""The one reader of saved steps, and of bases, for pictures, scores and exports; on the device it replaces what was
+there.
 
-A step holds a whole model. At another strength than 1 it is base + s (trained - base), where the base is the one that
-the step's own settings name.
+A step holds a whole model or a LoRA. At another strength than 1 a whole one is base + s (trained - base), where the
+base is the one that the step's own settings name; a LoRA is its base with s times its factors. On the device a LoRA's
+factors are added by hooks, so that another strength, step or file changes nothing but them; for exports they are merged
+in a copy.
 """
 
 import dataclasses
@@ -12,8 +15,14 @@ from typing import Any
 
 from dreambooth.errors import BaseModelError
 from dreambooth.formats.json_file import read_object
-from dreambooth.models.base import Base, load_base, local_base
+from dreambooth.formats.layout import lora_file
+from dreambooth.models.adapter import AdaptedModule, Adapter, adapted, merge, module_of, places_of
+from dreambooth.models.base import Base, load_base, local_base, read_card
+from dreambooth.models.card import BaseCard, LoraBase
+from dreambooth.models.lora_file import read_lora
+from dreambooth.models.low_rank import Factors
 from dreambooth.models.manager import ModelManager
+from dreambooth.models.saved_hashes import refuse_changed
 from dreambooth.models.strength import WHOLE, Strength, mix, refuse_other_base
 
 READ_SUFFIXES = (".json", ".safetensors", ".bin")
@@ -23,7 +32,8 @@ READ_SUFFIXES = (".json", ".safetensors", ".bin")
 class ModelSource:
     """A saved step or a base as it is asked for: a folder, a file or a Hub id, and how much of what it learned counts.
 
-    What stands below the strength is as in `load_base`.
+    base: what a LoRA is added to, or a step compared with, where it is not what the step itself names; the rest is as
+    in `load_base`.
     """
 
     name: str
@@ -32,6 +42,7 @@ class ModelSource:
     revision: str | None = None
     variant: str | None = None
     tokenizer: str | None = None
+    base: str | None = None
 
 
 def resident(
@@ -42,8 +53,24 @@ def resident(
     To be called under a generation lease, by a function that returns, and lets go of the models, before another source
     is asked for. Models whose files were deleted or replaced are not served from memory. Raises BaseModelError.
     """
-    key = source, _files_of(source.name, models_dir)
-    return manager.resident(key, lambda: load(source, models_dir=models_dir, token=token))
+    step = _lora_step(source, models_dir)
+    if step is None:
+        base = manager.resident((source, _files_of(source.name, models_dir)), lambda: load(
+            source, models_dir=models_dir, token=token))  # fmt: skip
+        manager.adapt((), list)
+        return base
+    whole, card = _base_source(source, step), read_card(str(step.parent))
+    key = whole, _files_of(whole.name, models_dir)
+    base = manager.resident(key, lambda: load(whole, models_dir=models_dir, token=token))
+    _refuse_other_weights(base, source, step, card.lora)
+
+    def attach() -> list[Adapter]:
+        refuse_changed(step.parent)
+        placed = [_placed(one, base.unet) for one in _modules_of(base, step)]
+        return [Adapter(base, placed, source.strength)]
+
+    manager.adapt((str(step), step.stat().st_mtime_ns, source.strength), attach)
+    return _named(base, source, card)
 
 
 def load(source: ModelSource, *, models_dir: Path | None = None, token: str | None = None) -> Base:
@@ -52,28 +79,42 @@ def load(source: ModelSource, *, models_dir: Path | None = None, token: str | No
     Raises BaseModelError for a strength of a model whose base is not known or cannot be had. Needs both in memory
     meanwhile.
     """
+    step = _lora_step(source, models_dir)
+    if step is not None:
+        refuse_changed(step.parent)
+        whole, card = _base_source(source, step), read_card(str(step.parent))
+        base = load(whole, models_dir=models_dir, token=token)
+        _refuse_other_weights(base, source, step, card.lora)
+        merge(base, _modules_of(base, step), source.strength)
+        base.take_fingerprint()
+        return _named(base, source, card)
     trained = load_base(
         source.name, vae=source.vae, revision=source.revision, variant=source.variant, tokenizer=source.tokenizer,
         token=token, models_dir=models_dir,
     )  # fmt: skip
     if not source.strength.is_whole:
-        base = load_base(**_base_of(Path(source.name)), token=token, models_dir=models_dir)
+        named: dict[str, Any] = {"name": source.base} if source.base else _base_of(Path(source.name))
+        base = load_base(**named, token=token, models_dir=models_dir)
         _weaken(trained, base, source)
         del base
         gc.collect()  # its modules hold each other in circles
+        trained.take_fingerprint()
     return trained
 
 
 def load_with_base(
-    source: ModelSource, *, other_base: str | None = None, models_dir: Path | None = None, token: str | None = None
+    source: ModelSource, *, models_dir: Path | None = None, token: str | None = None
 ) -> tuple[Base, Base]:
     """Return the models of a step at its strength, and those that it was trained from, both in memory.
 
-    other_base: the base, where it is not where the step's settings say. Raises BaseModelError as `load` does, and where
-    the step is not of that base.
+    Raises BaseModelError as `load` does, and where the step is not of that base.
     """
+    step = _lora_step(source, models_dir)
+    if step is not None:
+        base = load(_base_source(source, step), models_dir=models_dir, token=token)
+        return load(source, models_dir=models_dir, token=token), base
     trained = load(dataclasses.replace(source, strength=WHOLE), models_dir=models_dir, token=token)
-    named: dict[str, Any] = {"name": other_base} if other_base else _base_of(Path(source.name))
+    named: dict[str, Any] = {"name": source.base} if source.base else _base_of(Path(source.name))
     base = load_base(**named, token=token, models_dir=models_dir)
     for part in trained.family.layout.learning_parts:
         refuse_other_base(getattr(trained, part), getattr(base, part), source.name)
@@ -85,6 +126,78 @@ def _weaken(trained: Base, base: Base, source: ModelSource) -> None:
     """Move trained models in place to the strength of their source."""
     mix(trained.unet, base.unet, source.strength.unet, source.name)
     mix(trained.text_encoder, base.text_encoder, source.strength.text_encoder, source.name)
+
+
+# LoRAs ---------------------------------------------------------------------------------------------------------------
+
+
+def _lora_step(source: ModelSource, models_dir: Path | None) -> Path | None:
+    """Return the file of the LoRA that this source is a saved step of, None for a whole model."""
+    folder = local_base(source.name, models_dir)
+    return lora_file(folder) if folder is not None and folder.is_dir() else None
+
+
+def _base_source(source: ModelSource, step: Path) -> ModelSource:
+    """Return what a saved LoRA is added to: what is asked for, else what its card names."""
+    about = read_card(str(step.parent)).lora
+    assert about is not None, "its card names the file"
+    if source.base is not None:
+        return ModelSource(source.base, vae=source.vae, tokenizer=source.tokenizer)
+    if Path(about.base).is_absolute() and not Path(about.base).exists():
+        raise BaseModelError(
+            f'The base of the LoRA "{model_name(source.name)}" is not here.', f'It was trained on "{about.base}".',
+            "Name where that model is now with --base.",
+        )  # fmt: skip
+    return ModelSource(
+        about.base, vae=source.vae or about.vae, revision=about.revision, variant=about.variant,
+        tokenizer=source.tokenizer or about.tokenizer,
+    )  # fmt: skip
+
+
+def _refuse_other_weights(base: Base, source: ModelSource, step: Path, about: LoraBase | None) -> None:
+    """Raise BaseModelError where the base is of another family, or has other weights than the one that is named.
+
+    On a base that is asked for, other weights of the family are meant.
+    """
+    name = model_name(source.name)
+    if about is None or base.family.layout.family != about.family:
+        raise BaseModelError(
+            f'The LoRA "{name}" does not fit "{base.name}".', "That is another kind of model.",
+            f"Name a base like the one that it was trained on{f', {about.base}' if about else ''}.",
+        )  # fmt: skip
+    if source.base is None and base.fingerprint != about.fingerprint:
+        raise BaseModelError(
+            f'"{about.base}" is not the model that the LoRA "{name}" was trained on.', "Its weights are others by now.",
+            "Put that model back, or name it with --base; a similar one named so is taken too.",
+        )  # fmt: skip
+
+
+def _modules_of(base: Base, step: Path) -> list[AdaptedModule]:
+    """Return a step's factors with their places; raises BaseModelError where they do not fit the base."""
+    factors = read_lora(step).factors
+    places = {place.name: place for place in places_of(base, "all", base.family.layout.learning_parts)}
+    for name, one in factors.items():
+        if name not in places or one.shape != module_of(base, places[name]).weight.shape:
+            raise BaseModelError(
+                f'The LoRA "{step.name}" does not fit "{base.name}".', f"It has no such layer: {name}.",
+                "Name a base like the one that it was trained on.",
+            )  # fmt: skip
+    return adapted([places[name] for name in factors], factors)
+
+
+def _placed(one: AdaptedModule, like: Any) -> AdaptedModule:
+    """Return factors on the device, and in the format, of a part."""
+    parameter = next(like.parameters())
+    up, down = one.factors.up.to(parameter), one.factors.down.to(parameter)
+    return AdaptedModule(one.place, Factors(up, down))
+
+
+def _named(base: Base, source: ModelSource, card: BaseCard) -> Base:
+    """Return the same models under the step's name, with its card."""
+    return dataclasses.replace(base, name=source.name, card=dataclasses.replace(card, step=None, strength=""))
+
+
+# Names and files -----------------------------------------------------------------------------------------------------
 
 
 def model_name(model: str) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.formats.layout import MODEL_INDEX, Part
 from dreambooth.formats.safetensors_file import stored_dtype, write_safetensors
-from dreambooth.models.base import Base, BaseCard
+from dreambooth.models.base import Base
+from dreambooth.models.card import BaseCard
 
 if TYPE_CHECKING:
     import torch

@@ -115,7 +115,8 @@ class StableDiffusion:
 
     def predict(self, unet: Any, noisy: "Tensor", timesteps: "Tensor", condition: Condition) -> "Tensor":
         """Return the UNet's prediction for noisy latents (batch, channels, height / 8, width / 8)."""
-        prediction: Tensor = unet(noisy, timesteps, condition.states).sample
+        noisy, states = (tensor.to(next(unet.parameters()).dtype) for tensor in (noisy, condition.states))
+        prediction: Tensor = unet(noisy, timesteps, states).sample
         return prediction
 
     def encode(self, vae: Any, pixels: "Tensor") -> Posterior:

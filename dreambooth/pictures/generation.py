@@ -89,7 +89,9 @@ def generate_images(
         # Nothing is yielded inside: what surrounds inference must not leak to whoever takes the pictures.
         with _inference(base, autocast_dtype):
             noise = _noise(base, batch, stream, width, height)
-            latents = _denoised(base, config, condition, noise, step_done, batch, stream)
+            # While it trains, the UNet's memory is the training's: a recording would keep some of its own.
+            records = autocast_dtype is None and noise.device.type == "cuda"
+            latents = _denoised(base, config, condition, noise, step_done, batch, stream, records=records)
             images = [] if latents is None else _decoded(base, latents, say)
         if latents is None:
             return
@@ -179,8 +181,10 @@ def _denoised(
     step_done: Callable[[], bool],
     seeds: Sequence[int],
     stream: rng.Stream,
+    *,
+    records: bool,
 ) -> "Tensor | None":
-    """Return clean latents, or None when told to stop.
+    """Return clean latents, or None when told to stop; `records` its steps as a CUDA graph.
 
     With the guidance of Ho & Salimans 2022 (arXiv 2207.12598, eq. 6): eps = eps_avoid + scale (eps_show - eps_avoid).
     """
@@ -196,8 +200,6 @@ def _denoised(
         noisy, timestep, *rest = inputs
         return [base.family.predict(base.unet, noisy, timestep, condition.with_tensors(rest))]
 
-    # While it trains, the UNet's memory is the training's: a recording would keep some of its own.
-    records = noise.device.type == "cuda" and not _parameter(base.unet).requires_grad
     predict = CapturedWork(predicted) if records else predicted
     for number, t in enumerate(scheduler.timesteps, 1):
         scaled = scheduler.scale_model_input(latents, t)

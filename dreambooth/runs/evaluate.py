@@ -185,7 +185,7 @@ class Evaluation:
         if self.request.num_steps is not None:
             num_steps = self.request.num_steps
             explicit |= {"max_train_steps": num_steps, "save_interval": max(num_steps // 4, 1)}
-        return resolve(explicit, card.recipe, "recommended").checked()
+        return resolve(explicit, card.recipes, "recommended").checked()
 
     def _recommended_step(self, name: str, run: RunFolder) -> int | None:
         scores = score_run(
@@ -229,8 +229,7 @@ class Evaluation:
             base = resident(
                 self.manager, ModelSource(model), models_dir=self.workspace.models_dir, token=self.token
             )  # fmt: skip
-            recipe = base.card.recipe
-            guidance_scale = float(recipe.get("save_guidance_scale", 7.5))
+            guidance_scale = base.card.guidance_scale
             for done, one in enumerate(missing):
                 self.on_progress(what, done, len(missing))
                 _save_one(base, one, guidance_scale, base.card.native_px, folder)

@@ -316,7 +316,8 @@ def _write(parts: Parts, judge: Judge, recipe: Recipe, out_dir: Path) -> None:
     """Write the model as fp16 into `out_dir`, beside the card and the texts that are there already."""
     import torch
 
-    from dreambooth.models.base import Base, BaseCard, read_card
+    from dreambooth.models.base import Base, read_card
+    from dreambooth.models.card import BaseCard
     from dreambooth.models.saving import write_model
 
     card = read_card(str(out_dir)) if (out_dir / "card.json").exists() else BaseCard(native_px=recipe.size_px)

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config.training import TrainingConfig
-from dreambooth.models.base import Base, BaseCard
+from dreambooth.device.precision import dtype_of
+from dreambooth.models.base import Base
+from dreambooth.models.card import BaseCard
 from dreambooth.training.method import LearningWeights, StepWeights
 
 if TYPE_CHECKING:
@@ -16,6 +18,13 @@ if TYPE_CHECKING:
 class FullFineTuning:
     """The method of the DreamBooth paper (see `Method`)."""
 
+    def prepare(self, base: Base, config: TrainingConfig) -> None:
+        """Leave the base in fp32, in which its weights learn."""
+
+    def autocast_dtype(self, config: TrainingConfig) -> "torch.dtype | None":
+        """Return the format of the arithmetic over weights in fp32."""
+        return dtype_of(config.mixed_precision)
+
     def attach(self, base: Base, config: TrainingConfig) -> None:
         """Have gradients reach every weight of the models that learn, in the settings' number format and memory use."""
         learns = {"unet": True, "text_encoder": config.train_text_encoder}
@@ -23,8 +32,10 @@ class FullFineTuning:
             module.requires_grad_(learns.get(part, False))
         for part, it_learns in learns.items():
             getattr(base, part).train(it_learns)
-            if it_learns:
-                _prepare(getattr(base, part), config)
+            if it_learns and config.weight_precision == "bf16":
+                getattr(base, part).to(dtype_of("bf16"))
+            if it_learns and config.gradient_checkpointing:
+                recompute_activations(getattr(base, part))
         is_on_cuda = base.unet.device.type == "cuda"
         if is_on_cuda and config.mixed_precision != "no" and not (config.shard_weights or config.use_8bit_adam):
             import torch
@@ -46,7 +57,7 @@ class FullFineTuning:
 
     def write_step(
         self, folder: Path, base: Base, weights: "Mapping[str, Mapping[str, Tensor]]", dtype: "torch.dtype",
-        card: BaseCard,
+        card: BaseCard, name: str,
     ) -> None:  # fmt: skip
         """Fill `folder` with a complete diffusers model."""
         from dreambooth.models.saving import write_model
@@ -54,12 +65,8 @@ class FullFineTuning:
         write_model(folder, base, dtype, card, weights)
 
 
-def _prepare(model: Any, config: TrainingConfig) -> None:
-    import torch
-
-    if config.weight_precision == "bf16":
-        model.to(torch.bfloat16)
-    if config.gradient_checkpointing:
-        # transformers 5.23 renamed the method; diffusers calls it by a third name.
-        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable", "enable_gradient_checkpointing")
-        next(getattr(model, name) for name in names if hasattr(model, name))()
+def recompute_activations(model: Any) -> None:
+    """Have a model in training mode recompute its activations in the backward pass."""
+    # transformers 5.23 renamed the method; diffusers calls it by a third name.
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable", "enable_gradient_checkpointing")
+    next(getattr(model, name) for name in names if hasattr(model, name))()

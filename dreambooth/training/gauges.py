@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dreambooth import rng
-from dreambooth.config.training import Precision, TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.data.dataset import CLASS, INSTANCE, ConceptPhotos, Crop, Pick
 from dreambooth.events import FixedNoiseLosses
 from dreambooth.models.family import PictureSize
@@ -21,6 +21,7 @@ from dreambooth.training.captions import CaptionConditions
 from dreambooth.training.predictions import predicted
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
     from torch import Tensor
 
@@ -115,13 +116,13 @@ class Gauges:
         conditions: CaptionConditions,
         alpha_bar: "Tensor",
         prediction_type: str,
-        mixed_precision: Precision,
+        autocast_dtype: "torch.dtype | None",
         seed: int,
     ) -> None:
         import torch
 
         self._pictures, self._base, self._conditions = pictures, base, conditions
-        self._alpha_bar, self._mixed_precision = alpha_bar.to(pictures.seen.device), mixed_precision
+        self._alpha_bar, self._autocast_dtype = alpha_bar.to(pictures.seen.device), autocast_dtype
         self._kind = objective.checked_prediction_type(prediction_type)
         num_pairs, device = len(pictures.seen), pictures.seen.device
         levels = (torch.arange(num_pairs) + 0.5) / num_pairs
@@ -162,6 +163,6 @@ class Gauges:
             torch.cat([self._photo_noise, self._photo_noise, self._class_noise]),
             self._timesteps.repeat(3),
             self._alpha_bar,
-            self._mixed_precision,
+            self._autocast_dtype,
         )
         return said.chunk(3)

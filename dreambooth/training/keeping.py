@@ -241,8 +241,9 @@ class Keeper:
         extensions = [str(one) for one in read_extensions(self._run.extensions_path) if one.start < step]
         with new_folder(self._run.step_folder(step)) as folder:
             card = dataclasses.replace(base.card, step=step, extensions=extensions)
-            self._method.write_step(folder, base, weights, dtype_of(self._config.save_precision), card)
             (folder / "args.json").write_text(json.dumps(self._config.to_json(), indent=2) + "\n", "utf-8")
+            dtype = dtype_of(self._config.save_precision)
+            self._method.write_step(folder, base, weights, dtype, card, f"{self._run.name}-{step}")
             # Pictures are away from their place for a moment only.
             sync_all(folder)
             write_hashes(self._run, step, folder)

@@ -56,6 +56,10 @@ def _taken_off(models: list[Any], learner: Learner, device: "torch.device") -> C
     moved = [model for model in models if next(model.parameters()).device.type == device.type]
     for model in moved:
         model.to("cpu")
+    # A LoRA's factors belong to no model.
+    factors = [parameter for parameter in learner.parameters if parameter.device.type == device.type]
+    for parameter in factors:
+        parameter.data = parameter.data.to("cpu")
     # bitsandbytes shares one table among all parameters: it moves once, and is shared again afterwards.
     on_cpu: dict[int, Any] = {}
     back: dict[int, Any] = {}
@@ -80,6 +84,8 @@ def _taken_off(models: list[Any], learner: Learner, device: "torch.device") -> C
     def put_back() -> None:
         for model in moved:
             model.to(device)
+        for parameter in factors:
+            parameter.data = parameter.data.to(device)
         for holder, key in places:
             tensor = holder[key]
             if id(tensor) not in back:

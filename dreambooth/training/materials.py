@@ -11,7 +11,6 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.training.batches import BatchMaker
 from dreambooth.training.captions import CaptionConditions
-from dreambooth.training.full import FullFineTuning
 from dreambooth.training.gauges import Gauges
 from dreambooth.training.method import Method
 
@@ -64,5 +63,5 @@ class Materials:
     photo_files: list[Path]
     captions: list[tuple[str, str]]
     base_key: str
+    method: Method
     gauges: Gauges | None = None
-    method: Method = FullFineTuning()

@@ -43,7 +43,7 @@ def build_optimizer(
         "weight_decay": config.adam_weight_decay,
         "eps": config.adam_epsilon,
     }
-    if config.use_8bit_adam:
+    if config.has_8bit_moments:
         reason = eight_bit_adam_available()
         if reason is None:
             return _eight_bit_adamw(groups, options)

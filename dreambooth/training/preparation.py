@@ -17,14 +17,16 @@ from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.events import PhaseProgress
 from dreambooth.forecast.counts import counts_of_base
 from dreambooth.forecast.disk import bytes_there, disk_need, refuse_short_disk
-from dreambooth.models.base import Base, load_base, weights_fingerprint
+from dreambooth.models.base import Base, weights_fingerprint
 from dreambooth.models.manager import use_attention
+from dreambooth.models.saved_step import ModelSource, load
 from dreambooth.records.drive import refuse_full_drive
 from dreambooth.records.workspace import RunFolder
 from dreambooth.training.batches import BatchMaker, LatentPool
 from dreambooth.training.captions import CaptionConditions, tokenize
 from dreambooth.training.gauges import GaugePictures, Gauges, gauge_pictures
 from dreambooth.training.materials import Materials, RunContext
+from dreambooth.training.method import Method, method_of
 from dreambooth.training.objective import zero_terminal_snr
 from dreambooth.training.sharding import refuse_one_process
 from dreambooth.training.subject_mask import find_subjects
@@ -62,6 +64,8 @@ def prepare(config: TrainingConfig, context: RunContext) -> Materials | None:
     if is_stopped():
         return None
     captions = _captions(concepts)
+    method = method_of(config)
+    method.prepare(base, config)
     conditions = _placed_conditions(config, base, captions, pictures, context)
     alpha_bar = _noise_levels(config, base).to(manager.device)
     batches = BatchMaker(
@@ -69,14 +73,16 @@ def prepare(config: TrainingConfig, context: RunContext) -> Materials | None:
         process.process_index, process.num_processes,
     )  # fmt: skip
     planned_steps = num_steps_of(config, sum(len(one.instance) for one in concepts), process.num_processes)
-    _ask_the_base(config, batches, base, conditions, alpha_bar, planned_steps, context)
+    _ask_the_base(config, method, batches, base, conditions, alpha_bar, planned_steps, context)
     if is_stopped():
         return None
-    gauges = None if pictures is None else _gauges(config, seed, pictures, base, conditions, alpha_bar)
+    gauges = None if pictures is None else _gauges(config, method, seed, pictures, base, conditions, alpha_bar)
     if is_stopped():
         return None
     files = _photo_files(config, concepts)
-    return Materials(base, batches, conditions, alpha_bar, seed, planned_steps, files, captions, base_key, gauges)
+    return Materials(
+        base, batches, conditions, alpha_bar, seed, planned_steps, files, captions, base_key, method, gauges
+    )
 
 
 def _refuse_number_of_processes(config: TrainingConfig, num_processes: int) -> None:
@@ -88,15 +94,14 @@ def _refuse_number_of_processes(config: TrainingConfig, num_processes: int) -> N
 
 def _loaded_base(config: TrainingConfig, context: RunContext) -> Base:
     context.report(PhaseProgress("loading"))
-    base = load_base(
+    source = ModelSource(
         config.pretrained_model_name_or_path,
         vae=config.pretrained_vae_name_or_path,
         revision=config.revision,
         variant=config.variant,
         tokenizer=config.tokenizer_name,
-        token=context.token,
-        models_dir=context.workspace.models_dir,
     )
+    base = load(source, models_dir=context.workspace.models_dir, token=context.token)
     use_attention([base.unet, base.vae], config.attention, context.warn)
     return base
 
@@ -181,6 +186,7 @@ def _noise_levels(config: TrainingConfig, base: Base) -> "Tensor":
 
 def _gauges(
     config: TrainingConfig,
+    method: Method,
     seed: int,
     pictures: GaugePictures,
     base: Base,
@@ -188,11 +194,12 @@ def _gauges(
     alpha_bar: "Tensor",
 ) -> Gauges:
     kind = base.noise_scheduler_config.get("prediction_type", "epsilon")
-    return Gauges(pictures, base, conditions, alpha_bar, kind, config.mixed_precision, seed)
+    return Gauges(pictures, base, conditions, alpha_bar, kind, method.autocast_dtype(config), seed)
 
 
 def _ask_the_base(
     config: TrainingConfig,
+    method: Method,
     batches: BatchMaker,
     base: Base,
     conditions: CaptionConditions,
@@ -204,7 +211,7 @@ def _ask_the_base(
     is_stopped = context.controls.stop.is_set
     if config.teacher_prior:
         fill_teacher(
-            batches, base, conditions, alpha_bar, planned_steps,
+            batches, base, conditions, alpha_bar, planned_steps, method.autocast_dtype(config),
             lambda done, total: context.report(PhaseProgress("latents", done, total)), is_stopped,
         )  # fmt: skip
     if config.background_weight != 1:
@@ -273,10 +280,8 @@ def class_image_folders(config: TrainingConfig, base: Base, context: RunContext)
         return [concept.class_data_dir for concept in config.concepts]
     workspace, manager = context.workspace, context.manager
     if config.class_model_name_or_path is not None:
-        base = load_base(
-            config.class_model_name_or_path, vae=config.pretrained_vae_name_or_path, token=context.token,
-            models_dir=workspace.models_dir,
-        )  # fmt: skip
+        source = ModelSource(config.class_model_name_or_path, vae=config.pretrained_vae_name_or_path)
+        base = load(source, models_dir=workspace.models_dir, token=context.token)
     base_key = weights_fingerprint(base.unet, *base.text_encoders())
     vae_key = weights_fingerprint(base.vae)
 

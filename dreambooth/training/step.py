@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.capture import CapturedWork
-from dreambooth.device.precision import autocast, dtype_of
+from dreambooth.device.precision import autocast
 from dreambooth.events import Notice
 from dreambooth.models.family import Condition, Family, TextInputs
 from dreambooth.training import objective
@@ -118,7 +118,7 @@ class TrainingStep:
         """Return the losses of one micro-batch, attached to the graph: the forward pass in the run's precision."""
         materials, config = self._materials, self._config
         is_cached = not config.gradient_checkpointing and not config.shard_weights
-        with autocast(self._device.type, dtype_of(config.mixed_precision), cache=is_cached):
+        with autocast(self._device.type, materials.method.autocast_dtype(config), cache=is_cached):
             return step_loss(
                 materials.base.family,
                 self._unet,

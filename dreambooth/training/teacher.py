@@ -16,6 +16,7 @@ from dreambooth.training.captions import CaptionConditions
 from dreambooth.training.predictions import predicted
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from dreambooth.models.base import Base
@@ -29,6 +30,7 @@ def fill_teacher(
     conditions: CaptionConditions,
     alpha_bar: "Tensor",
     num_steps: int,
+    autocast_dtype: "torch.dtype | None",
     report: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> None:
@@ -49,7 +51,7 @@ def fill_teacher(
         timesteps = torch.tensor([batches.timestep(example) for example in some]).to(latents.device)
         with torch.no_grad():
             condition = conditions([batches.caption(example) for example in some], sizes)
-        said = predicted(base, condition, latents, noise, timesteps, alpha_bar, batches.config.mixed_precision)
+        said = predicted(base, condition, latents, noise, timesteps, alpha_bar, autocast_dtype)
         batches.teacher.update({example.position: one for example, one in zip(some, said, strict=True)})
     report(len(needed), len(needed))
 

@@ -14,7 +14,8 @@ from dreambooth.config.generation import GenerationConfig
 from dreambooth.data import class_images
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.errors import ConfigError
-from dreambooth.models.base import Base, BaseCard, load_base
+from dreambooth.models.base import Base, load_base
+from dreambooth.models.card import BaseCard
 from dreambooth.pictures.generation import Picture
 
 CONCEPT = Concept("photo of zwx dog", "photos", "photo of dog")

@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dreambooth.commands.cli import main
-from dreambooth.export.lora_file import read_lora
 from dreambooth.formats.lora_keys import ALPHA, DOWN, UP, lora_modules
 from dreambooth.models.base import load_base
+from dreambooth.models.lora_file import read_lora
 from dreambooth.models.low_rank import factors, spectrum
 from dreambooth.models.sd import SD15_CONFIGS
 
@@ -109,7 +109,7 @@ def test_a_change_of_low_rank_comes_back(
     assert "rank 3" in told
     assert "lacks 0% of the change of the weights, and 0% of the change of the UNet's predictions" in told
     before, taught = load_base(str(tiny_base_folder)), load_base(str(step))
-    found = read_lora(out)
+    found = read_lora(out).factors
     for module in lora_modules({part: getattr(taught, part).state_dict() for part in ("unet", "text_encoder")}, "all"):
         weights = [getattr(base, module.part).state_dict()[module.weight] for base in (taught, before)]
         change = weights[0] - weights[1]
@@ -124,7 +124,7 @@ def test_diffusers_reads_the_same_weights_from_it(run: Path, tiny_base_folder: P
     out = tmp_path / "dog.safetensors"
     command = ["convert", str(run), str(out), "--as", "lora", "--max_error", "0.4", "--lora_targets", "all"]
     assert main([*command, "--precision", "fp32"]) == 0
-    found = read_lora(out)
+    found = read_lora(out).factors
     assert len({one.down.shape[0] for one in found.values()}) > 1
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_base_folder, safety_checker=None)
     pipeline.load_lora_weights(out)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from dreambooth.models.base import Base, BaseCard
+from dreambooth.models.base import Base
+from dreambooth.models.card import BaseCard
 from dreambooth.models.saving import write_model
 from dreambooth.models.sd import SD15_SCHEDULER
 from dreambooth.starter.tokens import write_tokenizer

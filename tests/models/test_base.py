@@ -118,7 +118,7 @@ def test_cards(tiny_base_folder: Path) -> None:
     assert read_card(str(tiny_base_folder)).native_px == 32
     assert read_card("owner/unknown").native_px == 512
     assert read_card("starter").is_toy
-    assert read_card("starter").recipe["resolution"] == 64
+    assert read_card("starter").recipes["full"]["resolution"] == 64
 
 
 @pytest.mark.parametrize(

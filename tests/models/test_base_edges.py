@@ -14,7 +14,8 @@ from dreambooth.errors import BaseModelError
 from dreambooth.export.single_file import convert
 from dreambooth.models import base as base_module
 from dreambooth.models import original_file
-from dreambooth.models.base import BaseCard, load_base, read_card
+from dreambooth.models.base import load_base, read_card
+from dreambooth.models.card import BaseCard
 from dreambooth.models.saving import write_model
 from tests.harness.tiny import tiny_base
 

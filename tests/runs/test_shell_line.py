@@ -27,9 +27,9 @@ def understood(line: str) -> TrainingConfig:
 
 def config(photos: Path, base: str, preset: str, **changes: Any) -> TrainingConfig:
     concept = Concept("photo of zwx dog, 'hers' $HOME", str(photos), "photo of dog")
-    card = dict(read_card(base).recipe) | {"max_train_steps": 300}
+    card = dict(read_card(base).recipes.get("full", {})) | {"max_train_steps": 300}
     explicit = {"pretrained_model_name_or_path": base, "concepts": (concept,), **changes}
-    return resolve(explicit, card, preset).checked()
+    return resolve(explicit, {"full": card}, preset).checked()
 
 
 @pytest.mark.parametrize("base", [SD15, STARTER])

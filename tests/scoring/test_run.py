@@ -165,7 +165,7 @@ def test_a_run_without_prior_drifts_and_its_scores_say_so(tmp_path: Path) -> Non
         "lr_scheduler": "constant", "n_save_sample": 1, "save_infer_steps": 12, "num_probe_images": 3,
         "num_crop_variants": 1, "mixed_precision": "no", "use_8bit_adam": False, "checkpointing_steps": 0,
     }  # fmt: skip
-    train(resolve(explicit, read_card(STARTER).recipe, "recommended").checked())
+    train(resolve(explicit, read_card(STARTER).recipes, "recommended").checked())
     scores = read_scores(RunFolder(tmp_path / "run"))
     assert scores is not None
     base, first, last = scores.steps

@@ -74,9 +74,9 @@ def test_the_card_names_a_toy_and_a_valid_recipe() -> None:
     assert card.native_px >= 64
     assert "toy" in card.notice
     assert "Stable Diffusion 1.5" in card.notice
-    assert set(card.recipe) <= set(TrainingConfig.__dataclass_fields__)
-    assert {"resolution", "learning_rate", "max_train_steps"} <= set(card.recipe)
-    assert card.recipe["resolution"] == card.native_px
+    assert set(card.recipes["full"]) <= set(TrainingConfig.__dataclass_fields__)
+    assert {"resolution", "learning_rate", "max_train_steps"} <= set(card.recipes["full"])
+    assert card.recipes["full"]["resolution"] == card.native_px
 
 
 def test_its_recipe_trains_on_captions_as_long_as_generation_makes_them(starter: Any) -> None:
@@ -84,7 +84,7 @@ def test_its_recipe_trains_on_captions_as_long_as_generation_makes_them(starter:
     from dreambooth.config.presets import resolve
     from dreambooth.training.captions import tokenize
 
-    config = resolve({}, read_card("starter").recipe, "recommended")
+    config = resolve({}, read_card("starter").recipes, "recommended")
     captions = ["photo of zwx dog", "photo of dog"]
     inputs = tokenize(starter, captions, pad_tokens=config.pad_tokens, notice=pytest.fail)
     assert {one.ids.shape[1] for one in inputs.values()} == {starter.tokenizer.model_max_length}

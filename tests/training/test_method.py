@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import TrainingError
-from dreambooth.models.base import Base, BaseCard, load_base
+from dreambooth.models.base import Base, load_base
+from dreambooth.models.card import BaseCard
 from dreambooth.training.full import FullFineTuning
 from dreambooth.training.materials import Materials
 from dreambooth.training.method import LearningWeights, StepWeights, parameters_of

@@ -146,7 +146,7 @@ class Handlers:
         config = read_config(run) if run is not None and is_run else None
         empty = {} if prompt.strip() else {"prompt": prompt}
         if run is None or config is None or not config.concepts:
-            guidance = read_card(STARTER).recipe.get("save_guidance_scale", 7.5) if model == STARTER else None
+            guidance = read_card(STARTER).guidance_scale if model == STARTER else None
             samples = example_prompts("pet", "photo of a dog", is_toy=model == STARTER)
             told = {"prompt": samples[0]} | ({} if guidance is None else {"guidance_scale": guidance})
             return {"answer": answer_of(told, empty), "examples": _dataset(samples)}

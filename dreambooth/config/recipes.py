@@ -1,0 +1,41 @@
+"""Defaults per family and method, as data: what counts where neither the user, the base's card nor a preset says more.
+
+A full fine-tuning has those of the seed script, which are the fields' own.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dreambooth.config.training import MethodName, TrainingConfig
+from dreambooth.formats.layout import FamilyName
+
+# Factors start at zero and learn at rates 20 to 100 times those of whole weights; the text encoder's half of the
+# UNet's is what most recipes for SD 1.5 have.
+LORA: dict[str, Any] = {"learning_rate": 1e-4, "text_encoder_lr": 5e-5}
+DEFAULTS: dict[tuple[FamilyName, MethodName], Mapping[str, Any]] = {
+    ("sd1", "full"): {},
+    ("sd1", "lora"): LORA,
+    ("sd2", "full"): {},
+    ("sd2", "lora"): LORA,
+}
+# How many times the card's own rate, or what part of it, is far from it.
+FAR = 10
+# Rates at which this method is known to learn without breaking, where no card says otherwise.
+USUAL_RATES: dict[MethodName, tuple[float, float]] = {"full": (1e-7, 2e-5), "lora": (2e-5, 1e-3)}
+
+
+def rate_warning(config: TrainingConfig, card_recipes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a sentence for a learning rate that is far from its method's, judged by the card's where it has one."""
+    usual = card_recipes.get(config.method, {}).get("learning_rate")
+    low, high = USUAL_RATES[config.method] if usual is None else (usual / FAR, usual * FAR)
+    rate = config.learning_rate
+    if low <= rate <= high:
+        return ""
+    others: dict[MethodName, str] = {"full": "a full fine-tuning", "lora": "a LoRA"}
+    own = others.pop(config.method)
+    (other,) = others.values()
+    outcome = "the model may break" if rate > high else "it will hardly learn"
+    return (
+        f'"learning_rate" is {rate:g}, and {own} of this base usually has {low:g} to {high:g}: {outcome}. '
+        f"It may be a rate for {other}."
+    )

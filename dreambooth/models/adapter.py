@@ -1,0 +1,116 @@
+"""Low-rank factors over a frozen base, added by hooks: y = W x + s up(down(x)) (Hu et al. 2021, LoRA, arXiv 2106.09685,
+eq. 3, with alpha equal to the rank).
+
+The base's modules keep their names and weights: files, samplers and the moving average know nothing of it, and with the
+hooks off the base is what it was, bit for bit. Hooks run inside gradient checkpointing and torch.compile.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreambooth import rng
+from dreambooth.formats.lora_keys import LoraModule, LoraTargets, lora_modules
+from dreambooth.models.low_rank import Factors
+from dreambooth.models.strength import WHOLE, Strength
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
+
+    from dreambooth.models.base import Base
+
+
+@dataclass(frozen=True)
+class AdaptedModule:
+    """A module of the base with the factors that are added to it."""
+
+    place: LoraModule
+    factors: Factors
+
+
+class Adapter:
+    """The factors of one LoRA, on the modules of one base; attached when made, until `detach`."""
+
+    def __init__(self, base: "Base", modules: Iterable[AdaptedModule], strength: Strength = WHOLE) -> None:
+        """Attach these factors, which lie on the device of the base's weights."""
+        self.modules = list(modules)
+        self._handles: list[RemovableHandle] = []
+        for one in self.modules:
+            amount = getattr(strength, one.place.part)
+            if amount:
+                module = module_of(base, one.place)
+                self._handles.append(module.register_forward_hook(_hook(one.factors, amount)))
+
+    def detach(self) -> None:
+        """Leave the base as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+def module_of(base: "Base", place: LoraModule) -> Any:
+    """Return the module whose weight a LoRA changes there."""
+    return getattr(base, place.part).get_submodule(place.weight.removesuffix(".weight"))
+
+
+def places_of(base: "Base", targets: LoraTargets, parts: Iterable[str]) -> list[LoraModule]:
+    """Return the modules of these parts that a LoRA of these targets changes, in the order of their names."""
+    return lora_modules({part: getattr(base, part).state_dict() for part in parts}, targets)
+
+
+def new_factors(weight: "Tensor", rank: int, seed: int, number: int) -> Factors:
+    """Return factors for a weight (out, in, ...) whose product is zero, fp32 on its device; those of module `number`.
+
+    down is uniform as torch draws a linear layer's weight, U(-1/sqrt(in), 1/sqrt(in)); up is zero.
+    """
+    import torch
+
+    num_inputs = math.prod(weight.shape[1:])
+    down = torch.empty(rank, *weight.shape[1:])
+    down.uniform_(-1, 1, generator=rng.generator(seed, "adapter", number)).mul_(num_inputs**-0.5)
+    up = torch.zeros(weight.shape[0], rank, *[1] * (weight.dim() - 2))
+    return Factors(up.to(weight.device), down.to(weight.device))
+
+
+def merge(base: "Base", modules: Iterable[AdaptedModule], strength: Strength = WHOLE) -> None:
+    """Add the factors to the base's own weights in place, computed in fp32."""
+    import torch
+
+    with torch.no_grad():
+        for one in modules:
+            if amount := getattr(strength, one.place.part):
+                weight = module_of(base, one.place).weight
+                weight.copy_(weight.float() + amount * one.factors.product().to(weight.device))
+
+
+def _hook(factors: Factors, strength: float) -> "Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]":
+    """Return what adds strength x up(down(x)) to a module's output.
+
+    The factors are cast to the input's number format, not the input to theirs: q, k and v then share one input for the
+    backward pass, and gradients come back in fp32 (the other way keeps half as much again).
+    """
+    import torch
+
+    def add_linear(module: "nn.Module", inputs: "tuple[Tensor, ...]", output: "Tensor") -> "Tensor":
+        x = inputs[0]
+        low = torch.nn.functional.linear(x, factors.down.to(x.dtype))
+        # One pass over the output, with the strength in it.
+        added: Tensor = torch.addmm(
+            output.flatten(0, -2), low.flatten(0, -2), factors.up.to(low.dtype).t(), alpha=strength
+        )
+        return added.view_as(output)
+
+    def add_convolution(module: "nn.Module", inputs: "tuple[Tensor, ...]", output: "Tensor") -> "Tensor":
+        x: Any = inputs[0]
+        layer: Any = module
+        low = torch.nn.functional.conv2d(x, factors.down.to(x.dtype), None, layer.stride, layer.padding, layer.dilation)
+        return output + strength * torch.nn.functional.conv2d(low, factors.up.to(low.dtype))
+
+    return add_convolution if factors.down.dim() > 2 else add_linear
+
+
+def adapted(places: Iterable[LoraModule], factors: Mapping[str, Factors]) -> list[AdaptedModule]:
+    """Return the factors, by their modules' names, with their places."""
+    return [AdaptedModule(place, factors[place.name]) for place in places]

@@ -1,0 +1,106 @@
+"""LoRA: the base stays as it is, and low-rank factors beside its layers learn; a saved step is their file."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from dreambooth.config.training import TrainingConfig
+from dreambooth.device.precision import dtype_of
+from dreambooth.export.lora_file import lora_metadata, write_lora
+from dreambooth.formats.layout import CARD
+from dreambooth.formats.lora_keys import DOWN, UP
+from dreambooth.models.adapter import AdaptedModule, Adapter, module_of, new_factors, places_of
+from dreambooth.models.base import Base
+from dreambooth.models.card import BaseCard, LoraBase
+from dreambooth.models.low_rank import Factors
+from dreambooth.training.full import recompute_activations
+from dreambooth.training.method import LearningWeights, StepWeights
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+# Of a file's name; it is the word in prompts, <lora:NAME:1>.
+NAME_CHARACTERS = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+class LowRankAdaptation:
+    """The method of Hu et al. 2021 (arXiv 2106.09685; see `Method`)."""
+
+    def __init__(self) -> None:
+        self._adapter: Adapter | None = None
+        self._adds_to: LoraBase | None = None
+
+    def prepare(self, base: Base, config: TrainingConfig) -> None:
+        """Freeze the base, and put what predicts into the format of mixed_precision: no autocast is needed then.
+
+        Autocast would keep norms in fp32 and a second copy of every weight.
+        """
+        self._adds_to = LoraBase(
+            family=base.family.layout.family,
+            base=config.pretrained_model_name_or_path,
+            fingerprint=base.fingerprint,
+            file="",
+            revision=config.revision,
+            variant=config.variant,
+            vae=config.pretrained_vae_name_or_path,
+            tokenizer=config.tokenizer_name,
+        )
+        for module in base.modules().values():
+            module.requires_grad_(False)
+        for part in base.family.layout.learning_parts:
+            getattr(base, part).to(dtype_of(config.mixed_precision))
+
+    def autocast_dtype(self, config: TrainingConfig) -> "torch.dtype | None":
+        """Return nothing: the base is in the format of the arithmetic, and the factors are cast to it."""
+        return None
+
+    def attach(self, base: Base, config: TrainingConfig) -> None:
+        """Add factors, whose product is zero, to the layers that the settings name."""
+        import torch
+
+        assert config.seed is not None, "the run's records draw it"
+        learns = [part for part in base.family.layout.learning_parts if part == "unet" or config.train_text_encoder]
+        modules = []
+        for number, place in enumerate(places_of(base, config.lora_targets, learns)):
+            made = new_factors(module_of(base, place).weight, config.lora_rank, config.seed, number)
+            modules.append(AdaptedModule(place, Factors(torch.nn.Parameter(made.up), torch.nn.Parameter(made.down))))
+        self._adapter = Adapter(base, modules)
+        for part in learns:
+            getattr(base, part).train()  # activations are recomputed in this mode only
+            if config.gradient_checkpointing:
+                recompute_activations(getattr(base, part))
+
+    def learning(self, base: Base) -> LearningWeights:
+        """Return the factors, by part and by their names in the file."""
+        assert self._adapter is not None, "attach comes first"
+        found: LearningWeights = {}
+        for one in self._adapter.modules:
+            named = found.setdefault(one.place.part, {})
+            named[one.place.name + DOWN] = cast("nn.Parameter", one.factors.down)
+            named[one.place.name + UP] = cast("nn.Parameter", one.factors.up)
+        return {part: found[part] for part in base.family.layout.learning_parts if part in found}
+
+    def step_weights(self, base: Base) -> StepWeights:
+        """Return the factors alone."""
+        return {part: dict(named) for part, named in self.learning(base).items()}
+
+    def write_step(
+        self, folder: Path, base: Base, weights: "Mapping[str, Mapping[str, Tensor]]", dtype: "torch.dtype",
+        card: BaseCard, name: str,
+    ) -> None:  # fmt: skip
+        """Write the LoRA's file, and a card that says what it adds to."""
+        assert self._adds_to is not None, "prepare comes first"
+        stem = NAME_CHARACTERS.sub("-", name).strip("-") or "lora"
+        adds_to = dataclasses.replace(self._adds_to, file=f"{stem}.safetensors")
+        card = dataclasses.replace(card, lora=adds_to)
+        (folder / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", "utf-8")
+        tensors = {key: tensor for named in weights.values() for key, tensor in named.items()}
+        modules = {key.removesuffix(DOWN) for key in tensors if key.endswith(DOWN)}
+        factors = {key: Factors(tensors[key + UP], tensors[key + DOWN]) for key in sorted(modules)}
+        prediction = str(base.noise_scheduler_config.get("prediction_type", "epsilon"))
+        metadata = lora_metadata(folder, stem, base.family.layout, factors, prediction)
+        write_lora(folder / adds_to.file, factors, metadata, dtype)
