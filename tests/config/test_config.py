@@ -99,14 +99,14 @@ def test_json_with_unknown_and_mistyped_fields_names_them() -> None:
 
 
 def test_authority_flag_then_card_then_preset_then_default() -> None:
-    card = {"learning_rate": 2e-4, "resolution": 64}
+    card = {"full": {"learning_rate": 2e-4, "resolution": 64}}
     config = resolve({"resolution": 32}, card, "recommended")
     assert (config.resolution, config.learning_rate, config.num_class_images) == (32, 2e-4, 50)
     assert config.adam_beta1 == 0.9
 
 
 def test_a_cards_rate_of_the_text_encoder_needs_its_training() -> None:
-    card = {"learning_rate": 2e-4, "text_encoder_lr": 1e-3}
+    card = {"full": {"learning_rate": 2e-4, "text_encoder_lr": 1e-3}}
     assert resolve({}, card, "recommended").text_encoder_lr == 1e-3
     assert resolve({"train_text_encoder": False}, card, "recommended").text_encoder_lr is None
     assert resolve({}, card).text_encoder_lr is None
