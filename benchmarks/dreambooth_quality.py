@@ -20,6 +20,7 @@ from dreambooth.config.concepts import Concept
 from dreambooth.config.presets import resolve
 from dreambooth.environment import load_settings
 from dreambooth.models.base import STARTER, Base, load_base, read_card
+from dreambooth.models.saved_step import ModelSource, load
 from dreambooth.runs.run import train
 from dreambooth.scoring import measures
 from dreambooth.scoring.judge import Judge, as_pictures
@@ -120,7 +121,7 @@ def examined_run(exam: Exam, data_dir: Path, seed: int, prior: bool, overrides: 
     shutil.rmtree(data_dir / "runs" / name, ignore_errors=True)
     config = resolve(explicit, read_card(STARTER).recipes, "recommended").checked()
     last = train(config, settings=dataclasses.replace(load_settings(), data_dir=data_dir))
-    found = exam.scores(load_base(str(last)), IDENTIFIER, 1000 * seed, data_dir / "sheets" / f"{name}.png")
+    found = exam.scores(load(ModelSource(str(last))), IDENTIFIER, 1000 * seed, data_dir / "sheets" / f"{name}.png")
     shutil.rmtree(last.parent)
     return found
 

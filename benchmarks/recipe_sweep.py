@@ -1,6 +1,6 @@
 """Which recipe suits the starter: `python -m benchmarks.recipe_sweep`, over rates, steps, weights and batches.
 
-Two individuals that `benchmarks.dreambooth_quality` does not use, one seed, prior preservation on, a rate that falls to
+Two individuals that `benchmarks.dreambooth_quality` does not use, prior preservation on, a rate that falls to
 zero over the run. The best is the one with the highest product of fidelity (as a share of the ceiling) and prompt
 fidelity. "Unpadded" scores were taken while the recipe trained on captions of their own length: generation pads to 77
 tokens, and what was taught to the first eight of them often did not come out. All scores are kept in `--scores`: a
@@ -30,6 +30,10 @@ def main() -> None:
     parser.add_argument("--gammas", type=float, nargs="+", default=[0, 0.1], help="Of Min-SNR weighting; 0: none.")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, nargs="+", default=[400, 600])
+    parser.add_argument("--method", default="full", help="Of the training; a LoRA's rank and targets are below.")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[16])
+    parser.add_argument("--targets", nargs="+", default=["linear"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="Of the training and the exam's pictures.")
     parser.add_argument("--individuals", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("outputs/recipe-sweep"), help="For photos, runs and sheets.")
     parser.add_argument(
@@ -43,18 +47,23 @@ def main() -> None:
     guidance_scale = base.card.guidance_scale
     kept = arguments.scores
     scores: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
+    loras: list[dict[str, Any]] = [{}]
+    if arguments.method == "lora":
+        sizes = itertools.product(arguments.ranks, arguments.targets)
+        loras = [{"lora_rank": rank, "lora_targets": targets} for rank, targets in sizes]
     for subject in individuals(arguments.individuals, SUBJECT_SEED):
         photos = arguments.work / subject.class_word.replace(" ", "-")
         write_photos(subject, photos / "photos", SUBJECT_SEED, base.card.native_px)
         exam = Exam(judge, photos / "photos", subject.class_word, guidance_scale)
-        for rate, text_encoder_rate, weight, class_guidance, gamma, batch_size, num_steps in itertools.product(
+        for rate, text_encoder_rate, weight, class_guidance, gamma, batch_size, num_steps, lora in itertools.product(
             arguments.rates, arguments.text_encoder_rates, arguments.prior_weights, arguments.class_guidances,
-            arguments.gammas, arguments.batch_sizes, arguments.steps,
+            arguments.gammas, arguments.batch_sizes, arguments.steps, loras,
         ):  # fmt: skip
             setting = (
                 f"rate {rate:g} text encoder {text_encoder_rate:g} prior {weight:g} at guidance {class_guidance:g} "
                 f"gamma {gamma:g} batch {batch_size} steps {num_steps}"
             )
+            setting += "".join(f" {key} {value}" for key, value in lora.items())
             name = f"{subject.class_word} {setting}"
             if name in scores:
                 continue
@@ -68,8 +77,12 @@ def main() -> None:
                 "max_train_steps": num_steps,
                 "save_interval": num_steps,
                 "lr_scheduler": "cosine",
+                "method": arguments.method,
+                **lora,
             }
-            scores[name] = examined_run(exam, photos, 0, True, overrides) | {"ceiling": _ceiling(exam)}
+            found = [examined_run(exam, photos, seed, True, overrides) for seed in arguments.seeds]
+            means = {key: sum(one[key] for one in found) / len(found) for key in found[0]}
+            scores[name] = means | {"ceiling": _ceiling(exam)}
             kept.write_text(json.dumps(scores, indent=1), "utf-8")
             print(name, _merit(scores[name]), flush=True)
     figures = ranking(scores)

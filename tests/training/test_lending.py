@@ -52,15 +52,19 @@ class Lender:
                 self.controls.lend.clear()
 
 
+@pytest.mark.parametrize(("changes", "num_files"), [({}, 3), ({"method": "lora"}, 1)], ids=["full", "LoRA"])
 def test_a_training_that_lent_its_device_becomes_bit_for_bit_what_it_would_have_become(
-    config: TrainingConfig, tmp_path: Path
+    config: TrainingConfig, tmp_path: Path, changes: dict[str, Any], num_files: int
 ) -> None:
-    plain = train(dataclasses.replace(config, output_dir=str(tmp_path / "plain")))
+    config = dataclasses.replace(config, **changes)
+    plain = train(dataclasses.replace(config, output_dir=str(tmp_path / "plain" / "run")))
     controls = Controls()
     lender = Lender(controls, at_step=5)
-    lent = train(dataclasses.replace(config, output_dir=str(tmp_path / "lent")), controls=controls, on_event=lender)
+    lent = train(
+        dataclasses.replace(config, output_dir=str(tmp_path / "lent" / "run")), controls=controls, on_event=lender
+    )
     assert digest(plain) == digest(lent)
-    assert len(digest(plain)) == 3
+    assert len(digest(plain)) == num_files
     statuses = [(event.status, event.cause) for event in lender.told if isinstance(event, StatusChanged)]
     assert statuses == [("running", ""), ("paused", "lent"), ("running", ""), ("done", "")]
 

@@ -46,6 +46,7 @@ def everything(trainer: Trainer) -> dict[str, torch.Tensor]:
     found = {f"unet.{key}": value for key, value in trainer._base.unet.state_dict().items()}
     found |= {f"text.{key}": value for key, value in trainer._base.text_encoder.state_dict().items()}
     for number, parameter in enumerate(learner.parameters):
+        found[f"learns.{number}"] = parameter
         for key, value in learner.optimizer.state[parameter].items():
             found[f"moment.{number}.{key}"] = torch.as_tensor(value)
     for number, shadow in enumerate(learner.ema.shadow_params if learner.ema else []):
@@ -116,6 +117,17 @@ CASES = [
     pytest.param(5, {"gradient_checkpointing": True}, id="gradient checkpointing"),
     pytest.param(5, {"save_sample_prompt": "photo of zwx dog", "n_save_sample": 1}, id="samples"),
     pytest.param(4, {"checkpointing_steps": 1, "save_interval": 1}, id="a state at every step"),
+    pytest.param(5, {"method": "lora", "train_text_encoder": True}, id="LoRA"),
+    pytest.param(5, {"method": "lora", "lora_targets": "all", "use_ema": True}, id="LoRA with an average"),
+    pytest.param(
+        5,
+        {
+            "method": "lora", "train_text_encoder": True, "text_encoder_stop_step": 4, "gradient_checkpointing": True,
+            "with_prior_preservation": True, "teacher_prior": True, "save_sample_prompt": "photo of zwx dog",
+            "n_save_sample": 1,
+        },
+        id="LoRA whose text encoder stops at the state",
+    ),
 ]  # fmt: skip
 
 
@@ -128,6 +140,8 @@ def test_a_killed_run_in_bf16_resumes_bit_for_bit(
     monkeypatch.undo()
     lean = {"weight_precision": "bf16", "update_in_backward": True, "max_grad_norm": 0.0, "use_8bit_adam": True}
     compare_killed_with_whole(config(mixed_precision="bf16", **lean), tmp_path / "rounded", monkeypatch, step=5)
+    monkeypatch.undo()
+    compare_killed_with_whole(config(mixed_precision="bf16", method="lora"), tmp_path / "lora", monkeypatch, step=5)
 
 
 @pytest.mark.parametrize(("step", "changes"), CASES)
