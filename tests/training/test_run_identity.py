@@ -122,13 +122,14 @@ def test_python_with_whole_numbers(
         assert (run.path / "8" / file.relative_to(last)).read_bytes() == file.read_bytes()
 
 
-def test_the_default_recipe_of_the_starter_in_a_shell(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_default_recipe_of_the_starter_in_a_shell(photos: Path, tmp_path: Path, method: str) -> None:
     """The starter's card says `"snr_gamma": 1`, and the process is killed."""
     run = RunFolder(tmp_path / "run")
     asked = [
         "--instance_data_dir", photos, "--instance_prompt", "photo of zwx dog", "--class_prompt", "photo of dog",
         "--pretrained_model_name_or_path", "starter", "--max_train_steps", "40", "--checkpointing_steps", "1",
-        "--num_class_images", "2", "--save_infer_steps", "2", "--output_dir", run.path,
+        "--num_class_images", "2", "--save_infer_steps", "2", "--output_dir", run.path, "--method", method,
     ]  # fmt: skip
     killed_after_a_state(command("train", *asked), run)
     assert run_identity.settings_as_written(run)["snr_gamma"] == 1
@@ -136,11 +137,12 @@ def test_the_default_recipe_of_the_starter_in_a_shell(photos: Path, tmp_path: Pa
     assert read_state(run).status == "done"
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("way", ["flags", "settings file", "concepts list", "preset"])
 def test_a_run_that_was_killed_is_resumed_by_its_own_command(
-    way: str, settings: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, way: str, settings: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = RunFolder(tmp_path / "run")
+    run, settings = RunFolder(tmp_path / "run"), settings | {"method": method}
     flags = [f"--{name}={value}" for name, value in settings.items()]
     words = ["--instance_data_dir", str(photos), "--instance_prompt", "photo of zwx dog"]
     concept = {"instance_prompt": "photo of zwx dog", "instance_data_dir": str(photos), "class_prompt": ""}
