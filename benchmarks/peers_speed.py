@@ -1,13 +1,14 @@
 """Train the same thing with ours and with other people's scripts, each in a process of its own, by turns.
 
     python -m benchmarks.peers_speed --runner RUN_PEER --peer NAME=SCRIPT [--peer ...] [--base DIR] [--rounds 3]
-                                     [--busy 0 1 2] [--cpu-clock]
+                                     [--busy 0 1 2] [--cpu-clock] [--ours NAME="FLAGS"] [--frozen-text-encoder]
 
 A peer is a `train_dreambooth.py`; the runner starts it unchanged. All get the same base (the mini one of
 `benchmarks.bases` when left out), photos, class pictures and arguments: text encoder and prior on, fp32, batch 1, and
 in the middle of the run a save with two sample pictures. `--busy` is how many other processes, each of which keeps one
 core busy, run beside all of them. Seconds are the mean between two updates, before the save and after it, without the
 first two steps and the pause of the save itself; memory is the largest of the whole process, its last save included.
+`--ours` adds other settings of ours, such as `lora="--method lora"`, to be compared with a peer's script for LoRAs.
 On a machine that others use as well `--cpu-clock` counts the seconds of processor time of one thread instead, for all
 alike.
 """
@@ -44,6 +45,8 @@ DIFFUSERS_SAVE = [
     "--checkpointing_steps", HALF, "--validation_steps", HALF, "--validation_prompt", PROMPT,
     "--num_validation_images", "2",
 ]  # fmt: skip
+# diffusers' script for LoRAs makes pictures after whole passes over the photos only.
+LORA_SAVE = ["--checkpointing_steps", HALF]
 ON_CPU_CLOCK = "--on-cpu-clock"
 
 
@@ -68,16 +71,24 @@ def main() -> None:
     parser.add_argument("--busy", type=int, nargs="*", default=[0], metavar="PROCESSES")
     parser.add_argument("--cpu-clock", action="store_true")
     parser.add_argument("--extra", nargs="*", default=[], help="more arguments for ours, to try a setting of it")
+    parser.add_argument("--ours", action="append", default=[], metavar="NAME=FLAGS", help="other settings of ours")
+    parser.add_argument("--frozen-text-encoder", action="store_true", help="train nobody's text encoder")
     arguments = parser.parse_args()
     found: dict[str, dict[str, list[dict[str, float | None]]]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         base = arguments.base or random_base(folder / "mini", "mini")
         shared = common_arguments(base, folder, arguments.resolution, arguments.steps)
+        if arguments.frozen_text_encoder:
+            shared.remove("--train_text_encoder")
         this = [sys.executable, "-m", "benchmarks.peers_speed", *[ON_CPU_CLOCK] * arguments.cpu_clock]
         commands = {"ours": [*this, "--ours", *shared, *OUR_SAVE, *arguments.extra]}
+        for own, _, words in (one.partition("=") for one in arguments.ours):
+            commands[f"ours, {own}"] = [*commands["ours"], *words.split()]
         for peer, _, script in (one.partition("=") for one in arguments.peer):
-            save = THEIR_SAVE if "save_sample_prompt" in Path(script).read_text("utf-8") else DIFFUSERS_SAVE
+            text = Path(script).read_text("utf-8")
+            by_argument = {"save_sample_prompt": THEIR_SAVE, "validation_steps": DIFFUSERS_SAVE}
+            save = next((flags for name, flags in by_argument.items() if name in text), LORA_SAVE)
             commands[peer] = [*this, "--theirs", str(arguments.runner), script, *shared, *save]
         half = str(arguments.steps // 2)
         for number, busy in itertools.product(range(arguments.rounds), arguments.busy):
