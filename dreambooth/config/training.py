@@ -176,7 +176,9 @@ class TrainingConfig:
         500, "Steps over which the rate rises from zero (schedules with a warm-up).", "optimizer",
         unit="steps", low=0, high=1_000_000,
     )  # fmt: skip
-    use_8bit_adam: bool = setting(False, "Keep the optimizer's states in 8 bits (bitsandbytes).", "optimizer")
+    use_8bit_adam: bool = setting(
+        False, "Keep the optimizer's states in 8 bits (bitsandbytes).", "optimizer", method="full"
+    )
     adam_beta1: float = setting(0.9, "Decay of AdamW's first moment.", "optimizer", low=0, high=0.9999)
     adam_beta2: float = setting(0.999, "Decay of AdamW's second moment.", "optimizer", low=0, high=0.99999)
     adam_weight_decay: float = setting(1e-2, "AdamW's decoupled weight decay.", "optimizer", low=0, high=10)
@@ -186,7 +188,7 @@ class TrainingConfig:
     )
     max_tensor_grad_norm: float | None = setting(
         None, "Each weight tensor's gradient is scaled down to this norm of its own; with update_in_backward.",
-        "optimizer", low=0, high=1e6, only_with=("update_in_backward",),
+        "optimizer", low=0, high=1e6, only_with=("update_in_backward",), method="full",
     )  # fmt: skip
     use_ema: bool = setting(False, "Save a moving average of the weights instead of the last ones.", "optimizer")
     ema_decay: float = setting(
@@ -195,11 +197,12 @@ class TrainingConfig:
 
     mixed_precision: Precision = setting("no", "Arithmetic of the step, over weights kept in fp32.", "memory")
     weight_precision: WeightPrecision = setting(
-        "fp32", "Number format of the weights that learn; bf16 halves them and rounds each update at random.", "memory"
-    )
+        "fp32", "Number format of the weights that learn; bf16 halves them and rounds each update at random.",
+        "memory", method="full",
+    )  # fmt: skip
     update_in_backward: bool = setting(
         False, "Update each weight as soon as its gradient is there, and free that: gigabytes less, no accumulation.",
-        "memory",
+        "memory", method="full",
     )  # fmt: skip
     capture_step: bool = setting(
         False, "Record the step once as a CUDA graph and replay it: faster on fast cards, for some more memory.",
@@ -212,8 +215,9 @@ class TrainingConfig:
         False, "Recompute activations in the backward pass: less memory, more time.", "memory"
     )
     shard_weights: bool = setting(
-        False, "Share weights, gradients and moments out among several processes (FSDP): less memory in each.", "memory"
-    )
+        False, "Share weights, gradients and moments out among several processes (FSDP): less memory in each.",
+        "memory", method="full",
+    )  # fmt: skip
     attention: Attention = setting("sdpa", "Attention kernels for training and samples.", "memory")
     not_cache_latents: bool = setting(
         False, "Encode every crop when its step comes instead of a pool beforehand; keeps the VAE in memory.", "memory"
@@ -251,7 +255,7 @@ class TrainingConfig:
         unit="models", low=1, high=1000, in_identity=False,
     )  # fmt: skip
     checkpointing_steps: int | None = setting(
-        None, "Steps between exact states to resume from; left out, about ten minutes; 0: only with saved models.",
+        None, "Steps between exact states to resume from; left out, one to ten minutes, by size; 0: only with saves.",
         "saving", unit="steps", low=0, high=10**6, in_identity=False,
     )  # fmt: skip
     checkpoints_total_limit: int | None = setting(
@@ -293,6 +297,17 @@ class TrainingConfig:
     def num_sample_pictures(self) -> int:
         """Return how many sample pictures each save makes."""
         return len(self.sample_prompts) * self.n_save_sample
+
+    @property
+    def has_frozen_base(self) -> bool:
+        """Return whether the base's weights stay as they are, and what learns and is saved lies beside them."""
+        return self.method == "lora"
+
+    @property
+    def base_precision(self) -> str:
+        """Return the number format, `fp32`, `fp16` or `bf16`, of the base's weights that predict; the VAE's is fp32."""
+        in_half = self.has_frozen_base and self.mixed_precision != "no"
+        return self.mixed_precision if in_half else self.weight_precision
 
     @property
     def has_8bit_moments(self) -> bool:

@@ -1,10 +1,13 @@
 """How many weights a training holds, and in how many bytes: in memory, with gradients and moments, and on the disk."""
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dreambooth.config.training import TrainingConfig
-from dreambooth.forecast.shape import ModelShape
+from dreambooth.forecast.shape import ModelShape, Unit, text_units, unet_units
+from dreambooth.formats.lora_keys import LoraModule, lora_modules
 from dreambooth.models.base import Base
 
 if TYPE_CHECKING:
@@ -15,20 +18,27 @@ FP32, HALF = 4, 2
 WIDTH = {"fp32": FP32, "fp16": HALF, "bf16": HALF}
 # Two moments of each weight in 32 bits, and in 8 (with their scales, one per 256 weights).
 MOMENT_BYTES, MOMENT_8BIT_BYTES = 8.0, 2.04
-# A tensor's name, shape and place in a safetensors file.
-HEADER_BYTES = 110
+# A tensor's name, shape and place in a safetensors file; the names in a LoRA's are longer.
+HEADER_BYTES, LORA_HEADER_BYTES = 110, 140
 # In SD 1.5's topology, whatever its width: 686 of the UNet, 196 of the text encoder, 248 of the VAE.
 NUM_TENSORS = 1130
+# Exact states are kept as often as their bytes allow: a small one every minute, the gigabytes of a model every ten.
+STATE_BYTES_PER_S = 2_000_000
+STATE_INTERVALS_S = (60, 600)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many weights the parts of a base have, and in how many tensors they lie."""
+    """How many weights the parts of a base have, and in how many tensors they lie.
+
+    per_rank: by part and weight, how many numbers low-rank factors of that weight (out, in, ...) have for each rank.
+    """
 
     unet: int
     text_encoder: int
     vae: int
     num_tensors: int = NUM_TENSORS
+    per_rank: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -38,7 +48,12 @@ class Counts:
 
 def counts_of_shape(shape: ModelShape) -> Counts:
     """Return the counts that follow from a base's configuration files."""
-    return Counts(shape.num_unet, shape.num_text_encoder, shape.num_vae)
+    units = {"unet": unet_units(shape.unet, shape.latent_scale), "text_encoder": text_units(shape.text_encoder)}
+    per_rank = {
+        part: {layer.weight: layer.num_per_rank for unit in of_part for layer in unit.layers}
+        for part, of_part in units.items()
+    }
+    return Counts(shape.num_unet, shape.num_text_encoder, shape.num_vae, per_rank=per_rank)
 
 
 def counts_of_base(base: Base) -> Counts:
@@ -48,7 +63,15 @@ def counts_of_base(base: Base) -> Counts:
         return sum(parameter.numel() for model in models for parameter in model.parameters())
 
     num_tensors = sum(len(list(model.parameters())) for model in base.modules().values())
-    return Counts(numel(base.unet), numel(*base.text_encoders()), numel(base.vae), num_tensors)
+    per_rank = {
+        part: {
+            name: weight.shape[0] + weight.shape[1:].numel()
+            for name, weight in getattr(base, part).named_parameters()
+            if weight.dim() > 1
+        }
+        for part in base.family.layout.learning_parts
+    }
+    return Counts(numel(base.unet), numel(*base.text_encoders()), numel(base.vae), num_tensors, per_rank)
 
 
 # Of each weight ------------------------------------------------------------------------------------------------------
@@ -77,17 +100,82 @@ def saved_bytes(config: TrainingConfig) -> int:
 # Of all of them ------------------------------------------------------------------------------------------------------
 
 
+def learning_parts(config: TrainingConfig) -> tuple[str, ...]:
+    """Return the parts of the base whose weights learn, or have others beside them that do."""
+    return ("unet", "text_encoder") if config.train_text_encoder else ("unet",)
+
+
+def adapted_modules(config: TrainingConfig, counts: Counts) -> list[LoraModule]:
+    """Return the modules that get factors beside a frozen base."""
+    return lora_modules({part: counts.per_rank[part] for part in learning_parts(config)}, config.lora_targets)
+
+
 def num_learning(config: TrainingConfig, counts: Counts) -> int:
-    """Return how many weights learn."""
-    return counts.unet + (counts.text_encoder if config.train_text_encoder else 0)
+    """Return how many numbers learn: weights of the base, or factors beside them."""
+    if not config.has_frozen_base:
+        return sum(getattr(counts, part) for part in learning_parts(config))
+    return config.lora_rank * sum(counts.per_rank[one.part][one.weight] for one in adapted_modules(config, counts))
 
 
 def model_bytes(config: TrainingConfig, counts: Counts) -> int:
-    """Return the bytes of a saved model on the disk."""
-    return counts.total * saved_bytes(config) + HEADER_BYTES * counts.num_tensors
+    """Return the bytes of a saved step on the disk: a whole model, or what was learned beside it."""
+    if not config.has_frozen_base:
+        return counts.total * saved_bytes(config) + HEADER_BYTES * counts.num_tensors
+    num_tensors = 3 * len(adapted_modules(config, counts))  # down, up and alpha
+    return num_learning(config, counts) * saved_bytes(config) + LORA_HEADER_BYTES * num_tensors
 
 
 def state_bytes(config: TrainingConfig, counts: Counts) -> int:
-    """Return the bytes of an exact state on the disk: weights, both moments, and the moving average."""
+    """Return the bytes of an exact state on the disk: what learns, both moments, and the moving average."""
     per_weight = weight_bytes(config) + moment_bytes(config) + average_bytes(config)
-    return round(num_learning(config, counts) * per_weight) + 3 * HEADER_BYTES * counts.num_tensors
+    num_tensors = 2 * len(adapted_modules(config, counts)) if config.has_frozen_base else counts.num_tensors
+    return round(num_learning(config, counts) * per_weight) + 3 * HEADER_BYTES * num_tensors
+
+
+def state_interval_s(num_bytes: int) -> float:
+    """Return after how many seconds the next exact state of this size is due, where the settings give no steps."""
+    shortest, longest = STATE_INTERVALS_S
+    return min(max(num_bytes / STATE_BYTES_PER_S, shortest), longest)
+
+
+# Of a step's units ---------------------------------------------------------------------------------------------------
+
+
+def learning_units(config: TrainingConfig, shape: ModelShape, num_tokens: int) -> list[Unit]:
+    """Return the units of the models that learn, in the order of a forward pass, with what backward needs of each."""
+    found: list[Unit] = []
+    for part in ("text_encoder", "unet"):
+        if part not in learning_parts(config):
+            continue
+        units = (
+            text_units(shape.text_encoder, num_tokens)
+            if part == "text_encoder"
+            else unet_units(shape.unet, config.resolution // shape.latent_scale, num_tokens)
+        )
+        found += _beside_frozen(units, part, config) if config.has_frozen_base else units
+    return found
+
+
+def _beside_frozen(units: list[Unit], part: str, config: TrainingConfig) -> list[Unit]:
+    """Return a part's units as low-rank factors beside its frozen weights have them: these learn, the weights do not.
+
+    All that a unit needs for backward is in the format of the base (nothing is normalised in fp32): it counts as
+    values of products. Before the first factors there is no graph, and nothing is kept.
+    """
+    weights = {part: [layer.weight for unit in units for layer in unit.layers]}
+    adapted = {module.weight for module in lora_modules(weights, config.lora_targets)}
+    found, is_in_graph = list[Unit](), False
+    for unit in units:
+        own = [layer for layer in unit.layers if layer.weight in adapted]
+        num_factors = config.lora_rank * sum(layer.num_per_rank for layer in own)
+        is_in_graph = is_in_graph or bool(own)
+        unneeded = sum(layer.own_values for layer in unit.layers if layer.weight not in adapted)
+        between = config.lora_rank * sum(layer.num_places for layer in own)
+        kept = unit.norm_values + unit.product_values - unneeded + between if is_in_graph else 0
+        found.append(
+            dataclasses.replace(
+                unit, num_weights=num_factors, weight_values=num_factors, norm_values=0, product_values=kept,
+                copied_values=0, large_weights=(),
+            )
+        )  # fmt: skip
+    return found

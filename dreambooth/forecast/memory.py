@@ -13,20 +13,23 @@ from typing import Any, Literal
 
 from dreambooth.config.checks import update_problems
 from dreambooth.config.counts import num_saves_before_last
+from dreambooth.config.fields import describe
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import LARGE_BYTES, Device, precisions
 from dreambooth.forecast.counts import (
     FP32,
     HALF,
+    WIDTH,
     Counts,
     average_bytes,
     counts_of_shape,
+    learning_units,
     moment_bytes,
     num_learning,
     saved_bytes,
     weight_bytes,
 )
-from dreambooth.forecast.shape import TOKENS, ModelShape, Unit, skip_values, text_units, unet_units
+from dreambooth.forecast.shape import TOKENS, ModelShape, Unit, skip_values, unet_units
 
 DeviceKind = Literal["cuda", "mps", "cpu"]
 
@@ -123,7 +126,9 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind, num_ste
             measured=constants.measured,
         )
 
-    # Before the first step all parts are there in fp32.
+    # Before the first step all parts are there in fp32, on the CPU at once.
+    if kind == "cpu":
+        yield need("loading", counts.total * FP32, 0, 0, 0)
     if config.with_prior_preservation:
         pictures = _inference_values(shape, config.resolution, config.sample_batch_size, constants)
         yield need("class pictures", counts.total * FP32, 0, 0, pictures * _inference_bytes(kind))
@@ -137,7 +142,8 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind, num_ste
     copied = learning * saved_bytes(config) if kind == "cpu" and _saves_on_the_way(config, num_steps) else 0
     yield need("step", weights, gradients, state, activations, recorded + copied)
     gathered = 0 if config.update_in_backward else learning * weight_bytes(config)
-    updating = max(max(_update_bytes(unit, config, kind)) for unit in _learning_units(config, shape))
+    units = learning_units(config, shape, _num_tokens(config))
+    updating = max(max(_update_bytes(unit, config, kind)) for unit in units)
     yield need("update", weights, gathered, state, 0, updating + copied)
     if config.sample_prompts:
         at_a_time = 1 if config.update_in_backward else min(config.n_save_sample, SAMPLES_AT_A_TIME)
@@ -153,11 +159,16 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind, num_ste
 
 def _resident_weights(config: TrainingConfig, counts: Counts, kind: DeviceKind) -> int:
     """Return the bytes of the weights that are on the device while steps are made."""
-    text_encoder = FP32 if kind == "cpu" else 0
-    if config.train_text_encoder:
-        text_encoder = weight_bytes(config)
+    width = WIDTH[config.base_precision]
+    text_encoder = width if config.train_text_encoder else (_frozen_text_encoder(config) if kind == "cpu" else 0)
     vae = FP32 if kind == "cpu" or config.not_cache_latents else 0
-    return counts.unet * weight_bytes(config) + counts.text_encoder * text_encoder + counts.vae * vae
+    beside = num_learning(config, counts) * weight_bytes(config) if config.has_frozen_base else 0
+    return counts.unet * width + counts.text_encoder * text_encoder + counts.vae * vae + beside
+
+
+def _frozen_text_encoder(config: TrainingConfig) -> int:
+    """Return the bytes of a weight of a text encoder that does not learn."""
+    return WIDTH[config.base_precision] if config.has_frozen_base else FP32
 
 
 def _saves_on_the_way(config: TrainingConfig, num_steps: int | None) -> bool:
@@ -170,8 +181,8 @@ def _parked(config: TrainingConfig, counts: Counts, kind: DeviceKind) -> int:
     """Return the bytes of the weights that come to the device for samples only."""
     if kind == "cpu":
         return 0
-    text_encoder = 0 if config.train_text_encoder else counts.text_encoder
-    return FP32 * (text_encoder + (0 if config.not_cache_latents else counts.vae))
+    text_encoder = 0 if config.train_text_encoder else counts.text_encoder * _frozen_text_encoder(config)
+    return text_encoder + (0 if config.not_cache_latents else counts.vae * FP32)
 
 
 def _inference_bytes(kind: DeviceKind) -> int:
@@ -202,7 +213,7 @@ def _step_peak(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> t
     that the heap grows to all of them. Tensors from `LARGE_BYTES` on are not in it, and come and go.
     """
     batch = config.train_batch_size * (2 if config.with_prior_preservation else 1)
-    units = _learning_units(config, shape)
+    units = learning_units(config, shape, _num_tokens(config))
     costs = [_unit_cost(unit, config, kind, batch) for unit in units]
     standing = sum(cost.standing for cost in costs)
     if kind == "cpu":
@@ -222,12 +233,6 @@ def _step_peak(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> t
         live -= cost.kept
     constants = CONSTANTS[kind]
     return most[0], most[1] * (constants.recomputing if config.gradient_checkpointing else constants.keeping)
-
-
-def _learning_units(config: TrainingConfig, shape: ModelShape) -> list[Unit]:
-    num_tokens = _num_tokens(config)
-    text_encoder = text_units(shape.text_encoder, num_tokens) if config.train_text_encoder else []
-    return [*text_encoder, *unet_units(shape.unet, config.resolution // shape.latent_scale, num_tokens)]
 
 
 def _num_tokens(config: TrainingConfig) -> int:
@@ -286,7 +291,7 @@ def _update_bytes(unit: Unit, config: TrainingConfig, kind: DeviceKind) -> tuple
     The one is of the largest weight in the CPU's heap, the other of the largest that is apart.
     """
     # bitsandbytes has no kernel of its own for the CPU: both moments, the gradient, and the step in two parts.
-    copies = 5 if config.use_8bit_adam and kind == "cpu" else 0
+    copies = 5 if config.has_8bit_moments and kind == "cpu" else 0
     if config.update_in_backward:
         # Its gradient, twice where that is not in fp32, and the weight before and after.
         copies = max(copies + 2, 4)
@@ -355,6 +360,12 @@ def _plans(config: TrainingConfig, able: tuple[str, ...], kept: Collection[str])
     if "update_in_backward" in kept and config.update_in_backward:
         changes[0] |= changes.pop()
     changes += [{"weight_precision": "bf16", "mixed_precision": "bf16"}] if has_bf16 else []
+    if config.has_frozen_base and has_bf16:
+        changes.append({"mixed_precision": "bf16"})
+    # What only another method reads changes nothing.
+    idle = {info.name for info in describe(TrainingConfig) if info.method not in ("", config.method)}
+    kept = {*kept, *idle}
+    changes = [changes[0], *(change for change in changes[1:] if not idle & change.keys())]
     if config.shard_weights:
         # Neither 8-bit moments nor updates inside backward go with parts of weights.
         changes = [changes[0], {"gradient_checkpointing": True}]

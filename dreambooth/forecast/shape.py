@@ -7,7 +7,7 @@ are held to them by tests.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,34 @@ VAE_DEFAULTS: dict[str, Any] = {"in_channels": 3, "latent_channels": 4, "layers_
 
 
 @dataclass(frozen=True)
+class Layer:
+    """A linear layer or convolution as its weight (out, in, ...): the weight's name in its part, and its sizes.
+
+    num_inputs: the numbers that give one output; num_places: how often it is applied to one picture; own_values: the
+    numbers that are kept for backward where its weight learns and are not where it does not.
+    """
+
+    weight: str
+    num_inputs: int
+    num_outputs: int
+    num_places: int
+    own_values: int = 0
+
+    @property
+    def num_per_rank(self) -> int:
+        """Return how many numbers low-rank factors of its weight have for each rank."""
+        return self.num_inputs + self.num_outputs
+
+
+@dataclass(frozen=True)
 class Unit:
     """A stretch of a forward pass: its weights, and what it keeps for backward, in numbers for one picture.
 
     Values are counted by what they are under mixed precision: `norm_values` go in and out of normalisations,
     `product_values` into matrix products, `copied_values` are held once more where normalisations give fp32,
     `boundary_values` are all that is kept when the unit is recomputed (None: it never is). `widest` is its widest
-    tensor, `weight_values` those weights that a mixed-precision forward copies, `large_weights` its largest tensors.
+    tensor, `weight_values` those weights that a mixed-precision forward copies, `large_weights` its largest tensors;
+    `layers` are those that a LoRA can change.
     """
 
     name: str
@@ -46,6 +67,7 @@ class Unit:
     boundary_values: int | None
     widest: int
     large_weights: tuple[int, ...] = ()
+    layers: tuple[Layer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,39 +140,43 @@ def unet_units(config: Mapping[str, Any], latent_px: int, num_tokens: int = TOKE
 def _unet_units(config: Mapping[str, Any], latent_px: int, num_tokens: int) -> Iterator[Unit]:
     widths: list[int] = list(config["block_out_channels"])
     layers, text = int(config["layers_per_block"]), (num_tokens, int(config["cross_attention_dim"]))
+    # Convolutions keep their input for backward in any case, linear layers only where their weight learns.
+    linear_projection = bool(config.get("use_linear_projection"))
     step_width = 4 * widths[0]
     area, side = latent_px * latent_px, latent_px
     yield _plain("time", linear(widths[0], step_width) + linear(step_width, step_width), 0, widths[0] + step_width)
-    yield _convolution("in", config["in_channels"], widths[0], area, area)
+    yield _convolution("conv_in", config["in_channels"], widths[0], area, area)
     width = widths[0]
     for level, kind in enumerate(config["down_block_types"]):
         for layer in range(layers):
-            yield _resnet(f"down {level}.{layer}", width, widths[level], area, step_width)
+            yield _resnet(f"down_blocks.{level}.resnets.{layer}", width, widths[level], area, step_width)
             width = widths[level]
             if "CrossAttn" in kind:
-                yield from _transformer(f"down {level}.{layer}", width, area, *text)
+                yield from _transformer(
+                    f"down_blocks.{level}.attentions.{layer}", width, area, *text, linear_projection
+                )
         if level < len(widths) - 1:
             side = (side + 1) // 2
-            yield _convolution(f"down {level}", width, width, area, side * side)
+            yield _convolution(f"down_blocks.{level}.downsamplers.0.conv", width, width, area, side * side)
             area = side * side
-    yield _resnet("mid 0", width, width, area, step_width, checkpointed=False)
-    yield from _transformer("mid", width, area, *text)
-    yield _resnet("mid 1", width, width, area, step_width)
+    yield _resnet("mid_block.resnets.0", width, width, area, step_width, checkpointed=False)
+    yield from _transformer("mid_block.attentions.0", width, area, *text, linear_projection)
+    yield _resnet("mid_block.resnets.1", width, width, area, step_width)
     upward = widths[::-1]
     for level, kind in enumerate(config["up_block_types"]):
         below = upward[min(level + 1, len(upward) - 1)]
         for layer in range(layers + 1):
             skip = below if layer == layers else upward[level]
-            yield _resnet(f"up {level}.{layer}", width + skip, upward[level], area, step_width)
+            yield _resnet(f"up_blocks.{level}.resnets.{layer}", width + skip, upward[level], area, step_width)
             width = upward[level]
             if "CrossAttn" in kind:
-                yield from _transformer(f"up {level}.{layer}", width, area, *text)
+                yield from _transformer(f"up_blocks.{level}.attentions.{layer}", width, area, *text, linear_projection)
         if level < len(widths) - 1:
             side = min(side * 2, -(-latent_px // 2 ** (len(widths) - 2 - level)))
             area = side * side
-            yield _convolution(f"up {level}", width, width, area, area)
+            yield _convolution(f"up_blocks.{level}.upsamplers.0.conv", width, width, area, area)
     yield Unit("out norm", 2 * width, 0, 2 * width * area, 0, 0, None, width * area)
-    yield _convolution("out", width, config["out_channels"], area, area)
+    yield _convolution("conv_out", width, config["out_channels"], area, area)
 
 
 def _plain(name: str, num_weights: int, norm_values: int, product_values: int) -> Unit:
@@ -160,16 +186,23 @@ def _plain(name: str, num_weights: int, norm_values: int, product_values: int) -
 def _convolution(name: str, inputs: int, outputs: int, area: int, area_after: int) -> Unit:
     weights = convolution(inputs, outputs, 3)
     widest = max(inputs * area, outputs * area_after)
-    return Unit(name, weights, weights, 0, inputs * area, 0, None, widest, (9 * inputs * outputs,))
+    layer = Layer(f"{name}.weight", 9 * inputs, outputs, area_after)
+    return Unit(name, weights, weights, 0, inputs * area, 0, None, widest, (9 * inputs * outputs,), (layer,))
 
 
 def _resnet(name: str, inputs: int, outputs: int, area: int, step_width: int, *, checkpointed: bool = True) -> Unit:
     """norm, silu, convolution, the timestep added, norm, silu, convolution, and the input added."""
     products = convolution(inputs, outputs, 3) + convolution(outputs, outputs, 3) + linear(step_width, outputs)
+    layers = [
+        Layer(f"{name}.conv1.weight", 9 * inputs, outputs, area),
+        Layer(f"{name}.time_emb_proj.weight", step_width, outputs, 1, step_width),
+        Layer(f"{name}.conv2.weight", 9 * outputs, outputs, area),
+    ]
     if inputs != outputs:
         products += convolution(inputs, outputs, 1)
+        layers.append(Layer(f"{name}.conv_shortcut.weight", inputs, outputs, area))
     return Unit(
-        f"resnet {name}",
+        name,
         products + 2 * inputs + 2 * outputs,
         products,
         norm_values=2 * (inputs + outputs) * area,
@@ -178,13 +211,20 @@ def _resnet(name: str, inputs: int, outputs: int, area: int, step_width: int, *,
         boundary_values=inputs * area if checkpointed else None,
         widest=max(inputs, outputs) * area,
         large_weights=(9 * inputs * outputs, 9 * outputs * outputs),
+        layers=tuple(layers),
     )
 
 
-def _transformer(name: str, width: int, area: int, num_tokens: int, text_width: int) -> Iterator[Unit]:
+def _transformer(
+    name: str, width: int, area: int, num_tokens: int, text_width: int, linear_projection: bool
+) -> Iterator[Unit]:
     """norm and projection, then the block (self-attention, attention to the text, gated layer), then projection."""
+
+    def projection(end: str) -> Layer:
+        return Layer(f"{name}.proj_{end}.weight", width, width, area, width * area if linear_projection else 0)
+
     yield Unit(
-        f"attention in {name}",
+        f"{name}.proj_in",
         2 * width + linear(width, width),
         linear(width, width),
         norm_values=width * area,
@@ -192,12 +232,13 @@ def _transformer(name: str, width: int, area: int, num_tokens: int, text_width: 
         copied_values=0,
         boundary_values=None,
         widest=width * area,
+        layers=(projection("in"),),
     )
     own = 3 * width * width + linear(width, width)
     cross = width * width + 2 * text_width * width + linear(width, width)
     gated = linear(width, 8 * width) + linear(4 * width, width)
     yield Unit(
-        f"attention {name}",
+        f"{name}.transformer_blocks.0",
         own + cross + gated + 6 * width,
         own + cross + gated,
         norm_values=3 * width * area,
@@ -207,9 +248,10 @@ def _transformer(name: str, width: int, area: int, num_tokens: int, text_width: 
         boundary_values=width * area,
         widest=8 * width * area,
         large_weights=(8 * width * width, 4 * width * width),
+        layers=_block_layers(f"{name}.transformer_blocks.0", width, area, num_tokens, text_width),
     )
     yield Unit(
-        f"attention out {name}",
+        f"{name}.proj_out",
         linear(width, width),
         linear(width, width),
         norm_values=0,
@@ -217,7 +259,19 @@ def _transformer(name: str, width: int, area: int, num_tokens: int, text_width: 
         copied_values=0,
         boundary_values=None,
         widest=width * area,
+        layers=(projection("out"),),
     )
+
+
+def _block_layers(name: str, width: int, area: int, num_tokens: int, text_width: int) -> tuple[Layer, ...]:
+    """Return the layers of a transformer's block; those of attention share their inputs, which are kept anyhow."""
+    own = [Layer(f"{name}.attn1.{part}.weight", width, width, area) for part in ("to_q", "to_k", "to_v", "to_out.0")]
+    cross = [Layer(f"{name}.attn2.{part}.weight", width, width, area) for part in ("to_q", "to_out.0")]
+    cross += [Layer(f"{name}.attn2.{part}.weight", text_width, width, num_tokens) for part in ("to_k", "to_v")]
+    return (
+        *own, *cross, Layer(f"{name}.ff.net.0.proj.weight", width, 8 * width, area, width * area),
+        Layer(f"{name}.ff.net.2.weight", 4 * width, width, area, 4 * width * area),
+    )  # fmt: skip
 
 
 def skip_values(config: Mapping[str, Any], latent_px: int) -> int:
@@ -243,7 +297,7 @@ def text_units(config: Mapping[str, Any], num_tokens: int = TOKENS) -> list[Unit
     embeddings = (words + int(config.get("max_position_embeddings", TOKENS))) * width
     products = 4 * linear(width, width) + linear(width, inner) + linear(inner, width)
     layer = Unit(
-        "layer",
+        "encoder.layers",
         products + 4 * width,
         products,
         norm_values=2 * width * num_tokens,
@@ -253,8 +307,19 @@ def text_units(config: Mapping[str, Any], num_tokens: int = TOKENS) -> list[Unit
         widest=inner * num_tokens,
     )
     first = Unit("embeddings", embeddings, 0, 0, 0, 0, None, width * num_tokens, (words * width,))
-    last = Unit("final norm", 2 * width, 0, width * num_tokens, 0, 0, None, width * num_tokens)
-    return [first, *[layer] * int(config["num_hidden_layers"]), last]
+    last = Unit("final_layer_norm", 2 * width, 0, width * num_tokens, 0, 0, None, width * num_tokens)
+    names = [f"{layer.name}.{number}" for number in range(int(config["num_hidden_layers"]))]
+    middle = [replace(layer, name=name, layers=_text_layers(name, width, inner, num_tokens)) for name in names]
+    return [first, *middle, last]
+
+
+def _text_layers(name: str, width: int, inner: int, num_tokens: int) -> tuple[Layer, ...]:
+    parts = [f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")]
+    attention = [Layer(f"{name}.{part}.weight", width, width, num_tokens) for part in parts]
+    return (
+        *attention, Layer(f"{name}.mlp.fc1.weight", width, inner, num_tokens, width * num_tokens),
+        Layer(f"{name}.mlp.fc2.weight", inner, width, num_tokens, inner * num_tokens),
+    )  # fmt: skip
 
 
 def count_vae(config: Mapping[str, Any]) -> int:

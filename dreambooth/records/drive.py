@@ -2,7 +2,7 @@
 
 Training writes to the machine's own disk, which is fast and takes renames for what they are; whole step folders,
 exports and photo sets are copied over when they are done, each under a hidden name first. Exact states stay behind:
-several gigabytes every ten minutes are more than a Drive takes.
+up to gigabytes every few minutes are more than a Drive takes.
 """
 
 import importlib

@@ -22,14 +22,13 @@ from dreambooth.device.hardware import freed_memory_kept, gb
 from dreambooth.durable import free_bytes, scratch_folder
 from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Event, ModelSaved, PhaseProgress
-from dreambooth.forecast.counts import counts_of_base
+from dreambooth.forecast.counts import counts_of_base, state_interval_s
 from dreambooth.forecast.disk import DiskNeed, disk_need
 from dreambooth.forecast.memory import DeviceKind, MemoryNeed, memory_need
 from dreambooth.forecast.shape import read_shape
 from dreambooth.models.manager import ModelManager
 from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.runs.smaller import unexpected_end
-from dreambooth.training.keeping import STATE_INTERVAL_S
 from dreambooth.training.materials import RunContext
 
 if TYPE_CHECKING:
@@ -63,8 +62,8 @@ class Preflight:
         """Return how long the run will take, its preparation, samples and saves included."""
         saves = self.disk.num_saves
         training_s = self.num_steps * self.seconds_per_step
-        # An exact state with every model but the last, and one about every ten minutes.
-        states = saves - 1 + int(training_s / STATE_INTERVAL_S)
+        # An exact state with every model but the last, and those between, by the clock.
+        states = saves - 1 + int(training_s / state_interval_s(self.disk.state_bytes))
         return (
             self.seconds_before
             + training_s
@@ -93,7 +92,7 @@ class Preflight:
             f"({self.seconds_of_last_model:.1f} s for the last one, whose end is waited for), "
             f"{self.seconds_per_state:.1f} s for an exact state.",
             f"Disk: {gb(disk.total_bytes)} GiB at most, {gb(self.free_disk_bytes)} are free "
-            f"(models {disk.num_models} x {gb(disk.model_bytes)}, exact states {disk.num_states} x "
+            f"(saved steps {disk.num_models} x {gb(disk.model_bytes)}, exact states {disk.num_states} x "
             f"{gb(disk.state_bytes)}).",
             f"{self.num_steps} steps take {datetime.timedelta(seconds=round(self.seconds))} with all that; "
             f"started now, they are done at {self.finish(start):%H:%M on %Y-%m-%d}.",

@@ -17,6 +17,8 @@ from dreambooth.device.precision import dtype_of
 from dreambooth.durable import is_disk_full, new_folder, remove_folder, sync_all
 from dreambooth.errors import RunFolderError
 from dreambooth.events import ModelSaved, Notice, PhaseProgress, SamplesMade
+from dreambooth.forecast.counts import counts_of_base, state_interval_s
+from dreambooth.forecast.counts import state_bytes as planned_state_bytes
 from dreambooth.forecast.memory import SAMPLES_AT_A_TIME
 from dreambooth.records.saved_weights import saved_steps
 from dreambooth.records.storage import remove_weights
@@ -37,7 +39,6 @@ from dreambooth.training.run_identity import RunIdentity
 from dreambooth.training.scored_saves import SavesScorer
 from dreambooth.training.sharding import agreed
 
-STATE_INTERVAL_S = 600
 # Left free of the machine's memory when weights are copied to be written.
 HOST_MARGIN_BYTES = 1 << 30
 
@@ -73,13 +74,15 @@ class Keeper:
         self._saved_step, self._kept_step = 0, kept_step
         self._has_records = context.run.config_path.exists()
         self._kept_at_s = time.monotonic()
+        # By its size: the optimizer has no moments yet, and is not asked for them.
+        self._state_interval_s = state_interval_s(planned_state_bytes(config, counts_of_base(self._base)))
 
     # The exact state -------------------------------------------------------------------------------------------------
 
     def state_is_due(self, step: int) -> bool:
-        """Return whether it is time for an exact state: every so many steps, else every ten minutes by this clock."""
+        """Return whether it is time for an exact state: every so many steps, else by this clock, as its size allows."""
         every = self._config.checkpointing_steps
-        late = every is None and time.monotonic() - self._kept_at_s > STATE_INTERVAL_S
+        late = every is None and time.monotonic() - self._kept_at_s > self._state_interval_s
         return bool(late or (every and step % every == 0)) and self._kept_step < step
 
     def keep_state(self, step: int) -> None:

@@ -16,15 +16,27 @@ from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import Device
 from dreambooth.events import ModelSaved, SamplesMade, read_events
 from dreambooth.forecast import disk, offers
+from dreambooth.forecast.counts import (
+    adapted_modules,
+    counts_of_base,
+    counts_of_shape,
+    model_bytes,
+    num_learning,
+    state_bytes,
+    state_interval_s,
+)
 from dreambooth.forecast.memory import memory_need
 from dreambooth.forecast.pace import Pace, expected_seconds
-from dreambooth.forecast.shape import SD15_SHAPE
+from dreambooth.forecast.shape import SD15_SHAPE, read_shape
+from dreambooth.models.adapter import places_of
+from dreambooth.models.base import load_base
 from dreambooth.models.manager import ModelManager
 from dreambooth.records.runlog import read_state
 from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.runs.preflight import preflight
 from dreambooth.runs.run import train
 
+LORA = TrainingConfig(method="lora", train_text_encoder=True)
 PROCESSOR = Device("cpu", "two cores", 16 << 30, 12 << 30)
 
 
@@ -151,3 +163,54 @@ def test_several_processes_count_alike(tiny_base_folder: Path, photos: Path, tmp
     run = RunFolder(tmp_path / "run")
     assert read_state(run).total_steps == 6
     assert run.steps() == [4, 6]
+
+
+@pytest.mark.parametrize(
+    ("targets", "text_encoder", "num_tensors", "num_per_rank"),
+    [
+        ("attention", False, 384, 199_296),
+        ("linear", False, 576, 423_936),
+        ("linear", True, 792, 768**2),
+        ("all", True, 1050, 1_050_816 + 165_888),
+    ],
+)
+def test_the_modules_of_a_lora_are_known_from_configuration_alone(
+    targets: Any, text_encoder: bool, num_tensors: int, num_per_rank: int
+) -> None:
+    """The counts of sd-scripts for SD 1.5: down, up and alpha of each module, and their numbers for each rank."""
+    config = TrainingConfig(method="lora", lora_targets=targets, lora_rank=8, train_text_encoder=text_encoder)
+    counts = counts_of_shape(SD15_SHAPE)
+    names = [module.name for module in adapted_modules(config, counts)]
+    assert 3 * len(names) == num_tensors
+    assert len(set(names)) == len(names)
+    assert names == sorted(names)
+    assert num_learning(config, counts) == 8 * num_per_rank
+
+
+@pytest.mark.parametrize("targets", ["attention", "linear", "all"])
+def test_configuration_names_and_counts_the_layers_that_a_base_has(tiny_base_folder: Path, targets: Any) -> None:
+    for name in ("starter", str(tiny_base_folder)):
+        base, config = load_base(name), dataclasses.replace(LORA, lora_targets=targets)
+        by_shape, by_base = counts_of_shape(read_shape(name)), counts_of_base(base)
+        assert adapted_modules(config, by_shape) == places_of(base, targets, ["unet", "text_encoder"])
+        assert num_learning(config, by_shape) == num_learning(config, by_base) > 0
+
+
+def test_a_lora_saves_its_factors_and_keeps_them_with_their_moments() -> None:
+    counts = counts_of_shape(SD15_SHAPE)
+    assert model_bytes(LORA, counts) == pytest.approx(2 * 16 * 768**2, rel=0.01)
+    assert state_bytes(LORA, counts) == pytest.approx(12 * 16 * 768**2, rel=0.01)
+    averaged = dataclasses.replace(LORA, use_ema=True, save_precision="fp32")
+    assert model_bytes(averaged, counts) == pytest.approx(4 * 16 * 768**2, rel=0.01)
+    assert state_bytes(averaged, counts) == pytest.approx(16 * 16 * 768**2, rel=0.01)
+    whole = TrainingConfig(train_text_encoder=True)
+    assert model_bytes(whole, counts) > 100 * model_bytes(LORA, counts)
+
+
+def test_small_states_are_kept_every_minute_and_those_of_a_model_every_ten() -> None:
+    counts = counts_of_shape(SD15_SHAPE)
+    states = [dataclasses.replace(LORA, lora_rank=rank) for rank in (4, 16, 64, 128)]
+    intervals = [state_interval_s(state_bytes(config, counts)) for config in states]
+    assert intervals[:2] == [60, 60]
+    assert 60 < intervals[2] < intervals[3] < 600
+    assert state_interval_s(state_bytes(TrainingConfig(train_text_encoder=True), counts)) == 600

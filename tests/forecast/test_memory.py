@@ -15,6 +15,7 @@ from dreambooth.config.concepts import Concept
 from dreambooth.config.presets import PRESETS, resolve
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import GIB, Device
+from dreambooth.forecast.counts import learning_units
 from dreambooth.forecast.memory import fastest_plan, memory_need, room_bytes
 from dreambooth.forecast.shape import (
     SD15_SHAPE,
@@ -72,6 +73,38 @@ def test_what_a_forward_keeps_for_backward_is_counted_within_three_percent(
         kept = kept_bytes(base.text_encoder.train(), lambda: base.text_encoder(ids))
         units = text_units(shape.text_encoder)
         assert 4 * batch * sum(unit.norm_values + unit.product_values for unit in units) == pytest.approx(kept, rel=0.1)
+
+
+@pytest.mark.parametrize("targets", ["attention", "linear", "all"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_what_a_forward_with_factors_keeps_is_counted_within_three_percent(
+    tiny_base_folder: Path, targets: Any, checkpointing: bool
+) -> None:
+    """Linear layers whose weights do not learn keep no input, and all of it is in the format of the frozen base."""
+    import torch
+
+    from dreambooth.models.base import load_base
+    from dreambooth.training.lora import LowRankAdaptation
+
+    name, batch, latent_px = str(tiny_base_folder), 2, 16
+    config = TrainingConfig(
+        method="lora", lora_targets=targets, lora_rank=4, resolution=8 * latent_px, seed=1, mixed_precision="bf16",
+        gradient_checkpointing=checkpointing,
+    )  # fmt: skip
+    base, shape, method = load_base(name), read_shape(name), LowRankAdaptation()
+    method.prepare(base, config)
+    method.attach(base, config)
+    inputs = torch.zeros(batch, 4, latent_px, latent_px, dtype=torch.bfloat16), torch.zeros(batch, dtype=torch.int64)
+    states = torch.zeros(batch, TOKENS, base.unet.config.cross_attention_dim, dtype=torch.bfloat16)
+    kept = kept_bytes(base.unet, lambda: base.unet(*inputs, states))
+    units = learning_units(config, dataclasses.replace(shape, vae={"block_out_channels": [1] * 4}), TOKENS)
+    recomputed = [unit.boundary_values if checkpointing else None for unit in units]
+    values = sum(
+        unit.product_values if boundary is None else boundary for unit, boundary in zip(units, recomputed, strict=True)
+    )
+    # A copy of the factors is kept where they are not recomputed.
+    copies = sum(unit.weight_values for unit, boundary in zip(units, recomputed, strict=True) if boundary is None)
+    assert 2 * (batch * values + copies) + states.nbytes == pytest.approx(kept, rel=0.03)
 
 
 def kept_bytes(model: Any, forward: Any) -> int:

@@ -12,12 +12,13 @@ import pytest
 from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import DreamBoothError
 from dreambooth.events import Controls, Event, ModelSaved, Notice, PhaseProgress, read_events
+from dreambooth.forecast import counts
 from dreambooth.records.runlog import read_state
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.run import resume, train
 from dreambooth.training import keeping
 from dreambooth.training.keeping import Keeper
-from tests.harness.trained import quick_settings
+from tests.harness.trained import Run, quick_settings
 
 WAIT_S = 60
 
@@ -172,3 +173,28 @@ def test_a_disk_that_fills_up_meanwhile_pauses_the_run_at_the_next_step_and_it_r
     for step in ("2", "4", "6"):
         assert files_of(run.path / step) == files_of(tmp_path / "whole" / step)
     assert [event.step for _, event in read_events(run.events_path) if isinstance(event, ModelSaved)] == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [({"method": "lora", "lora_rank": 1, "lora_targets": "attention"}, [1, 2, 3]), ({}, [])],
+    ids=["factors", "whole weights"],
+)
+def test_a_state_is_kept_as_often_as_its_size_allows(
+    make: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, own: dict[str, Any], expected: list[int]
+) -> None:
+    """At one speed of writing, a LoRA's is kept every minute by the clock, and that of whole weights not yet."""
+    run = make(max_train_steps=4, train_text_encoder=True, drop_final_state=True, **own)
+    monkeypatch.setattr(counts, "STATE_BYTES_PER_S", 10_000)
+    now_s, seen = 0.0, list[int]()
+    monkeypatch.setattr(keeping.time, "monotonic", lambda: now_s)
+
+    def pass_time(event: Event) -> None:
+        nonlocal now_s
+        if isinstance(event, PhaseProgress) and event.phase == "training" and event.done:
+            seen.extend(step for step in run.folder.checkpoint_steps() if step not in seen)
+            now_s = 61.0 * event.done
+
+    run.press = pass_time
+    run.train()
+    assert seen == expected
