@@ -1,5 +1,6 @@
 """The page as an API: what its buttons do, for programs, in plain values; files and pictures are the tabs' events."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -17,16 +18,21 @@ def publish(services: Services) -> None:
     trainer, jobs = train_handlers.Handlers(services), services.jobs
 
     def start_training(
-        photo_set: str, base: str = STARTER, preset: str = "recommended", settings: dict[str, Any] | None = None
-    ) -> str:
-        """Start a run on an uploaded photo set and return its name; `settings` overrides what base and preset say."""
-        return trainer.start_set(photo_set, base, preset, settings or {})[0]
+        photo_set: str, base: str = STARTER, preset: str = "recommended", settings: dict[str, Any] | None = None,
+        method: str = "full",
+    ) -> str:  # fmt: skip
+        """Start a run on an uploaded photo set and return its name; `settings` overrides what base and preset say.
+
+        `method` is full (a whole model) or lora (a small file that adds to models like the base).
+        """
+        return trainer.start_set(photo_set, base, preset, _with_method(settings, method))[0]
 
     def plan_training(
-        photo_set: str, base: str = STARTER, preset: str = "recommended", settings: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+        photo_set: str, base: str = STARTER, preset: str = "recommended", settings: dict[str, Any] | None = None,
+        method: str = "full",
+    ) -> dict[str, Any]:  # fmt: skip
         """Return what that run would take: photos, steps, seconds, memory and disk; its command line and settings."""
-        return trainer.plan_set(photo_set, base, preset, settings or {})
+        return trainer.plan_set(photo_set, base, preset, _with_method(settings, method))
 
     def training_status(run: str = "") -> dict[str, Any]:
         """Return where a run stands; without a name the one that trains, else the newest."""
@@ -117,6 +123,13 @@ def publish(services: Services) -> None:
         list_models, try_sample,
     ):  # fmt: skip
         gr.api(shown(function), api_name=function.__name__, concurrency_limit=None)
+
+
+def _with_method(settings: dict[str, Any] | None, method: str) -> dict[str, Any]:
+    """Return the settings with the method among them; what is no mapping is refused with all other mistakes."""
+    if settings is not None and not isinstance(settings, Mapping):
+        return settings
+    return {"method": method, **(settings or {})}
 
 
 def _training(services: Services, run: str) -> str:

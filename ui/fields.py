@@ -13,7 +13,8 @@ from ui.render import field_label, field_note
 
 MAIN_FIELDS = (
     "max_train_steps", "learning_rate", "train_text_encoder", "with_prior_preservation", "num_class_images",
-    "resolution", "save_interval", "seed", "save_sample_prompt", "stop_when_good",
+    "resolution", "save_interval", "seed", "save_sample_prompt", "stop_when_good", "method", "lora_rank",
+    "lora_targets",
 )  # fmt: skip
 # Asked for elsewhere on the page, or of no use there: a run of the page always lives under the data folder.
 NOT_IN_THE_FORM = ("pretrained_model_name_or_path", "output_dir", "logging_dir")
@@ -48,6 +49,11 @@ def strength_sliders(tab: str) -> dict[str, Any]:
 def form_infos() -> dict[str, FieldInfo]:
     """Return the settings of the Train tab's form by name, in the order of their declaration."""
     return {info.name: info for info in describe(TrainingConfig) if info.name not in NOT_IN_THE_FORM}
+
+
+def has_effect(info: FieldInfo, method: str) -> bool:
+    """Return whether a training by this method reads the setting at all."""
+    return info.method in ("", method)
 
 
 def field_component(info: FieldInfo, value: Any, tab: str = "field") -> Any:

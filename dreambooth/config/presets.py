@@ -72,6 +72,19 @@ STEP_RANGES: dict[Kind, tuple[int, int]] = {
 }  # fmt: skip
 
 
+def method_asked_for(explicit: Mapping[str, Any]) -> MethodName:
+    """Return the method that was asked for; one that there is not is told with all other mistakes."""
+    asked = explicit.get("method", "full")
+    return asked if asked in list(RECIPES) else "full"
+
+
+def decided_by_presets(method: MethodName) -> tuple[str, ...]:
+    """Return the names of the settings in which the presets of this method differ."""
+    recipes = RECIPES[method].values()
+    names = dict.fromkeys(name for recipe in recipes for name in recipe)
+    return tuple(name for name in names if any(recipe.get(name) != next(iter(recipes)).get(name) for recipe in recipes))
+
+
 def preset(name: str, method: MethodName = "full") -> dict[str, Any]:
     """Return the notebook's recipe for this method under one of its memory configurations."""
     if name not in PRESETS:
@@ -97,9 +110,7 @@ def resolve(
     Each is that for the method which was asked for. A number of epochs that was asked for replaces a recipe's number of
     steps.
     """
-    # One that is none is told with all other mistakes.
-    asked = explicit.get("method", "full")
-    method: MethodName = asked if asked in RECIPES else "full"
+    method = method_asked_for(explicit)
     card_recipe = (card_recipes or {}).get(method, {})
     values = dict(DEFAULTS[family, method]) | (preset(preset_name, method) if preset_name else {})
     values |= dict(card_recipe) | dict(explicit)

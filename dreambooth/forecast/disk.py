@@ -7,7 +7,8 @@ from dreambooth.config.counts import num_saves_left
 from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import free_bytes
 from dreambooth.errors import TrainingError
-from dreambooth.forecast.counts import Counts, model_bytes, state_bytes
+from dreambooth.forecast.counts import Counts, counts_of_shape, model_bytes, state_bytes
+from dreambooth.forecast.shape import read_shape
 from dreambooth.records.workspace import RunFolder
 
 RESERVE_BYTES = 1 << 30
@@ -57,6 +58,12 @@ def disk_need(config: TrainingConfig, counts: Counts, num_steps: int) -> DiskNee
         # A PNG of a photo takes about two bytes a pixel.
         picture_bytes=(num_saves + 1) * pictures * 2 * config.resolution**2,
     )
+
+
+def saved_step_bytes(config: TrainingConfig, models_dir: Path | None = None) -> int:
+    """Return the bytes of one saved step of a run, pictures aside."""
+    shape = read_shape(config.pretrained_model_name_or_path, models_dir)
+    return disk_need(config, counts_of_shape(shape), num_steps=1).model_bytes
 
 
 def bytes_there(run: RunFolder, need: DiskNeed) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreambooth.config.counts import num_steps_of
-from dreambooth.config.presets import PRESETS, preset, recommended_num_steps, resolve
+from dreambooth.config.presets import PRESETS, method_asked_for, preset, recommended_num_steps, resolve
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import Device
 from dreambooth.durable import free_bytes
@@ -59,7 +59,7 @@ def proposed_config(
     device: Device | None = None,
 ) -> TrainingConfig:
     """Return the settings the form proposes: what was typed, then the base's card, then the preset for this device."""
-    card, method = read_card(base), explicit.get("method", "full")
+    card, method = read_card(base), method_asked_for(explicit)
     known: dict[str, Any] = {"resolution": card.native_px}
     on_cpu = device is not None and device.kind == "cpu"
     if card.is_toy or (on_cpu and preset(preset_name, method)["mixed_precision"] == "fp16"):
@@ -67,7 +67,7 @@ def proposed_config(
     if not card.is_toy:
         # The kind comes from the form as a text, and is one of those in its list.
         known["max_train_steps"] = recommended_num_steps(kind, num_photos)  # type: ignore[arg-type]
-    recipes = {method: known | dict(card.recipes.get(method, {}))}
+    recipes: dict[str, dict[str, Any]] = {method: known | dict(card.recipes.get(method, {}))}
     return resolve({"pretrained_model_name_or_path": base, **explicit}, recipes, preset_name)
 
 

@@ -57,16 +57,23 @@ class Part:
 class Layout:
     """The parts and files of a family's models.
 
-    tokenizers: the folders of the tokenizers; open_clip: whether single files have the text encoder under open_clip's
-    names; absent: the components of the pipeline that are never there, which its index has to say.
+    title: what people call the family; tokenizers: the folders of the tokenizers; open_clip: whether single files have
+    the text encoder under open_clip's names; absent: the components of the pipeline that are never there, which its
+    index has to say.
     """
 
     family: FamilyName
+    title: str
     pipeline: str
     parts: tuple[Part, ...]
     tokenizers: tuple[str, ...]
     open_clip: bool = False
     absent: tuple[str, ...] = ()
+
+    @property
+    def short_title(self) -> str:
+        """Return the family's name for lists, such as `SD 1.x`."""
+        return self.title.replace("Stable Diffusion", "SD")
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -120,8 +127,10 @@ SD_PARTS = (
     Part("text_encoder", "transformers", "CLIPTextModel", "model", can_learn=True),
 )
 SD_ABSENT = ("feature_extractor", "image_encoder", "safety_checker")
-SD1 = Layout("sd1", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), absent=SD_ABSENT)
-SD2 = Layout("sd2", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), open_clip=True, absent=SD_ABSENT)
+SD1 = Layout("sd1", "Stable Diffusion 1.x", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), absent=SD_ABSENT)
+SD2 = Layout(
+    "sd2", "Stable Diffusion 2.x", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), open_clip=True, absent=SD_ABSENT
+)
 LAYOUTS: dict[FamilyName, Layout] = {layout.family: layout for layout in (SD1, SD2)}
 
 # What may be there before the family is known: of any family.
@@ -135,6 +144,13 @@ def saved_step_kind(folder: Path) -> Literal["model", "lora"] | None:
     if (folder / MODEL_INDEX).is_file():
         return "model"
     return None if lora_file(folder) is None else "lora"
+
+
+def step_contents(folder: Path) -> str:
+    """Return what a step's folder holds, for lists: `LoRA, SD 1.x`; nothing where no step is saved in it."""
+    words = {"model": "full model", "lora": "LoRA"}
+    kind = saved_step_kind(folder)
+    return "" if kind is None else f"{words[kind]}, {layout_of(folder).short_title}"
 
 
 def lora_file(folder: Path) -> Path | None:

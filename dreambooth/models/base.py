@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.device.hardware import bitsandbytes_hidden
 from dreambooth.errors import BaseModelError, quoted
-from dreambooth.formats.layout import LAYOUTS, Layout, family_of, folder_configs
+from dreambooth.formats.layout import LAYOUTS, Layout, family_of, folder_configs, layout_of
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
 from dreambooth.models.card import BaseCard, card_of
 from dreambooth.models.config_limits import refuse_wrong_config, refuse_wrong_configs
@@ -93,6 +93,17 @@ def read_card(name: str, models_dir: Path | None = None) -> BaseCard:
         return BaseCard(native_px=8 * int(sample_size))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return BaseCard()
+
+
+def known_layout(name: str, models_dir: Path | None = None) -> Layout | None:
+    """Return the layout of a base without loading it, None where its files are not here or do not tell."""
+    source = local_base(name, models_dir)
+    if source is not None and source.is_dir():
+        return layout_of(source)
+    try:
+        return LAYOUTS[family_of(name if source is None else source)]
+    except BaseModelError:
+        return None
 
 
 def _licence_of(source: Path) -> str:

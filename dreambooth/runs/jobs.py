@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.limits import as_written
-from dreambooth.config.training import SD15, TrainingConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import look_at_device
 from dreambooth.durable import held_lock, is_locked
 from dreambooth.environment import Secret, Settings
@@ -22,7 +22,6 @@ from dreambooth.errors import DeviceError, RunFolderError, without_secrets
 from dreambooth.events import FINAL_STATUSES, Controls, LossReader, StatusChanged
 from dreambooth.forecast.memory import fastest_plan, memory_need
 from dreambooth.forecast.shape import read_shape
-from dreambooth.models.base import STARTER
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.saved_step import model_name
 from dreambooth.pictures.painter import (
@@ -38,6 +37,7 @@ from dreambooth.records.eta import in_words
 from dreambooth.records.removal import Removed, remove_run
 from dreambooth.records.runlog import RunLog, read_config, read_state
 from dreambooth.records.workspace import RunFolder, Workspace
+from dreambooth.runs.model_list import listed_models
 from dreambooth.runs.resuming import resumable_config
 from dreambooth.runs.run import Training, execute, start_records
 from dreambooth.runs.smaller import smaller_config, unexpected_end
@@ -323,14 +323,7 @@ class Jobs:
 
     def models(self) -> list[tuple[str, str]]:
         """Return (label, value) of every model pictures can be made with, newest steps first."""
-        steps = [
-            (f"{run.name} · step {step}", str(run.step_folder(step)))
-            for run in self._workspace.runs()
-            for step in reversed(run.steps())
-        ]
-        own = sorted(entry for entry in self._workspace.models_dir.iterdir() if not entry.name.startswith("."))
-        bases = [(entry.name, str(entry)) for entry in own]
-        return [*steps, ("starter (toy)", STARTER), *bases, ("Stable Diffusion 1.5", SD15)]
+        return listed_models(self._workspace)
 
     def close(self) -> None:
         """Stop the run that trains, wait until it has saved, and take nothing new; those in line can be resumed."""

@@ -66,7 +66,10 @@ def test_the_next_machine_finds_runs_and_photos(config: TrainingConfig, settings
     assert listing(next_machine.datasets_dir / "dog") == listing(Path(config.concepts[0].instance_data_dir))
     jobs = Jobs(next_machine, ModelManager())
     assert [run.name for run in next_machine.runs()] == [name]
-    assert [label for label, _ in jobs.models()][:2] == [f"{name} · step 2", f"{name} · step 1"]
+    assert [label for label, _ in jobs.models()][:2] == [
+        f"{name}, step 2 (full model, SD 1.x)",
+        f"{name}, step 1 (full model, SD 1.x)",
+    ]
     view = jobs.view(name)
     assert (view.status, view.steps, sorted(view.samples)) == ("done", [1, 2], [0, 1, 2])
     with pytest.raises(RunFolderError, match="Google Drive only"):

@@ -67,7 +67,7 @@ def test_a_run_trains_in_the_background_and_tells_its_folder(jobs: Jobs, config:
     assert "done 3 steps." in view.log_tail
     assert view.config is not None
     assert view.config.seed is not None, "a drawn seed is recorded"
-    assert jobs.models()[0] == (f"{name} · step 3", str(view.path / "3"))
+    assert jobs.models()[0] == (f"{name}, step 3 (full model, SD 1.x)", str(view.path / "3"))
     until(jobs.active, lambda active: active is None)
 
 

@@ -38,7 +38,7 @@ def shell(folder: Path, *arguments: str) -> str:
 
 def test_it_is_listed(own_home: Path, old_run: Path) -> None:
     jobs = Jobs(Workspace(own_home), ModelManager())
-    assert ("run · step 4", str(old_run / "4")) in jobs.models()
+    assert ("run, step 4 (full model, SD 1.x)", str(old_run / "4")) in jobs.models()
     view = jobs.view("run")
     assert (view.name, view.status, view.step, view.resume_step) == ("run", "interrupted", 4, 4)
     assert isinstance(view.config, TrainingConfig)

@@ -15,6 +15,7 @@ from dreambooth.export.merged import folder_at_strength
 from dreambooth.export.sizes import folder_bytes, samples_bytes, single_file_bytes
 from dreambooth.models.base import STARTER
 from dreambooth.models.original_file import starter_folder
+from dreambooth.models.saved_step import model_name
 from dreambooth.models.strength import WHOLE, Strength
 from dreambooth.records.drive import keep_file, lost_drive
 from dreambooth.records.workspace import RunFolder
@@ -159,11 +160,13 @@ class Handlers:
 
     def _folder_and_stem(self, model: str) -> tuple[Path, str]:
         """Return a listed model's folder and a name for its files; raises ExportError for what is not in the list."""
-        known = dict((value, label) for label, value in convertible(self._services))
-        if model not in known:
+        if model not in dict((value, label) for label, value in convertible(self._services)):
             raise ExportError(f"{model!r} cannot be converted.", "It is not in the list.", "Choose one of the list.")
-        folder = starter_folder() if model == STARTER else Path(model)
-        return folder, re.sub(r"[^A-Za-z0-9_-]+", "-", known[model]).strip("-")
+        if model == STARTER:
+            return starter_folder(), "starter-toy"
+        # `dog-3/800` becomes dog-3-step-800.
+        name = model_name(model).replace("/", "-step-")
+        return Path(model), re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
 
     # Sizes -----------------------------------------------------------------------------------------------------------
 

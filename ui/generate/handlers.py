@@ -11,6 +11,7 @@ from dreambooth.config.fields import describe
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.models.base import STARTER, read_card
+from dreambooth.models.saved_step import model_name
 from dreambooth.pictures.prompts import NEGATIVE_PROMPT, example_prompts, kind_of
 from dreambooth.pictures.queue import Order
 from dreambooth.pictures.settings_text import Recipe, read_recipe, text_of_picture
@@ -200,10 +201,10 @@ class Handlers:
     def use_settings(self, text: str) -> Answer:
         """Fill the form with a recipe, choose its model if it is here, and say what of it cannot be used."""
         recipe = _recipe(text)
-        models = {label.replace(" · step ", "/"): value for label, value in self._jobs.models()}
-        model = models.get(recipe.model) or next(
-            (value for value in models.values() if Path(value).name == recipe.model), None
-        )
+        # Bases come after the steps of runs, and are known by the last part of their name too.
+        models = [value for _, value in self._jobs.models()]
+        named = [value for value in models if recipe.model in (model_name(value), Path(value).name)]
+        model = next(iter(named), None)
         request = recipe.request
         answer = {
             "prompt": request.prompt, "negative_prompt": request.negative_prompt, "ways": gr.Tabs(selected="make"),

@@ -8,28 +8,28 @@ import gradio as gr
 
 from dreambooth.config.concepts import Concept
 from dreambooth.config.effects import without_effect
-from dreambooth.config.presets import MEMORY_CONFIGURATIONS, without_idle_options
+from dreambooth.config.presets import decided_by_presets, method_asked_for, without_idle_options
+from dreambooth.config.recipes import rate_warning
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.concept_notices import concept_notices
 from dreambooth.data.photo_sets import photo_set
 from dreambooth.device.hardware import Device
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
+from dreambooth.forecast.disk import saved_step_bytes
 from dreambooth.forecast.offers import Offer, fitting, forecast, offers, proposed_config
-from dreambooth.models.base import STARTER, read_card
+from dreambooth.models.base import STARTER, known_layout, read_card
 from dreambooth.models.origin import step_sentence
 from dreambooth.runs.shell_line import command_line, settings_text
 from ui.bases import offered_base, offered_models
 from ui.boundary import QUICK, QUIET, Services
 from ui.events import Answer, on
-from ui.fields import MAIN_FIELDS, form_infos, marks, read_fields, shown_value
+from ui.fields import MAIN_FIELDS, form_infos, has_effect, marks, read_fields, shown_value
 from ui.generate.late_answers import answer_of
 from ui.render import error_panel, field_note, panel
-from ui.train.plan import preset_choices, preset_note, start_sentence, too_little_memory
+from ui.train.plan import method_choices, preset_choices, preset_note, start_sentence, too_little_memory
 
 TOY_NOTICE = "A toy model that shows the way; for real results take Stable Diffusion 1.5 and a GPU."
 LATEST: dict[str, Any] = {"trigger_mode": "always_last", **QUICK}
-# What a preset decides, whoever typed something there before.
-OF_THE_PRESET = tuple(dict.fromkeys(name for values in MEMORY_CONFIGURATIONS.values() for name in values))
 
 
 def base_notice(base: str) -> str:
@@ -59,7 +59,9 @@ def run_config(
 
 def notices(config: TrainingConfig, explicit: Collection[str]) -> str:
     """Return what to tell as a run starts: settings that a person set without an effect, and of photos and prompts."""
+    warning = rate_warning(config, read_card(config.pretrained_model_name_or_path).recipes)
     told = {
+        "Check the learning rate": [warning] if warning else [],
         "Settings without effect": without_effect(config, explicit),
         "Check photos and prompts": concept_notices(config.concepts),
     }
@@ -83,8 +85,9 @@ class Handlers:
 
     # One event, so that no two answers are on their way: what is asked meanwhile is asked after the first.
     @on(
-        "base.change kind.change photo_set.change preset.input", "base preset kind photo_set proposed fields",
-        "answer notice", fills="proposals", api_name="propose_settings", **LATEST,
+        "base.change kind.change photo_set.change preset.input method.input",
+        "base preset kind photo_set proposed fields", "answer notice",
+        fills="proposals", api_name="propose_settings", **LATEST,
     )  # fmt: skip
     def propose(
         self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any], *values: Any
@@ -93,12 +96,13 @@ class Handlers:
         explicit = self._explicit(proposed, values)
         is_chosen = preset_name != _remembered(proposed).get("preset")
         # What a preset decides is no longer what somebody typed before.
-        given_up = {name: explicit.pop(name) for name in OF_THE_PRESET if is_chosen and name in explicit}
+        decided = decided_by_presets(method_asked_for(explicit)) if is_chosen else ()
+        given_up = {name: explicit.pop(name) for name in decided if name in explicit}
         try:
             base = offered_base(self._services, base)
             num_photos = self._num_photos(photo_set_name)
             if not is_chosen:
-                preset_name = fitting(self._offers(base, kind, num_photos, {}), preset_name)
+                preset_name = fitting(self._offers(base, kind, num_photos, _method_in(explicit)), preset_name)
             config = proposed_config(base, preset_name, kind, num_photos, explicit, self._device())
         except DreamBoothError as error:
             return {"answer": {}, "notice": error_panel(error)}
@@ -109,15 +113,18 @@ class Handlers:
         return {"answer": answer_of(told, asked), "notice": base_notice(base)}
 
     def _read(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        return read_fields(self._infos, values)
+        """Return the values by setting; those that the chosen method does not read, and the form hides, as defaults."""
+        read = read_fields(self._infos, values)
+        hidden = [info for info in self._infos.values() if not has_effect(info, read["method"])]
+        return read | {info.name: info.default for info in hidden}
 
     def _explicit(self, proposed: Mapping[str, Any], values: tuple[Any, ...]) -> dict[str, Any]:
         """Return what differs from the proposals, and so was typed."""
-        proposed = _remembered(proposed)
+        proposed, read = _remembered(proposed), self._read(values)
         return {
             name: value
-            for name, value in self._read(values).items()
-            if shown_value(self._infos[name], value) != proposed.get(name)
+            for name, value in read.items()
+            if has_effect(info := self._infos[name], read["method"]) and shown_value(info, value) != proposed.get(name)
         }
 
     def _device(self) -> Device:
@@ -134,7 +141,7 @@ class Handlers:
 
     @on(
         "page.load proposed.change preset.change base.change kind.change photos.change fields.change prompts.change",
-        "preset kind proposed photo_set prompts base fields", "preset preset_note plan command as_json",
+        "preset kind proposed photo_set prompts base fields", "method preset preset_note plan command as_json",
         api_name="tell_plan", **LATEST,
     )  # fmt: skip
     def tell(
@@ -145,7 +152,8 @@ class Handlers:
         try:
             num_photos = self._num_photos(photo_set_name)
             base, explicit = offered_base(self._services, base), self._explicit(proposed, values)
-            free = {name: value for name, value in explicit.items() if name not in OF_THE_PRESET}
+            decided = decided_by_presets(method_asked_for(explicit))
+            free = {name: value for name, value in explicit.items() if name not in decided}
             offered = self._offers(base, kind, num_photos, free)
             asked = self._asked(preset_name, kind, photo_set_name, base, values)
             config = self._config(photo_set_name, instance_prompt, class_prompt, base, values, asked)
@@ -157,17 +165,40 @@ class Handlers:
             unfit = "<p class='db-plan db-quiet'>Something in the settings cannot be: Start says what.</p>"
             return {"plan": unfit, "command": "", "as_json": ""}
         return {
+            "method": gr.Radio(choices=self._method_choices(base, preset_name, kind, num_photos, free)),
             "preset": gr.Radio(choices=preset_choices(offered)), "preset_note": preset_note(offered, preset_name),
             "plan": plan, "command": command, "as_json": as_json,
         }  # fmt: skip
+
+    def _method_choices(
+        self, base: str, preset_name: str, kind: str, num_photos: int, explicit: Mapping[str, Any]
+    ) -> list[tuple[str, str]]:
+        """Return the methods with the size of what each would save, of this base with these settings."""
+        models_dir, methods = self._services.workspace.models_dir, self._infos["method"].choices
+        sizes = {}
+        for method in methods:
+            asked = {**explicit, "method": method}
+            config = proposed_config(base, preset_name, kind, num_photos, asked, self._device())
+            sizes[method] = saved_step_bytes(config, models_dir)
+        layout = known_layout(base, models_dir)
+        of_a_family = layout is not None and not read_card(base, models_dir).is_toy
+        adds_to = f"any {layout.title} checkpoint" if layout and of_a_family else "models like this base"
+        return method_choices(methods, sizes, adds_to)
+
+    @on("method.change page.load", "method", "of_a_method", api_name="method_chosen", **QUICK)
+    def method_chosen(self, method: str) -> Answer:
+        """Show the settings that this method reads."""
+        return {info.name: gr.update(visible=has_effect(info, method)) for info in self._infos.values() if info.method}
 
     def _asked(
         self, preset_name: str, kind: str, photo_set_name: str, base: str, values: tuple[Any, ...]
     ) -> frozenset[str]:
         """Return the names of the settings that differ from what the form proposes for base, preset and photos."""
         base, num_photos = offered_base(self._services, base), self._num_photos(photo_set_name)
-        config = proposed_config(base, preset_name, kind, num_photos, {}, self._device())
-        return frozenset(name for name, value in self._read(values).items() if value != getattr(config, name))
+        read = self._read(values)
+        config = proposed_config(base, preset_name, kind, num_photos, _method_in(read), self._device())
+        differing = {name for name, value in read.items() if value != getattr(config, name)}
+        return frozenset(name for name in differing if has_effect(self._infos[name], config.method))
 
     def _config(
         self, photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, values: tuple[Any, ...],
@@ -226,7 +257,9 @@ class Handlers:
         told = forecast(self._services.workspace, config, num_photos, device)
         if told.fits:
             return
-        kept = {name: value for name, value in self._read(values).items() if name not in OF_THE_PRESET}
+        kept = {
+            name: value for name, value in self._read(values).items() if name not in decided_by_presets(config.method)
+        }
         kind = photo_set(self._services.workspace, photo_set_name).words().kind
         base = config.pretrained_model_name_or_path
         offered = offers(self._services.workspace, base, kind, num_photos, kept, device)
@@ -297,7 +330,7 @@ class Handlers:
             raise ConfigError([FieldProblem("settings", message)])
         base, chosen = offered_base(self._services, base), photo_set(self._services.workspace, name)
         words, num_photos = chosen.words(), len(chosen.photos())
-        config = proposed_config(base, preset_name, words.kind, num_photos, {}, self._device())
+        config = proposed_config(base, preset_name, words.kind, num_photos, _method_in(explicit), self._device())
         unknown = [FieldProblem(str(key), "is no setting of this form.") for key in explicit if key not in self._infos]
         if not num_photos:
             unknown.append(FieldProblem("instance_data_dir", f"the photo set {name!r} holds no photos."))
@@ -339,6 +372,11 @@ class Handlers:
 def _remembered(proposed: Any) -> Mapping[str, Any]:
     """Return the proposals that a browser remembers; nothing where it sends something else."""
     return proposed if isinstance(proposed, Mapping) else {}
+
+
+def _method_in(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the method that was chosen, as a setting that was asked for."""
+    return {name: values[name] for name in ("method",) if name in values}
 
 
 def start_sample(services: Services) -> tuple[str, TrainingConfig]:

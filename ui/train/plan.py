@@ -1,9 +1,11 @@
 """What the page says before a run begins: presets with what they take, and the sentence about the whole of it."""
 
+from collections.abc import Mapping, Sequence
 from html import escape
 
+from dreambooth.config.methods import outcome
 from dreambooth.config.presets import PRESETS
-from dreambooth.config.training import TrainingConfig
+from dreambooth.config.training import MethodName, TrainingConfig
 from dreambooth.device.hardware import gb
 from dreambooth.errors import DeviceError
 from dreambooth.forecast.offers import Forecast, Offer, fitting
@@ -20,6 +22,14 @@ PRESET_LABELS = {
 }
 NONE_FITS = "Close what else uses its memory, lower the resolution, or take the starter."
 NOT_TIMED = "time told after the first steps"
+
+
+def method_choices(
+    methods: Sequence[MethodName], sizes: Mapping[str, int] | None = None, adds_to: str = "other models too"
+) -> list[tuple[str, str]]:
+    """Return (label, value) of every method; a label says what comes out of it, and how large that is."""
+    told = {method: size_in_words(num_bytes) for method, num_bytes in (sizes or {}).items()}
+    return [(outcome(method, told.get(method, ""), adds_to), method) for method in methods]
 
 
 def preset_choices(offered: list[Offer]) -> list[tuple[str, str]]:

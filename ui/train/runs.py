@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from dreambooth.config.methods import METHODS
 from dreambooth.events import FINAL_STATUSES
 from dreambooth.records.runlog import RunState, read_config, read_state
 from dreambooth.records.storage import size_of
@@ -13,7 +14,7 @@ from ui.boundary import Services
 from ui.events import on
 from ui.render import STATUSES, size_in_words
 
-HEADERS = ["run", "started", "status", "steps", "base", "words", "size"]
+HEADERS = ["run", "started", "status", "steps", "base", "method", "words", "size"]
 MAX_ROWS = 200
 # The size of a run that trains is news for so long.
 SIZE_AGE_S = 30.0
@@ -25,7 +26,7 @@ def build() -> gr.Dataframe:
         gr.HTML("<p class='db-hint'>Choose a row to see that run above, with all that can be done with it.</p>")
         return gr.Dataframe(
             headers=HEADERS, datatype="str", interactive=False, show_label=False, elem_id="runs-table", label="My runs",
-            column_widths=["22%", "14%", "11%", "10%", "15%", "18%", "10%"], max_height=340, buttons=[],
+            column_widths=["21%", "13%", "10%", "10%", "13%", "8%", "16%", "9%"], max_height=340, buttons=[],
         )  # fmt: skip
 
 
@@ -44,11 +45,12 @@ class RunsTable:
         state, config = read_state(run), read_config(run)
         started_s = run.config_path.stat().st_mtime
         steps = f"{state.step} of {state.total_steps}" if state.total_steps else str(state.step)
+        method = "" if config is None else METHODS[config.method].title
         base = "" if config is None else config.pretrained_model_name_or_path.rstrip("/\\").replace("\\", "/")
         words = "" if config is None or not config.concepts else config.concepts[0].instance_prompt
         return (
             run.name, time.strftime("%d %b, %H:%M", time.localtime(started_s)), STATUSES[state.status], steps,
-            base.rsplit("/", 1)[-1], words, self._size(run, state),
+            base.rsplit("/", 1)[-1], method, words, self._size(run, state),
         )  # fmt: skip
 
     def _size(self, run: RunFolder, state: RunState) -> str:

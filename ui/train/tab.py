@@ -15,6 +15,7 @@ from ui.fields import (
     MAIN_FIELDS,
     field_component,
     form_infos,
+    has_effect,
     shown_value,
 )
 from ui.generate.late_answers import Fillable, fillable
@@ -22,7 +23,7 @@ from ui.train import actions as run_actions
 from ui.train import panel as run_panel
 from ui.train import runs as runs_section
 from ui.train.handlers import Handlers, base_notice
-from ui.train.plan import preset_choices
+from ui.train.plan import method_choices, preset_choices
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,13 @@ def build(services: Services) -> TrainTab:
 
     def field(name: str) -> None:
         made[name] = field_component(infos[name], getattr(config, name))
+        made[name].visible = has_effect(infos[name], config.method)
 
     with gr.Accordion("New training", open=True, elem_id="settings") as settings:
+        made["method"] = gr.Radio(
+            method_choices(infos["method"].choices), value=config.method, label="Method", elem_id="field-method",
+            info="What comes out of the training. `method`",
+        )  # fmt: skip
         base = gr.Dropdown(
             base_choices(services), value=STARTER, label="Base model", allow_custom_value=True, elem_id="base",
             info="What the training starts from. A Hub id, a folder or one file can be typed in too.",
@@ -70,6 +76,7 @@ def build(services: Services) -> TrainTab:
         for row in (
             ("max_train_steps", "learning_rate", "save_interval", "resolution"),
             ("train_text_encoder", "with_prior_preservation", "num_class_images", "seed"),
+            ("lora_rank", "lora_targets"),
         ):
             with gr.Row(equal_height=False):
                 for name in row:
@@ -142,6 +149,7 @@ def connect(
     form = vars(tab) | {
         "page": page, "photo_set": photo_set, "photos": photos, "kind": kind, "prompts": prompts,
         "proposed": tab.proposals.filled, "answer": tab.proposals.answer, "run": tab.panel["run"],
-        "reuse": tab.panel["reuse"], "run_message": tab.panel["message"],
+        "reuse": tab.panel["reuse"], "run_message": tab.panel["message"], "method": tab.fields["method"],
+        "of_a_method": {name: tab.fields[name] for name, info in form_infos().items() if info.method},
     }  # fmt: skip
     connect_events(handlers, form)

@@ -1,0 +1,27 @@
+"""The methods of training as a person chooses between them: what each is called, and what comes out of it."""
+
+from dataclasses import dataclass
+
+from dreambooth.config.training import MethodName
+
+
+@dataclass(frozen=True)
+class MethodWords:
+    """A method's name in lists, and the sentence about its outcome, with places for the size and what it adds to."""
+
+    title: str
+    outcome: str
+
+
+METHODS: dict[MethodName, MethodWords] = {
+    "full": MethodWords("full", "A whole model{size}"),
+    "lora": MethodWords("LoRA", "A LoRA{size}, that adds to {adds_to}"),
+}
+
+
+def outcome(method: MethodName, size: str, adds_to: str) -> str:
+    """Return what a training by this method makes: `A LoRA, 19 MB, that adds to any SD 1.x checkpoint`.
+
+    size: in words, or nothing where it is not known.
+    """
+    return METHODS[method].outcome.format(size=f", {size}" if size else "", adds_to=adds_to)
