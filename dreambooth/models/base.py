@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.config.training import SD15
 from dreambooth.device.hardware import bitsandbytes_hidden
 from dreambooth.errors import BaseModelError, quoted
-from dreambooth.formats.layout import LAYOUTS, Layout, family_of, folder_configs, layout_of
+from dreambooth.formats.layout import LAYOUTS, SD1, Layout, family_of, folder_configs, layout_of
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
 from dreambooth.models.card import BaseCard, card_of
 from dreambooth.models.config_limits import refuse_wrong_config, refuse_wrong_configs
@@ -103,7 +104,7 @@ def known_layout(name: str, models_dir: Path | None = None) -> Layout | None:
     try:
         return LAYOUTS[family_of(name if source is None else source)]
     except BaseModelError:
-        return None
+        return SD1 if name == SD15 else None
 
 
 def _licence_of(source: Path) -> str:
