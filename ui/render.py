@@ -57,6 +57,8 @@ STATUSES: dict[Status, str] = {
 }
 LABELS = {
     "pretrained_vae_name_or_path": "Another VAE",
+    "lora_rank": "LoRA rank",
+    "lora_targets": "LoRA targets",
     "seed": "Seed",
     "max_train_steps": "Steps",
     "train_text_encoder": "Teach the text encoder too",
