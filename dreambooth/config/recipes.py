@@ -12,11 +12,16 @@ from dreambooth.formats.layout import FamilyName
 # Factors start at zero and learn at rates 20 to 100 times those of whole weights; the text encoder's half of the
 # UNet's is what most recipes for SD 1.5 have.
 LORA: dict[str, Any] = {"learning_rate": 1e-4, "text_encoder_lr": 5e-5}
+# Sides of 1024 px, and the guidance that its pictures are made with (Podell et al. 2023); pictures always have captions
+# of 77 tokens.
+SDXL: dict[str, Any] = {"resolution": 1024, "pad_tokens": True, "save_guidance_scale": 6.0, "class_guidance_scale": 5.0}
 DEFAULTS: dict[tuple[FamilyName, MethodName], Mapping[str, Any]] = {
     ("sd1", "full"): {},
     ("sd1", "lora"): LORA,
     ("sd2", "full"): {},
     ("sd2", "lora"): LORA,
+    ("sdxl", "full"): SDXL,
+    ("sdxl", "lora"): LORA | SDXL,
 }
 # How many times the card's own rate, or what part of it, is far from it.
 FAR = 10

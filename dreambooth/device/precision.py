@@ -26,3 +26,10 @@ def autocast(
     if dtype in (None, torch.float32):
         return contextlib.nullcontext()
     return torch.autocast(device_type, dtype=dtype, cache_enabled=cache)
+
+
+def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which weights compute in their own format, whatever surrounds it."""
+    import torch
+
+    return torch.autocast(device_type, enabled=False)

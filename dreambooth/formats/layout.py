@@ -16,7 +16,7 @@ from dreambooth.formats.open_clip import OPEN_CLIP_PREFIX
 from dreambooth.formats.other_kinds import OTHER_INPUTS, refusal, refuse_other_kinds
 from dreambooth.formats.tensor_names import pickled_names, safetensors_header
 
-FamilyName = Literal["sd1", "sd2"]
+FamilyName = Literal["sd1", "sd2", "sdxl"]
 
 MODEL_INDEX = "model_index.json"
 # What a model says of itself here, and of a LoRA what it adds to.
@@ -33,7 +33,8 @@ TOKENIZER_FILES = (
 class Part:
     """One part of a model: the folder it lies in, the class that reads it, and what its files of weights begin with.
 
-    can_learn: whether a training may change its weights.
+    can_learn: whether a training may change its weights; needs_range: whether its numbers outgrow fp16, so that there
+    it computes in fp32.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Part:
     class_name: str
     weights_stem: str
     can_learn: bool
+    needs_range: bool = False
 
     @property
     def config_file(self) -> str:
@@ -57,9 +59,15 @@ class Part:
 class Layout:
     """The parts and files of a family's models.
 
+<<<<<<< HEAD
     title: what people call the family; tokenizers: the folders of the tokenizers; open_clip: whether single files have
     the text encoder under open_clip's names; absent: the components of the pipeline that are never there, which its
     index has to say.
+=======
+    tokenizers: the folders of the tokenizers; scheduler: the class that a saved model names; open_clip: whether single
+    files have the text encoder under open_clip's names; absent: the components of the pipeline that are never there,
+    which its index has to say.
+>>>>>>> 1419a4b (Load, save and generate with SDXL bases: two text encoders, pooled and size conditions)
     """
 
     family: FamilyName
@@ -67,6 +75,7 @@ class Layout:
     pipeline: str
     parts: tuple[Part, ...]
     tokenizers: tuple[str, ...]
+    scheduler: str = "DDIMScheduler"
     open_clip: bool = False
     absent: tuple[str, ...] = ()
 
@@ -84,6 +93,11 @@ class Layout:
     def learning_parts(self) -> tuple[str, ...]:
         """Return the names of the parts whose weights a training may change."""
         return tuple(part.name for part in self.parts if part.can_learn)
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        """Return the names of the text encoders, in the order of their tokenizers."""
+        return tuple(part.name for part in self.parts if part.library == "transformers")
 
     @property
     def needed_files(self) -> tuple[str, ...]:
@@ -106,18 +120,20 @@ class Layout:
             *(f"{folder}/{name}" for folder in self.tokenizers for name in TOKENIZER_FILES),
         )  # fmt: skip
 
-    def model_index(self, diffusers_version: str, scheduler_class: str) -> dict[str, Any]:
-        """Return the contents of model_index.json, with keys in the order of the alphabet as diffusers writes them."""
+    def model_index(self, diffusers_version: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the contents of model_index.json, with keys in the order of the alphabet as diffusers writes them.
+
+        options: what a pipeline is told beside its components.
+        """
         index: dict[str, Any] = {
             "_class_name": self.pipeline,
             "_diffusers_version": diffusers_version,
-            "scheduler": ["diffusers", scheduler_class],
+            "scheduler": ["diffusers", self.scheduler],
+            **options,
         }
         index |= {part.name: [part.library, part.class_name] for part in self.parts}
         index |= {name: ["transformers", "CLIPTokenizer"] for name in self.tokenizers}
         index |= {name: [None, None] for name in self.absent}
-        if "safety_checker" in self.absent:
-            index["requires_safety_checker"] = False
         return dict(sorted(index.items()))
 
 
@@ -127,11 +143,27 @@ SD_PARTS = (
     Part("text_encoder", "transformers", "CLIPTextModel", "model", can_learn=True),
 )
 SD_ABSENT = ("feature_extractor", "image_encoder", "safety_checker")
+<<<<<<< HEAD
 SD1 = Layout("sd1", "Stable Diffusion 1.x", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), absent=SD_ABSENT)
 SD2 = Layout(
     "sd2", "Stable Diffusion 2.x", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), open_clip=True, absent=SD_ABSENT
 )
 LAYOUTS: dict[FamilyName, Layout] = {layout.family: layout for layout in (SD1, SD2)}
+=======
+SD1 = Layout("sd1", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), absent=SD_ABSENT)
+SD2 = Layout("sd2", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), open_clip=True, absent=SD_ABSENT)
+SDXL_PARTS = (
+    Part("unet", "diffusers", "UNet2DConditionModel", "diffusion_pytorch_model", can_learn=True),
+    Part("vae", "diffusers", "AutoencoderKL", "diffusion_pytorch_model", can_learn=False, needs_range=True),
+    Part("text_encoder", "transformers", "CLIPTextModel", "model", can_learn=True),
+    Part("text_encoder_2", "transformers", "CLIPTextModelWithProjection", "model", can_learn=True),
+)
+SDXL = Layout(
+    "sdxl", "StableDiffusionXLPipeline", SDXL_PARTS, ("tokenizer", "tokenizer_2"), scheduler="EulerDiscreteScheduler",
+    absent=("feature_extractor", "image_encoder"),
+)  # fmt: skip
+LAYOUTS: dict[FamilyName, Layout] = {layout.family: layout for layout in (SD1, SD2, SDXL)}
+>>>>>>> 1419a4b (Load, save and generate with SDXL bases: two text encoders, pooled and size conditions)
 
 # What may be there before the family is known: of any family.
 ALL_PARTS = tuple(dict.fromkeys(part for layout in LAYOUTS.values() for part in layout.parts))
@@ -214,6 +246,8 @@ def cached_folder(repository: str) -> Path | None:
 
 
 def _family_of_unet(unet: Mapping[str, Any]) -> FamilyName:
+    if unet.get("addition_embed_type") == "text_time":
+        return "sdxl"
     return "sd2" if unet.get("use_linear_projection") else "sd1"
 
 
@@ -227,8 +261,11 @@ def _family_of_folder(folder: Path) -> FamilyName:
         )
     index, unet = configs
     kind = str(index.get("_class_name"))
-    if "XL" in kind or unet.get("addition_embed_type"):
-        raise refusal(folder.name, "an SDXL model")
+    family = _family_of_unet(unet)
+    if family == "sdxl" and index.get("text_encoder", [None])[0] is None:
+        raise refusal(folder.name, "the refiner of SDXL")
+    if ("XL" in kind) != (family == "sdxl") or (family != "sdxl" and unet.get("addition_embed_type")):
+        raise refusal(folder.name, f"a {kind} whose UNet is of another kind")
     inputs = unet.get("in_channels", 4)
     if inputs != 4:
         raise refusal(folder.name, OTHER_INPUTS.get(inputs, f"a model whose UNet takes {inputs} numbers a pixel"))
@@ -236,7 +273,7 @@ def _family_of_folder(folder: Path) -> FamilyName:
         raise refusal(folder.name, "an ONNX model")
     if not kind.startswith("StableDiffusion"):
         raise refusal(folder.name, f"a {kind}")
-    return _family_of_unet(unet)
+    return family
 
 
 def _family_of_file(path: Path) -> FamilyName:

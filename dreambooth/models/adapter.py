@@ -38,7 +38,7 @@ class Adapter:
         self.modules = list(modules)
         self._handles: list[RemovableHandle] = []
         for one in self.modules:
-            amount = getattr(strength, one.place.part)
+            amount = strength.of(one.place.part)
             if amount:
                 module = module_of(base, one.place)
                 self._handles.append(module.register_forward_hook(_hook(one.factors, amount)))
@@ -80,7 +80,7 @@ def merge(base: "Base", modules: Iterable[AdaptedModule], strength: Strength = W
 
     with torch.no_grad():
         for one in modules:
-            if amount := getattr(strength, one.place.part):
+            if amount := strength.of(one.place.part):
                 weight = module_of(base, one.place).weight
                 weight.copy_(weight.float() + amount * one.factors.product().to(weight.device))
 

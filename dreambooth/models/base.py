@@ -26,7 +26,7 @@ from dreambooth.formats.ldm import modern_vae_key, without_text_model
 from dreambooth.models.card import BaseCard, card_of
 from dreambooth.models.config_limits import refuse_wrong_config, refuse_wrong_configs
 from dreambooth.models.download import downloaded_base, downloaded_vae, missing_files
-from dreambooth.models.family import Family
+from dreambooth.models.family import Family, family_for
 from dreambooth.models.file_formats import refuse_other_folder, refuse_pointers
 from dreambooth.models.original_file import parts_of_file, starter_folder, text_encoder_with, vae_of_file
 from dreambooth.models.saved_hashes import refuse_changed
@@ -68,6 +68,8 @@ class Base:
     card: BaseCard
     family: Family = StableDiffusion()
     fingerprint: str = ""
+    text_encoder_2: Any = None
+    tokenizer_2: Any = None
 
     def take_fingerprint(self) -> None:
         """Note what the weights that can learn are now."""
@@ -79,7 +81,7 @@ class Base:
 
     def text_encoders(self) -> "list[nn.Module]":
         """Return the text encoders, in the layout's order."""
-        return [getattr(self, part.name) for part in self.family.layout.parts if part.library == "transformers"]
+        return [getattr(self, name) for name in self.family.layout.text_encoders]
 
 
 def read_card(name: str, models_dir: Path | None = None) -> BaseCard:
@@ -151,7 +153,9 @@ def load_base(
     )
     if other_tokenizer is not None:
         base.tokenizer = other_tokenizer
-    refuse_other_vocabulary(tokenizer or name, base.tokenizer, base.text_encoder)
+    layout = base.family.layout
+    for own, encoder in zip(layout.tokenizers, layout.text_encoders, strict=True):
+        refuse_other_vocabulary(tokenizer or name, getattr(base, own), getattr(base, encoder))
     if vae is not None:
         base.vae = _load_vae(vae, token)
     for part, module in base.modules().items():
@@ -225,22 +229,26 @@ def local_base(name: str, models_dir: Path | None) -> Path | None:
 
 def _from_folder(folder: Path, variant: str | None, given: Collection[str]) -> Base:
     """Load a folder's parts but those that are `given` from elsewhere, which are None in the result."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
     layout = _check_folder(folder, variant, given)
+    index, _ = folder_configs(folder) or ({}, {})
+    loaders = {"diffusers": _diffusers_part, "transformers": _text_encoder_of}
     try:
         # The cheap parts first: what is wrong with them is said at once.
         scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
-        tokenizer = None if "tokenizer" in given else load_tokenizer(str(folder / "tokenizer"), None)
-        unet = _diffusers_part(UNet2DConditionModel, folder / "unet", variant)
-        text_encoder = _text_encoder_of(folder / "text_encoder", variant)
-        vae = None if "vae" in given else _diffusers_part(AutoencoderKL, folder / "vae", variant)
+        parts: dict[str, Any] = {
+            name: None if name in given else load_tokenizer(str(folder / name), None) for name in layout.tokenizers
+        }
+        for part in layout.parts:
+            load = loaders[part.library]
+            parts[part.name] = None if part.name in given else load(part.class_name, folder / part.name, variant)
     except load_errors() as error:
         raise BaseModelError(
             f"{folder} cannot be loaded.", quoted(error, 400), "Download or save the model again."
         ) from error
     scheduler = {key: value for key, value in scheduler.items() if not key.startswith("_")}
-    return Base(str(folder), unet, text_encoder, vae, tokenizer, scheduler, BaseCard(), StableDiffusion(layout))
+    return Base(
+        name=str(folder), noise_scheduler_config=scheduler, card=BaseCard(), family=family_for(layout, index), **parts
+    )
 
 
 def _check_folder(folder: Path, variant: str | None, given: Collection[str]) -> Layout:
@@ -265,8 +273,6 @@ def _load_vae(source: str, token: str | None) -> Any:
     folder = Path(source)
     if folder.is_file():
         return vae_of_file(folder)
-    from diffusers import AutoencoderKL
-
     if not folder.is_dir():
         folder = downloaded_vae(source, token)
     if (folder / "vae" / "config.json").exists():
@@ -278,7 +284,7 @@ def _load_vae(source: str, token: str | None) -> Any:
         )  # fmt: skip
     refuse_wrong_config(folder / "config.json", "vae/config.json")
     try:
-        return _diffusers_part(AutoencoderKL, folder, None)
+        return _diffusers_part("AutoencoderKL", folder, None)
     except load_errors() as error:
         raise BaseModelError(
             f"The VAE {source} cannot be loaded.", quoted(error),
@@ -286,10 +292,12 @@ def _load_vae(source: str, token: str | None) -> Any:
         ) from error  # fmt: skip
 
 
-def _diffusers_part(kind: Any, folder: Path, variant: str | None) -> Any:
+def _diffusers_part(class_name: str, folder: Path, variant: str | None) -> Any:
     """Load a UNet or VAE; the library itself is never let near a pickle."""
+    import diffusers
     import torch
 
+    kind = getattr(diffusers, class_name)
     variant = variant or only_variant(folder)
     weights = pickled_weights(folder, variant)
     if weights is not None:
@@ -304,16 +312,18 @@ def _diffusers_part(kind: Any, folder: Path, variant: str | None) -> Any:
     return _complete(module, report, folder.name)
 
 
-def _text_encoder_of(folder: Path, variant: str | None) -> Any:
+def _text_encoder_of(class_name: str, folder: Path, variant: str | None) -> Any:
     import torch
-    from transformers import CLIPTextConfig, CLIPTextModel
+    import transformers
 
+    kind = getattr(transformers, class_name)
     variant = variant or only_variant(folder)
     weights = pickled_weights(folder, variant)
     if weights is not None:
-        return text_encoder_with(CLIPTextConfig.from_pretrained(folder), without_text_model(weights))
+        config = transformers.CLIPTextConfig.from_pretrained(folder)
+        return text_encoder_with(config, without_text_model(weights))
     options: dict[str, Any] = {"variant": variant} if variant else {}
-    module, report = CLIPTextModel.from_pretrained(
+    module, report = kind.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True,
         ignore_mismatched_sizes=True, **options,
     )  # fmt: skip

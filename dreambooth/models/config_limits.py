@@ -53,20 +53,20 @@ def _or_none(limit: Limit) -> Limit:
 
 WIDTH = _whole(1, 16_384)
 WIDTHS = _wholes(1, 16_384)
-LAYERS = _wholes(1, 8)
+LAYERS, DEPTHS = _wholes(1, 8), _wholes(1, 16)
 LIMITS: dict[str, dict[str, Limit]] = {
     "unet/config.json": {
         "sample_size": _whole(1, 1024),
         "in_channels": _whole(1, 64),
         "out_channels": _whole(4, 4),
         "layers_per_block": LAYERS,
-        "transformer_layers_per_block": LAYERS,
+        "transformer_layers_per_block": DEPTHS,
         "block_out_channels": WIDTHS,
         "cross_attention_dim": WIDTHS,
         "attention_head_dim": WIDTHS,
         "num_attention_heads": _or_none(WIDTHS),
         "norm_num_groups": WIDTH,
-        "reverse_transformer_layers_per_block": _or_none(LAYERS),
+        "reverse_transformer_layers_per_block": _or_none(DEPTHS),
         "conv_in_kernel": _whole(1, 15),
         "conv_out_kernel": _whole(1, 15),
         "time_embedding_dim": _or_none(WIDTH),

@@ -1,10 +1,11 @@
 """What differs between families of base models: how text, pixels and noise go through their parts.
 
-One module per family implements `Family` (`sd.py` for SD 1.x and 2.x); nothing else asks which family a base is of.
+One module per family implements `Family` (`sd.py` for SD 1.x and 2.x, `sdxl.py`); nothing else asks which family a base
+is of.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
@@ -59,13 +60,17 @@ Fields = TypeVar("Fields", bound=TensorFields)
 
 @dataclass(frozen=True)
 class TextInputs(TensorFields):
-    """Captions as a text encoder takes them.
+    """Captions as the text encoders take them.
 
-    ids: (batch, length) int64; size_ids: what a family's UNet is told of the pictures' sizes, where it is told any.
+    ids: (batch, length) int64; size_ids: what a family's UNet is told of the pictures' sizes, where it is told any;
+    ids_2: for a second text encoder; is_left_out: (batch,) bool, the captions that stand for no words at all, where the
+    family tells them apart.
     """
 
     ids: "Tensor"
     size_ids: "Tensor | None" = None
+    ids_2: "Tensor | None" = None
+    is_left_out: "Tensor | None" = None
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,17 @@ class Family(Protocol):
     def layout(self) -> Layout:
         """Return the parts and files of such a model."""
 
-    def text_inputs(self, base: Any, captions: Sequence[str], *, length: int | None) -> TextInputs:
-        """Return the captions as token ids, each padded or cut to `length`, by default that of the longest."""
+    @property
+    def index_options(self) -> Mapping[str, Any]:
+        """Return what a saved model's index tells its pipeline beside its components."""
+
+    def text_inputs(
+        self, base: Any, captions: Sequence[str], *, length: int | None, left_out: Sequence[bool] | None = None
+    ) -> TextInputs:
+        """Return the captions as token ids, each padded or cut to `length`, by default that of the longest.
+
+        left_out: which of them stand for no words at all; by default the empty ones.
+        """
 
     def encode_text(self, base: Any, inputs: TextInputs) -> Condition:
         """Return what the UNet is told of these captions, with a graph where the text encoder is trained."""
@@ -125,3 +139,13 @@ class Family(Protocol):
 
     def decode(self, vae: Any, latents: "Tensor") -> "Tensor":
         """Return the pictures of scaled latents as (batch, 3, height, width) fp32, about -1..1."""
+
+
+def family_for(layout: Layout, index: Mapping[str, Any]) -> Family:
+    """Return the family of a model with this layout, whose model_index.json holds these values."""
+    from dreambooth.models.sd import StableDiffusion
+    from dreambooth.models.sdxl import ZEROS, StableDiffusionXL
+
+    if layout.family == "sdxl":
+        return StableDiffusionXL(layout, index.get(ZEROS, True) is True)
+    return StableDiffusion(layout)

@@ -120,13 +120,16 @@ class ModelManager:
         if self._resident is None or self._resident[0] != key:
             self._drop_resident()
             base = load()
-            for part in base.modules().values():
-                self.place(part.requires_grad_(False), dtype=self.inference_dtype)
+            for part in base.family.layout.parts:
+                module = getattr(base, part.name).requires_grad_(False)
+                # A VAE that was made to fit into fp16 says so.
+                in_fp32 = part.needs_range and module.config.force_upcast
+                self.place(module, dtype=None if in_fp32 else self.inference_dtype)
             if self.device.type == "cuda":
                 import torch
 
-                for part in (base.unet, base.vae):  # the order of numbers that half-precision convolutions want
-                    part.to(memory_format=torch.channels_last)
+                for module in (base.unet, base.vae):  # the order of numbers that half-precision convolutions want
+                    module.to(memory_format=torch.channels_last)
             self._resident = (key, base)
         return self._resident[1]
 

@@ -124,8 +124,8 @@ def load_with_base(
 
 def _weaken(trained: Base, base: Base, source: ModelSource) -> None:
     """Move trained models in place to the strength of their source."""
-    mix(trained.unet, base.unet, source.strength.unet, source.name)
-    mix(trained.text_encoder, base.text_encoder, source.strength.text_encoder, source.name)
+    for part in trained.family.layout.learning_parts:
+        mix(getattr(trained, part), getattr(base, part), source.strength.of(part), source.name)
 
 
 # LoRAs ---------------------------------------------------------------------------------------------------------------

@@ -32,7 +32,6 @@ def write_model(
     that transformers 4 opens the folder too.
     """
     import diffusers
-    from diffusers import DDIMScheduler
 
     layout, modules, card = base.family.layout, base.modules(), card or base.card
     weights = weights or {part: module.state_dict() for part, module in modules.items()}
@@ -41,9 +40,10 @@ def write_model(
         save(folder / part.name, part, modules[part.name], weights[part.name], dtype, card)
     for name in layout.tokenizers:
         _save_tokenizer(folder / name, getattr(base, name))
-    DDIMScheduler.from_config(dict(base.noise_scheduler_config)).save_pretrained(folder / "scheduler")
+    scheduler = getattr(diffusers, layout.scheduler)
+    scheduler.from_config(dict(base.noise_scheduler_config)).save_pretrained(folder / "scheduler")
     (folder / "card.json").write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", "utf-8")
-    index = layout.model_index(diffusers.__version__, DDIMScheduler.__name__)
+    index = layout.model_index(diffusers.__version__, base.family.index_options)
     (folder / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 
@@ -85,12 +85,11 @@ def _save_weights(
 def _save_text_encoder(
     folder: Path, part: Part, text_encoder: Any, weights: "Mapping[str, Tensor]", dtype: "torch.dtype", card: BaseCard
 ) -> None:
-    named = {
-        name if name.startswith("text_model.") else f"text_model.{name}": tensor for name, tensor in weights.items()
-    }
+    own = ("text_model.", "text_projection.")
+    named = {name if name.startswith(own) else f"text_model.{name}": tensor for name, tensor in weights.items()}
     _save_weights(folder, part.weights_stem, named, dtype, card)
     config = text_encoder.config.to_dict() | {
-        "architectures": ["CLIPTextModel"],
+        "architectures": [part.class_name],
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
     for name in ("dtype", "_name_or_path"):

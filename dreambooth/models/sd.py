@@ -94,8 +94,18 @@ class StableDiffusion:
 
     layout: Layout = SD1
 
-    def text_inputs(self, base: Any, captions: Sequence[str], *, length: int | None) -> TextInputs:
-        """Return the captions as token ids, each padded or cut to `length`, by default that of the longest."""
+    @property
+    def index_options(self) -> Mapping[str, Any]:
+        """Return that pictures are shown as they are: a safety checker would have to be downloaded."""
+        return {"requires_safety_checker": False}
+
+    def text_inputs(
+        self, base: Any, captions: Sequence[str], *, length: int | None, left_out: Sequence[bool] | None = None
+    ) -> TextInputs:
+        """Return the captions as token ids, each padded or cut to `length`, by default that of the longest.
+
+        No words at all are an empty text.
+        """
         ids = base.tokenizer(
             list(captions),
             padding="longest" if length is None else "max_length",

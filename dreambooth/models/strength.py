@@ -22,6 +22,10 @@ class Strength:
         """Return whether the model stays as it was taught."""
         return self.unet == 1 and self.text_encoder == 1
 
+    def of(self, part: str) -> float:
+        """Return that of a part, such as `text_encoder_2`."""
+        return self.unet if part == "unet" else self.text_encoder
+
     def __str__(self) -> str:
         return f"unet {self.unet:g}, text encoder {self.text_encoder:g}"
 

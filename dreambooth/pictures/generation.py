@@ -6,6 +6,7 @@ recipe gives it again.
 """
 
 import contextlib
+import dataclasses
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from dreambooth.config.generation import GenerationConfig
 from dreambooth.device.capture import CapturedWork
 from dreambooth.device.precision import autocast
 from dreambooth.durable import new_file
-from dreambooth.models.family import Condition
+from dreambooth.models.family import Condition, PictureSize
 from dreambooth.pictures.prompts import literal_notice
 from dreambooth.pictures.samplers import adds_noise, scheduler_for
 from dreambooth.pictures.settings_text import CHUNK, recipe_text
@@ -84,7 +85,7 @@ def generate_images(
         return should_stop is None or not should_stop()
 
     with _inference(base, autocast_dtype):
-        condition = _condition(base, config, say)
+        condition = _condition(base, config, (height, width), say)
     for batch in batches:
         # Nothing is yielded inside: what surrounds inference must not leak to whoever takes the pictures.
         with _inference(base, autocast_dtype):
@@ -147,8 +148,11 @@ def _size_px(base: "Base", config: GenerationConfig, native_px: int | None) -> t
     return config.width or side, config.height or side
 
 
-def _condition(base: "Base", config: GenerationConfig, say: Callable[[str], None]) -> Condition:
-    """Return the condition of what to show, under guidance preceded by that of what to avoid: one or two captions."""
+def _condition(base: "Base", config: GenerationConfig, size: tuple[int, int], say: Callable[[str], None]) -> Condition:
+    """Return the condition of what to show, under guidance preceded by that of what to avoid: one or two captions.
+
+    size: height and width of the pictures, in pixels: they are whole, not cut from larger ones.
+    """
     prompts = [config.negative_prompt, config.prompt] if config.guidance_scale > 1 else [config.prompt]
     limit = base.tokenizer.model_max_length
     if literal := literal_notice(*reversed(prompts)):
@@ -158,9 +162,13 @@ def _condition(base: "Base", config: GenerationConfig, say: Callable[[str], None
         if len(ids) > limit:
             cut = base.tokenizer.decode(ids[limit - 1 : -1])
             say(f'The prompt has more than {limit - 2} tokens; not read: "{cut}"')
-    device = _parameter(base.text_encoder).device
-    inputs = base.family.text_inputs(base, prompts, length=limit).each(lambda ids: ids.to(device))
-    return base.family.encode_text(base, inputs).each(lambda tensor: tensor.to(_parameter(base.unet)))
+    device = _parameter(base.text_encoders()[0]).device
+    # An empty prompt is still one; nothing to avoid is none.
+    left_out = [not prompt for prompt in prompts[:-1]] + [False]
+    inputs = base.family.text_inputs(base, prompts, length=limit, left_out=left_out).each(lambda ids: ids.to(device))
+    condition = base.family.encode_text(base, inputs).each(lambda tensor: tensor.to(_parameter(base.unet)))
+    size_ids = base.family.size_ids([PictureSize(size, (0, 0), size)] * len(prompts))
+    return condition if size_ids is None else dataclasses.replace(condition, size_ids=size_ids.to(device))
 
 
 def _noise(base: "Base", seeds: Sequence[int], stream: rng.Stream, width: int, height: int) -> "Tensor":

@@ -60,7 +60,8 @@ class CaptionConditions:
         """Encode every caption once; from here on the text encoder is not asked again."""
         import torch
 
-        self._base.text_encoder.requires_grad_(False)
+        for encoder in self._base.text_encoders():
+            encoder.requires_grad_(False)
         device = self._device
         with torch.no_grad():
             self._frozen = {
@@ -81,7 +82,7 @@ class CaptionConditions:
 
     @property
     def _device(self) -> "torch.device":
-        device: torch.device = next(self._base.text_encoder.parameters()).device
+        device: torch.device = next(self._base.text_encoders()[0].parameters()).device
         return device
 
     def inputs(self, captions: Sequence[str], sizes: Sequence[PictureSize]) -> TextInputs | Condition:

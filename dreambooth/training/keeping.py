@@ -66,8 +66,9 @@ class Keeper:
         self._scorer = SavesScorer(config, context.run, materials.base, context.manager, context.report)
         self._is_main, self._is_sharded = materials.batches.rank == 0, learner.shards is not None
         self._writer, self._has_waited = ModelWriter(), False
-        # With a tokenizer of its own: samples may be asked for while a model is written.
-        self._base_to_write = dataclasses.replace(self._base, tokenizer=copy.deepcopy(self._base.tokenizer))
+        # With tokenizers of its own: samples may be asked for while a model is written.
+        own = {name: copy.deepcopy(getattr(self._base, name)) for name in self._base.family.layout.tokenizers}
+        self._base_to_write = dataclasses.replace(self._base, **own)
         if self._is_sharded and self._scorer.is_on:
             after = "`python -m dreambooth score` does that afterwards."
             context.report(Notice(f"Steps are not scored while several processes share the weights: {after}"))
@@ -335,17 +336,18 @@ class Keeper:
 
     @contextlib.contextmanager
     def _on_device(self) -> Iterator[None]:
-        """Have VAE and text encoder on the device, where training does not keep a cached one or a frozen one."""
+        """Have VAE and text encoders on the device, where training does not keep a cached one or a frozen one."""
         # One that is shared stays where it is.
-        is_shared = self._is_sharded and "text_encoder" in self._learner.weights
+        encoders = self._base.text_encoders()
+        is_shared = self._is_sharded and len(self._learner.weights) > 1
         self._manager.place(self._base.vae)
-        if not is_shared:
-            self._manager.place(self._base.text_encoder)
+        for encoder in [] if is_shared else encoders:
+            self._manager.place(encoder)
         yield
         if not self._config.not_cache_latents:
             self._manager.park(self._base.vae)
-        if not is_shared and self._materials.conditions.is_frozen:
-            self._manager.park(self._base.text_encoder)
+        for encoder in encoders if not is_shared and self._materials.conditions.is_frozen else []:
+            self._manager.park(encoder)
 
 
 @contextlib.contextmanager

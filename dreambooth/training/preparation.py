@@ -164,7 +164,8 @@ def _placed_conditions(
     """Place what trains on the device, and return what the UNet is told for each caption."""
     manager = context.manager
     manager.place(base.unet)
-    manager.place(base.text_encoder)
+    for encoder in base.text_encoders():
+        manager.place(encoder)
     if config.not_cache_latents:
         manager.place(base.vae)
     trained = [caption for _, caption in captions] + [""] * (config.caption_dropout > 0)
@@ -173,7 +174,8 @@ def _placed_conditions(
     inputs = tokenize(base, trained, pad_tokens=config.pad_tokens, notice=context.warn, also=looked_at)
     conditions = CaptionConditions(base, inputs, trained=config.train_text_encoder)
     if not config.train_text_encoder:
-        manager.park(base.text_encoder)
+        for encoder in base.text_encoders():
+            manager.park(encoder)
     return conditions
 
 

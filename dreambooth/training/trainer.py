@@ -193,9 +193,10 @@ class Trainer:
         # Frozen by requires_grad, not by a zero rate: schedules put rates back (and AdamW would go on decaying).
         self._text_encoder_learns = False
         self._materials.conditions.freeze()
-        self._base.text_encoder.eval()
-        for parameter in self._learner.weights["text_encoder"].values():
-            parameter.grad = None
+        for part in self._base.family.layout.text_encoders:
+            getattr(self._base, part).eval()
+            for parameter in self._learner.weights[part].values():
+                parameter.grad = None
         self._step.record_anew()
         self._report(Notice(f"The text encoder stays as it is from step {self._config.text_encoder_stop_step} on."))
 

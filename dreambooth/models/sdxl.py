@@ -1,0 +1,105 @@
+"""Stable Diffusion XL (Podell et al. 2023, arXiv 2307.01952): two text encoders, and a UNet that is told of sizes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.device.precision import without_autocast
+from dreambooth.formats.layout import SDXL, Layout
+from dreambooth.models.family import Condition, PictureSize, Posterior, TextInputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ZEROS = "force_zeros_for_empty_prompt"
+
+
+@dataclass(frozen=True)
+class StableDiffusionXL:
+    """The family of SDXL 1.0 and its children.
+
+    zeros_for_nothing: whether no words at all are zeros, as the base was trained; else the encoding of an empty text.
+    """
+
+    layout: Layout = SDXL
+    zeros_for_nothing: bool = True
+
+    @property
+    def index_options(self) -> Mapping[str, Any]:
+        """Return whether no words are zeros, which children of SDXL differ in."""
+        return {ZEROS: self.zeros_for_nothing}
+
+    def text_inputs(
+        self, base: Any, captions: Sequence[str], *, length: int | None, left_out: Sequence[bool] | None = None
+    ) -> TextInputs:
+        """Return the captions as token ids, padded to the tokenizers' own length, 77: padding is seen here, not masked.
+
+        The tokenizers pad with other tokens, so that each encoder has ids of its own.
+        """
+        import torch
+
+        def ids_of(tokenizer: Any) -> "Tensor":
+            ids: Tensor = tokenizer(
+                list(captions), padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
+                return_tensors="pt",
+            ).input_ids  # fmt: skip
+            return ids
+
+        nothing = [not caption for caption in captions] if left_out is None else list(left_out)
+        return TextInputs(
+            ids_of(base.tokenizer), ids_2=ids_of(base.tokenizer_2),
+            is_left_out=torch.tensor(nothing) if self.zeros_for_nothing else None,
+        )  # fmt: skip
+
+    def encode_text(self, base: Any, inputs: TextInputs) -> Condition:
+        """Return both encoders' last hidden states but one, without their last norm, side by side, (batch, 77, width).
+
+        The pooled vector is the second encoder's projection of its end token, (batch, width).
+        """
+        import torch
+
+        first = base.text_encoder(inputs.ids, output_hidden_states=True)
+        second = base.text_encoder_2(inputs.ids_2, output_hidden_states=True)
+        states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        pooled = second.text_embeds
+        if inputs.is_left_out is not None:
+            states = states.masked_fill(inputs.is_left_out[:, None, None], 0.0)
+            pooled = pooled.masked_fill(inputs.is_left_out[:, None], 0.0)
+        return Condition(states, pooled, inputs.size_ids)
+
+    def size_ids(self, sizes: Sequence[PictureSize]) -> "Tensor":
+        """Return original height and width, top and left of the crop, target height and width, (batch, 6) fp32.
+
+        They stay fp32 until the UNet has made sinusoids of them: bf16 would round 683 to 684.
+        """
+        import torch
+
+        return torch.tensor([[*size.original, *size.offset, *size.target] for size in sizes], dtype=torch.float32)
+
+    def predict(self, unet: Any, noisy: "Tensor", timesteps: "Tensor", condition: Condition) -> "Tensor":
+        """Return the UNet's prediction for noisy latents (batch, channels, height / 8, width / 8)."""
+        assert condition.pooled is not None, "its text encoders make one"
+        dtype = next(unet.parameters()).dtype
+        added = {"text_embeds": condition.pooled.to(dtype), "time_ids": condition.size_ids}
+        prediction: Tensor = unet(
+            noisy.to(dtype), timesteps, condition.states.to(dtype), added_cond_kwargs=added
+        ).sample
+        return prediction
+
+    def encode(self, vae: Any, pixels: "Tensor") -> Posterior:
+        """Return the posterior of pictures (batch, 3, height, width) in -1..1, without a graph.
+
+        In the VAE's own format whatever the step computes in: its numbers overflow fp16.
+        """
+        import torch
+
+        with torch.no_grad(), without_autocast(pixels.device.type):
+            found = vae.encode(pixels.to(next(vae.parameters()))).latent_dist
+        return Posterior(found.mean.float(), found.std.float())
+
+    def decode(self, vae: Any, latents: "Tensor") -> "Tensor":
+        """Return the pictures of scaled latents as (batch, 3, height, width) fp32, about -1..1."""
+        with without_autocast(latents.device.type):
+            scaled = (latents.float() / vae.config.scaling_factor).to(next(vae.parameters()))
+            pictures: Tensor = vae.decode(scaled).sample
+        return pictures.float()

@@ -1,0 +1,108 @@
+"""SDXL's family held to diffusers' own pipeline, on a narrow base with random weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dreambooth.config.generation import GenerationConfig
+from dreambooth.errors import BaseModelError
+from dreambooth.formats.layout import family_of
+from dreambooth.models.base import load_base
+from dreambooth.models.family import PictureSize
+from dreambooth.pictures.generation import generate_images
+from tests.harness.tiny import tiny_sdxl_base
+
+PROMPT = "photo of a dog"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sdxl_base(tmp_path_factory.mktemp("sdxl"))
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder: Path) -> Any:
+    from diffusers import StableDiffusionXLPipeline
+
+    return StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
+
+
+def test_a_folder_is_known_for_what_it_is_and_comes_back_as_it_was_written(folder: Path) -> None:
+    assert family_of(folder) == "sdxl"
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionXLPipeline"
+    assert index["force_zeros_for_empty_prompt"] is True
+    base = load_base(str(folder))
+    assert base.tokenizer.pad_token != base.tokenizer_2.pad_token == "!"
+    assert [type(one).__name__ for one in base.text_encoders()] == ["CLIPTextModel", "CLIPTextModelWithProjection"]
+
+
+@pytest.mark.parametrize(("prompt", "avoid"), [(PROMPT, "a dog of"), (PROMPT, ""), ("", "")])
+@pytest.mark.parametrize("zeros", [True, False])
+def test_conditions_are_the_pipelines(
+    tmp_path: Path, folder: Path, pipeline: Any, prompt: str, avoid: str, zeros: bool
+) -> None:
+    base = load_base(str(folder if zeros else tiny_sdxl_base(tmp_path, zeros_for_nothing=False)))
+    assert base.family.index_options == {"force_zeros_for_empty_prompt": zeros}
+    pipeline.register_to_config(force_zeros_for_empty_prompt=zeros)
+    with torch.no_grad():
+        states, no_states, pooled, no_pooled = pipeline.encode_prompt(prompt, negative_prompt=avoid or None)
+        inputs = base.family.text_inputs(base, [avoid, prompt], length=None, left_out=[not avoid, False])
+        found = base.family.encode_text(base, inputs)
+    assert torch.allclose(found.states, torch.cat([no_states, states]), atol=1e-5)
+    assert torch.allclose(found.pooled, torch.cat([no_pooled, pooled]), atol=1e-5)
+    assert bool(found.states[0].any()) == (bool(avoid) or not zeros)
+
+
+def test_pictures_are_the_pipelines(folder: Path, pipeline: Any) -> None:
+    """Same latents at the start, same sampler: the same latents at the end, and through the VAE."""
+    from diffusers import DDIMScheduler
+
+    from dreambooth import rng
+
+    base = load_base(str(folder))
+    request = GenerationConfig(
+        prompt=PROMPT, num_images_per_prompt=1, num_inference_steps=3, seed=5, sampler="DDIM", guidance_scale=6.0,
+        height=48, width=32,
+    )  # fmt: skip
+    (made,) = generate_images(base, request)
+    noise = torch.randn(1, 4, 6, 4, generator=rng.generator(5, "generation"))
+    pipeline.scheduler = DDIMScheduler.from_config(base.noise_scheduler_config)
+    pipeline.register_to_config(force_zeros_for_empty_prompt=True)
+    theirs = pipeline(
+        PROMPT, latents=noise, num_inference_steps=3, guidance_scale=6.0, height=48, width=32, output_type="latent"
+    ).images
+    assert torch.allclose(made.latents, theirs[0], atol=1e-4)
+
+
+def test_sizes_are_those_of_the_trained_crop_and_move_the_prediction(folder: Path) -> None:
+    base = load_base(str(folder))
+    whole, cut = PictureSize((32, 32), (0, 0), (32, 32)), PictureSize((683, 1024), (0, 341), (32, 32))
+    assert base.family.size_ids([whole, cut]).tolist() == [[32, 32, 0, 0, 32, 32], [683, 1024, 0, 341, 32, 32]]
+    inputs = base.family.text_inputs(base, [PROMPT] * 2, length=None)
+    with torch.no_grad():
+        condition = base.family.encode_text(base, inputs)
+        import dataclasses
+
+        condition = dataclasses.replace(condition, size_ids=base.family.size_ids([whole, cut]))
+        noisy = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(1)).repeat(2, 1, 1, 1)
+        first, second = base.family.predict(base.unet, noisy, torch.tensor([500, 500]), condition)
+    assert (first - second).abs().max() > 1e-4
+
+
+def test_with_real_depths_it_has_every_name_of_sdxl(tmp_path: Path) -> None:
+    base = load_base(str(tiny_sdxl_base(tmp_path, depths=(1, 2, 10), num_text_layers=(12, 32))))
+    counts = {name: len(module.state_dict()) for name, module in base.modules().items()}
+    assert counts == {"unet": 1680, "vae": 248, "text_encoder": 196, "text_encoder_2": 517}
+
+
+def test_the_refiner_is_refused_by_name(tmp_path: Path) -> None:
+    folder = tiny_sdxl_base(tmp_path)
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"text_encoder": [None, None], "tokenizer": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(BaseModelError, match="refiner"):
+        load_base(str(folder))
