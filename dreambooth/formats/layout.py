@@ -59,15 +59,9 @@ class Part:
 class Layout:
     """The parts and files of a family's models.
 
-<<<<<<< HEAD
-    title: what people call the family; tokenizers: the folders of the tokenizers; open_clip: whether single files have
-    the text encoder under open_clip's names; absent: the components of the pipeline that are never there, which its
-    index has to say.
-=======
-    tokenizers: the folders of the tokenizers; scheduler: the class that a saved model names; open_clip: whether single
-    files have the text encoder under open_clip's names; absent: the components of the pipeline that are never there,
-    which its index has to say.
->>>>>>> 1419a4b (Load, save and generate with SDXL bases: two text encoders, pooled and size conditions)
+    title: what people call it; tokenizers: the folders of the tokenizers; scheduler: the class that a saved model
+    names; open_clip: whether single files have the text encoder under open_clip's names; absent: the components of the
+    pipeline that are never there, which its index has to say.
     """
 
     family: FamilyName
@@ -143,15 +137,10 @@ SD_PARTS = (
     Part("text_encoder", "transformers", "CLIPTextModel", "model", can_learn=True),
 )
 SD_ABSENT = ("feature_extractor", "image_encoder", "safety_checker")
-<<<<<<< HEAD
 SD1 = Layout("sd1", "Stable Diffusion 1.x", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), absent=SD_ABSENT)
 SD2 = Layout(
     "sd2", "Stable Diffusion 2.x", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), open_clip=True, absent=SD_ABSENT
 )
-LAYOUTS: dict[FamilyName, Layout] = {layout.family: layout for layout in (SD1, SD2)}
-=======
-SD1 = Layout("sd1", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), absent=SD_ABSENT)
-SD2 = Layout("sd2", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), open_clip=True, absent=SD_ABSENT)
 SDXL_PARTS = (
     Part("unet", "diffusers", "UNet2DConditionModel", "diffusion_pytorch_model", can_learn=True),
     Part("vae", "diffusers", "AutoencoderKL", "diffusion_pytorch_model", can_learn=False, needs_range=True),
@@ -159,11 +148,10 @@ SDXL_PARTS = (
     Part("text_encoder_2", "transformers", "CLIPTextModelWithProjection", "model", can_learn=True),
 )
 SDXL = Layout(
-    "sdxl", "StableDiffusionXLPipeline", SDXL_PARTS, ("tokenizer", "tokenizer_2"), scheduler="EulerDiscreteScheduler",
-    absent=("feature_extractor", "image_encoder"),
+    "sdxl", "Stable Diffusion XL", "StableDiffusionXLPipeline", SDXL_PARTS, ("tokenizer", "tokenizer_2"),
+    scheduler="EulerDiscreteScheduler", absent=("feature_extractor", "image_encoder"),
 )  # fmt: skip
 LAYOUTS: dict[FamilyName, Layout] = {layout.family: layout for layout in (SD1, SD2, SDXL)}
->>>>>>> 1419a4b (Load, save and generate with SDXL bases: two text encoders, pooled and size conditions)
 
 # What may be there before the family is known: of any family.
 ALL_PARTS = tuple(dict.fromkeys(part for layout in LAYOUTS.values() for part in layout.parts))

@@ -207,8 +207,8 @@ def test_a_name_the_hub_could_not_have() -> None:
 @pytest.mark.parametrize(
     ("index", "unet", "kind"),
     [
-        ({"_class_name": "StableDiffusionXLPipeline"}, {}, "an SDXL model"),
-        ({}, {"addition_embed_type": "text_time"}, "an SDXL model"),
+        ({"_class_name": "StableDiffusionXLPipeline"}, {}, "a StableDiffusionXLPipeline whose UNet is of another kind"),
+        ({}, {"addition_embed_type": "text_time"}, "a StableDiffusionPipeline whose UNet is of another kind"),
         ({"_class_name": "KandinskyPipeline"}, {}, "a KandinskyPipeline"),
     ],
 )
@@ -331,7 +331,7 @@ def test_any_identifier_reads_the_same_after_writing(tiny: Any, tmp_path: Path) 
 def test_the_card_goes_with_the_model(tiny: Any, tmp_path: Path) -> None:
     import torch
 
-    card = BaseCard(native_px=32, is_toy=True, notice="A toy.", recipe={"learning_rate": 1e-3})
+    card = BaseCard(native_px=32, is_toy=True, notice="A toy.", recipes={"full": {"learning_rate": 1e-3}})
     folder = write(tmp_path / "model", tiny, torch.float16, card)
     assert read_card(str(folder)) == card
     assert load_base(str(folder)).card == card

@@ -1,0 +1,67 @@
+"""SDXL trained: both methods, both text encoders, sizes of crops, words that are left out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dreambooth.models.base import load_base, weights_fingerprint
+from dreambooth.models.saved_step import ModelSource, load
+from tests.harness.tiny import tiny_sdxl_base
+from tests.harness.trained import Run
+
+Make = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sdxl_base(tmp_path_factory.mktemp("sdxl"))
+
+
+@pytest.mark.parametrize("method", ["full"])
+def test_it_trains_samples_and_saves_what_can_be_loaded(make: Make, sdxl: Path, method: str) -> None:
+    run = make(
+        pretrained_model_name_or_path=str(sdxl), method=method, train_text_encoder=True, max_train_steps=2,
+        with_prior_preservation=True, save_sample_prompt="photo of zwx dog", n_save_sample=1, pad_tokens=True,
+        caption_dropout=0.5, save_precision="fp32",
+    )  # fmt: skip
+    trainer = run.train_anew()
+    assert set(trainer._learner.weights) == {"unet", "text_encoder", "text_encoder_2"}
+    folder = run.folder.step_folder(2)
+    assert (folder / "samples" / "0.png").exists()
+    taught, base = load(ModelSource(str(folder))), load_base(str(sdxl))
+    assert taught.family.layout.family == "sdxl"
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        assert weights_fingerprint(getattr(taught, part)) != weights_fingerprint(getattr(base, part)), part
+    assert weights_fingerprint(taught.vae) == weights_fingerprint(base.vae)
+    for name, weight in run.materials.base.unet.state_dict().items() if method == "full" else ():
+        assert torch.equal(taught.unet.state_dict()[name], weight)
+
+
+def test_crops_bring_their_sizes_and_class_images_their_own(make: Make, sdxl: Path, photos: Path) -> None:
+    from PIL import Image
+
+    for file in photos.glob("*.png"):
+        Image.radial_gradient("L").resize((96, 64)).convert("RGB").save(file)
+    run = make(pretrained_model_name_or_path=str(sdxl), with_prior_preservation=True, pad_tokens=True)
+    batch = run.materials.batches.batch(0, 0)
+    inputs: Any = run.materials.conditions.inputs(batch.captions, batch.sizes)
+    subject, of_class = inputs.size_ids.tolist()
+    assert subject[:2] == [64, 96]
+    assert subject[2] == 0
+    assert subject[4:] == [32, 32]
+    assert of_class == [32, 32, 0, 0, 32, 32]
+
+
+def test_a_frozen_encoder_is_asked_once_and_a_left_out_caption_is_zeros(make: Make, sdxl: Path) -> None:
+    run = make(
+        pretrained_model_name_or_path=str(sdxl), with_prior_preservation=False, pad_tokens=True, caption_dropout=1.0,
+        center_crop=True,
+    )  # fmt: skip
+    batch = run.materials.batches.batch(0, 0)
+    condition: Any = run.materials.conditions.inputs(batch.captions, batch.sizes)
+    assert not condition.states.any()
+    assert not condition.pooled.any()
+    assert condition.size_ids.dtype == torch.float32
