@@ -16,7 +16,7 @@ from dreambooth.commands import train as train_commands
 from dreambooth.commands.bars import RunBars, StageBars, progress_bar
 from dreambooth.commands.flags import add_command, add_flag
 from dreambooth.config.fields import describe
-from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.generation import AddedLora, GenerationConfig
 from dreambooth.config.limits import refuse_place, user_path
 from dreambooth.config.presets import resolve
 from dreambooth.entry_point import run_program
@@ -55,8 +55,7 @@ def _add_picture_commands(commands: Any) -> None:
     generate = add_command(commands, "generate", generate_command, "make pictures with a model")
     generate.add_argument("--model", required=True, help="A run, a step folder, a base, or `starter`.")
     generate.add_argument("--output_dir", required=True, type=user_path, help="Where the pictures go.")
-    for info in describe(GenerationConfig):
-        add_flag(generate, info)
+    _add_request(generate)
 
     compare = add_command(commands, "compare", compare_command, "make the same pictures with several steps of a run")
     compare.add_argument("run", type=user_path, help="The run's folder.")
@@ -64,8 +63,24 @@ def _add_picture_commands(commands: Any) -> None:
         "--steps", type=int, nargs="+", default=[], help="Saved steps; 0 is the base; all saved ones when left out."
     )
     compare.add_argument("--output_dir", required=True, type=user_path, help="Where the pictures and their grid go.")
+    _add_request(compare)
+
+
+def _add_request(command: argparse.ArgumentParser) -> None:
+    """Add the flags of a request for pictures, and what is added to the model for it."""
     for info in describe(GenerationConfig):
-        add_flag(compare, info)
+        add_flag(command, info)
+    command.add_argument(
+        "--lora", action="append", type=AddedLora.of, default=[], metavar="FILE[:STRENGTH]",
+        help="A LoRA file to add, and how much of it counts (-5 to 5; default 1); may be given several times.",
+    )  # fmt: skip
+    command.add_argument(
+        "--base", type=_base_name, help="What a LoRA run is added to, where it is not what it was trained on."
+    )
+
+
+def _base_name(text: str) -> str:
+    return str(user_path(text)) if text.startswith("~") else text
 
 
 def _add_starter(commands: Any) -> None:
@@ -79,19 +94,19 @@ def _add_starter(commands: Any) -> None:
 
 def generate_command(arguments: dict[str, Any]) -> int:
     """Make pictures and print where they are."""
-    model, output_dir = arguments.pop("model"), arguments.pop("output_dir")
-    model = str(user_path(model)) if model.startswith("~") else model
+    model, output_dir, base = (arguments.pop(name) for name in ("model", "output_dir", "base"))
     refuse_place("output_dir", output_dir)
-    for path in _with_bar(model, GenerationConfig(**arguments).checked(), output_dir):
+    request = GenerationConfig(loras=tuple(arguments.pop("lora")), **arguments)
+    for path in _with_bar(_base_name(model), request.checked(), output_dir, base):
         print(path)
     return 0
 
 
-def _with_bar(model: str, config: GenerationConfig, output_dir: Path) -> list[Path]:
+def _with_bar(model: str, config: GenerationConfig, output_dir: Path, base: str | None = None) -> list[Path]:
     from dreambooth.pictures.painter import generate
 
     with _notices() as notice, progress_bar("Generating", "step") as on_step:
-        return generate(model, config, output_dir, on_step=on_step, notice=notice)
+        return generate(model, config, output_dir, on_step=on_step, notice=notice, base=base)
 
 
 @contextlib.contextmanager
@@ -109,12 +124,15 @@ def compare_command(arguments: dict[str, Any]) -> int:
     """Make the same pictures with several steps of a run, and print where they and, last, their grid are."""
     from dreambooth.pictures.painter import compare
 
-    run, steps, output_dir = (arguments.pop(name) for name in ("run", "steps", "output_dir"))
+    run, steps, output_dir, base = (arguments.pop(name) for name in ("run", "steps", "output_dir", "base"))
     refuse_place("output_dir", output_dir)
     # Several prompts are several lines, as in a file of settings; a shell's own newline is hard to type.
     arguments["prompt"] = arguments.get("prompt", "").replace("\\n", "\n")
+    request = GenerationConfig(loras=tuple(arguments.pop("lora")), **arguments)
     with _notices() as notice, progress_bar("Generating", "step") as on_step:
-        paths = compare(run, GenerationConfig(**arguments), output_dir, steps=steps, on_step=on_step, notice=notice)
+        paths = compare(
+            run, request, output_dir, steps=steps, base=base or "", on_step=on_step, notice=notice
+        )  # fmt: skip
     for path in paths:
         print(path)
     return 0

@@ -1,14 +1,36 @@
 """The settings of one request for pictures, and the samplers that may make them."""
 
+import math
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self, get_args
 
 from dreambooth.config.fields import others, out_of_range, parse_numbers, setting
-from dreambooth.config.limits import sizes_off_grid
+from dreambooth.config.limits import as_written, sizes_off_grid, text_problems, user_path
 from dreambooth.errors import ConfigError, FieldProblem
 
 Sampler = Literal["DDIM", "DPM++ 2M", "DPM++ 2M Karras", "Euler", "Euler a"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+
+# Below 0 a LoRA does the opposite of what it learned; those made as sliders are used so, and far beyond 1.
+MAX_LORA_STRENGTH = 5.0
+MAX_LORAS = 16
+
+
+@dataclass(frozen=True)
+class AddedLora:
+    """A LoRA's file that is added to the model for pictures, and how much of it counts: 0 is none of it."""
+
+    file: str
+    strength: float = 1.0
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Return what `FILE` or `FILE:STRENGTH` says: a colon counts only where a number is behind it."""
+        match = re.fullmatch(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", text, re.DOTALL)
+        file, strength = (match[1], float(match[2])) if match else (text, 1.0)
+        return cls(str(user_path(file)), strength)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +62,8 @@ class GenerationConfig:
     text_encoder_strength: float = setting(
         1.0, "The same for the text encoder, where it was taught.", "samples", low=0, high=2
     )
+    # LoRA files added to the model, whatever it is; the strengths above are of what the model itself learned.
+    loras: tuple[AddedLora, ...] = ()
 
     def __post_init__(self) -> None:
         parse_numbers(self)
@@ -48,8 +72,24 @@ class GenerationConfig:
         """Return this request, or raise one ConfigError with all that is wrong with it."""
         problems = out_of_range(self)
         problems += others(problems, sizes_off_grid({"height": self.height, "width": self.width}))
+        problems += _lora_problems(self.loras)
         if not problems and not self.prompt.strip():
             problems = [FieldProblem("prompt", "is empty: write what the pictures should show.")]
         if problems:
             raise ConfigError(problems)
         return self
+
+
+def _lora_problems(loras: tuple[AddedLora, ...]) -> list[FieldProblem]:
+    """Return what is wrong with the LoRAs of a request; whether the files are there is seen when they are read."""
+    problems = [problem for one in loras for problem in text_problems("lora", one.file, is_name=True)]
+    if len(loras) > MAX_LORAS:
+        problems.append(FieldProblem("lora", f"names {len(loras)} files: at most {MAX_LORAS}."))
+    for number, one in enumerate(loras):
+        name = as_written(Path(one.file).name)
+        if one.file in {other.file for other in loras[:number]}:
+            problems.append(FieldProblem("lora", f"names {name} twice: give it once, with one strength."))
+        if not (math.isfinite(one.strength) and abs(one.strength) <= MAX_LORA_STRENGTH):
+            limit = f"{MAX_LORA_STRENGTH:g}"
+            problems.append(FieldProblem("lora", f"adds {name} at {one.strength:g}: it must be -{limit} to {limit}."))
+    return problems

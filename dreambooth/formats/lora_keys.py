@@ -1,7 +1,8 @@
 """Which weights a LoRA file holds, and under which names: the dialect of kohya-ss/sd-scripts, `networks/lora.py`.
 
 A module is called after its path in diffusers' UNet or in transformers' text encoder, with underscores for dots. Before
-version 5.6, transformers put `text_model` into every path of CLIP's; the dialect keeps it.
+version 5.6, transformers put `text_model` into every path of CLIP's; the dialect keeps it. Other tools' keys are read
+as names of this dialect (`lora_key`); `formats.lora_kinds` says what is not read.
 """
 
 import re
@@ -51,8 +52,14 @@ def lora_modules(weights: Mapping[str, Iterable[str]], targets: LoraTargets) -> 
         for weight in names:
             path = weight.removesuffix(".weight").removeprefix("text_model.")
             if weight.endswith(".weight") and wanted.fullmatch(path):
-                found.append(LoraModule(PREFIXES[part] + path.replace(".", "_"), part, weight))
+                found.append(lora_module(part, weight))
     return sorted(found, key=lambda module: module.name)
+
+
+def lora_module(part: str, weight: str) -> LoraModule:
+    """Return the module of a weight of a part, whatever it is."""
+    path = weight.removesuffix(".weight").removeprefix("text_model.")
+    return LoraModule(PREFIXES[part] + path.replace(".", "_"), part, weight)
 
 
 def kind_of_weight(name: str) -> str:
@@ -66,3 +73,62 @@ def kind_of_weight(name: str) -> str:
     if re.search(r"conv_in|conv_out|time_embedding", name):
         return "first and last layers"
     return "attention" if re.search(r"attn\d?\.", name) else "other linear layers"
+
+
+# Dialects ------------------------------------------------------------------------------------------------------------
+
+Leaf = Literal["down", "up", "mid", "alpha"]
+Dialect = Literal["kohya", "diffusers", "peft"]
+
+# What stands before the path: kohya's own, that without `text_model` (sd-scripts on newer transformers) and that of
+# diffusers' converter; diffusers' with its parts, peft's own, and the first LoRAs of diffusers, of the UNet alone.
+_BEGINNINGS: tuple[tuple[Dialect, str, str], ...] = (
+    ("kohya", "unet", r"lora_unet_"),
+    ("kohya", "text_encoder", r"lora_te1?_(?:text_model_)?"),
+    ("diffusers", "unet", r"unet\."),
+    ("diffusers", "text_encoder", r"text_encoder\.(?:text_model\.)?"),
+    ("peft", "unet", r"base_model\.model\.(?=(?:down_blocks|mid_block|up_blocks)\.|conv_|time_)"),
+    ("peft", "text_encoder", r"base_model\.model\.(?:text_model\.)?(?=encoder\.)"),
+    ("diffusers", "unet", r"(?=(?:down_blocks|mid_block|up_blocks)\.)"),
+)
+# What stands behind it: kohya's, LyCORIS's middle of a convolution in three steps (Tucker), peft's with or without the
+# adapter's name, and diffusers' three of before it used peft.
+_ENDS: tuple[tuple[Leaf, str], ...] = (
+    ("down", r"(?:\.lora_down|\.lora_A(?:\.\w+)?|\.lora(?:_linear_layer)?\.down|_lora\.down)\.weight"),
+    ("up", r"(?:\.lora_up|\.lora_B(?:\.\w+)?|\.lora(?:_linear_layer)?\.up|_lora\.up)\.weight"),
+    ("mid", r"\.lora_mid\.weight"),
+    ("alpha", r"\.alpha"),
+)
+# The layers of diffusers' attention processors, by their paths today.
+_OF_PROCESSORS = (
+    (r"\.processor\.", "."), (r"\.self_attn\.to_out$", ".self_attn.out_proj"), (r"\.to_out$", ".to_out.0"),
+    (r"\.self_attn\.to_([qkv])$", r".self_attn.\1_proj"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoraKey:
+    """What the key of a tensor says: its module, by name and part, the path of it in that part, and what it is of it.
+
+    path: with dots where the dialect has them.
+    """
+
+    name: str
+    part: str
+    path: str
+    leaf: Leaf
+    dialect: Dialect
+
+
+def lora_key(key: str) -> LoraKey | None:
+    """Return what a key says, None for one that is no factor's of a dialect that is read here."""
+    begun = next(((dialect, part, match) for dialect, part, one in _BEGINNINGS if (match := re.match(one, key))), None)
+    ended = next(((leaf, match) for leaf, one in _ENDS if (match := re.search(f"{one}$", key))), None)
+    if begun is None or ended is None:
+        return None
+    (dialect, part, beginning), (leaf, end) = begun, ended
+    path = key[beginning.end() : end.start()]
+    if end[0].startswith("_lora"):
+        for old, new in _OF_PROCESSORS:
+            path = re.sub(old, new, path)
+    return LoraKey(PREFIXES[part] + path.replace(".", "_"), part, path, leaf, dialect) if path else None

@@ -1,7 +1,7 @@
 """What a file or folder of weights may be instead of a text-to-image model of SD 1.x or 2.x, and what to do with it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from dreambooth.errors import BaseModelError
 from dreambooth.formats.ldm import EMA_PREFIX, UNET_PREFIX
@@ -34,19 +34,31 @@ Shapes = Mapping[str, Sequence[int] | None]
 
 def refuse_other_kinds(name: str, shapes: Shapes) -> None:
     """Raise BaseModelError for a file that is no text-to-image model of SD 1.x or 2.x: what it is, and what to do."""
+    if found := kind_of_file(shapes):
+        raise refusal(name, *found)
+    if not is_whole_model(shapes):
+        why = f'It holds "{printable(min(shapes))}" and the like.'[:300] if shapes else "It holds no tensors."
+        raise BaseModelError(f"{name} is no complete model in the original layout.", why, BASES)
+
+
+def is_whole_model(names: Container[str]) -> bool:
+    """Return whether a file with these tensors has a UNet in the original layout."""
+    return FIRST_CONV in names or FIRST_AVERAGED_CONV in names
+
+
+def kind_of_file(shapes: Shapes) -> tuple[str, str] | None:
+    """Return what a file of weights is that is no such model, and what to do with it; None where that is not known."""
     if _is_embedding(shapes):
-        raise refusal(name, "an embedding (textual inversion), a word for a model,")
+        return "an embedding (textual inversion), a word for a model,", BASES
     first = next((one for one in (FIRST_CONV, FIRST_AVERAGED_CONV) if one in shapes), None)
     for pattern, kind, todo in OTHER_KINDS:
         # A whole model may carry additions; without its UNet a file is what its names say.
         if any(re.match(pattern, one) for one in shapes) and (first is None or kind.startswith("an SDXL")):
-            raise refusal(name, kind, todo)
-    if first is None:
-        why = f'It holds "{printable(min(shapes))}" and the like.'[:300] if shapes else "It holds no tensors."
-        raise BaseModelError(f"{name} is no complete model in the original layout.", why, BASES)
-    shape = shapes[first]
+            return kind, todo
+    shape = None if first is None else shapes[first]
     if shape is not None and len(shape) == 4 and shape[1] != 4:
-        raise refusal(name, OTHER_INPUTS.get(shape[1], f"a model whose UNet takes {shape[1]} numbers a pixel"))
+        return OTHER_INPUTS.get(shape[1], f"a model whose UNet takes {shape[1]} numbers a pixel"), BASES
+    return None
 
 
 def _is_embedding(shapes: Shapes) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
-from dreambooth.formats.lora_keys import LoraModule, LoraTargets, lora_modules
+from dreambooth.formats.lora_keys import LoraModule, LoraTargets, lora_module, lora_modules
 from dreambooth.models.low_rank import Factors
 from dreambooth.models.strength import WHOLE, Strength
 
@@ -33,9 +33,11 @@ class AdaptedModule:
 class Adapter:
     """The factors of one LoRA, on the modules of one base; attached when made, until `detach`."""
 
-    def __init__(self, base: "Base", modules: Iterable[AdaptedModule], strength: Strength = WHOLE) -> None:
-        """Attach these factors, which lie on the device of the base's weights."""
-        self.modules = list(modules)
+    def __init__(
+        self, base: "Base", modules: Iterable[AdaptedModule], strength: Strength = WHOLE, notice: str = ""
+    ) -> None:
+        """Attach these factors, which lie on the device of the base's weights; `notice` is told of them at each use."""
+        self.modules, self.notice = list(modules), notice
         self._handles: list[RemovableHandle] = []
         for one in self.modules:
             amount = strength.of(one.place.part)
@@ -111,6 +113,42 @@ def _hook(factors: Factors, strength: float) -> "Callable[[nn.Module, tuple[Tens
     return add_convolution if factors.down.dim() > 2 else add_linear
 
 
-def adapted(places: Iterable[LoraModule], factors: Mapping[str, Factors]) -> list[AdaptedModule]:
-    """Return the factors, by their modules' names, with their places."""
-    return [AdaptedModule(place, factors[place.name]) for place in places]
+@dataclass(frozen=True)
+class Fit:
+    """A LoRA held against a base: its factors with their places, and the modules that the base lacks, or has otherwise.
+
+    misshapen: names of modules whose weight has another shape in the base.
+    """
+
+    modules: tuple[AdaptedModule, ...]
+    missing: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+
+def fitted(base: "Base", factors: Mapping[str, Factors]) -> Fit:
+    """Return which of these factors, by their modules' names, fit which weights of a base.
+
+    Every linear and convolution layer of the parts that can learn has a name. Factors of a linear layer fit a
+    convolution of one pixel, and the other way around: SD 1.x and 2.x, and tools, differ in which it is.
+    """
+    import torch
+
+    places = {
+        place.name: place
+        for part in base.family.layout.learning_parts
+        for path, layer in getattr(base, part).named_modules()
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
+        for place in (lora_module(part, f"{path}.weight"),)
+    }
+    modules, misshapen = [], []
+    for name in factors.keys() & places.keys():
+        one, shape = factors[name], module_of(base, places[name]).weight.shape
+        if one.shape != shape and one.shape[:2] == shape[:2] and math.prod(one.shape) == math.prod(shape):
+            rank = len(one.down)
+            one = Factors(one.up.reshape(-1, rank, *shape[2:]), one.down.reshape(rank, *shape[1:]))
+        if one.shape == shape:
+            modules.append(AdaptedModule(places[name], one))
+        else:
+            misshapen.append(name)
+    modules.sort(key=lambda one: one.place.name)
+    return Fit(tuple(modules), tuple(sorted(factors.keys() - places.keys())), tuple(sorted(misshapen)))

@@ -133,13 +133,17 @@ class ModelManager:
             self._resident = (key, base)
         return self._resident[1]
 
-    def adapt(self, key: Hashable, attach: Callable[[], "Sequence[Adapter]"]) -> None:
-        """Have the models on the device carry the adapters of `key`, attached anew if others, or none, are on them."""
+    def adapt(self, key: Hashable, attach: Callable[[], "Sequence[Adapter]"]) -> "Sequence[Adapter]":
+        """Have the models on the device carry the adapters of `key`, and return these.
+
+        They are attached anew if others, or none, are on the models.
+        """
         if self._adapters[0] != key:
             for adapter in self._adapters[1]:
                 adapter.detach()
             self._adapters = ((), ())
             self._adapters = (key, attach())
+        return self._adapters[1]
 
     def place(self, module: Any, *, dtype: "torch.dtype | None" = None) -> None:
         """Move a module to the device, and to a number format if one is given."""

@@ -2,28 +2,32 @@
 there.
 
 A step holds a whole model or a LoRA. At another strength than 1 a whole one is base + s (trained - base), where the
-base is the one that the step's own settings name; a LoRA is its base with s times its factors. On the device a LoRA's
-factors are added by hooks, so that another strength, step or file changes nothing but them; for exports they are merged
-in a copy.
+base is the one that the step's own settings name; a LoRA is its base with s times its factors. Other LoRA files are
+added to either. On the device a LoRA's factors are added by hooks, so that another strength, step or file changes
+nothing but them; for exports they are merged in a copy.
 """
 
 import dataclasses
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreambooth.config.generation import AddedLora
 from dreambooth.errors import BaseModelError
 from dreambooth.formats.json_file import read_object
 from dreambooth.formats.layout import lora_file
-from dreambooth.models.adapter import AdaptedModule, Adapter, adapted, merge, module_of, places_of
+from dreambooth.models.adapter import AdaptedModule, Adapter, Fit, fitted, merge
 from dreambooth.models.base import Base, load_base, local_base, read_card
 from dreambooth.models.card import BaseCard, LoraBase
-from dreambooth.models.lora_file import read_lora
+from dreambooth.models.lora_file import LoraFile, read_lora
 from dreambooth.models.low_rank import Factors
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.saved_hashes import refuse_changed
+from dreambooth.models.sd import SINGLE_FILES
 from dreambooth.models.strength import WHOLE, Strength, mix, refuse_other_base
+from dreambooth.models.weights import named
 
 READ_SUFFIXES = (".json", ".safetensors", ".bin")
 
@@ -32,8 +36,8 @@ READ_SUFFIXES = (".json", ".safetensors", ".bin")
 class ModelSource:
     """A saved step or a base as it is asked for: a folder, a file or a Hub id, and how much of what it learned counts.
 
-    base: what a LoRA is added to, or a step compared with, where it is not what the step itself names; the rest is as
-    in `load_base`.
+    base: what a LoRA is added to, or a step compared with, where it is not what the step itself names; loras: files
+    that are added to all that; the rest is as in `load_base`.
     """
 
     name: str
@@ -43,34 +47,49 @@ class ModelSource:
     variant: str | None = None
     tokenizer: str | None = None
     base: str | None = None
+    loras: tuple[AddedLora, ...] = ()
 
 
 def resident(
-    manager: ModelManager, source: ModelSource, *, models_dir: Path | None = None, token: str | None = None
+    manager: ModelManager,
+    source: ModelSource,
+    *,
+    models_dir: Path | None = None,
+    token: str | None = None,
+    notice: Callable[[str], None] = lambda text: None,
 ) -> Base:
     """Return the models of this source on the device, for inference; others that were there are dropped first.
 
     To be called under a generation lease, by a function that returns, and lets go of the models, before another source
-    is asked for. Models whose files were deleted or replaced are not served from memory. Raises BaseModelError.
+    is asked for. Models whose files were deleted or replaced are not served from memory. `notice` is told what of a
+    LoRA the model has no place for. Raises BaseModelError.
     """
     step = _lora_step(source, models_dir)
-    if step is None:
-        base = manager.resident((source, _files_of(source.name, models_dir)), lambda: load(
-            source, models_dir=models_dir, token=token))  # fmt: skip
-        manager.adapt((), list)
-        return base
-    whole, card = _base_source(source, step), read_card(str(step.parent))
+    whole = dataclasses.replace(source, loras=()) if step is None else _base_source(source, step)
     key = whole, _files_of(whole.name, models_dir)
     base = manager.resident(key, lambda: load(whole, models_dir=models_dir, token=token))
-    _refuse_other_weights(base, source, step, card.lora)
+    card = base.card
+    if step is not None:
+        card = read_card(str(step.parent))
+        _refuse_other_weights(base, source, step, card.lora)
 
     def attach() -> list[Adapter]:
-        refuse_changed(step.parent)
-        placed = [_placed(one, base.unet) for one in _modules_of(base, step)]
-        return [Adapter(base, placed, source.strength)]
+        # All are read before one is attached: what fails halfway leaves the base as it was.
+        fits = _fits_of(base, source, step)
+        return [
+            Adapter(base, [_placed(one, base.unet) for one in fit.modules], strength, text)
+            for fit, strength, text in fits
+        ]
 
-    manager.adapt((str(step), step.stat().st_mtime_ns, source.strength), attach)
-    return _named(base, source, card)
+    files = [(step, source.strength)] if step is not None else []
+    files += [(_file_of(one), _strength_of(one)) for one in source.loras]
+    stats = [(str(file), file.stat(), strength) for file, strength in files]
+    adapters = manager.adapt(
+        tuple((path, stat.st_mtime_ns, stat.st_size, strength) for path, stat, strength in stats), attach
+    )
+    for text in [adapter.notice for adapter in adapters if adapter.notice]:
+        notice(text)
+    return base if step is None else _named(base, source, card)
 
 
 def load(source: ModelSource, *, models_dir: Path | None = None, token: str | None = None) -> Base:
@@ -81,13 +100,10 @@ def load(source: ModelSource, *, models_dir: Path | None = None, token: str | No
     """
     step = _lora_step(source, models_dir)
     if step is not None:
-        refuse_changed(step.parent)
         whole, card = _base_source(source, step), read_card(str(step.parent))
         base = load(whole, models_dir=models_dir, token=token)
         _refuse_other_weights(base, source, step, card.lora)
-        merge(base, _modules_of(base, step), source.strength)
-        base.take_fingerprint()
-        return _named(base, source, card)
+        return _named(_merged(base, source, step), source, card)
     trained = load_base(
         source.name, vae=source.vae, revision=source.revision, variant=source.variant, tokenizer=source.tokenizer,
         token=token, models_dir=models_dir,
@@ -99,7 +115,7 @@ def load(source: ModelSource, *, models_dir: Path | None = None, token: str | No
         del base
         gc.collect()  # its modules hold each other in circles
         trained.take_fingerprint()
-    return trained
+    return _merged(trained, source, None)
 
 
 def load_with_base(
@@ -172,17 +188,78 @@ def _refuse_other_weights(base: Base, source: ModelSource, step: Path, about: Lo
         )  # fmt: skip
 
 
-def _modules_of(base: Base, step: Path) -> list[AdaptedModule]:
-    """Return a step's factors with their places; raises BaseModelError where they do not fit the base."""
-    factors = read_lora(step).factors
-    places = {place.name: place for place in places_of(base, "all", base.family.layout.learning_parts)}
-    for name, one in factors.items():
-        if name not in places or one.shape != module_of(base, places[name]).weight.shape:
-            raise BaseModelError(
-                f'The LoRA "{step.name}" does not fit "{base.name}".', f"It has no such layer: {name}.",
-                "Name a base like the one that it was trained on.",
-            )  # fmt: skip
-    return adapted([places[name] for name in factors], factors)
+def _merged(base: Base, source: ModelSource, step: Path | None) -> Base:
+    """Return the base with the LoRAs of a source added to its weights."""
+    fits = _fits_of(base, source, step)
+    for fit, strength, _ in fits:
+        merge(base, fit.modules, strength)
+    if fits:
+        base.take_fingerprint()
+    return base
+
+
+def _fits_of(base: Base, source: ModelSource, step: Path | None) -> list[tuple[Fit, Strength, str]]:
+    """Return the factors of a source with their places, the step's own first: their strength, and what is to be told.
+
+    Raises BaseModelError for files that cannot be read, or do not fit the base.
+    """
+    found = []
+    if step is not None:
+        refuse_changed(step.parent)
+        lora = read_lora(step)
+        fit = _fit(base, lora)
+        if fit.missing:
+            raise _does_not_fit(base, lora, f"It has no such layer: {fit.missing[0]}.")
+        found.append((fit, source.strength, ""))
+    for one in source.loras:
+        lora = read_lora(_file_of(one))
+        fit = _fit(base, lora)
+        found.append((fit, _strength_of(one), _told_of(base, lora, fit)))
+    return found
+
+
+def _fit(base: Base, lora: LoraFile) -> Fit:
+    """Return which factors of a file fit which weights; raises BaseModelError where it is for another kind of model."""
+    fit = fitted(base, lora.factors)
+    if fit.modules and not fit.misshapen:
+        return fit
+    title, width = SINGLE_FILES[base.family.layout.family].title, base.unet.config.cross_attention_dim
+    is_for = lora.family or "another kind of model"
+    if lora.text_width is not None:
+        is_for += f", text {lora.text_width} wide"
+    raise _does_not_fit(base, lora, f"It is for {is_for}; the model is of {title}, text {width} wide.")
+
+
+def _does_not_fit(base: Base, lora: LoraFile, why: str) -> BaseModelError:
+    return BaseModelError(
+        f'The LoRA "{lora.path.name}" does not fit "{model_name(base.name)}".', why,
+        "Choose a model like the one that it was trained on.",
+    )  # fmt: skip
+
+
+def _told_of(base: Base, lora: LoraFile, fit: Fit) -> str:
+    """Return what of a LoRA is not used, nothing where all of it is."""
+    told = []
+    if fit.missing:
+        told.append(
+            f'{len(fit.missing)} of the {len(lora.factors)} modules of the LoRA "{lora.path.name}" are not in '
+            f'"{model_name(base.name)}", and are left out: {named(fit.missing)}.'
+        )
+    if lora.not_used:
+        told.append(f'The embedding inside of the LoRA "{lora.path.name}" is not used: its word means nothing here.')
+    return " ".join(told)
+
+
+def _file_of(lora: AddedLora) -> Path:
+    """Return the file of a LoRA; raises BaseModelError where none is there."""
+    path = Path(lora.file)
+    if not path.is_file():
+        raise BaseModelError(f'The LoRA "{lora.file}" is not there.', "No file has that name.", "Check the path.")
+    return path
+
+
+def _strength_of(lora: AddedLora) -> Strength:
+    return Strength(lora.strength, lora.strength)
 
 
 def _placed(one: AdaptedModule, like: Any) -> AdaptedModule:

@@ -21,7 +21,7 @@ from dreambooth.durable import new_file
 from dreambooth.models.family import Condition, PictureSize
 from dreambooth.pictures.prompts import literal_notice
 from dreambooth.pictures.samplers import adds_noise, scheduler_for
-from dreambooth.pictures.settings_text import CHUNK, recipe_text
+from dreambooth.pictures.settings_text import CHUNK, loras_used, recipe_text
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,8 @@ def generate_images(
 ) -> Iterator[Picture]:
     """Yield the pictures of a request, a batch at a time.
 
-    The models are used on the devices and in the number formats they have. They may be in training: modes and weights
+    The models are used on the devices and in the number formats they have, with the request's LoRAs on them already
+    (`saved_step.resident`). They may be in training: modes and weights
     are afterwards what they were.
     `on_step` is told (denoising steps done, in all); `should_stop` is asked after each of them, and its True ends
     everything without the pictures of that batch. Size left out of the request is `native_px`, else the UNet's own.
@@ -75,6 +76,7 @@ def generate_images(
     width, height = _size_px(base, config, native_px)
     say = notice or (lambda text: None)
     num_steps, done = config.num_inference_steps, 0
+    loras = loras_used(config)
 
     def step_done() -> bool:
         """Tell of one more step, and return whether to go on."""
@@ -97,7 +99,8 @@ def generate_images(
         if latents is None:
             return
         for image, own_seed, own_latents in zip(images, batch, latents.float().cpu(), strict=True):
-            yield Picture(image, own_seed, recipe_text(config, own_seed, image.size, base.name), own_latents.clone())
+            text = recipe_text(config, own_seed, image.size, base.name, loras)
+            yield Picture(image, own_seed, text, own_latents.clone())
 
 
 def save_picture(picture: Picture, path: Path) -> None:

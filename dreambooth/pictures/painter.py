@@ -48,11 +48,15 @@ class Painter:
         should_stop: Callable[[], bool] | None = None,
         wait: bool = False,
         notice: OnNotice | None = None,
+        base: str | None = None,
     ) -> Iterator[Path]:
-        """Yield each picture's file when it is written; without `wait` raises DeviceError while the device is taken."""
+        """Yield each picture's file when it is written; without `wait` raises DeviceError while the device is taken.
+
+        base: as in `ModelSource`.
+        """
         prefix = _prefix(config := _with_seed(config))
         with self.manager.lease("generation", wait=wait, give_up=should_stop or _never):
-            yield from self._painted(model, config, folder, prefix, 0, on_step, should_stop, notice)
+            yield from self._painted(model, config, folder, prefix, 0, on_step, should_stop, notice, base)
 
     def compare(
         self,
@@ -65,11 +69,13 @@ class Painter:
         should_stop: Callable[[], bool] | None = None,
         wait: bool = False,
         notice: OnNotice | None = None,
+        base: str | None = None,
     ) -> Iterator[Path]:
         """Yield the same prompts and seeds of each model, then the picture of them all: a row a model.
 
         `models` are by their step, 0 being the base, which nobody trained: it has no strength of its own. Told to stop,
-        it ends without the last one.
+        it ends without the last one. base: as in `ModelSource`, of all other models. LoRAs of the request are added to
+        each, the base as well.
         """
         requests = [dataclasses.replace(config, prompt=prompt) for prompt in prompts]
         prefix = _prefix(config := _with_seed(config))
@@ -83,7 +89,8 @@ class Painter:
                 for request in requests if step else [_whole(one) for one in requests]:
                     first = sum(map(len, rows.values()))
                     told = None if on_step is None else _part_of(on_step, num_done, num_parts)
-                    for path in self._painted(model, request, folder, prefix, first, told, should_stop, once):
+                    own = base if step else None
+                    for path in self._painted(model, request, folder, prefix, first, told, should_stop, once, own):
                         row.append(path)
                         yield path
                     num_done += 1
@@ -103,15 +110,19 @@ class Painter:
         on_step: OnStep | None,
         should_stop: Callable[[], bool] | None,
         notice: OnNotice | None,
+        base: str | None,
     ) -> Iterator[Path]:
         from dreambooth.pictures.generation import generate_images, save_picture
 
         name = str(newest_step_folder(Path(model)).absolute()) if Path(model).is_dir() else model
-        source = ModelSource(name, Strength(config.unet_strength, config.text_encoder_strength))
-        base = resident(self.manager, source, models_dir=self.models_dir, token=self.token)
-        side_px = base.card.native_px
+        strength = Strength(config.unet_strength, config.text_encoder_strength)
+        source = ModelSource(name, strength, base=base, loras=config.loras)
+        models = resident(
+            self.manager, source, models_dir=self.models_dir, token=self.token, notice=notice or (lambda text: None)
+        )
+        side_px = models.card.native_px
         config = dataclasses.replace(config, height=config.height or side_px, width=config.width or side_px)
-        named = dataclasses.replace(base, name=model_name(name))
+        named = dataclasses.replace(models, name=model_name(name))
         # One at a time: the first is there sooner, and all of them need no more memory than one.
         made = generate_images(named, config, on_step=on_step, should_stop=should_stop, batch_size=1, notice=notice)
         for number, picture in enumerate(made, first):
@@ -224,13 +235,16 @@ def generate(
     settings: Settings | None = None,
     on_step: OnStep | None = None,
     notice: OnNotice | None = None,
+    base: str | None = None,
 ) -> list[Path]:
     """Make pictures with a model (a run, a step folder, a base), and return the PNG files written to `output_dir`.
 
-    `notice` is told what of the prompt is not read, or read literally, and of pictures that came out black.
+    `notice` is told what of the prompt is not read, or read literally, what of a LoRA has no place in the model, and of
+    pictures that came out black. base: as in `ModelSource`.
     """
     painter = _painter(settings or load_settings())
-    return list(painter.pictures(str(model), config.checked(), Path(output_dir), on_step=on_step, notice=notice))
+    made = painter.pictures(str(model), config.checked(), Path(output_dir), on_step=on_step, notice=notice, base=base)
+    return list(made)
 
 
 def compare(
@@ -247,14 +261,15 @@ def compare(
     """Make the same pictures with several steps of a run; returns the PNG files, the grid of them all last.
 
     The config's prompt may have several lines, each a prompt. `steps` are the saved ones when left out; 0 is the base
-    that the run started from, or `base`.
+    that the run started from, or `base`, to which the steps of a LoRA are then added as well.
     """
     from dreambooth.records.runlog import read_config
 
     run = RunFolder(Path(run_path))
     kept = read_config(run)
-    base = base or (kept.pretrained_model_name_or_path if kept is not None else "")
-    models = steps_to_compare(run, steps, base)
+    own = base or (kept.pretrained_model_name_or_path if kept is not None else "")
+    models = steps_to_compare(run, steps, own)
     prompts = prompts_to_compare(config, len(models))
     painter = _painter(settings or load_settings())
-    return list(painter.compare(models, prompts, config, Path(output_dir), on_step=on_step, notice=notice))
+    made = painter.compare(models, prompts, config, Path(output_dir), on_step=on_step, notice=notice, base=base or None)
+    return list(made)

@@ -6,11 +6,13 @@ JSON string (AUTOMATIC1111's rule). What other tools add to it is passed over.
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.config.generation import SAMPLERS, GenerationConfig, Sampler
 from dreambooth.errors import DreamBoothError
+from dreambooth.models.lora_file import HASH_DIGITS, tensors_hash
 
 # The text chunk's name.
 CHUNK = "parameters"
@@ -19,6 +21,10 @@ SETTINGS_LINE = re.compile(r"Steps: \d+,? ?")
 # A name of bounded length: else a long text without a colon is searched once from each of its characters.
 SETTING = re.compile(r'\s*([A-Za-z][A-Za-z0-9 _-]{0,60}): ("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 STRENGTHS = ("UNet strength", "Text encoder strength")
+# AUTOMATIC1111 writes the hashes, "name: hash, name: hash", and has the strengths in the prompt; a prompt is read
+# literally here, so that they have a list of their own, which it passes over.
+LORA_HASHES, LORA_STRENGTHS = "Lora hashes", "Lora strengths"
+LORA_IN_PROMPT = re.compile(r"<lora:([^<>:]{1,200}):([0-9.]{1,20})[^<>]{0,100}>")
 # How many lines are the prompt: written when one of them begins as the negative prompt does.
 PROMPT_LINES = "Prompt lines"
 # A sampler's steps where its schedule is none of its own.
@@ -27,18 +33,44 @@ MAX_TEXT = 100_000
 
 
 @dataclass(frozen=True)
+class UsedLora:
+    """A LoRA as a picture's text has it: its file's name, without suffix, how its hash begins, and its strength."""
+
+    name: str
+    hash: str
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a picture was made of: the request for it alone, and the model's name, as far as its text tells.
 
-    notices: what of the text cannot be used here.
+    notices: what of the text cannot be used here; loras: what was added to the model. The text does not say where their
+    files are, so that the request has none.
     """
 
     request: GenerationConfig
     model: str = ""
     notices: tuple[str, ...] = ()
+    loras: tuple[UsedLora, ...] = ()
 
 
-def recipe_text(config: GenerationConfig, seed: int, size: tuple[int, int], model: str) -> str:
+def loras_used(config: GenerationConfig) -> tuple[UsedLora, ...]:
+    """Return the LoRAs of a request, whose files are read, as the text of its pictures has them."""
+    return tuple(
+        UsedLora(lora_name(Path(one.file).stem), tensors_hash(Path(one.file))[:HASH_DIGITS], one.strength)
+        for one in config.loras
+    )
+
+
+def lora_name(stem: str) -> str:
+    """Return a file's name as the lists have it, without what would end it there, as AUTOMATIC1111 does."""
+    return re.sub(r"[:,\s]+", " ", stem).strip() or "lora"
+
+
+def recipe_text(
+    config: GenerationConfig, seed: int, size: tuple[int, int], model: str, loras: Sequence[UsedLora] = ()
+) -> str:
     """Return the recipe of one picture."""
     lines = [config.prompt]
     if config.negative_prompt:
@@ -53,6 +85,10 @@ def recipe_text(config: GenerationConfig, seed: int, size: tuple[int, int], mode
     for name, strength in zip(STRENGTHS, (config.unet_strength, config.text_encoder_strength), strict=True):
         if strength != 1:
             settings.append(f"{name}: {_shortest(strength)}")
+    if loras:
+        hashes = ", ".join(f"{one.name}: {one.hash}" for one in loras)
+        strengths = ", ".join(f"{one.name}: {_shortest(one.strength)}" for one in loras)
+        settings += [f"{LORA_HASHES}: {_quoted(hashes)}", f"{LORA_STRENGTHS}: {_quoted(strengths)}"]
     if model:
         settings.append(f"Model: {_quoted(model)}")
     return "\n".join([*lines, ", ".join(settings)])
@@ -106,7 +142,24 @@ def read_recipe(text: str) -> Recipe:
         text_encoder_strength=_number(given.get(STRENGTHS[1]), 1.0),
         sampler=sampler,
     )
-    return Recipe(request.checked(), given.get("Model", ""), notices)
+    loras = _loras(given.get(LORA_HASHES, ""), given.get(LORA_STRENGTHS, ""), request.prompt)
+    return Recipe(request.checked(), given.get("Model", ""), notices, loras)
+
+
+def _loras(hashes: str, strengths: str, prompt: str) -> tuple[UsedLora, ...]:
+    """Return the LoRAs of both lists, which have one order; where there is one alone, strengths are the prompt's."""
+    in_prompt = {name.strip(): _number(text, 1.0) for name, text in LORA_IN_PROMPT.findall(prompt)}
+    own = [_number(text, 1.0) for _, text in _pairs(strengths)]
+    found = _pairs(hashes)
+    if len(own) != len(found):
+        own = [in_prompt.get(name, 1.0) for name, _ in found]
+    return tuple(UsedLora(name, text, strength) for (name, text), strength in zip(found, own, strict=True))
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """Return the names and values of `name: value, name: value`."""
+    pairs = [part.rpartition(":") for part in text.split(",")]
+    return [(name.strip(), value.strip()) for name, _, value in pairs if name.strip()]
 
 
 def _quoted(value: str) -> str:

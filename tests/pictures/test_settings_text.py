@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 from dreambooth.config.generation import SAMPLERS, GenerationConfig, Sampler
 from dreambooth.errors import DreamBoothError
 from dreambooth.pictures.prompts import literal_notice
-from dreambooth.pictures.settings_text import read_recipe, recipe_text, text_of_picture
+from dreambooth.pictures.settings_text import UsedLora, lora_name, read_recipe, recipe_text, text_of_picture
 
 REQUEST = GenerationConfig(
     prompt="photo of zwx dog, on the beach\nat dusk", negative_prompt="blurry, Steps: 3", num_images_per_prompt=1,
@@ -46,6 +46,23 @@ def test_whatever_the_texts_are_they_are_read_back(
     )  # fmt: skip
     recipe = read_recipe(recipe_text(request, 2**63 - 1, (64, 96), model))
     assert (recipe.request, recipe.model, recipe.notices) == (request, model, ())
+
+
+@settings(max_examples=100, deadline=None)
+@given(names=st.lists(TEXTS, max_size=4), strengths=st.lists(st.floats(-5, 5), min_size=4), model=TEXTS)
+def test_loras_are_read_back_whatever_their_files_are_called(
+    names: list[str], strengths: list[float], model: str
+) -> None:
+    given_loras = [UsedLora(lora_name(name), f"{n:012x}", strengths[n]) for n, name in enumerate(names)]
+    recipe = read_recipe(recipe_text(REQUEST, 2**63 - 1, (64, 96), model, given_loras))
+    assert recipe.loras == tuple(given_loras)
+    assert (recipe.request, recipe.model) == (REQUEST, model)
+
+
+def test_loras_of_other_tools_have_their_strength_in_the_prompt() -> None:
+    text = 'a cat <lora:x:0.7> <lora:z:1:0.5>\nSteps: 20, Lora hashes: "x: 0123456789ab, y: 2", Version: v1.10.1'
+    assert read_recipe(text).loras == (UsedLora("x", "0123456789ab", 0.7), UsedLora("y", "2", 1.0))
+    assert read_recipe("a cat\nSteps: 20, Lora hashes: , Lora strengths: x").loras == ()
 
 
 def test_a_models_name_is_no_setting() -> None:

@@ -1,0 +1,80 @@
+"""What an addition to a model is that is no LoRA as read here, and which family of models an addition is for.
+
+All of it is told from names, shapes and the texts of the header.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+# A key of a tensor, and what a file with such a one is. They change weights otherwise than by up . down.
+OTHER_ADAPTERS: tuple[tuple[str, str], ...] = (
+    (r".*\.hada_[wt]\d", "a LoHa (LyCORIS)"),
+    (r".*\.lokr_[wt]\d", "a LoKr (LyCORIS)"),
+    (r".*\.(dora_scale|lora_magnitude_vector)", "a DoRA"),
+    (r"oft_(unet|te)|.*\.oft_", "an OFT or BOFT"),
+    (r".*\.[ab][12]\.weight$", "a GLoRA (LyCORIS)"),
+    (r".*\.on_input$", "an IA3 (LyCORIS)"),
+    (r".*\.(diff|diff_b|set_weight)$", "a file of whole differences of weights"),
+    (r".*\.[wb]_norm$", "a LoCon that also changes norms"),
+    (r".*\.lora(_(down|up|B(\.\w+)?)|\.(down|up))\.bias$", "a LoRA with biases"),
+)
+# Vectors for the text encoder that some trainers put into a LoRA's file.
+EMBEDDING = re.compile(r"bundle_emb\.")
+
+SD1, SD2, SDXL = "SD 1.x", "SD 2.x", "SDXL"
+_LATER_FAMILIES: tuple[tuple[str, str], ...] = (
+    (r"(.*[._])?(joint|double|single)_(transformer_)?blocks[._]|(lora_)?transformer[._]|diffusion_model\.",
+     "a later family (SD 3, FLUX or the like)"),
+    (r"lora_te[23]_|text_encoder_[23]\.|lora_unet_(input_blocks|middle_block|output_blocks|label_emb)_", SDXL),
+    (r"(lora_)?unet[._].*transformer_blocks[._][1-9]", SDXL),
+)  # fmt: skip
+# How wide the text is that the UNet is conditioned on.
+_OF_TEXT_WIDTH = {768: SD1, 1024: SD2, 2048: SDXL, 1280: "SDXL's refiner"}
+_OF_HEADER = (
+    ("ss_base_model_version", (("sd_v1", SD1), ("sd_v2", SD2), ("sdxl", SDXL))),
+    ("modelspec.architecture",
+     (("stable-diffusion-v1", SD1), ("stable-diffusion-v2", SD2), ("stable-diffusion-xl", SDXL))),
+)  # fmt: skip
+
+_LORA_KEY = re.compile(r".*lora[._]")
+
+
+def has_lora_keys(keys: Iterable[str]) -> bool:
+    """Return whether a key names a factor, of whatever dialect."""
+    return any(map(_LORA_KEY.match, keys))
+
+
+def other_adapter(keys: Iterable[str]) -> str | None:
+    """Return what a file with these keys is where it changes weights otherwise than a LoRA does."""
+    keys = list(keys)
+    return next((kind for pattern, kind in OTHER_ADAPTERS if any(re.match(pattern, key) for key in keys)), None)
+
+
+def lora_family(
+    keys: Iterable[str], shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]
+) -> tuple[str, int | None]:
+    """Return the family of models that a LoRA is for, empty where nothing tells, and the width of its text.
+
+    keys: as they are in the file; shapes: of the changed weights, by the modules' names in kohya's dialect.
+    """
+    keys = list(keys)
+    width = text_width(shapes)
+    for pattern, family in _LATER_FAMILIES:
+        if any(re.match(pattern, key) for key in keys):
+            return family, width
+    if width in _OF_TEXT_WIDTH:
+        return _OF_TEXT_WIDTH[width], width
+    for name, families in _OF_HEADER:
+        for beginning, family in families:
+            if metadata.get(name, "").lower().startswith(beginning):
+                return family, width
+    return "", width
+
+
+def text_width(shapes: Mapping[str, Sequence[int]]) -> int | None:
+    """Return how wide the states of the text encoder are that these weights are for, None where none of them tells."""
+    for pattern in (r".*attn2_to_[kv]$", r"lora_te_.*self_attn_[qkv]_proj$"):
+        for name, shape in shapes.items():
+            if re.match(pattern, name) and len(shape) > 1:
+                return shape[1]
+    return None
