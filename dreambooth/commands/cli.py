@@ -188,7 +188,7 @@ def demo_command(arguments: dict[str, Any]) -> int:
 
 def starter_build_command(arguments: dict[str, Any]) -> int:
     """Make the starter model; interrupted, the same command goes on where it was."""
-    from dreambooth.models.original_file import starter_folder
+    from dreambooth.models.sd_file import starter_folder
     from dreambooth.starter.build import build_starter
 
     with StageBars(unit="%") as bars:

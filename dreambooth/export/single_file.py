@@ -15,11 +15,10 @@ from dreambooth.durable import free_bytes, new_file, sweep_unfinished_beside
 from dreambooth.errors import BaseModelError, ExportError
 from dreambooth.export.archive import EXPORT_SUFFIXES
 from dreambooth.export.recipe import file_metadata_of
-from dreambooth.formats.layout import layout_of
-from dreambooth.formats.ldm import to_ldm
-from dreambooth.formats.original import original_names
+from dreambooth.formats.layout import Layout, layout_of
 from dreambooth.formats.safetensors_file import in_pieces, stored_dtype, write_safetensors
 from dreambooth.models.config_limits import refuse_wrong_configs
+from dreambooth.models.family import Family, family_for
 from dreambooth.models.weights import part_weights
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ class OriginalModel:
     """
 
     folder: Path
+    family: Family
     parts: "dict[str, dict[str, Tensor]]"
     weights: "dict[str, Tensor]"
     expected_names: set[str]
@@ -106,41 +106,40 @@ def read_model(model_dir: Path) -> OriginalModel:
             f"It lacks {', '.join(missing)}.",
             "Name a diffusers folder, a run or one of its step folders.",
         )
-    unet, vae, text_encoder = (_config(model_dir, part) for part in layout.part_names)
+    family, configs = family_for(layout, {}), {part: _config(model_dir, part) for part in layout.part_names}
+    scheduler = _config(model_dir, "scheduler", "scheduler_config.json")
     try:
         refuse_wrong_configs(model_dir)
         weights = {part: part_weights(model_dir / part) for part in layout.part_names}
     except BaseModelError as error:
         raise ExportError(error.what, error.why, error.todo) from None
     try:
-        original = to_ldm(weights["unet"], weights["vae"], weights["text_encoder"], open_clip=layout.open_clip)
-        expected = original_names(
-            unet["block_out_channels"], vae["block_out_channels"], int(text_encoder["num_hidden_layers"]),
-            open_clip=layout.open_clip,
-        )  # fmt: skip
+        original = family.to_single_file(weights, scheduler)
+        expected = family.single_file_names(configs, scheduler)
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise _no_such_model(model_dir, f"SD 1.x and 2.x have no tensor {error}.") from None
+        raise _no_such_model(model_dir, layout, f"{layout.short_title} has no tensor {error}.") from None
     strange = sorted(original.keys() ^ expected)
     if strange:
-        raise _no_such_model(model_dir, f"Missing or not of SD 1.x and 2.x: {', '.join(strange[:3])}.")
-    return OriginalModel(
-        model_dir, weights, original, expected, file_metadata_of(model_dir, open_clip=layout.open_clip)
-    )
+        told = f"Missing or not of {layout.short_title}: {', '.join(strange[:3])}."
+        raise _no_such_model(model_dir, layout, told)
+    metadata = {**file_metadata_of(model_dir, open_clip=layout.open_clip), **family.file_metadata}
+    return OriginalModel(model_dir, family, weights, original, expected, metadata)
 
 
-def _config(model_dir: Path, part: str) -> dict[str, Any]:
+def _config(model_dir: Path, part: str, name: str = "config.json") -> dict[str, Any]:
     try:
-        return dict(json.loads((model_dir / part / "config.json").read_text("utf-8")))
+        return dict(json.loads((model_dir / part / name).read_text("utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
         raise ExportError(
-            f"{model_dir} is damaged.", f"{part}/config.json is not readable.", "Save the model again."
+            f"{model_dir} is damaged.", f"{part}/{name} is not readable.", "Save the model again."
         ) from None
 
 
-def _no_such_model(model_dir: Path, why: str) -> ExportError:
+def _no_such_model(model_dir: Path, layout: Layout, why: str) -> ExportError:
     return ExportError(
-        f"{model_dir} is no SD 1.x or 2.x model.", why, "Only text-to-image models of these can be converted here."
-    )
+        f"{model_dir} is no whole {layout.short_title} model.", why,
+        "Only text-to-image models of Stable Diffusion can be converted here.",
+    )  # fmt: skip
 
 
 def _checked_target(out_path: Path, use_safetensors: bool | None) -> tuple[Path, bool]:

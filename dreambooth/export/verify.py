@@ -5,7 +5,7 @@ What is read here is the written file itself, by the way that a base is read fro
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from dreambooth.durable import sync
 from dreambooth.errors import ExportError
 from dreambooth.export.merged import folder_at_strength
 from dreambooth.export.single_file import OriginalModel, Precision, Written, convert
-from dreambooth.formats.ldm import from_ldm, modern_vae_key, without_text_model
 from dreambooth.formats.safetensors_file import Cast, same_bits, stored_dtype
 from dreambooth.models.saved_hashes import refuse_changed
 from dreambooth.models.strength import WHOLE, Strength
@@ -25,7 +24,7 @@ from dreambooth.models.weights import not_finite, read_weights
 if TYPE_CHECKING:
     from torch import Tensor
 
-Parts = tuple["dict[str, Tensor]", "dict[str, Tensor]", "dict[str, Tensor]"]
+Parts = Mapping[str, Mapping[str, "Tensor"]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,8 @@ def verify(written: Written) -> Verdict:
         unchanged = beside.submit(refuse_changed, model.folder, error=ExportError)
         broken = beside.submit(not_finite, weights)
         compared = beside.submit(_first_difference, written, weights, same)
-        other = _other_weight(from_ldm(weights), _parts_of(model), same)
+        family = model.family
+        other = _other_weight(family.from_single_file(weights), family.named_as_read(model.parts), same)
         different = compared.result()
         on_disk.result()
         unchanged.result()
@@ -128,25 +128,21 @@ def _first_difference(written: Written, weights: "dict[str, Tensor]", same: Once
     return list(itertools.islice(differing, 1))
 
 
-def _other_weight(file_parts: Parts, folder_parts: Parts, same: OnceCompared) -> list[str]:
+def _other_weight(file_parts: "dict[str, dict[str, Tensor]]", folder_parts: Parts, same: OnceCompared) -> list[str]:
     """Return a weight that a model would have otherwise from the file than from the folder, if there is one.
 
     The file's tensors come under the names that reading it as a base gives them: a name that is mapped wrongly in both
     directions shows here alone.
     """
     cast = Cast()
-    for of_file, of_folder in reversed(list(zip(file_parts, folder_parts, strict=True))):
+    for part in reversed(file_parts):
+        of_file, of_folder = file_parts[part], folder_parts[part]
         if strange := sorted(of_file.keys() ^ of_folder.keys()):
             return strange[:1]
         for name, tensor in of_file.items():
             if not same(of_folder[name], tensor, cast):
                 return [name]
     return []
-
-
-def _parts_of(model: OriginalModel) -> Parts:
-    unet, vae, text_encoder = (model.parts[part] for part in ("unet", "vae", "text_encoder"))
-    return unet, {modern_vae_key(name): tensor for name, tensor in vae.items()}, without_text_model(text_encoder)
 
 
 def _not_finite(model: OriginalModel, name: str) -> ExportError:

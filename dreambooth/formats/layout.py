@@ -14,6 +14,7 @@ from typing import Any, Literal
 from dreambooth.errors import BaseModelError
 from dreambooth.formats.open_clip import OPEN_CLIP_PREFIX
 from dreambooth.formats.other_kinds import OTHER_INPUTS, refusal, refuse_other_kinds
+from dreambooth.formats.sdxl_keys import OPEN_CLIP_PREFIX as SDXL_OPEN_CLIP_PREFIX
 from dreambooth.formats.tensor_names import pickled_names, safetensors_header
 
 FamilyName = Literal["sd1", "sd2", "sdxl"]
@@ -218,6 +219,8 @@ def layout_of(folder: Path) -> Layout:
 
 def family_of_names(names: Collection[str]) -> FamilyName:
     """Return the family of a file in the original layout that holds tensors of these names."""
+    if any(name.startswith(SDXL_OPEN_CLIP_PREFIX) for name in names):
+        return "sdxl"
     return "sd2" if any(name.startswith(OPEN_CLIP_PREFIX) for name in names) else "sd1"
 
 

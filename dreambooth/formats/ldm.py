@@ -102,11 +102,7 @@ def to_ldm(
     import torch
 
     result = {UNET_PREFIX + unet_key(name, to_original=True): tensor for name, tensor in unet.items()}
-    for name, tensor in vae.items():
-        original = vae_key(modern_vae_key(name), to_original=True)
-        if _is_vae_attention_matrix(original):
-            tensor = tensor.reshape(*tensor.shape[:2], 1, 1)
-        result[VAE_PREFIX + original] = tensor
+    result |= vae_to_original(vae)
     text = without_text_model(text_encoder)
     if open_clip:
         return result | {OPEN_CLIP_PREFIX + name: tensor for name, tensor in to_open_clip(text).items()}
@@ -114,6 +110,27 @@ def to_ldm(
     length = result[TEXT_PREFIX + "embeddings.position_embedding.weight"].shape[0]
     result[POSITION_IDS] = torch.arange(length, dtype=torch.int64)[None]
     return result
+
+
+def vae_to_original(vae: Mapping[str, "Tensor"]) -> "dict[str, Tensor]":
+    """Return a VAE's weights under the original names, prefix included."""
+    result = {}
+    for name, tensor in vae.items():
+        original = vae_key(modern_vae_key(name), to_original=True)
+        if _is_vae_attention_matrix(original):
+            tensor = tensor.reshape(*tensor.shape[:2], 1, 1)
+        result[VAE_PREFIX + original] = tensor
+    return result
+
+
+def vae_from_original(weights: Mapping[str, "Tensor"]) -> "dict[str, Tensor]":
+    """Return the VAE of a file under diffusers' names."""
+    vae = {}
+    for name, tensor in under(weights, VAE_PREFIX):
+        if name.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")):
+            matrix = tensor[:, :, 0, 0] if _is_vae_attention_matrix(name) and tensor.ndim == 4 else tensor
+            vae[vae_key(name, to_original=False)] = matrix
+    return vae
 
 
 def from_ldm(
@@ -127,11 +144,7 @@ def from_ldm(
     unet = {unet_key(name, to_original=False): tensor for name, tensor in under(weights, UNET_PREFIX)}
     if not unet:
         unet = {unet_key(name, to_original=False): tensor for name, tensor in _averages(weights)}
-    vae = {}
-    for name, tensor in under(weights, VAE_PREFIX):
-        if name.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")):
-            matrix = tensor[:, :, 0, 0] if _is_vae_attention_matrix(name) and tensor.ndim == 4 else tensor
-            vae[vae_key(name, to_original=False)] = matrix
+    vae = vae_from_original(weights)
     open_clip = dict(under(weights, OPEN_CLIP_PREFIX))
     if open_clip:
         num_layers = num_open_clip_layers(open_clip)
@@ -156,9 +169,9 @@ def _averages(weights: Mapping[str, "Tensor"]) -> "Iterable[tuple[str, Tensor]]"
     return ((dotted[name], tensor) for name, tensor in under(weights, prefix) if name in dotted)
 
 
-def unet_key(name: str, *, to_original: bool) -> str:
-    """Return the UNet tensor's name in the other layout."""
-    block, inner = _split(name, UNET_BLOCKS, to_original)
+def unet_key(name: str, *, to_original: bool, blocks: Pairs = UNET_BLOCKS) -> str:
+    """Return the UNet tensor's name in the other layout; `blocks` are those of SD 1.x and 2.x where left out."""
+    block, inner = _split(name, blocks, to_original)
     is_resnet = ".resnets." in (name if to_original else block)
     return block + (_swapped(inner, UNET_RESNET, to_original) if is_resnet else inner)
 

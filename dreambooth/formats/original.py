@@ -1,4 +1,4 @@
-"""The tensors that a file of SD 1.x or 2.x has to hold, written down from how the original model is put together.
+"""The tensors that a file in the original layout has to hold, written down from how the model is put together.
 
 It knows nothing of diffusers' names, so that what `ldm` maps them to can be held to it.
 """
@@ -25,33 +25,47 @@ def original_names(
     return names | {CLIP + name for name in clip_names(num_text_layers)}
 
 
-def unet_names(widths: Sequence[int]) -> Iterator[str]:
-    """Count as the original does: levels of two blocks, a downsampler after all but the last, then all mirrored."""
+def sdxl_names(
+    unet_widths: Sequence[int], depths: Sequence[int], vae_widths: Sequence[int], num_text_layers: tuple[int, int]
+) -> set[str]:
+    """Return every name of SDXL's file: a UNet of three levels with transformers of these depths, two text encoders."""
+    first, second = num_text_layers
+    names = {UNET + name for name in unet_names(unet_widths, depths)}
+    names |= {UNET + name for name in _both("label_emb.0.0", "label_emb.0.2")}
+    names |= {VAE + name for name in vae_names(vae_widths)}
+    names |= {f"conditioner.embedders.0.transformer.text_model.{name}" for name in clip_names(first)}
+    own = (*open_clip_names(second), "text_projection", "logit_scale")
+    return names | {f"conditioner.embedders.1.model.{name}" for name in own}
+
+
+def unet_names(widths: Sequence[int], depths: Sequence[int] = (1, 1, 1, 0)) -> Iterator[str]:
+    """Count as the original does: levels of two blocks, a downsampler after all but the last, then all mirrored.
+
+    depths: how many blocks a transformer has in each level, 0 where there is none; in the middle as many as deepest.
+    """
     yield from _both("time_embed.0", "time_embed.2", "input_blocks.0.0")
-    width, skips, number = widths[0], [widths[0]], 1
+    width, skips, number, last = widths[0], [widths[0]], 1, len(widths) - 1
     for level, wanted in enumerate(widths):
         for _ in range(2):
             yield from _unet_resnet(f"input_blocks.{number}.0", changes_width=width != wanted)
-            if level < 3:
-                yield from _unet_transformer(f"input_blocks.{number}.1")
+            yield from _unet_transformer(f"input_blocks.{number}.1", depths[level])
             width, number = wanted, number + 1
             skips.append(width)
-        if level < 3:
+        if level < last:
             yield from _both(f"input_blocks.{number}.0.op")
             number += 1
             skips.append(width)
     yield from _unet_resnet("middle_block.0", changes_width=False)
-    yield from _unet_transformer("middle_block.1")
+    yield from _unet_transformer("middle_block.1", max(depths))
     yield from _unet_resnet("middle_block.2", changes_width=False)
-    for number in range(12):
-        level = 3 - number // 3
+    for number in range(3 * len(widths)):
+        level = last - number // 3
         yield from _unet_resnet(f"output_blocks.{number}.0", changes_width=width + skips.pop() != widths[level])
         width = widths[level]
-        if level < 3:
-            yield from _unet_transformer(f"output_blocks.{number}.1")
+        yield from _unet_transformer(f"output_blocks.{number}.1", depths[level])
         if level and number % 3 == 2:
-            # The lowest level has no transformer, so its upsampler comes one place earlier.
-            yield from _both(f"output_blocks.{number}.{2 if level < 3 else 1}.conv")
+            # Where a level has no transformer, its upsampler comes one place earlier.
+            yield from _both(f"output_blocks.{number}.{2 if depths[level] else 1}.conv")
     yield from _both("out.0", "out.2")
 
 
@@ -62,13 +76,15 @@ def _unet_resnet(block: str, *, changes_width: bool) -> Iterator[str]:
         yield from _both(f"{block}.skip_connection")
 
 
-def _unet_transformer(block: str) -> Iterator[str]:
-    yield from _both(f"{block}.norm", f"{block}.proj_in", f"{block}.proj_out")
-    inner = f"{block}.transformer_blocks.0"
-    for attention in ("attn1", "attn2"):
-        yield from (f"{inner}.{attention}.{matrix}.weight" for matrix in ("to_q", "to_k", "to_v"))
-        yield from _both(f"{inner}.{attention}.to_out.0")
-    yield from _both(*(f"{inner}.{name}" for name in ("norm1", "norm2", "norm3", "ff.net.0.proj", "ff.net.2")))
+def _unet_transformer(block: str, depth: int) -> Iterator[str]:
+    if depth:
+        yield from _both(f"{block}.norm", f"{block}.proj_in", f"{block}.proj_out")
+    for number in range(depth):
+        inner = f"{block}.transformer_blocks.{number}"
+        for attention in ("attn1", "attn2"):
+            yield from (f"{inner}.{attention}.{matrix}.weight" for matrix in ("to_q", "to_k", "to_v"))
+            yield from _both(f"{inner}.{attention}.to_out.0")
+        yield from _both(*(f"{inner}.{name}" for name in ("norm1", "norm2", "norm3", "ff.net.0.proj", "ff.net.2")))
 
 
 def vae_names(widths: Sequence[int]) -> Iterator[str]:
@@ -106,7 +122,7 @@ def clip_names(num_layers: int) -> Iterator[str]:
 
 
 def open_clip_names(num_layers: int) -> Iterator[str]:
-    """Yield the names of the text encoder of SD 2.x, open_clip's own: queries, keys and values are one matrix."""
+    """Yield the names of the text encoder of SD 2.x, or of SDXL's second: queries, keys and values are one matrix."""
     yield from ("token_embedding.weight", "positional_embedding")
     yield from _both("ln_final")
     for layer in range(num_layers):

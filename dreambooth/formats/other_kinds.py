@@ -14,7 +14,7 @@ BASES = "Choose a text-to-image model of SD 1.x or 2.x, for example stable-diffu
 OTHER_INPUTS = {5: "a depth model", 7: "an upscaler", 8: "an instruct model (pix2pix)", 9: "an inpainting model"}
 # A name of a tensor, what a file with such a one is, and what to do with it.
 OTHER_KINDS: tuple[tuple[str, str, str], ...] = (
-    (r"conditioner\.embedders\.", "an SDXL model", BASES),
+    (r"conditioner\.embedders\.0\.model\.", "the refiner of SDXL", BASES),
     (r"model\.diffusion_model\.(joint_blocks|double_blocks|transformer_blocks)\.|double_blocks\.|transformer\.single_",
      "a model of a later family (SD 3, FLUX or the like)", BASES),
     (r".*(lora|hada_w|lokr_)", "a LoRA, an addition to a model,",
@@ -53,7 +53,7 @@ def kind_of_file(shapes: Shapes) -> tuple[str, str] | None:
     first = next((one for one in (FIRST_CONV, FIRST_AVERAGED_CONV) if one in shapes), None)
     for pattern, kind, todo in OTHER_KINDS:
         # A whole model may carry additions; without its UNet a file is what its names say.
-        if any(re.match(pattern, one) for one in shapes) and (first is None or kind.startswith("an SDXL")):
+        if any(re.match(pattern, one) for one in shapes) and (first is None or kind.endswith("of SDXL")):
             return kind, todo
     shape = None if first is None else shapes[first]
     if shape is not None and len(shape) == 4 and shape[1] != 4:

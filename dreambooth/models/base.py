@@ -28,9 +28,10 @@ from dreambooth.models.config_limits import refuse_wrong_config, refuse_wrong_co
 from dreambooth.models.download import downloaded_base, downloaded_vae, missing_files
 from dreambooth.models.family import Family, family_for
 from dreambooth.models.file_formats import refuse_other_folder, refuse_pointers
-from dreambooth.models.original_file import parts_of_file, starter_folder, text_encoder_with, vae_of_file
+from dreambooth.models.original_file import parts_of_file, vae_of_file
 from dreambooth.models.saved_hashes import refuse_changed
-from dreambooth.models.sd import SINGLE_FILES, StableDiffusion
+from dreambooth.models.sd import StableDiffusion
+from dreambooth.models.sd_file import starter_folder, text_encoder_with
 from dreambooth.models.tokenizer import load_tokenizer, refuse_other_vocabulary, tokenizer_for
 from dreambooth.models.weights import (
     file_metadata,
@@ -345,13 +346,15 @@ def _complete(module: Any, report: Mapping[str, Any], part: str) -> Any:
 
 
 def _from_file(path: Path, tokenizer: str | None, token: str | None) -> Base:
-    parts = parts_of_file(path)
-    own = None
+    found = parts_of_file(path)
+    own: dict[str, Any] = dict.fromkeys(found.layout.tokenizers)
     if tokenizer is None:
-        own = tokenizer_for(parts.vocabulary_size, starter_folder(), token, SINGLE_FILES[parts.layout.family].pad_token)
+        for name in own:
+            pad_token = found.pad_tokens.get(name)
+            own[name] = tokenizer_for(found.vocabulary_size, starter_folder(), token, pad_token)
     return Base(
-        str(path), parts.unet, parts.text_encoder, parts.vae, own, parts.scheduler_config, BaseCard(),
-        StableDiffusion(parts.layout),
+        name=str(path), noise_scheduler_config=found.scheduler_config, card=BaseCard(),
+        family=family_for(found.layout, {}), **found.parts, **own,
     )  # fmt: skip
 
 

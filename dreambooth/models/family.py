@@ -103,6 +103,26 @@ class Posterior:
     std: "Tensor"
 
 
+@dataclass(frozen=True)
+class FileParts:
+    """What a single file gives: the parts in fp32, and what it says or lets see of the rest.
+
+    pad_tokens: by tokenizer, that of those which pad with another one than CLIP's.
+    """
+
+    layout: Layout
+    parts: Mapping[str, Any]
+    scheduler_config: dict[str, Any]
+    vocabulary_size: int
+    native_px: int
+    pad_tokens: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+# Given a file's tensors, the texts of its header, and its layout; raises KeyError, IndexError or RuntimeError for
+# tensors that are missing or wrong.
+FileReader = Callable[["Mapping[str, Tensor]", Mapping[str, str], Layout], FileParts]
+
+
 class Family(Protocol):
     """The steps between captions, pixels and predictions for one family of base models.
 
@@ -128,6 +148,27 @@ class Family(Protocol):
     def encode_text(self, base: Any, inputs: TextInputs) -> Condition:
         """Return what the UNet is told of these captions, with a graph where the text encoder is trained."""
 
+    @property
+    def file_metadata(self) -> Mapping[str, str]:
+        """Return the texts in a single file's header that are this family's alone."""
+
+    def single_file_names(self, configs: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any]) -> set[str]:
+        """Return every name of a file in the original layout, written down apart from how names are mapped.
+
+        configs: those of the parts; raises KeyError, TypeError and the like for such as have no such file.
+        """
+
+    def to_single_file(
+        self, parts: "Mapping[str, Mapping[str, Tensor]]", scheduler: Mapping[str, Any]
+    ) -> "dict[str, Tensor]":
+        """Return the parts' weights under the original names; raises KeyError for one that has no such name."""
+
+    def from_single_file(self, weights: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
+        """Return the parts' weights under diffusers' names, text encoders' without `text_model.`; raises KeyError."""
+
+    def named_as_read(self, parts: "Mapping[str, Mapping[str, Tensor]]") -> "dict[str, Mapping[str, Tensor]]":
+        """Return the weights of a folder's parts under the names that `from_single_file` gives them."""
+
     def size_ids(self, sizes: Sequence[PictureSize]) -> "Tensor | None":
         """Return what the UNet is told of these sizes, (batch, numbers) fp32, None where it is told nothing."""
 
@@ -149,3 +190,10 @@ def family_for(layout: Layout, index: Mapping[str, Any]) -> Family:
     if layout.family == "sdxl":
         return StableDiffusionXL(layout, index.get(ZEROS, True) is True)
     return StableDiffusion(layout)
+
+
+def file_reader(layout: Layout) -> FileReader:
+    """Return what makes the parts of a model of the tensors of its single file."""
+    from dreambooth.models import sd_file, sdxl_file
+
+    return sdxl_file.parts_of if layout.family == "sdxl" else sd_file.parts_of

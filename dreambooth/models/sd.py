@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.formats.layout import SD1, FamilyName, Layout
+from dreambooth.formats.ldm import from_ldm, modern_vae_key, to_ldm, without_text_model
+from dreambooth.formats.original import original_names
 from dreambooth.models.family import Condition, PictureSize, Posterior, TextInputs
 
 if TYPE_CHECKING:
@@ -118,6 +120,34 @@ class StableDiffusion:
     def encode_text(self, base: Any, inputs: TextInputs) -> Condition:
         """Return the text encoder's last hidden states, (batch, length, width)."""
         return Condition(base.text_encoder(inputs.ids)[0])
+
+    @property
+    def file_metadata(self) -> Mapping[str, str]:
+        """Return nothing: what there is to say follows from the layout."""
+        return {}
+
+    def single_file_names(self, configs: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any]) -> set[str]:
+        """Return every name of a file in the original layout."""
+        return original_names(
+            configs["unet"]["block_out_channels"], configs["vae"]["block_out_channels"],
+            int(configs["text_encoder"]["num_hidden_layers"]), open_clip=self.layout.open_clip,
+        )  # fmt: skip
+
+    def to_single_file(
+        self, parts: "Mapping[str, Mapping[str, Tensor]]", scheduler: Mapping[str, Any]
+    ) -> "dict[str, Tensor]":
+        """Return the parts' weights under the original names."""
+        return to_ldm(parts["unet"], parts["vae"], parts["text_encoder"], open_clip=self.layout.open_clip)
+
+    def from_single_file(self, weights: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
+        """Return the parts' weights under diffusers' names."""
+        unet, vae, text_encoder = from_ldm(weights)
+        return {"unet": unet, "vae": vae, "text_encoder": text_encoder}
+
+    def named_as_read(self, parts: "Mapping[str, Mapping[str, Tensor]]") -> "dict[str, Mapping[str, Tensor]]":
+        """Return the weights of a folder's parts under the names that `from_single_file` gives them."""
+        vae = {modern_vae_key(name): tensor for name, tensor in parts["vae"].items()}
+        return {**parts, "vae": vae, "text_encoder": without_text_model(parts["text_encoder"])}
 
     def size_ids(self, sizes: Sequence[PictureSize]) -> "Tensor | None":
         """Return nothing: these UNets are not told of sizes."""

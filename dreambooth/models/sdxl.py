@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.device.precision import without_autocast
+from dreambooth.formats import sdxl_keys
 from dreambooth.formats.layout import SDXL, Layout
+from dreambooth.formats.ldm import modern_vae_key
+from dreambooth.formats.original import sdxl_names
 from dreambooth.models.family import Condition, PictureSize, Posterior, TextInputs
 
 if TYPE_CHECKING:
@@ -67,6 +70,39 @@ class StableDiffusionXL:
             pooled = pooled.masked_fill(inputs.is_left_out[:, None], 0.0)
         return Condition(states, pooled, inputs.size_ids)
 
+    @property
+    def file_metadata(self) -> Mapping[str, str]:
+        """Return the name by which other tools know the family."""
+        return {"modelspec.architecture": "stable-diffusion-xl-v1-base"}
+
+    def single_file_names(self, configs: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any]) -> set[str]:
+        """Return every name of a file in the original layout, the markers of a model of v among them."""
+        unet, encoders = configs["unet"], (configs["text_encoder"], configs["text_encoder_2"])
+        widths, depths = unet["block_out_channels"], unet["transformer_layers_per_block"]
+        depths = [depths] * len(widths) if isinstance(depths, int) else depths
+        kinds = unet["down_block_types"]
+        attended = [depth if "CrossAttn" in kind else 0 for depth, kind in zip(depths, kinds, strict=True)]
+        first, second = (int(encoder["num_hidden_layers"]) for encoder in encoders)
+        names = sdxl_names(widths, attended, configs["vae"]["block_out_channels"], (first, second))
+        return names | set(_markers(scheduler))
+
+    def to_single_file(
+        self, parts: "Mapping[str, Mapping[str, Tensor]]", scheduler: Mapping[str, Any]
+    ) -> "dict[str, Tensor]":
+        """Return the parts' weights under the original names, and markers of a model of v."""
+        import torch
+
+        return sdxl_keys.to_original(parts) | {name: torch.zeros(0) for name in _markers(scheduler)}
+
+    def from_single_file(self, weights: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
+        """Return the parts' weights under diffusers' names."""
+        return sdxl_keys.from_original(weights)
+
+    def named_as_read(self, parts: "Mapping[str, Mapping[str, Tensor]]") -> "dict[str, Mapping[str, Tensor]]":
+        """Return the weights of a folder's parts under the names that `from_single_file` gives them."""
+        texts = {name: sdxl_keys.without_prefix(parts[name]) for name in self.layout.text_encoders}
+        return {**parts, "vae": {modern_vae_key(name): one for name, one in parts["vae"].items()}, **texts}
+
     def size_ids(self, sizes: Sequence[PictureSize]) -> "Tensor":
         """Return original height and width, top and left of the crop, target height and width, (batch, 6) fp32.
 
@@ -103,3 +139,11 @@ class StableDiffusionXL:
             scaled = (latents.float() / vae.config.scaling_factor).to(next(vae.parameters()))
             pictures: Tensor = vae.decode(scaled).sample
         return pictures.float()
+
+
+def _markers(scheduler: Mapping[str, Any]) -> list[str]:
+    """Return the names of the empty tensors by which a file says that its model predicts v, and to pure noise."""
+    if scheduler.get("prediction_type") != "v_prediction":
+        return []
+    is_to_the_end = scheduler.get("rescale_betas_zero_snr") is True
+    return [sdxl_keys.V_MARKER, *[sdxl_keys.ZERO_TERMINAL_MARKER] * is_to_the_end]

@@ -86,9 +86,9 @@ def tokenizer_for(vocabulary_size: int, starter_dir: Path, token: str | None, pa
     `pad_token` is the file's, where its family pads prompts with another one than CLIP's tokenizer.
     """
     own = starter_dir / "tokenizer"
-    if len(json.loads((own / "vocab.json").read_text("utf-8"))) == vocabulary_size:
-        return load_tokenizer(str(own), None)
     changes = {} if pad_token is None else {"pad_token": pad_token}
+    if len(json.loads((own / "vocab.json").read_text("utf-8"))) == vocabulary_size:
+        return load_tokenizer(str(own), None, **changes)
     return load_tokenizer(_cached_tokenizer() or CLIP_TOKENIZER, token, **changes)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.models.original_file import starter_folder
+from dreambooth.models.sd_file import starter_folder
 from dreambooth.scoring.judge import Judge, as_pictures, load_judge
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import ExportError
 from dreambooth.export import single_file
-from dreambooth.export import verify as verify_module
 from dreambooth.export.single_file import Written, convert, read_model
 from dreambooth.export.verify import OnceCompared, convert_verified, verify
 from dreambooth.formats.safetensors_file import Cast, write_safetensors
@@ -105,6 +104,7 @@ def test_names_that_are_swapped_the_same_way_in_both_directions_are_found(
 ) -> None:
     """Tensors alone cannot show a wrong map: they are compared through it. What it reads back is held to the folder."""
     from dreambooth.formats import ldm
+    from dreambooth.models import sd
 
     right = ldm.from_ldm
 
@@ -113,7 +113,7 @@ def test_names_that_are_swapped_the_same_way_in_both_directions_are_found(
         key, value = "decoder.mid_block.attentions.0.to_k.weight", "decoder.mid_block.attentions.0.to_v.weight"
         return unet, vae | {key: vae[value], value: vae[key]}, text
 
-    monkeypatch.setattr(verify_module, "from_ldm", wrong)
+    monkeypatch.setattr(sd, "from_ldm", wrong)
     with pytest.raises(ExportError, match="Read as a base"):
         convert_verified(tiny_base_folder, tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []

@@ -114,11 +114,11 @@ def test_another_kind_of_folder_is_refused_by_name_as_loading_it_is(
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
-def test_an_sdxl_file_is_refused_by_name_as_loading_it_is(tiny_base_folder: Path, tmp_path: Path, suffix: str) -> None:
-    weights = {FIRST_CONV: torch.zeros(8, 4, 3, 3), "conditioner.embedders.0.weight": torch.zeros(2)}
+def test_a_refiners_file_is_refused_as_loading_it_is(tiny_base_folder: Path, tmp_path: Path, suffix: str) -> None:
+    weights = {FIRST_CONV: torch.zeros(8, 4, 3, 3), "conditioner.embedders.0.model.ln_final.weight": torch.zeros(2)}
     file = tmp_path / f"xl{suffix}"
     save_file(weights, file) if suffix == ".safetensors" else torch.save({"state_dict": weights}, file)
-    with pytest.raises(BaseModelError, match=rf"xl{suffix} is an SDXL model\.") as told:
+    with pytest.raises(BaseModelError, match=rf"xl{suffix} is the refiner of SDXL\.") as told:
         family_of(file)
     with pytest.raises(BaseModelError) as when_loaded:
         load_base(str(file))

@@ -12,7 +12,7 @@ import torch
 from dreambooth.errors import BaseModelError
 from dreambooth.export.single_file import convert
 from dreambooth.models import base as bases
-from dreambooth.models import original_file
+from dreambooth.models import sd_file
 from dreambooth.models.base import Base, load_base, read_card, weights_fingerprint
 from dreambooth.models.saving import write_model
 
@@ -33,7 +33,7 @@ def assert_same_weights(first: Base, second: Base) -> None:
 def tiny_is_the_starter(tiny_base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Single files tell their widths, not their configuration: the starter's is taken for narrow ones."""
     monkeypatch.setattr(bases, "starter_folder", lambda: tiny_base_folder)
-    monkeypatch.setattr(original_file, "starter_folder", lambda: tiny_base_folder)
+    monkeypatch.setattr(sd_file, "starter_folder", lambda: tiny_base_folder)
 
 
 def test_a_folder_loads_in_fp32_and_evaluation_mode(tiny_base_folder: Path, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_each_refusal_of_the_hub_has_its_sentence(kind: str, words: str, monkeyp
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["conditioner.embedders.0.x"], "SDXL"),
+        (["conditioner.embedders.0.model.x"], "SDXL"),
         (["lora_unet_down.lora_up.weight"], "LoRA"),
         (["decoder.conv_in.weight"], "VAE alone"),
         (["something"], "no complete model"),

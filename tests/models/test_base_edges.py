@@ -13,7 +13,7 @@ import pytest
 from dreambooth.errors import BaseModelError
 from dreambooth.export.single_file import convert
 from dreambooth.models import base as base_module
-from dreambooth.models import original_file
+from dreambooth.models import sd_file
 from dreambooth.models.base import load_base, read_card
 from dreambooth.models.card import BaseCard
 from dreambooth.models.saving import write_model
@@ -42,7 +42,7 @@ def copied(tiny_base_folder: Path, tmp_path: Path) -> Path:
 def tiny_starter(tiny_base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put the tiny base in the starter's place, whose configuration narrow single files are read by."""
     monkeypatch.setattr(base_module, "starter_folder", lambda: tiny_base_folder)
-    monkeypatch.setattr(original_file, "starter_folder", lambda: tiny_base_folder)
+    monkeypatch.setattr(sd_file, "starter_folder", lambda: tiny_base_folder)
     return tiny_base_folder
 
 
@@ -269,7 +269,7 @@ def test_an_unknown_width_is_told(tiny_base_folder: Path, copied: Path, monkeypa
     config = copied / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"block_out_channels": [16, 32, 48, 48]}))
     monkeypatch.setattr(base_module, "starter_folder", lambda: copied)
-    monkeypatch.setattr(original_file, "starter_folder", lambda: copied)
+    monkeypatch.setattr(sd_file, "starter_folder", lambda: copied)
     with pytest.raises(BaseModelError, match=r"unet is \[8, 16, 24, 24\] wide.*SD 1\.x is \[320"):
         load_base(str(path))
 

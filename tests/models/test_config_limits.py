@@ -85,8 +85,8 @@ def test_a_configuration_that_does_not_fit_itself_is_told(
 
 
 def test_what_is_used_is_within_the_limits(tiny_base_folder: Path) -> None:
-    from dreambooth.models.original_file import starter_folder
     from dreambooth.models.sd import SD2_CHANGES, SD15_CONFIGS, SD15_SCHEDULER
+    from dreambooth.models.sd_file import starter_folder
 
     for folder in (tiny_base_folder, starter_folder()):
         refuse_wrong_configs(folder)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from dreambooth.errors import BaseModelError
 from dreambooth.export.single_file import convert
 from dreambooth.models import base as base_module
-from dreambooth.models import original_file
+from dreambooth.models import sd_file
 from dreambooth.models.base import load_base
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a21" * 10 + b"0000\nsize 4265146304\n"
@@ -26,7 +26,7 @@ EVERY_NAME = ("model.safetensors", "model.ckpt", "model.bin", "model.pt")
 @pytest.fixture
 def whole(tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a single file of the tiny base, which stands in the starter's place."""
-    for module in (base_module, original_file):
+    for module in (base_module, sd_file):
         monkeypatch.setattr(module, "starter_folder", lambda: tiny_base_folder)
     return convert(tiny_base_folder, tmp_path / "whole.safetensors")
 

@@ -14,7 +14,7 @@ from dreambooth.errors import BaseModelError
 from dreambooth.export.single_file import convert
 from dreambooth.formats.original import UNET, unet_names
 from dreambooth.models import base as base_module
-from dreambooth.models import original_file
+from dreambooth.models import sd_file
 from dreambooth.models.base import Base, load_base
 from tests.harness.tiny import tiny_base
 
@@ -29,7 +29,7 @@ def sd2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def tiny_starter(tiny_base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the tiny base in the starter's place, whose configuration narrow single files are read by."""
-    for module in (base_module, original_file):
+    for module in (base_module, sd_file):
         monkeypatch.setattr(module, "starter_folder", lambda: tiny_base_folder)
 
 

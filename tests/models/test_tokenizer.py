@@ -13,7 +13,7 @@ import pytest
 from dreambooth.errors import BaseModelError
 from dreambooth.export.single_file import convert
 from dreambooth.models import base as base_module
-from dreambooth.models import original_file
+from dreambooth.models import sd_file
 from dreambooth.models.base import load_base
 from dreambooth.models.tokenizer import load_tokenizer
 from tests.harness.local_hub import local_hub
@@ -87,11 +87,11 @@ def test_a_folder_without_vocabulary_is_no_tokenizer(
 def test_a_tokenizer_of_another_base_is_refused_with_both_sizes(tiny_base_folder: Path) -> None:
     own, other = (
         len(load_tokenizer(str(tiny_base_folder), None)),
-        len(load_tokenizer(str(original_file.starter_folder()), None)),
+        len(load_tokenizer(str(sd_file.starter_folder()), None)),
     )
     assert own != other
     with pytest.raises(BaseModelError, match=f"It has {other:,} tokens, and the text encoder {own:,}"):
-        load_base(str(tiny_base_folder), tokenizer=str(original_file.starter_folder()))
+        load_base(str(tiny_base_folder), tokenizer=str(sd_file.starter_folder()))
 
 
 def test_a_single_file_without_network_says_that_a_tokenizer_is_needed(
@@ -102,7 +102,7 @@ def test_a_single_file_without_network_says_that_a_tokenizer_is_needed(
     vocabulary = json.loads((starter / "tokenizer" / "vocab.json").read_text())
     vocabulary.popitem()
     (starter / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
-    for module in (base_module, original_file):
+    for module in (base_module, sd_file):
         monkeypatch.setattr(module, "starter_folder", lambda: starter)
     with pytest.raises(BaseModelError, match="clip-vit-large-patch14.*HF_HUB_OFFLINE.*--tokenizer_name"):
         load_base(str(file))

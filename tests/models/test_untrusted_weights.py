@@ -14,7 +14,7 @@ import pytest
 
 from dreambooth.errors import BaseModelError
 from dreambooth.models import base as base_module
-from dreambooth.models import original_file
+from dreambooth.models import sd_file
 from dreambooth.models.base import load_base, read_card
 from dreambooth.models.weights import read_weights
 from tests.harness.corpus_weights import broken_safetensors, gadgets, malicious, safetensors, tensor, torch_zip
@@ -164,7 +164,7 @@ def test_a_tensor_that_claims_more_than_any_memory_is_refused_before_it_is_copie
     from dreambooth.export.single_file import convert
 
     monkeypatch.setattr(base_module, "starter_folder", lambda: tiny_base_folder)
-    monkeypatch.setattr(original_file, "starter_folder", lambda: tiny_base_folder)
+    monkeypatch.setattr(sd_file, "starter_folder", lambda: tiny_base_folder)
     whole = read_weights(convert(tiny_base_folder, tmp_path / "model.ckpt"))
     for name in ("model.diffusion_model.out.2.weight", "first_stage_model.quant_conv.bias"):
         torch.save({"state_dict": whole | {name: torch.zeros(1).expand(2**50)}}, tmp_path / "huge.ckpt")

@@ -14,8 +14,8 @@ from dreambooth.errors import ExportError, quoted
 from dreambooth.export.merged import folder_at_strength
 from dreambooth.export.sizes import folder_bytes, samples_bytes, single_file_bytes
 from dreambooth.models.base import STARTER
-from dreambooth.models.original_file import starter_folder
 from dreambooth.models.saved_step import model_name
+from dreambooth.models.sd_file import starter_folder
 from dreambooth.models.strength import WHOLE, Strength
 from dreambooth.records.drive import keep_file, lost_drive
 from dreambooth.records.workspace import RunFolder

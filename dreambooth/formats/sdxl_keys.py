@@ -1,0 +1,88 @@
+"""SDXL's original layout and diffusers' layout of the same weights: names as data, both ways.
+
+The UNet has three levels, transformers in the lower two, and an embedding of sizes and pooled text (`label_emb`). The
+second text encoder has open_clip's names. Its projection is x @ P there and a linear layer's weight P.T in
+transformers: the matrix is square, so that no shape tells one from the other.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from dreambooth.formats.ldm import UNET_PREFIX, Pairs, under, unet_key, vae_from_original, vae_to_original
+from dreambooth.formats.open_clip import from_open_clip, num_open_clip_layers, to_open_clip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLIP_PREFIX = "conditioner.embedders.0.transformer.text_model."
+OPEN_CLIP_PREFIX = "conditioner.embedders.1.model."
+POSITION_IDS = CLIP_PREFIX + "embeddings.position_ids"
+PROJECTION = "text_projection"
+# What compares whole texts with pictures, and no picture depends on: log of 100, as the original has it.
+LOGIT_SCALE, LOGIT_SCALE_VALUE = "logit_scale", 4.6055
+# Empty tensors by which files say that their model predicts v, and down to a signal of zero.
+V_MARKER, ZERO_TERMINAL_MARKER = "v_pred", "ztsnr"
+
+NUM_LEVELS = 3
+UNET_BLOCKS: Pairs = (
+    ("time_embedding.linear_1", "time_embed.0"),
+    ("time_embedding.linear_2", "time_embed.2"),
+    ("add_embedding.linear_1", "label_emb.0.0"),
+    ("add_embedding.linear_2", "label_emb.0.2"),
+    ("conv_in", "input_blocks.0.0"),
+    ("conv_norm_out", "out.0"),
+    ("conv_out", "out.2"),
+    ("mid_block.resnets.0", "middle_block.0"),
+    ("mid_block.attentions.0", "middle_block.1"),
+    ("mid_block.resnets.1", "middle_block.2"),
+    *((f"down_blocks.{i}.resnets.{j}", f"input_blocks.{3 * i + j + 1}.0") for i in range(NUM_LEVELS) for j in range(2)),
+    *((f"down_blocks.{i}.attentions.{j}", f"input_blocks.{3 * i + j + 1}.1") for i in (1, 2) for j in range(2)),
+    *((f"down_blocks.{i}.downsamplers.0.conv", f"input_blocks.{3 * i + 3}.0.op") for i in (0, 1)),
+    *((f"up_blocks.{i}.resnets.{j}", f"output_blocks.{3 * i + j}.0") for i in range(NUM_LEVELS) for j in range(3)),
+    *((f"up_blocks.{i}.attentions.{j}", f"output_blocks.{3 * i + j}.1") for i in (0, 1) for j in range(3)),
+    *((f"up_blocks.{i}.upsamplers.0.conv", f"output_blocks.{3 * i + 2}.2.conv") for i in (0, 1)),
+)
+
+
+def to_original(parts: "Mapping[str, Mapping[str, Tensor]]") -> "dict[str, Tensor]":
+    """Return the parts' weights under the original names; raises KeyError for a name that SDXL does not have."""
+    import torch
+
+    result = {
+        UNET_PREFIX + unet_key(name, to_original=True, blocks=UNET_BLOCKS): tensor
+        for name, tensor in parts["unet"].items()
+    }
+    result |= vae_to_original(parts["vae"])
+    first = without_prefix(parts["text_encoder"])
+    result |= {CLIP_PREFIX + name: tensor for name, tensor in first.items()}
+    length = first["embeddings.position_embedding.weight"].shape[0]
+    result[POSITION_IDS] = torch.arange(length, dtype=torch.int64)[None]
+    second = without_prefix(parts["text_encoder_2"])
+    projection = second.pop(f"{PROJECTION}.weight")
+    result |= {OPEN_CLIP_PREFIX + name: tensor for name, tensor in to_open_clip(second).items()}
+    result[OPEN_CLIP_PREFIX + PROJECTION] = projection.T.contiguous()
+    result[OPEN_CLIP_PREFIX + LOGIT_SCALE] = torch.tensor(LOGIT_SCALE_VALUE, dtype=projection.dtype)
+    return result
+
+
+def from_original(weights: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
+    """Return the parts under diffusers' names, the text encoders' without `text_model.`; raises KeyError."""
+    second = dict(under(weights, OPEN_CLIP_PREFIX))
+    projection = second.pop(PROJECTION)
+    text_encoder_2 = from_open_clip(second, num_open_clip_layers(second))
+    text_encoder_2[f"{PROJECTION}.weight"] = projection.T.contiguous()
+    return {
+        "unet": {
+            unet_key(name, to_original=False, blocks=UNET_BLOCKS): tensor
+            for name, tensor in under(weights, UNET_PREFIX)
+        },
+        "vae": vae_from_original(weights),
+        "text_encoder": without_prefix(dict(under(weights, CLIP_PREFIX))),
+        "text_encoder_2": text_encoder_2,
+    }
+
+
+def without_prefix(text_encoder: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Return a text encoder's tensors without the prefix that some versions write, and without position_ids."""
+    bare = {name.removeprefix("text_model."): tensor for name, tensor in text_encoder.items()}
+    return {name: tensor for name, tensor in bare.items() if not name.endswith("position_ids")}

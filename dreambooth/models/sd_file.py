@@ -1,0 +1,140 @@
+"""The parts of SD 1.x or 2.x as the tensors of one file in the original layout give them."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth import rng
+from dreambooth.errors import BaseModelError
+from dreambooth.formats.layout import Layout
+from dreambooth.formats.ldm import from_ldm
+from dreambooth.models.family import FileParts
+from dreambooth.models.sd import SD1_FILE, SD15_CONFIGS, SD15_SCHEDULER, SINGLE_FILES, SingleFile
+from dreambooth.models.weights import filled
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def starter_folder() -> Path:
+    """Return where the embedded model lies."""
+    return Path(__file__).parent / "starter"
+
+
+def parts_of(weights: "Mapping[str, Tensor]", header: Mapping[str, str], layout: Layout) -> FileParts:
+    """Return the parts of a file of this family; raises KeyError, IndexError or RuntimeError for wrong tensors."""
+    unsaid = SINGLE_FILES[layout.family]
+    unet_weights, vae_weights, text_weights = from_ldm(weights)
+    unet = _unet_of(unet_weights, unsaid)
+    parts = {"unet": unet, "text_encoder": _text_encoder_of(text_weights, unsaid), "vae": vae_of(vae_weights)}
+    prediction_type = _prediction_type(unet, header, unsaid)
+    v_px = unsaid.v_px if prediction_type == "v_prediction" else None
+    native_px = said_px(header) or v_px or _own_px(unet)
+    unet.register_to_config(sample_size=native_px // 8)
+    return FileParts(
+        layout, parts, SD15_SCHEDULER | {"prediction_type": prediction_type},
+        text_weights["embeddings.token_embedding.weight"].shape[0], native_px,
+        {} if unsaid.pad_token is None else {"tokenizer": unsaid.pad_token},
+    )  # fmt: skip
+
+
+def _unet_of(weights: "dict[str, Tensor]", unsaid: SingleFile) -> Any:
+    """Build the UNet these tensors fit."""
+    from diffusers import UNet2DConditionModel
+
+    config = _config("unet", _widths(weights, "down_blocks"), unsaid)
+    return filled(lambda: UNet2DConditionModel.from_config(config), weights)
+
+
+def vae_of(weights: "dict[str, Tensor]") -> Any:
+    """Build the VAE these tensors fit."""
+    from diffusers import AutoencoderKL
+
+    config = _config("vae", _widths(weights, "encoder.down_blocks"), SD1_FILE)
+    return filled(lambda: AutoencoderKL.from_config(config), weights)
+
+
+def _text_encoder_of(weights: "dict[str, Tensor]", unsaid: SingleFile) -> Any:
+    from transformers import CLIPTextConfig
+
+    width = weights["embeddings.token_embedding.weight"].shape[1]
+    config = _config("text_encoder", width, unsaid)
+    if "num_hidden_layers" in unsaid.changes.get("text_encoder", {}):  # files differ in it
+        config["num_hidden_layers"] = sum(name.endswith(".layer_norm1.bias") for name in weights)
+    return text_encoder_with(CLIPTextConfig(**config), weights)
+
+
+def text_encoder_with(config: Any, weights: "Mapping[str, Tensor]") -> Any:
+    """Build a text encoder; the weights' names come without `text_model.` and position_ids."""
+    from transformers import CLIPTextModel
+
+    return filled(lambda: CLIPTextModel(config), weights, optional_prefix="text_model.")
+
+
+def _widths(weights: "Mapping[str, Tensor]", blocks: str) -> list[int]:
+    return [weights[f"{blocks}.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4)]
+
+
+def _config(part: str, width: int | list[int], unsaid: SingleFile) -> dict[str, Any]:
+    """Return what a single file does not say of a part: the configuration of its family, or of the starter."""
+    key = "hidden_size" if part == "text_encoder" else "block_out_channels"
+    changes = dict(unsaid.changes.get(part, {}))
+    starter: dict[str, Any] = json.loads((starter_folder() / part / "config.json").read_text("utf-8"))
+    # A narrow model keeps its sizes and takes on the rest.
+    narrow = starter | {name: value for name, value in changes.items() if isinstance(value, bool | str)}
+    full = SD15_CONFIGS[part] | changes
+    for config in (full, narrow):
+        if config[key] == width:
+            return {name: value for name, value in config.items() if not name.startswith("_")}
+    raise BaseModelError(
+        f"The file's {part} is {width} wide.", f"That of {unsaid.title} is {full[key]} wide.",
+        "Choose an SD 1.x or 2.x file.",
+    )  # fmt: skip
+
+
+# What the tensors do not say ------------------------------------------------------------------------------------------
+
+
+def _prediction_type(unet: Any, header: Mapping[str, str], unsaid: SingleFile) -> str:
+    """Return what the UNet was trained to predict: as the file says, else as it shows where both are usual."""
+    said = said_prediction_type(header)
+    if said is not None or unsaid.v_px is None:
+        return said or "epsilon"
+    import torch
+
+    states = torch.zeros(1, 77, unet.config.cross_attention_dim)
+    asked = gives_noise_back(lambda noise, timestep: unet.eval()(noise, timestep, states).sample)
+    return "epsilon" if asked else "v_prediction"
+
+
+def said_prediction_type(header: Mapping[str, str]) -> str | None:
+    """Return what a file's header says that its model predicts, None where it says nothing."""
+    told = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}
+    return told.get(header.get("modelspec.prediction_type", ""))
+
+
+def gives_noise_back(predict: "Callable[[Tensor, Tensor], Tensor]") -> bool:
+    """Return whether a UNet, shown almost pure noise, answers with that noise; `predict` takes noise and a timestep.
+
+    At the last timestep a model of the noise has to; one of v (Salimans and Ho, arXiv 2202.00512, eq. 10: v = alpha
+    eps - sigma x, alpha almost 0) answers with minus the picture, which has nothing to do with the noise.
+    """
+    import torch
+
+    noise = torch.randn(1, 4, 32, 32, generator=rng.generator(0, "generation"))
+    with torch.no_grad():
+        answer = predict(noise, torch.tensor([999]))
+    return float(torch.corrcoef(torch.stack([noise.flatten(), answer.flatten()]))[0, 1]) > 0.5
+
+
+def said_px(header: Mapping[str, str]) -> int | None:
+    """Return the side of the pictures that a file's header says its model is for."""
+    match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", header.get("modelspec.resolution", ""))
+    side_px = min(int(match[1]), int(match[2])) if match else 0
+    return side_px if 16 <= side_px <= 2048 and side_px % 8 == 0 else None
+
+
+def _own_px(unet: Any) -> int:
+    return 8 * int(unet.config.sample_size)

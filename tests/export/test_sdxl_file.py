@@ -1,0 +1,96 @@
+"""SDXL in one file: converted, read again here and by diffusers' own reader."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dreambooth.errors import BaseModelError
+from dreambooth.export.verify import convert_verified
+from dreambooth.formats.layout import family_of
+from dreambooth.models import base as base_module
+from dreambooth.models.base import load_base
+from dreambooth.models.weights import file_metadata, read_weights
+from tests.harness.tiny import tiny_sdxl_base
+
+PROMPT = "photo of a dog"
+
+
+@pytest.fixture(autouse=True)
+def _its_tokenizer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file holds no tokenizer: the narrow base's stands where the starter's would."""
+    monkeypatch.setattr(base_module, "starter_folder", lambda: folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sdxl_base(tmp_path_factory.mktemp("sdxl"))
+
+
+def condition(base: Any) -> Any:
+    with torch.no_grad():
+        return base.family.encode_text(base, base.family.text_inputs(base, [PROMPT], length=None))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
+def test_a_converted_folder_is_read_as_the_same_base(folder: Path, tmp_path: Path, name: str) -> None:
+    command = [sys.executable, "-m", "dreambooth", "convert", str(folder), str(tmp_path / name), "--precision", "fp32"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "tensors are there and equal" in done.stdout
+    assert family_of(tmp_path / name) == "sdxl"
+    written, base = load_base(str(tmp_path / name)), load_base(str(folder))
+    for part, module in base.modules().items():
+        theirs = {key.removeprefix("text_model."): one for key, one in getattr(written, part).state_dict().items()}
+        for key, tensor in module.state_dict().items():
+            assert torch.equal(theirs[key.removeprefix("text_model.")], tensor), key
+    assert written.tokenizer_2.pad_token == "!"
+    assert written.unet.config.addition_time_embed_dim == base.unet.config.addition_time_embed_dim
+    for own, wanted in zip(condition(written).tensors(), condition(base).tensors(), strict=True):
+        assert torch.allclose(own, wanted, atol=1e-6)
+
+
+def test_diffusers_own_reader_gives_the_same_weights_and_text_embeds(folder: Path, tmp_path: Path) -> None:
+    """A transposed projection passes every check of shapes: the vector of a prompt does not."""
+    from diffusers import StableDiffusionXLPipeline
+
+    file = convert_verified(folder, tmp_path / "model.safetensors", precision="fp32").path
+    # The reader asks the Hub for configurations by the kind of the file: here the folder has them.
+    pipeline = StableDiffusionXLPipeline.from_single_file(
+        str(file), config=str(folder), local_files_only=True, add_watermarker=False
+    )
+    base = load_base(str(folder))
+    for part, module in base.modules().items():
+        theirs = getattr(pipeline, part).state_dict()
+        assert theirs.keys() == module.state_dict().keys()
+        assert all(torch.equal(theirs[key], tensor) for key, tensor in module.state_dict().items()), part
+    with torch.no_grad():
+        states, _, pooled, _ = pipeline.encode_prompt(PROMPT, do_classifier_free_guidance=False)
+    found = condition(base)
+    assert torch.allclose(pooled, found.pooled, atol=1e-6)
+    assert torch.allclose(states, found.states, atol=1e-6)
+
+
+def test_a_model_of_v_is_marked_and_recognised(tmp_path: Path) -> None:
+    folder = tiny_sdxl_base(tmp_path / "base", prediction_type="v_prediction")
+    file = convert_verified(folder, tmp_path / "model.safetensors").path
+    weights = read_weights(file)
+    assert weights["v_pred"].shape == (0,)
+    assert "ztsnr" not in weights
+    assert load_base(str(file)).noise_scheduler_config["prediction_type"] == "v_prediction"
+    header = file_metadata(file)
+    assert header["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
+    assert header["modelspec.prediction_type"] == "v"
+
+
+def test_the_refiners_file_is_refused_by_name(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    file = tmp_path / "refiner.safetensors"
+    names = ("model.diffusion_model.input_blocks.0.0.weight", "conditioner.embedders.0.model.ln_final.weight")
+    save_file({name: torch.zeros(8, 4, 3, 3) for name in names}, file)
+    with pytest.raises(BaseModelError, match="the refiner of SDXL"):
+        load_base(str(file))
