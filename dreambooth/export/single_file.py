@@ -69,7 +69,7 @@ def convert(
 
     The suffix decides the format unless `use_safetensors` does. `precision` is that of the floats, left out that of the
     folder; integers stay integers. `check` is given the written file before it gets its name; what it raises leaves
-    nothing. Raises ExportError for a folder that is no SD 1.x or 2.x model and
+    nothing. Raises ExportError for a folder that is no model of Stable Diffusion and
     for a disk without room.
     """
     out_path, use_safetensors = _checked_target(out_path, use_safetensors)
