@@ -7,7 +7,7 @@ from pathlib import Path
 from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import ConfigError
 from dreambooth.formats.json_file import read_object
-from dreambooth.formats.layout import ALL_SAVED_FILES, MODEL_INDEX
+from dreambooth.formats.layout import ALL_SAVED_FILES, CARD, MODEL_INDEX, PLAIN_NAME, lora_file
 from dreambooth.records.workspace import STEP_NAME, RunFolder
 
 SHARD = re.compile(r"[a-z_]+(-[0-9]{5}-of-[0-9]{5})?\.safetensors(\.index\.json)?")
@@ -38,13 +38,31 @@ def _places(config: TrainingConfig) -> list[str | None]:
 
 
 def weight_files(run: RunFolder, step: int) -> list[Path]:
-    """Return the files of a step's model, `model_index.json` first: without it nothing takes the rest for a model."""
+    """Return the files of a step's model or LoRA, first that without which nothing takes the rest for a saved step.
+
+    It is `model_index.json` of a model, and the card of a LoRA.
+    """
     folder = run.step_folder(step)
     found = [file for pattern in ALL_SAVED_FILES for file in sorted(folder.glob(pattern))]
     found = [file for file in found if ".safetensors" not in file.name or SHARD.fullmatch(file.name)]
+    found += _lora_files(run, step)
     plain = [file for file in found if is_plain_file(file) and not folder.is_symlink()]
     # A model with an index of another kind was not written here, and would go on to count as one.
     return plain if plain[:1] == [folder / MODEL_INDEX] or not (folder / MODEL_INDEX).exists() else []
+
+
+def _lora_files(run: RunFolder, step: int) -> list[Path]:
+    """Return the file of a step's LoRA, also where a removal that was cut off has taken its card already."""
+    folder = run.step_folder(step)
+    if (file := lora_file(folder)) is not None:
+        return [file]
+    if (folder / CARD).exists():
+        return []
+    try:
+        noted = read_object(run.hashes_path(step))
+    except (OSError, ValueError):
+        return []
+    return [folder / name for name in noted if PLAIN_NAME.fullmatch(name)]
 
 
 def settings_in(file: Path) -> TrainingConfig | None:

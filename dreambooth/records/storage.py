@@ -17,7 +17,7 @@ from dreambooth.config.limits import as_written
 from dreambooth.durable import held_lock, is_locked, remove_folder, sync, unfinished_in
 from dreambooth.errors import RunFolderError
 from dreambooth.formats.json_file import read_object
-from dreambooth.formats.layout import MODEL_INDEX
+from dreambooth.formats.layout import CARD, MODEL_INDEX
 from dreambooth.records.runlog import is_owned, read_state
 from dreambooth.records.saved_weights import entries, is_plain_file, saved_steps, settings_in, weight_files
 from dreambooth.records.workspace import RunFolder, Workspace
@@ -266,14 +266,17 @@ def _class_prompts(run: RunFolder) -> list[str]:
 
 def _plan_exports(workspace: Workspace, doomed: list[Doomed], kept: list[str]) -> None:
     """Add the exports whose model is here and stays, told by their names: any other one may be the only copy."""
-    going, models = {one.path for one in doomed}, {"starter-toy"}
+    going, models, gone = {one.path for one in doomed}, {"starter-toy"}, set[str]()
     models |= {_file_stem(entry.name) for entry in entries(workspace.models_dir)}
     for run in local_runs(workspace):
-        steps = [step for step in run.steps() if run.step_folder(step) / MODEL_INDEX not in going]
-        models |= {_file_stem(f"{run.name} step {step}") for step in steps} | ({run.name} if steps else set())
+        steps = [step for step in run.steps() if not going & {*weight_files(run, step)}]
+        models |= {_file_stem(f"{run.name}{between}{step}") for step in steps for between in (" step ", "-")}
+        models |= {run.name} if steps else set()
+        # A LoRA is called after run and step, which a second file of the run's name could be taken for.
+        gone |= {_file_stem(f"{run.name}-{step}") for step in saved_steps(run) if step not in steps}
     files = [file for file in entries(workspace.exports_dir) if file.suffix in EXPORT_SUFFIXES]
     for file in filter(is_plain_file, files):
-        if {file.stem, file.stem.rpartition("-")[0]} & models:
+        if file.stem not in gone and {file.stem, file.stem.rpartition("-")[0]} & models:
             doomed.append(Doomed(file, size_of(file)))
         else:
             kept.append(f"The export {_printable(file.name)} stays: the model that it was made of is not here.")
@@ -329,7 +332,7 @@ def _deleted(path: Path, inside: Path) -> int:
             return num_bytes
         about = path.lstat()
         path.unlink(missing_ok=True)
-        if path.name == MODEL_INDEX:
+        if path.name in (MODEL_INDEX, CARD):
             sync(path.parent)
     except OSError as error:
         raise RunFolderError(
