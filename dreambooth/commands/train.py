@@ -15,7 +15,6 @@ from dreambooth.commands.bars import RunBars
 from dreambooth.commands.flags import add_command, add_flag
 from dreambooth.config.concepts import Concept, load_concepts_list
 from dreambooth.config.counts import num_steps_of
-from dreambooth.config.effects import without_effect
 from dreambooth.config.fields import describe
 from dreambooth.config.limits import is_folder, user_path
 from dreambooth.config.presets import PRESETS, preset, resolve, without_idle_options
@@ -233,16 +232,21 @@ def preflight_command(arguments: dict[str, Any]) -> int:
     """Try the settings for a few steps, a sampling and the saves, and print what a run with them will take."""
     from dreambooth.models.manager import ModelManager
     from dreambooth.runs.preflight import preflight
+    from dreambooth.runs.start_notices import memory_notices, setting_notices
 
     settings, controls, bars = load_settings(), Controls(), RunBars()
     config, asked = asked_training(arguments)
-    told = [*without_effect(config, asked), *concept_notices(config.concepts)]
+    workspace = Workspace(settings.data_dir)
+    told = [
+        *setting_notices(config, asked, workspace.models_dir), *memory_notices(config, workspace.models_dir),
+        *concept_notices(config.concepts),
+    ]  # fmt: skip
     for sentence in told + photo_findings(config.concepts, config.resolution):
         print(sentence, file=sys.stderr)
     with stopping_on_signals(controls):
         found = preflight(
             config,
-            workspace=Workspace(settings.data_dir),
+            workspace=workspace,
             manager=ModelManager(),
             token=settings.hub_token,
             report=bars,

@@ -3,9 +3,11 @@
 A full fine-tuning has those of the seed script, which are the fields' own.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from dreambooth.config.fields import describe
 from dreambooth.config.training import MethodName, TrainingConfig
 from dreambooth.formats.layout import FamilyName
 
@@ -23,6 +25,9 @@ DEFAULTS: dict[tuple[FamilyName, MethodName], Mapping[str, Any]] = {
     ("sdxl", "full"): SDXL,
     ("sdxl", "lora"): LORA | SDXL,
 }
+# What comes of each method, in words; and which one needs less memory than another.
+OUTCOMES: dict[MethodName, str] = {"full": "a full fine-tuning", "lora": "a LoRA"}
+LEANER: dict[MethodName, MethodName] = {"full": "lora"}
 # How many times the card's own rate, or what part of it, is far from it.
 FAR = 10
 # Rates at which this method is known to learn without breaking, where no card says otherwise.
@@ -36,11 +41,22 @@ def rate_warning(config: TrainingConfig, card_recipes: Mapping[str, Mapping[str,
     rate = config.learning_rate
     if low <= rate <= high:
         return ""
-    others: dict[MethodName, str] = {"full": "a full fine-tuning", "lora": "a LoRA"}
-    own = others.pop(config.method)
-    (other,) = others.values()
+    (other,) = OUTCOMES.keys() - {config.method}
     outcome = "the model may break" if rate > high else "it will hardly learn"
+    own, wrong = OUTCOMES[config.method], OUTCOMES[other]
     return (
         f'"learning_rate" is {rate:g}, and {own} of this base usually has {low:g} to {high:g}: {outcome}. '
-        f"It may be a rate for {other}."
+        f"It may be a rate for {wrong}."
     )
+
+
+def leaner_method(config: TrainingConfig) -> tuple[TrainingConfig, str] | None:
+    """Return these settings with a method that needs less memory, and what comes of it in words; None without one.
+
+    What only their own method reads is as if it had not been asked for; rates are not changed.
+    """
+    method = LEANER.get(config.method)
+    if method is None:
+        return None
+    own = {info.name: info.default for info in describe(TrainingConfig) if info.method == config.method}
+    return dataclasses.replace(config, method=method, **own), OUTCOMES[method]

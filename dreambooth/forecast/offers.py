@@ -7,14 +7,15 @@ from typing import Any
 
 from dreambooth.config.counts import num_steps_of
 from dreambooth.config.presets import PRESETS, method_asked_for, preset, recommended_num_steps, resolve
+from dreambooth.config.recipes import leaner_method
 from dreambooth.config.training import TrainingConfig
-from dreambooth.device.hardware import Device
+from dreambooth.device.hardware import Device, gb
 from dreambooth.durable import free_bytes
 from dreambooth.forecast.counts import counts_of_shape
 from dreambooth.forecast.disk import disk_need
-from dreambooth.forecast.memory import memory_need, room_bytes
+from dreambooth.forecast.memory import fastest_plan, memory_need, room_bytes
 from dreambooth.forecast.pace import expected_seconds, known_pace
-from dreambooth.forecast.shape import read_shape
+from dreambooth.forecast.shape import ModelShape, read_shape
 from dreambooth.formats.json_file import read_object
 from dreambooth.models.base import read_card
 from dreambooth.records.workspace import Workspace
@@ -35,6 +36,7 @@ class Forecast:
     device: Device
     disk_bytes: int
     disk_free_bytes: int
+    shape: ModelShape
 
     @property
     def fits(self) -> bool:
@@ -86,6 +88,7 @@ def forecast(workspace: Workspace, config: TrainingConfig, num_photos: int, devi
         device=device,
         disk_bytes=disk_need(config, counts_of_shape(shape), steps).written_bytes,
         disk_free_bytes=free_bytes(workspace.data_dir),
+        shape=shape,
     )
 
 
@@ -104,6 +107,43 @@ def fitting(offered: list[Offer], wish: str) -> str:
     """Return the wished preset when it fits, else the fastest one that does; the leanest where none does."""
     fit = [offer.name for offer in offered if offer.forecast.fits]
     return next((name for name in (wish, *FROM_FAST_TO_LEAN) if name in fit), FROM_FAST_TO_LEAN[-1])
+
+
+@dataclass(frozen=True)
+class Leaner:
+    """Settings of another method that fit where those of the asked one do not, and what comes of it in words."""
+
+    outcome: str
+    plan: TrainingConfig
+    need_bytes: int
+
+
+def leaner_offer(config: TrainingConfig, shape: ModelShape, device: Device) -> Leaner | None:
+    """Return the method that fits the device where these settings do not, at its fastest; None where none does."""
+    leaner = leaner_method(config)
+    if leaner is None:
+        return None
+    other, outcome = leaner
+    plan = fastest_plan(other, shape, device)
+    need_bytes = memory_need(plan, shape, device.kind).peak_bytes
+    return Leaner(outcome[0].upper() + outcome[1:], plan, need_bytes) if need_bytes <= room_bytes(device) else None
+
+
+def memory_notice(config: TrainingConfig, shape: ModelShape, device: Device, num_steps: int | None = None) -> str:
+    """Return what to say of settings that need more memory than is free, with the method that needs less; else ''."""
+    need_bytes = memory_need(config, shape, device.kind, num_steps).peak_bytes
+    if need_bytes <= room_bytes(device):
+        return ""
+    told = (
+        f"The run needs about {gb(need_bytes)} GiB of memory, and {device.name} has {gb(device.free_bytes)} GiB free."
+    )
+    leaner = leaner_offer(config, shape, device)
+    if leaner is None:
+        return told
+    plan = leaner.plan
+    flags = [f"--method {plan.method}", f"--mixed_precision {plan.mixed_precision}"]
+    flags += ["--gradient_checkpointing"] * plan.gradient_checkpointing
+    return f"{told} {leaner.outcome} needs about {gb(leaner.need_bytes)} GiB: {' '.join(flags)}."
 
 
 def class_pictures_to_make(workspace: Workspace, config: TrainingConfig) -> int:

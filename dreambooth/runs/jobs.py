@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.limits import as_written
+from dreambooth.config.recipes import leaner_method
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import look_at_device
 from dreambooth.durable import held_lock, is_locked
@@ -186,9 +187,11 @@ class Jobs:
         view = self.view(name)
         smaller = None if view.config is None else self._that_fits(view.config, view.total_steps or None)
         if smaller is None:
+            leaner = None if view.config is None else leaner_method(view.config)
+            other = f"Train {leaner[1]}, or on" if leaner else "Train on"
             raise RunFolderError(
                 f"There are no settings of {name} that need less.", "They are as small as they can be.",
-                "Train on a device with more memory.",
+                f"{other} a device with more memory.",
             )  # fmt: skip
         return self.start(dataclasses.replace(smaller, output_dir=None), name, explicit=())
 

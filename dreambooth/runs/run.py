@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config.counts import num_steps_of
-from dreambooth.config.effects import without_effect, without_effect_in
+from dreambooth.config.effects import without_effect_in
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.concept_notices import concept_notices
 from dreambooth.device.hardware import freed_memory_kept
@@ -36,6 +36,7 @@ from dreambooth.runs.resuming import (
     with_absolute_paths,
 )
 from dreambooth.runs.smaller import unexpected_end
+from dreambooth.runs.start_notices import memory_notices, setting_notices
 from dreambooth.training.extending import Extension, extended, read_extensions, record_extensions
 from dreambooth.training.finishing import read_finish
 from dreambooth.training.materials import RunContext
@@ -175,8 +176,12 @@ class _Reporter:
 
 
 def _tell_at_start(config: TrainingConfig, context: RunContext) -> None:
-    """Report which settings have no effect, what is odd about the concepts, and what the base model is."""
-    for sentence in [*without_effect(config, context.explicit), *concept_notices(config.concepts)]:
+    """Report what is odd about the settings, the memory they need and the concepts, and what the base model is."""
+    models_dir, held_bytes = context.workspace.models_dir, context.manager.held_bytes
+    for sentence in [
+        *setting_notices(config, context.explicit, models_dir), *memory_notices(config, models_dir, held_bytes),
+        *concept_notices(config.concepts),
+    ]:  # fmt: skip
         context.warn(sentence)
     for sentence in _about_base(config, context.workspace.models_dir):
         context.report(Notice(sentence))

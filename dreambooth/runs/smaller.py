@@ -4,6 +4,8 @@ import dataclasses
 from typing import Any
 
 from dreambooth.config.checks import update_problems
+from dreambooth.config.fields import describe
+from dreambooth.config.recipes import leaner_method
 from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import is_disk_full
 from dreambooth.errors import without_secrets
@@ -40,8 +42,12 @@ def unexpected_end(error: BaseException, config: TrainingConfig) -> StatusChange
 
 
 def smaller_settings(config: TrainingConfig) -> list[str]:
-    """Return what would lower the memory of these settings, the least harmful first; never empty."""
-    return [words for _, words in _ways_to_need_less(config)]
+    """Return what would lower the memory of these settings, the least harmful first; never empty.
+
+    Another method comes last: it is offered in words, and never taken by itself.
+    """
+    told = [words for _, words in _ways_to_need_less(config)]
+    return told + ([f"or train {leaner[1]}: --method {leaner[0].method}"] if (leaner := leaner_method(config)) else [])
 
 
 def smaller_config(config: TrainingConfig) -> TrainingConfig | None:
@@ -73,11 +79,13 @@ def _ways_to_need_less(config: TrainingConfig) -> list[tuple[dict[str, Any], str
             {"train_text_encoder": False, "text_encoder_lr": None, "text_encoder_stop_step": None},
             "no --train_text_encoder",
         ),
+        (config.lora_targets != "attention", {"lora_targets": "attention"}, "--lora_targets attention"),
         (True, {"resolution": lower_px}, f"a --resolution below {config.resolution}"),
     ]
+    idle = {info.name for info in describe(TrainingConfig) if info.method not in ("", config.method)}
     possible: dict[str, tuple[dict[str, Any], str]] = {}
     for applies, changes, words in ways:
-        if applies and not update_problems(dataclasses.replace(config, **changes)):
+        if applies and not idle & changes.keys() and not update_problems(dataclasses.replace(config, **changes)):
             # The second word on the same setting is for where the first is not possible.
             possible.setdefault(next(iter(changes)), (changes, words))
     return [*possible.values()]

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import bases, planner
 from dreambooth.config.concepts import Concept
+from dreambooth.config.fields import describe
 from dreambooth.config.presets import PRESETS, resolve
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import GIB, Device
@@ -218,6 +219,31 @@ def test_whatever_is_free_the_plan_can_be_run_and_no_faster_one_fits(
         seen.append(plan)
     assert len(set(seen)) > 1
     assert not seen[-1].gradient_checkpointing
+
+
+@pytest.mark.parametrize(("kind", "able"), [("cuda", T4), ("cuda", A100), ("cpu", CPU)], ids=["T4", "A100", "CPU"])
+def test_a_lora_is_planned_with_what_it_reads(
+    monkeypatch: pytest.MonkeyPatch, kind: Any, able: tuple[str, ...], photos: Path
+) -> None:
+    monkeypatch.setattr("dreambooth.forecast.memory.precisions", lambda device: able)
+    concept = Concept("photo of zwx dog", str(photos), "photo of dog")
+    config = resolve({"method": "lora", "concepts": (concept,), "train_batch_size": 4}, None, "recommended")
+    plans = []
+    for gib in (1, 5, 6, 8, 80):
+        device = Device(kind, "a device", gib * GIB, gib * GIB)
+        plans.append(fastest_plan(config, SD15_SHAPE, device).checked())
+    names = {name for plan in plans for name, value in plan.to_json().items() if value != config.to_json()[name]}
+    assert names <= {"mixed_precision", "gradient_checkpointing"}
+    assert [plan.gradient_checkpointing for plan in (plans[0], plans[-1])] == [True, False]
+    assert memory_need(plans[0], SD15_SHAPE, kind).peak_bytes < 8 * GIB
+
+
+def test_no_preset_of_a_lora_sets_what_only_a_full_fine_tuning_reads() -> None:
+    idle = [info for info in describe(TrainingConfig) if info.method == "full"]
+    assert {info.name for info in idle} >= {"use_8bit_adam", "update_in_backward", "weight_precision"}
+    for name in PRESETS:
+        config = resolve({"method": "lora"}, None, name)
+        assert [info.name for info in idle if getattr(config, info.name) != info.default] == []
 
 
 def test_every_preset_can_be_planned_on_every_device() -> None:

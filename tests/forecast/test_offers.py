@@ -1,6 +1,7 @@
 """What a run will take, before it starts: presets with memory and time, and one sentence; nothing nobody measured."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,21 @@ def test_where_nothing_fits_it_is_said(workspace: Workspace) -> None:
     offered = forecast.offers(workspace, SD15, "pet", 5, {}, Device("cuda", "Old card", GIB, GIB))
     assert forecast.fitting(offered, "recommended") == "leanest"
     assert "No preset fits: Old card has 1.0 GB free." in plan_text.preset_note(offered, "leanest")
+
+
+def test_where_only_a_lora_fits_it_is_offered(workspace: Workspace) -> None:
+    """On a card with 6 GB no preset of a full fine-tuning of SD 1.5 fits but the leanest; on 4.5 none does."""
+    card = Device("cuda", "Small card", 5 * GIB, round(4.85 * GIB))
+    plain = {"with_prior_preservation": False}
+    offered = forecast.offers(workspace, SD15, "pet", 5, {**plain, "save_sample_prompt": "dog"}, card)
+    as_lora = forecast.offers(workspace, SD15, "pet", 5, {**plain, "method": "lora"}, card)
+    assert not any(offer.forecast.fits for offer in offered if offer.name != "leanest")
+    fit = forecast.fitting(as_lora, "recommended")
+    assert next(offer for offer in as_lora if offer.name == fit).forecast.fits
+    small = [offer for offer in offered if offer.name != "leanest"]
+    note = plan_text.preset_note(small, "recommended")
+    assert re.search(r"A LoRA needs [34]\.\d GB: choose it above\.", note)
+    assert "A LoRA" not in plan_text.preset_note(as_lora, fit)
 
 
 def test_time_is_told_only_where_a_like_run_was_timed_here(workspace: Workspace) -> None:

@@ -1,6 +1,7 @@
 """Jobs: the background thread, the queue, the buttons, and what a run folder tells afterwards."""
 
 import dataclasses
+import itertools
 import json
 import os
 import time
@@ -162,6 +163,26 @@ def test_a_run_out_of_memory_is_tried_again_with_the_plan_that_fits(
     last = seen[-1]
     assert last is not None
     assert (last.gradient_checkpointing, last.use_ema, last.train_text_encoder) == (True, False, False)
+    assert {one.method for one in seen if one is not None} == {"full"}, "another method is another result"
+    assert "Train a LoRA, or on a device with more memory." in refusal
+
+
+def test_what_a_lora_gives_up_is_its_own(config: TrainingConfig) -> None:
+    """Least harmful first; 8-bit moments, updates inside backward and weights in bf16 would change nothing."""
+    smaller: TrainingConfig | None = dataclasses.replace(
+        config, method="lora", train_text_encoder=True, mixed_precision="fp16", resolution=384, train_batch_size=1
+    )
+    seen: list[TrainingConfig] = []
+    while smaller is not None:
+        seen.append(smaller.checked())
+        assert not any("--use_8bit_adam" in words or "--method" in words for words in smaller_settings(smaller))
+        smaller = smaller_config(smaller)
+    changed = [
+        {name for name, value in after.to_json().items() if value != before.to_json()[name]}
+        for before, after in itertools.pairwise(seen)
+    ]
+    assert changed == [{"gradient_checkpointing"}, {"train_text_encoder"}, {"lora_targets"}, {"resolution"}]
+    assert smaller_settings(dataclasses.replace(config, method="full"))[-1] == "or train a LoRA: --method lora"
 
 
 @pytest.mark.parametrize(

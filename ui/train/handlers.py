@@ -20,6 +20,7 @@ from dreambooth.forecast.offers import Offer, fitting, forecast, offers, propose
 from dreambooth.models.base import STARTER, known_layout, read_card
 from dreambooth.models.origin import step_sentence
 from dreambooth.runs.shell_line import command_line, settings_text
+from dreambooth.runs.start_notices import setting_notices
 from ui.bases import offered_base, offered_models
 from ui.boundary import QUICK, QUIET, Services
 from ui.events import Answer, on
@@ -365,7 +366,10 @@ class Handlers:
             "disk_free_bytes": told.disk_free_bytes,
             "command": command_line(config),
             "settings": dataclasses.replace(config).to_json(),
-            "notices": [*without_effect(config, explicit), *concept_notices(config.concepts)],
+            "notices": [
+                *setting_notices(config, explicit, self._services.workspace.models_dir),
+                *concept_notices(config.concepts),
+            ],
         }
 
 

@@ -8,7 +8,7 @@ from dreambooth.config.presets import PRESETS
 from dreambooth.config.training import MethodName, TrainingConfig
 from dreambooth.device.hardware import gb
 from dreambooth.errors import DeviceError
-from dreambooth.forecast.offers import Forecast, Offer, fitting
+from dreambooth.forecast.offers import Forecast, Offer, fitting, leaner_offer
 from dreambooth.records.eta import in_words
 from ui.render import size_in_words
 
@@ -58,7 +58,7 @@ def preset_note(offered: list[Offer], chosen: str) -> str:
     names = ", ".join(PRESET_LABELS[offer.name] for offer in small)
     told = f"Greyed: {names}. {device.name} has {gb(device.free_bytes)} GB free, and they need more."
     if len(small) == len(offered):
-        told = f"No preset fits: {device.name} has {gb(device.free_bytes)} GB free. {NONE_FITS}"
+        told = f"No preset fits: {device.name} has {gb(device.free_bytes)} GB free. {_what_fits(small[0].forecast)}"
     elif chosen in [offer.name for offer in small]:
         error = too_little_memory(next(one.forecast for one in small if one.name == chosen), offered, chosen)
         told = f"{error.what} {error.why} {error.todo}"
@@ -71,8 +71,14 @@ def too_little_memory(told: Forecast, offered: list[Offer], chosen: str) -> Devi
     why = f"It needs {gb(told.need_bytes)} GB, and {device.name} has {gb(device.free_bytes)} GB free."
     fit = fitting(offered, "")
     need = next((one.forecast.need_bytes for one in offered if one.name == fit and one.forecast.fits), None)
-    todo = NONE_FITS if need is None else f"Take {PRESET_LABELS[fit]}, which needs {gb(need)} GB."
+    todo = _what_fits(told) if need is None else f"Take {PRESET_LABELS[fit]}, which needs {gb(need)} GB."
     return DeviceError(f"{PRESET_LABELS.get(chosen, 'This')} would run out of memory here.", why, todo)
+
+
+def _what_fits(told: Forecast) -> str:
+    """Return what to do where no preset of the method fits: another method that does, or else other means."""
+    leaner = leaner_offer(told.config, told.shape, told.device)
+    return NONE_FITS if leaner is None else f"{leaner.outcome} needs {gb(leaner.need_bytes)} GB: choose it above."
 
 
 def start_sentence(told: Forecast) -> str:

@@ -1,0 +1,31 @@
+"""What to tell of a run's settings before it starts, the same on every route: nothing of it is a mistake."""
+
+import dataclasses
+from collections.abc import Collection
+from pathlib import Path
+
+from dreambooth.config.counts import num_steps_of
+from dreambooth.config.effects import without_effect
+from dreambooth.config.recipes import rate_warning
+from dreambooth.config.training import TrainingConfig
+from dreambooth.data.photos import num_photos_in
+from dreambooth.device.hardware import look_at_device
+from dreambooth.forecast.offers import memory_notice
+from dreambooth.forecast.shape import read_shape
+from dreambooth.models.base import read_card
+
+
+def setting_notices(config: TrainingConfig, explicit: Collection[str] | None, models_dir: Path) -> list[str]:
+    """Return a sentence for each setting that was asked for without an effect, and for a rate of another method."""
+    warning = rate_warning(config, read_card(config.pretrained_model_name_or_path, models_dir).recipes)
+    return [*without_effect(config, explicit), *([warning] if warning else [])]
+
+
+def memory_notices(config: TrainingConfig, models_dir: Path, held_bytes: int = 0) -> list[str]:
+    """Return a sentence where this device has too little memory; `held_bytes` of it become free for the run."""
+    device = look_at_device()
+    free_bytes = min(device.total_bytes, device.free_bytes + held_bytes)
+    num_steps = num_steps_of(config, num_photos_in(concept.instance_data_dir for concept in config.concepts))
+    shape = read_shape(config.pretrained_model_name_or_path, models_dir)
+    notice = memory_notice(config, shape, dataclasses.replace(device, free_bytes=free_bytes), num_steps)
+    return [notice] if notice else []
