@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dreambooth.errors import BaseModelError
+from dreambooth.formats import sdxl_keys
 from dreambooth.formats.open_clip import OPEN_CLIP_PREFIX
 from dreambooth.formats.other_kinds import OTHER_INPUTS, refusal, refuse_other_kinds
-from dreambooth.formats.sdxl_keys import OPEN_CLIP_PREFIX as SDXL_OPEN_CLIP_PREFIX
 from dreambooth.formats.tensor_names import pickled_names, safetensors_header
 
 FamilyName = Literal["sd1", "sd2", "sdxl"]
@@ -77,7 +77,7 @@ class Layout:
     @property
     def short_title(self) -> str:
         """Return the family's name for lists, such as `SD 1.x`."""
-        return self.title.replace("Stable Diffusion", "SD")
+        return self.title.replace("Stable Diffusion XL", "SDXL").replace("Stable Diffusion", "SD")
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -88,6 +88,10 @@ class Layout:
     def learning_parts(self) -> tuple[str, ...]:
         """Return the names of the parts whose weights a training may change."""
         return tuple(part.name for part in self.parts if part.can_learn)
+
+    def lora_name(self, module: str) -> str:
+        """Return what a module (`formats.lora_keys`) is called in LoRA files for this family."""
+        return sdxl_keys.lora_name(module) if self.family == "sdxl" else module
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
@@ -219,7 +223,7 @@ def layout_of(folder: Path) -> Layout:
 
 def family_of_names(names: Collection[str]) -> FamilyName:
     """Return the family of a file in the original layout that holds tensors of these names."""
-    if any(name.startswith(SDXL_OPEN_CLIP_PREFIX) for name in names):
+    if any(name.startswith(sdxl_keys.OPEN_CLIP_PREFIX) for name in names):
         return "sdxl"
     return "sd2" if any(name.startswith(OPEN_CLIP_PREFIX) for name in names) else "sd1"
 

@@ -10,10 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from dreambooth.formats.sdxl_keys import from_original_name
+
 LoraTargets = Literal["attention", "linear", "all"]
 LORA_TARGETS: tuple[LoraTargets, ...] = get_args(LoraTargets)
 
-PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}
+PREFIXES = {
+    "unet": "lora_unet_", "text_encoder": "lora_te_text_model_", "text_encoder_2": "lora_te2_text_model_",
+}  # fmt: skip
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 
 # Each set with the ones before it. `linear` is sd-scripts' own default: 192 + 72 modules in SD 1.5; `all` adds what its
@@ -21,15 +25,15 @@ DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 _PATHS: dict[LoraTargets, dict[str, str]] = {
     "attention": {
         "unet": r".*attn[12]\.to_(q|k|v|out\.0)",
-        "text_encoder": r"encoder\..*self_attn\.(q|k|v|out)_proj",
+        "text encoder": r"encoder\..*self_attn\.(q|k|v|out)_proj",
     },
     "linear": {
         "unet": r".*\.ff\.net\.(0\.proj|2)|.*attentions\.\d+\.proj_(in|out)",
-        "text_encoder": r"encoder\..*mlp\.fc[12]",
+        "text encoder": r"encoder\..*mlp\.fc[12]",
     },
     "all": {
         "unet": r".*resnets\.\d+\.(conv1|conv2|conv_shortcut|time_emb_proj)|.*(down|up)samplers\.0\.conv",
-        "text_encoder": r"(?!)",
+        "text encoder": r"(?!)",
     },
 }
 
@@ -48,7 +52,8 @@ def lora_modules(weights: Mapping[str, Iterable[str]], targets: LoraTargets) -> 
     sets = LORA_TARGETS[: LORA_TARGETS.index(targets) + 1]
     found = []
     for part, names in weights.items():
-        wanted = re.compile("|".join(_PATHS[one][part] for one in sets))
+        kind = "unet" if part == "unet" else "text encoder"
+        wanted = re.compile("|".join(_PATHS[one][kind] for one in sets))
         for weight in names:
             path = weight.removesuffix(".weight").removeprefix("text_model.")
             if weight.endswith(".weight") and wanted.fullmatch(path):
@@ -86,7 +91,9 @@ _BEGINNINGS: tuple[tuple[Dialect, str, str], ...] = (
     ("kohya", "unet", r"lora_unet_"),
     ("kohya", "text_encoder", r"lora_te1?_(?:text_model_)?"),
     ("diffusers", "unet", r"unet\."),
+    ("kohya", "text_encoder_2", r"lora_te2_(?:text_model_)?"),
     ("diffusers", "text_encoder", r"text_encoder\.(?:text_model\.)?"),
+    ("diffusers", "text_encoder_2", r"text_encoder_2\.(?:text_model\.)?"),
     ("peft", "unet", r"base_model\.model\.(?=(?:down_blocks|mid_block|up_blocks)\.|conv_|time_)"),
     ("peft", "text_encoder", r"base_model\.model\.(?:text_model\.)?(?=encoder\.)"),
     ("diffusers", "unet", r"(?=(?:down_blocks|mid_block|up_blocks)\.)"),
@@ -131,4 +138,6 @@ def lora_key(key: str) -> LoraKey | None:
     if end[0].startswith("_lora"):
         for old, new in _OF_PROCESSORS:
             path = re.sub(old, new, path)
+    if part == "unet":
+        path = from_original_name(path)
     return LoraKey(PREFIXES[part] + path.replace(".", "_"), part, path, leaf, dialect) if path else None

@@ -21,13 +21,17 @@ OTHER_ADAPTERS: tuple[tuple[str, str], ...] = (
 # Vectors for the text encoder that some trainers put into a LoRA's file.
 EMBEDDING = re.compile(r"bundle_emb\.")
 
-SD1, SD2, SDXL = "SD 1.x", "SD 2.x", "SDXL"
+SD1, SD2, SDXL = READ_FAMILIES = "SD 1.x", "SD 2.x", "SDXL"
 _LATER_FAMILIES: tuple[tuple[str, str], ...] = (
-    (r"(.*[._])?(joint|double|single)_(transformer_)?blocks[._]|(lora_)?transformer[._]|diffusion_model\.",
-     "a later family (SD 3, FLUX or the like)"),
-    (r"lora_te[23]_|text_encoder_[23]\.|lora_unet_(input_blocks|middle_block|output_blocks|label_emb)_", SDXL),
-    (r"(lora_)?unet[._].*transformer_blocks[._][1-9]", SDXL),
-)  # fmt: skip
+    (
+        r"(.*[._])?(joint|double|single)_(transformer_)?blocks[._]|(lora_)?transformer[._]|diffusion_model\.",
+        "a later family (SD 3, FLUX or the like)",
+    ),
+)
+_SDXL = re.compile(
+    r"lora_te2_|text_encoder_2\.|lora_unet_(input_blocks|middle_block|output_blocks|label_emb)_"
+    r"|(lora_)?unet[._].*transformer_blocks[._][1-9]"
+)
 # How wide the text is that the UNet is conditioned on.
 _OF_TEXT_WIDTH = {768: SD1, 1024: SD2, 2048: SDXL, 1280: "SDXL's refiner"}
 _OF_HEADER = (
@@ -59,6 +63,8 @@ def lora_family(
     """
     keys = list(keys)
     width = text_width(shapes)
+    if any(map(_SDXL.match, keys)):
+        return SDXL, width
     for pattern, family in _LATER_FAMILIES:
         if any(re.match(pattern, key) for key in keys):
             return family, width

@@ -8,7 +8,15 @@ transformers: the matrix is square, so that no shape tells one from the other.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dreambooth.formats.ldm import UNET_PREFIX, Pairs, under, unet_key, vae_from_original, vae_to_original
+from dreambooth.formats.ldm import (
+    UNET_PREFIX,
+    UNET_RESNET,
+    Pairs,
+    under,
+    unet_key,
+    vae_from_original,
+    vae_to_original,
+)
 from dreambooth.formats.open_clip import from_open_clip, num_open_clip_layers, to_open_clip
 
 if TYPE_CHECKING:
@@ -86,3 +94,51 @@ def without_prefix(text_encoder: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Return a text encoder's tensors without the prefix that some versions write, and without position_ids."""
     bare = {name.removeprefix("text_model."): tensor for name, tensor in text_encoder.items()}
     return {name: tensor for name, tensor in bare.items() if not name.endswith("position_ids")}
+
+
+# In LoRA files --------------------------------------------------------------------------------------------------------
+
+# Longest first: `input_blocks_1` begins `input_blocks_11`, so that what follows has to be an underscore.
+_NAMES_IN_LORAS: Pairs = tuple(
+    sorted(
+        ((ours.replace(".", "_"), theirs.replace(".", "_")) for ours, theirs in UNET_BLOCKS),
+        key=lambda pair: -len(pair[0]),
+    )
+)
+_RESNETS_IN_LORAS: Pairs = tuple((ours, theirs.replace(".", "_")) for ours, theirs in UNET_RESNET)
+_FIRST_ENCODER, _ITS_NAME = "lora_te_", "lora_te1_"
+_UNET = "lora_unet_"
+
+
+def lora_name(module: str) -> str:
+    """Return the name of a module in LoRA files for SDXL: the UNet's blocks are called as in its original layout."""
+    if module.startswith(_FIRST_ENCODER):
+        return _ITS_NAME + module.removeprefix(_FIRST_ENCODER)
+    if not module.startswith(_UNET):
+        return module
+    return _UNET + _renamed(module.removeprefix(_UNET), 0)
+
+
+def from_original_name(path: str) -> str:
+    """Return the path of a UNet's layer, with underscores for dots, as diffusers has it; others stay what they are."""
+    is_original = path.startswith(
+        ("input_blocks_", "middle_block_", "output_blocks_", "out_", "time_embed_", "label_emb_")
+    )
+    return _renamed(path, 1) if is_original else path
+
+
+def _renamed(path: str, source: int) -> str:
+    for pair in _NAMES_IN_LORAS:
+        if (path + "_").startswith(pair[source] + "_"):
+            inner = path.removeprefix(pair[source])
+            if "_resnets_" in pair[0]:
+                inner = _renamed_in_resnet(inner, source)
+            return pair[1 - source] + inner
+    return path
+
+
+def _renamed_in_resnet(inner: str, source: int) -> str:
+    for pair in _RESNETS_IN_LORAS:
+        if inner == f"_{pair[source]}":
+            return f"_{pair[1 - source]}"
+    return inner

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.errors import BaseModelError
 from dreambooth.formats.json_file import read_object
 from dreambooth.formats.lora_keys import Dialect, Leaf, LoraKey, lora_key
-from dreambooth.formats.lora_kinds import EMBEDDING, has_lora_keys, lora_family, other_adapter
+from dreambooth.formats.lora_kinds import EMBEDDING, READ_FAMILIES, has_lora_keys, lora_family, other_adapter
 from dreambooth.formats.other_kinds import is_whole_model, kind_of_file
 from dreambooth.models.low_rank import Factors
 from dreambooth.models.weights import file_metadata, not_finite, read_weights
@@ -84,9 +84,9 @@ def _refuse_other_kinds(path: Path, weights: "Mapping[str, Tensor]", keys: Mappi
     if kind := other_adapter(weights):
         raise BaseModelError(f'"{path.name}" is {kind}.', "Only LoRAs of two factors are read here.", TO_MERGE)
     family, _ = lora_family(weights, {}, {})
-    if family and has_lora_keys(weights):
+    if family and family not in READ_FAMILIES and has_lora_keys(weights):
         raise BaseModelError(
-            f'"{path.name}" is a LoRA for {family}.', "Only LoRAs for Stable Diffusion 1.x and 2.x are read here.",
+            f'"{path.name}" is a LoRA for {family}.', "Only LoRAs for Stable Diffusion 1.x, 2.x and XL are read here.",
             "Choose one that was trained on a model like yours.",
         )  # fmt: skip
     if not keys and not has_lora_keys(weights):

@@ -25,7 +25,6 @@ from dreambooth.models.lora_file import LoraFile, read_lora
 from dreambooth.models.low_rank import Factors
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.saved_hashes import refuse_changed
-from dreambooth.models.sd import SINGLE_FILES
 from dreambooth.models.strength import WHOLE, Strength, mix, refuse_other_base
 from dreambooth.models.weights import named
 
@@ -223,7 +222,7 @@ def _fit(base: Base, lora: LoraFile) -> Fit:
     fit = fitted(base, lora.factors)
     if fit.modules and not fit.misshapen:
         return fit
-    title, width = SINGLE_FILES[base.family.layout.family].title, base.unet.config.cross_attention_dim
+    title, width = base.family.layout.short_title, base.unet.config.cross_attention_dim
     is_for = lora.family or "another kind of model"
     if lora.text_width is not None:
         is_for += f", text {lora.text_width} wide"

@@ -70,3 +70,25 @@ def test_diffusers_reads_unet_and_vae_alike(base: Any, tmp_path: Path) -> None:
         own = module.state_dict()
         assert theirs.keys() == own.keys()
         assert all(torch.equal(theirs[name].reshape(own[name].shape), own[name]) for name in own)
+
+
+def test_loras_have_the_originals_block_names_and_are_read_back(base: Any) -> None:
+    from dreambooth.formats.layout import SDXL
+    from dreambooth.formats.lora_keys import UP, lora_key, lora_modules
+
+    parts = {name: tensors for name, tensors in parts_of(base).items() if name != "vae"}
+    modules = lora_modules(parts, "linear")
+    counts = [sum(module.part == part for module in modules) for part in ("unet", "text_encoder", "text_encoder_2")]
+    assert counts == [722, 72, 192]
+    names = {module.name: SDXL.lora_name(module.name) for module in lora_modules(parts, "all")}
+    assert len(set(names.values())) == len(names)
+    wanted = {name.rpartition(".")[0] for name in sdxl_names((8, 16, 24), (0, 2, 10), (4, 8, 12, 12), (12, 32))}
+    originals = {name.removeprefix("model.diffusion_model.").replace(".", "_") for name in wanted}
+    for name, in_file in names.items():
+        key = lora_key(in_file + UP)
+        assert key is not None
+        assert key.name == name
+        if in_file.startswith("lora_unet_"):
+            assert in_file.removeprefix("lora_unet_") in originals
+        else:
+            assert in_file.startswith(("lora_te1_text_model_", "lora_te2_text_model_"))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from dreambooth.errors import BaseModelError
 from dreambooth.models.base import load_base, weights_fingerprint
 from dreambooth.models.saved_step import ModelSource, load
 from tests.harness.tiny import tiny_sdxl_base
@@ -20,7 +21,37 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_sdxl_base(tmp_path_factory.mktemp("sdxl"))
 
 
-@pytest.mark.parametrize("method", ["full"])
+def test_a_lora_is_written_in_the_dialect_that_diffusers_loads_exactly(make: Make, sdxl: Path) -> None:
+    from diffusers import StableDiffusionXLPipeline
+
+    run = make(
+        pretrained_model_name_or_path=str(sdxl), method="lora", train_text_encoder=True, max_train_steps=2,
+        with_prior_preservation=False, pad_tokens=True, save_precision="fp32",
+    )  # fmt: skip
+    run.train()
+    (file,) = run.folder.step_folder(2).glob("*.safetensors")
+    pipeline = StableDiffusionXLPipeline.from_pretrained(sdxl, add_watermarker=False)
+    pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
+    pipeline.fuse_lora()
+    merged = load(ModelSource(str(run.folder.step_folder(2))))
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        theirs = {
+            name.replace(".base_layer", "").removeprefix("text_model."): weight
+            for name, weight in getattr(pipeline, part).state_dict().items()
+            if "lora_" not in name
+        }
+        for name, weight in getattr(merged, part).state_dict().items():
+            assert torch.allclose(theirs[name.removeprefix("text_model.")], weight, atol=1e-6), f"{part} {name}"
+
+
+def test_a_lora_of_another_family_is_refused(make: Make, sdxl: Path, tiny_base_folder: Path) -> None:
+    run = make(pretrained_model_name_or_path=str(sdxl), method="lora", max_train_steps=1, pad_tokens=True)
+    run.train()
+    with pytest.raises(BaseModelError, match="another kind of model"):
+        load(ModelSource(str(run.folder.step_folder(1)), base=str(tiny_base_folder)))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
 def test_it_trains_samples_and_saves_what_can_be_loaded(make: Make, sdxl: Path, method: str) -> None:
     run = make(
         pretrained_model_name_or_path=str(sdxl), method=method, train_text_encoder=True, max_train_steps=2,
