@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.commands.bars import progress_bar
-from dreambooth.commands.flags import add_command
+from dreambooth.commands.flags import BASE_HELP, add_command
 from dreambooth.config.limits import refuse_place, user_path
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.formats.lora_keys import LORA_TARGETS
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dreambooth.export.single_file import Precision
     from dreambooth.export.verify import Verdict
 
+# One of these decides the size of a LoRA that is extracted.
+LORA_SIZE_LIMITS = {"rank": (1, 320), "max_mb": (0.01, 10_000), "max_error": (0.001, 1)}
 # Of malloc.h.
 M_MMAP_THRESHOLD = -3
 LARGE_BYTES = 1 << 20
@@ -39,8 +41,9 @@ def add(commands: Any) -> None:
         )  # fmt: skip
     convert.add_argument("--use_safetensors", action="store_true", help="Write safetensors whatever the name.")
     convert.add_argument(
-        "--as", choices=("checkpoint", "lora"), default="checkpoint", dest="kind",
-        help="A whole model, or a LoRA: a small file that adds what was learned to any model of the base's family.",
+        "--as", choices=("checkpoint", "lora"), dest="kind",
+        help="A whole model, or a LoRA: a small file that adds what was learned to any model of the base's family. "
+        "Left out, what the step is.",
     )  # fmt: skip
     size = convert.add_mutually_exclusive_group()
     size.add_argument("--rank", type=int, metavar="INT", help="Of a LoRA, 1 to 320 (default 16).")
@@ -52,16 +55,17 @@ def add(commands: Any) -> None:
     convert.add_argument(
         "--lora_targets",
         choices=LORA_TARGETS,
-        default="linear",
-        help="Which weights a LoRA changes: attention; all linear layers of the transformer blocks; with convolutions.",
+        help="Which weights a LoRA changes: attention; all linear layers of the transformer blocks; with convolutions "
+        "(default linear).",
     )
-    convert.add_argument("--base", help="The model that the run began from, where it is not where the run says.")
+    convert.add_argument("--base", help=BASE_HELP + " With --as checkpoint, any other that a LoRA is added to.")
 
     push = add_command(commands, "push", push_command, "upload a model to the Hub, private by default")
     push.add_argument("model", help="A run, a step folder or any diffusers folder.")
     push.add_argument("repo_id", help="owner/name, or a name of your own account; one that is there is updated.")
     push.add_argument("--public", action="store_true", help="Make a new repository public.")
     push.add_argument("--single_file", action="store_true", help="With one .safetensors file for web UIs beside it.")
+    push.add_argument("--base", help=BASE_HELP)
 
     pack = add_command(commands, "zip", zip_command, "pack a model's folder, or a run's samples")
     pack.add_argument("model", type=user_path, help="A run, a step folder or any diffusers folder.")
@@ -99,51 +103,81 @@ def convert_command(arguments: dict[str, Any]) -> int:
     if wrong:
         raise ConfigError([FieldProblem(name, f"is {arguments[name]:g}: it must be 0 to 2.") for name in wrong])
     refuse_place("OUT", user_path(out), is_folder=False)
-    if arguments["kind"] == "lora":
-        return _lora_command(arguments, user_path(model), user_path(out), precision, strength)
-    _refuse_lora_settings(arguments)
+    from dreambooth.formats.layout import lora_file
+    from dreambooth.records.workspace import newest_step_folder
+
+    step, target = newest_step_folder(user_path(model)), user_path(out)
+    is_lora = lora_file(step) is not None
+    if arguments["kind"] == "lora" or (is_lora and arguments["kind"] is None):
+        if arguments["use_safetensors"] and target.suffix == ".ckpt":
+            target = target.with_suffix(".safetensors")
+        if is_lora and all(arguments[name] is None for name in LORA_SIZE_LIMITS):
+            _refuse_settings(arguments, ["lora_targets"], "is the training's: choose a --rank to write another LoRA.")
+            return _saved_lora_command(arguments, step, target, precision, strength)
+        return _lora_command(arguments, step, target, precision, strength)
+    _refuse_settings(arguments, [*LORA_SIZE_LIMITS, "lora_targets"], "is a setting of --as lora only.")
+    if not is_lora and strength.is_whole:
+        _refuse_settings(arguments, ["base"], "has no effect on a whole model that is written as it was trained.")
     verdict = converted(
-        user_path(model),
-        user_path(out),
-        precision=precision,
-        use_safetensors=arguments["use_safetensors"],
-        strength=strength,
+        step, target, precision=precision, use_safetensors=arguments["use_safetensors"], strength=strength,
+        base=arguments["base"],
+    )  # fmt: skip
+    print(f"{verdict.path}\n{verdict}")
+    return 0
+
+
+def _saved_lora_command(
+    arguments: dict[str, Any], step: Path, out: Path, precision: "Precision | None", strength: Strength
+) -> int:
+    """Write a step that is a LoRA as one, and print what was found when it was read again."""
+    from dreambooth.export.saved_lora import convert_lora
+
+    verdict = convert_lora(
+        step, out, precision=precision, strength=strength, base=arguments["base"], **_where_models_are()
     )
     print(f"{verdict.path}\n{verdict}")
     return 0
 
 
 def _lora_command(
-    arguments: dict[str, Any], model: Path, out: Path, precision: "Precision | None", strength: Strength
+    arguments: dict[str, Any], step: Path, out: Path, precision: "Precision | None", strength: Strength
 ) -> int:
     """Write a step as a LoRA and print what it lacks."""
     from dreambooth.export.extraction import LoraSize, extract_lora
-    from dreambooth.records.workspace import newest_step_folder
 
-    limits = {"rank": (1, 320), "max_mb": (0.01, 10_000), "max_error": (0.001, 1)}
-    given = {name: arguments[name] for name in limits if arguments[name] is not None}
+    given = {name: arguments[name] for name in LORA_SIZE_LIMITS if arguments[name] is not None}
     wrong = [
-        FieldProblem(name, f"is {value:g}: it must be {limits[name][0]:g} to {limits[name][1]:g}.")
+        FieldProblem(name, f"is {value:g}: it must be {low:g} to {high:g}.")
         for name, value in given.items()
-        if not limits[name][0] <= value <= limits[name][1]
+        for low, high in [LORA_SIZE_LIMITS[name]]
+        if not low <= value <= high
     ]
     if wrong:
         raise ConfigError(wrong)
     with progress_bar("Extracting", "module") as on_progress:
         verdict = extract_lora(
-            newest_step_folder(model), out, size=LoraSize(**given) if given else None, precision=precision,
-            targets=arguments["lora_targets"], strength=strength, base=arguments["base"], on_progress=on_progress,
+            step, out, size=LoraSize(**given) if given else None, precision=precision,
+            targets=arguments["lora_targets"], strength=strength, base=arguments["base"],
+            on_progress=on_progress, **_where_models_are(),
         )  # fmt: skip
     print(f"{verdict.path}\n{verdict}")
     return 0
 
 
-def _refuse_lora_settings(arguments: dict[str, Any]) -> None:
-    """Raise ConfigError for settings of a LoRA that a whole model does not have."""
-    given = [name for name in ("rank", "max_mb", "max_error", "base") if arguments[name] is not None]
-    given += ["lora_targets"] if arguments["lora_targets"] != "linear" else []
+def _refuse_settings(arguments: dict[str, Any], names: list[str], why: str) -> None:
+    """Raise ConfigError naming those of these settings that were given, and why they cannot be."""
+    given = [name for name in names if arguments[name] is not None]
     if given:
-        raise ConfigError([FieldProblem(name, "is a setting of --as lora only.") for name in given])
+        raise ConfigError([FieldProblem(name, why) for name in given])
+
+
+def _where_models_are() -> dict[str, Any]:
+    """Return the folder of models and the Hub's token, as those who load a base want them."""
+    from dreambooth.environment import load_settings
+    from dreambooth.records.workspace import Workspace
+
+    settings = load_settings()
+    return {"models_dir": Workspace(settings.data_dir).models_dir, "token": settings.hub_token}
 
 
 def _give_freed_memory_back_at_once() -> None:
@@ -165,6 +199,7 @@ def converted(
     precision: "Precision | None" = None,
     use_safetensors: bool = False,
     strength: Strength = WHOLE,
+    base: str | None = None,
 ) -> "Verdict":
     """Write one verified file of a run, a step or a folder, at this strength, with a bar on the terminal."""
     from dreambooth.export.verify import convert_verified
@@ -173,20 +208,25 @@ def converted(
     with progress_bar("Converting", "tensor") as on_progress:
         return convert_verified(
             newest_step_folder(model), out, strength=strength, precision=precision,
-            use_safetensors=use_safetensors or None, on_progress=on_progress,
+            use_safetensors=use_safetensors or None, on_progress=on_progress, base=base, **_where_models_are(),
         )  # fmt: skip
 
 
 def push_command(arguments: dict[str, Any]) -> int:
     """Upload a model to the Hub and print where it is."""
+    from dreambooth.formats.layout import lora_file
     from dreambooth.records.workspace import newest_step_folder
 
     model = newest_step_folder(user_path(arguments["model"]))
-    pushed(model, arguments["repo_id"], private=not arguments["public"], single_file=arguments["single_file"])
+    # A LoRA is one file for web UIs by itself.
+    single_file = arguments["single_file"] and lora_file(model) is None
+    pushed(
+        model, arguments["repo_id"], private=not arguments["public"], single_file=single_file, base=arguments["base"]
+    )
     return 0
 
 
-def pushed(model: Path, repo_id: str, *, private: bool, single_file: bool) -> None:
+def pushed(model: Path, repo_id: str, *, private: bool, single_file: bool, base: str | None = None) -> None:
     """Upload a step folder, with its verified single file when asked for, in the name of the environment's token."""
     from dreambooth.environment import load_settings
     from dreambooth.export.hub import push, single_file_name
@@ -194,7 +234,7 @@ def pushed(model: Path, repo_id: str, *, private: bool, single_file: bool) -> No
 
     token = load_settings().token
     with progress_bar("Pictures of other things, for the card", "picture", delay_s=1) as on_picture:
-        report_for_card(model, on_picture=on_picture)
+        report_for_card(model, on_picture=on_picture, base=base)
     with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
         file = (
             converted(model, Path(folder) / single_file_name(repo_id), precision="fp16").path if single_file else None

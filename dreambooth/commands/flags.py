@@ -10,6 +10,8 @@ from typing import Any
 
 from dreambooth.config.fields import FieldInfo
 
+BASE_HELP = "The model that the run began from, where it is not where the run says."
+
 
 def add_command(
     commands: Any, name: str, run: Callable[[dict[str, Any]], int], sentence: str

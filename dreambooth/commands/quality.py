@@ -1,11 +1,12 @@
 """The commands about how good a model is: scoring the steps of a run, and the paper's benchmark."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from dreambooth.commands.bars import StageBars, progress_bar
+from dreambooth.commands.flags import BASE_HELP
 from dreambooth.config.limits import refuse_place, user_path
-from dreambooth.config.training import SD15
+from dreambooth.config.training import SD15, MethodName, TrainingConfig
 from dreambooth.errors import ConfigError, FieldProblem
 
 
@@ -16,6 +17,7 @@ def add(commands: Any) -> None:
     score.set_defaults(run_command=score_command)
     score.add_argument("run", type=user_path, help="The run's folder.")
     score.add_argument("--probes", type=int, metavar="NUMBER", help="Pictures of the subject per step; left out, 4.")
+    score.add_argument("--base", help=BASE_HELP)
     score.add_argument("--offline", action="store_true", help="Fetch no encoders; take those that are there.")
 
     sentence = "show what a saved step changed that it should not have: base against taught, ranked"
@@ -23,6 +25,7 @@ def add(commands: Any) -> None:
     bleed.set_defaults(run_command=bleed_command)
     bleed.add_argument("run", type=user_path, help="The run's folder.")
     bleed.add_argument("--step", type=int, help="A saved step; the last when left out.")
+    bleed.add_argument("--base", help=BASE_HELP)
     bleed.add_argument("--offline", action="store_true", help="Fetch no encoders; take those that are there.")
     _add_evaluate(commands)
 
@@ -39,6 +42,10 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("--prompts", type=int, metavar="N", help="The first N prompts alone, of 25.")
     evaluate.add_argument("--images", type=int, default=4, metavar="N", help="Pictures of each prompt; 4 in the paper.")
     evaluate.add_argument("--max_train_steps", type=int, metavar="N", help="Another number than the recipe's.")
+    evaluate.add_argument(
+        "--method", choices=get_args(MethodName), default=TrainingConfig().method,
+        help="How each subject is trained: the whole model (full), or a LoRA.",
+    )  # fmt: skip
 
 
 def bleed_command(arguments: dict[str, Any]) -> int:
@@ -49,7 +56,9 @@ def bleed_command(arguments: dict[str, Any]) -> int:
 
     run, step = RunFolder(arguments["run"]), arguments["step"]
     with progress_bar("Pictures of other things", "picture") as on_picture:
-        ranked = bleed_report(run.path, step, download=not arguments["offline"], on_picture=on_picture)
+        ranked = bleed_report(
+            run.path, step, download=not arguments["offline"], on_picture=on_picture, base=arguments["base"]
+        )
     print("\n".join(told(ranked, bleed_dir(run.step_folder(step or run.steps()[-1])))))
     return 0
 
@@ -66,6 +75,7 @@ def evaluate_command(arguments: dict[str, Any]) -> int:
     request = Request(
         arguments["subjects_dir"], arguments["output_dir"], arguments["pretrained_model_name_or_path"],
         arguments["class_word"], counts["subjects"], counts["prompts"], counts["images"], counts["max_train_steps"],
+        arguments["method"],
     )  # fmt: skip
     with StageBars() as on_progress:
         scores = evaluate(request, on_progress=on_progress)
@@ -82,7 +92,8 @@ def score_command(arguments: dict[str, Any]) -> int:
     run: Path = arguments["run"]
     with progress_bar("Probe pictures", "picture") as on_picture:
         scores = score_run(
-            run, num_probes=arguments["probes"], download=not arguments["offline"], on_picture=on_picture
-        )
+            run, num_probes=arguments["probes"], download=not arguments["offline"], on_picture=on_picture,
+            base=arguments["base"],
+        )  # fmt: skip
     print("\n".join(told(scores, RunFolder(run))))
     return 0

@@ -10,14 +10,15 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dreambooth.durable import free_bytes, new_file, sweep_unfinished_beside
+from dreambooth.durable import new_file, sweep_unfinished_beside
 from dreambooth.errors import ExportError
-from dreambooth.export.model_card import settings_json
-from dreambooth.formats.layout import saved_step_kind
+from dreambooth.export.disk_room import refuse_full_disk
+from dreambooth.export.lora_file import sidecars
+from dreambooth.export.model_card import card_json, settings_json
+from dreambooth.formats.layout import CARD, lora_file, saved_step_kind
 from dreambooth.models.saved_hashes import refuse_other_hash
 from dreambooth.records.workspace import RunFolder
 
-SPARE_BYTES = 64 * 2**20
 READ_BYTES = 1 << 20
 # The files that a person is given, into folders of theirs.
 EXPORT_SUFFIXES = (".safetensors", ".ckpt", ".zip")
@@ -26,15 +27,18 @@ NO_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def zip_model(model_dir: Path, out_path: Path, on_progress: Callable[[int, int], None] | None = None) -> Path:
-    """Write a model's folder with all that is in it but hidden files; raises ExportError when there is no model.
+    """Write a step's folder with all that is in it but hidden files; raises ExportError when nothing is saved in it.
 
-    Its settings come along without what names places on this machine.
+    Its settings, and of a LoRA the card, come along without what names places on this machine; a LoRA has its sidecar
+    files beside it.
     """
     if saved_step_kind(model_dir) is None:
-        raise ExportError(f"{model_dir} is no model.", "model_index.json is not in it.", "Name a step folder.")
+        raise ExportError(f'"{model_dir}" is no saved step.', "It holds no model and no LoRA.", "Name a step folder.")
     files: dict[str, Path | bytes] = {file.relative_to(model_dir).as_posix(): file for file in model_files(model_dir)}
     if "args.json" in files:
         files["args.json"] = settings_json(model_dir).encode()
+    if (file := lora_file(model_dir)) is not None:
+        files |= {CARD: card_json(model_dir).encode(), **sidecars(file.stem, model_dir)}
     return zip_files(
         files, out_path, on_progress, on_file=functools.partial(refuse_other_hash, model_dir, error=ExportError)
     )
@@ -73,11 +77,7 @@ def zip_files(
     sweep_unfinished_beside(out_path, EXPORT_SUFFIXES)
     sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files.items()}
     total = sum(sizes.values())
-    if total + SPARE_BYTES > free_bytes(out_path.absolute().parent):
-        raise ExportError(
-            f"The disk is too full for {out_path.name}.", f"It takes {total / 1e9:.1f} GB.",
-            "Free some space or choose another place.",
-        )  # fmt: skip
+    refuse_full_disk(out_path, total)
     done = 0
     with new_file(out_path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, file in files.items():

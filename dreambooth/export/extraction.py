@@ -9,30 +9,40 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.durable import new_file, sweep_unfinished_beside
 from dreambooth.errors import ExportError
 from dreambooth.export.archive import EXPORT_SUFFIXES
-from dreambooth.export.lora_file import lora_metadata, refuse_name, trigger_words, write_lora, write_sidecars
+from dreambooth.export.disk_room import refuse_full_disk
+from dreambooth.export.lora_file import (
+    HEADER_BYTES_PER_MODULE,
+    lora_bytes,
+    refuse_name,
+    refuse_wrong_file,
+    write_lora,
+    write_sidecars,
+)
+from dreambooth.export.lora_metadata import lora_metadata, trigger_words
 from dreambooth.export.single_file import Precision
-from dreambooth.formats.layout import layout_of
+from dreambooth.formats.layout import layout_of, lora_file
 from dreambooth.formats.lora_keys import LoraModule, LoraTargets, kind_of_weight, lora_modules
+from dreambooth.models.adapter import fitted
 from dreambooth.models.base import Base
 from dreambooth.models.lora_file import read_lora
 from dreambooth.models.low_rank import Factors, Spectrum, factors, spectrum
 from dreambooth.models.saved_step import ModelSource, load_with_base
 from dreambooth.models.strength import WHOLE, Strength
-from dreambooth.models.weights import not_finite
 from dreambooth.rng import generator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_RANK = 16
-# What the header takes of a file, a module: three tensors with names, shapes and offsets.
-HEADER_BYTES_PER_MODULE = 480
+# The part that a weight is of, and its name there.
+Place = tuple[str, str]
 # Noise levels and side, in latents, of the predictions compared: at 64 a side these would take longer than all else.
 TIMESTEPS = (100, 500, 900)
 MOST_LATENTS = 32
@@ -90,35 +100,40 @@ def extract_lora(
     out_path: Path,
     *,
     size: LoraSize | None = None,
-    targets: LoraTargets = "linear",
+    targets: LoraTargets | None = None,
     precision: Precision | None = None,
     strength: Strength = WHOLE,
     base: str | None = None,
     models_dir: Path | None = None,
+    token: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LoraVerdict:
     """Write what a step learned as a LoRA and return what was found when it was read again.
 
-    size: rank 16 where nothing is given; base: the model it was taught from, by default the one its settings name;
-    precision: fp16 by default. Needs both models in memory, and minutes at full size. Raises ExportError for a name
-    that is none for a LoRA, a step without a change, and a share that these targets cannot keep; BaseModelError for a
-    base that is missing or is not the step's.
+    size: rank 16 where nothing is given; targets: `linear`, and of a LoRA those that it has; base: the model it was
+    trained from, by default the one that the step names; precision: fp16 by default. Needs both models in memory, and
+    minutes at full size. Raises ExportError for a name that is none for a LoRA, a step without a change, a share that
+    these targets cannot keep, and a disk without room; BaseModelError for a base that is missing or not the step's.
     """
     import torch
 
     refuse_name(out_path)
     sweep_unfinished_beside(out_path, EXPORT_SUFFIXES)
-    taught, before = load_with_base(ModelSource(str(model_dir), strength, base=base), models_dir=models_dir)
+    source = ModelSource(str(model_dir), strength, base=base)
+    taught, before = load_with_base(source, models_dir=models_dir, token=token)
+    targets = targets or ("linear" if lora_file(model_dir) is None else "all")
     with torch.no_grad():
-        changes = _Changes(taught, before)
+        changes = _changes(model_dir, strength, taught, before)
         modules = _changed_modules(changes, targets, model_dir)
         dtype = torch.float32 if precision == "fp32" else torch.float16
         found = _best_factors(changes, modules, size or LoraSize(DEFAULT_RANK), dtype.itemsize, on_progress)
-        layout = layout_of(model_dir)
+        prediction = str(before.noise_scheduler_config.get("prediction_type", "epsilon"))
+        metadata = lora_metadata(model_dir, out_path.stem, layout_of(model_dir), found, prediction)
+        refuse_full_disk(out_path, lora_bytes(found, dtype))
         with new_file(out_path) as temporary:
-            write_lora(temporary, found, lora_metadata(model_dir, out_path.stem, layout, found), dtype)
+            write_lora(temporary, found, metadata, dtype)
+            refuse_wrong_file(temporary, found, dtype)
             written = read_lora(temporary).factors
-            _refuse_wrong(written, found)
             # The last one adds the LoRA to the base, which the others compare with.
             error, left_out = _error(changes, modules, written), _left_out(changes, modules)
             prediction_error = _prediction_error(taught, before, modules, written, trigger_words(model_dir))
@@ -137,40 +152,56 @@ def extract_lora(
     return dataclasses.replace(verdict, sidecars=tuple(write_sidecars(out_path, model_dir)))
 
 
-class _Changes(Mapping[tuple[str, str], "Tensor"]):
-    """What became of each weight, (part, name) to taught - base in fp32, made when asked for: all would be 4 GB."""
+class _Changes(Mapping[Place, "Tensor"]):
+    """What became of each weight, in fp32, made when it is asked for: all of them at once would be 4 GB."""
 
-    def __init__(self, taught: Base, before: Base) -> None:
-        self._pairs = {
-            (part, name): (weight, others[name])
-            for part in taught.family.layout.learning_parts
-            for others in (getattr(before, part).state_dict(),)
-            for name, weight in getattr(taught, part).state_dict().items()
-            if weight.is_floating_point()
-        }
+    def __init__(self, made: "Mapping[Place, Callable[[], Tensor]]") -> None:
+        self._made = made
 
-    def __getitem__(self, place: tuple[str, str]) -> "Tensor":
-        weight, before = self._pairs[place]
-        change: Tensor = weight.float() - before.float()
-        return change
+    def __getitem__(self, place: Place) -> "Tensor":
+        return self._made[place]()
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._pairs)
+    def __iter__(self) -> Iterator[Place]:
+        return iter(self._made)
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self._made)
 
 
-def _changed_modules(
-    changes: "Mapping[tuple[str, str], Tensor]", targets: LoraTargets, model_dir: Path
-) -> list[LoraModule]:
+def _changes(model_dir: Path, strength: Strength, taught: Base, before: Base) -> _Changes:
+    """Return what became of the weights: of a LoRA what its factors say, which the merged weights have rounded."""
+    if (file := lora_file(model_dir)) is not None:
+        return _Changes({
+            (one.place.part, one.place.weight): partial(_learned, one.factors, strength.of(one.place.part))
+            for one in fitted(before, read_lora(file).factors).modules
+        })  # fmt: skip
+    return _Changes({
+        (part, name): partial(_difference, weight, others[name])
+        for part in taught.family.layout.learning_parts
+        for others in (getattr(before, part).state_dict(),)
+        for name, weight in getattr(taught, part).state_dict().items()
+        if weight.is_floating_point()
+    })  # fmt: skip
+
+
+def _learned(factors: Factors, amount: float) -> "Tensor":
+    return amount * factors.product()
+
+
+def _difference(weight: "Tensor", before: "Tensor") -> "Tensor":
+    change: Tensor = weight.float() - before.float()
+    return change
+
+
+def _changed_modules(changes: "Mapping[Place, Tensor]", targets: LoraTargets, model_dir: Path) -> list[LoraModule]:
     """Return the modules that a LoRA of these targets has: those of the set whose weight changed."""
+    least = LEAST_CHANGE if lora_file(model_dir) is None else 0.0  # a LoRA's is known exactly
     names: dict[str, list[str]] = {}
     for part, name in changes:
         names.setdefault(part, []).append(name)
     modules = [
         module for module in lora_modules(names, targets)
-        if changes[module.part, module.weight].abs().max() > LEAST_CHANGE
+        if changes[module.part, module.weight].abs().max() > least
     ]  # fmt: skip
     if not modules:
         raise ExportError(
@@ -184,7 +215,7 @@ def _changed_modules(
 
 
 def _best_factors(
-    changes: "Mapping[tuple[str, str], Tensor]",
+    changes: "Mapping[Place, Tensor]",
     modules: list[LoraModule],
     size: LoraSize,
     number_bytes: int,
@@ -262,22 +293,7 @@ def _chosen_ranks(
 # What was written ----------------------------------------------------------------------------------------------------
 
 
-def _refuse_wrong(written: Mapping[str, Factors], made: Mapping[str, Factors]) -> None:
-    """Raise ExportError when the file lacks a module, or holds numbers that are not finite, or none at all."""
-    broken = not_finite({name: one.up for name, one in written.items()})
-    broken = broken or not_finite({name: one.down for name, one in written.items()})
-    empty = [name for name, one in written.items() if not (one.up.any() and one.down.any())]
-    wrong = sorted(written.keys() ^ made.keys()) or ([broken] if broken else empty)
-    if wrong:
-        raise ExportError(
-            "The written file is not the run's LoRA.", f"Its module {wrong[0]} is missing, not finite or empty.",
-            "Write it with --precision fp32, or extract an earlier step.",
-        )  # fmt: skip
-
-
-def _error(
-    changes: "Mapping[tuple[str, str], Tensor]", modules: list[LoraModule], written: Mapping[str, Factors]
-) -> float:
+def _error(changes: "Mapping[Place, Tensor]", modules: list[LoraModule], written: Mapping[str, Factors]) -> float:
     """Return the norm of what the file lacks of the change, as a share of the change's."""
     names = {(module.part, module.weight): module.name for module in modules}
     total = lacking = 0.0
@@ -288,7 +304,7 @@ def _error(
     return math.sqrt(lacking / total)
 
 
-def _left_out(changes: "Mapping[tuple[str, str], Tensor]", modules: list[LoraModule]) -> dict[str, float]:
+def _left_out(changes: "Mapping[Place, Tensor]", modules: list[LoraModule]) -> dict[str, float]:
     """Return the share of the squared change that lies in weights of no module, by their kind, the largest first."""
     inside = {(module.part, module.weight) for module in modules}
     total, outside = 0.0, dict[str, float]()

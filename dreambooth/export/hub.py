@@ -1,18 +1,21 @@
 """A model as a repository on the Hub: private unless asked otherwise, updated in place, in one commit."""
 
+import contextlib
 import fnmatch
 import functools
 import json
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config.limits import as_written, token_problem
 from dreambooth.errors import ExportError, hide, quoted
-from dreambooth.export.model_card import BLEED_PICTURE, bleed_dir, model_card, settings_json
-from dreambooth.formats.layout import ALL_SAVED_FILES, MODEL_INDEX, layout_of, saved_step_kind
+from dreambooth.export.model_card import BLEED_PICTURE, bleed_dir, card_json, lora_name, model_card, settings_json
+from dreambooth.export.saved_lora import convert_lora
+from dreambooth.formats.layout import ALL_SAVED_FILES, CARD, MODEL_INDEX, layout_of, lora_file, saved_step_kind
 from dreambooth.models.saved_hashes import refuse_other_hash
 from dreambooth.records.saved_weights import SHARD
 
@@ -54,21 +57,37 @@ def push(
     single_file: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PushResult:
-    """Upload a model's folder, its samples, a card and perhaps its single file; return where it is.
+    """Upload a step, its samples, a card and perhaps its single file; return where it is.
 
-    `repo_id` is `owner/name`, or a name of one's own. A repository that is there is updated in one commit when it is
-    empty (a README alone counts as that) or holds a diffusers model, of ours or not; its name and visibility stay. What
-    an earlier push put there and this one lacks goes, README.md is written anew, every other file stays. Only names
-    that we write are uploaded, and nothing that says where they lay. `on_progress` is told the bytes of weights that
-    are there, and all of them.
+    `repo_id` is `owner/name`, or a name of one's own; a LoRA is one file there, named after it. A repository that is
+    there is updated in one commit when it is empty (a README alone counts as that) or holds a diffusers model, of ours
+    or not, or a LoRA of ours; its name and visibility stay. What an earlier push put there and this one lacks goes,
+    README.md is written anew, every other file stays. Only names that we write are uploaded, and nothing that says
+    where they lay. `on_progress` is told the bytes of weights that are there, and all of them.
 
     Raises ExportError, in a sentence for each reason. The model then shows as it did before; a repository that was made
     for it stays, empty, and the next push fills it.
     """
     token = _checked_token(token)
     _check_name(repo_id)
-    files = _files(model_dir)
-    if single_file is not None:
+    with contextlib.ExitStack() as stack:
+        files = _files(model_dir)
+        if lora_file(model_dir) is not None:
+            files |= stack.enter_context(_lora_files(model_dir, lora_name(repo_id)))
+        return _pushed(model_dir, repo_id, files, token, private, single_file, on_progress)
+
+
+def _pushed(
+    model_dir: Path,
+    repo_id: str,
+    files: dict[str, Path | bytes],
+    token: str,
+    private: bool,
+    single_file: Path | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> PushResult:
+    """Upload these files and what is made for the repository."""
+    if single_file is not None and lora_file(model_dir) is None:  # a LoRA is one file for web UIs already
         files[single_file_name(repo_id)] = _checked_single_file(single_file)
     from huggingface_hub import HfApi
 
@@ -143,12 +162,14 @@ def _checked_single_file(file: Path) -> Path:
 def _files(model_dir: Path) -> dict[str, Path | bytes]:
     """Return what is uploaded of a model's folder, by its name in the repository; raises ExportError for a part."""
     if saved_step_kind(model_dir) is None:
-        raise ExportError(f"{model_dir} is no model.", "model_index.json is not in it.", "Name a step folder.")
+        raise ExportError(f'"{model_dir}" is no saved step.', "It holds no model and no LoRA.", "Name a step folder.")
     found = [file for pattern in (*ALL_SAVED_FILES, "samples/*.png") for file in sorted(model_dir.glob(pattern))]
     named = {file.relative_to(model_dir).as_posix(): file for file in found if file.is_file() and not file.is_symlink()}
     files = {name: _without_places(file) for name, file in named.items() if _is_ours(name)}
     if (picture := bleed_dir(model_dir) / BLEED_PICTURE).is_file():
         files[BLEED_PICTURE] = picture
+    if lora_file(model_dir) is not None:
+        return files
     parts = layout_of(model_dir).parts
     missing = [part.config_file for part in parts if part.config_file not in files]
     missing += [
@@ -160,6 +181,16 @@ def _files(model_dir: Path) -> dict[str, Path | bytes]:
             "Save the model again as .safetensors, or name another step.",
         )  # fmt: skip
     return files
+
+
+@contextlib.contextmanager
+def _lora_files(model_dir: Path, name: str) -> Iterator[dict[str, Path | bytes]]:
+    """Yield a LoRA's file under its name in the repository, which is its name in prompts, and the card that says so."""
+    with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
+        file = convert_lora(model_dir, Path(folder) / f"{name}.safetensors").path
+        card = json.loads(card_json(model_dir))
+        card["lora"]["file"] = file.name
+        yield {file.name: file, CARD: f"{json.dumps(card, indent=2)}\n".encode()}
 
 
 def _is_weights_of(part: str, name: str) -> bool:
@@ -255,7 +286,7 @@ def _stale(repo_id: str, info: "ModelInfo", files: dict[str, Path | bytes]) -> l
     names = _names(info)
     old = {name for name in names if _is_ours(name)}
     if SETTINGS_FILE in names:
-        old.add(single_file_name(repo_id))
+        old |= {single_file_name(repo_id), f"{lora_name(repo_id)}.safetensors"}
     else:
         # No push was here before: parts of the model are replaced, and pictures are somebody's.
         old = {name for name in old if not SAMPLE.fullmatch(name)}

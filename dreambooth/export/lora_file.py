@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import re
-import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +15,14 @@ from typing import TYPE_CHECKING
 
 from dreambooth.durable import new_file
 from dreambooth.errors import ExportError
-from dreambooth.export.recipe import file_metadata_of, public_settings
-from dreambooth.formats.layout import Layout, layout_of
+from dreambooth.export.lora_metadata import trigger_words
+from dreambooth.formats.layout import layout_of
 from dreambooth.formats.lora_keys import ALPHA, DOWN, UP
-from dreambooth.formats.safetensors_file import write_safetensors
+from dreambooth.formats.natural_order import in_natural_order
+from dreambooth.formats.safetensors_file import same_bits, stored_bytes, write_safetensors
+from dreambooth.models.lora_file import read_lora
 from dreambooth.models.low_rank import Factors
+from dreambooth.models.weights import not_finite, read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 # The name is the word in `<lora:NAME:1>`, where a colon or a comma would end it.
 FILE_NAME = re.compile(r"[A-Za-z0-9_-]+\.safetensors")
+# What the header takes of a file, a module: three tensors with names, shapes and offsets.
+HEADER_BYTES_PER_MODULE = 480
 # Where sd-scripts' older hash looks: 64 KiB at 1 MiB.
 LEGACY_START, LEGACY_BYTES = 1 << 20, 1 << 16
 
@@ -60,67 +64,68 @@ def write_lora(
     write_safetensors(path, tensors, {**metadata, **hashes}, float_dtype=float_dtype)
 
 
-def lora_metadata(
-    model_dir: Path, name: str, layout: Layout, factors: Mapping[str, Factors], prediction_type: str | None = None
-) -> dict[str, str]:
-    """Return the texts of the header of a LoRA of this step: no path, no file name but its own, no caption.
+def lora_bytes(factors: Mapping[str, Factors], float_dtype: "torch.dtype") -> int:
+    """Return about how large the file of these factors is."""
+    return stored_bytes(_tensors(factors), float_dtype) + HEADER_BYTES_PER_MODULE * len(factors)
 
-    prediction_type: the base's, where no scheduler lies in the step's folder.
+
+def refuse_wrong_file(path: Path, factors: Mapping[str, Factors], float_dtype: "torch.dtype") -> float:
+    """Return how far the changes in a file are from those of the factors, as a share of the norm of all of them.
+
+    Raises ExportError unless every module is in it with the factors' numbers as rounded to this number format, finite,
+    and changes its weight where they do.
     """
-    settings = public_settings(model_dir)
-    told = file_metadata_of(model_dir, open_clip=layout.open_clip, prediction_type=prediction_type)
-    rank = max(one.down.shape[0] for one in factors.values())
-    # SD 1.x has projections that are convolutions of one pixel; the dialect counts them as linear.
-    has_convolutions = any(math.prod(one.down.shape[2:]) > 1 for one in factors.values())
-    convolutions = {"conv_dim": str(rank), "conv_alpha": str(float(rank))} if has_convolutions else {}
-    metadata = told | {
-        "modelspec.architecture": f"{told['modelspec.architecture']}/lora",
-        "modelspec.implementation": "diffusers",
-        "ss_v2": str(layout.open_clip),
-        "ss_base_model_version": "sd_v2" if layout.open_clip else "sd_v1",
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": str(float(rank)),
-        "ss_network_args": json.dumps(convolutions),
-        "ss_output_name": name,
-        "ss_resolution": told["modelspec.resolution"].replace("x", ","),
-    }
-    if prompts := trigger_words(model_dir):
-        metadata["modelspec.trigger_phrase"] = prompts
-    for theirs, ours in (("ss_seed", "seed"), ("ss_learning_rate", "learning_rate")):
-        if ours in settings:
-            metadata[theirs] = str(settings[ours])
-    base = settings.get("pretrained_model_name_or_path", "")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(base)):
-        metadata["ss_sd_model_name"] = str(base)
-    return metadata
-
-
-def trigger_words(model_dir: Path) -> str:
-    """Return the instance prompts of a step's run, with commas between them."""
-    concepts = public_settings(model_dir).get("concepts", [])
-    return ", ".join(str(concept["instance_prompt"]) for concept in concepts if concept.get("instance_prompt"))
+    stored, expected = read_weights(path, is_safetensors=True), _tensors(factors)
+    wrong = sorted(stored.keys() ^ expected.keys()) or [
+        name for name, tensor in expected.items() if not same_bits(tensor.to(float_dtype), stored[name])
+    ]
+    if wrong:
+        raise ExportError(
+            "The written file is not the run's LoRA.", f"{wrong[0]} is missing, unknown or another.",
+            "A failing disk, or a bug here: try another folder, or report it.",
+        )  # fmt: skip
+    if name := not_finite(stored):
+        raise ExportError(
+            "This LoRA cannot be written.", f"Numbers of {name} are not finite, or too large for this number format.",
+            "Write it with --precision fp32, or take an earlier step.",
+        )  # fmt: skip
+    written, total, lacking = read_lora(path).factors, 0.0, 0.0
+    for name, one in factors.items():
+        change, again = one.product().double(), written[name].product().double()
+        total += float(change.square().sum())
+        lacking += float((again - change).square().sum())
+        if change.any() and not again.any():
+            raise ExportError(
+                "This LoRA cannot be written.", f"The change of {name} is zero in this number format.",
+                "Write it with --precision fp32.",
+            )  # fmt: skip
+    if not total:
+        raise ExportError("This LoRA changes nothing.", "All its factors are zero.", "Take a later step.")
+    return math.sqrt(lacking / total)
 
 
 def write_sidecars(path: Path, model_dir: Path) -> list[Path]:
-    """Write what A1111, Forge and InvokeAI show of a LoRA: NAME.json and, where there is a sample, NAME.png.
+    """Write the files beside a LoRA (see `sidecars`).
 
     Returns those written; files that are there already are left as they are.
     """
     written = []
-    about, picture = path.with_suffix(".json"), path.with_suffix(".png")
-    if not about.exists():
-        version = "SD2" if layout_of(model_dir).open_clip else "SD1"
-        values = {"activation text": trigger_words(model_dir), "preferred weight": 1.0, "sd version": version}
-        with new_file(about) as temporary:
-            temporary.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
-        written.append(about)
-    samples = sorted((model_dir / "samples").glob("*.png"))
-    if samples and not picture.exists():
-        with new_file(picture) as temporary:
-            shutil.copyfile(samples[0], temporary)
-        written.append(picture)
+    for name, content in sidecars(path.stem, model_dir).items():
+        file = path.with_name(name)
+        if not file.exists():
+            with new_file(file) as temporary:
+                temporary.write_bytes(content)
+            written.append(file)
     return written
+
+
+def sidecars(name: str, model_dir: Path) -> dict[str, bytes]:
+    """Return what A1111, Forge and InvokeAI show of a LoRA: NAME.json and, where there is a sample, NAME.png."""
+    version = "SD2" if layout_of(model_dir).open_clip else "SD1"
+    about = {"activation text": trigger_words(model_dir), "preferred weight": 1.0, "sd version": version}
+    found = {f"{name}.json": (json.dumps(about, indent=2) + "\n").encode()}
+    samples = in_natural_order((model_dir / "samples").glob("*.png"), lambda file: file.name)
+    return found | ({f"{name}.png": samples[0].read_bytes()} if samples else {})
 
 
 def _tensors(factors: Mapping[str, Factors]) -> "dict[str, Tensor]":

@@ -1,36 +1,105 @@
-"""A diffusers folder of a step at another strength, merged in a copy for as long as an export reads it."""
+"""A whole model made for an export, as a diffusers folder that is there for as long as the export reads it: a step at
+another strength, or a LoRA added to a base."""
 
 import dataclasses
+import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from dreambooth.device.precision import dtype_of
 from dreambooth.durable import scratch_folder
+from dreambooth.errors import ExportError
+from dreambooth.export.disk_room import refuse_full_disk
+from dreambooth.export.saved_lora import convert_lora
+from dreambooth.export.single_file import Precision
+from dreambooth.formats.layout import CARD, lora_file
+from dreambooth.formats.safetensors_file import stored_bytes
+from dreambooth.models.adapter import fitted, module_of
+from dreambooth.models.base import Base, read_card
+from dreambooth.models.lora_file import read_lora
 from dreambooth.models.saved_step import ModelSource, load
 from dreambooth.models.saving import write_model
 from dreambooth.models.strength import Strength
 
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class WholeModel:
+    """A model's folder, and for a LoRA how much of its change the folder's number format loses, as a share of it."""
+
+    folder: Path
+    format_loss: float | None = None
+
 
 @contextmanager
-def folder_at_strength(model_dir: Path, strength: Strength, beside: Path, **options: Any) -> Iterator[Path]:
-    """Yield a diffusers folder of the model at this strength, in the number format of the taught one.
+def whole_model(
+    model_dir: Path,
+    strength: Strength,
+    beside: Path,
+    *,
+    base: str | None = None,
+    precision: Precision | None = None,
+    models_dir: Path | None = None,
+    token: str | None = None,
+) -> Iterator[WholeModel]:
+    """Yield a diffusers folder of a step at this strength: its own where it is a whole model as it was trained.
 
-    It lies beside the given path while it is used, takes as much disk as the model, and is the model's own folder where
-    the strength is whole.
+    Any other lies beside the given path meanwhile, takes as much disk as the model, and is in the number format of the
+    step's own weights; of a LoRA, which is merged in fp32, in `precision` if one is given, and never in bf16. base:
+    what a LoRA is added to, and what a model was trained from, where it is not what the step names. Raises
+    BaseModelError for a base that is missing or does not fit, and ExportError for a disk without room.
     """
+    if lora_file(model_dir) is None and strength.is_whole:
+        yield WholeModel(model_dir)
+        return
+    made = load(ModelSource(str(model_dir), strength, base=base), models_dir=models_dir, token=token)
+    dtype = _dtype_of(model_dir, precision)
+    weights = [module.state_dict() for module in made.modules().values()]
+    refuse_full_disk(beside, sum(stored_bytes(named, dtype) for named in weights))
+    card, told = dataclasses.replace(made.card, step=_step_of(model_dir), lora=None), str(strength)
+    loss = None
+    if (file := lora_file(model_dir)) is not None:
+        loss = _format_loss(made, file, strength, dtype)
+        own = read_card(str(model_dir))
+        if base is not None:
+            told += f", a LoRA added to {card.source or 'another local model'}"
+        # The recipe names what was trained on; both licences hold.
+        licence = " and ".join(dict.fromkeys(text for text in (card.licence, own.licence) if text))
+        card = dataclasses.replace(card, source=own.source, licence=licence)
+    with scratch_folder(beside) as folder:
+        write_model(folder, made, dtype, dataclasses.replace(card, strength="" if told == str(Strength()) else told))
+        if (model_dir / "args.json").is_file():
+            shutil.copy(model_dir / "args.json", folder / "args.json")
+        yield WholeModel(folder, loss)
+
+
+@contextmanager
+def folder_at_strength(
+    model_dir: Path, strength: Strength, beside: Path, *, models_dir: Path | None = None, token: str | None = None
+) -> Iterator[Path]:
+    """Yield a step's folder at this strength for an archive: of a LoRA one with its file at this strength."""
+    file = lora_file(model_dir)
+    if file is None:
+        with whole_model(model_dir, strength, beside, models_dir=models_dir, token=token) as whole:
+            yield whole.folder
+        return
     if strength.is_whole:
         yield model_dir
         return
-    import torch
-
-    mixed = load(ModelSource(str(model_dir), strength), **options)
-    weights = next(iter(sorted((model_dir / "unet").glob("*.safetensors"))), None)
     with scratch_folder(beside) as folder:
-        card = dataclasses.replace(mixed.card, step=_step_of(model_dir), strength=str(strength))
-        write_model(folder, mixed, torch.float32 if weights is None else _dtype_of(weights), card)
-        shutil.copy(model_dir / "args.json", folder / "args.json")
+        for entry in ("args.json", "samples"):
+            if (model_dir / entry).exists():
+                (shutil.copytree if entry == "samples" else shutil.copy)(model_dir / entry, folder / entry)
+        card = dataclasses.replace(read_card(str(model_dir)), strength=str(strength))
+        (folder / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", "utf-8")
+        convert_lora(model_dir, folder / file.name, strength=strength, models_dir=models_dir, token=token)
         yield folder
 
 
@@ -38,8 +107,37 @@ def _step_of(model_dir: Path) -> int | None:
     return int(model_dir.name) if model_dir.name.isdecimal() else None
 
 
-def _dtype_of(file: Path) -> Any:
+def _dtype_of(model_dir: Path, precision: Precision | None) -> "torch.dtype":
+    """Return the number format of the folder that is made."""
+    import torch
     from safetensors import safe_open
 
-    with safe_open(file, framework="pt") as weights:
-        return weights.get_tensor(next(iter(weights.keys()))).dtype
+    file = lora_file(model_dir)
+    if file is not None and precision is not None:
+        return dtype_of(precision)
+    stored = file or next(iter(sorted((model_dir / "unet").glob("*.safetensors"))), None)
+    if stored is None:
+        return torch.float32
+    with safe_open(stored, framework="pt") as weights:
+        own: torch.dtype = weights.get_tensor(next(iter(weights.keys()))).dtype
+    # bf16 loses up to four fifths of a LoRA's change.
+    return torch.float16 if file is not None and own == torch.bfloat16 else own
+
+
+def _format_loss(merged: Base, file: Path, strength: Strength, dtype: "torch.dtype") -> float:
+    """Return |cast(W) - W| over the LoRA's modules, as a share of the norm of what it added to them.
+
+    Raises ExportError where it adds nothing, or numbers that are not finite.
+    """
+    change = lost = 0.0
+    for one in fitted(merged, read_lora(file).factors).modules:
+        weight = module_of(merged, one.place).weight.detach()
+        change += float((strength.of(one.place.part) * one.factors.product()).double().square().sum())
+        lost += float((weight.to(dtype).float() - weight).double().square().sum())
+    if not math.isfinite(change) or change == 0:
+        raise ExportError(
+            f'The LoRA "{file.name}" {"changes nothing" if change == 0 else "is damaged"}.',
+            "Its change at this strength is zero." if change == 0 else "It holds NaN or infinity.",
+            "Choose another strength or step.",
+        )
+    return math.sqrt(lost / change)

@@ -7,6 +7,7 @@ from typing import Any
 
 from dreambooth.config.training import SD15, TrainingConfig
 from dreambooth.export.recipe import public_settings
+from dreambooth.formats.layout import CARD, lora_file
 from dreambooth.formats.natural_order import in_natural_order
 from dreambooth.models.download import SUCCESSORS
 from dreambooth.records.workspace import RunFolder
@@ -34,6 +35,7 @@ HUB_LICENCES = """
 """
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 STARTER = "starter"
+NO_REVISION = {"revision": None, "variant": None}
 PROMPT_WITHOUT_ONE = "a photo"
 MAX_SAMPLES = 8
 # What `dreambooth.scoring.bleed` leaves in the run's folder of a step.
@@ -47,13 +49,15 @@ def model_card(model_dir: Path, repo_id: str, single_file: Path | None) -> str:
     concepts = [concept for concept in settings.get("concepts", []) if str(concept.get("instance_prompt", "")).strip()]
     prompts = [str(concept["instance_prompt"]) for concept in concepts]
     base, licence = base_and_licence(model_dir)
+    is_lora = lora_file(model_dir) is not None
+    usage = _lora_usage(repo_id, base, prompts) if is_lora else _usage(repo_id, prompts, single_file is not None)
     parts = [
-        _front_matter(base, licence, prompts),
+        _front_matter(base, licence, prompts, _widget(model_dir, settings), is_lora=is_lora),
         f"# {_plain(repo_id.rpartition('/')[2])}\n",
-        _about(base, licence, concepts),
+        _about(base, licence, concepts, is_lora=is_lora),
         _samples(model_dir),
         _bleed(model_dir),
-        _usage(repo_id, prompts, has_single_file=single_file is not None),
+        usage,
         _how_it_was_made(settings, _object(model_dir / "card.json").get("extensions")),
     ]
     return "\n".join(part for part in parts if part)
@@ -62,6 +66,20 @@ def model_card(model_dir: Path, repo_id: str, single_file: Path | None) -> str:
 def settings_json(model_dir: Path) -> str:
     """Return the settings of the training as JSON, without places on anybody's machine."""
     return json.dumps(_settings(model_dir), indent=2, sort_keys=True) + "\n"
+
+
+def card_json(model_dir: Path) -> str:
+    """Return what a model says of itself, without places on anybody's machine.
+
+    A LoRA's base is then the Hub id it comes from, or nothing: whoever has that model names it with --base.
+    """
+    card = _object(model_dir / CARD)
+    if isinstance(about := card.get("lora"), dict):
+        source = base_and_licence(model_dir)[0]
+        public = {name: value for name, value in about.items() if name not in ("vae", "tokenizer")}
+        # Branch and variant are those of the Hub's.
+        card["lora"] = public | {"base": source} | ({} if about.get("base") == source else NO_REVISION)
+    return json.dumps(card, indent=2) + "\n"
 
 
 def base_and_licence(model_dir: Path) -> tuple[str, str]:
@@ -95,30 +113,51 @@ def _object(file: Path) -> dict[str, Any]:
 # Its parts ----------------------------------------------------------------------------------------------------------
 
 
-def _front_matter(base: str, licence: str, prompts: list[str]) -> str:
+def _front_matter(base: str, licence: str, prompts: list[str], widget: list[dict[str, Any]], *, is_lora: bool) -> str:
     from huggingface_hub import ModelCardData
 
     # The library's own writer, which takes options of YAML and is not listed among its names.
     from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
 
+    has_base = bool(base) and base != STARTER
+    own: dict[str, Any] = {"base_model_relation": "adapter"} if is_lora and has_base else {}
+    own |= {"widget": widget} if is_lora and widget else {}
+    tags = ["stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "dreambooth"]
     data: Any = ModelCardData(
         license=licence.lower() if licence.lower() in HUB_LICENCES.split() else "other",
-        base_model=base if base != STARTER and base else None,
+        base_model=base if has_base else None,
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        tags=["stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "dreambooth"],
+        tags=[*tags, "lora"] if is_lora else tags,
         instance_prompt=prompts[0] if prompts else None,
+        **own,
     )
     # Escaped, since characters that turn the direction of the text would stand there as they are.
     text: str = yaml_dump(data.to_dict(), sort_keys=False, allow_unicode=False)
     return f"---\n{text}---\n"
 
 
-def _about(base: str, licence: str, concepts: list[dict[str, Any]]) -> str:
+def _widget(model_dir: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the sample pictures with the prompts they were made from, as the Hub shows them."""
+    prompts = [line for line in str(settings.get("save_sample_prompt") or "").splitlines() if line.strip()]
+    return [
+        {"text": prompt, "output": {"url": f"samples/{name}"}}
+        for prompt, name in zip(_prompt_of_each(prompts, settings), _sample_names(model_dir), strict=False)
+    ]
+
+
+def _prompt_of_each(prompts: list[str], settings: dict[str, Any]) -> list[str]:
+    """Return the prompt of each sample picture: pictures of one prompt come one after the other."""
+    number = settings.get("n_save_sample", TrainingConfig().n_save_sample)
+    return [prompt for prompt in prompts for _ in range(number if isinstance(number, int) else 1)]
+
+
+def _about(base: str, licence: str, concepts: list[dict[str, Any]], *, is_lora: bool) -> str:
     linked = f"[{base}](https://huggingface.co/{base})" if base else "a local model"
     if base == STARTER:
         linked = "the starter of DreamBooth Studio, a toy model"
-    lines = [f"A DreamBooth model, taught from {linked}.", ""]
+    what = f"A DreamBooth LoRA, trained on {linked}." if is_lora else f"A DreamBooth model, taught from {linked}."
+    lines = [what, ""]
     if concepts:
         lines += ["What to write in a prompt:", "", *map(_concept, concepts), ""]
     if licence:
@@ -134,11 +173,13 @@ def _concept(concept: dict[str, Any]) -> str:
 
 
 def _samples(model_dir: Path) -> str:
+    pictures = [f"![A sample picture](samples/{name})" for name in _sample_names(model_dir)]
+    return "\n".join(["## Samples", "", *pictures, ""]) if pictures else ""
+
+
+def _sample_names(model_dir: Path) -> list[str]:
     names = [file.name for file in (model_dir / "samples").glob("*.png") if re.fullmatch(r"[0-9]+\.png", file.name)]
-    if not names:
-        return ""
-    pictures = [f"![A sample picture](samples/{name})" for name in in_natural_order(names)[:MAX_SAMPLES]]
-    return "\n".join(["## Samples", "", *pictures, ""])
+    return in_natural_order(names)[:MAX_SAMPLES]
 
 
 def bleed_dir(model_dir: Path) -> Path:
@@ -171,14 +212,42 @@ def _is_bled(row: object) -> bool:
     return all(isinstance(value, int | float) for value in (row.get("change"), 0 if became is None else became))
 
 
-def _usage(repo_id: str, prompts: list[str], *, has_single_file: bool) -> str:
+def _diffusers_lines(model: str, prompts: list[str], *more: str) -> list[str]:
+    """Return the lines that make a picture with a pipeline of this model, with others before the picture."""
     prompt = prompts[0] if prompts else PROMPT_WITHOUT_ONE
-    lines = [
-        "## Use", "", "With diffusers (while the repository is private, after `hf auth login`):", "", "```python",
+    return [
+        "```python",
         "import torch", "from diffusers import StableDiffusionPipeline", "",
         'device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)',
-        f"pipe = StableDiffusionPipeline.from_pretrained({_quoted(repo_id)}, torch_dtype=dtype).to(device)",
+        f"pipe = StableDiffusionPipeline.from_pretrained({_quoted(model)}, torch_dtype=dtype).to(device)",
+        *more,
         f'pipe({_quoted(prompt)}, num_inference_steps=24).images[0].save("picture.png")', "```", "",
+    ]  # fmt: skip
+
+
+def _lora_usage(repo_id: str, base: str, prompts: list[str]) -> str:
+    name = lora_name(repo_id)
+    base = base if base and base != STARTER else "path/to/the/base"
+    line = f"pipe.load_lora_weights({_quoted(repo_id)}, weight_name={_quoted(f'{name}.safetensors')})"
+    return "\n".join([
+        "## Use", "", "With diffusers and peft (`pip install diffusers transformers peft`; while the repository is "
+        "private, after `hf auth login`):", "", *_diffusers_lines(base, prompts, line),
+        f"In web UIs it adds to any checkpoint of the base's family. Download `{name}.safetensors` and put it into", "",
+        f"- AUTOMATIC1111, Forge and SD.Next: `models/Lora/`, with `<lora:{name}:1>` in the prompt",
+        "- ComfyUI: `models/loras/`, with the node *Load LoRA*",
+        "- InvokeAI: *Models*, *Add Models*, from the file", "",
+    ])  # fmt: skip
+
+
+def lora_name(repo_id: str) -> str:
+    """Return what a LoRA is called in a repository, and in prompts: always the same, so that a push replaces it."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", repo_id.rpartition("/")[2]).strip("-") or "lora"
+
+
+def _usage(repo_id: str, prompts: list[str], has_single_file: bool) -> str:
+    lines = [
+        "## Use", "", "With diffusers (while the repository is private, after `hf auth login`):", "",
+        *_diffusers_lines(repo_id, prompts),
     ]  # fmt: skip
     if has_single_file:
         name = f"{repo_id.rpartition('/')[2]}.safetensors"

@@ -12,7 +12,9 @@ from dreambooth.config.fields import describe
 from dreambooth.config.training import TrainingConfig
 
 # Settings that name places on this machine, or say nothing about what was learned.
-PRIVATE_SETTINGS = ("output_dir", "logging_dir", "pretrained_vae_name_or_path", "tokenizer_name")
+PRIVATE_SETTINGS = (
+    "output_dir", "logging_dir", "pretrained_vae_name_or_path", "tokenizer_name", "class_model_name_or_path",
+)  # fmt: skip
 PUBLIC_OF_CONCEPT = ("instance_prompt", "class_prompt")
 # https://github.com/Stability-AI/ModelSpec names the architectures and implementations so.
 SPEC_VERSION = "1.0.1"

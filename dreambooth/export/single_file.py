@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.device.precision import dtype_of
-from dreambooth.durable import free_bytes, new_file, sweep_unfinished_beside
+from dreambooth.durable import new_file, sweep_unfinished_beside
 from dreambooth.errors import BaseModelError, ExportError
 from dreambooth.export.archive import EXPORT_SUFFIXES
+from dreambooth.export.disk_room import refuse_full_disk
 from dreambooth.export.recipe import file_metadata_of
 from dreambooth.formats.layout import Layout, layout_of
-from dreambooth.formats.safetensors_file import in_pieces, stored_dtype, write_safetensors
+from dreambooth.formats.safetensors_file import in_pieces, stored_bytes, stored_dtype, write_safetensors
 from dreambooth.models.config_limits import refuse_wrong_configs
 from dreambooth.models.family import Family, family_for
 from dreambooth.models.weights import part_weights
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     import torch
     from _typeshed import ReadableBuffer
     from torch import Tensor
-
-SPARE_BYTES = 64 * 2**20
 
 Precision = Literal["fp16", "fp32"]
 
@@ -76,7 +75,7 @@ def convert(
     sweep_unfinished_beside(out_path, EXPORT_SUFFIXES)
     model = read_model(model_dir)
     float_dtype = float_dtype_of(precision)
-    _check_room(model.weights, out_path, float_dtype)
+    refuse_full_disk(out_path, stored_bytes(model.weights, float_dtype))
     total, done = len(model.weights), 0
 
     def on_tensor() -> None:
@@ -190,14 +189,3 @@ class _InPieces(FileIO):
 
     def write(self, data: "ReadableBuffer") -> int:
         return sum(super(_InPieces, self).write(piece) for piece in in_pieces(memoryview(data)))
-
-
-def _check_room(weights: "dict[str, Tensor]", out_path: Path, float_dtype: "torch.dtype | None") -> None:
-    sizes = (tensor.numel() * stored_dtype(tensor, float_dtype).itemsize for tensor in weights.values())
-    needed, free = sum(sizes) + SPARE_BYTES, free_bytes(out_path.absolute().parent)
-    if needed > free:
-        raise ExportError(
-            f"The disk is too full for {out_path.name}.",
-            f"It takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free.",
-            "Free some space or choose another place.",
-        )

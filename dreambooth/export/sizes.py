@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dreambooth.export.archive import model_files
-from dreambooth.formats.layout import layout_of
+from dreambooth.formats.layout import layout_of, lora_file
 from dreambooth.formats.tensor_names import safetensors_header
 from dreambooth.records.workspace import RunFolder
 
@@ -13,7 +13,9 @@ HEADER_BYTES = 150
 
 
 def single_file_bytes(model_dir: Path, bytes_per_float: int) -> int | None:
-    """Return the size of the model as one file, None where its folder does not tell."""
+    """Return the size of the step as one file, of a LoRA as a LoRA; None where its folder does not tell."""
+    if (file := lora_file(model_dir)) is not None:
+        return _tensor_bytes(file, bytes_per_float)
     total = 0
     for part in layout_of(model_dir).part_names:
         files = sorted((model_dir / part).glob("*.safetensors"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dreambooth.device.threads import one_thread_here
 from dreambooth.durable import sync
 from dreambooth.errors import ExportError
-from dreambooth.export.merged import folder_at_strength
+from dreambooth.export.merged import whole_model
 from dreambooth.export.single_file import OriginalModel, Precision, Written, convert
 from dreambooth.formats.safetensors_file import Cast, same_bits, stored_dtype
 from dreambooth.models.saved_hashes import refuse_changed
@@ -29,14 +29,22 @@ Parts = Mapping[str, Mapping[str, "Tensor"]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found equal: tensors and their bytes."""
+    """What was found equal: tensors and their bytes.
+
+    format_loss: of a LoRA that was merged, how much of its change was lost to the number format, as a share of it.
+    """
 
     path: Path
     num_tensors: int
     num_bytes: int
+    format_loss: float | None = None
 
     def __str__(self) -> str:
-        return f"Read again: all {self.num_tensors} tensors are there and equal."
+        told = f"Read again: all {self.num_tensors} tensors are there and equal."
+        if self.format_loss is None:
+            return told
+        loss = f"The file's number format loses {self.format_loss:.2%} of its change." if self.format_loss else ""
+        return f"{told} The LoRA was merged in fp32. {loss}".rstrip()
 
 
 def convert_verified(
@@ -48,25 +56,30 @@ def convert_verified(
     strength: Strength = WHOLE,
     models_dir: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    base: str | None = None,
+    token: str | None = None,
 ) -> Verdict:
     """Write the folder as one file that was read again and found equal to it, and return what was compared.
 
-    With another strength than 1 it is the folder of base + s (taught - base), which is made for it and removed again.
+    With another strength than 1 it is the folder of base + s (taught - base), and of a LoRA that of base + s x change,
+    which is made for it and removed again; base: as in `whole_model`.
 
-    Raises ExportError, leaving no file, when something differs; and for what `convert` raises it.
+    Raises ExportError, leaving no file, when something differs; and for what `convert` and `whole_model` raise it.
     """
     # Threads of torch would take the core on which a training computes.
     with (
         one_thread_here(),
-        folder_at_strength(model_dir, strength, out_path, models_dir=models_dir) as folder,
+        whole_model(
+            model_dir, strength, out_path, base=base, precision=precision, models_dir=models_dir, token=token
+        ) as whole,
     ):
         verdicts: list[Verdict] = []
         path = convert(
-            folder, out_path, precision=precision, use_safetensors=use_safetensors, on_progress=on_progress,
+            whole.folder, out_path, precision=precision, use_safetensors=use_safetensors, on_progress=on_progress,
             check=lambda written: verdicts.append(verify(written)),
         )  # fmt: skip
     (verdict,) = verdicts
-    return dataclasses.replace(verdict, path=path)
+    return dataclasses.replace(verdict, path=path, format_loss=whole.format_loss)
 
 
 def verify(written: Written) -> Verdict:

@@ -67,6 +67,11 @@ def lora_module(part: str, weight: str) -> LoraModule:
     return LoraModule(PREFIXES[part] + path.replace(".", "_"), part, weight)
 
 
+def part_of(module: str) -> str:
+    """Return the part of a model that a module of this name in a file belongs to."""
+    return next(part for part, prefix in PREFIXES.items() if module.startswith(prefix))
+
+
 def kind_of_weight(name: str) -> str:
     """Return what kind a weight of UNet or text encoder is, as a person is told of those that a LoRA leaves out."""
     if "embed" in name and "time_embedding" not in name:

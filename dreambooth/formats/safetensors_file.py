@@ -108,6 +108,11 @@ def stored_dtype(tensor: "Tensor", float_dtype: "torch.dtype | None") -> "torch.
     return float_dtype if float_dtype is not None and tensor.is_floating_point() else tensor.dtype
 
 
+def stored_bytes(weights: "Mapping[str, Tensor]", float_dtype: "torch.dtype | None" = None) -> int:
+    """Return what tensors take in a file, its header aside, with floats in `float_dtype` if one is given."""
+    return sum(tensor.numel() * stored_dtype(tensor, float_dtype).itemsize for tensor in weights.values())
+
+
 def dtype_name(dtype: "torch.dtype") -> str:
     """Return the format's name of a number format; raises KeyError for one that no model of ours has."""
     import torch

@@ -158,11 +158,8 @@ def _base_source(source: ModelSource, step: Path) -> ModelSource:
     assert about is not None, "its card names the file"
     if source.base is not None:
         return ModelSource(source.base, vae=source.vae, tokenizer=source.tokenizer)
-    if Path(about.base).is_absolute() and not Path(about.base).exists():
-        raise BaseModelError(
-            f'The base of the LoRA "{model_name(source.name)}" is not here.', f'It was trained on "{about.base}".',
-            "Name where that model is now with --base.",
-        )  # fmt: skip
+    if not about.base or _is_gone(about.base):
+        raise base_is_gone(model_name(source.name), about.base)
     return ModelSource(
         about.base, vae=source.vae or about.vae, revision=about.revision, variant=about.variant,
         tokenizer=source.tokenizer or about.tokenizer,
@@ -269,8 +266,27 @@ def _placed(one: AdaptedModule, like: Any) -> AdaptedModule:
 
 
 def _named(base: Base, source: ModelSource, card: BaseCard) -> Base:
-    """Return the same models under the step's name, with its card."""
-    return dataclasses.replace(base, name=source.name, card=dataclasses.replace(card, step=None, strength=""))
+    """Return the same models under the step's name, with its card; its source is another base's where one is asked for.
+
+    With the LoRA in them they are a whole model.
+    """
+    card = dataclasses.replace(card, step=None, strength="", lora=None)
+    if source.base is not None:
+        card = dataclasses.replace(card, source=base.card.source, licence=base.card.licence)
+    return dataclasses.replace(base, name=source.name, card=card)
+
+
+def base_is_gone(name: str, base: str) -> BaseModelError:
+    """Return the error for a run or step whose base is not where it says."""
+    return BaseModelError(
+        f'The base of "{name}" is not here.',
+        f'It was trained on "{base}".' if base else "It was trained on a model of another machine.",
+        "Name where that model is now with --base.",
+    )
+
+
+def _is_gone(base: str) -> bool:
+    return Path(base).is_absolute() and not Path(base).exists()
 
 
 # Names and files -----------------------------------------------------------------------------------------------------
@@ -299,9 +315,12 @@ def _base_of(model_dir: Path) -> dict[str, Any]:
     try:
         told = read_object(model_dir / "args.json")
         found = {name: told.get(name) for name in ("revision", "variant")}
-        return {"name": str(told["pretrained_model_name_or_path"]), **found}
+        base = str(told["pretrained_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError):
         raise BaseModelError(
             f"What {model_dir} learned is not known.", "Nothing says what it was trained from: no args.json.",
             "Choose a step of a run.",
         ) from None  # fmt: skip
+    if _is_gone(base):
+        raise base_is_gone(model_name(str(model_dir)), base)
+    return {"name": base, **found}

@@ -17,7 +17,7 @@ from dreambooth import rng
 from dreambooth.config.concepts import Concept
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.presets import resolve
-from dreambooth.config.training import TrainingConfig
+from dreambooth.config.training import MethodName, TrainingConfig
 from dreambooth.durable import new_file, write_json, write_text
 from dreambooth.environment import Settings, load_settings
 from dreambooth.errors import ConfigError, FieldProblem, RunFolderError
@@ -57,6 +57,7 @@ class Request:
     num_prompts: int | None = None
     num_images: int = PAPERS_IMAGES
     num_steps: int | None = None
+    method: MethodName = "full"
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,17 @@ def evaluate(
 def _refuse_other(request: Request, classes: dict[str, str], protocol: Protocol) -> None:
     """Write down of what the folder's pictures and figures are; raise ConfigError where they are of something else."""
     path = request.output_dir / "request.json"
-    asked: dict[str, Any] = {"base": request.base, "number of steps": request.num_steps, "seed": SEED}
+    asked: dict[str, Any] = {
+        "base": request.base,
+        "number of steps": request.num_steps,
+        "seed": SEED,
+        "method": request.method,
+    }
     asked |= {f"class of {name}": word for name, word in classes.items()}
     asked |= {f"list of prompts of {word}": list(protocol.prompts_for(word)) for word in classes.values()}
     try:
-        kept = read_object(path) if path.exists() else {}
+        # Of versions that knew one method it does not say which.
+        kept = {"method": TrainingConfig().method} | read_object(path) if path.exists() else {}
     except ValueError as error:
         message = f"holds an evaluation whose request.json is damaged ({error}): name another folder."
         raise ConfigError([FieldProblem("output_dir", message)]) from None
@@ -174,6 +181,7 @@ class Evaluation:
         card = read_card(self.request.base, self.workspace.models_dir)
         explicit: dict[str, Any] = {
             "pretrained_model_name_or_path": self.request.base,
+            "method": self.request.method,
             "concepts": (concept,),
             "output_dir": str(run.path),
             "seed": SEED,

@@ -29,7 +29,7 @@ from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.scoring import measures
 from dreambooth.scoring.encoders import Examiner
 from dreambooth.scoring.probes import photos_of
-from dreambooth.scoring.run import examiner_of, source_of
+from dreambooth.scoring.run import examiner_of, on_base, source_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -85,23 +85,26 @@ def bleed_report(
     manager: ModelManager | None = None,
     download: bool = True,
     on_picture: Callable[[int, int], None] = lambda done, total: None,
+    base: str | None = None,
 ) -> list[Bled]:
     """Return what a saved step (the last, when left out) changed, most first, and write report and picture.
 
-    Raises RunFolderError where there is no such step.
+    base: what the run began from, where it is not where the run says. Raises RunFolderError where there is no such
+    step, and BaseModelError for a base that is missing.
     """
     settings, manager = settings or load_settings(), manager or ModelManager()
     run = RunFolder(run_path.absolute())
     config, steps = read_config(run), run.steps()
     if config is None or not steps or (step is not None and step not in steps):
         raise RunFolderError(f"{run.path} has no saved step {step or ''}.", "", "Name a run's folder and its step.")
+    config = on_base(config, base)
     step = steps[-1] if step is None else step
     workspace, token = Workspace(settings.data_dir), settings.hub_token
     with manager.lease("generation", wait=False):
         examiner = examiner_of(config, workspace, download=download, token=token)
 
         def on_device(step: int) -> Base:
-            return resident(manager, source_of(run, step, config), models_dir=workspace.models_dir, token=token)
+            return resident(manager, source_of(run, step, config, base), models_dir=workspace.models_dir, token=token)
 
         # The base is not held here, so that it is gone when the step comes.
         prompts = battery(config, is_toy=on_device(0).card.is_toy)
@@ -120,6 +123,7 @@ def report_for_card(
     settings: Settings | None = None,
     manager: ModelManager | None = None,
     on_picture: Callable[[int, int], None] = lambda done, total: None,
+    base: str | None = None,
 ) -> bool:
     """Make the report of a run's step, if it has none yet, before its card is written; return whether it has one.
 
@@ -135,11 +139,13 @@ def report_for_card(
     if not all(Path(concept.instance_data_dir).is_dir() for concept in config.concepts):
         return False
     settings = settings or load_settings()
+    config = on_base(config, base)
     card = read_card(config.pretrained_model_name_or_path, Workspace(settings.data_dir).models_dir)
     if manager.device.type == "cpu" and not card.is_toy:
         return False
     bleed_report(
-        run.path, int(model.name), settings=settings, manager=manager, download=False, on_picture=on_picture
+        run.path, int(model.name), settings=settings, manager=manager, download=False, on_picture=on_picture,
+        base=base,
     )  # fmt: skip
     return True
 

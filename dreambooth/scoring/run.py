@@ -10,7 +10,7 @@ from dreambooth.environment import Settings, load_settings
 from dreambooth.errors import RunFolderError
 from dreambooth.models.base import read_card
 from dreambooth.models.manager import ModelManager
-from dreambooth.models.saved_step import ModelSource, resident
+from dreambooth.models.saved_step import ModelSource, base_is_gone, resident
 from dreambooth.records.runlog import read_config
 from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.scoring.encoders import Examiner, examiner_for
@@ -36,16 +36,18 @@ def score_run(
     download: bool = True,
     manager: ModelManager | None = None,
     on_picture: Callable[[int, int], None] = lambda done, total: None,
+    base: str | None = None,
 ) -> RunScores:
     """Score every saved step of a run and return its scores, which then lie in its folder.
 
-    Pictures that are there are taken as they are, unless another number of them is asked for. Raises RunFolderError
-    for a folder without a saved step, and DeviceError while something else has the device.
+    Pictures that are there are taken as they are, unless another number of them is asked for. base: what the run began
+    from, where it is not where the run says. Raises RunFolderError for a folder without a saved step, BaseModelError
+    for a base that is missing, and DeviceError while something else has the device.
     """
     settings = settings or load_settings()
     return score_here(
         RunFolder(run_path.absolute()), Workspace(settings.data_dir), manager or ModelManager(),
-        settings.hub_token, num_probes=num_probes, download=download, on_picture=on_picture,
+        settings.hub_token, num_probes=num_probes, download=download, on_picture=on_picture, base=base,
     )  # fmt: skip
 
 
@@ -58,14 +60,16 @@ def score_here(
     num_probes: int | None = None,
     download: bool = True,
     on_picture: Callable[[int, int], None] = lambda done, total: None,
+    base: str | None = None,
 ) -> RunScores:
     """Do what `score_run` does with an app's own folders and device."""
     config = read_config(run)
     if config is None or not run.steps():
         raise RunFolderError(f"{run.path} has no saved step.", "There is nothing to score.", "Name a run's folder.")
+    config = on_base(config, base)
     num = num_probes or num_probes_made(run) or NUM_PROBES
     with manager.lease("generation", wait=False):
-        _fill_up(run, config, num, manager, workspace, token, on_picture)
+        _fill_up(run, config, num, manager, workspace, token, on_picture, base)
         examiner = examiner_of(config, workspace, download=download, token=token)
         scores = update_scores(run, config, examiner)
     assert scores is not None, "the base's pictures were just made"
@@ -80,12 +84,26 @@ def examiner_of(
     return examiner_for(is_toy=card.is_toy, download=download, token=token)
 
 
-def source_of(run: RunFolder, step: int, config: TrainingConfig) -> ModelSource:
-    """Return where the model of a saved step is read from; for step 0 what the run started from, as it did."""
+def on_base(config: TrainingConfig, base: str | None) -> TrainingConfig:
+    """Return a run's settings with its base at another place, if one is named."""
+    if base is None:
+        return config
+    return dataclasses.replace(config, pretrained_model_name_or_path=base, revision=None, variant=None)
+
+
+def source_of(run: RunFolder, step: int, config: TrainingConfig, base: str | None = None) -> ModelSource:
+    """Return where the model of a saved step is read from; for step 0 what the run started from, as it did.
+
+    base: what a LoRA is added to, where it is not what its step names. Raises BaseModelError where what the run started
+    from was a file or folder of this machine and is gone.
+    """
     if step:
-        return ModelSource(str(run.step_folder(step)))
+        return ModelSource(str(run.step_folder(step)), base=base)
+    place = config.pretrained_model_name_or_path
+    if Path(place).is_absolute() and not Path(place).exists():
+        raise base_is_gone(run.name, place)
     return ModelSource(
-        config.pretrained_model_name_or_path,
+        place,
         vae=config.pretrained_vae_name_or_path,
         revision=config.revision,
         variant=config.variant,
@@ -101,12 +119,14 @@ def _fill_up(
     workspace: Workspace,
     token: str | None,
     on_picture: Callable[[int, int], None],
+    base: str | None,
 ) -> None:
     """Make the probe pictures that are missing, a model at a time."""
     probes = probes_of(config.concepts, num)
     missing = [
         step
-        for step in (0, *run.steps())
+        # The base last: a step tells when it is another one than that it was trained from.
+        for step in (*run.steps(), 0)
         if not all((probes_dir(run, step) / probe.file_name).exists() for probe in probes)
     ]
     total = len(missing) * len(probes)
@@ -114,7 +134,7 @@ def _fill_up(
         # Held nowhere here, so that it is gone when the next one comes.
         make_probes(
             dataclasses.replace(
-                resident(manager, source_of(run, step, config), models_dir=workspace.models_dir, token=token),
+                resident(manager, source_of(run, step, config, base), models_dir=workspace.models_dir, token=token),
                 name=f"{run.name}/{step}",
             ),
             run, step, config, probes, autocast_dtype=None,

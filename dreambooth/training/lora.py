@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from dreambooth.config.training import TrainingConfig
+from dreambooth.data.photos import num_photos_in
 from dreambooth.device.precision import dtype_of
-from dreambooth.export.lora_file import lora_metadata, write_lora
+from dreambooth.export.lora_file import write_lora
+from dreambooth.export.lora_metadata import lora_metadata
 from dreambooth.formats.layout import CARD
 from dreambooth.formats.lora_keys import DOWN, UP
 from dreambooth.models.adapter import AdaptedModule, Adapter, module_of, new_factors, places_of
@@ -33,6 +35,7 @@ class LowRankAdaptation:
     def __init__(self) -> None:
         self._adapter: Adapter | None = None
         self._adds_to: LoraBase | None = None
+        self._num_photos = 0
 
     def prepare(self, base: Base, config: TrainingConfig) -> None:
         """Freeze the base, and put what predicts into the format of mixed_precision: no autocast is needed then.
@@ -49,6 +52,7 @@ class LowRankAdaptation:
             vae=config.pretrained_vae_name_or_path,
             tokenizer=config.tokenizer_name,
         )
+        self._num_photos = num_photos_in(concept.instance_data_dir for concept in config.concepts)
         for module in base.modules().values():
             module.requires_grad_(False)
         for part in base.family.layout.learning_parts:
@@ -103,5 +107,5 @@ class LowRankAdaptation:
         name_of = base.family.layout.lora_name
         factors = {name_of(key): Factors(tensors[key + UP], tensors[key + DOWN]) for key in sorted(modules)}
         prediction = str(base.noise_scheduler_config.get("prediction_type", "epsilon"))
-        metadata = lora_metadata(folder, stem, base.family.layout, factors, prediction)
+        metadata = lora_metadata(folder, stem, base.family.layout, factors, prediction, self._num_photos)
         write_lora(folder / adds_to.file, factors, metadata, dtype)

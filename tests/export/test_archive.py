@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth.errors import ExportError
-from dreambooth.export import archive
+from dreambooth.export import disk_room
 from dreambooth.export.archive import zip_model, zip_samples
 from dreambooth.records.workspace import RunFolder
 
@@ -62,9 +62,9 @@ def test_samples_by_step(tmp_path: Path) -> None:
 def test_what_cannot_be_packed_is_told_and_leaves_nothing(
     tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ExportError, match="is no model"):
+    with pytest.raises(ExportError, match="is no saved step"):
         zip_model(tmp_path, tmp_path / "model.zip")
-    monkeypatch.setattr(archive, "free_bytes", lambda path: 10)
+    monkeypatch.setattr(disk_room, "free_bytes", lambda path: 10)
     with pytest.raises(ExportError, match="too full"):
         zip_model(tiny_base_folder, tmp_path / "model.zip")
     assert list(tmp_path.iterdir()) == []

@@ -386,7 +386,7 @@ def test_what_is_no_whole_model_is_refused_before_the_hub_is_asked(
     (tmp_path / "x.ckpt").write_bytes(b"pickled")
     assert "x.ckpt cannot be uploaded" in refusal(hub, model, file=tmp_path / "x.ckpt")
     assert "x.safetensors cannot be uploaded" in refusal(hub, model, file=tmp_path / "x.safetensors")
-    assert "is no model" in refusal(hub, tmp_path)
+    assert "is no saved step" in refusal(hub, tmp_path)
     # As the seed's script saved it.
     (model / "unet" / "diffusion_pytorch_model.safetensors").rename(model / "unet" / "diffusion_pytorch_model.bin")
     assert "It lacks the weights of unet" in refusal(hub, model)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import ExportError
-from dreambooth.export import single_file
+from dreambooth.export import disk_room
 from dreambooth.export.single_file import convert
 from dreambooth.formats import ldm
 from dreambooth.models.weights import part_weights
@@ -93,7 +93,7 @@ def test_progress_reaches_the_end(tiny_base_folder: Path, tmp_path: Path) -> Non
 def test_a_full_disk_is_told_with_numbers_and_leaves_nothing(
     tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(single_file, "free_bytes", lambda path: 10)
+    monkeypatch.setattr(disk_room, "free_bytes", lambda path: 10)
     with pytest.raises(ExportError, match=r"0\.1 GB and 0\.0 GB"):
         convert(tiny_base_folder, tmp_path / "m.safetensors")
     assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ import pytest
 
 from dreambooth.commands.cli import main
 from dreambooth.errors import ConfigError
+from dreambooth.formats.layout import saved_step_kind
 from dreambooth.models.base import starter_folder
 from dreambooth.runs import evaluate as evaluating
 from dreambooth.scoring import run as score
@@ -59,9 +60,11 @@ def test_a_subject_without_a_class_is_told(tmp_path: Path) -> None:
         read_protocol(tmp_path / "absent", "dog")
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
 def test_an_evaluation_writes_its_scores_and_makes_nothing_twice(
-    tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    method: str,
+) -> None:  # fmt: skip
     from PIL import Image
 
     examiner = judge_examiner(load_judge(starter_folder()))
@@ -77,9 +80,12 @@ def test_an_evaluation_writes_its_scores_and_makes_nothing_twice(
         Image.linear_gradient("L").resize((48, 48)).rotate(90 * number).save(folder / "cup" / f"{number}.png")
     command = [
         "evaluate", str(folder), "--output_dir", str(tmp_path / "out"), "--pretrained_model_name_or_path",
-        str(tiny_base_folder), "--prompts", "2", "--images", "1", "--max_train_steps", "2",
+        str(tiny_base_folder), "--prompts", "2", "--images", "1", "--method", method, "--max_train_steps", "2",
     ]  # fmt: skip
     assert main(command) == 0
+    assert [saved_step_kind(step) for step in (tmp_path / "out" / "cup" / "run").glob("[12]")] == [
+        {"full": "model"}.get(method, method)
+    ] * 2
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert scores["subjects"]["cup"]["step"] in (1, 2)
     assert scores["subjects"]["cup"]["recommended_step"] in (None, scores["subjects"]["cup"]["step"])
@@ -100,6 +106,12 @@ def test_an_evaluation_writes_its_scores_and_makes_nothing_twice(
     capsys.readouterr()
     assert main([*command[:-1], "3"]) == 1
     assert "holds an evaluation with another number of steps: name another folder." in capsys.readouterr().err
+    other = [{"full": "lora", "lora": "full"}.get(one, one) for one in command]
+    if method == "full":  # as of a version that knew no other
+        request = tmp_path / "out" / "request.json"
+        request.write_text(json.dumps({k: v for k, v in json.loads(request.read_text()).items() if k != "method"}))
+    assert main(other) == 1
+    assert "holds an evaluation with another method: name another folder." in capsys.readouterr().err
     (folder / "prompts_and_classes.txt").write_text(CLASSES.replace("teapot", "vase"))
     assert main(command) == 1
     assert "another class of cup" in capsys.readouterr().err
