@@ -43,7 +43,7 @@ def without_effect(config: TrainingConfig, explicit: Collection[str] | None = No
     found |= {
         info.name: f"has no effect: method is {config.method}."
         for info in infos
-        if info.method not in ("", config.method)
+        if info.method not in ("", config.method) and values[info.name] is not False
     }
     if "concepts_list" in asked:
         names = [field.name for field in dataclasses.fields(Concept)]

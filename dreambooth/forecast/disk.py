@@ -94,7 +94,7 @@ def refuse_short_disk(need: DiskNeed, folder: Path, *, is_resumed: bool = False)
         )
     raise TrainingError(
         f"The run needs {need.total_bytes / GIB:.1f} GiB of disk, and {free / GIB:.1f} GiB are free.",
-        f"{need.num_models} models of {need.model_bytes / GIB:.2f} GiB, {need.num_states} exact states of "
+        f"{need.num_models} saved steps of {need.model_bytes / GIB:.2f} GiB, {need.num_states} exact states of "
         f"{need.state_bytes / GIB:.2f} GiB, samples, and 1 GiB in reserve.",
         "Make room, raise --save_interval, or resume from less with --checkpointing_steps 0.",
     )

@@ -27,6 +27,8 @@ LIKENESS = (
     "pretrained_model_name_or_path", "resolution", "train_batch_size", "gradient_accumulation_steps", "use_8bit_adam",
     "use_ema", "train_text_encoder", "with_prior_preservation",
 )  # fmt: skip
+# What counts besides where it is no default: earlier versions, which noted paces without it, knew one method.
+OF_METHODS = ("method", "lora_rank", "lora_targets")
 
 _writing = threading.Lock()
 
@@ -144,6 +146,7 @@ def known_pace(workspace: Workspace, config: TrainingConfig) -> Pace | None:
 def likeness(config: TrainingConfig) -> dict[str, Any]:
     """Return the device and the settings that a step's time depends on."""
     names = [*LIKENESS, *(info.name for info in describe(TrainingConfig) if info.group == "memory")]
+    names += [name for name in config.departures() if name in OF_METHODS]
     return {"device": device_name()} | {name: getattr(config, name) for name in names}
 
 

@@ -61,6 +61,13 @@ def test_the_automatic_plan_goes_with_what_was_asked_for(concept_flags: list[str
         config_of(*starts, "--seed", "-1")
 
 
+def test_the_automatic_plan_of_a_lora_is_a_loras(concept_flags: list[str]) -> None:
+    config = config_of("--preset", "auto", "--method", "lora", *concept_flags)
+    assert (config.learning_rate, config.text_encoder_lr, config.max_grad_norm) == (1e-4, 5e-5, 1.0)
+    whole = {info.name: info.default for info in describe(TrainingConfig) if info.method == "full"}
+    assert {name: getattr(config, name) for name in whole} == whole
+
+
 def test_every_flag_of_the_seed_script_is_there() -> None:
     train = next(a for a in build_parser()._actions if a.choices).choices["train"]  # type: ignore[index,union-attr]
     known = {option.lstrip("-") for action in train._actions for option in action.option_strings}

@@ -53,6 +53,8 @@ def named(sentences: list[str]) -> set[str]:
         ("--save_min_steps 5 --save_interval 9", "save_min_steps"),
         ("--save_sample_prompt x --stop_when_good --save_interval 5 --max_train_steps 15", "stop_when_good"),
         ("--pretrained_model_name_or_path starter --revision main --variant fp16", "revision variant"),
+        ("--lora_rank 8 --lora_targets all", "lora_rank lora_targets"),
+        ("--method lora --use_8bit_adam", "use_8bit_adam"),
     ],
     ids=str,
 )  # fmt: skip
@@ -69,6 +71,8 @@ def test_a_flag_without_effect_is_named(concept_flags: list[str], flags: str, na
         "--pretrained_model_name_or_path starter --preset lean --num_class_images 9",
         "--with_prior_preservation --class_data_dir classes --num_class_images 9 --prior_loss_weight 0.5",
         "--save_sample_prompt x --stop_when_good --save_interval 5 --max_train_steps 16 --n_save_sample 1",
+        "--method lora --lora_rank 8 --no_use_8bit_adam",
+        "--method lora --preset recommended --max_train_steps 9",
         "--use_ema --ema_decay 0.99 --lr_scheduler linear --lr_warmup_steps 3 --max_train_steps 9",
     ],
 )

@@ -65,6 +65,19 @@ def test_the_estimate_is_close_to_what_the_run_takes(
     assert peak_states == pytest.approx((need.num_states - 1) * need.state_bytes, rel=0.1)
 
 
+@pytest.mark.parametrize("own", [{}, {"lora_targets": "all", "use_ema": True}, {"save_precision": "fp32"}], ids=str)
+def test_the_estimate_of_a_lora_is_close_to_its_files(
+    config: Callable[..., TrainingConfig], own: dict[str, Any]
+) -> None:
+    """Its steps are the factors alone, and its states those with their moments."""
+    settings = config(method="lora", lora_rank=8, train_text_encoder=True, save_interval=2, max_train_steps=4, **own)
+    folder = train(settings).parent
+    need = disk.disk_need(settings, counts_of_base(load_base(settings.pretrained_model_name_or_path)), 4)
+    assert size_bytes(folder, "[0-9]*/*.safetensors") == pytest.approx(need.num_models * need.model_bytes, rel=0.1)
+    assert size_bytes(folder, ".run/state/4/*.safetensors") == pytest.approx(need.state_bytes, rel=0.1)
+    assert not [*folder.glob("[0-9]*/unet")]
+
+
 def test_a_run_that_will_not_fit_is_refused_with_numbers_before_anything_is_made(
     config: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

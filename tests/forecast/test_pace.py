@@ -87,6 +87,11 @@ def test_only_like_settings_on_this_device_are_asked(tmp_path: Path, monkeypatch
     longer = TrainingConfig(**{**CONFIG.__dict__, "max_train_steps": 800, "learning_rate": 1e-3})
     assert known_pace(workspace, longer) == kept, "rate and number of steps do not change a step's time"
     assert known_pace(workspace, TrainingConfig(**{**CONFIG.__dict__, "mixed_precision": "bf16"})) is None
+    for own in ({"method": "lora"}, {"method": "lora", "lora_rank": 64}):
+        lora = TrainingConfig(**{**CONFIG.__dict__, **own})
+        assert known_pace(workspace, lora) is None, "a LoRA's step takes another time"
+        remember_pace(workspace, run, lora)
+        assert known_pace(workspace, lora) is not None
     monkeypatch.setattr("dreambooth.forecast.pace.device_name", lambda: "Another GPU")
     assert known_pace(workspace, CONFIG) is None
 
