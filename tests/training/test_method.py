@@ -30,6 +30,12 @@ PARTS = ("unet", "text_encoder", "vae")
 class QueriesOnly:
     """A method of which no weight is a bias or norm, as with an adapter: the queries of the UNet's attention learn."""
 
+    def prepare(self, base: Base, config: TrainingConfig) -> None:
+        pass
+
+    def autocast_dtype(self, config: TrainingConfig) -> torch.dtype | None:
+        return None
+
     def attach(self, base: Base, config: TrainingConfig) -> None:
         for part in PARTS:
             getattr(base, part).requires_grad_(False)
@@ -45,7 +51,7 @@ class QueriesOnly:
 
     def write_step(
         self, folder: Path, base: Base, weights: Mapping[str, Mapping[str, torch.Tensor]], dtype: torch.dtype,
-        card: BaseCard,
+        card: BaseCard, name: str,
     ) -> None:  # fmt: skip
         save_file({name: tensor.to(dtype) for name, tensor in weights["unet"].items()}, folder / "queries.safetensors")
         (folder / "card.json").write_text(json.dumps(dataclasses.asdict(card)))
