@@ -161,11 +161,11 @@ def _changes(arguments: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _of_preset(preset_name: str, asked: dict[str, Any], kept: TrainingConfig) -> dict[str, Any]:
     """Return what a new run with this preset would have, of the settings that the preset has."""
-    from dreambooth.models.base import read_card
+    from dreambooth.models.base import family_name, read_card
 
     concepts: dict[str, Any] = {"concepts": kept.concepts, "method": kept.method} | asked
     base = asked.get("pretrained_model_name_or_path", kept.pretrained_model_name_or_path)
-    resolved = resolve(concepts, read_card(base).recipes, preset_name)
+    resolved = resolve(concepts, read_card(base).recipes, preset_name, family_name(base))
     return {name: getattr(resolved, name) for name in preset(preset_name, resolved.method)}
 
 
@@ -189,7 +189,7 @@ def training_config(arguments: dict[str, Any]) -> TrainingConfig:
 
 def asked_training(arguments: dict[str, Any]) -> tuple[TrainingConfig, frozenset[str]]:
     """Return these settings, and the names of those that flags or a file asked for; raises ConfigError as above."""
-    from dreambooth.models.base import read_card
+    from dreambooth.models.base import family_name, read_card
 
     if arguments.pop("hub_token") is not None:
         message = "is refused: it would show in process lists. Put HF_TOKEN in the environment or .env."
@@ -207,14 +207,14 @@ def asked_training(arguments: dict[str, Any]) -> tuple[TrainingConfig, frozenset
     explicit |= arguments | ({"concepts": concepts} if concepts else {})
     base = explicit.get("pretrained_model_name_or_path", defaults.pretrained_model_name_or_path)
     if preset_name != AUTO:
-        return resolve(explicit, read_card(base).recipes, preset_name).checked(), frozenset(asked)
+        return resolve(explicit, read_card(base).recipes, preset_name, family_name(base)).checked(), frozenset(asked)
     from dreambooth.data.photos import num_photos_in
     from dreambooth.device.hardware import detect_device
     from dreambooth.forecast.memory import fastest_plan
     from dreambooth.forecast.shape import read_shape
 
     # Whether the settings go together is asked of the plan: the preset's own may not go with those that were asked for.
-    config = resolve(explicit, read_card(base).recipes, "recommended").in_range()
+    config = resolve(explicit, read_card(base).recipes, "recommended", family_name(base)).in_range()
     steps = num_steps_of(config, num_photos_in(concept.instance_data_dir for concept in config.concepts))
     plan = fastest_plan(config, read_shape(base), detect_device(), kept=explicit, num_steps=steps)
     return plan.checked(), frozenset(asked)

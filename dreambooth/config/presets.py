@@ -105,14 +105,15 @@ def resolve(
     preset_name: str | None = None,
     family: FamilyName = "sd1",
 ) -> TrainingConfig:
-    """Merge by authority: what was asked for, the base's card, the preset, the family's default, the seed script's.
+    """Merge by authority: what was asked for, the base's card, what its family needs, the preset, the seed script's.
 
     Each is that for the method which was asked for. A number of epochs that was asked for replaces a recipe's number of
     steps.
     """
     method = method_asked_for(explicit)
     card_recipe = (card_recipes or {}).get(method, {})
-    values = dict(DEFAULTS[family, method]) | (preset(preset_name, method) if preset_name else {})
+    # A preset's recipe was made for SD 1.5: sizes and guidance are the family's own.
+    values = (preset(preset_name, method) if preset_name else {}) | dict(DEFAULTS[family, method])
     values |= dict(card_recipe) | dict(explicit)
     if "num_train_epochs" in explicit and "max_train_steps" not in explicit:
         values["max_train_steps"] = None

@@ -22,6 +22,7 @@ from dreambooth.formats.text_files import read_text
 # Each may be a folder of this machine.
 PATHS = ("pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "output_dir")
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 
 MethodName = Literal["full", "lora"]
 Kind = Literal["person", "pet", "object", "style"]

@@ -29,7 +29,7 @@ STATE_INTERVALS_S = (60, 600)
 
 @dataclass(frozen=True)
 class Counts:
-    """How many weights the parts of a base have, and in how many tensors they lie.
+    """How many weights the parts of a base have, its text encoders together, and in how many tensors they lie.
 
     per_rank: by part and weight, how many numbers low-rank factors of that weight (out, in, ...) have for each rank.
     """
@@ -48,7 +48,8 @@ class Counts:
 
 def counts_of_shape(shape: ModelShape) -> Counts:
     """Return the counts that follow from a base's configuration files."""
-    units = {"unet": unet_units(shape.unet, shape.latent_scale), "text_encoder": text_units(shape.text_encoder)}
+    units = {"unet": unet_units(shape.unet, shape.latent_scale)}
+    units |= {name: text_units(config) for name, config in shape.text_encoders.items()}
     per_rank = {
         part: {layer.weight: layer.num_per_rank for unit in of_part for layer in unit.layers}
         for part, of_part in units.items()
@@ -100,20 +101,21 @@ def saved_bytes(config: TrainingConfig) -> int:
 # Of all of them ------------------------------------------------------------------------------------------------------
 
 
-def learning_parts(config: TrainingConfig) -> tuple[str, ...]:
-    """Return the parts of the base whose weights learn, or have others beside them that do."""
-    return ("unet", "text_encoder") if config.train_text_encoder else ("unet",)
-
-
 def adapted_modules(config: TrainingConfig, counts: Counts) -> list[LoraModule]:
     """Return the modules that get factors beside a frozen base."""
-    return lora_modules({part: counts.per_rank[part] for part in learning_parts(config)}, config.lora_targets)
+    learning = {part: per_rank for part, per_rank in counts.per_rank.items() if _learns(part, config)}
+    return lora_modules(learning, config.lora_targets)
+
+
+def _learns(part: str, config: TrainingConfig) -> bool:
+    """Return whether a part's weights learn, or have others beside them that do."""
+    return part == "unet" or config.train_text_encoder
 
 
 def num_learning(config: TrainingConfig, counts: Counts) -> int:
     """Return how many numbers learn: weights of the base, or factors beside them."""
     if not config.has_frozen_base:
-        return sum(getattr(counts, part) for part in learning_parts(config))
+        return counts.unet + (counts.text_encoder if config.train_text_encoder else 0)
     return config.lora_rank * sum(counts.per_rank[one.part][one.weight] for one in adapted_modules(config, counts))
 
 
@@ -144,15 +146,11 @@ def state_interval_s(num_bytes: int) -> float:
 def learning_units(config: TrainingConfig, shape: ModelShape, num_tokens: int) -> list[Unit]:
     """Return the units of the models that learn, in the order of a forward pass, with what backward needs of each."""
     found: list[Unit] = []
-    for part in ("text_encoder", "unet"):
-        if part not in learning_parts(config):
-            continue
-        units = (
-            text_units(shape.text_encoder, num_tokens)
-            if part == "text_encoder"
-            else unet_units(shape.unet, config.resolution // shape.latent_scale, num_tokens)
-        )
-        found += _beside_frozen(units, part, config) if config.has_frozen_base else units
+    units = {name: text_units(encoder, num_tokens) for name, encoder in shape.text_encoders.items()}
+    units["unet"] = unet_units(shape.unet, config.resolution // shape.latent_scale, num_tokens)
+    for part, of_part in units.items():
+        if _learns(part, config):
+            found += _beside_frozen(of_part, part, config) if config.has_frozen_base else of_part
     return found
 
 

@@ -17,7 +17,7 @@ from dreambooth.forecast.memory import fastest_plan, memory_need, room_bytes
 from dreambooth.forecast.pace import expected_seconds, known_pace
 from dreambooth.forecast.shape import ModelShape, read_shape
 from dreambooth.formats.json_file import read_object
-from dreambooth.models.base import read_card
+from dreambooth.models.base import family_name, read_card
 from dreambooth.records.workspace import Workspace
 
 # The starter is so small that it needs none of what saves memory; processors know no fp16.
@@ -70,7 +70,7 @@ def proposed_config(
         # The kind comes from the form as a text, and is one of those in its list.
         known["max_train_steps"] = recommended_num_steps(kind, num_photos)  # type: ignore[arg-type]
     recipes: dict[str, dict[str, Any]] = {method: known | dict(card.recipes.get(method, {}))}
-    return resolve({"pretrained_model_name_or_path": base, **explicit}, recipes, preset_name)
+    return resolve({"pretrained_model_name_or_path": base, **explicit}, recipes, preset_name, family_name(base))
 
 
 def forecast(workspace: Workspace, config: TrainingConfig, num_photos: int, device: Device) -> Forecast:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dreambooth.models.base import local_base
-from dreambooth.models.sd import SD15_CONFIGS
+from dreambooth.formats.layout import SD1, Layout, layout_of
+from dreambooth.models.base import known_layout, local_base
+from dreambooth.models.family import usual_configs
 
 TOKENS = 77
 # A configuration comes with its base from wherever that is from: beyond these it is no model that could be trained.
@@ -72,10 +73,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A base's sizes: its three configurations, from which counts follow."""
+    """A base's sizes: its parts' configurations, from which counts follow; of text encoders by their names."""
 
     unet: Mapping[str, Any]
-    text_encoder: Mapping[str, Any]
+    text_encoders: Mapping[str, Mapping[str, Any]]
     vae: Mapping[str, Any]
 
     @property
@@ -85,8 +86,8 @@ class ModelShape:
 
     @property
     def num_text_encoder(self) -> int:
-        """Return the number of the text encoder's weights."""
-        return sum(unit.num_weights for unit in text_units(self.text_encoder))
+        """Return the number of the text encoders' weights."""
+        return sum(unit.num_weights for config in self.text_encoders.values() for unit in text_units(config))
 
     @property
     def num_vae(self) -> int:
@@ -104,24 +105,35 @@ class ModelShape:
         return int(self.unet["sample_size"]) * self.latent_scale
 
 
-SD15_SHAPE = ModelShape(
-    UNET_DEFAULTS | SD15_CONFIGS["unet"], SD15_CONFIGS["text_encoder"], VAE_DEFAULTS | SD15_CONFIGS["vae"]
-)
+def usual_shape(layout: Layout) -> ModelShape:
+    """Return the sizes that models with this layout usually have."""
+    configs = usual_configs(layout)
+    encoders = {name: configs[name] for name in layout.text_encoders}
+    return ModelShape(UNET_DEFAULTS | dict(configs["unet"]), encoders, VAE_DEFAULTS | dict(configs["vae"]))
+
+
+SD15_SHAPE = usual_shape(SD1)
 
 
 def read_shape(name: str, models_dir: Path | None = None) -> ModelShape:
-    """Return the sizes of a base by its name; SD 1.5's where the base is not here yet, or one file."""
+    """Return the sizes of a base by its name; where it is not here yet, or one file, those usual in its family.
+
+    Of a base whose family is not known they are SD 1.5's.
+    """
     source = local_base(name, models_dir)
     if source is None or not source.is_dir():
-        return SD15_SHAPE
+        layout = known_layout(name, models_dir)
+        return SD15_SHAPE if layout is None else usual_shape(layout)
     try:
-        parts = [
-            dict(json.loads((source / part / "config.json").read_text("utf-8")))
-            for part in ("unet", "text_encoder", "vae")
-        ]
-        if max(parts[1]["num_hidden_layers"], parts[0].get("layers_per_block", 2)) > MAX_LAYERS:
+        layout = layout_of(source)
+        parts = {
+            part: dict(json.loads((source / part / "config.json").read_text("utf-8"))) for part in layout.part_names
+        }
+        encoders = {name: parts[name] for name in layout.text_encoders}
+        depths = [one["num_hidden_layers"] for one in encoders.values()]
+        if max(*depths, *_depths(parts["unet"]), parts["unet"].get("layers_per_block", 2)) > MAX_LAYERS:
             return SD15_SHAPE
-        shape = ModelShape(UNET_DEFAULTS | parts[0], parts[1], VAE_DEFAULTS | parts[2])
+        shape = ModelShape(UNET_DEFAULTS | parts["unet"], encoders, VAE_DEFAULTS | parts["vae"])
         sizes = shape.num_unet, shape.num_text_encoder, shape.num_vae, shape.native_px
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, OverflowError):
         # What cannot be laid out may still load: it is then told when it does not fit, not before.
@@ -145,22 +157,24 @@ def _unet_units(config: Mapping[str, Any], latent_px: int, num_tokens: int) -> I
     step_width = 4 * widths[0]
     area, side = latent_px * latent_px, latent_px
     yield _plain("time", linear(widths[0], step_width) + linear(step_width, step_width), 0, widths[0] + step_width)
+    if added := config.get("projection_class_embeddings_input_dim"):
+        weights = linear(int(added), step_width) + linear(step_width, step_width)
+        yield _plain("added", weights, 0, int(added) + step_width)
     yield _convolution("conv_in", config["in_channels"], widths[0], area, area)
-    width = widths[0]
+    width, depths = widths[0], _depths(config)
     for level, kind in enumerate(config["down_block_types"]):
         for layer in range(layers):
             yield _resnet(f"down_blocks.{level}.resnets.{layer}", width, widths[level], area, step_width)
             width = widths[level]
             if "CrossAttn" in kind:
-                yield from _transformer(
-                    f"down_blocks.{level}.attentions.{layer}", width, area, *text, linear_projection
-                )
+                name = f"down_blocks.{level}.attentions.{layer}"
+                yield from _transformer(name, width, area, *text, linear_projection, depths[level])
         if level < len(widths) - 1:
             side = (side + 1) // 2
             yield _convolution(f"down_blocks.{level}.downsamplers.0.conv", width, width, area, side * side)
             area = side * side
     yield _resnet("mid_block.resnets.0", width, width, area, step_width, checkpointed=False)
-    yield from _transformer("mid_block.attentions.0", width, area, *text, linear_projection)
+    yield from _transformer("mid_block.attentions.0", width, area, *text, linear_projection, depths[-1])
     yield _resnet("mid_block.resnets.1", width, width, area, step_width)
     upward = widths[::-1]
     for level, kind in enumerate(config["up_block_types"]):
@@ -170,7 +184,8 @@ def _unet_units(config: Mapping[str, Any], latent_px: int, num_tokens: int) -> I
             yield _resnet(f"up_blocks.{level}.resnets.{layer}", width + skip, upward[level], area, step_width)
             width = upward[level]
             if "CrossAttn" in kind:
-                yield from _transformer(f"up_blocks.{level}.attentions.{layer}", width, area, *text, linear_projection)
+                name, depth = f"up_blocks.{level}.attentions.{layer}", depths[-1 - level]
+                yield from _transformer(name, width, area, *text, linear_projection, depth)
         if level < len(widths) - 1:
             side = min(side * 2, -(-latent_px // 2 ** (len(widths) - 2 - level)))
             area = side * side
@@ -215,10 +230,16 @@ def _resnet(name: str, inputs: int, outputs: int, area: int, step_width: int, *,
     )
 
 
+def _depths(config: Mapping[str, Any]) -> list[int]:
+    """Return how many blocks a transformer has in each level."""
+    depths = config.get("transformer_layers_per_block", 1)
+    return list(depths) if isinstance(depths, list | tuple) else [int(depths)] * len(config["block_out_channels"])
+
+
 def _transformer(
-    name: str, width: int, area: int, num_tokens: int, text_width: int, linear_projection: bool
+    name: str, width: int, area: int, num_tokens: int, text_width: int, linear_projection: bool, depth: int
 ) -> Iterator[Unit]:
-    """norm and projection, then the block (self-attention, attention to the text, gated layer), then projection."""
+    """norm and projection, then blocks (self-attention, attention to the text, gated layer), then projection."""
 
     def projection(end: str) -> Layer:
         return Layer(f"{name}.proj_{end}.weight", width, width, area, width * area if linear_projection else 0)
@@ -237,8 +258,8 @@ def _transformer(
     own = 3 * width * width + linear(width, width)
     cross = width * width + 2 * text_width * width + linear(width, width)
     gated = linear(width, 8 * width) + linear(4 * width, width)
-    yield Unit(
-        f"{name}.transformer_blocks.0",
+    block = Unit(
+        f"{name}.transformer_blocks",
         own + cross + gated + 6 * width,
         own + cross + gated,
         norm_values=3 * width * area,
@@ -248,8 +269,10 @@ def _transformer(
         boundary_values=width * area,
         widest=8 * width * area,
         large_weights=(8 * width * width, 4 * width * width),
-        layers=_block_layers(f"{name}.transformer_blocks.0", width, area, num_tokens, text_width),
     )
+    for number in range(depth):
+        one = f"{block.name}.{number}"
+        yield replace(block, name=one, layers=_block_layers(one, width, area, num_tokens, text_width))
     yield Unit(
         f"{name}.proj_out",
         linear(width, width),
@@ -310,7 +333,11 @@ def text_units(config: Mapping[str, Any], num_tokens: int = TOKENS) -> list[Unit
     last = Unit("final_layer_norm", 2 * width, 0, width * num_tokens, 0, 0, None, width * num_tokens)
     names = [f"{layer.name}.{number}" for number in range(int(config["num_hidden_layers"]))]
     middle = [replace(layer, name=name, layers=_text_layers(name, width, inner, num_tokens)) for name in names]
-    return [first, *middle, last]
+    # One that projects its end token says so by its class.
+    projection = width * int(config.get("projection_dim", width))
+    has_projection = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
+    pooled = [_plain("text_projection", projection, 0, width)] if has_projection else []
+    return [first, *middle, last, *pooled]
 
 
 def _text_layers(name: str, width: int, inner: int, num_tokens: int) -> tuple[Layer, ...]:

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.config.training import SD15
+from dreambooth.config.training import SD15, SDXL_BASE
 from dreambooth.device.hardware import bitsandbytes_hidden
 from dreambooth.errors import BaseModelError, quoted
-from dreambooth.formats.layout import LAYOUTS, SD1, Layout, family_of, folder_configs, layout_of
+from dreambooth.formats.layout import LAYOUTS, SD1, SDXL, FamilyName, Layout, family_of, folder_configs, layout_of
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
 from dreambooth.models.card import BaseCard, card_of
 from dreambooth.models.config_limits import refuse_wrong_config, refuse_wrong_configs
 from dreambooth.models.download import downloaded_base, downloaded_vae, missing_files
-from dreambooth.models.family import Family, family_for
+from dreambooth.models.family import Family, family_for, usual_configs
 from dreambooth.models.file_formats import refuse_other_folder, refuse_pointers
 from dreambooth.models.original_file import parts_of_file, vae_of_file
 from dreambooth.models.saved_hashes import refuse_changed
@@ -86,10 +86,11 @@ class Base:
 
 
 def read_card(name: str, models_dir: Path | None = None) -> BaseCard:
-    """Return the card of a base without loading it; a base without one gets the defaults of SD 1.5."""
+    """Return the card of a base without loading it; a base without one gets what is usual in its family."""
     source = local_base(name, models_dir)
     if source is None or not source.is_dir():
-        return BaseCard()
+        layout = known_layout(name, models_dir)
+        return BaseCard() if layout is None else BaseCard(native_px=8 * usual_configs(layout)["unet"]["sample_size"])
     if (source / "card.json").exists():
         return card_of(source / "card.json")
     try:
@@ -107,7 +108,13 @@ def known_layout(name: str, models_dir: Path | None = None) -> Layout | None:
     try:
         return LAYOUTS[family_of(name if source is None else source)]
     except BaseModelError:
-        return SD1 if name == SD15 else None
+        return {SD15: SD1, SDXL_BASE: SDXL}.get(name)
+
+
+def family_name(name: str, models_dir: Path | None = None) -> FamilyName:
+    """Return the family by which a base's defaults are chosen: SD 1.x where it is not known."""
+    layout = known_layout(name, models_dir)
+    return SD1.family if layout is None else layout.family
 
 
 def _licence_of(source: Path) -> str:

@@ -197,3 +197,14 @@ def file_reader(layout: Layout) -> FileReader:
     from dreambooth.models import sd_file, sdxl_file
 
     return sdxl_file.parts_of if layout.family == "sdxl" else sd_file.parts_of
+
+
+def usual_configs(layout: Layout) -> Mapping[str, Mapping[str, Any]]:
+    """Return the configurations that models with this layout usually have, by part, for one that is not here yet."""
+    from dreambooth.models.sd import SD2_CHANGES, SD15_CONFIGS
+    from dreambooth.models.sdxl import SDXL_CONFIGS
+
+    if layout.family == "sdxl":
+        return SDXL_CONFIGS
+    changes = SD2_CHANGES if layout.family == "sd2" else {}
+    return {part: config | changes.get(part, {}) for part, config in SD15_CONFIGS.items()}

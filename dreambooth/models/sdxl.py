@@ -10,11 +10,40 @@ from dreambooth.formats.layout import SDXL, Layout
 from dreambooth.formats.ldm import modern_vae_key
 from dreambooth.formats.original import sdxl_names
 from dreambooth.models.family import Condition, PictureSize, Posterior, TextInputs
+from dreambooth.models.sd import SD15_CONFIGS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ZEROS = "force_zeros_for_empty_prompt"
+# SDXL 1.0's own sizes, before it is here; what is not named is as in SD 1.5.
+SDXL_CONFIGS: dict[str, dict[str, Any]] = {
+    "unet": {
+        "sample_size": 128,
+        "block_out_channels": [320, 640, 1280],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "transformer_layers_per_block": [1, 2, 10],
+        "attention_head_dim": [5, 10, 20],
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+    "vae": SD15_CONFIGS["vae"] | {"sample_size": 1024, "scaling_factor": 0.13025},
+    "text_encoder": SD15_CONFIGS["text_encoder"],
+    "text_encoder_2": SD15_CONFIGS["text_encoder"]
+    | {
+        "architectures": ["CLIPTextModelWithProjection"],
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 20,
+        "projection_dim": 1280,
+        "hidden_act": "gelu",
+    },
+}
 
 
 @dataclass(frozen=True)

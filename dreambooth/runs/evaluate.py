@@ -23,7 +23,7 @@ from dreambooth.environment import Settings, load_settings
 from dreambooth.errors import ConfigError, FieldProblem, RunFolderError
 from dreambooth.events import Event, PhaseProgress
 from dreambooth.formats.json_file import read_object
-from dreambooth.models.base import Base, read_card
+from dreambooth.models.base import Base, family_name, read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.saved_step import ModelSource, resident
 from dreambooth.pictures.generation import generate_images, save_picture
@@ -193,7 +193,7 @@ class Evaluation:
         if self.request.num_steps is not None:
             num_steps = self.request.num_steps
             explicit |= {"max_train_steps": num_steps, "save_interval": max(num_steps // 4, 1)}
-        return resolve(explicit, card.recipes, "recommended").checked()
+        return resolve(explicit, card.recipes, "recommended", family_name(self.request.base)).checked()
 
     def _recommended_step(self, name: str, run: RunFolder) -> int | None:
         scores = score_run(

@@ -8,7 +8,7 @@ from dreambooth.config.fields import describe
 from dreambooth.config.presets import resolve
 from dreambooth.config.recipes import DEFAULTS
 from dreambooth.config.training import TrainingConfig
-from dreambooth.models.base import read_card
+from dreambooth.models.base import family_name, read_card
 
 PROGRAM = "python -m dreambooth train"
 CONFIG_FILE = "settings.json"
@@ -20,14 +20,15 @@ def command_line(config: TrainingConfig) -> str:
     Flags cannot empty a setting, and name one concept: what goes beyond that is read from `settings.json`, whose text
     is `settings_text`.
     """
-    recipes = read_card(config.pretrained_model_name_or_path).recipes
+    base = config.pretrained_model_name_or_path
+    recipes, family = read_card(base).recipes, family_name(base)
     unsaid = {info.name: info.default for info in describe(TrainingConfig)}
-    unsaid |= dict(DEFAULTS["sd1", config.method]) | dict(recipes.get(config.method, {}))
+    unsaid |= dict(DEFAULTS[family, config.method]) | dict(recipes.get(config.method, {}))
     wanted = {info.name: getattr(config, info.name) for info in describe(TrainingConfig)}
     differing = {
         name: value for name, value in wanted.items() if value != unsaid[name] and value is not None and value != ""
     }
-    understood = resolve({**differing, "concepts": config.concepts}, recipes)
+    understood = resolve({**differing, "concepts": config.concepts}, recipes, family=family)
     if len(config.concepts) != 1 or understood != config:
         return f"{PROGRAM} --config {CONFIG_FILE}"
     (concept,) = config.concepts

@@ -72,7 +72,7 @@ def test_what_a_forward_keeps_for_backward_is_counted_within_three_percent(
     if not checkpointing:
         ids = torch.zeros(batch, TOKENS, dtype=torch.int64)
         kept = kept_bytes(base.text_encoder.train(), lambda: base.text_encoder(ids))
-        units = text_units(shape.text_encoder)
+        units = text_units(shape.text_encoders["text_encoder"])
         assert 4 * batch * sum(unit.norm_values + unit.product_values for unit in units) == pytest.approx(kept, rel=0.1)
 
 
@@ -264,7 +264,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, i
     shapes = {"starter": read_shape("starter")}
     for size in ("mini", "full"):
         unet, vae, text_encoder = bases.configurations(size, write_tokenizer(folder / size, bases.WORDS))
-        shapes[size] = ModelShape(UNET_DEFAULTS | unet, text_encoder, VAE_DEFAULTS | vae)
+        shapes[size] = ModelShape(UNET_DEFAULTS | unet, {"text_encoder": text_encoder}, VAE_DEFAULTS | vae)
     rows = json.loads((planner.RESULTS / "planner.json").read_text("utf-8"))["found"]
     return {
         row["setting"]: (
