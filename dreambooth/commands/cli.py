@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.commands import files as file_commands
+from dreambooth.commands import inspection as inspection_commands
 from dreambooth.commands import quality as quality_commands
 from dreambooth.commands import train as train_commands
 from dreambooth.commands.bars import RunBars, StageBars, progress_bar
@@ -45,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_picture_commands(commands)
     quality_commands.add(commands)
     file_commands.add(commands)
+    inspection_commands.add(commands)
     add_command(commands, "doctor", doctor_command, "say what this machine has, lacks, and what to do")
     add_command(commands, "demo", demo_command, "the whole job on the bundled sample subject, in minutes")
     _add_starter(commands)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
-from dreambooth.formats.lora_keys import LoraModule, LoraTargets, lora_module, lora_modules
+from dreambooth.formats.lora_keys import PREFIXES, LoraModule, LoraTargets, lora_module, lora_modules
 from dreambooth.models.low_rank import Factors
 from dreambooth.models.strength import WHOLE, Strength
 
@@ -125,30 +125,36 @@ class Fit:
     misshapen: tuple[str, ...]
 
 
-def fitted(base: "Base", factors: Mapping[str, Factors]) -> Fit:
-    """Return which of these factors, by their modules' names, fit which weights of a base.
-
-    Every linear and convolution layer of the parts that can learn has a name. Factors of a linear layer fit a
-    convolution of one pixel, and the other way around: SD 1.x and 2.x, and tools, differ in which it is.
-    """
+def layers_by_name(parts: "Mapping[str, nn.Module]") -> dict[str, tuple[LoraModule, tuple[int, ...]]]:
+    """Return every linear and convolution layer of these parts, by its name in LoRA files, with its weight's shape."""
     import torch
 
-    places = {
-        place.name: place
-        for part in base.family.layout.learning_parts
-        for path, layer in getattr(base, part).named_modules()
+    return {
+        place.name: (place, tuple(layer.weight.shape))
+        for part, model in parts.items()
+        if part in PREFIXES
+        for path, layer in model.named_modules()
         if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
         for place in (lora_module(part, f"{path}.weight"),)
     }
+
+
+def fitted(base: "Base", factors: Mapping[str, Factors]) -> Fit:
+    """Return which of these factors, by their modules' names, fit which weights of a base.
+
+    Factors of a linear layer fit a convolution of one pixel, and the other way around: SD 1.x and 2.x, and tools,
+    differ in which it is.
+    """
+    layers = layers_by_name({part: getattr(base, part) for part in base.family.layout.learning_parts})
     modules, misshapen = [], []
-    for name in factors.keys() & places.keys():
-        one, shape = factors[name], module_of(base, places[name]).weight.shape
+    for name in factors.keys() & layers.keys():
+        one, (place, shape) = factors[name], layers[name]
         if one.shape != shape and one.shape[:2] == shape[:2] and math.prod(one.shape) == math.prod(shape):
             rank = len(one.down)
             one = Factors(one.up.reshape(-1, rank, *shape[2:]), one.down.reshape(rank, *shape[1:]))
         if one.shape == shape:
-            modules.append(AdaptedModule(places[name], one))
+            modules.append(AdaptedModule(place, one))
         else:
             misshapen.append(name)
     modules.sort(key=lambda one: one.place.name)
-    return Fit(tuple(modules), tuple(sorted(factors.keys() - places.keys())), tuple(sorted(misshapen)))
+    return Fit(tuple(modules), tuple(sorted(factors.keys() - layers.keys())), tuple(sorted(misshapen)))

@@ -1,0 +1,253 @@
+"""What a file of weights is, for people: a LoRA and what it is for, a whole model, an embedding, or something else.
+
+Told from the file alone, and for a LoRA from what lies beside it; no base is loaded. Its layers are held against those
+that its family's models have by their configuration.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.errors import BaseModelError
+from dreambooth.formats.json_file import read_object
+from dreambooth.formats.layout import CARD, LAYOUTS, FamilyName, Layout, family_of, family_of_names, lora_file
+from dreambooth.formats.ldm import UNET_PREFIX, VAE_PREFIX
+from dreambooth.formats.lora_keys import lora_key
+from dreambooth.formats.lora_kinds import has_lora_keys, lora_family, other_adapter
+from dreambooth.formats.other_kinds import is_whole_model, kind_of_file
+from dreambooth.formats.text_files import printable
+from dreambooth.models.adapter import layers_by_name
+from dreambooth.models.base import quiet_libraries
+from dreambooth.models.card import card_of
+from dreambooth.models.lora_file import HASH_DIGITS, LoraFile, file_hash, read_lora, tensors_hash
+from dreambooth.models.sd import SD15_CONFIGS, SINGLE_FILES
+from dreambooth.models.weights import file_metadata, named, read_weights
+from dreambooth.records.workspace import newest_step_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_TEXT = 200
+NUM_TAGS = 8
+DIALECTS = {"kohya": "kohya (sd-scripts, LyCORIS)", "diffusers": "diffusers", "peft": "peft"}
+# Texts of a header that say how a LoRA was made, and how they are labelled.
+TRAINING = {
+    "modelspec.title": "Title", "modelspec.author": "Author", "modelspec.date": "Date", "modelspec.license": "Licence",
+    "ss_sd_model_name": "Trained on", "ss_num_train_images": "Training images", "ss_resolution": "Resolution",
+    "ss_steps": "Steps", "ss_epoch": "Epoch", "ss_learning_rate": "Learning rate", "ss_unet_lr": "UNet learning rate",
+    "ss_text_encoder_lr": "Text encoder learning rate", "ss_optimizer": "Optimizer", "ss_clip_skip": "CLIP skip",
+    "ss_seed": "Seed", "modelspec.prediction_type": "Prediction", "ss_training_comment": "Comment",
+}  # fmt: skip
+
+Rows = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What a file is in a few words, what else is known of it as labelled texts, and why it cannot be used here.
+
+    problem: empty for a LoRA that can be added to a model, and for a whole model.
+    """
+
+    path: Path
+    what: str
+    rows: tuple[tuple[str, str], ...]
+    problem: str = ""
+
+
+def inspect_file(path: Path) -> FileReport:
+    """Return what a file, or a run's or model's folder, is; raises BaseModelError where it cannot be read at all."""
+    if path.is_dir():
+        step = newest_step_folder(path)
+        if (saved := lora_file(step)) is None:
+            return FileReport(step, f"a diffusers folder of {LAYOUTS[family_of(step)].title}", ())
+        path = saved
+    if not path.is_file():
+        raise BaseModelError(f'"{path}" is not there.', "No file has that name.", "Check the path.")
+    weights = read_weights(path)
+    rows = [("File", f"{path.name}, {path.stat().st_size / 1e6:,.1f} MB"), ("Number format", _formats(weights))]
+    if has_lora_keys(weights) or other_adapter(weights) is not None:
+        return _lora_report(path, weights, rows)
+    return _other_report(path, weights, rows)
+
+
+# LoRAs ---------------------------------------------------------------------------------------------------------------
+
+
+def _lora_report(path: Path, weights: "Mapping[str, Tensor]", rows: Rows) -> FileReport:
+    """Return the report of a LoRA, or of another addition that is not read here."""
+    metadata = file_metadata(path)
+    rows += _identity(path, metadata)
+    try:
+        lora = read_lora(path)
+    except BaseModelError as error:
+        family, _ = lora_family(weights, {}, metadata)
+        what = other_adapter(weights) or "a LoRA"
+        rows += [("For", family)] if family else []
+        return FileReport(path, what, tuple(rows + _words(path, metadata) + _training(metadata)), str(error))
+    has_middle = any(key is not None and key.leaf == "mid" for key in map(lora_key, weights))
+    is_locon = any(math.prod(one.shape[2:]) > 1 for one in lora.factors.values())
+    what = "a LoCon (a LoRA with convolutions)" if is_locon else "a LoRA"
+    dialects = ", ".join(DIALECTS[one] for one in lora.dialects) + (", convolutions in three steps" * has_middle)
+    width = "" if lora.text_width is None else f" (text {lora.text_width} wide)"
+    rows += [("Names", dialects), ("For", f"{lora.family or 'not said'}{width}"), *_modules(lora), *_changes(lora)]
+    if lora_file(path.parent) == path and (about := card_of(path.with_name(CARD)).lora) is not None:
+        rows.append(("Base model", _text(about.base)))
+    if lora.not_used:
+        rows.append(("Not used here", f"{len(lora.not_used)} tensors of an embedding"))
+    return FileReport(path, what, tuple(rows + _words(path, metadata) + _training(metadata)))
+
+
+def _identity(path: Path, metadata: Mapping[str, str]) -> Rows:
+    """Return a LoRA's name and hashes."""
+    tensors, told = tensors_hash(path), metadata.get("sshs_model_hash", "")
+    state = "" if told in ("", tensors) else f" (its header says {_text(told[:HASH_DIGITS])}, which is another file's)"
+    rows = [("Name in prompts", _text(metadata.get("ss_output_name") or path.stem))]
+    return [*rows, ("Hash (AutoV3)", tensors[:HASH_DIGITS] + state), ("SHA-256", file_hash(path))]
+
+
+def _modules(lora: LoraFile) -> Rows:
+    """Return which modules there are, whether the family's models have them, and their ranks and scales."""
+    in_unet = sum(name.startswith("lora_unet_") for name in lora.factors)
+    rows = [("Modules", f"{len(lora.factors)}: UNet {in_unet}, text encoder {len(lora.factors) - in_unet}")]
+    layout = next((one for one in LAYOUTS.values() if one.short_title == lora.family), LAYOUTS["sd1"])
+    if layout.family in SINGLE_FILES:
+        rows.append((f"Of {layout.short_title}'s", _found_in(lora, _layers_of(layout.family))))
+    ranks = [len(one.down) for one in lora.factors.values()]
+    alphas = lora.alphas or {}
+    scales = [1.0 if alpha is None else alpha / rank for alpha, rank in zip(alphas.values(), ranks, strict=True)]
+    told = [alpha for alpha in alphas.values() if alpha is not None]
+    alpha = _range(told) if told else "not in the file: the rank is meant"
+    return [*rows, ("Rank", _range(ranks)), ("Alpha", f"{alpha}; alpha / rank: {_range(scales)}")]
+
+
+def _found_in(lora: LoraFile, layers: Mapping[str, tuple[int, ...]]) -> str:
+    """Return how many of a LoRA's modules are among these layers, and whether their shapes are the same."""
+    missing = [name for name in lora.factors if name not in layers]
+    found = [name for name in lora.factors if name in layers]
+    # A projection may be linear or a convolution of one pixel.
+    fitting = sum(
+        one.shape[:2] == layers[name][:2] and math.prod(one.shape) == math.prod(layers[name])
+        for name, one in lora.factors.items() if name in layers
+    )  # fmt: skip
+    text = f"{len(found)} of {len(lora.factors)} by name, {fitting} by shape as well"
+    return f"{text}; not: {named(missing)}" if missing else text
+
+
+def _changes(lora: LoraFile) -> Rows:
+    """Return how large the changes of the weights are; numbers that are not finite are refused where it is read."""
+    sizes = {name: _norm(one.up.flatten(1), one.down.flatten(1)) for name, one in lora.factors.items()}
+    largest = max(sizes, key=lambda name: sizes[name])
+    zero = [name for name, size in sizes.items() if size == 0]
+    told = f"all numbers finite; largest {sizes[largest]:.3g} (norm), in {largest}"
+    return [("Changes", f"{told}; none at all in {len(zero)} of {len(sizes)} modules" if zero else told)]
+
+
+def _norm(up: "Tensor", down: "Tensor") -> float:
+    """Return the norm of a product by its factors' Gram matrices, which are as small as the rank."""
+    up, down = up.double(), down.double()
+    return math.sqrt(max(float(((up.T @ up) * (down @ down.T)).sum()), 0.0))
+
+
+def _words(path: Path, metadata: Mapping[str, str]) -> Rows:
+    """Return the words that call it up: of the header, of the file beside it, and the commonest of its captions."""
+    rows = []
+    if phrase := metadata.get("modelspec.trigger_phrase"):
+        rows.append(("Trigger words", _text(phrase)))
+    try:
+        beside = read_object(path.with_suffix(".json"))
+    except (OSError, ValueError):
+        beside = {}
+    rows += [
+        (label, _text(f"{beside[name]}")) for name, label in (
+            ("activation text", f"Trigger words ({path.stem}.json)"), ("preferred weight", "Preferred strength"),
+        ) if beside.get(name)
+    ]  # fmt: skip
+    if tags := _commonest_tags(metadata.get("ss_tag_frequency", "")):
+        rows.append(("Most frequent in captions", _text(", ".join(tags))))
+    return rows
+
+
+def _commonest_tags(text: str) -> list[str]:
+    """Return the most frequent captions or tags, `{folder: {tag: count}}`; none where this cannot be read."""
+    counts: Counter[str] = Counter()
+    try:
+        for of_folder in json.loads(text or "{}").values():
+            for tag, count in of_folder.items():
+                counts[str(tag).strip()] += int(count)
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return []
+    return [tag for tag, _ in counts.most_common(NUM_TAGS)]
+
+
+def _training(metadata: Mapping[str, str]) -> Rows:
+    told = ((label, metadata.get(name, "")) for name, label in TRAINING.items())
+    return [(label, _text(text)) for label, text in told if text not in ("", "None")]
+
+
+@cache
+def _layers_of(family: FamilyName) -> dict[str, tuple[int, ...]]:
+    """Return the layers that a LoRA may change in a family's models, by name, with the shapes of their weights."""
+    quiet_libraries()
+    from accelerate import init_empty_weights
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    changes = SINGLE_FILES[family].changes
+    unet, text_encoder = (SD15_CONFIGS[part] | dict(changes.get(part, {})) for part in ("unet", "text_encoder"))
+    with init_empty_weights():
+        parts: dict[str, Any] = {
+            "unet": UNet2DConditionModel.from_config(unet),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**text_encoder)),
+        }
+    return {name: shape for name, (_, shape) in layers_by_name(parts).items()}
+
+
+# Other files ---------------------------------------------------------------------------------------------------------
+
+
+def _other_report(path: Path, weights: "Mapping[str, Tensor]", rows: Rows) -> FileReport:
+    """Return the report of a whole model, or of what else it is."""
+    metadata = file_metadata(path)
+    rows += [("Tensors", f"{len(weights):,}"), ("SHA-256", file_hash(path))]
+    found = kind_of_file({name: tensor.shape for name, tensor in weights.items()})
+    if found is not None or not is_whole_model(weights):
+        kind, todo = found or ("a file of weights of an unknown kind", "")
+        rows.append(("Begins with", _text(min(weights, default="nothing"))))
+        if "embedding" in kind:
+            rows.append(("Vectors", ", ".join(" x ".join(map(str, tensor.shape)) for tensor in weights.values())))
+        return FileReport(path, kind.rstrip(","), tuple(rows + _training(metadata)), f"It cannot be used here. {todo}")
+    layout: Layout = LAYOUTS[family_of_names(weights)]
+    parts = Counter(_part_of(name) for name in weights)
+    rows.append(("Parts", ", ".join(f"{part} {count:,} tensors" for part, count in parts.most_common())))
+    return FileReport(path, f"a whole model of {layout.title}, in one file", tuple(rows + _training(metadata)))
+
+
+def _part_of(name: str) -> str:
+    """Return which part of a model a tensor of the original layout is of."""
+    prefixes = {UNET_PREFIX: "UNet", VAE_PREFIX: "VAE", "cond_stage_model.": "text encoder"}
+    return next((part for prefix, part in prefixes.items() if name.startswith(prefix)), "others")
+
+
+# Texts ---------------------------------------------------------------------------------------------------------------
+
+
+def _formats(weights: "Mapping[str, Tensor]") -> str:
+    counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in weights.values())
+    return ", ".join(name if len(counts) == 1 else f"{name} ({count:,})" for name, count in counts.most_common())
+
+
+def _range(numbers: Iterable[float]) -> str:
+    found = sorted(set(numbers))
+    return f"{found[0]:g}" if len(found) == 1 else f"{found[0]:g} to {found[-1]:g}"
+
+
+def _text(value: str) -> str:
+    """Return a text from a file as it may be shown: a line of bounded length."""
+    line = printable(" ".join(value.split()))
+    return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}..."
