@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dreambooth.formats.layout import lora_file
+from dreambooth.formats.ldm import from_ldm
 from dreambooth.models.lora_file import read_lora
 from tests.harness.hub_stand_in import HubStandIn, Repository, hub_stand_in
 from tests.harness.trained_lora import PROMPT, lora_run
@@ -82,6 +83,19 @@ from safetensors.torch import save_file
 state = {{name.replace(".base_layer", ""): one.contiguous() for name, one in pipe.unet.state_dict().items()}}
 save_file(state, "unet.safetensors")
 """
+        whole = [
+            "-m",
+            "dreambooth",
+            "convert",
+            str(run),
+            "whole.safetensors",
+            "--as",
+            "checkpoint",
+            "--base",
+            "ann/base",
+        ]
+        done = in_a_child(hub, tmp_path / "work", *whole, **root)
+        assert done.returncode == 0, done.stderr
         done = in_a_child(hub, tmp_path / "work", "-c", code)
         assert done.returncode == 0, done.stderr[-2000:]
     with Image.open(tmp_path / "work" / "picture.png") as picture:
@@ -90,10 +104,12 @@ save_file(state, "unet.safetensors")
     assert file is not None
     own, factors = load_file(tmp_path / "work" / "unet.safetensors"), read_lora(file).factors
     before = load_file(tiny_base_folder / "unet" / "diffusion_pytorch_model.safetensors")
+    merged, _, _ = from_ldm(load_file(tmp_path / "work" / "whole.safetensors"))
     for name, weight in before.items():
         place = f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}"
         wanted = weight + factors[place].product() if place in factors else weight
         assert float((own[name] - wanted).abs().max()) < 1e-5, name
+        assert merged[name].equal(wanted), name
 
     # What was put there is a step that other commands of ours read, on a base that is named.
     back = tmp_path / "back"

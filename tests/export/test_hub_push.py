@@ -82,6 +82,7 @@ def model(saved_model: Path, tmp_path: Path) -> Path:
         "concepts": [{"instance_prompt": "photo of zwx dog", "instance_data_dir": "/home-of-somebody/photos",
                       "class_prompt": "photo of dog", "class_data_dir": None}],
         "pretrained_model_name_or_path": "/home-of-somebody/base", "output_dir": "/home-of-somebody/runs",
+        "class_model_name_or_path": "/home-of-somebody/other",
         "learning_rate": 2e-6, "max_train_steps": 800, "seed": 3, "hub_token": "hf_of_the_seed_script",
     }  # fmt: skip
     (folder / "args.json").write_text(json.dumps(settings))
