@@ -20,6 +20,7 @@ from dreambooth.export.disk_room import refuse_full_disk
 from dreambooth.export.lora_file import (
     HEADER_BYTES_PER_MODULE,
     lora_bytes,
+    named_in_file,
     refuse_name,
     refuse_wrong_file,
     write_lora,
@@ -128,11 +129,12 @@ def extract_lora(
         dtype = torch.float32 if precision == "fp32" else torch.float16
         found = _best_factors(changes, modules, size or LoraSize(DEFAULT_RANK), dtype.itemsize, on_progress)
         prediction = str(before.noise_scheduler_config.get("prediction_type", "epsilon"))
-        metadata = lora_metadata(model_dir, out_path.stem, layout_of(model_dir), found, prediction)
+        layout = layout_of(model_dir)
+        metadata = lora_metadata(model_dir, out_path.stem, layout, found, prediction)
         refuse_full_disk(out_path, lora_bytes(found, dtype))
         with new_file(out_path) as temporary:
-            write_lora(temporary, found, metadata, dtype)
-            refuse_wrong_file(temporary, found, dtype)
+            write_lora(temporary, named_in_file(found, layout), metadata, dtype)
+            refuse_wrong_file(temporary, found, dtype, layout)
             written = read_lora(temporary).factors
             # The last one adds the LoRA to the base, which the others compare with.
             error, left_out = _error(changes, modules, written), _left_out(changes, modules)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dreambooth.durable import new_file
 from dreambooth.errors import ExportError
 from dreambooth.export.lora_metadata import trigger_words
-from dreambooth.formats.layout import layout_of
+from dreambooth.formats.layout import Layout, layout_of
 from dreambooth.formats.lora_keys import ALPHA, DOWN, UP
 from dreambooth.formats.natural_order import in_natural_order
 from dreambooth.formats.safetensors_file import same_bits, stored_bytes, write_safetensors
@@ -69,13 +69,18 @@ def lora_bytes(factors: Mapping[str, Factors], float_dtype: "torch.dtype") -> in
     return stored_bytes(_tensors(factors), float_dtype) + HEADER_BYTES_PER_MODULE * len(factors)
 
 
-def refuse_wrong_file(path: Path, factors: Mapping[str, Factors], float_dtype: "torch.dtype") -> float:
+def named_in_file(factors: Mapping[str, Factors], layout: Layout) -> dict[str, Factors]:
+    """Return the factors by the names that a family's LoRAs have in files."""
+    return {layout.lora_name(name): one for name, one in factors.items()}
+
+
+def refuse_wrong_file(path: Path, factors: Mapping[str, Factors], float_dtype: "torch.dtype", layout: Layout) -> float:
     """Return how far the changes in a file are from those of the factors, as a share of the norm of all of them.
 
-    Raises ExportError unless every module is in it with the factors' numbers as rounded to this number format, finite,
-    and changes its weight where they do.
+    factors: by their modules' names here. Raises ExportError unless every module is in it with the factors' numbers as
+    rounded to this number format, finite, and changes its weight where they do.
     """
-    stored, expected = read_weights(path, is_safetensors=True), _tensors(factors)
+    stored, expected = read_weights(path, is_safetensors=True), _tensors(named_in_file(factors, layout))
     wrong = sorted(stored.keys() ^ expected.keys()) or [
         name for name, tensor in expected.items() if not same_bits(tensor.to(float_dtype), stored[name])
     ]

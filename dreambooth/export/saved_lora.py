@@ -12,6 +12,7 @@ from dreambooth.export.archive import EXPORT_SUFFIXES
 from dreambooth.export.disk_room import refuse_full_disk
 from dreambooth.export.lora_file import (
     lora_bytes,
+    named_in_file,
     refuse_name,
     refuse_wrong_file,
     write_lora,
@@ -93,10 +94,10 @@ def convert_lora(
     refuse_changed(model_dir, error=ExportError)
     file = lora_file(model_dir)
     assert file is not None, "the step is a LoRA"
-    factors = read_lora(file).factors
+    factors, layout = read_lora(file).factors, layout_of(model_dir)
     counted = _refuse_incomplete(model_dir, factors, base, models_dir, token)
     wanted = {name: _scaled(one, strength.of(part_of(name))) for name, one in factors.items()}
-    left_out = tuple(part for part in layout_of(model_dir).learning_parts if not strength.of(part))
+    left_out = tuple(part for part in layout.learning_parts if not strength.of(part))
     wanted = {name: one for name, one in wanted.items() if part_of(name) not in left_out}
     if not wanted:
         raise ExportError("Nothing would be in the file.", "Its strength is 0.", "Choose a strength above 0.")
@@ -105,12 +106,12 @@ def convert_lora(
     prediction = "v_prediction" if told.get("modelspec.prediction_type") == "v" else "epsilon"
     photos = told.get(NUM_PHOTOS, "")
     metadata = lora_metadata(
-        model_dir, out_path.stem, layout_of(model_dir), wanted, prediction, int(photos) if photos.isdecimal() else None
+        model_dir, out_path.stem, layout, wanted, prediction, int(photos) if photos.isdecimal() else None
     )
     refuse_full_disk(out_path, lora_bytes(wanted, dtype))
     with new_file(out_path) as temporary:
-        write_lora(temporary, wanted, metadata, dtype)
-        error = refuse_wrong_file(temporary, wanted, dtype)
+        write_lora(temporary, named_in_file(wanted, layout), metadata, dtype)
+        error = refuse_wrong_file(temporary, wanted, dtype, layout)
         num_bytes = temporary.stat().st_size
     return SavedLoraVerdict(
         path=out_path,
