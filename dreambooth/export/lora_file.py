@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.durable import new_file
 from dreambooth.errors import ExportError
-from dreambooth.export.lora_metadata import trigger_words
+from dreambooth.export.lora_metadata import base_version, trigger_words
 from dreambooth.formats.layout import Layout, layout_of
 from dreambooth.formats.lora_keys import ALPHA, DOWN, UP
 from dreambooth.formats.natural_order import in_natural_order
@@ -126,7 +126,7 @@ def write_sidecars(path: Path, model_dir: Path) -> list[Path]:
 
 def sidecars(name: str, model_dir: Path) -> dict[str, bytes]:
     """Return what A1111, Forge and InvokeAI show of a LoRA: NAME.json and, where there is a sample, NAME.png."""
-    version = "SD2" if layout_of(model_dir).open_clip else "SD1"
+    version = base_version(model_dir, layout_of(model_dir)).short
     about = {"activation text": trigger_words(model_dir), "preferred weight": 1.0, "sd version": version}
     found = {f"{name}.json": (json.dumps(about, indent=2) + "\n").encode()}
     samples = in_natural_order((model_dir / "samples").glob("*.png"), lambda file: file.name)
