@@ -20,7 +20,6 @@ from dreambooth.export.disk_room import refuse_full_disk
 from dreambooth.export.lora_file import (
     HEADER_BYTES_PER_MODULE,
     lora_bytes,
-    named_in_file,
     refuse_name,
     refuse_wrong_file,
     write_lora,
@@ -28,10 +27,11 @@ from dreambooth.export.lora_file import (
 )
 from dreambooth.export.lora_metadata import lora_metadata, trigger_words
 from dreambooth.export.single_file import Precision
-from dreambooth.formats.layout import layout_of, lora_file
+from dreambooth.formats.layout import lora_file
 from dreambooth.formats.lora_keys import LoraModule, LoraTargets, kind_of_weight, lora_modules
 from dreambooth.models.adapter import fitted
 from dreambooth.models.base import Base
+from dreambooth.models.family import PictureSize
 from dreambooth.models.lora_file import read_lora
 from dreambooth.models.low_rank import Factors, Spectrum, factors, spectrum
 from dreambooth.models.saved_step import ModelSource, load_with_base
@@ -124,16 +124,15 @@ def extract_lora(
     taught, before = load_with_base(source, models_dir=models_dir, token=token)
     targets = targets or ("linear" if lora_file(model_dir) is None else "all")
     with torch.no_grad():
-        changes = _changes(model_dir, strength, taught, before)
+        changes, layout = _changes(model_dir, strength, taught, before), taught.family.layout
         modules = _changed_modules(changes, targets, model_dir)
         dtype = torch.float32 if precision == "fp32" else torch.float16
         found = _best_factors(changes, modules, size or LoraSize(DEFAULT_RANK), dtype.itemsize, on_progress)
         prediction = str(before.noise_scheduler_config.get("prediction_type", "epsilon"))
-        layout = layout_of(model_dir)
         metadata = lora_metadata(model_dir, out_path.stem, layout, found, prediction)
-        refuse_full_disk(out_path, lora_bytes(found, dtype))
+        refuse_full_disk(out_path, lora_bytes(found, dtype, layout))
         with new_file(out_path) as temporary:
-            write_lora(temporary, named_in_file(found, layout), metadata, dtype)
+            write_lora(temporary, found, metadata, dtype, layout)
             refuse_wrong_file(temporary, found, dtype, layout)
             written = read_lora(temporary).factors
             # The last one adds the LoRA to the base, which the others compare with.
@@ -341,5 +340,8 @@ def _predictions(base: Base, prompt: str) -> "Tensor":
     side = min(config.sample_size, MOST_LATENTS)
     noise = torch.randn(1, config.in_channels, side, side, generator=generator(0, "probes"))
     condition = base.family.encode_text(base, base.family.text_inputs(base, [prompt], length=None))
+    side_px = 2 ** (len(base.vae.config.block_out_channels) - 1) * side
+    size_ids = base.family.size_ids([PictureSize((side_px, side_px), (0, 0), (side_px, side_px))])
+    condition = dataclasses.replace(condition, size_ids=size_ids)
     found = [base.family.predict(base.unet, noise, torch.tensor([step]), condition) for step in TIMESTEPS]
     return torch.cat(found)

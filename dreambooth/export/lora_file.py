@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.durable import new_file
 from dreambooth.errors import ExportError
-from dreambooth.export.lora_metadata import base_version, trigger_words
+from dreambooth.export.lora_metadata import trigger_words
 from dreambooth.formats.layout import Layout, layout_of
 from dreambooth.formats.lora_keys import ALPHA, DOWN, UP
 from dreambooth.formats.natural_order import in_natural_order
@@ -52,10 +52,10 @@ def refuse_name(path: Path) -> None:
 
 
 def write_lora(
-    path: Path, factors: Mapping[str, Factors], metadata: Mapping[str, str], float_dtype: "torch.dtype"
+    path: Path, factors: Mapping[str, Factors], metadata: Mapping[str, str], float_dtype: "torch.dtype", layout: Layout
 ) -> None:
-    """Write the factors, named as in the dialect, with these texts and the hashes of the contents in the header."""
-    tensors = _tensors(factors)
+    """Write the factors, by module, with these texts and the hashes of the contents in the header."""
+    tensors = _tensors(factors, layout)
     # The older hash is that of a file whose header has only these.
     write_safetensors(path, tensors, {name: text for name, text in metadata.items() if name.startswith("ss_")},
                       float_dtype=float_dtype)  # fmt: skip
@@ -64,23 +64,18 @@ def write_lora(
     write_safetensors(path, tensors, {**metadata, **hashes}, float_dtype=float_dtype)
 
 
-def lora_bytes(factors: Mapping[str, Factors], float_dtype: "torch.dtype") -> int:
+def lora_bytes(factors: Mapping[str, Factors], float_dtype: "torch.dtype", layout: Layout) -> int:
     """Return about how large the file of these factors is."""
-    return stored_bytes(_tensors(factors), float_dtype) + HEADER_BYTES_PER_MODULE * len(factors)
-
-
-def named_in_file(factors: Mapping[str, Factors], layout: Layout) -> dict[str, Factors]:
-    """Return the factors by the names that a family's LoRAs have in files."""
-    return {layout.lora_name(name): one for name, one in factors.items()}
+    return stored_bytes(_tensors(factors, layout), float_dtype) + HEADER_BYTES_PER_MODULE * len(factors)
 
 
 def refuse_wrong_file(path: Path, factors: Mapping[str, Factors], float_dtype: "torch.dtype", layout: Layout) -> float:
     """Return how far the changes in a file are from those of the factors, as a share of the norm of all of them.
 
-    factors: by their modules' names here. Raises ExportError unless every module is in it with the factors' numbers as
-    rounded to this number format, finite, and changes its weight where they do.
+    Raises ExportError unless every module is in it with the factors' numbers as rounded to this number format, finite,
+    and changes its weight where they do.
     """
-    stored, expected = read_weights(path, is_safetensors=True), _tensors(named_in_file(factors, layout))
+    stored, expected = read_weights(path, is_safetensors=True), _tensors(factors, layout)
     wrong = sorted(stored.keys() ^ expected.keys()) or [
         name for name, tensor in expected.items() if not same_bits(tensor.to(float_dtype), stored[name])
     ]
@@ -126,19 +121,21 @@ def write_sidecars(path: Path, model_dir: Path) -> list[Path]:
 
 def sidecars(name: str, model_dir: Path) -> dict[str, bytes]:
     """Return what A1111, Forge and InvokeAI show of a LoRA: NAME.json and, where there is a sample, NAME.png."""
-    version = base_version(model_dir, layout_of(model_dir)).short
+    version = layout_of(model_dir).short_title.replace(" ", "").removesuffix(".x")
     about = {"activation text": trigger_words(model_dir), "preferred weight": 1.0, "sd version": version}
     found = {f"{name}.json": (json.dumps(about, indent=2) + "\n").encode()}
     samples = in_natural_order((model_dir / "samples").glob("*.png"), lambda file: file.name)
     return found | ({f"{name}.png": samples[0].read_bytes()} if samples else {})
 
 
-def _tensors(factors: Mapping[str, Factors]) -> "dict[str, Tensor]":
+def _tensors(factors: Mapping[str, Factors], layout: Layout) -> "dict[str, Tensor]":
+    """Return the tensors by their names in the file."""
     import torch
 
     alpha = max(one.down.shape[0] for one in factors.values())
     tensors = {}
-    for name, one in factors.items():
+    for module, one in factors.items():
+        name = layout.lora_name(module)
         tensors[name + DOWN] = one.down.contiguous()
         tensors[name + UP] = (one.up * (one.down.shape[0] / alpha)).contiguous()
         tensors[name + ALPHA] = torch.tensor(float(alpha))

@@ -8,11 +8,10 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dreambooth.export.recipe import file_metadata_of, public_settings
 from dreambooth.formats.layout import Layout
-from dreambooth.models.family import family_for
 from dreambooth.models.low_rank import Factors
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -37,31 +36,6 @@ SAME_SETTINGS = {
 }
 
 
-class BaseVersion(NamedTuple):
-    """What other tools call the models that a LoRA is for: sd-scripts, and A1111 in its .json.
-
-    clip_skip: the text encoder's layer that its pictures are made from, counted from the last.
-    """
-
-    name: str
-    short: str
-    clip_skip: str
-
-
-# By the beginning of ModelSpec's architecture.
-VERSIONS = {
-    "stable-diffusion-v1": BaseVersion("sd_v1", "SD1", "1"),
-    "stable-diffusion-v2": BaseVersion("sd_v2", "SD2", "2"),
-    "stable-diffusion-xl": BaseVersion("sdxl_base_v1-0", "SDXL", "2"),
-}
-
-
-def base_version(model_dir: Path, layout: Layout) -> BaseVersion:
-    """Return what other tools call the models that a LoRA of this step is for."""
-    architecture = _of_model(model_dir, layout, None)["modelspec.architecture"]
-    return next(version for beginning, version in VERSIONS.items() if architecture.startswith(beginning))
-
-
 def lora_metadata(
     model_dir: Path,
     name: str,
@@ -76,14 +50,14 @@ def lora_metadata(
     where that is known.
     """
     settings = public_settings(model_dir)
-    told, version = _of_model(model_dir, layout, prediction_type), base_version(model_dir, layout)
+    told = file_metadata_of(model_dir, layout, prediction_type)
     metadata = told | _network(factors) | _training(settings, json.loads(told.get("dreambooth.recipe", "{}")))
     metadata |= {
         "modelspec.architecture": f"{told['modelspec.architecture']}/lora",
-        "modelspec.encoder_layer": version.clip_skip,
+        "modelspec.encoder_layer": str(layout.used_layer),
         "modelspec.implementation": "diffusers",
-        "ss_base_model_version": version.name,
-        "ss_clip_skip": version.clip_skip,
+        "ss_base_model_version": layout.lora_version,
+        "ss_clip_skip": str(layout.used_layer),
         "ss_output_name": name,
         "ss_v2": str(layout.open_clip),
     }
@@ -99,12 +73,6 @@ def trigger_words(model_dir: Path) -> str:
     """Return the instance prompts of a step's run, with commas between them."""
     concepts = public_settings(model_dir).get("concepts", [])
     return ", ".join(str(concept["instance_prompt"]) for concept in concepts if concept.get("instance_prompt"))
-
-
-def _of_model(model_dir: Path, layout: Layout, prediction_type: str | None) -> dict[str, str]:
-    """Return what a single file of the step as a model would say."""
-    told = file_metadata_of(model_dir, open_clip=layout.open_clip, prediction_type=prediction_type)
-    return {**told, **family_for(layout, {}).file_metadata}
 
 
 def _network(factors: Mapping[str, Factors]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from dreambooth.config.fields import describe
 from dreambooth.config.training import TrainingConfig
+from dreambooth.formats.layout import Layout
 
 # Settings that name places on this machine, or say nothing about what was learned.
 PRIVATE_SETTINGS = (
@@ -21,7 +22,7 @@ SPEC_VERSION = "1.0.1"
 IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 
 
-def file_metadata_of(model_dir: Path, *, open_clip: bool, prediction_type: str | None = None) -> dict[str, str]:
+def file_metadata_of(model_dir: Path, layout: Layout, prediction_type: str | None = None) -> dict[str, str]:
     """Return the texts for a single file's header: `modelspec.*` and, of a run's step, `dreambooth.recipe`."""
     settings = public_settings(model_dir)
     card = _json(model_dir / "card.json")
@@ -29,12 +30,13 @@ def file_metadata_of(model_dir: Path, *, open_clip: bool, prediction_type: str |
     scheduler = _json(model_dir / "scheduler" / "scheduler_config.json")
     prediction = prediction_type or scheduler.get("prediction_type", "epsilon")
     side_px = _side_px(model_dir, card)
-    version = f"v2-{'768-v' if prediction == 'v_prediction' else '512'}" if open_clip else "v1"
+    # The two kinds of SD 2.x have names of their own.
+    kind = ("-768-v" if prediction == "v_prediction" else "-512") if layout.open_clip else ""
     prompts = [str(concept.get("instance_prompt")) for concept in settings.get("concepts", [])]
     metadata = {
         "format": "pt",
         "modelspec.sai_model_spec": SPEC_VERSION,
-        "modelspec.architecture": f"stable-diffusion-{version}",
+        "modelspec.architecture": f"{layout.architecture}{kind}",
         "modelspec.implementation": IMPLEMENTATION,
         "modelspec.title": _title(prompts, step),
         "modelspec.resolution": f"{side_px}x{side_px}",

@@ -12,7 +12,6 @@ from dreambooth.export.archive import EXPORT_SUFFIXES
 from dreambooth.export.disk_room import refuse_full_disk
 from dreambooth.export.lora_file import (
     lora_bytes,
-    named_in_file,
     refuse_name,
     refuse_wrong_file,
     write_lora,
@@ -94,9 +93,10 @@ def convert_lora(
     refuse_changed(model_dir, error=ExportError)
     file = lora_file(model_dir)
     assert file is not None, "the step is a LoRA"
-    factors, layout = read_lora(file).factors, layout_of(model_dir)
+    factors = read_lora(file).factors
     counted = _refuse_incomplete(model_dir, factors, base, models_dir, token)
     wanted = {name: _scaled(one, strength.of(part_of(name))) for name, one in factors.items()}
+    layout = layout_of(model_dir)
     left_out = tuple(part for part in layout.learning_parts if not strength.of(part))
     wanted = {name: one for name, one in wanted.items() if part_of(name) not in left_out}
     if not wanted:
@@ -108,9 +108,9 @@ def convert_lora(
     metadata = lora_metadata(
         model_dir, out_path.stem, layout, wanted, prediction, int(photos) if photos.isdecimal() else None
     )
-    refuse_full_disk(out_path, lora_bytes(wanted, dtype))
+    refuse_full_disk(out_path, lora_bytes(wanted, dtype, layout))
     with new_file(out_path) as temporary:
-        write_lora(temporary, named_in_file(wanted, layout), metadata, dtype)
+        write_lora(temporary, wanted, metadata, dtype, layout)
         error = refuse_wrong_file(temporary, wanted, dtype, layout)
         num_bytes = temporary.stat().st_size
     return SavedLoraVerdict(

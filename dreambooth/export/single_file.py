@@ -121,8 +121,7 @@ def read_model(model_dir: Path) -> OriginalModel:
     if strange:
         told = f"Missing or not of {layout.short_title}: {', '.join(strange[:3])}."
         raise _no_such_model(model_dir, layout, told)
-    metadata = {**file_metadata_of(model_dir, open_clip=layout.open_clip), **family.file_metadata}
-    return OriginalModel(model_dir, family, weights, original, expected, metadata)
+    return OriginalModel(model_dir, family, weights, original, expected, file_metadata_of(model_dir, layout))
 
 
 def _config(model_dir: Path, part: str, name: str = "config.json") -> dict[str, Any]:

@@ -62,7 +62,9 @@ class Layout:
 
     title: what people call it; tokenizers: the folders of the tokenizers; scheduler: the class that a saved model
     names; open_clip: whether single files have the text encoder under open_clip's names; absent: the components of the
-    pipeline that are never there, which its index has to say.
+    pipeline that are never there, which its index has to say; architecture, lora_version: what files call the family in
+    their headers, by https://github.com/Stability-AI/ModelSpec and by sd-scripts; used_layer: that of the text encoders
+    whose states the UNet sees, counted from the last.
     """
 
     family: FamilyName
@@ -72,6 +74,9 @@ class Layout:
     tokenizers: tuple[str, ...]
     scheduler: str = "DDIMScheduler"
     open_clip: bool = False
+    architecture: str = "stable-diffusion-v1"
+    lora_version: str = "sd_v1"
+    used_layer: int = 1
     absent: tuple[str, ...] = ()
 
     @property
@@ -144,8 +149,9 @@ SD_PARTS = (
 SD_ABSENT = ("feature_extractor", "image_encoder", "safety_checker")
 SD1 = Layout("sd1", "Stable Diffusion 1.x", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), absent=SD_ABSENT)
 SD2 = Layout(
-    "sd2", "Stable Diffusion 2.x", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), open_clip=True, absent=SD_ABSENT
-)
+    "sd2", "Stable Diffusion 2.x", "StableDiffusionPipeline", SD_PARTS, ("tokenizer",), open_clip=True,
+    architecture="stable-diffusion-v2", lora_version="sd_v2", used_layer=2, absent=SD_ABSENT,
+)  # fmt: skip
 SDXL_PARTS = (
     Part("unet", "diffusers", "UNet2DConditionModel", "diffusion_pytorch_model", can_learn=True),
     Part("vae", "diffusers", "AutoencoderKL", "diffusion_pytorch_model", can_learn=False, needs_range=True),
@@ -154,7 +160,8 @@ SDXL_PARTS = (
 )
 SDXL = Layout(
     "sdxl", "Stable Diffusion XL", "StableDiffusionXLPipeline", SDXL_PARTS, ("tokenizer", "tokenizer_2"),
-    scheduler="EulerDiscreteScheduler", absent=("feature_extractor", "image_encoder"),
+    scheduler="EulerDiscreteScheduler", architecture="stable-diffusion-xl-v1-base", lora_version="sdxl_base_v1-0",
+    used_layer=2, absent=("feature_extractor", "image_encoder"),
 )  # fmt: skip
 LAYOUTS: dict[FamilyName, Layout] = {layout.family: layout for layout in (SD1, SD2, SDXL)}
 

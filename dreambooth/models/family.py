@@ -148,10 +148,6 @@ class Family(Protocol):
     def encode_text(self, base: Any, inputs: TextInputs) -> Condition:
         """Return what the UNet is told of these captions, with a graph where the text encoder is trained."""
 
-    @property
-    def file_metadata(self) -> Mapping[str, str]:
-        """Return the texts in a single file's header that are this family's alone."""
-
     def single_file_names(self, configs: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any]) -> set[str]:
         """Return every name of a file in the original layout, written down apart from how names are mapped.
 

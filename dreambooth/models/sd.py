@@ -121,11 +121,6 @@ class StableDiffusion:
         """Return the text encoder's last hidden states, (batch, length, width)."""
         return Condition(base.text_encoder(inputs.ids)[0])
 
-    @property
-    def file_metadata(self) -> Mapping[str, str]:
-        """Return nothing: what there is to say follows from the layout."""
-        return {}
-
     def single_file_names(self, configs: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any]) -> set[str]:
         """Return every name of a file in the original layout."""
         return original_names(

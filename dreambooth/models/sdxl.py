@@ -99,11 +99,6 @@ class StableDiffusionXL:
             pooled = pooled.masked_fill(inputs.is_left_out[:, None], 0.0)
         return Condition(states, pooled, inputs.size_ids)
 
-    @property
-    def file_metadata(self) -> Mapping[str, str]:
-        """Return the name by which other tools know the family."""
-        return {"modelspec.architecture": "stable-diffusion-xl-v1-base"}
-
     def single_file_names(self, configs: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any]) -> set[str]:
         """Return every name of a file in the original layout, the markers of a model of v among them."""
         unet, encoders = configs["unet"], (configs["text_encoder"], configs["text_encoder_2"])

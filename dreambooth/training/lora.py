@@ -104,8 +104,7 @@ class LowRankAdaptation:
         (folder / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", "utf-8")
         tensors = {key: tensor for named in weights.values() for key, tensor in named.items()}
         modules = {key.removesuffix(DOWN) for key in tensors if key.endswith(DOWN)}
-        name_of = base.family.layout.lora_name
-        factors = {name_of(key): Factors(tensors[key + UP], tensors[key + DOWN]) for key in sorted(modules)}
+        factors = {key: Factors(tensors[key + UP], tensors[key + DOWN]) for key in sorted(modules)}
         prediction = str(base.noise_scheduler_config.get("prediction_type", "epsilon"))
         metadata = lora_metadata(folder, stem, base.family.layout, factors, prediction, self._num_photos)
-        write_lora(folder / adds_to.file, factors, metadata, dtype)
+        write_lora(folder / adds_to.file, factors, metadata, dtype, base.family.layout)

@@ -14,7 +14,7 @@ from dreambooth.config.training import Precision, TrainingConfig
 from dreambooth.device.precision import dtype_of
 from dreambooth.errors import BaseModelError, ConfigError
 from dreambooth.formats.lora_keys import DOWN, UP
-from dreambooth.models.adapter import Adapter, adapted, places_of
+from dreambooth.models.adapter import Adapter, fitted
 from dreambooth.models.base import load_base, weights_fingerprint
 from dreambooth.models.lora_file import read_lora
 from dreambooth.models.manager import ModelManager
@@ -96,7 +96,7 @@ def test_with_its_hooks_off_the_model_is_the_base_bit_for_bit(make: Make, tiny_b
     (wanted,) = generate_images(plain, request)
     base = load_base(str(tiny_base_folder))
     factors = read_lora(_file(run, 3)).factors
-    adapter = Adapter(base, adapted(places_of(base, "all", ["unet", "text_encoder"]), factors))
+    adapter = Adapter(base, fitted(base, factors).modules)
     (with_lora,) = generate_images(base, request)
     assert with_lora.image.tobytes() != wanted.image.tobytes()
     adapter.detach()

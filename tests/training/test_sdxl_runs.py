@@ -8,8 +8,14 @@ import pytest
 import torch
 
 from dreambooth.errors import BaseModelError
+from dreambooth.export.extraction import LoraSize, extract_lora
+from dreambooth.export.saved_lora import convert_lora
+from dreambooth.export.verify import convert_verified
+from dreambooth.formats.sdxl_keys import from_original
 from dreambooth.models.base import load_base, weights_fingerprint
+from dreambooth.models.lora_file import read_lora
 from dreambooth.models.saved_step import ModelSource, load
+from dreambooth.models.weights import file_metadata, read_weights
 from tests.harness.tiny import tiny_sdxl_base
 from tests.harness.trained import Run
 
@@ -30,6 +36,8 @@ def test_a_lora_is_written_in_the_dialect_that_diffusers_loads_exactly(make: Mak
     )  # fmt: skip
     run.train()
     (file,) = run.folder.step_folder(2).glob("*.safetensors")
+    assert file_metadata(file)["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert file_metadata(file)["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
     pipeline = StableDiffusionXLPipeline.from_pretrained(sdxl, add_watermarker=False)
     pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
     pipeline.fuse_lora()
@@ -42,6 +50,27 @@ def test_a_lora_is_written_in_the_dialect_that_diffusers_loads_exactly(make: Mak
         }
         for name, weight in getattr(merged, part).state_dict().items():
             assert torch.allclose(theirs[name.removeprefix("text_model.")], weight, atol=1e-6), f"{part} {name}"
+
+
+def test_a_whole_run_becomes_a_lora_and_a_lora_a_checkpoint(make: Make, sdxl: Path, tmp_path: Path) -> None:
+    common = {
+        "pretrained_model_name_or_path": str(sdxl), "train_text_encoder": True, "max_train_steps": 2,
+        "with_prior_preservation": False, "pad_tokens": True, "save_precision": "fp32",
+    }  # fmt: skip
+    whole = make(**common)
+    whole.train()
+    verdict = extract_lora(whole.folder.step_folder(2), tmp_path / "small.safetensors", size=LoraSize(rank=2))
+    assert verdict.parts == ("unet", "text_encoder", "text_encoder_2")
+    lora = make(**common, method="lora")
+    lora.train()
+    step = lora.folder.step_folder(2)
+    convert_lora(step, tmp_path / "again.safetensors")
+    again = read_lora(tmp_path / "again.safetensors").factors
+    assert again.keys() == read_lora(next(step.glob("*.safetensors"))).factors.keys()
+    merged = convert_verified(step, tmp_path / "merged.safetensors", precision="fp32")
+    weights = from_original(read_weights(merged.path))["unet"]
+    for name, weight in load(ModelSource(str(step))).unet.state_dict().items():
+        assert torch.allclose(weights[name], weight, atol=1e-6), name
 
 
 def test_a_lora_of_another_family_is_refused(make: Make, sdxl: Path, tiny_base_folder: Path) -> None:
