@@ -6,6 +6,8 @@ All of it is told from names, shapes and the texts of the header.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from dreambooth.formats import layout
+
 # A key of a tensor, and what a file with such a one is. They change weights otherwise than by up . down.
 OTHER_ADAPTERS: tuple[tuple[str, str], ...] = (
     (r".*\.hada_[wt]\d", "a LoHa (LyCORIS)"),
@@ -21,7 +23,7 @@ OTHER_ADAPTERS: tuple[tuple[str, str], ...] = (
 # Vectors for the text encoder that some trainers put into a LoRA's file.
 EMBEDDING = re.compile(r"bundle_emb\.")
 
-SD1, SD2, SDXL = READ_FAMILIES = "SD 1.x", "SD 2.x", "SDXL"
+SD1, SD2, SDXL = READ_FAMILIES = tuple(one.short_title for one in (layout.SD1, layout.SD2, layout.SDXL))
 _LATER_FAMILIES: tuple[tuple[str, str], ...] = (
     (
         r"(.*[._])?(joint|double|single)_(transformer_)?blocks[._]|(lora_)?transformer[._]|diffusion_model\.",
@@ -33,7 +35,7 @@ _SDXL = re.compile(
     r"|(lora_)?unet[._].*transformer_blocks[._][1-9]"
 )
 # How wide the text is that the UNet is conditioned on.
-_OF_TEXT_WIDTH = {768: SD1, 1024: SD2, 2048: SDXL, 1280: "SDXL's refiner"}
+_OF_TEXT_WIDTH = {768: SD1, 1024: SD2, 2048: SDXL, 1280: "the refiner of SDXL"}
 _OF_HEADER = (
     ("ss_base_model_version", (("sd_v1", SD1), ("sd_v2", SD2), ("sdxl", SDXL))),
     ("modelspec.architecture",

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import BaseModelError
 from dreambooth.formats.json_file import read_object
-from dreambooth.formats.layout import CARD, LAYOUTS, FamilyName, Layout, family_of, family_of_names, lora_file
+from dreambooth.formats.layout import CARD, LAYOUTS, SD1, Layout, family_of, family_of_names, lora_file
 from dreambooth.formats.ldm import UNET_PREFIX, VAE_PREFIX
-from dreambooth.formats.lora_keys import lora_key
+from dreambooth.formats.lora_keys import PREFIXES, lora_key, part_of
 from dreambooth.formats.lora_kinds import has_lora_keys, lora_family, other_adapter
 from dreambooth.formats.other_kinds import is_whole_model, kind_of_file
 from dreambooth.formats.text_files import printable
 from dreambooth.models.adapter import layers_by_name
 from dreambooth.models.base import quiet_libraries
 from dreambooth.models.card import card_of
+from dreambooth.models.family import usual_configs
 from dreambooth.models.lora_file import HASH_DIGITS, LoraFile, file_hash, read_lora, tensors_hash
-from dreambooth.models.sd import SD15_CONFIGS, SINGLE_FILES
 from dreambooth.models.weights import file_metadata, named, read_weights
 from dreambooth.records.workspace import newest_step_folder
 
@@ -113,11 +113,14 @@ def _identity(path: Path, metadata: Mapping[str, str]) -> Rows:
 
 def _modules(lora: LoraFile) -> Rows:
     """Return which modules there are, whether the family's models have them, and their ranks and scales."""
-    in_unet = sum(name.startswith("lora_unet_") for name in lora.factors)
-    rows = [("Modules", f"{len(lora.factors)}: UNet {in_unet}, text encoder {len(lora.factors) - in_unet}")]
-    layout = next((one for one in LAYOUTS.values() if one.short_title == lora.family), LAYOUTS["sd1"])
-    if layout.family in SINGLE_FILES:
-        rows.append((f"Of {layout.short_title}'s", _found_in(lora, _layers_of(layout.family))))
+    counts = Counter(part_of(name) for name in lora.factors)
+    names = {part: part.replace("unet", "UNet").replace("_", " ") for part in PREFIXES}
+    parts = ", ".join(f"{counts[part]} in {name}" for part, name in names.items() if counts[part])
+    layout = next((one for one in LAYOUTS.values() if one.short_title == lora.family), SD1)
+    rows = [
+        ("Modules", f"{len(lora.factors)}: {parts}"),
+        (f"Of {layout.short_title}'s", _found_in(lora, _layers_of(layout))),
+    ]
     ranks = [len(one.down) for one in lora.factors.values()]
     alphas = lora.alphas or {}
     scales = [1.0 if alpha is None else alpha / rank for alpha, rank in zip(alphas.values(), ranks, strict=True)]
@@ -191,20 +194,17 @@ def _training(metadata: Mapping[str, str]) -> Rows:
 
 
 @cache
-def _layers_of(family: FamilyName) -> dict[str, tuple[int, ...]]:
+def _layers_of(layout: Layout) -> dict[str, tuple[int, ...]]:
     """Return the layers that a LoRA may change in a family's models, by name, with the shapes of their weights."""
     quiet_libraries()
     from accelerate import init_empty_weights
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    changes = SINGLE_FILES[family].changes
-    unet, text_encoder = (SD15_CONFIGS[part] | dict(changes.get(part, {})) for part in ("unet", "text_encoder"))
+    configs = usual_configs(layout)
     with init_empty_weights():
-        parts: dict[str, Any] = {
-            "unet": UNet2DConditionModel.from_config(unet),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**text_encoder)),
-        }
+        parts: dict[str, Any] = {"unet": UNet2DConditionModel.from_config(dict(configs["unet"]))}
+        parts |= {part: CLIPTextModel(CLIPTextConfig(**configs[part])) for part in layout.text_encoders}
     return {name: shape for name, (_, shape) in layers_by_name(parts).items()}
 
 

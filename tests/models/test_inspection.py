@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dreambooth.commands.cli import main
+from dreambooth.formats.layout import SD1, SD2, SDXL
 from dreambooth.models.base import load_base
 from dreambooth.models.inspection import _layers_of, inspect_file
 from dreambooth.models.lora_file import file_hash, tensors_hash
@@ -24,7 +25,7 @@ def of_sd15(targets: str = "attn", rank: int = 1) -> dict[str, Factors]:
         name: Factors(
             torch.full((shape[0], rank, *[1] * (len(shape) - 2)), 0.5), torch.ones(rank, *shape[1:])
         )
-        for name, shape in _layers_of("sd1").items()
+        for name, shape in _layers_of(SD1).items()
         if targets in name
     }  # fmt: skip
 
@@ -54,7 +55,7 @@ def test_the_command_says_all_of_a_lora(tmp_path: Path) -> None:
     assert shown["What it is"] == "a LoRA"
     assert shown["Names"] == "kohya (sd-scripts, LyCORIS)"
     assert shown["For"] == "SD 1.x (text 768 wide)"
-    assert shown["Modules"] == f"{len(factors)}: UNet {num_unet}, text encoder {len(factors) - num_unet}"
+    assert shown["Modules"] == f"{len(factors)}: {num_unet} in UNet, {len(factors) - num_unet} in text encoder"
     assert (num_unet, len(factors)) == (16 * 4 + 1, 16 * 4 + 1 + 12 * 4)
     known = len(factors) - 1
     assert shown["Of SD 1.x's"] == (
@@ -76,11 +77,20 @@ def test_the_command_says_all_of_a_lora(tmp_path: Path) -> None:
 
 
 def test_sd15s_layers_are_those_of_the_dialect() -> None:
-    layers = _layers_of("sd1")
+    layers = _layers_of(SD1)
     assert sum(name.startswith("lora_te_text_model_") for name in layers) == 72
     assert sum(name.startswith("lora_unet_") for name in layers) == 192 + 50 + 36 + 4
     assert layers[NAME] == (1280, 768)
-    assert _layers_of("sd2")[NAME] == (1280, 1024)
+    assert _layers_of(SD2)[NAME] == (1280, 1024)
+
+
+def test_a_lora_of_sdxl_is_held_against_sdxls_layers(tmp_path: Path) -> None:
+    shapes = {name: shape for name, shape in _layers_of(SDXL).items() if "attn2_to_k" in name or "mlp_fc1" in name}
+    factors = {name: Factors(torch.ones(shape[0], 1), torch.ones(1, *shape[1:])) for name, shape in shapes.items()}
+    rows = rows_of(written(tmp_path / "a.safetensors", kohya(factors)))
+    assert rows["For"] == "SDXL (text 2048 wide)"
+    assert rows["Modules"] == f"{len(shapes)}: 70 in UNet, 12 in text encoder, 32 in text encoder 2"
+    assert rows["Of SDXL's"] == f"{len(shapes)} of {len(shapes)} by name, {len(shapes)} by shape as well"
 
 
 def test_a_lora_of_a_narrow_model_has_its_names_and_not_its_shapes(tiny_base_folder: Path, tmp_path: Path) -> None:
