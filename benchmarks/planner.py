@@ -47,6 +47,7 @@ MINI = {"train_batch_size": 1, "resolution": 128, "with_prior_preservation": Tru
 FULL = {"use_8bit_adam": True, "max_train_steps": 2, "gauge_interval": 0, "with_prior_preservation": False}
 INSIDE = {"update_in_backward": True, "max_grad_norm": 0.0}
 BF16 = {"mixed_precision": "bf16", "weight_precision": "bf16"}
+LORA = MINI | {"method": "lora"}
 
 # What the constants of `dreambooth.forecast.memory` are fitted to, by hand, phase by phase.
 FITTED: dict[str, dict[str, Any]] = {
@@ -60,6 +61,10 @@ FITTED: dict[str, dict[str, Any]] = {
     "mini, bf16 weights, batch 4": MINI | INSIDE | BF16 | {"use_8bit_adam": True, "train_batch_size": 4},
     "starter": MINI | {"resolution": 64},
     "starter, batch 4": MINI | {"resolution": 64, "train_batch_size": 4},
+    # For what lies idle in the heap; nothing else of a LoRA had a part in the fit.
+    "mini, LoRA": LORA,
+    "mini, LoRA, attention, UNet only, 256 px": LORA
+    | {"lora_targets": "attention", "train_text_encoder": False, "resolution": 256},
 }
 # None of these was looked at when the constants were fitted.
 HELD_OUT: dict[str, dict[str, Any]] = {
@@ -89,6 +94,18 @@ HELD_OUT: dict[str, dict[str, Any]] = {
     "full, 8-bit, UNet only, 128 px": MINI | FULL | {"train_text_encoder": False},
     "full, inside backward, 8-bit, checkpointing, 256 px": MINI | FULL | INSIDE
     | {"resolution": 256, "gradient_checkpointing": True},
+    "mini, LoRA, all targets, rank 64": LORA | {"lora_targets": "all", "lora_rank": 64},
+    "mini, LoRA, batch 4": LORA | {"train_batch_size": 4},
+    "mini, LoRA, bf16, 256 px": LORA | {"mixed_precision": "bf16", "resolution": 256},
+    "mini, LoRA, checkpointing, 256 px": LORA | {"gradient_checkpointing": True, "resolution": 256},
+    "mini, LoRA, bf16, checkpointing, 384 px": LORA
+    | {"mixed_precision": "bf16", "gradient_checkpointing": True, "resolution": 384},
+    "mini, LoRA, rank 128, moving average, two micro-batches, 192 px": LORA
+    | {"lora_rank": 128, "use_ema": True, "gradient_accumulation_steps": 2, "resolution": 192},
+    "starter, LoRA, batch 4": LORA | {"resolution": 64, "train_batch_size": 4},
+    "full, LoRA, bf16, checkpointing, 256 px": LORA | FULL | {"use_8bit_adam": False, "mixed_precision": "bf16",
+                                                              "gradient_checkpointing": True, "resolution": 256},
+    "full, LoRA, 128 px": LORA | FULL | {"use_8bit_adam": False},
     "full, bf16 weights, checkpointing, 512 px": MINI | FULL | INSIDE | BF16
     | {"resolution": 512, "gradient_checkpointing": True},
 }  # fmt: skip

@@ -53,7 +53,8 @@ class Constants:
     `fixed_bytes` is there whatever is trained; `slack` is what the allocator holds per byte of what stays, `keeping`
     per byte of activations, `recomputing` the same where units are recomputed; `workspace` is how many of a unit's
     widest tensors are at work beside what is kept, `inference` in a forward without gradients; `vae` the same of the
-    VAE's widest picture.
+    VAE's widest picture. `left_bytes` is what lies idle in the heap when steps begin, at most a third of the base:
+    gradients and moments fill it, where there are as many.
     """
 
     measured: str
@@ -64,13 +65,14 @@ class Constants:
     workspace: float
     inference: float
     vae: float
+    left_bytes: int
 
 
 CONSTANTS: dict[DeviceKind, Constants] = {
-    "cpu": Constants("two cores of a Xeon, 2026-11-27", 60 << 20, 1.04, 1.1, 2.5, 0.0, 2.0, 3.5),
+    "cpu": Constants("two cores of a Xeon, 2026-11-27", 60 << 20, 1.04, 1.1, 2.5, 0.0, 2.0, 3.5, 50 << 20),
     # Of six plans at 512 px; other sizes are counted, and not measured yet.
-    "cuda": Constants("NVIDIA H200, 2026-11-27, 512 px", 64 << 20, 1.03, 1.18, 1.5, 1.0, 2.0, 3.5),
-    "mps": Constants("", 64 << 20, 1.03, 1.18, 1.5, 1.0, 2.0, 3.5),
+    "cuda": Constants("NVIDIA H200, 2026-11-27, 512 px", 64 << 20, 1.03, 1.18, 1.5, 1.0, 2.0, 3.5, 0),
+    "mps": Constants("", 64 << 20, 1.03, 1.18, 1.5, 1.0, 2.0, 3.5, 0),
 }
 
 
@@ -140,7 +142,9 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind, num_ste
     # A graph has a pool of its own, and the steps that warm it up were made in the common one.
     recorded = gradients + activations if config.capture_step else 0
     copied = learning * saved_bytes(config) if kind == "cpu" and _saves_on_the_way(config, num_steps) else 0
-    yield need("step", weights, gradients, state, activations, recorded + copied)
+    left = min(constants.left_bytes, counts.total * FP32 // 3)
+    idle = max(left - gradients - state, 0)
+    yield need("step", weights, gradients, state, activations, recorded + copied + idle)
     gathered = 0 if config.update_in_backward else learning * weight_bytes(config)
     units = learning_units(config, shape, _num_tokens(config))
     updating = max(max(_update_bytes(unit, config, kind)) for unit in units)
