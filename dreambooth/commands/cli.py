@@ -15,7 +15,7 @@ from dreambooth.commands import inspection as inspection_commands
 from dreambooth.commands import quality as quality_commands
 from dreambooth.commands import train as train_commands
 from dreambooth.commands.bars import RunBars, StageBars, progress_bar
-from dreambooth.commands.flags import add_command, add_flag
+from dreambooth.commands.flags import add_command, add_flag, base_name
 from dreambooth.config.fields import describe
 from dreambooth.config.generation import AddedLora, GenerationConfig
 from dreambooth.config.limits import refuse_place, user_path
@@ -77,12 +77,8 @@ def _add_request(command: argparse.ArgumentParser) -> None:
         help="A LoRA file to add, and how much of it counts (-5 to 5; default 1); may be given several times.",
     )  # fmt: skip
     command.add_argument(
-        "--base", type=_base_name, help="What a LoRA run is added to, where it is not what it was trained on."
+        "--base", type=base_name, help="What a LoRA run is added to, where it is not what it was trained on."
     )
-
-
-def _base_name(text: str) -> str:
-    return str(user_path(text)) if text.startswith("~") else text
 
 
 def _add_starter(commands: Any) -> None:
@@ -99,7 +95,7 @@ def generate_command(arguments: dict[str, Any]) -> int:
     model, output_dir, base = (arguments.pop(name) for name in ("model", "output_dir", "base"))
     refuse_place("output_dir", output_dir)
     request = GenerationConfig(loras=tuple(arguments.pop("lora")), **arguments)
-    for path in _with_bar(_base_name(model), request.checked(), output_dir, base):
+    for path in _with_bar(base_name(model), request.checked(), output_dir, base):
         print(path)
     return 0
 

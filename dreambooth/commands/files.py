@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.commands.bars import progress_bar
-from dreambooth.commands.flags import BASE_HELP, add_command
+from dreambooth.commands.flags import BASE_HELP, add_command, base_name
 from dreambooth.config.limits import refuse_place, user_path
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.formats.lora_keys import LORA_TARGETS
@@ -58,14 +58,16 @@ def add(commands: Any) -> None:
         help="Which weights a LoRA changes: attention; all linear layers of the transformer blocks; with convolutions "
         "(default linear).",
     )
-    convert.add_argument("--base", help=BASE_HELP + " With --as checkpoint, any other that a LoRA is added to.")
+    convert.add_argument(
+        "--base", type=base_name, help=BASE_HELP + " With --as checkpoint, any other that a LoRA is added to."
+    )
 
     push = add_command(commands, "push", push_command, "upload a model to the Hub, private by default")
     push.add_argument("model", help="A run, a step folder or any diffusers folder.")
     push.add_argument("repo_id", help="owner/name, or a name of your own account; one that is there is updated.")
     push.add_argument("--public", action="store_true", help="Make a new repository public.")
     push.add_argument("--single_file", action="store_true", help="With one .safetensors file for web UIs beside it.")
-    push.add_argument("--base", help=BASE_HELP)
+    push.add_argument("--base", type=base_name, help=BASE_HELP)
 
     pack = add_command(commands, "zip", zip_command, "pack a model's folder, or a run's samples")
     pack.add_argument("model", type=user_path, help="A run, a step folder or any diffusers folder.")

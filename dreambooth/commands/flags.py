@@ -9,8 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dreambooth.config.fields import FieldInfo
+from dreambooth.config.limits import user_path
 
 BASE_HELP = "The model that the run began from, where it is not where the run says."
+
+
+def base_name(text: str) -> str:
+    """Return the name of a base as it was typed, a folder below the home folder with its whole path."""
+    return str(user_path(text)) if text.startswith("~") else text
 
 
 def add_command(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from dreambooth.commands.bars import StageBars, progress_bar
-from dreambooth.commands.flags import BASE_HELP
+from dreambooth.commands.flags import BASE_HELP, base_name
 from dreambooth.config.limits import refuse_place, user_path
 from dreambooth.config.training import SD15, MethodName, TrainingConfig
 from dreambooth.errors import ConfigError, FieldProblem
@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     score.set_defaults(run_command=score_command)
     score.add_argument("run", type=user_path, help="The run's folder.")
     score.add_argument("--probes", type=int, metavar="NUMBER", help="Pictures of the subject per step; left out, 4.")
-    score.add_argument("--base", help=BASE_HELP)
+    score.add_argument("--base", type=base_name, help=BASE_HELP)
     score.add_argument("--offline", action="store_true", help="Fetch no encoders; take those that are there.")
 
     sentence = "show what a saved step changed that it should not have: base against taught, ranked"
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     bleed.set_defaults(run_command=bleed_command)
     bleed.add_argument("run", type=user_path, help="The run's folder.")
     bleed.add_argument("--step", type=int, help="A saved step; the last when left out.")
-    bleed.add_argument("--base", help=BASE_HELP)
+    bleed.add_argument("--base", type=base_name, help=BASE_HELP)
     bleed.add_argument("--offline", action="store_true", help="Fetch no encoders; take those that are there.")
     _add_evaluate(commands)
 
