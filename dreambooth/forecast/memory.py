@@ -131,6 +131,9 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind, num_ste
     # Before the first step all parts are there in fp32, on the CPU at once.
     if kind == "cpu":
         yield need("loading", counts.total * FP32, 0, 0, 0)
+    if kind == "cpu" and config.has_frozen_base and config.mixed_precision != "no":
+        # The weights of a file share one memory, which is free when the last of them is in the other format.
+        yield need("half precision", counts.total * FP32 + counts.unet * WIDTH[config.base_precision], 0, 0, 0)
     if config.with_prior_preservation:
         pictures = _inference_values(shape, config.resolution, config.sample_batch_size, constants)
         yield need("class pictures", counts.total * FP32, 0, 0, pictures * _inference_bytes(kind))
