@@ -187,9 +187,9 @@ def test_untrusted_weights_are_read_in_one_place_without_running_code() -> None:
 FAMILIES_AND_METHODS = {"sd1", "sd2", "sdxl", "full", "lora"}
 OF_FAMILIES_AND_METHODS = ("StableDiffusion", "StableDiffusionXL", "FullFineTuning", "LoRA", "Lora")
 # Where a family or a method is what the module is about: its data, its behaviour, the settings that belong to it; and
-# the command that converts, where `lora` is the kind of file that was asked for, of a model of any method.
+# what converts, where `lora` is the kind of file that was asked for, of a model of any method.
 THEIR_MODULES = re.compile(
-    r"dreambooth/(formats/layout|models/(family|sd\w*|adapter|card)|training/(method|full|lora)|commands/files)\.py|dreambooth/config/.*"
+    r"dreambooth/(formats/layout|models/(family|sd\w*|adapter|card)|training/(method|full|lora)|commands/files|export/weights_file)\.py|dreambooth/config/.*"
 )
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from dreambooth.durable import new_file, sweep_unfinished_beside
-from dreambooth.errors import ExportError
+from dreambooth.errors import ConfigError, ExportError, FieldProblem
 from dreambooth.export.archive import EXPORT_SUFFIXES
 from dreambooth.export.disk_room import refuse_full_disk
 from dreambooth.export.lora_file import (
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_RANK = 16
+# One of these decides the size of a LoRA that is extracted.
+SIZE_LIMITS = {"rank": (1, 320), "max_mb": (0.01, 10_000), "max_error": (0.001, 1)}
 # The part that a weight is of, and its name there.
 Place = tuple[str, str]
 # Noise levels and side, in latents, of the predictions compared: at 64 a side these would take longer than all else.
@@ -58,6 +60,20 @@ class LoraSize:
     rank: int | None = None
     max_mb: float | None = None
     max_error: float | None = None
+
+    def checked(self) -> Self:
+        """Return this size, or raise ConfigError for one beyond its limits."""
+        wrong = [
+            FieldProblem(name, f"is {value:g}: it must be {low:g} to {high:g}.")
+            for name, (low, high) in SIZE_LIMITS.items()
+            if (value := getattr(self, name)) is not None and not low <= value <= high
+        ]
+        if self.rank is not None and self.rank != int(self.rank):
+            wrong.append(FieldProblem("rank", f"is {self.rank:g}: it must be a whole number."))
+        if wrong:
+            raise ConfigError(wrong)
+        rank = None if self.rank is None else int(self.rank)
+        return dataclasses.replace(self, rank=rank)
 
 
 @dataclass(frozen=True)

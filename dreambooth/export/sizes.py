@@ -26,6 +26,12 @@ def single_file_bytes(model_dir: Path, bytes_per_float: int) -> int | None:
     return total
 
 
+def lora_file_bytes(step: Path, bytes_per_float: int) -> int | None:
+    """Return the size of a saved LoRA as a file of floats of this width, None where the step has none."""
+    file = lora_file(step)
+    return None if file is None else _tensor_bytes(file, bytes_per_float)
+
+
 def _tensor_bytes(file: Path, bytes_per_float: int) -> int | None:
     """Return the bytes of a file's tensors with floats of this width, header included."""
     header = safetensors_header(file)

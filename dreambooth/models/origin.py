@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dreambooth.formats.json_file import read_object
 from dreambooth.formats.layout import cached_folder
-from dreambooth.models.base import STARTER, local_base
+from dreambooth.models.base import STARTER, local_base, read_card
 from dreambooth.records.workspace import RunFolder
 
 
@@ -59,6 +59,12 @@ def class_images_sentence(name: str, class_model: str | None, models_dir: Path |
         return ""
     why = f'its original base "{origin.name}" is not on this machine' if origin.name else "its original base is unknown"
     return f"Class images are those of the trained base model itself: {why}."
+
+
+def missing_base(step: str, models_dir: Path | None = None) -> str:
+    """Return the name of the base that a saved LoRA adds to where that is not on this machine, else nothing."""
+    about = read_card(step, models_dir).lora
+    return "" if about is None or _is_here(about.base, models_dir) else about.base
 
 
 def _told(file: Path, key: str) -> str:

@@ -12,7 +12,7 @@ from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError
 from dreambooth.runs.view import RunView
 from ui.boundary import QUICK, Services
-from ui.convert import tab as convert_tab
+from ui.convert.handlers import convertible
 from ui.events import Answer, on, updates_of_unseen
 from ui.render import Doing, header
 from ui.train import panel as run_panel
@@ -72,7 +72,7 @@ class Follower:
             "run": name,
             "table": self._shared("table", self._table.rows),
             "models": self._shared("models", lambda: tuple(self._services.jobs.models())),
-            "convertible": self._shared("convertible", lambda: tuple(convert_tab.convertible(self._services))),
+            "convertible": self._shared("convertible", lambda: tuple(convertible(self._services))),
             "advised": self._shared("advised", self._advice.models),
             "poll_s": BUSY_POLL_S if active else IDLE_POLL_S,
             **run_panel.run_values(self._services, view),

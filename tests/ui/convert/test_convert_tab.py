@@ -23,7 +23,7 @@ from dreambooth.scoring.recommendation import StepScores
 from dreambooth.scoring.records import RunScores, write_scores
 from tests.harness.open_page import OpenPage, open_page
 from tests.harness.raw_events import RawEvents
-from ui.convert.tab import export_list
+from ui.convert.handlers import export_list
 from ui.render import size_in_words
 from ui.train.follower import SHARED_S
 

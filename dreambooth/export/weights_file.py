@@ -1,0 +1,79 @@
+"""One file of a saved step's weights, of the kind that is asked for: a checkpoint or a LoRA, whatever the step is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from dreambooth.config.limits import as_written
+from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.export.extraction import LoraSize, extract_lora
+from dreambooth.export.single_file import Precision
+from dreambooth.export.verify import convert_verified
+from dreambooth.formats.layout import lora_file
+from dreambooth.formats.lora_keys import LORA_TARGETS, LoraTargets
+from dreambooth.models.strength import WHOLE, Strength
+
+FileKind = Literal["own", "checkpoint", "lora"]
+FILE_KINDS: tuple[FileKind, ...] = get_args(FileKind)
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file that was written and read again, what was found then in sentences, and the files beside it."""
+
+    path: Path
+    verdict: str
+    sidecars: tuple[Path, ...] = ()
+
+
+def is_lora_file(step: Path, kind: FileKind) -> bool:
+    """Return whether a step's file of this kind is a LoRA; `own` is what the step itself is."""
+    return kind == "lora" or (kind == "own" and lora_file(step) is not None)
+
+
+def file_kind(name: str) -> FileKind:
+    """Return the kind of this name; raises ConfigError for another."""
+    for kind in FILE_KINDS:
+        if name == kind:
+            return kind
+    raise ConfigError([FieldProblem("kind", f"is {as_written(name)}: it must be one of {', '.join(FILE_KINDS)}.")])
+
+
+def lora_targets(name: str) -> LoraTargets:
+    """Return the targets of this name; raises ConfigError for others."""
+    for targets in LORA_TARGETS:
+        if name == targets:
+            return targets
+    message = f"is {as_written(name)}: it must be one of {', '.join(LORA_TARGETS)}."
+    raise ConfigError([FieldProblem("lora_targets", message)])
+
+
+def write_weights_file(
+    step: Path,
+    out_path: Path,
+    *,
+    kind: FileKind = "own",
+    size: LoraSize | None = None,
+    targets: LoraTargets = "linear",
+    precision: Precision | None = None,
+    strength: Strength = WHOLE,
+    base: str | None = None,
+    models_dir: Path | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> WrittenFile:
+    """Write a step's weights as one verified file.
+
+    size, targets: of a LoRA that is extracted; base: what a LoRA is added to, or the step was trained from, where it is
+    not the model that the step names. Raises what `convert_verified` and `extract_lora` raise.
+    """
+    if is_lora_file(step, kind):
+        extracted = extract_lora(
+            step, out_path, size=size, targets=targets, precision=precision, strength=strength, base=base,
+            models_dir=models_dir, on_progress=on_progress,
+        )  # fmt: skip
+        return WrittenFile(extracted.path, str(extracted), extracted.sidecars)
+    verdict = convert_verified(
+        step, out_path, precision=precision, strength=strength, models_dir=models_dir, on_progress=on_progress
+    )
+    return WrittenFile(verdict.path, str(verdict))
