@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from dreambooth.export.weights_file import FILE_KINDS
 from dreambooth.formats.lora_keys import LORA_TARGETS
 from ui.boundary import Services
 from ui.convert import storage as storage_section
@@ -67,7 +68,8 @@ def build(services: Services) -> ConvertTab:
                 [(label, value) for value, label in FORMATS.items()], value=".safetensors", label="What you get",
                 elem_id="convert-format",
             )  # fmt: skip
-            kind = gr.Radio([], value=OWN, label="Kind of file", elem_id="convert-kind", visible=False)
+            # A program may choose any; the page offers those that suit the model.
+            kind = gr.Radio(list(FILE_KINDS), value=OWN, label="Kind of file", elem_id="convert-kind", visible=False)
             half = gr.Checkbox(
                 True, label="Half precision (fp16)", elem_id="convert-half",
                 info="What most tools compute in, at half the size of fp32.",
