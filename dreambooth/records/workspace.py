@@ -17,6 +17,7 @@ from dreambooth.formats.layout import saved_step_kind
 from dreambooth.formats.natural_order import in_natural_order
 
 STEP_NAME = re.compile(r"[1-9][0-9]*")
+LORA_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 
 
@@ -60,6 +61,18 @@ class Workspace:
     def models_dir(self) -> Path:
         """Return where a user's own base models are looked for."""
         return self.room("models")
+
+    @property
+    def loras_dir(self) -> Path:
+        """Return where the LoRA files lie that the Generate tab can add to a model."""
+        return self.room("loras")
+
+    def loras(self) -> list[str]:
+        """Return the LoRA files there are, by their paths below that folder, in natural order."""
+        root = self.loras_dir
+        files = [path for path in root.rglob("*") if path.suffix.lower() in LORA_SUFFIXES and path.is_file()]
+        names = [path.relative_to(root).as_posix() for path in files]
+        return in_natural_order([name for name in names if not name.startswith(".")], str)
 
     @property
     def pictures_dir(self) -> Path:

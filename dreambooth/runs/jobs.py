@@ -262,8 +262,8 @@ class Jobs:
         """Yield picture files one by one; `when` is for the time that a run trains, see `order`."""
         yield from self.pictures.follow(self.order(model, config, when))
 
-    def order(self, model: str, config: GenerationConfig, when: When = "ask") -> Order:
-        """Queue a request for pictures.
+    def order(self, model: str, config: GenerationConfig, when: When = "ask", base: str | None = None) -> Order:
+        """Queue a request for pictures; `base` is what a LoRA is added to where it is not what the step names.
 
         While a run trains it begins after it, or has it pause; to `ask` raises DeviceError that says how long it takes.
         """
@@ -272,24 +272,30 @@ class Jobs:
 
         def work(on_step: OnStep, should_stop: Callable[[], bool], notice: OnNotice) -> Iterator[Path]:
             return self._painter.pictures(
-                model, config, folder, on_step=on_step, should_stop=should_stop, wait=True, notice=notice
+                model, config, folder, on_step=on_step, should_stop=should_stop, wait=True, notice=notice, base=base
             )
 
         after = self._blocking_run(when)
         return self.pictures.add(model_name(model), config.num_images_per_prompt, work, after)
 
-    def order_comparison(self, name: str, steps: Sequence[int], config: GenerationConfig, when: When = "ask") -> Order:
-        """Queue the same pictures of several steps of a run, 0 being its base, and the grid of them."""
+    def order_comparison(
+        self, name: str, steps: Sequence[int], config: GenerationConfig, when: When = "ask", base: str | None = None
+    ) -> Order:
+        """Queue the same pictures of several steps of a run, 0 being its base, and the grid of them.
+
+        `base` is what the steps of a LoRA are added to where it is not what they name.
+        """
         run = self._workspace.run(name)
         kept = read_config(run)
-        models = steps_to_compare(run, steps, kept.pretrained_model_name_or_path if kept else "")
+        models = steps_to_compare(run, steps, base or (kept.pretrained_model_name_or_path if kept else ""))
         prompts = prompts_to_compare(config, len(models))
         folder = self._workspace.pictures_dir / run.name
 
         def work(on_step: OnStep, should_stop: Callable[[], bool], notice: OnNotice) -> Iterator[Path]:
             return self._painter.compare(
-                models, prompts, config, folder, on_step=on_step, should_stop=should_stop, wait=True, notice=notice
-            )
+                models, prompts, config, folder, on_step=on_step, should_stop=should_stop, wait=True, notice=notice,
+                base=base,
+            )  # fmt: skip
 
         after = self._blocking_run(when)
         num_pictures = len(models) * len(prompts) * config.num_images_per_prompt

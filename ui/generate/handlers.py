@@ -11,6 +11,7 @@ from dreambooth.config.fields import describe
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.models.base import STARTER, read_card
+from dreambooth.models.origin import missing_base
 from dreambooth.models.saved_step import model_name
 from dreambooth.pictures.prompts import NEGATIVE_PROMPT, example_prompts, kind_of
 from dreambooth.pictures.queue import Order
@@ -23,6 +24,7 @@ from ui.boundary import QUICK, Services
 from ui.events import Answer, on, updates_of_unseen
 from ui.fields import STRENGTHS, read_field, shown_value
 from ui.generate.late_answers import answer_of
+from ui.generate.loras import asked_loras, file_choices, found_again
 from ui.generate.view import compared_at_first, request_status
 from ui.render import error_panel, panel, time_left
 from ui.train.advice import Advice
@@ -33,7 +35,7 @@ NUMBERS = (
 BUSY_POLL_S, IDLE_POLL_S = 0.7, 4.0
 AFTER, PAUSE = "after training", "pause training"
 # What shows how the request stands that is being made, or was made last.
-FOLLOWED = "message pictures files recipe cancel when run timer seen"
+FOLLOWED = "message pictures files recipe cancel when run lora_files timer seen"
 COMPARED = "steps steps_of prompts"
 
 
@@ -48,22 +50,27 @@ class Handlers:
     # Asking ----------------------------------------------------------------------------------------------------------
 
     def _config(self, prompt: str, negative_prompt: str, values: Sequence[Any]) -> tuple[GenerationConfig, When]:
-        """Return what the form asks for, and when; `values` are the numbers, the time and the strengths."""
-        *numbers, when, unet_strength, text_encoder_strength = values
+        """Return what the form asks for, and when; `values` are the numbers, the time, the strengths and the LoRAs."""
+        *numbers, when, unet_strength, text_encoder_strength, loras = values
         given = dict(zip(NUMBERS, numbers, strict=True))
         read: dict[str, Any] = {name: read_field(self._infos[name], value) for name, value in given.items()}
         read |= dict(zip(STRENGTHS, (unet_strength, text_encoder_strength), strict=True))
+        read["loras"] = asked_loras(self._services.workspace, loras)
         return GenerationConfig(prompt=prompt or "", negative_prompt=negative_prompt or "", **read), _when(when)
 
     def _order(self, model: str, prompt: str, negative_prompt: str, *values: Any) -> Order:
-        config, when = self._config(prompt, negative_prompt, values)
-        return self._jobs.order(offered_base(self._services, model), config.checked(), when)
+        *rest, base = values
+        config, when = self._config(prompt, negative_prompt, rest)
+        base = offered_base(self._services, base) or None
+        return self._jobs.order(offered_base(self._services, model), config.checked(), when, base)
 
     def _order_comparison(
         self, run: str, steps: Sequence[Any], prompts: str, negative_prompt: str, *values: Any
     ) -> Order:
-        config, when = self._config(prompts, negative_prompt, values)
-        return self._jobs.order_comparison(run or "", _whole_steps(steps), config, when)
+        *rest, base = values
+        config, when = self._config(prompts, negative_prompt, rest)
+        base = offered_base(self._services, base) or None
+        return self._jobs.order_comparison(run or "", _whole_steps(steps), config, when, base)
 
     @on("generate.click", "model prompt said seen", FOLLOWED, api_name="ask_for_pictures", **QUICK)
     def ask(self, *values: Any) -> Answer:
@@ -113,6 +120,7 @@ class Handlers:
             "busy": order is not None and order.state in ("waiting", "making"),
             "training": "" if active is None else f"The device is training {active}{f', {left}' if left else ''}",
             "runs": [run.name for run in self._services.workspace.runs() if run.steps()],
+            "loras": self._services.workspace.loras(),
             "poll_s": BUSY_POLL_S if soon else IDLE_POLL_S,
             "ended": -1 if order is None or order.state in ("waiting", "making") else order.number,
             "first": next(itertools.filterfalse(_is_grid, files), None),
@@ -126,6 +134,7 @@ class Handlers:
             "busy": lambda is_busy: {"cancel": gr.Button(interactive=is_busy)},
             "training": lambda text: {"when": gr.Radio(visible=bool(active), label=text)},
             "runs": lambda names: {"run": _runs(names, seen.get("runs", []))},
+            "loras": file_choices,
             "poll_s": lambda seconds: {"timer": gr.Timer(value=seconds)},
         }
         return {**updates_of_unseen(updates, values, seen), "seen": values}
@@ -137,11 +146,20 @@ class Handlers:
     # Choosing --------------------------------------------------------------------------------------------------------
 
     @on(
-        "model.change page.load", "model prompt", "answer examples run", fills="offered", api_name="model_chosen",
-        **QUICK,
+        "model.change page.load", "model prompt", "answer examples run base", fills="offered",
+        api_name="model_chosen", **QUICK,
     )  # fmt: skip
     def model_chosen(self, model: str, prompt: str) -> Answer:
         """Offer the run's own words as prompt, unless one was typed, the guidance its samples had, and examples."""
+        return {"base": self._base_field(model), **self._offered(model, prompt)}
+
+    def _base_field(self, model: str) -> Any:
+        """Return the update of the field for a LoRA's base, which is shown where the LoRA's own is not here."""
+        missing = missing_base(model or STARTER, self._services.workspace.models_dir)
+        info = f"This LoRA was trained on {missing}, which is not on this machine: choose that model, or one like it."
+        return gr.Dropdown(choices=base_choices(self._services), value="", visible=bool(missing), info=info)
+
+    def _offered(self, model: str, prompt: str) -> Answer:
         run = RunFolder(Path(model).parent) if model else None
         is_run = run is not None and run.config_path.exists() and run.path.parent == self._services.workspace.runs_dir
         config = read_config(run) if run is not None and is_run else None
@@ -195,7 +213,8 @@ class Handlers:
         return recipe_of_first(files[picture.index :])
 
     @on(
-        "use_settings.click", "recipe", "model prompt negative_prompt numbers strengths ways message",
+        "use_settings.click", "recipe",
+        "model prompt negative_prompt numbers strengths lora_files lora_strengths lora_section ways message",
         api_name="use_settings", **QUICK,
     )  # fmt: skip
     def use_settings(self, text: str) -> Answer:
@@ -213,8 +232,10 @@ class Handlers:
         }  # fmt: skip
         if model is not None:
             answer["model"] = model
-        if recipe.notices:
-            answer["message"] = panel(*recipe.notices, tone="note")
+        rows, missing = found_again(self._services.workspace, recipe.loras)
+        answer |= rows | ({"lora_section": gr.Accordion(open=True)} if recipe.loras else {})
+        if told := [*recipe.notices, *missing]:
+            answer["message"] = panel(told[0], " ".join(told[1:]), tone="note")
         return answer
 
     @on("use_seed.click", "recipe", "seed", api_name="use_seed", **QUICK)
@@ -234,12 +255,17 @@ class Handlers:
         self, model: str, prompt: str, negative_prompt: str = "", num_images_per_prompt: float | None = 4,
         num_inference_steps: float | None = 24, guidance_scale: float | None = 7.5, height: str = "",
         width: str = "", seed: str = "", sampler: str = "DDIM", when: str = AFTER,
-        unet_strength: float = 1.0, text_encoder_strength: float = 1.0,
+        unet_strength: float = 1.0, text_encoder_strength: float = 1.0, loras: list[str] | None = None,
+        base: str = "",
     ) -> Iterator[Answer]:  # fmt: skip
-        """Make pictures and hand them out one by one, as PNG files with their recipe."""
+        """Make pictures and hand them out one by one, as PNG files with their recipe.
+
+        `loras` are files of the data folder's `loras`, each as FILE or FILE:STRENGTH; `base` is what a LoRA run is
+        added to, where the model that it was trained on is not here.
+        """
         order = self._order(
             model, prompt, negative_prompt, num_images_per_prompt, num_inference_steps, guidance_scale, height, width,
-            seed, sampler, when, unet_strength, text_encoder_strength,
+            seed, sampler, when, unet_strength, text_encoder_strength, loras, base,
         )  # fmt: skip
         yield from self._as_they_come(order)
 
@@ -249,11 +275,12 @@ class Handlers:
         num_images_per_prompt: float | None = 4, num_inference_steps: float | None = 24,
         guidance_scale: float | None = 7.5, height: str = "", width: str = "", seed: str = "", sampler: str = "DDIM",
         when: str = AFTER, unet_strength: float = 1.0, text_encoder_strength: float = 1.0,
+        loras: list[str] | None = None, base: str = "",
     ) -> Iterator[Answer]:  # fmt: skip
         """Make the same prompts, one a line, and seeds with several steps of a run; 0 is its base. The grid is last."""
         order = self._order_comparison(
             run, steps, prompts, negative_prompt, num_images_per_prompt, num_inference_steps, guidance_scale, height,
-            width, seed, sampler, when, unet_strength, text_encoder_strength,
+            width, seed, sampler, when, unet_strength, text_encoder_strength, loras, base,
         )  # fmt: skip
         yield from self._as_they_come(order)
 
@@ -269,6 +296,13 @@ class Handlers:
     def cancel_all(self) -> int:
         """End the pictures that are being made and all that wait, and return how many requests those were."""
         return self._jobs.pictures.cancel()
+
+
+def base_choices(services: Services) -> list[tuple[str, str]]:
+    """Return what a LoRA can be added to: everything that is not itself a run's step."""
+    runs = str(services.workspace.runs_dir)
+    own = [(label, value) for label, value in services.jobs.models() if not value.startswith(runs)]
+    return [("The one that it was trained on", ""), *own]
 
 
 def recipe_of_first(files: Sequence[str]) -> str:

@@ -11,7 +11,8 @@ from ui.boundary import Services
 from ui.events import connect as connect_events
 from ui.fields import field_component, strength_sliders
 from ui.generate import history as picture_history
-from ui.generate.handlers import AFTER, IDLE_POLL_S, NUMBERS, PAUSE, Handlers
+from ui.generate import loras as lora_files
+from ui.generate.handlers import AFTER, IDLE_POLL_S, NUMBERS, PAUSE, Handlers, base_choices
 from ui.generate.late_answers import Fillable, fillable
 from ui.generate.view import request_status
 
@@ -36,6 +37,8 @@ class GenerateTab:
     usual: gr.Button
     numbers: dict[str, Any]
     strengths: dict[str, Any]
+    loras: lora_files.Loras
+    base: gr.Dropdown
     when: gr.Radio
     generate: gr.Button
     compare: gr.Button
@@ -126,6 +129,11 @@ def _build_request(services: Services) -> dict[str, Any]:
                     numbers[name] = field_component(infos[name], infos[name].default, "generate")
         with gr.Row(equal_height=False):
             strengths = strength_sliders("generate")
+    loras = lora_files.build(services)
+    base = gr.Dropdown(
+        base_choices(services), value="", label="Base model", allow_custom_value=True, elem_id="generate-base",
+        visible=False, info="What the LoRA is added to.",
+    )  # fmt: skip
     when = gr.Radio(
         [("After the training", AFTER), ("Now: pause it meanwhile", PAUSE)], value=AFTER, visible=False,
         label="The device is training", elem_id="generate-when",
@@ -138,14 +146,24 @@ def _build_request(services: Services) -> dict[str, Any]:
     return {
         "ways": ways, "model": model, "advice": advice, "prompt": prompt, "examples": examples, "run": run,
         "steps": steps, "steps_of": steps_of, "prompts": prompts, "negative_prompt": negative_prompt, "usual": usual,
-        "numbers": {name: numbers[name] for name in NUMBERS}, "strengths": strengths, "when": when,
+        "numbers": {name: numbers[name] for name in NUMBERS}, "strengths": strengths, "loras": loras,
+        "base": base, "when": when,
         "generate": generate, "compare": compare, "cancel": cancel,
     }  # fmt: skip
 
 
 def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
     """Join the tab's components to what they do."""
-    said = {"negative_prompt": tab.negative_prompt, **tab.numbers, "when": tab.when, **tab.strengths}
+    said = {
+        "negative_prompt": tab.negative_prompt, **tab.numbers, "when": tab.when, **tab.strengths,
+        "loras": tab.loras.chosen, "base": tab.base,
+    }  # fmt: skip
+    of_loras = {
+        "lora_rows": tab.loras.rows, "lora_files": tab.loras.files, "lora_strengths": tab.loras.strengths,
+        "lora_section": tab.loras.section,
+    } | tab.loras.files  # fmt: skip
+    lora_files.connect(tab.loras)
+    connect_events(lora_files.Handlers(), of_loras)
     # What programs are answered, in plain values: nobody sees these.
     for_programs = {
         "made": gr.Gallery(visible=False), "told": gr.HTML(visible=False), "programs": gr.Button(visible=False),
@@ -153,7 +171,8 @@ def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
     }  # fmt: skip
     seen = {"seen": gr.State({}), "page": page}
     connect_events(
-        Handlers(services), vars(tab) | said | {"said": said, "answer": tab.offered.answer} | for_programs | seen
+        Handlers(services),
+        vars(tab) | said | of_loras | {"said": said, "answer": tab.offered.answer} | for_programs | seen,
     )
     history = vars(tab.history) | {"model": tab.model, "recipe": tab.recipe, "ended": gr.State(None)}
     connect_events(picture_history.Handlers(services), history | for_programs | seen)
