@@ -10,6 +10,7 @@ from dreambooth.commands.bars import progress_bar
 from dreambooth.commands.flags import BASE_HELP, add_command, base_name
 from dreambooth.config.limits import refuse_place, user_path
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.export.extraction import SIZE_LIMITS, LoraSize
 from dreambooth.formats.lora_keys import LORA_TARGETS
 from dreambooth.models.strength import WHOLE, Strength
 from dreambooth.records.storage import CHOICES as CLEANABLE
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from dreambooth.export.single_file import Precision
     from dreambooth.export.verify import Verdict
 
-# One of these decides the size of a LoRA that is extracted.
-LORA_SIZE_LIMITS = {"rank": (1, 320), "max_mb": (0.01, 10_000), "max_error": (0.001, 1)}
 # Of malloc.h.
 M_MMAP_THRESHOLD = -3
 LARGE_BYTES = 1 << 20
@@ -113,11 +112,11 @@ def convert_command(arguments: dict[str, Any]) -> int:
     if arguments["kind"] == "lora" or (is_lora and arguments["kind"] is None):
         if arguments["use_safetensors"] and target.suffix == ".ckpt":
             target = target.with_suffix(".safetensors")
-        if is_lora and all(arguments[name] is None for name in LORA_SIZE_LIMITS):
+        if is_lora and all(arguments[name] is None for name in SIZE_LIMITS):
             _refuse_settings(arguments, ["lora_targets"], "is the training's: choose a --rank to write another LoRA.")
             return _saved_lora_command(arguments, step, target, precision, strength)
         return _lora_command(arguments, step, target, precision, strength)
-    _refuse_settings(arguments, [*LORA_SIZE_LIMITS, "lora_targets"], "is a setting of --as lora only.")
+    _refuse_settings(arguments, [*SIZE_LIMITS, "lora_targets"], "is a setting of --as lora only.")
     if not is_lora and strength.is_whole:
         _refuse_settings(arguments, ["base"], "has no effect on a whole model that is written as it was trained.")
     verdict = converted(
@@ -145,20 +144,13 @@ def _lora_command(
     arguments: dict[str, Any], step: Path, out: Path, precision: "Precision | None", strength: Strength
 ) -> int:
     """Write a step as a LoRA and print what it lacks."""
-    from dreambooth.export.extraction import LoraSize, extract_lora
+    from dreambooth.export.extraction import extract_lora
 
-    given = {name: arguments[name] for name in LORA_SIZE_LIMITS if arguments[name] is not None}
-    wrong = [
-        FieldProblem(name, f"is {value:g}: it must be {low:g} to {high:g}.")
-        for name, value in given.items()
-        for low, high in [LORA_SIZE_LIMITS[name]]
-        if not low <= value <= high
-    ]
-    if wrong:
-        raise ConfigError(wrong)
+    given = {name: arguments[name] for name in SIZE_LIMITS if arguments[name] is not None}
+    size = LoraSize(**given).checked() if given else None
     with progress_bar("Extracting", "module") as on_progress:
         verdict = extract_lora(
-            step, out, size=LoraSize(**given) if given else None, precision=precision,
+            step, out, size=size, precision=precision,
             targets=arguments["lora_targets"], strength=strength, base=arguments["base"],
             on_progress=on_progress, **_where_models_are(),
         )  # fmt: skip

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from dreambooth.config.limits import as_written
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.export.extraction import LoraSize, extract_lora
+from dreambooth.export.saved_lora import convert_lora
 from dreambooth.export.single_file import Precision
 from dreambooth.export.verify import convert_verified
 from dreambooth.formats.layout import lora_file
@@ -20,11 +21,10 @@ FILE_KINDS: tuple[FileKind, ...] = get_args(FileKind)
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file that was written and read again, what was found then in sentences, and the files beside it."""
+    """A file that was written and read again, and what was found then, in sentences."""
 
     path: Path
     verdict: str
-    sidecars: tuple[Path, ...] = ()
 
 
 def is_lora_file(step: Path, kind: FileKind) -> bool:
@@ -60,20 +60,24 @@ def write_weights_file(
     strength: Strength = WHOLE,
     base: str | None = None,
     models_dir: Path | None = None,
+    token: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> WrittenFile:
     """Write a step's weights as one verified file.
 
-    size, targets: of a LoRA that is extracted; base: what a LoRA is added to, or the step was trained from, where it is
-    not the model that the step names. Raises what `convert_verified` and `extract_lora` raise.
+    size, targets: of a LoRA that is extracted, targets of a whole model alone; base: what a LoRA is added to, or the
+    step was trained from, where it is not the model that the step names. Raises what `convert_lora`, `extract_lora` and
+    `convert_verified` raise.
     """
-    if is_lora_file(step, kind):
-        extracted = extract_lora(
-            step, out_path, size=size, targets=targets, precision=precision, strength=strength, base=base,
-            models_dir=models_dir, on_progress=on_progress,
-        )  # fmt: skip
-        return WrittenFile(extracted.path, str(extracted), extracted.sidecars)
-    verdict = convert_verified(
-        step, out_path, precision=precision, strength=strength, models_dir=models_dir, on_progress=on_progress
-    )
-    return WrittenFile(verdict.path, str(verdict))
+    options: dict[str, Any] = {
+        "precision": precision, "strength": strength, "base": base, "models_dir": models_dir, "token": token,
+    }  # fmt: skip
+    is_saved_lora = lora_file(step) is not None
+    if not is_lora_file(step, kind):
+        verdict = convert_verified(step, out_path, on_progress=on_progress, **options)
+        return WrittenFile(verdict.path, str(verdict))
+    if is_saved_lora and size is None:
+        return WrittenFile(out_path, str(convert_lora(step, out_path, **options)))
+    chosen = None if is_saved_lora else targets
+    extracted = extract_lora(step, out_path, size=size, targets=chosen, on_progress=on_progress, **options)
+    return WrittenFile(extracted.path, str(extracted))

@@ -238,11 +238,11 @@ class Handlers:
         if is_lora_file(folder, wanted):
             # Its name is a word in prompts.
             stem = target.stem.replace(".", "_") + ("" if kind == OWN else "-lora") + ("" if half else "-fp32")
-        base = offered_base(self._services, base)
+        base, token = offered_base(self._services, base), self._services.settings.token
         written = write_weights_file(
             folder, target.with_name(stem + target.suffix), kind=wanted, size=size, targets=targets_named(targets),
             precision="fp16" if half else "fp32", strength=strength, base=base or None,
-            models_dir=self._services.workspace.models_dir,
+            models_dir=self._services.workspace.models_dir, token=token.reveal() if token else None,
             on_progress=lambda done, total: progress((done, total), "Converting"),
         )  # fmt: skip
         return written.path, written.verdict
@@ -290,7 +290,7 @@ class Handlers:
         self._services.check_training()
         folder, stem = self._folder_and_stem(model)
         file: Path | None = None
-        if single_file:
+        if single_file and read_card(str(folder)).lora is None:  # a LoRA is one file for web UIs already
             target = self._services.workspace.exports_dir / f"{stem}.safetensors"
             file, _ = self._weights_file(folder, target, progress)
         self._services.jobs.report_for_card(
