@@ -17,7 +17,7 @@ from dreambooth.config.limits import as_written
 from dreambooth.durable import held_lock, is_locked, remove_folder, sync, unfinished_in
 from dreambooth.errors import RunFolderError
 from dreambooth.formats.json_file import read_object
-from dreambooth.formats.layout import CARD, MODEL_INDEX
+from dreambooth.formats.layout import CARD, MODEL_INDEX, step_contents
 from dreambooth.records.runlog import is_owned, read_state
 from dreambooth.records.saved_weights import entries, is_plain_file, saved_steps, settings_in, weight_files
 from dreambooth.records.workspace import RunFolder, Workspace
@@ -95,6 +95,7 @@ def usage(workspace: Workspace) -> list[Usage]:
     found = [
         Usage("caches", "left behind", left_bytes, "caches"),
         *room("base", workspace.models_dir),
+        *room("LoRA file", workspace.loras_dir),
         *(Usage("base, in the Hub's cache", name, size) for name, size in _cached_bases()),
         *room("class images", workspace.class_images_dir, "class images"),
         *room("photos", workspace.datasets_dir),
@@ -112,7 +113,10 @@ def _usage_of_run(run: RunFolder, seen: set[tuple[int, int]]) -> Iterator[Usage]
     for step in saved:
         choice: Choice | None = None if step == newest else "intermediate weights"
         num_bytes = sum(size_of(file, seen) for file in weight_files(run, step))
-        yield Usage("saved model", f"{run.name}, step {step}", num_bytes, choice)
+        # A step that is not wholly there holds nothing that has a name.
+        contents = step_contents(run.step_folder(step))
+        name = f"{run.name}, step {step}" + (f" ({contents})" if contents else "")
+        yield Usage("saved model", name, num_bytes, choice)
     states: Choice = "exact states" if read_state(run).status == "done" else "states to resume from"
     yield Usage("exact states", run.name, size_of(run.checkpoints, seen), states)
     yield Usage("samples, logs and the rest", run.name, size_of(run.path, seen))

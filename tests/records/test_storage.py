@@ -95,9 +95,9 @@ def listing(folder: Path) -> set[str]:
 
 def test_the_sizes_are_those_of_the_files(workspace: Workspace) -> None:
     found = {(one.kind, one.name): (one.num_bytes, one.choice) for one in usage(workspace)}
-    assert found["saved model", "dog, step 2"] == (100 * len(MODEL), "intermediate weights")
-    assert found["saved model", "dog, step 10"] == (100 * len(MODEL), None)
-    assert found["saved model", "cat, step 7"] == (100 * len(MODEL), None)
+    assert found["saved model", "dog, step 2 (full model, SD 1.x)"] == (100 * len(MODEL), "intermediate weights")
+    assert found["saved model", "dog, step 10 (full model, SD 1.x)"] == (100 * len(MODEL), None)
+    assert found["saved model", "cat, step 7 (full model, SD 1.x)"] == (100 * len(MODEL), None)
     assert found["exact states", "dog"] == (5000, "states to resume from")
     assert found["exact states", "cat"] == (5000, "exact states")
     assert found["export", "dog.safetensors"] == (4000, "exports")

@@ -215,7 +215,7 @@ def test_the_hubs_words_reach_the_page(opened: OpenPage, client: Client) -> None
 def test_the_storage_is_told_and_cleaned(opened: OpenPage, client: Client) -> None:
     run = opened.workspace.run("dog")
     listed = client.predict(api_name="/list_storage")
-    assert {"kind": "saved model", "name": "dog, step 2", "choice": "intermediate weights"} in [
+    assert {"kind": "saved model", "name": "dog, step 2 (full model, SD 1.x)", "choice": "intermediate weights"} in [
         {key: one[key] for key in ("kind", "name", "choice")} for one in listed
     ]
     assert [one["bytes"] for one in listed] == sorted((one["bytes"] for one in listed), reverse=True)
