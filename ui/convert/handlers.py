@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -38,7 +39,7 @@ from ui.render import panel, size_in_words
 FORMATS = {
     ".safetensors": "One .safetensors file: A1111, ComfyUI and most others",
     ".ckpt": "One .ckpt file: older tools",
-    ".zip": "The diffusers folder, as .zip",
+    ".zip": "The folder of the step, as .zip",
     "-samples.zip": "The run's sample pictures, as .zip",
 }
 SINGLE_FILES = (".safetensors", ".ckpt")
@@ -78,8 +79,7 @@ class Handlers:
         if model == STARTER:
             return starter_folder(), "starter-toy"
         # `dog-3/800` becomes dog-3-step-800.
-        name = model_name(model).replace("/", "-step-")
-        return Path(model), re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
+        return Path(model), _plain(model_name(model).replace("/", "-step-"))
 
     # Sizes -----------------------------------------------------------------------------------------------------------
 
@@ -90,7 +90,8 @@ class Handlers:
         folder, _ = self._folder_and_stem(model)
         single = self._single_file_bytes(folder, half, kind, rank, targets, base)
         samples = samples_bytes(RunFolder(folder.parent)) if model != STARTER else None
-        return {".safetensors": single, ".ckpt": single, ".zip": folder_bytes(folder), "-samples.zip": samples}
+        pickled = None if _is_lora(folder, kind) else single
+        return {".safetensors": single, ".ckpt": pickled, ".zip": folder_bytes(folder), "-samples.zip": samples}
 
     def _single_file_bytes(self, folder: Path, half: bool, kind: str, rank: str, targets: str, base: str) -> int | None:
         """Return the size of a file of the weights, None where that is not known before it is written."""
@@ -123,7 +124,8 @@ class Handlers:
             return {"room": "", "prepare": gr.Button(interactive=False)}
         folder, _ = self._folder_and_stem(model)
         is_lora = read_card(str(folder)).lora is not None
-        kind = kind if kind in (OWN, OTHER_KINDS[is_lora]) else OWN
+        kinds = [kind for kind in (OWN, OTHER_KINDS[is_lora]) if suffix != ".ckpt" or not _is_lora(folder, kind)]
+        kind = kind if kind in kinds else kinds[0]
         sized_otherwise = bool(max_mb or max_error) and not rank
         sizes = self._bytes(model, half, kind, rank, targets, offered_base(self._services, base))
         if kind != OWN and sized_otherwise:
@@ -142,17 +144,18 @@ class Handlers:
         return {
             "suffix": gr.Radio(choices=choices, value=suffix),
             "half": gr.Checkbox(visible=suffix in SINGLE_FILES),
-            **self._kinds(folder, is_lora, kind, is_single=suffix in SINGLE_FILES and model != STARTER),
+            **self._kinds(folder, kinds, kind, is_single=suffix in SINGLE_FILES and model != STARTER),
             "weaker": gr.Accordion(visible=suffix != "-samples.zip" and model != STARTER),
             "room": f"<p class='db-hint'>{told}</p>",
             "prepare": gr.Button(label, interactive=fits),
         }
 
-    def _kinds(self, folder: Path, is_lora: bool, kind: str, *, is_single: bool) -> Answer:
+    def _kinds(self, folder: Path, kinds: Sequence[str], kind: str, *, is_single: bool) -> Answer:
         """Return the choice of what the file is, and the fields that this choice asks for."""
         runs = str(self._services.workspace.runs_dir)
         bases = [(label, value) for label, value in self._services.jobs.models() if not value.startswith(runs)]
-        labels = [(KIND_LABELS[is_lora, False], OWN), (KIND_LABELS[is_lora, True], OTHER_KINDS[is_lora])]
+        is_lora = read_card(str(folder)).lora is not None
+        labels = [(KIND_LABELS[is_lora, one != OWN], one) for one in kinds]
         missing = missing_base(str(folder), self._services.workspace.models_dir)
         about = f"It was trained on {missing}, which is not on this machine: choose that model." if missing else ""
         return {
@@ -234,11 +237,13 @@ class Handlers:
     ) -> tuple[Path, str]:  # fmt: skip
         """Write a file of the weights beside this name, which gets what tells it apart; returns it and the verdict."""
         wanted, precision = file_kind(kind), "fp16" if half else "fp32"
+        base, token = offered_base(self._services, base), self._services.settings.token
+        if base:
+            target = target.with_name(f"{target.stem}-on-{_plain(model_name(base))}{target.suffix}")
         stem = f"{target.stem}-{precision}"
         if is_lora_file(folder, wanted):
             # Its name is a word in prompts.
             stem = target.stem.replace(".", "_") + ("" if kind == OWN else "-lora") + ("" if half else "-fp32")
-        base, token = offered_base(self._services, base), self._services.settings.token
         written = write_weights_file(
             folder, target.with_name(stem + target.suffix), kind=wanted, size=size, targets=targets_named(targets),
             precision="fp16" if half else "fp32", strength=strength, base=base or None,
@@ -320,6 +325,15 @@ def _lora_size(given: dict[str, str]) -> LoraSize | None:
     if problems:
         raise ConfigError(problems)
     return LoraSize(**{name: float(text) for name, text in asked.items()}).checked() if asked else None
+
+
+def _plain(name: str) -> str:
+    """Return a name without what not every tool takes in a file's."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
+
+
+def _is_lora(folder: Path, kind: str) -> bool:
+    return is_lora_file(folder, file_kind(kind))
 
 
 def _is_number(text: str) -> bool:
