@@ -2,12 +2,14 @@
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gradio_client import Client
 
 import app
 from dreambooth.environment import Secret, Settings
@@ -73,3 +75,14 @@ def open_page(
         finally:
             jobs.close()
             page.close(verbose=False)
+
+
+def finished(client: Client, run: str) -> dict[str, Any]:
+    """Wait for a run to end and return its status."""
+    deadline_s = time.monotonic() + 150
+    while time.monotonic() < deadline_s:
+        status: dict[str, Any] = client.predict(run, api_name="/training_status")
+        if status["status"] in ("done", "failed", "stopped"):
+            return status
+        time.sleep(0.5)
+    raise AssertionError(f"the run did not end: {status}")

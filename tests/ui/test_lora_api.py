@@ -14,9 +14,8 @@ from dreambooth.config.training import SD15
 from dreambooth.data.samples import sample_folder
 from dreambooth.models.lora_file import read_lora
 from dreambooth.records.workspace import RunFolder
-from tests.harness.open_page import SHORT, OpenPage, open_page
+from tests.harness.open_page import SHORT, OpenPage, finished, open_page
 from tests.harness.tiny import tiny_base
-from tests.ui.test_page_api import finished
 
 QUICK_RUN = {name: value for name, value in SHORT.items() if name != "use_8bit_adam"} | {
     "max_train_steps": 2, "num_probe_images": 0, "train_text_encoder": True,

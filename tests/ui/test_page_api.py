@@ -28,7 +28,7 @@ from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.scoring.chart import write_chart
 from dreambooth.scoring.recommendation import StepScores
 from dreambooth.scoring.records import RunScores, write_scores
-from tests.harness.open_page import SHORT, OpenPage, open_page
+from tests.harness.open_page import SHORT, OpenPage, finished, open_page
 from tests.harness.raw_events import RawEvents
 from ui.access.gate import Gate, Uploads
 from ui.train.follower import SHARED_S
@@ -62,17 +62,6 @@ def upload(client: Client) -> str:
     """Upload the bundled subject and return its photo set's name."""
     files = [handle_file(str(path)) for path in sorted(sample_folder().glob("*.png"))]
     return str(client.predict(files, api_name="/upload_photos")[0])
-
-
-def finished(client: Client, run: str) -> dict[str, Any]:
-    """Wait for a run to end and return its status."""
-    deadline_s = time.monotonic() + 150
-    while time.monotonic() < deadline_s:
-        status: dict[str, Any] = client.predict(run, api_name="/training_status")
-        if status["status"] in ("done", "failed", "stopped"):
-            return status
-        time.sleep(0.5)
-    raise AssertionError(f"the run did not end: {status}")
 
 
 def test_a_run_with_whole_numbers_for_fractions_is_resumed(client: Client, opened: OpenPage) -> None:
