@@ -1,6 +1,7 @@
 """The third tab: a saved step as files for other tools, their downloads, the Hub, and what takes the disk."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -56,42 +57,9 @@ class ConvertTab:
 
 def build(services: Services) -> ConvertTab:
     """Lay out the tab; `connect` gives it life."""
-    choices = convertible(services)
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
-            model = gr.Dropdown(
-                choices, value=choices[0][1], label="Model", allow_custom_value=True, elem_id="convert-model",
-                info="A saved step of a run, or a model folder.",
-            )  # fmt: skip
-            advice = gr.HTML(elem_id="convert-advice")
-            suffix = gr.Radio(
-                [(label, value) for value, label in FORMATS.items()], value=".safetensors", label="What you get",
-                elem_id="convert-format",
-            )  # fmt: skip
-            # A program may choose any; the page offers those that suit the model.
-            kind = gr.Radio(list(FILE_KINDS), value=OWN, label="Kind of file", elem_id="convert-kind", visible=False)
-            half = gr.Checkbox(
-                True, label="Half precision (fp16)", elem_id="convert-half",
-                info="What most tools compute in, at half the size of fp32.",
-            )  # fmt: skip
-            with gr.Accordion("Weaker or stronger than it was taught", open=False, elem_id="convert-weaker") as weaker:
-                gr.HTML(f"<p class='db-hint'>{BAKED_IN}</p>")
-                with gr.Row(equal_height=False):
-                    strengths = strength_sliders("convert")
-            with gr.Column(visible=False, elem_id="convert-lora") as lora:
-                gr.HTML(f"<p class='db-hint'>{LORA_SIZE}</p>")
-                with gr.Row(equal_height=False):
-                    lora_size = {name: _lora_size_field(name) for name in LORA_SIZES}
-                targets = gr.Dropdown(
-                    list(LORA_TARGETS), value="linear", label="LoRA targets", elem_id="convert-lora_targets",
-                    info="Layers that it changes: those of attention, all linear ones, or the convolutions too.",
-                )  # fmt: skip
-            base = gr.Dropdown(
-                [], value="", label="Base model", allow_custom_value=True, elem_id="convert-base", visible=False,
-                info=BASE_INFO,
-            )  # fmt: skip
-            room = gr.HTML(elem_id="convert-room")
-            prepare = gr.Button("Prepare the file", variant="primary", elem_id="prepare")
+            asked = _build_request(services)
         with gr.Column(scale=7, min_width=320):
             message = gr.HTML(
                 "<div class='db-status'><span class='db-quiet'>The file is written, read again and compared with the "
@@ -117,30 +85,52 @@ def build(services: Services) -> ConvertTab:
         pushed = gr.HTML(elem_id="push-message")
     storage = storage_section.build()
     return ConvertTab(
-        model,
-        advice,
-        suffix,
-        half,
-        weaker,
-        strengths,
-        kind,
-        lora,
-        lora_size,
-        targets,
-        base,
-        prepare,
-        message,
-        room,
-        exports,
-        ready,
-        download,
-        repo_id,
-        private,
-        single_file,
-        push,
-        pushed,
-        storage,
-    )
+        **asked, message=message, exports=exports, ready=ready, download=download, repo_id=repo_id, private=private,
+        single_file=single_file, push=push, pushed=pushed, storage=storage,
+    )  # fmt: skip
+
+
+def _build_request(services: Services) -> dict[str, Any]:
+    """Lay out what is asked for, and return its components by name."""
+    choices = convertible(services)
+    model = gr.Dropdown(
+        choices, value=choices[0][1], label="Model", allow_custom_value=True, elem_id="convert-model",
+        info="A saved step of a run, or a model folder.",
+    )  # fmt: skip
+    advice = gr.HTML(elem_id="convert-advice")
+    suffix = gr.Radio(
+        [(label, value) for value, label in FORMATS.items()], value=".safetensors", label="What you get",
+        elem_id="convert-format",
+    )  # fmt: skip
+    # A program may choose any; the page offers those that suit the model.
+    kind = gr.Radio(list(FILE_KINDS), value=OWN, label="Kind of file", elem_id="convert-kind", visible=False)
+    half = gr.Checkbox(
+        True, label="Half precision (fp16)", elem_id="convert-half",
+        info="What most tools compute in, at half the size of fp32.",
+    )  # fmt: skip
+    with gr.Accordion("Weaker or stronger than it was taught", open=False, elem_id="convert-weaker") as weaker:
+        gr.HTML(f"<p class='db-hint'>{BAKED_IN}</p>")
+        with gr.Row(equal_height=False):
+            strengths = strength_sliders("convert")
+    with gr.Column(visible=False, elem_id="convert-lora") as lora:
+        gr.HTML(f"<p class='db-hint'>{LORA_SIZE}</p>")
+        with gr.Row(equal_height=False):
+            lora_size = {name: _lora_size_field(name) for name in LORA_SIZES}
+        targets = gr.Dropdown(
+            list(LORA_TARGETS), value="linear", label="LoRA targets", elem_id="convert-lora_targets",
+            info="Layers that it changes: those of attention, all linear ones, or the convolutions too.",
+        )  # fmt: skip
+    base = gr.Dropdown(
+        [], value="", label="Base model", allow_custom_value=True, elem_id="convert-base", visible=False,
+        info=BASE_INFO,
+    )  # fmt: skip
+    room = gr.HTML(elem_id="convert-room")
+    prepare = gr.Button("Prepare the file", variant="primary", elem_id="prepare")
+    return {
+        "model": model, "advice": advice, "suffix": suffix, "half": half, "weaker": weaker, "strengths": strengths,
+        "kind": kind, "lora": lora, "lora_size": lora_size, "targets": targets, "base": base, "prepare": prepare,
+        "room": room,
+    }  # fmt: skip
 
 
 def _lora_size_field(name: str) -> gr.Textbox:
