@@ -112,7 +112,7 @@ class Handlers:
 
     @on(
         "model.change half.change suffix.change kind.change lora_size.change targets.change base.change page.load",
-        "model suffix half kind lora_size targets base", "suffix half weaker room prepare kind lora base",
+        "model suffix half kind lora_size targets base", "suffix half weaker room prepare kind lora_part base",
         api_name="export_sizes", **QUICK,
     )  # fmt: skip
     def sizes(
@@ -160,7 +160,7 @@ class Handlers:
         about = f"It was trained on {missing}, which is not on this machine: choose that model." if missing else ""
         return {
             "kind": gr.Radio(labels, value=kind, visible=is_single),
-            "lora": gr.Column(visible=is_single and not is_lora and kind != OWN),
+            "lora_part": gr.Column(visible=is_single and not is_lora and kind != OWN),
             "base": gr.Dropdown(
                 [("The one that it was trained from", ""), *bases],
                 visible=is_single and (kind != OWN or bool(missing)),

@@ -37,7 +37,7 @@ class ConvertTab:
     weaker: gr.Accordion
     strengths: dict[str, gr.Slider]
     kind: gr.Radio
-    lora: gr.Column
+    lora_part: gr.Column
     lora_size: dict[str, gr.Textbox]
     targets: gr.Dropdown
     base: gr.Dropdown
@@ -112,7 +112,7 @@ def _build_request(services: Services) -> dict[str, Any]:
         gr.HTML(f"<p class='db-hint'>{BAKED_IN}</p>")
         with gr.Row(equal_height=False):
             strengths = strength_sliders("convert")
-    with gr.Column(visible=False, elem_id="convert-lora") as lora:
+    with gr.Column(visible=False, elem_id="convert-lora") as lora_part:
         gr.HTML(f"<p class='db-hint'>{LORA_SIZE}</p>")
         with gr.Row(equal_height=False):
             lora_size = {name: _lora_size_field(name) for name in LORA_SIZES}
@@ -128,8 +128,8 @@ def _build_request(services: Services) -> dict[str, Any]:
     prepare = gr.Button("Prepare the file", variant="primary", elem_id="prepare")
     return {
         "model": model, "advice": advice, "suffix": suffix, "half": half, "weaker": weaker, "strengths": strengths,
-        "kind": kind, "lora": lora, "lora_size": lora_size, "targets": targets, "base": base, "prepare": prepare,
-        "room": room,
+        "kind": kind, "lora_part": lora_part, "lora_size": lora_size, "targets": targets, "base": base,
+        "prepare": prepare, "room": room,
     }  # fmt: skip
 
 
