@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dreambooth.config.training import SD15, TrainingConfig
+from dreambooth.config.training import SD15, SDXL_BASE, TrainingConfig
 from dreambooth.export.recipe import public_settings
 from dreambooth.formats.layout import CARD, lora_file
 from dreambooth.formats.natural_order import in_natural_order
@@ -13,8 +13,9 @@ from dreambooth.models.download import SUCCESSORS
 from dreambooth.records.workspace import RunFolder
 
 OPENRAIL, OPENRAIL_OF_SD2 = "creativeml-openrail-m", "openrail++"
-# Of bases that were loaded without their page. Those of SD 2.x went to sd2-community in November 2025.
-KNOWN_LICENCES = {SD15: OPENRAIL} | {
+# Of bases that were loaded without their page; SDXL 1.0 has that of SD 2.x. Those of SD 2.x went to sd2-community in
+# November 2025.
+KNOWN_LICENCES = {SD15: OPENRAIL, SDXL_BASE: OPENRAIL_OF_SD2} | {
     **{f"CompVis/stable-diffusion-v1-{number}": OPENRAIL for number in range(1, 5)},
     **{
         f"{owner}/stable-diffusion-{name}": OPENRAIL_OF_SD2

@@ -93,7 +93,7 @@ def convert(
 
 
 def read_model(model_dir: Path) -> OriginalModel:
-    """Return the folder in the original layout; raises ExportError unless its names are exactly those of SD 1.x or 2.x.
+    """Return the folder in the original layout; raises ExportError unless its names are exactly its family's.
 
     Costs no memory to speak of: tensors are mapped, only the joined matrices of SD 2.x are copies.
     """

@@ -289,7 +289,7 @@ def _family_of_file(path: Path) -> FamilyName:
     if shapes is None:
         raise BaseModelError(
             f'"{path.name}" cannot be read.', "It is damaged, or no file of weights.",
-            "Choose the .safetensors or .ckpt file of an SD 1.x or 2.x model.",
+            "Choose the .safetensors or .ckpt file of an SD 1.x, 2.x or SDXL model.",
         )  # fmt: skip
     refuse_other_kinds(path.name, shapes)
     return family_of_names(shapes)

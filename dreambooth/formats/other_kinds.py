@@ -1,4 +1,4 @@
-"""What a file or folder of weights may be instead of a text-to-image model of SD 1.x or 2.x, and what to do with it."""
+"""What a file or folder of weights may be instead of a text-to-image model known here, and what to do with it."""
 
 import re
 from collections.abc import Container, Mapping, Sequence
@@ -9,7 +9,7 @@ from dreambooth.formats.text_files import printable
 
 FIRST_CONV = UNET_PREFIX + "input_blocks.0.0.weight"
 FIRST_AVERAGED_CONV = EMA_PREFIX + "diffusion_modelinput_blocks00weight"
-BASES = "Choose a text-to-image model of SD 1.x or 2.x, for example stable-diffusion-v1-5/stable-diffusion-v1-5."
+BASES = "Choose a text-to-image model of SD 1.x, 2.x or SDXL, for example stable-diffusion-v1-5/stable-diffusion-v1-5."
 # What a UNet takes beside the four numbers of a noisy latent.
 OTHER_INPUTS = {5: "a depth model", 7: "an upscaler", 8: "an instruct model (pix2pix)", 9: "an inpainting model"}
 # A name of a tensor, what a file with such a one is, and what to do with it.
@@ -33,7 +33,7 @@ Shapes = Mapping[str, Sequence[int] | None]
 
 
 def refuse_other_kinds(name: str, shapes: Shapes) -> None:
-    """Raise BaseModelError for a file that is no text-to-image model of SD 1.x or 2.x: what it is, and what to do."""
+    """Raise BaseModelError for a file that is no text-to-image model known here: what it is, and what to do."""
     if found := kind_of_file(shapes):
         raise refusal(name, *found)
     if not is_whole_model(shapes):
@@ -71,4 +71,5 @@ def _is_embedding(shapes: Shapes) -> bool:
 
 def refusal(name: str, kind: str, todo: str = BASES) -> BaseModelError:
     """Return the error for a file or folder that is a model of another kind."""
-    return BaseModelError(f"{name} is {kind}.", "Only text-to-image models of SD 1.x and 2.x can be taught here.", todo)
+    why = "Only text-to-image models of SD 1.x, 2.x and SDXL can be taught here."
+    return BaseModelError(f"{name} is {kind}.", why, todo)

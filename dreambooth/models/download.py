@@ -130,7 +130,7 @@ def _not_whole(name: str, missing: list[str], *, from_hub: bool) -> BaseModelErr
     if from_hub:
         return BaseModelError(
             f"{name} is no whole diffusers model.", what,
-            "Choose a base of SD 1.x or 2.x; of a repository with one file, download that file and name it.",
+            "Choose a base of SD 1.x, 2.x or SDXL; of a repository with one file, download that file and name it.",
         )  # fmt: skip
     why = "HF_HUB_OFFLINE forbids to download them" if is_offline_mode() else "The Hub cannot be reached"
     return BaseModelError(

@@ -9,7 +9,7 @@ from dreambooth.formats.tensor_names import safetensors_header
 
 FIRST_BYTES = 1024
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-CONVERT_FORMAT = "Choose the .safetensors or .ckpt file of an SD 1.x or 2.x model."
+CONVERT_FORMAT = "Choose the .safetensors or .ckpt file of an SD 1.x, 2.x or SDXL model."
 # (what the file begins with, what it is, why it cannot be read, what to do)
 FORMATS: tuple[tuple[re.Pattern[bytes], str, str, str], ...] = (
     (

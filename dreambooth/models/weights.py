@@ -81,7 +81,7 @@ def _tensors_in(path: Path, loaded: Any) -> "dict[str, Tensor]":
                 f"Save them by themselves: torch.save(torch.load(file, weights_only=True){place}, 'model.ckpt').",
             )  # fmt: skip
     why = "Its `state_dict` holds no tensors." if has_state_dict else "It holds no tensors by name."
-    raise BaseModelError(what, why, "Choose a file that holds a whole SD 1.x or 2.x model.")
+    raise BaseModelError(what, why, "Choose a file that holds a whole SD 1.x, 2.x or SDXL model.")
 
 
 def _textual_inversion(path: Path) -> BaseModelError:

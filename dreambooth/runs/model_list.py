@@ -3,7 +3,7 @@
 import functools
 from pathlib import Path
 
-from dreambooth.config.training import SD15
+from dreambooth.config.training import SD15, SDXL_BASE
 from dreambooth.formats.layout import Layout, step_contents
 from dreambooth.models.base import STARTER, known_layout
 from dreambooth.records.workspace import Workspace
@@ -15,7 +15,13 @@ def listed_models(workspace: Workspace) -> list[tuple[str, str]]:
     steps = [(f"{one.parent.name}, step {one.name} ({step_contents(one)})", str(one)) for one in folders]
     own = sorted(entry for entry in workspace.models_dir.iterdir() if not entry.name.startswith("."))
     bases = [(_base_label(entry), str(entry)) for entry in own]
-    return [*steps, ("starter (toy)", STARTER), *bases, ("Stable Diffusion 1.5", SD15)]
+    return [
+        *steps,
+        ("starter (toy)", STARTER),
+        *bases,
+        ("Stable Diffusion 1.5", SD15),
+        ("Stable Diffusion XL 1.0", SDXL_BASE),
+    ]
 
 
 def _base_label(place: Path) -> str:

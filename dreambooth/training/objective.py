@@ -38,7 +38,9 @@ def checked_prediction_type(name: str) -> PredictionType:
     if name in known:
         return known[name]
     raise BaseModelError(
-        f'The base predicts "{name}".', "Only epsilon and v_prediction are known here.", "Choose an SD 1.x or 2.x base."
+        f'The base predicts "{name}".',
+        "Only epsilon and v_prediction are known here.",
+        "Choose a base of SD 1.x, 2.x or SDXL.",
     )
 
 

@@ -103,7 +103,8 @@ def test_another_kind_of_folder_is_refused_by_name_as_loading_it_is(
     tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: Any, unet: Any, kind: str
 ) -> None:
     folder = changed_folder(tiny_base_folder, tmp_path / "copy", index, unet)
-    with pytest.raises(BaseModelError, match=f"copy is {kind}. Only text-to-image models of SD 1.x and 2.x") as told:
+    only = "Only text-to-image models of SD 1.x, 2.x and SDXL"
+    with pytest.raises(BaseModelError, match=f"copy is {kind}. {only}") as told:
         family_of(folder)
     with pytest.raises(BaseModelError) as when_loaded:
         load_base(str(folder))
