@@ -117,6 +117,8 @@ def test_the_form_says_what_was_typed_without_effect_before_the_start_and_at_it(
     assert asked == {"ema_decay", "num_train_epochs", "with_prior_preservation"}
     plan, _ = said(num_train_epochs=2, with_prior_preservation=False)
     assert "6 steps" in plan
+    for text in said(learning_rate=1e-6):
+        assert "learning_rate&quot; is 1e-06, and a full fine-tuning of this base usually has 4e-05 to 0.004" in text
 
 
 def test_a_wish_that_fits_is_kept_and_nothing_is_greyed_on_the_starter(workspace: Workspace) -> None:
