@@ -86,7 +86,14 @@ def test_posix_and_windows_lines_do_the_same() -> None:
 def test_files_that_it_names_are_there() -> None:
     links = re.findall(r"\]\((?!https?:)([^)]+)\)", text())
     assert {"LICENSE", "NOTICE", "docs/page.png"} <= set(links)
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    wrong = []
+    for link in links:
+        name, _, anchor = link.partition("#")
+        file = ROOT / name if name else README
+        titles = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.MULTILINE) if anchor and file.exists() else []
+        anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+        wrong += [link] if not file.exists() or (anchor and anchor not in anchors) else []
+    assert wrong == []
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import inspect
+import itertools
 import logging
 import shutil
 import threading
@@ -171,7 +172,11 @@ class Page(gr.Blocks):
                 function.show_progress_on = [place]  # type: ignore[list-item]
 
     async def preprocess_data(self, block_fn: BlockFunction, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
-        """Return the inputs as handlers take them; a refused one is quoted as text, not as HTML."""
+        """Return the inputs as handlers take them; a refused one is quoted as text, not as HTML.
+
+        Programs that were written before an argument was added send fewer: the last ones have their defaults then.
+        """
+        inputs = [*inputs, *_last_defaults(block_fn, len(inputs))]
         if len(inputs) < len(block_fn.inputs):
             told = f'"{block_fn.api_name}" takes {len(block_fn.inputs)} values; {len(inputs)} were given.'
             raise gr.Error(f'{told} "Use via API" on the page lists them with their defaults.', print_exception=False)
@@ -184,6 +189,15 @@ class Page(gr.Blocks):
         # Gradio's own InvalidPathError, names that no file can have, and what a slider cannot compare with its range.
         except (ValueError, OSError, TypeError):
             raise gr.Error(NOT_UPLOADED, print_exception=False) from None
+
+
+def _last_defaults(block_fn: BlockFunction, count: int) -> list[Any]:
+    """Return the defaults of a function's arguments after the first `count`, up to one that has none."""
+    parameters = [] if block_fn.fn is None else list(inspect.signature(block_fn.fn).parameters.values())
+    if len(parameters) != len(block_fn.inputs):
+        return []
+    defaults = [parameter.default for parameter in parameters[count:]]
+    return list(itertools.takewhile(lambda default: default is not inspect.Parameter.empty, defaults))
 
 
 def _refuse_address(file: dict[str, Any]) -> dict[str, Any]:
