@@ -383,6 +383,8 @@ def sample_items(samples: dict[int, list[Path]]) -> list[tuple[Path, str]]:
 
 def size_in_words(num_bytes: int) -> str:
     """Return a size as people say it: `53 MB`, `2.1 GB`."""
+    if num_bytes < 10**3:
+        return f"{num_bytes} bytes"
     if num_bytes < 10**6:
         return f"{num_bytes / 10**3:.0f} kB"
     return f"{num_bytes / 10**6:.0f} MB" if num_bytes < 10**9 else f"{num_bytes / 10**9:.1f} GB"

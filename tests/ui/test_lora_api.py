@@ -1,6 +1,7 @@
 """LoRA runs through the page's API: planned, trained, converted both ways, added to a model, on another base."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,3 +174,26 @@ def test_more_steps_and_steps_side_by_side(trained: Trained) -> None:
         run, [0, 2, 3], "photo of zwx dog", "", 1, 1, 3.0, "32", "32", "11", api_name="/compare"
     )
     assert len(pictures) == 4
+
+
+def test_a_run_ends_as_it_is_told_to_and_goes_on(trained: Trained) -> None:
+    client, settings = trained.client, QUICK_RUN | {"max_train_steps": 2000, "save_interval": 2000}
+
+    def started() -> str:
+        asked = (trained.photo_set, str(trained.page.base), "recommended", settings, "lora")
+        run = str(client.predict(*asked, api_name="/start_training"))
+        while client.predict(run, api_name="/training_status")["step"] < 1:
+            time.sleep(0.1)
+        return run
+
+    run = started()
+    client.predict(run, api_name="/stop_training")
+    stopped = finished(client, run)
+    assert (stopped["status"], stopped["steps"]) == ("stopped", [stopped["step"]]), stopped["error"]
+    client.predict(run, api_name="/resume_training")
+    while client.predict(run, api_name="/training_status")["status"] != "running":
+        time.sleep(0.1)
+    client.predict(run, api_name="/finish_now")
+    done = finished(client, run)
+    assert done["status"] == "done", done["error"]
+    assert stopped["step"] < done["step"] < 2000

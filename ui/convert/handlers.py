@@ -52,7 +52,7 @@ KIND_LABELS = {
     (True, True): "A whole model (checkpoint): the LoRA merged into a base model",
 }
 OWN = "own"
-BASE_INFO = "Left empty, the one that it was trained from."
+BASE_INFO = "Choose another where that one has moved, or to merge a LoRA into another model."
 
 
 def convertible(services: Services) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ LORA_SIZE = "How large the LoRA is: one of these. After it is written, you are t
 LORA_SIZES = {
     "rank": ("Rank", "16"),
     "max_mb": ("At most, in MB", "such as 20"),
-    "max_error": ("Largest error, 0 to 1", "such as 0.3"),
+    "max_error": ("Largest error", "0 to 1, such as 0.3"),
 }
 
 
