@@ -18,7 +18,7 @@ OTHER_KINDS: tuple[tuple[str, str, str], ...] = (
     (r"model\.diffusion_model\.(joint_blocks|double_blocks|transformer_blocks)\.|double_blocks\.|transformer\.single_",
      "a model of a later family (SD 3, FLUX or the like)", BASES),
     (r".*(lora|hada_w|lokr_)", "a LoRA, an addition to a model,",
-     "Merge it into its base with another tool and choose the result, or choose the base itself."),
+     "Choose the step of the run that made it, or merge it into its base (convert --as checkpoint) and choose that."),
     (r"control_model\.|controlnet_|zero_convs?\.", "a ControlNet, an addition to a model,", BASES),
     (r"(string_to_param|emb_params|clip_[lg])$", "an embedding (textual inversion), a word for a model,", BASES),
     (r"(down_blocks|up_blocks|mid_block)\.", "one part of a diffusers folder",

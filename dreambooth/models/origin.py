@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.formats.json_file import read_object
-from dreambooth.formats.layout import cached_folder
+from dreambooth.formats.layout import cached_folder, lora_file
 from dreambooth.models.base import STARTER, local_base, read_card
 from dreambooth.records.workspace import RunFolder
 
@@ -47,7 +47,8 @@ def step_sentence(name: str, models_dir: Path | None = None) -> str:
     run = RunFolder(folder.parent)
     step, is_recommended = run.base_step() or (0, False)
     kind = "" if str(step) != folder.name else ", the recommended one" if is_recommended else ", its last saved one"
-    return f'The base model is step {folder.name} of the run "{run.name}"{kind}.'
+    told = f'The base model is step {folder.name} of the run "{run.name}"{kind}.'
+    return told if lora_file(folder) is None else f"{told} It is a LoRA: it is merged into its own base first."
 
 
 def class_images_sentence(name: str, class_model: str | None, models_dir: Path | None = None) -> str:

@@ -235,3 +235,28 @@ def test_a_changed_or_missing_base_is_one_sentence_that_names_the_flag(
 def test_what_saves_memory_that_a_lora_does_not_take_is_refused(make: Make, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="method is lora"):
         make(method="lora", **changes)
+
+
+def test_a_lora_as_base_is_merged_first_and_said(make: Make, photos: Path, tmp_path: Path) -> None:
+    from dreambooth.commands.cli import main
+
+    first = make(**BOTH, max_train_steps=2, save_precision="fp32")
+    first.train()
+    step = first.folder.step_folder(2)
+    # As a run on the disk: its folder is a run's by its settings.
+    (first.folder.records / "config.json").write_text(json.dumps(first.config.to_json()))
+    words = [
+        "--instance_data_dir",
+        str(photos),
+        "--instance_prompt",
+        "photo of zwx cup",
+        "--class_prompt",
+        "photo of cup",
+    ]
+    small = ["--resolution", "32", "--max_train_steps", "1", "--train_batch_size", "1", "--seed", "3"]
+    out = tmp_path / "second"
+    asked = [*words, *small, "--pretrained_model_name_or_path", str(step), "--output_dir", str(out)]
+    assert main(["train", *asked, "--learning_rate", "1e-9", "--save_precision", "fp32"]) == 0
+    assert "It is a LoRA: it is merged into its own base first." in (out / ".run" / "log.txt").read_text("utf-8")
+    taught, merged = load_base(str(out / "1")).unet.state_dict(), load(ModelSource(str(step))).unet.state_dict()
+    assert all(torch.allclose(taught[name], merged[name], atol=1e-6) for name in merged)
