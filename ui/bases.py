@@ -13,6 +13,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{
 # Settings that name a model's files, and so could name any file of this machine.
 MODEL_FIELDS = (
     "pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "class_model_name_or_path",
+    "initial_lora",
 )  # fmt: skip
 NOT_OFFERED = "cannot be used here: choose a model of the list, `starter`, or a Hub id such as owner/name."
 

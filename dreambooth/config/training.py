@@ -20,7 +20,9 @@ from dreambooth.formats.lora_keys import LoraTargets
 from dreambooth.formats.text_files import read_text
 
 # Each may be a folder of this machine.
-PATHS = ("pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "output_dir")
+PATHS = (
+    "pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "initial_lora", "output_dir",
+)  # fmt: skip
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 
@@ -64,6 +66,10 @@ class TrainingConfig:
     method: MethodName = setting(
         "full", "What is trained: the whole model (full), or a LoRA, a small file that adds to models like the base.",
         "model",
+    )  # fmt: skip
+    initial_lora: str | None = setting(
+        None, "A LoRA file that the training goes on from; its optimizer starts anew.", "model", in_identity=False,
+        method="lora",
     )  # fmt: skip
     seed: int | None = setting(
         None, "Start of all randomness; drawn and recorded when left out.", "model", low=0, high=2**63 - 1

@@ -15,6 +15,7 @@ from dreambooth.formats.layout import Layout
 # Settings that name places on this machine, or say nothing about what was learned.
 PRIVATE_SETTINGS = (
     "output_dir", "logging_dir", "pretrained_vae_name_or_path", "tokenizer_name", "class_model_name_or_path",
+    "initial_lora",
 )  # fmt: skip
 PUBLIC_OF_CONCEPT = ("instance_prompt", "class_prompt")
 # https://github.com/Stability-AI/ModelSpec names the architectures and implementations so.

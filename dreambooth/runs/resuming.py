@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # Settings that name what is on this machine or on the Hub.
 BASE_PLACES = (
     "pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "class_model_name_or_path",
+    "initial_lora",
 )  # fmt: skip
 TRAIN_MORE = (
     'Choose "Train more steps" on the page, or --resume_from_checkpoint latest --max_train_steps with a larger number.'

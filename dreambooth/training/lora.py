@@ -3,20 +3,22 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.photos import num_photos_in
 from dreambooth.device.precision import dtype_of
+from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.export.lora_file import write_lora
 from dreambooth.export.lora_metadata import lora_metadata
 from dreambooth.formats.layout import CARD
-from dreambooth.formats.lora_keys import DOWN, UP
-from dreambooth.models.adapter import AdaptedModule, Adapter, module_of, new_factors, places_of
+from dreambooth.formats.lora_keys import DOWN, UP, LoraModule
+from dreambooth.models.adapter import AdaptedModule, Adapter, fitted, module_of, new_factors, places_of
 from dreambooth.models.base import Base
 from dreambooth.models.card import BaseCard, LoraBase
+from dreambooth.models.lora_file import read_lora
 from dreambooth.models.low_rank import Factors
 from dreambooth.training.full import recompute_activations
 from dreambooth.training.method import LearningWeights, StepWeights
@@ -68,9 +70,12 @@ class LowRankAdaptation:
 
         assert config.seed is not None, "the run's records draw it"
         learns = [part for part in base.family.layout.learning_parts if part == "unet" or config.train_text_encoder]
-        modules = []
-        for number, place in enumerate(places_of(base, config.lora_targets, learns)):
+        modules, places = [], places_of(base, config.lora_targets, learns)
+        begun = {} if config.initial_lora is None else _initial_factors(base, config, places)
+        for number, place in enumerate(places):
             made = new_factors(module_of(base, place).weight, config.lora_rank, config.seed, number)
+            if place.name in begun:
+                _begin_with(made, begun[place.name])
             modules.append(AdaptedModule(place, Factors(torch.nn.Parameter(made.up), torch.nn.Parameter(made.down))))
         self._adapter = Adapter(base, modules)
         for part in learns:
@@ -108,3 +113,33 @@ class LowRankAdaptation:
         prediction = str(base.noise_scheduler_config.get("prediction_type", "epsilon"))
         metadata = lora_metadata(folder, stem, base.family.layout, factors, prediction, self._num_photos)
         write_lora(folder / adds_to.file, factors, metadata, dtype, base.family.layout)
+
+
+def _initial_factors(base: Base, config: TrainingConfig, places: Sequence[LoraModule]) -> dict[str, Factors]:
+    """Return the factors of the LoRA that a training goes on from, by module.
+
+    Raises ConfigError where it changes what this training does not, or is of a higher rank; BaseModelError for a file
+    that is no LoRA.
+    """
+    lora = read_lora(Path(str(config.initial_lora)))
+    fit = fitted(base, lora.factors)
+    found = {one.place.name: one.factors for one in fit.modules}
+    problems = []
+    if strange := sorted(lora.factors.keys() - (found.keys() & {place.name for place in places})):
+        message = (
+            f"changes {len(strange)} layers that this training leaves as they are, such as {strange[0]}: choose a LoRA "
+            "for this kind of base, --lora_targets all, or --train_text_encoder."
+        )
+        problems.append(FieldProblem("initial_lora", message))
+    if lora.rank > config.lora_rank:
+        problems.append(FieldProblem("lora_rank", f"must be at least {lora.rank}, the rank of initial_lora."))
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _begin_with(made: Factors, begun: Factors) -> None:
+    """Put known factors into the first ranks of new ones; the others add nothing yet, as their up is zero."""
+    rank = len(begun.down)
+    made.down[:rank] = begun.down.to(made.down)
+    made.up[:, :rank] = begun.up.to(made.up)

@@ -260,3 +260,30 @@ def test_a_lora_as_base_is_merged_first_and_said(make: Make, photos: Path, tmp_p
     assert "It is a LoRA: it is merged into its own base first." in (out / ".run" / "log.txt").read_text("utf-8")
     taught, merged = load_base(str(out / "1")).unet.state_dict(), load(ModelSource(str(step))).unet.state_dict()
     assert all(torch.allclose(taught[name], merged[name], atol=1e-6) for name in merged)
+
+
+def test_a_training_goes_on_from_a_lora_file_at_a_higher_rank(make: Make, tmp_path: Path) -> None:
+    first = make(**BOTH, max_train_steps=3, lora_rank=4, save_precision="fp32")
+    first.train()
+    file = _file(first, 3).rename(tmp_path / "first.safetensors")
+    changes = {"initial_lora": str(file), "lora_rank": 6, "save_precision": "fp32"}
+    second = make(**BOTH, **changes, max_train_steps=1, learning_rate=1e-9, text_encoder_lr=1e-9)
+    second.train()
+    found, begun = read_lora(_file(second, 1)).factors, read_lora(file).factors
+    assert found.keys() == begun.keys()
+    assert all(torch.allclose(found[name].product(), begun[name].product(), atol=1e-6) for name in found)
+    assert {len(one.down) for one in found.values()} == {6}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"lora_rank": 2}, "must be at least 4"), ({"train_text_encoder": False}, "--train_text_encoder")],
+)
+def test_a_lora_that_a_training_cannot_go_on_from_is_refused(
+    make: Make, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    first = make(**BOTH, max_train_steps=1, lora_rank=4)
+    first.train()
+    file = _file(first, 1).rename(tmp_path / "first.safetensors")
+    with pytest.raises(ConfigError, match=told):
+        make(**(BOTH | {"initial_lora": str(file), "lora_rank": 4} | changes)).train()
