@@ -194,6 +194,8 @@ class Page(gr.Blocks):
 def _last_defaults(block_fn: BlockFunction, count: int) -> list[Any]:
     """Return the defaults of a function's arguments after the first `count`, up to one that has none."""
     parameters = [] if block_fn.fn is None else list(inspect.signature(block_fn.fn).parameters.values())
+    # Gradio hands that one in by itself.
+    parameters = [parameter for parameter in parameters if not isinstance(parameter.default, gr.Progress)]
     if len(parameters) != len(block_fn.inputs):
         return []
     defaults = [parameter.default for parameter in parameters[count:]]

@@ -16,6 +16,7 @@ from dreambooth.data.samples import sample_folder
 from dreambooth.models.lora_file import read_lora
 from dreambooth.records.workspace import RunFolder
 from tests.harness.open_page import SHORT, OpenPage, finished, open_page
+from tests.harness.raw_events import RawEvents
 from tests.harness.tiny import tiny_base
 
 QUICK_RUN = {name: value for name, value in SHORT.items() if name != "use_8bit_adam"} | {
@@ -64,6 +65,20 @@ def test_a_plan_has_the_methods_rates_size_and_command(trained: Trained) -> None
     assert by_setting["settings"] == plans["lora"]["settings"]
     with pytest.raises(AppError, match="method"):
         trained.client.predict(trained.photo_set, SD15, "recommended", None, "lokr", api_name="/plan_training")
+
+
+def test_programs_that_send_what_there_was_before_are_answered(trained: Trained) -> None:
+    """Over plain HTTP, without a client that knows defaults."""
+    step, events = trained.steps["full"], RawEvents(trained.page.url)
+    sent: dict[str, list[Any]] = {
+        "plan_training": [trained.photo_set, str(trained.page.base), "recommended", QUICK_RUN],
+        "convert": [step, ".safetensors", True, 1.0, 1.0],
+        "generate": [step, "a dog", "", 1, 1, 3.0, "32", "32", "11", "DDIM", "after training", 1, 1],
+    }
+    for event, values in sent.items():
+        (answer,) = events.call(event, values)
+        assert answer.outputs, (event, answer.error)
+        assert answer.error == ""
 
 
 def test_lists_name_family_and_method(trained: Trained) -> None:
