@@ -34,7 +34,7 @@ from dreambooth.training.rates import LearningRates
 from dreambooth.training.trainer import Trainer
 from dreambooth.training.updates import UpdatesInBackward
 from tests.harness.killed_runs import Killed
-from tests.harness.tiny import tiny_base
+from tests.harness.tiny import tiny_base, tiny_sdxl_base
 from tests.harness.trained import Run, quick_settings
 
 NUM_STEPS = 8
@@ -154,6 +154,15 @@ def test_a_killed_run_resumes_bit_for_bit(
 ) -> None:
     """R4: weights, moments, averages, losses, models and samples equal those of the run that never ended."""
     compare_killed_with_whole(config(**changes), tmp_path, monkeypatch, step)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_killed_run_of_sdxl_resumes_bit_for_bit(
+    config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    base = str(tiny_sdxl_base(tmp_path / "base"))
+    changes = {"pretrained_model_name_or_path": base, "method": method, "train_text_encoder": True, "pad_tokens": True}
+    compare_killed_with_whole(config(**changes), tmp_path, monkeypatch, step=5)
 
 
 def compare_killed_with_whole(

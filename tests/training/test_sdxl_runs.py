@@ -125,3 +125,28 @@ def test_a_frozen_encoder_is_asked_once_and_a_left_out_caption_is_zeros(make: Ma
     assert not condition.states.any()
     assert not condition.pooled.any()
     assert condition.size_ids.dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_command_line_does_all_of_it(
+    sdxl: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, method: str
+) -> None:
+    from dreambooth.commands.cli import main
+
+    monkeypatch.setenv("DREAMBOOTH_HOME", str(tmp_path / "home"))
+    run = tmp_path / "dog"
+    words = ["--instance_data_dir", photos, "--instance_prompt", "photo of zwx dog", "--class_prompt", "photo of dog"]
+    small = [
+        "--pretrained_model_name_or_path", sdxl, "--method", method, "--resolution", "32", "--max_train_steps", "2",
+        "--train_batch_size", "1", "--with_prior_preservation", "--num_class_images", "1", "--save_infer_steps", "2",
+        "--save_sample_prompt", "photo of zwx dog", "--n_save_sample", "1", "--num_probe_images", "1", "--seed", "1",
+    ]  # fmt: skip
+    assert main([*map(str, ["train", *words, *small, "--output_dir", run])]) == 0
+    pictures = tmp_path / "pictures"
+    asked = ["--model", run, "--prompt", "photo of zwx dog", "--num_inference_steps", "2", "--unet_strength", "0.5"]
+    assert main([*map(str, ["generate", *asked, "--output_dir", pictures])]) == 0
+    assert any(pictures.rglob("*.png"))
+    assert main(["score", str(run)]) == 0
+    assert main(["convert", str(run), str(tmp_path / "model.safetensors")]) == 0
+    assert main(["zip", str(run), str(tmp_path / "model.zip")]) == 0
+    assert "Read again" in capsys.readouterr().out
