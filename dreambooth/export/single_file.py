@@ -16,7 +16,7 @@ from dreambooth.errors import BaseModelError, ExportError
 from dreambooth.export.archive import EXPORT_SUFFIXES
 from dreambooth.export.disk_room import refuse_full_disk
 from dreambooth.export.recipe import file_metadata_of
-from dreambooth.formats.layout import Layout, layout_of
+from dreambooth.formats.layout import SCHEDULER_CONFIG, Layout, layout_of
 from dreambooth.formats.safetensors_file import in_pieces, stored_bytes, stored_dtype, write_safetensors
 from dreambooth.models.config_limits import refuse_wrong_configs
 from dreambooth.models.family import Family, family_for
@@ -106,12 +106,13 @@ def read_model(model_dir: Path) -> OriginalModel:
             "Name a diffusers folder, a run or one of its step folders.",
         )
     family, configs = family_for(layout, {}), {part: _config(model_dir, part) for part in layout.part_names}
-    scheduler = _config(model_dir, "scheduler", "scheduler_config.json")
     try:
         refuse_wrong_configs(model_dir)
         weights = {part: part_weights(model_dir / part) for part in layout.part_names}
     except BaseModelError as error:
         raise ExportError(error.what, error.why, error.todo) from None
+    has_scheduler = (model_dir / SCHEDULER_CONFIG).exists()
+    scheduler = _config(model_dir, *SCHEDULER_CONFIG.split("/")) if has_scheduler else {}
     try:
         original = family.to_single_file(weights, scheduler)
         expected = family.single_file_names(configs, scheduler)

@@ -19,7 +19,7 @@ HOSTILE: list[tuple[str, Any, str]] = [
     ("unet/config.json", {"layers_per_block": [2, 2, 2, 10**9]}, "from 1 to 8"),
     ("unet/config.json", {"block_out_channels": [8, 16, 24, 10**9]}, "list of at most 8"),
     ("unet/config.json", {"block_out_channels": [8] * 1000}, "list of at most 8"),
-    ("unet/config.json", {"reverse_transformer_layers_per_block": [10**6] * 4}, "from 1 to 8"),
+    ("unet/config.json", {"reverse_transformer_layers_per_block": [10**6] * 4}, "from 1 to 16"),
     ("unet/config.json", {"time_embedding_dim": 10**9}, "from 1 to 16,384"),
     ("unet/config.json", {"num_class_embeds": 10**9}, "from 1 to 16,384"),
     ("unet/config.json", {"conv_in_kernel": 10**6}, "from 1 to 15"),
