@@ -78,7 +78,7 @@ def test_from_photos_to_pictures_by_clicking(browser: "Browser", opened: OpenPag
     step = re.findall(r"after (\d+)", stopped)[0]
 
     visit.tab("Convert")
-    page.wait_for_function(f"document.querySelector('#convert-model input').value.endsWith('step {step}')")
+    page.wait_for_function(f"document.querySelector('#convert-model input').value.includes('step {step} (')")
     page.locator("#prepare").click()
     visit.until("convert-message", "is ready")
     with page.expect_download() as download:
