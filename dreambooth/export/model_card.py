@@ -7,7 +7,7 @@ from typing import Any
 
 from dreambooth.config.training import SD15, SDXL_BASE, TrainingConfig
 from dreambooth.export.recipe import public_settings
-from dreambooth.formats.layout import CARD, lora_file
+from dreambooth.formats.layout import CARD, Layout, layout_of, lora_file
 from dreambooth.formats.natural_order import in_natural_order
 from dreambooth.models.download import SUCCESSORS
 from dreambooth.records.workspace import RunFolder
@@ -50,10 +50,11 @@ def model_card(model_dir: Path, repo_id: str, single_file: Path | None) -> str:
     concepts = [concept for concept in settings.get("concepts", []) if str(concept.get("instance_prompt", "")).strip()]
     prompts = [str(concept["instance_prompt"]) for concept in concepts]
     base, licence = base_and_licence(model_dir)
-    is_lora = lora_file(model_dir) is not None
-    usage = _lora_usage(repo_id, base, prompts) if is_lora else _usage(repo_id, prompts, single_file is not None)
+    is_lora, layout = lora_file(model_dir) is not None, layout_of(model_dir)
+    has_file = single_file is not None
+    usage = _lora_usage(repo_id, base, prompts, layout) if is_lora else _usage(repo_id, prompts, has_file, layout)
     parts = [
-        _front_matter(base, licence, prompts, _widget(model_dir, settings), is_lora=is_lora),
+        _front_matter(base, licence, prompts, _widget(model_dir, settings), layout, is_lora=is_lora),
         f"# {_plain(repo_id.rpartition('/')[2])}\n",
         _about(base, licence, concepts, is_lora=is_lora),
         _samples(model_dir),
@@ -114,7 +115,9 @@ def _object(file: Path) -> dict[str, Any]:
 # Its parts ----------------------------------------------------------------------------------------------------------
 
 
-def _front_matter(base: str, licence: str, prompts: list[str], widget: list[dict[str, Any]], *, is_lora: bool) -> str:
+def _front_matter(
+    base: str, licence: str, prompts: list[str], widget: list[dict[str, Any]], layout: Layout, *, is_lora: bool
+) -> str:
     from huggingface_hub import ModelCardData
 
     # The library's own writer, which takes options of YAML and is not listed among its names.
@@ -123,7 +126,7 @@ def _front_matter(base: str, licence: str, prompts: list[str], widget: list[dict
     has_base = bool(base) and base != STARTER
     own: dict[str, Any] = {"base_model_relation": "adapter"} if is_lora and has_base else {}
     own |= {"widget": widget} if is_lora and widget else {}
-    tags = ["stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "dreambooth"]
+    tags = [*layout.hub_tags, "text-to-image", "dreambooth"]
     data: Any = ModelCardData(
         license=licence.lower() if licence.lower() in HUB_LICENCES.split() else "other",
         base_model=base if has_base else None,
@@ -213,26 +216,26 @@ def _is_bled(row: object) -> bool:
     return all(isinstance(value, int | float) for value in (row.get("change"), 0 if became is None else became))
 
 
-def _diffusers_lines(model: str, prompts: list[str], *more: str) -> list[str]:
+def _diffusers_lines(model: str, prompts: list[str], layout: Layout, *more: str) -> list[str]:
     """Return the lines that make a picture with a pipeline of this model, with others before the picture."""
     prompt = prompts[0] if prompts else PROMPT_WITHOUT_ONE
     return [
         "```python",
-        "import torch", "from diffusers import StableDiffusionPipeline", "",
+        "import torch", f"from diffusers import {layout.pipeline}", "",
         'device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)',
-        f"pipe = StableDiffusionPipeline.from_pretrained({_quoted(model)}, torch_dtype=dtype).to(device)",
+        f"pipe = {layout.pipeline}.from_pretrained({_quoted(model)}, torch_dtype=dtype).to(device)",
         *more,
         f'pipe({_quoted(prompt)}, num_inference_steps=24).images[0].save("picture.png")', "```", "",
     ]  # fmt: skip
 
 
-def _lora_usage(repo_id: str, base: str, prompts: list[str]) -> str:
+def _lora_usage(repo_id: str, base: str, prompts: list[str], layout: Layout) -> str:
     name = lora_name(repo_id)
     base = base if base and base != STARTER else "path/to/the/base"
     line = f"pipe.load_lora_weights({_quoted(repo_id)}, weight_name={_quoted(f'{name}.safetensors')})"
     return "\n".join([
         "## Use", "", "With diffusers and peft (`pip install diffusers transformers peft`; while the repository is "
-        "private, after `hf auth login`):", "", *_diffusers_lines(base, prompts, line),
+        "private, after `hf auth login`):", "", *_diffusers_lines(base, prompts, layout, line),
         f"In web UIs it adds to any checkpoint of the base's family. Download `{name}.safetensors` and put it into", "",
         f"- AUTOMATIC1111, Forge and SD.Next: `models/Lora/`, with `<lora:{name}:1>` in the prompt",
         "- ComfyUI: `models/loras/`, with the node *Load LoRA*",
@@ -245,10 +248,10 @@ def lora_name(repo_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", repo_id.rpartition("/")[2]).strip("-") or "lora"
 
 
-def _usage(repo_id: str, prompts: list[str], has_single_file: bool) -> str:
+def _usage(repo_id: str, prompts: list[str], has_single_file: bool, layout: Layout) -> str:
     lines = [
         "## Use", "", "With diffusers (while the repository is private, after `hf auth login`):", "",
-        *_diffusers_lines(repo_id, prompts),
+        *_diffusers_lines(repo_id, prompts, layout),
     ]  # fmt: skip
     if has_single_file:
         name = f"{repo_id.rpartition('/')[2]}.safetensors"

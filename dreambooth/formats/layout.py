@@ -99,6 +99,12 @@ class Layout:
         return sdxl_keys.lora_name(module) if self.family == "sdxl" else module
 
     @property
+    def hub_tags(self) -> tuple[str, str]:
+        """Return the tags by which the Hub finds models of the family."""
+        name = "stable-diffusion-xl" if self.family == "sdxl" else "stable-diffusion"
+        return name, f"{name}-diffusers"
+
+    @property
     def text_encoders(self) -> tuple[str, ...]:
         """Return the names of the text encoders, in the order of their tokenizers."""
         return tuple(part.name for part in self.parts if part.library == "transformers")

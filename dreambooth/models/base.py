@@ -160,6 +160,11 @@ def load_base(
         extensions=(),
     )
     if other_tokenizer is not None:
+        if len(base.family.layout.tokenizers) > 1:
+            raise BaseModelError(
+                f'"{name}" has two tokenizers of its own.', "One other tokenizer cannot stand for both.",
+                "Leave out tokenizer_name.",
+            )  # fmt: skip
         base.tokenizer = other_tokenizer
     layout = base.family.layout
     for own, encoder in zip(layout.tokenizers, layout.text_encoders, strict=True):

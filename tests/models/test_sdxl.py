@@ -99,6 +99,11 @@ def test_with_real_depths_it_has_every_name_of_sdxl(tmp_path: Path) -> None:
     assert counts == {"unet": 1680, "vae": 248, "text_encoder": 196, "text_encoder_2": 517}
 
 
+def test_another_tokenizer_is_refused(folder: Path) -> None:
+    with pytest.raises(BaseModelError, match="two tokenizers of its own. .* Leave out tokenizer_name"):
+        load_base(str(folder), tokenizer=str(folder / "tokenizer"))
+
+
 def test_the_refiner_is_refused_by_name(tmp_path: Path) -> None:
     folder = tiny_sdxl_base(tmp_path)
     index = json.loads((folder / "model_index.json").read_text())
