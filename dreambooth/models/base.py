@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.config.recipes import DEFAULTS
 from dreambooth.config.training import SD15, SDXL_BASE
 from dreambooth.device.hardware import bitsandbytes_hidden
 from dreambooth.errors import BaseModelError, quoted
@@ -117,6 +118,12 @@ def family_name(name: str, models_dir: Path | None = None) -> FamilyName:
     return SD1.family if layout is None else layout.family
 
 
+def guidance_of(name: str, models_dir: Path | None = None) -> float:
+    """Return the guidance scale that suits pictures of a model: as its card says, else as its family has it."""
+    usual = DEFAULTS[family_name(name, models_dir), "full"].get("save_guidance_scale", 7.5)
+    return float(read_card(name, models_dir).recipes.get("full", {}).get("save_guidance_scale", usual))
+
+
 def _licence_of(source: Path) -> str:
     """Return the licence that a base's own page or file names, nothing when it names none."""
     if source.is_file():
@@ -170,7 +177,7 @@ def load_base(
     for own, encoder in zip(layout.tokenizers, layout.text_encoders, strict=True):
         refuse_other_vocabulary(tokenizer or name, getattr(base, own), getattr(base, encoder))
     if vae is not None:
-        base.vae = _load_vae(vae, token)
+        base.vae = _load_vae(vae, token, usual_configs(layout)["vae"])
     for part, module in base.modules().items():
         other_place = vae if part == "vae" else None
         place = source if source.is_file() else source / part
@@ -282,10 +289,10 @@ def _check_folder(folder: Path, variant: str | None, given: Collection[str]) -> 
     return layout
 
 
-def _load_vae(source: str, token: str | None) -> Any:
+def _load_vae(source: str, token: str | None, usual: Mapping[str, Any]) -> Any:
     folder = Path(source)
     if folder.is_file():
-        return vae_of_file(folder)
+        return vae_of_file(folder, usual)
     if not folder.is_dir():
         folder = downloaded_vae(source, token)
     if (folder / "vae" / "config.json").exists():

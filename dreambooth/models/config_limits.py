@@ -51,6 +51,7 @@ def _or_none(limit: Limit) -> Limit:
     return words, lambda value: value is None or check(value)
 
 
+NOT_THERE = "left out, as models of Stable Diffusion have it"
 WIDTH = _whole(1, 16_384)
 WIDTHS = _wholes(1, 16_384)
 LAYERS, DEPTHS = _wholes(1, 8), _wholes(1, 16)
@@ -74,6 +75,7 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "encoder_hid_dim": _or_none(WIDTH),
         "num_class_embeds": _or_none(WIDTH),
         "projection_class_embeddings_input_dim": _or_none(WIDTH),
+        "addition_time_embed_dim": _or_none(WIDTH),
     },
     "text_encoder/config.json": {
         "vocab_size": _whole(1, 1_000_000),
@@ -85,6 +87,8 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "max_position_embeddings": _whole(77, 4096),
     },
     "vae/config.json": {
+        # A model with statistics of its own latents is of another kind (Playground 2.5).
+        "latents_mean": _or_none((NOT_THERE, lambda value: False)),
         "block_out_channels": WIDTHS,
         "layers_per_block": _whole(1, 8),
         "latent_channels": _whole(4, 4),
@@ -110,6 +114,9 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "timestep_spacing": _one_of("leading", "linspace", "trailing"),
     },
 }
+
+
+LIMITS["text_encoder_2/config.json"] = LIMITS["text_encoder/config.json"]
 
 
 def refuse_wrong_configs(folder: Path, given: Collection[str] = ()) -> None:

@@ -106,8 +106,9 @@ def missing_files(folder: Path, variant: str | None, *, given: Collection[str] =
     layout = layout_of(folder)
     needed = [name for name in layout.needed_files if name.partition("/")[0] not in given]
     missing = [name for name in needed if not (folder / name).exists()]
-    if "tokenizer" not in given:
-        missing += [f"tokenizer/{name}" for name in vocabulary_missing(folder / "tokenizer")]
+    for tokenizer in layout.tokenizers:
+        if tokenizer not in given:
+            missing += [f"{tokenizer}/{name}" for name in vocabulary_missing(folder / tokenizer)]
     for part in layout.parts:
         new = folder.glob(f"{part.name}/{part.weights_stem}*{infix}.safetensors")
         old = folder.glob(f"{part.name}/{part.pickle_stem}*{infix}.bin")

@@ -1,5 +1,6 @@
 """One file in the original layout as the parts of a base, whatever its family."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,24 @@ def parts_of_file(path: Path) -> FileParts:
         ) from None
 
 
-def vae_of_file(path: Path) -> Any:
-    """Load the VAE of a file in the original layout: a whole model's, or one with the VAE alone and no prefix."""
+def vae_of_file(path: Path, usual: Mapping[str, Any]) -> Any:
+    """Load the VAE of a file in the original layout: a whole model's, or one with the VAE alone and no prefix.
+
+    usual: the configuration of the base's family, since a file does not say how its latents are scaled.
+    """
     weights = read_weights(path)
     if not any(name.startswith(VAE_PREFIX) for name in weights):
         weights = {VAE_PREFIX + name: tensor for name, tensor in weights.items()}
     try:
-        return vae_of(vae_from_original(weights))
+        vae = vae_of(vae_from_original(weights))
     except (KeyError, IndexError, RuntimeError) as error:
         raise BaseModelError(
-            f"{path.name} holds no SD 1.x VAE.", _wrong_tensors(error),
+            f"{path.name} holds no VAE of Stable Diffusion.", _wrong_tensors(error),
             "Choose another, or leave pretrained_vae_name_or_path out.",
         ) from None  # fmt: skip
+    if list(vae.config.block_out_channels) == list(usual["block_out_channels"]):
+        vae.register_to_config(scaling_factor=usual["scaling_factor"])
+    return vae
 
 
 def _wrong_tensors(error: Exception) -> str:

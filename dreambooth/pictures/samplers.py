@@ -39,10 +39,15 @@ def _ddim(scheduler_config: Mapping[str, Any], num_steps: int) -> Any:
 def _other(sampler: Sampler, scheduler_config: Mapping[str, Any], num_steps: int) -> Any:
     from diffusers import DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 
-    names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+    names = (
+        "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
+        "rescale_betas_zero_snr",
+    )  # fmt: skip
     values = {name: scheduler_config[name] for name in names if name in scheduler_config}
     # Evenly from the noisiest level down, as the tools do that these names come from; a single step begins at the top.
-    values["timestep_spacing"] = "linspace" if num_steps > 1 else "trailing"
+    # A schedule that ends in pure noise has to begin there (Lin et al. 2023, arXiv 2305.08891, section 3.3).
+    is_to_the_end = values.get("rescale_betas_zero_snr") is True
+    values["timestep_spacing"] = "linspace" if num_steps > 1 and not is_to_the_end else "trailing"
     if sampler == "Euler a":
         return _built(EulerAncestralDiscreteScheduler, values)
     if sampler == "Euler":

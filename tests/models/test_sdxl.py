@@ -111,3 +111,52 @@ def test_the_refiner_is_refused_by_name(tmp_path: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(BaseModelError, match="refiner"):
         load_base(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "told"),
+    [
+        ("text_encoder_2/config.json", {"num_hidden_layers": 10**6}, "num_hidden_layers"),
+        ("vae/config.json", {"latents_mean": [0.0] * 4}, "latents_mean"),
+    ],
+)
+def test_configurations_beyond_the_limits_are_refused(tmp_path: Path, file: str, change: Any, told: str) -> None:
+    folder = tiny_sdxl_base(tmp_path)
+    values = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(values | change))
+    with pytest.raises(BaseModelError, match=told):
+        load_base(str(folder))
+
+
+def test_a_folder_without_its_second_tokenizer_is_told(tmp_path: Path) -> None:
+    import shutil
+
+    folder = tiny_sdxl_base(tmp_path)
+    shutil.rmtree(folder / "tokenizer_2")
+    with pytest.raises(BaseModelError, match="tokenizer_2/vocab.json"):
+        load_base(str(folder))
+
+
+def test_a_vae_in_one_file_scales_latents_as_its_family_does() -> None:
+    from dreambooth.formats.layout import SD1, SDXL
+    from dreambooth.models.family import usual_configs
+
+    factors = [usual_configs(layout)["vae"]["scaling_factor"] for layout in (SD1, SDXL)]
+    assert factors == [0.18215, 0.13025]
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DPM++ 2M Karras"])
+def test_a_schedule_to_pure_noise_is_sampled_from_there(sampler: Any) -> None:
+    from dreambooth.models.sd import SD15_SCHEDULER
+    from dreambooth.pictures.samplers import scheduler_for
+
+    config = SD15_SCHEDULER | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    assert float(scheduler_for(sampler, config, 10).sigmas[0]) > 1000
+
+
+def test_pictures_of_sdxl_have_its_guidance_and_size() -> None:
+    from dreambooth.config.training import SD15, SDXL_BASE
+    from dreambooth.models.base import guidance_of, read_card
+
+    assert [guidance_of(name) for name in (SD15, SDXL_BASE, "starter")] == [7.5, 6.0, 3.0]
+    assert read_card(SDXL_BASE).native_px == 1024

@@ -10,7 +10,7 @@ import gradio as gr
 from dreambooth.config.fields import describe
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
-from dreambooth.models.base import STARTER, read_card
+from dreambooth.models.base import STARTER, guidance_of, read_card
 from dreambooth.models.origin import missing_base
 from dreambooth.models.saved_step import model_name
 from dreambooth.pictures.prompts import NEGATIVE_PROMPT, example_prompts, kind_of
@@ -165,7 +165,7 @@ class Handlers:
         config = read_config(run) if run is not None and is_run else None
         empty = {} if prompt.strip() else {"prompt": prompt}
         if run is None or config is None or not config.concepts:
-            guidance = read_card(STARTER).guidance_scale if model == STARTER else None
+            guidance = guidance_of(model, self._services.workspace.models_dir) if model else None
             samples = example_prompts("pet", "photo of a dog", is_toy=model == STARTER)
             told = {"prompt": samples[0]} | ({} if guidance is None else {"guidance_scale": guidance})
             return {"answer": answer_of(told, empty), "examples": _dataset(samples)}
