@@ -45,7 +45,7 @@ def test_convert_says_what_it_compared(run: RunFolder, tmp_path: Path, capsys: p
 def test_clean_tells_first_and_deletes_with_yes(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["clean"]) == 0
     told = capsys.readouterr().out
-    assert "saved model: dog, step 9  [intermediate weights]" in told
+    assert "saved model: dog, step 9 (full model, SD 1.x)  [intermediate weights]" in told
     assert str(run.step_folder(9) / "unet" / "diffusion_pytorch_model.safetensors") in told
     assert "Nothing was deleted; --yes deletes exactly these files." in told
     assert run.steps() == [9, 10]
