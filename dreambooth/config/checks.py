@@ -132,12 +132,14 @@ def _lora_problems(config: "TrainingConfig") -> list[FieldProblem]:
     """Return what a LoRA does not go with: each saves memory that only whole weights take."""
     if config.method != "lora":
         return []
+    file = config.initial_lora
+    lost = [FieldProblem("initial_lora", "is no file here.")] if file is not None and not Path(file).is_file() else []
     wrong = {
         "update_in_backward": (config.update_in_backward is True, "off: a LoRA's gradients take little memory"),
         "weight_precision": (config.weight_precision != "fp32", "fp32: a LoRA's own weights take little memory"),
         "shard_weights": (config.shard_weights is True, "off: the base of a LoRA is not shared among processes"),
     }
-    return [
+    return lost + [
         FieldProblem(name, f"must be {wanted} (method is lora).")
         for name, (is_wrong, wanted) in wrong.items()
         if is_wrong

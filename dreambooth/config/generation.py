@@ -28,7 +28,7 @@ class AddedLora:
     @classmethod
     def of(cls, text: str) -> Self:
         """Return what `FILE` or `FILE:STRENGTH` says: a colon counts only where a number is behind it."""
-        match = re.fullmatch(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", text, re.DOTALL)
+        match = re.fullmatch(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", text, re.DOTALL)
         file, strength = (match[1], float(match[2])) if match else (text, 1.0)
         return cls(str(user_path(file)), strength)
 

@@ -62,7 +62,7 @@ def card_of(file: Path) -> BaseCard:
     try:
         values = read_object(file)
         if "recipe" in values:  # of versions that knew one method
-            values["recipes"] = {"full": values.pop("recipe")}
+            values["recipes"] = {"full": values.pop("recipe"), **values.get("recipes", {})}
         if values.get("lora") is not None:
             values["lora"] = LoraBase(**values["lora"])
         card = BaseCard(**values)

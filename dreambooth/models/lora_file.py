@@ -69,7 +69,10 @@ def read_lora(path: Path) -> LoraFile:
     factors, alphas = {}, dict[str, float | None]()
     for name, tensors in sorted(modules.items()):
         up, down = _up_and_down(path, name, tensors)
-        alpha = float(tensors["alpha"]) if "alpha" in tensors else settings.alpha(first[name], len(down))
+        try:
+            alpha = float(tensors["alpha"]) if "alpha" in tensors else settings.alpha(first[name], len(down))
+        except (ValueError, TypeError, AttributeError, RuntimeError, re.error):
+            raise _damaged(path, f"The alpha of {name} is no number.") from None
         factors[name] = Factors(up * ((len(down) if alpha is None else alpha) / len(down)), down)
         alphas[name] = alpha
     _refuse_not_finite(path, factors)
@@ -194,6 +197,8 @@ def _tensors_hash(path: Path, mtime_ns: int, num_bytes: int) -> str:
     if path.suffix.lower() in PICKLES:
         return file_hash(path)
     with path.open("rb") as file:
-        (header_bytes,) = struct.unpack("<Q", file.read(8))
+        length = file.read(8)
+        if len(length) < 8 or (header_bytes := struct.unpack("<Q", length)[0]) > num_bytes - 8:
+            raise _damaged(path, "It has no header.")
         file.seek(8 + header_bytes)
         return hashlib.file_digest(file, "sha256").hexdigest()

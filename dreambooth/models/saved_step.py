@@ -75,9 +75,9 @@ def resident(
     def attach() -> list[Adapter]:
         # All are read before one is attached: what fails halfway leaves the base as it was.
         fits = _fits_of(base, source, step)
+        placed = [[_placed(one, base.unet) for one in fit.modules] for fit, _, _ in fits]
         return [
-            Adapter(base, [_placed(one, base.unet) for one in fit.modules], strength, text)
-            for fit, strength, text in fits
+            Adapter(base, modules, strength, text) for modules, (_, strength, text) in zip(placed, fits, strict=True)
         ]
 
     files = [(step, source.strength)] if step is not None else []
@@ -157,7 +157,7 @@ def _base_source(source: ModelSource, step: Path) -> ModelSource:
     about = read_card(str(step.parent)).lora
     assert about is not None, "its card names the file"
     if source.base is not None:
-        return ModelSource(source.base, vae=source.vae, tokenizer=source.tokenizer)
+        return ModelSource(source.base, vae=source.vae or about.vae, tokenizer=source.tokenizer or about.tokenizer)
     if not about.base or _is_gone(about.base):
         raise base_is_gone(model_name(source.name), about.base)
     return ModelSource(
@@ -180,7 +180,7 @@ def _refuse_other_weights(base: Base, source: ModelSource, step: Path, about: Lo
     if source.base is None and base.fingerprint != about.fingerprint:
         raise BaseModelError(
             f'"{about.base}" is not the model that the LoRA "{name}" was trained on.', "Its weights are others by now.",
-            "Put that model back, or name it with --base; a similar one named so is taken too.",
+            "Put that model back, or name a base with --base; a similar one works too.",
         )  # fmt: skip
 
 

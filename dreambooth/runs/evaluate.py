@@ -193,7 +193,9 @@ class Evaluation:
         if self.request.num_steps is not None:
             num_steps = self.request.num_steps
             explicit |= {"max_train_steps": num_steps, "save_interval": max(num_steps // 4, 1)}
-        return resolve(explicit, card.recipes, "recommended", family_name(self.request.base)).checked()
+        return resolve(
+            explicit, card.recipes, "recommended", family_name(self.request.base, self.workspace.models_dir)
+        ).checked()
 
     def _recommended_step(self, name: str, run: RunFolder) -> int | None:
         scores = score_run(

@@ -148,7 +148,7 @@ def with_files_found(config: TrainingConfig, was_in: Path, is_in: Path) -> Train
     problems += [
         FieldProblem(name, f'"{place}" is gone: name the place where it is now.')
         for name, place in bases.items()
-        if place is not None and os.path.isabs(place) and not _is_there(place)
+        if name != "initial_lora" and place is not None and os.path.isabs(place) and not _is_there(place)
     ]
     if problems:
         raise ConfigError(problems)

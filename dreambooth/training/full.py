@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 class FullFineTuning:
     """The method of the DreamBooth paper (see `Method`)."""
 
+    def check(self, base: Base, config: TrainingConfig) -> None:
+        """Find nothing: whatever the base, its weights can learn."""
+
     def prepare(self, base: Base, config: TrainingConfig) -> None:
         """Leave the base in fp32, in which its weights learn."""
 

@@ -39,6 +39,11 @@ class LowRankAdaptation:
         self._adds_to: LoraBase | None = None
         self._num_photos = 0
 
+    def check(self, base: Base, config: TrainingConfig) -> None:
+        """Raise ConfigError where the LoRA to go on from does not fit; BaseModelError where it is none."""
+        if config.initial_lora is not None:
+            _initial_factors(base, config, places_of(base, config.lora_targets, _learning_parts(base, config)))
+
     def prepare(self, base: Base, config: TrainingConfig) -> None:
         """Freeze the base, and put what predicts into the format of mixed_precision: no autocast is needed then.
 
@@ -69,7 +74,7 @@ class LowRankAdaptation:
         import torch
 
         assert config.seed is not None, "the run's records draw it"
-        learns = [part for part in base.family.layout.learning_parts if part == "unet" or config.train_text_encoder]
+        learns = _learning_parts(base, config)
         modules, places = [], places_of(base, config.lora_targets, learns)
         begun = {} if config.initial_lora is None else _initial_factors(base, config, places)
         for number, place in enumerate(places):
@@ -113,6 +118,10 @@ class LowRankAdaptation:
         prediction = str(base.noise_scheduler_config.get("prediction_type", "epsilon"))
         metadata = lora_metadata(folder, stem, base.family.layout, factors, prediction, self._num_photos)
         write_lora(folder / adds_to.file, factors, metadata, dtype, base.family.layout)
+
+
+def _learning_parts(base: Base, config: TrainingConfig) -> list[str]:
+    return [part for part in base.family.layout.learning_parts if part == "unet" or config.train_text_encoder]
 
 
 def _initial_factors(base: Base, config: TrainingConfig, places: Sequence[LoraModule]) -> dict[str, Factors]:

@@ -29,6 +29,9 @@ class Method(Protocol):
     Teacher and drift are computed between `prepare` and `attach`, while the models still are the base.
     """
 
+    def check(self, base: "Base", config: "TrainingConfig") -> None:
+        """Raise ConfigError for settings that do not fit this base, before anything long is done."""
+
     def prepare(self, base: "Base", config: "TrainingConfig") -> None:
         """Put a base that was just loaded into the number formats of the training."""
 

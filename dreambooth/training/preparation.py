@@ -48,7 +48,9 @@ def prepare(config: TrainingConfig, context: RunContext) -> Materials | None:
     seed, manager, is_stopped = config.seed, context.manager, context.controls.stop.is_set
     process = PartialState(cpu=manager.device.type == "cpu")
     _refuse_number_of_processes(config, process.num_processes)
-    base = _loaded_base(config, context)
+    base, method = _loaded_base(config, context), method_of(config)
+    if not context.is_resumed:
+        method.check(base, config)
     base_key = weights_fingerprint(base.unet, *base.text_encoders(), base.vae)
     if process.is_main_process and config.output_dir:
         _refuse_short_disks(config, base, Path(config.output_dir), context, process.num_processes)
@@ -64,7 +66,6 @@ def prepare(config: TrainingConfig, context: RunContext) -> Materials | None:
     if is_stopped():
         return None
     captions = _captions(concepts)
-    method = method_of(config)
     method.prepare(base, config)
     conditions = _placed_conditions(config, base, captions, pictures, context)
     alpha_bar = _noise_levels(config, base).to(manager.device)

@@ -4,6 +4,7 @@ A step is: batch, loss, backward, update, report, due work - in that order, belo
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,9 @@ class Trainer:
             for sentence in require_same_run(resume.step, resume.identity, identity, kept):
                 context.warn(sentence)
         self._extensions = tuple(extensions)
-        self._prepare_updates(self._prepared_models())
+        # What a training began with is in its states.
+        began = config if resume is None else dataclasses.replace(config, initial_lora=None)
+        self._prepare_updates(self._prepared_models(began))
         # Hooks keep every parameter alive; remove them if construction fails.
         with contextlib.ExitStack() as undone:
             undone.callback(self._step.updates.close)
@@ -154,9 +157,9 @@ class Trainer:
 
     # Preparation -----------------------------------------------------------------------------------------------------
 
-    def _prepared_models(self) -> LearningWeights:
+    def _prepared_models(self, config: TrainingConfig) -> LearningWeights:
         """Prepare the models, and return the weights that learn."""
-        base, config, method = self._base, self._config, self._materials.method
+        base, method = self._base, self._materials.method
         method.attach(base, config)
         if config.shard_weights:
             for part in method.learning(base):

@@ -275,6 +275,19 @@ def test_a_training_goes_on_from_a_lora_file_at_a_higher_rank(make: Make, tmp_pa
     assert {len(one.down) for one in found.values()} == {6}
 
 
+def test_a_resumed_run_needs_no_file_that_it_began_with(make: Make, tmp_path: Path) -> None:
+    first = make(**BOTH, max_train_steps=1, lora_rank=4)
+    first.train()
+    file = _file(first, 1).rename(tmp_path / "first.safetensors")
+    second = make(**BOTH, initial_lora=str(file), lora_rank=4, max_train_steps=3, checkpointing_steps=1)
+    wanted = factors_of(second.train_anew())
+    file.unlink()
+    second.context = dataclasses.replace(second.context, is_resumed=True)
+    found = factors_of(second.train_anew(second.newest_state()))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [({"lora_rank": 2}, "must be at least 4"), ({"train_text_encoder": False}, "--train_text_encoder")],

@@ -30,6 +30,9 @@ PARTS = ("unet", "text_encoder", "vae")
 class QueriesOnly:
     """A method of which no weight is a bias or norm, as with an adapter: the queries of the UNet's attention learn."""
 
+    def check(self, base: Base, config: TrainingConfig) -> None:
+        pass
+
     def prepare(self, base: Base, config: TrainingConfig) -> None:
         pass
 

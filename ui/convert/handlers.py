@@ -157,14 +157,17 @@ class Handlers:
         is_lora = read_card(str(folder)).lora is not None
         labels = [(KIND_LABELS[is_lora, one != OWN], one) for one in kinds]
         missing = missing_base(str(folder), self._services.workspace.models_dir)
+        is_asked = is_single and (kind != OWN or bool(missing))
         about = f"It was trained on {missing}, which is not on this machine: choose that model." if missing else ""
         return {
             "kind": gr.Radio(labels, value=kind, visible=is_single),
             "lora_part": gr.Column(visible=is_single and not is_lora and kind != OWN),
             "base": gr.Dropdown(
                 [("The one that it was trained from", ""), *bases],
-                visible=is_single and (kind != OWN or bool(missing)),
+                visible=is_asked,
                 info=about or BASE_INFO,
+                # What was chosen for another model must not be applied unseen.
+                **({} if is_asked else {"value": ""}),
             ),
         }  # fmt: skip
 

@@ -36,7 +36,7 @@ BUSY_POLL_S, IDLE_POLL_S = 0.7, 4.0
 AFTER, PAUSE = "after training", "pause training"
 # What shows how the request stands that is being made, or was made last.
 FOLLOWED = "message pictures files recipe cancel when run lora_files timer seen"
-COMPARED = "steps steps_of prompts"
+COMPARED = "steps steps_of prompts base"
 
 
 class Handlers:
@@ -183,12 +183,13 @@ class Handlers:
         run = self._services.workspace.run(name) if name else None
         config = None if run is None else read_config(run)
         if run is None or config is None:
-            return {"steps": gr.Dropdown(choices=[], value=[]), "steps_of": []}
+            return {"steps": gr.Dropdown(choices=[], value=[]), "steps_of": [], "base": self._base_field("")}
         steps, pick = run.steps(), self._advice.pick(run)
         choices = [("base, untaught", 0), *((f"step {step}", step) for step in steps)]
         first = compared_at_first(steps, pick.step if pick else None)
         words = "\n".join(concept.instance_prompt for concept in config.concepts)
         offered = {"steps": gr.Dropdown(choices=choices, value=first), "steps_of": [name, *steps]}
+        offered["base"] = self._base_field(str(run.step_folder(steps[-1])) if steps else "")
         return offered if prompts.strip() else {**offered, "prompts": words}
 
     @on("examples.click", "examples", "prompt", api_name="take_example", **QUICK)
