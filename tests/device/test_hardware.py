@@ -109,20 +109,27 @@ def test_the_gpu_is_detected() -> None:
 
 
 def test_freed_memory_is_kept_during_a_training_and_given_back_after_it() -> None:
-    import psutil
-    import torch
+    """In a process of its own: what other tests have freed would be taken again, and nothing would grow."""
+    program = """
+import psutil
+import torch
+from dreambooth.device import hardware
 
-    def resident() -> int:
-        return int(psutil.Process().memory_info().rss)
+def resident():
+    return psutil.Process().memory_info().rss
 
-    before = resident()
-    with hardware.freed_memory_kept("cpu"):
-        tensors = [torch.ones(1 << 20) for _ in range(64)]  # 4 MiB each
-        assert resident() - before > 200 << 20
-        del tensors
-    assert resident() - before < 100 << 20
-    with hardware.freed_memory_kept("cuda"):
-        pass
+torch.ones(1)
+before = resident()
+with hardware.freed_memory_kept("cpu"):
+    tensors = [torch.ones(1 << 20) for _ in range(64)]  # 4 MiB each
+    assert resident() - before > 200 << 20
+    del tensors
+assert resident() - before < 100 << 20
+with hardware.freed_memory_kept("cuda"):
+    pass
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_diffusers_is_imported_without_bitsandbytes_which_can_be_afterwards() -> None:
