@@ -133,7 +133,7 @@ def measure(
     base = load_base(STARTER)
     folder = work / f"{number}-{subject.class_word.replace(' ', '-')}"
     write_photos(subject, folder / "photos", subject_seed, base.card.native_px)
-    guidance_scale = base.card.guidance_scale
+    guidance_scale = base.guidance_scale
     exam = Exam(judge, folder / "photos", subject.class_word, guidance_scale)
     kept = folder / "scores.json"
     scores: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept.exists() else {}

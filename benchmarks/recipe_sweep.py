@@ -44,7 +44,7 @@ def main() -> None:
 
     base = load_base(STARTER)
     judge, validity = judge_with_validity(base.vae, arguments.validity_scenes)
-    guidance_scale = base.card.guidance_scale
+    guidance_scale = base.guidance_scale
     kept = arguments.scores
     scores: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
     loras: list[dict[str, Any]] = [{}]

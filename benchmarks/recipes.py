@@ -167,7 +167,7 @@ def exam(judge: Judge, base: Base, photos: Path, class_word: str, seed: int) -> 
     manager = ModelManager()
     for part in base.modules().values():
         manager.place(part)
-    guidance_scale = base.card.guidance_scale
+    guidance_scale = base.guidance_scale
     contexts = [f"a photo of {IDENTIFIER} {class_word} {phrase}" for phrase, _ in CONTEXTS.values()]
     prompts = contexts + [f"photo of {class_word}"] * NUM_CLASS_PICTURES
     seeds = [seed + number for number in range(len(contexts))]

@@ -30,7 +30,7 @@ def main() -> None:
 
     base = load_base(arguments.model)
     judge, validity = judge_with_validity(base.vae, arguments.validity_scenes)
-    guidance_scale = arguments.guidance_scale or base.card.guidance_scale
+    guidance_scale = arguments.guidance_scale or base.guidance_scale
     right = dict.fromkeys(WORDS, 0)
     all_right = 0
     images = []

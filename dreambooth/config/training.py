@@ -202,7 +202,7 @@ class TrainingConfig:
         0.999, "How slowly the moving average follows.", "optimizer", low=0.5, high=0.99999, only_with=("use_ema",)
     )
 
-    mixed_precision: Precision = setting("no", "Arithmetic of the step, over weights kept in fp32.", "memory")
+    mixed_precision: Precision = setting("no", "Number format that a step computes in.", "memory")
     weight_precision: WeightPrecision = setting(
         "fp32", "Number format of the weights that learn; bf16 halves them and rounds each update at random.",
         "memory", method="full",
@@ -262,7 +262,7 @@ class TrainingConfig:
         unit="models", low=1, high=1000, in_identity=False,
     )  # fmt: skip
     checkpointing_steps: int | None = setting(
-        None, "Steps between exact states to resume from; left out, one to ten minutes, by size; 0: only with saves.",
+        None, "Steps between exact states to resume from; left out, every 1 to 10 minutes, by size; 0: only at saves.",
         "saving", unit="steps", low=0, high=10**6, in_identity=False,
     )  # fmt: skip
     checkpoints_total_limit: int | None = setting(
@@ -315,6 +315,10 @@ class TrainingConfig:
         """Return the number format, `fp32`, `fp16` or `bf16`, of the base's weights that predict; the VAE's is fp32."""
         in_half = self.has_frozen_base and self.mixed_precision != "no"
         return self.mixed_precision if in_half else self.weight_precision
+
+    def learns(self, part: str) -> bool:
+        """Return whether a part of the base is trained, of those that can be: text encoders on request."""
+        return part == "unet" or self.train_text_encoder
 
     @property
     def has_8bit_moments(self) -> bool:

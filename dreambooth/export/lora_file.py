@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import re
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from dreambooth.formats.layout import Layout, layout_of
 from dreambooth.formats.lora_keys import ALPHA, DOWN, UP
 from dreambooth.formats.natural_order import in_natural_order
 from dreambooth.formats.safetensors_file import same_bits, stored_bytes, write_safetensors
-from dreambooth.models.lora_file import read_lora
+from dreambooth.models.lora_file import read_lora, tensors_hash
 from dreambooth.models.low_rank import Factors
 from dreambooth.models.weights import not_finite, read_weights
 
@@ -59,8 +58,8 @@ def write_lora(
     # The older hash is that of a file whose header has only these.
     write_safetensors(path, tensors, {name: text for name, text in metadata.items() if name.startswith("ss_")},
                       float_dtype=float_dtype)  # fmt: skip
-    legacy, model = _hashes(path)
-    hashes = {"sshs_legacy_hash": legacy, "sshs_model_hash": model, "modelspec.hash_sha256": f"0x{model}"}
+    model = tensors_hash(path)
+    hashes = {"sshs_legacy_hash": _legacy_hash(path), "sshs_model_hash": model, "modelspec.hash_sha256": f"0x{model}"}
     write_safetensors(path, tensors, {**metadata, **hashes}, float_dtype=float_dtype)
 
 
@@ -142,12 +141,8 @@ def _tensors(factors: Mapping[str, Factors], layout: Layout) -> "dict[str, Tenso
     return tensors
 
 
-def _hashes(path: Path) -> tuple[str, str]:
-    """Return the first 8 digits of the older hash of a file, and the hash of its tensors."""
+def _legacy_hash(path: Path) -> str:
+    """Return the first 8 digits of sd-scripts' older hash of a file."""
     with path.open("rb") as file:
-        (header_bytes,) = struct.unpack("<Q", file.read(8))
-        file.seek(8 + header_bytes)
-        model = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(LEGACY_START)
-        legacy = hashlib.sha256(file.read(LEGACY_BYTES)).hexdigest()[:8]
-    return legacy, model
+        return hashlib.sha256(file.read(LEGACY_BYTES)).hexdigest()[:8]

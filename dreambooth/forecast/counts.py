@@ -103,13 +103,8 @@ def saved_bytes(config: TrainingConfig) -> int:
 
 def adapted_modules(config: TrainingConfig, counts: Counts) -> list[LoraModule]:
     """Return the modules that get factors beside a frozen base."""
-    learning = {part: per_rank for part, per_rank in counts.per_rank.items() if _learns(part, config)}
+    learning = {part: per_rank for part, per_rank in counts.per_rank.items() if config.learns(part)}
     return lora_modules(learning, config.lora_targets)
-
-
-def _learns(part: str, config: TrainingConfig) -> bool:
-    """Return whether a part's weights learn, or have others beside them that do."""
-    return part == "unet" or config.train_text_encoder
 
 
 def num_learning(config: TrainingConfig, counts: Counts) -> int:
@@ -149,7 +144,7 @@ def learning_units(config: TrainingConfig, shape: ModelShape, num_tokens: int) -
     units = {name: text_units(encoder, num_tokens) for name, encoder in shape.text_encoders.items()}
     units["unet"] = unet_units(shape.unet, config.resolution // shape.latent_scale, num_tokens)
     for part, of_part in units.items():
-        if _learns(part, config):
+        if config.learns(part):
             found += _beside_frozen(of_part, part, config) if config.has_frozen_base else of_part
     return found
 

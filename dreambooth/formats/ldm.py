@@ -27,8 +27,8 @@ NUM_LEVELS = 4
 SD2_TEXT_LAYERS = 23
 Pairs = tuple[tuple[str, str], ...]
 
-# (diffusers, original) of whole blocks ...
-UNET_BLOCKS: Pairs = (
+# (diffusers, original) of what every UNet begins with, ends in and has in its middle; of whole blocks ...
+UNET_ENDS: Pairs = (
     ("time_embedding.linear_1", "time_embed.0"),
     ("time_embedding.linear_2", "time_embed.2"),
     ("conv_in", "input_blocks.0.0"),
@@ -37,6 +37,9 @@ UNET_BLOCKS: Pairs = (
     ("mid_block.resnets.0", "middle_block.0"),
     ("mid_block.attentions.0", "middle_block.1"),
     ("mid_block.resnets.1", "middle_block.2"),
+)
+UNET_BLOCKS: Pairs = (
+    *UNET_ENDS,
     *((f"down_blocks.{i}.resnets.{j}", f"input_blocks.{3 * i + j + 1}.0") for i in range(NUM_LEVELS) for j in range(2)),
     *((f"down_blocks.{i}.attentions.{j}", f"input_blocks.{3 * i + j + 1}.1") for i in range(3) for j in range(2)),
     *((f"down_blocks.{i}.downsamplers.0.conv", f"input_blocks.{3 * i + 3}.0.op") for i in range(3)),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dreambooth.formats.ldm import (
+    UNET_ENDS,
     UNET_PREFIX,
     UNET_RESNET,
     Pairs,
@@ -33,16 +34,9 @@ V_MARKER, ZERO_TERMINAL_MARKER = "v_pred", "ztsnr"
 
 NUM_LEVELS = 3
 UNET_BLOCKS: Pairs = (
-    ("time_embedding.linear_1", "time_embed.0"),
-    ("time_embedding.linear_2", "time_embed.2"),
+    *UNET_ENDS,
     ("add_embedding.linear_1", "label_emb.0.0"),
     ("add_embedding.linear_2", "label_emb.0.2"),
-    ("conv_in", "input_blocks.0.0"),
-    ("conv_norm_out", "out.0"),
-    ("conv_out", "out.2"),
-    ("mid_block.resnets.0", "middle_block.0"),
-    ("mid_block.attentions.0", "middle_block.1"),
-    ("mid_block.resnets.1", "middle_block.2"),
     *((f"down_blocks.{i}.resnets.{j}", f"input_blocks.{3 * i + j + 1}.0") for i in range(NUM_LEVELS) for j in range(2)),
     *((f"down_blocks.{i}.attentions.{j}", f"input_blocks.{3 * i + j + 1}.1") for i in (1, 2) for j in range(2)),
     *((f"down_blocks.{i}.downsamplers.0.conv", f"input_blocks.{3 * i + 3}.0.op") for i in (0, 1)),

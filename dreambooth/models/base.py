@@ -77,6 +77,11 @@ class Base:
         """Note what the weights that can learn are now."""
         self.fingerprint = weights_fingerprint(self.unet, *self.text_encoders())
 
+    @property
+    def guidance_scale(self) -> float:
+        """Return the guidance scale that suits its pictures."""
+        return _guidance(self.card, self.family.layout.family)
+
     def modules(self) -> "dict[str, nn.Module]":
         """Return the parts by their names in the family's layout, in its order."""
         return {name: getattr(self, name) for name in self.family.layout.part_names}
@@ -120,8 +125,12 @@ def family_name(name: str, models_dir: Path | None = None) -> FamilyName:
 
 def guidance_of(name: str, models_dir: Path | None = None) -> float:
     """Return the guidance scale that suits pictures of a model: as its card says, else as its family has it."""
-    usual = DEFAULTS[family_name(name, models_dir), "full"].get("save_guidance_scale", 7.5)
-    return float(read_card(name, models_dir).recipes.get("full", {}).get("save_guidance_scale", usual))
+    return _guidance(read_card(name, models_dir), family_name(name, models_dir))
+
+
+def _guidance(card: BaseCard, family: FamilyName) -> float:
+    recipe = {**DEFAULTS[family, "full"], **card.recipes.get("full", {})}
+    return float(recipe.get("save_guidance_scale", 7.5))
 
 
 def _licence_of(source: Path) -> str:

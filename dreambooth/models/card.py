@@ -51,11 +51,6 @@ class BaseCard:
     extensions: Sequence[str] = ()
     lora: LoraBase | None = None
 
-    @property
-    def guidance_scale(self) -> float:
-        """Return the guidance scale that suits pictures of this model."""
-        return float(self.recipes.get("full", {}).get("save_guidance_scale", 7.5))
-
 
 def card_of(file: Path) -> BaseCard:
     """Read a card, which comes with the base from wherever that is from: it may set rates and steps, and no paths."""

@@ -25,7 +25,8 @@ from dreambooth.models.adapter import layers_by_name
 from dreambooth.models.base import quiet_libraries
 from dreambooth.models.card import card_of
 from dreambooth.models.family import usual_configs
-from dreambooth.models.lora_file import HASH_DIGITS, LoraFile, file_hash, read_lora, tensors_hash
+from dreambooth.models.lora_file import HASH_DIGITS, LoraFile, read_lora, tensors_hash
+from dreambooth.models.saved_hashes import file_hash
 from dreambooth.models.weights import file_metadata, named, read_weights
 from dreambooth.records.workspace import newest_step_folder
 
@@ -197,14 +198,17 @@ def _training(metadata: Mapping[str, str]) -> Rows:
 def _layers_of(layout: Layout) -> dict[str, tuple[int, ...]]:
     """Return the layers that a LoRA may change in a family's models, by name, with the shapes of their weights."""
     quiet_libraries()
+    import transformers
     from accelerate import init_empty_weights
     from diffusers import UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     configs = usual_configs(layout)
     with init_empty_weights():
         parts: dict[str, Any] = {"unet": UNet2DConditionModel.from_config(dict(configs["unet"]))}
-        parts |= {part: CLIPTextModel(CLIPTextConfig(**configs[part])) for part in layout.text_encoders}
+        for part in layout.parts:
+            if part.name in layout.text_encoders:
+                kind = getattr(transformers, part.class_name)
+                parts[part.name] = kind(transformers.CLIPTextConfig(**configs[part.name]))
     return {name: shape for name, (_, shape) in layers_by_name(parts).items()}
 
 

@@ -21,6 +21,7 @@ from dreambooth.formats.lora_keys import Dialect, Leaf, LoraKey, lora_key
 from dreambooth.formats.lora_kinds import EMBEDDING, READ_FAMILIES, has_lora_keys, lora_family, other_adapter
 from dreambooth.formats.other_kinds import is_whole_model, kind_of_file
 from dreambooth.models.low_rank import Factors
+from dreambooth.models.saved_hashes import file_hash
 from dreambooth.models.weights import file_metadata, not_finite, read_weights
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _refuse_other_kinds(path: Path, weights: "Mapping[str, Tensor]", keys: Mappi
         raise BaseModelError(f'"{path.name}" is no LoRA.', why, "Choose a LoRA file.")
     if unknown := [name for name in weights if name not in keys and not EMBEDDING.match(name)]:
         raise BaseModelError(
-            f'"{path.name}" is no LoRA as read here.', f'Not known: "{unknown[0][:100]}".', TO_MERGE
+            f'"{path.name}" is a kind of LoRA that cannot be read here.', f'Not known: "{unknown[0][:100]}".', TO_MERGE
         )  # fmt: skip
 
 
@@ -175,12 +176,6 @@ def _adapter_settings(path: Path, metadata: Mapping[str, str], keys: Mapping[str
 
 
 # Identity ------------------------------------------------------------------------------------------------------------
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def tensors_hash(path: Path) -> str:

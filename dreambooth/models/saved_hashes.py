@@ -16,7 +16,7 @@ from dreambooth.records.workspace import STEP_NAME, RunFolder
 def write_hashes(run: RunFolder, step: int, folder: Path) -> None:
     """Note the hashes of the weights in this folder, which is to become the step's."""
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")])
-    write_json(run.hashes_path(step), {file.relative_to(folder).as_posix(): _hash(file) for file in files})
+    write_json(run.hashes_path(step), {file.relative_to(folder).as_posix(): file_hash(file) for file in files})
 
 
 def known_hashes(folder: Path) -> dict[str, str]:
@@ -39,7 +39,7 @@ def refuse_changed(folder: Path, *, error: type[DreamBoothError] = BaseModelErro
     known = {name: value for name, value in known_hashes(folder).items() if (folder / name).is_file()}
     # The UNet alone is four fifths of a model, so more threads would not help.
     with ThreadPoolExecutor(2) as beside:
-        found = dict(zip(known, beside.map(lambda name: _hash(folder / name), known), strict=True))
+        found = dict(zip(known, beside.map(lambda name: file_hash(folder / name), known), strict=True))
     for name, value in found.items():
         refuse_other_hash(folder, name, value, error=error)
 
@@ -55,6 +55,7 @@ def refuse_other_hash(folder: Path, name: str, found: str, *, error: type[DreamB
         )
 
 
-def _hash(file: Path) -> str:
+def file_hash(file: Path) -> str:
+    """Return the SHA-256 of a file's contents."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

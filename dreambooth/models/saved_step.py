@@ -242,7 +242,7 @@ def _told_of(base: Base, lora: LoraFile, fit: Fit) -> str:
             f'"{model_name(base.name)}", and are left out: {named(fit.missing)}.'
         )
     if lora.not_used:
-        told.append(f'The embedding inside of the LoRA "{lora.path.name}" is not used: its word means nothing here.')
+        told.append(f'The embedding in the LoRA "{lora.path.name}" is not used: its trigger word has no effect.')
     return " ".join(told)
 
 

@@ -62,8 +62,7 @@ def generate_images(
     """Yield the pictures of a request, a batch at a time.
 
     The models are used on the devices and in the number formats they have, with the request's LoRAs on them already
-    (`saved_step.resident`). They may be in training: modes and weights
-    are afterwards what they were.
+    (`saved_step.resident`). They may be in training: modes and weights are afterwards what they were.
     `on_step` is told (denoising steps done, in all); `should_stop` is asked after each of them, and its True ends
     everything without the pictures of that batch. Size left out of the request is `native_px`, else the UNet's own.
     `indices` asks for these pictures of the request instead of the first `num_images_per_prompt`. `notice` is told

@@ -239,7 +239,7 @@ class Evaluation:
             base = resident(
                 self.manager, ModelSource(model), models_dir=self.workspace.models_dir, token=self.token
             )  # fmt: skip
-            guidance_scale = base.card.guidance_scale
+            guidance_scale = base.guidance_scale
             for done, one in enumerate(missing):
                 self.on_progress(what, done, len(missing))
                 _save_one(base, one, guidance_scale, base.card.native_px, folder)

@@ -17,9 +17,10 @@ from dreambooth.durable import free_bytes, new_folder, remove_folder
 from dreambooth.errors import RunFolderError, TrainingError
 from dreambooth.formats.json_file import read_object
 from dreambooth.formats.safetensors_file import write_safetensors, written_order
+from dreambooth.models.saved_hashes import file_hash
 from dreambooth.records.workspace import RunFolder
 from dreambooth.training.method import LearningWeights, parameters_of
-from dreambooth.training.run_identity import VERSION, RunIdentity, file_hash, value_hash
+from dreambooth.training.run_identity import VERSION, RunIdentity, value_hash
 from dreambooth.training.sharding import Shards, brought_together, own_part
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ class FullFineTuning:
 
     def attach(self, base: Base, config: TrainingConfig) -> None:
         """Have gradients reach every weight of the models that learn, in the settings' number format and memory use."""
-        learns = {part: part == "unet" or config.train_text_encoder for part in base.family.layout.learning_parts}
+        learns = {part: config.learns(part) for part in base.family.layout.learning_parts}
         for part, module in base.modules().items():
             module.requires_grad_(learns.get(part, False))
         for part, it_learns in learns.items():

@@ -121,7 +121,7 @@ class LowRankAdaptation:
 
 
 def _learning_parts(base: Base, config: TrainingConfig) -> list[str]:
-    return [part for part in base.family.layout.learning_parts if part == "unet" or config.train_text_encoder]
+    return [part for part in base.family.layout.learning_parts if config.learns(part)]
 
 
 def _initial_factors(base: Base, config: TrainingConfig, places: Sequence[LoraModule]) -> dict[str, Factors]:

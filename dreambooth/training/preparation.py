@@ -1,11 +1,12 @@
 """Before the first step: the base loaded, class pictures made, crops encoded, captions tokenized."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config.counts import num_steps_of
+from dreambooth.config.recipes import DEFAULTS
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.data.dataset import ConceptPhotos, load_concept
@@ -13,11 +14,12 @@ from dreambooth.data.decoded import forget_decoded
 from dreambooth.data.focus import FOCUS_FILE
 from dreambooth.data.photo_records import recorded_reader, write_reader
 from dreambooth.data.photos import PHOTO_READER, num_photos_in
-from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.errors import BaseModelError, ConfigError, FieldProblem
 from dreambooth.events import PhaseProgress
 from dreambooth.forecast.counts import counts_of_base
 from dreambooth.forecast.disk import bytes_there, disk_need, refuse_short_disk
-from dreambooth.models.base import Base, weights_fingerprint
+from dreambooth.formats.layout import FamilyName
+from dreambooth.models.base import Base, family_name, known_layout, weights_fingerprint
 from dreambooth.models.manager import use_attention
 from dreambooth.models.saved_step import ModelSource, load
 from dreambooth.records.drive import refuse_full_drive
@@ -102,9 +104,31 @@ def _loaded_base(config: TrainingConfig, context: RunContext) -> Base:
         variant=config.variant,
         tokenizer=config.tokenizer_name,
     )
-    base = load(source, models_dir=context.workspace.models_dir, token=context.token)
+    models_dir = context.workspace.models_dir
+    assumed, was_known = family_name(source.name, models_dir), known_layout(source.name, models_dir) is not None
+    base = load(source, models_dir=models_dir, token=context.token)
+    if not (was_known or context.is_resumed):
+        _refuse_defaults_of_another(config, base, assumed, context.explicit or ())
     use_attention([base.unet, base.vae], config.attention, context.warn)
     return base
+
+
+def _refuse_defaults_of_another(
+    config: TrainingConfig, base: Base, assumed: FamilyName, explicit: Collection[str]
+) -> None:
+    """Raise BaseModelError where a base that was just downloaded is of another family than its defaults were taken for.
+
+    Which it is could not be known before; settings that were asked for are nobody's defaults.
+    """
+    layout = base.family.layout
+    own, taken = DEFAULTS[layout.family, config.method], DEFAULTS[assumed, config.method]
+    wrong = [name for name in own if own[name] != taken.get(name) and name not in explicit]
+    if any(getattr(config, name) != own[name] for name in wrong):
+        raise BaseModelError(
+            f'"{config.pretrained_model_name_or_path}" is a model of {layout.title}.',
+            "That was not known before it was downloaded, and the defaults of another family were taken.",
+            "Start again: now the defaults of its own family are taken.",
+        )
 
 
 def _refuse_short_disks(
@@ -285,7 +309,7 @@ def class_image_folders(config: TrainingConfig, base: Base, context: RunContext)
     if config.class_model_name_or_path is not None:
         source = ModelSource(config.class_model_name_or_path, vae=config.pretrained_vae_name_or_path)
         base = load(source, models_dir=workspace.models_dir, token=context.token)
-    base_key = weights_fingerprint(base.unet, *base.text_encoders())
+    base_key = base.fingerprint
     vae_key = weights_fingerprint(base.vae)
 
     def placed() -> Base:

@@ -18,6 +18,7 @@ from dreambooth.config.limits import as_written
 from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import ConfigError, TrainingError
 from dreambooth.formats.json_file import read_object
+from dreambooth.models.saved_hashes import file_hash
 from dreambooth.records.workspace import RunFolder
 
 # Of the manifest of a state. Those without a number are of version 1: they hold a hash of all settings, paths included.
@@ -25,7 +26,6 @@ VERSION = 2
 PROCESSES = "processes"
 # How the norm of all gradients is summed, which on several threads of the CPU decides its last digits.
 NORM = "gradient norm"
-READ_BYTES = 1 << 20
 MAX_NAMED_SETTINGS = 3
 # What of a noise schedule a training reads; the rest is for samplers.
 SCHEDULE = (
@@ -198,12 +198,3 @@ def settings_as_written(run: RunFolder) -> dict[str, Any]:
 def value_hash(values: Any) -> str:
     """Return the hash of plain values: settings, captions, a manifest without its own hash."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def file_hash(file: Path) -> str:
-    """Return the SHA-256 of a file's contents."""
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

@@ -93,6 +93,16 @@ def test_a_lora_of_sdxl_is_held_against_sdxls_layers(tmp_path: Path) -> None:
     assert rows["Of SDXL's"] == f"{len(shapes)} of {len(shapes)} by name, {len(shapes)} by shape as well"
 
 
+def test_sdxls_second_text_encoder_has_its_projection() -> None:
+    from dreambooth.formats.layout import SDXL
+    from dreambooth.formats.lora_keys import UP, lora_key
+    from dreambooth.models.inspection import _layers_of
+
+    key = lora_key(f"lora_te2_text_projection{UP}")
+    assert key is not None
+    assert _layers_of(SDXL)[key.name] == (1280, 1280)
+
+
 def test_a_lora_of_a_narrow_model_has_its_names_and_not_its_shapes(tiny_base_folder: Path, tmp_path: Path) -> None:
     base = load_base(str(tiny_base_folder))
     modules = layers_of(base)

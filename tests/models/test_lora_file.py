@@ -169,7 +169,7 @@ REFUSED: dict[str, tuple[Tensors, str]] = {
     ),
     "a VAE": ({"decoder.conv_in.weight": ONE}, "is no LoRA. It is a VAE alone"),
     "something": ({"a.b": ONE}, "is no LoRA"),
-    "an unknown dialect": ({f"{LINEAR}.lora_left.weight": ONE}, "no LoRA as read here. Not known"),
+    "an unknown dialect": ({f"{LINEAR}.lora_left.weight": ONE}, "a kind of LoRA that cannot be read here. Not known"),
     "one factor": ({f"{LINEAR}.lora_down.weight": ONE}, "damaged. lora_unet_mid.* has one of two factors"),
     "other ranks": ({f"{LINEAR}.lora_down.weight": ONE, f"{LINEAR}.lora_up.weight": torch.ones(4, 3)}, "do not fit"),
     "NaN": (pair(LINEAR) | {f"{LINEAR}.lora_up.weight": torch.full((320, 2), torch.nan)}, "not finite"),

@@ -164,7 +164,7 @@ def test_a_run_out_of_memory_is_tried_again_with_the_plan_that_fits(
     assert last is not None
     assert (last.gradient_checkpointing, last.use_ema, last.train_text_encoder) == (True, False, False)
     assert {one.method for one in seen if one is not None} == {"full"}, "another method is another result"
-    assert "Train a LoRA, or on a device with more memory." in refusal
+    assert "Train a LoRA instead, or use a device with more memory." in refusal
 
 
 def test_what_a_lora_gives_up_is_its_own(config: TrainingConfig) -> None:

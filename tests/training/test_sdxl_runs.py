@@ -1,5 +1,8 @@
 """SDXL trained: both methods, both text encoders, sizes of crops, words that are left out."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from dreambooth.models.base import load_base, weights_fingerprint
 from dreambooth.models.lora_file import read_lora
 from dreambooth.models.saved_step import ModelSource, load
 from dreambooth.models.weights import file_metadata, read_weights
+from tests.harness.local_hub import local_hub
 from tests.harness.tiny import tiny_sdxl_base
 from tests.harness.trained import Run
 
@@ -150,3 +154,26 @@ def test_the_command_line_does_all_of_it(
     assert main(["convert", str(run), str(tmp_path / "model.safetensors")]) == 0
     assert main(["zip", str(run), str(tmp_path / "model.zip")]) == 0
     assert "Read again" in capsys.readouterr().out
+
+
+def test_a_base_that_was_just_downloaded_is_not_trained_with_defaults_of_another_family(
+    tmp_path: Path, photos: Path
+) -> None:
+    """By its Hub id alone nobody knows the family; the second time its configuration is in the cache."""
+    served = tiny_sdxl_base(tmp_path / "served")
+    (served / "card.json").unlink()
+    with local_hub(served) as hub:
+        environment = os.environ | {
+            "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1", "DREAMBOOTH_HOME": str(tmp_path / "home"),
+        }  # fmt: skip
+        command = [
+            sys.executable, "-m", "dreambooth", "train", "--pretrained_model_name_or_path", "somebody/tiny",
+            "--instance_data_dir", str(photos), "--instance_prompt", "photo of zwx dog", "--resolution", "32",
+            "--max_train_steps", "1", "--train_batch_size", "1", "--num_crop_variants", "1", "--gauge_interval", "0",
+        ]  # fmt: skip
+        told = [subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300) for _ in range(2)]
+    assert told[0].returncode != 0
+    assert '"somebody/tiny" is a model of Stable Diffusion XL.' in told[0].stderr
+    assert "Start again" in told[0].stderr
+    assert told[1].returncode == 0, told[1].stderr

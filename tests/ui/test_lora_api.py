@@ -123,25 +123,18 @@ def test_a_lora_step_is_itself_or_a_checkpoint_on_any_base(trained: Trained) -> 
     assert elsewhere.read_bytes() != merged.read_bytes()
 
 
+def one_picture(model: Path) -> tuple[Any, ...]:
+    """Return the values of /generate that ask for one quick picture of a model."""
+    return (
+        str(model), "photo of zwx dog", "", 1, 1, 3.0, "32", "32", "11", "DDIM", "after training", 1.0, 1.0
+    )  # fmt: skip
+
+
 def test_loras_of_the_data_folder_are_added_and_read_back(trained: Trained) -> None:
     (saved,) = Path(trained.steps["lora"]).glob("*.safetensors")
     loras = trained.page.workspace.loras_dir
     shutil.copy(saved, loras / "cat.safetensors")
-    asked = (
-        str(trained.page.base),
-        "photo of zwx dog",
-        "",
-        1,
-        1,
-        3.0,
-        "32",
-        "32",
-        "11",
-        "DDIM",
-        "after training",
-        1.0,
-        1.0,
-    )
+    asked = one_picture(trained.page.base)
     plain, _ = trained.client.predict(*asked, api_name="/generate")
     added, _ = trained.client.predict(*asked, ["cat.safetensors:0.5"], api_name="/generate")
     assert Path(plain[0]["image"]).read_bytes() != Path(added[0]["image"]).read_bytes()
@@ -158,22 +151,7 @@ def test_a_run_whose_base_is_gone_takes_another(trained: Trained) -> None:
     shutil.copytree(run.path, run.path.parent / name)
     card = run.path.parent / name / "2" / "card.json"
     card.write_text(card.read_text("utf-8").replace(str(trained.page.base), "/not/here"), "utf-8")
-    asked = (
-        str(card.parent),
-        "photo of zwx dog",
-        "",
-        1,
-        1,
-        3.0,
-        "32",
-        "32",
-        "11",
-        "DDIM",
-        "after training",
-        1.0,
-        1.0,
-        [],
-    )
+    asked = (*one_picture(card.parent), [])
     with pytest.raises(AppError, match="is not here"):
         trained.client.predict(*asked, api_name="/generate")
     pictures, _ = trained.client.predict(*asked, "tiny", api_name="/generate")
