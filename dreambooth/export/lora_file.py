@@ -80,7 +80,7 @@ def refuse_wrong_file(path: Path, factors: Mapping[str, Factors], float_dtype: "
     ]
     if wrong:
         raise ExportError(
-            "The written file is not the run's LoRA.", f"{wrong[0]} is missing, unknown or another.",
+            "The written file is not the run's LoRA.", f"{wrong[0]} is missing, unknown or different.",
             "A failing disk, or a bug here: try another folder, or report it.",
         )  # fmt: skip
     if name := not_finite(stored):

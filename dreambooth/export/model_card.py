@@ -160,8 +160,7 @@ def _about(base: str, licence: str, concepts: list[dict[str, Any]], *, is_lora: 
     linked = f"[{base}](https://huggingface.co/{base})" if base else "a local model"
     if base == STARTER:
         linked = "the starter of DreamBooth Studio, a toy model"
-    what = f"A DreamBooth LoRA, trained on {linked}." if is_lora else f"A DreamBooth model, taught from {linked}."
-    lines = [what, ""]
+    lines = [f"A DreamBooth {'LoRA' if is_lora else 'model'}, fine-tuned from {linked}.", ""]
     if concepts:
         lines += ["What to write in a prompt:", "", *map(_concept, concepts), ""]
     if licence:

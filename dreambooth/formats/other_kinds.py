@@ -71,5 +71,5 @@ def _is_embedding(shapes: Shapes) -> bool:
 
 def refusal(name: str, kind: str, todo: str = BASES) -> BaseModelError:
     """Return the error for a file or folder that is a model of another kind."""
-    why = "Only text-to-image models of SD 1.x, 2.x and SDXL can be taught here."
+    why = "Only text-to-image models of SD 1.x, 2.x and SDXL can be trained here."
     return BaseModelError(f"{name} is {kind}.", why, todo)

@@ -34,8 +34,8 @@ class LoraBase:
 class BaseCard:
     """What is known of a model beyond its weights: its size, whether it is a toy, and the recipes that suit it.
 
-    `source` is the Hub id, or `starter`, that it was loaded from or taught from, and `licence` what it is under, both
-    carried on by what is taught from it; `step` is that of a run's saved model, and `strength` what was made of it.
+    `source` is the Hub id, or `starter`, that it was loaded or trained from, and `licence` what it is under, both
+    carried on by what is trained from it; `step` is that of a run's saved model, and `strength` what was made of it.
     `extensions` says by which steps the run had been extended before that step, a sentence each. `recipes` are by
     method of training. `lora` says what a LoRA adds to, None for a whole model.
     """

@@ -12,14 +12,14 @@ from dreambooth.errors import BaseModelError
 
 @dataclass(frozen=True)
 class Strength:
-    """How much of what each part learned counts: 0 is the base, 1 the model as it was taught, more overdoes it."""
+    """How much of what each part learned counts: 0 is the base, 1 the model as it was trained, more overdoes it."""
 
     unet: float = 1.0
     text_encoder: float = 1.0
 
     @property
     def is_whole(self) -> bool:
-        """Return whether the model stays as it was taught."""
+        """Return whether the model stays as it was trained."""
         return self.unet == 1 and self.text_encoder == 1
 
     def of(self, part: str) -> float:
@@ -46,7 +46,7 @@ def mix(taught: Any, base: Any, strength: float, model_dir: str) -> None:
 
 
 def refuse_other_base(taught: Any, base: Any, model_dir: str) -> None:
-    """Raise BaseModelError where a part cannot have been taught from that of this base."""
+    """Raise BaseModelError where a part cannot have been trained from that of this base."""
     own, before = taught.state_dict(), base.state_dict()
     if own.keys() != before.keys() or any(own[name].shape != before[name].shape for name in own):
         raise BaseModelError(

@@ -188,10 +188,10 @@ class Jobs:
         smaller = None if view.config is None else self._that_fits(view.config, view.total_steps or None)
         if smaller is None:
             leaner = None if view.config is None else leaner_method(view.config)
-            other = f"Train {leaner[1]}, or on" if leaner else "Train on"
+            todo = f"Train {leaner[1]} instead, or use a" if leaner else "Use a"
             raise RunFolderError(
                 f"There are no settings of {name} that need less.", "They are as small as they can be.",
-                f"{other} a device with more memory.",
+                f"{todo} device with more memory.",
             )  # fmt: skip
         return self.start(dataclasses.replace(smaller, output_dir=None), name, explicit=())
 

@@ -79,7 +79,7 @@ def score_here(
 def examiner_of(
     config: TrainingConfig, workspace: Workspace, *, download: bool, token: str | None = None
 ) -> Examiner | None:
-    """Return what can look at pictures of models taught from this run's base."""
+    """Return what can look at pictures of models trained from this run's base."""
     card = read_card(config.pretrained_model_name_or_path, workspace.models_dir)
     return examiner_for(is_toy=card.is_toy, download=download, token=token)
 

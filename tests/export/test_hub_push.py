@@ -454,7 +454,7 @@ def test_the_licence_is_carried_over(model: Path, source: str, licence: str, mat
     assert front_matter(text)["license"] == matter
     assert words in text
     assert front_matter(text).get("base_model") == (source if "/" in source else None)
-    assert ("taught from a local model" in text) == (source == "")
+    assert ("fine-tuned from a local model" in text) == (source == "")
 
 
 def test_a_licence_of_no_list_is_pushed_all_the_same(hub: HubStandIn, model: Path) -> None:
@@ -477,7 +477,7 @@ def test_the_base_of_a_folder_that_has_no_card_is_that_of_its_settings(model: Pa
     (model / "card.json").unlink()
     change(model / "args.json", pretrained_model_name_or_path=name)
     text = model_card(model, "ann/zwx-dog", None)
-    assert f"taught from {base if base.startswith('a ') else f'[{base}]'}" in text
+    assert f"fine-tuned from {base if base.startswith('a ') else f'[{base}]'}" in text
     assert front_matter(text)["license"] == ("other" if base.startswith("a ") else "creativeml-openrail-m")
     assert json.loads(settings_json(model))["pretrained_model_name_or_path"] == base
     assert "of-somebody" not in text

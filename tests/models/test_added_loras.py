@@ -291,8 +291,8 @@ def test_a_lora_run_goes_onto_another_base_and_compares_with_files_on_it(
     ("text", "file", "strength"),
     [("a.safetensors", "a.safetensors", 1.0), ("a.safetensors:0.8", "a.safetensors", 0.8), ("a:-1", "a", -1.0),
      (r"C:\x.safetensors", r"C:\x.safetensors", 1.0), (r"C:\x.safetensors:.5", r"C:\x.safetensors", 0.5),
-     ("a:b", "a:b", 1.0), ("a:b:2", "a:b", 2.0), ("a:", "a:", 1.0), ("a:nan", "a:nan", 1.0), ("a:1e3", "a:1e3", 1.0),
-     (":3", ":3", 1.0)],
+     ("a:b", "a:b", 1.0), ("a:b:2", "a:b", 2.0), ("a:", "a:", 1.0), ("a:nan", "a:nan", 1.0), ("a:1e3", "a", 1000.0),
+     ("a:5e-05", "a", 5e-05), ("a:1e", "a:1e", 1.0), (":3", ":3", 1.0)],
 )  # fmt: skip
 def test_a_colon_counts_only_before_a_number(text: str, file: str, strength: float) -> None:
     assert AddedLora.of(text) == AddedLora(file, strength)

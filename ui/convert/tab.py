@@ -15,7 +15,7 @@ from ui.fields import strength_sliders
 
 BAKED_IN = (
     "The file is then base + strength x what was learned, which dials an overdone training back. "
-    "A share on the Hub stays as it was taught."
+    "A share on the Hub stays as it was trained."
 )
 LORA_SIZE = "How large the LoRA is: one of these. After it is written, you are told how much of the change it lacks."
 # (label, placeholder) by the setting.
@@ -108,7 +108,7 @@ def _build_request(services: Services) -> dict[str, Any]:
         True, label="Half precision (fp16)", elem_id="convert-half",
         info="What most tools compute in, at half the size of fp32.",
     )  # fmt: skip
-    with gr.Accordion("Weaker or stronger than it was taught", open=False, elem_id="convert-weaker") as weaker:
+    with gr.Accordion("Adjust strength", open=False, elem_id="convert-weaker") as weaker:
         gr.HTML(f"<p class='db-hint'>{BAKED_IN}</p>")
         with gr.Row(equal_height=False):
             strengths = strength_sliders("convert")

@@ -380,7 +380,7 @@ def _remembered(proposed: Any) -> Mapping[str, Any]:
 
 def _method_in(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the method that was chosen, as a setting that was asked for."""
-    return {name: values[name] for name in ("method",) if name in values}
+    return {"method": values["method"]} if "method" in values else {}
 
 
 def start_sample(services: Services) -> tuple[str, TrainingConfig]:
