@@ -29,7 +29,7 @@ from dreambooth.runs import start_notices
         # By the card: its own rates are far from those that are usual elsewhere.
         ("full", 4e-4, "starter", ""),
         ("lora", 2e-3, "starter", ""),
-        ("lora", 1e-4, "starter", "a LoRA of this base usually has 0.0002 to 0.02"),
+        ("lora", 1e-4, "starter", "a LoRA of this base usually has 0.0003 to 0.03"),
         ("full", 1e-6, "starter", "it will hardly learn"),
     ],
 )  # fmt: skip
