@@ -1,8 +1,14 @@
-"""Which models a visitor may name: where the machine's folders are not the visitor's, no path but those of the list."""
+"""Which models a visitor may name: where the machine's folders are not the visitor's, no path but those of the list.
+
+And the field for a LoRA's base, which is shown where the base that it was trained on is not on this machine.
+"""
 
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
+
+import gradio as gr
 
 from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import BaseModelError, ConfigError, FieldProblem
@@ -54,3 +60,24 @@ def offered_models(services: Services, config: TrainingConfig) -> TrainingConfig
     if problems:
         raise ConfigError(problems)
     return dataclasses.replace(config, **found)
+
+
+def lora_bases(services: Services) -> list[tuple[str, str]]:
+    """Return what a LoRA can be added to: its own base first, then all other models that are not saved steps."""
+    runs = str(services.workspace.runs_dir)
+    bases = [(label, value) for label, value in services.jobs.models() if not value.startswith(runs)]
+    return [("The one that it was trained from", ""), *bases]
+
+
+def missing_base_field(name: str) -> gr.Dropdown:
+    """Lay out the field, out of sight; `missing_base_update` shows it."""
+    return gr.Dropdown(
+        [], value="", label="Base model", allow_custom_value=True, elem_id=name, visible=False,
+        info="What the LoRA is added to.",
+    )  # fmt: skip
+
+
+def missing_base_update(services: Services, missing: str) -> Any:
+    """Return the update of the field: shown for a missing base, and empty, so that nothing is applied unseen."""
+    info = f"It was trained on {missing}, which is not on this machine: choose that model." if missing else ""
+    return gr.Dropdown(choices=lora_bases(services), value="", visible=bool(missing), info=info)

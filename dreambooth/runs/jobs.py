@@ -44,6 +44,7 @@ from dreambooth.runs.run import Training, execute, start_records
 from dreambooth.runs.smaller import smaller_config, unexpected_end
 from dreambooth.runs.view import RunView, read_view
 from dreambooth.scoring.bleed import Bled, bleed_report, report_for_card
+from dreambooth.scoring.probes import OnPicture, unwatched
 from dreambooth.scoring.records import RunScores
 from dreambooth.scoring.run import score_here
 from dreambooth.training.materials import RunContext
@@ -227,36 +228,38 @@ class Jobs:
         return read_view(run, self._loss_reader(run), queue_place=places.get(name) or None, is_stopping=stopping)
 
     def score(
-        self, name: str, on_picture: Callable[[int, int], None] = lambda done, total: None, *, download: bool = True
+        self, name: str, on_picture: OnPicture = unwatched, *, download: bool = True, base: str | None = None
     ) -> RunScores:
-        """Score every saved step of a run that has ended; raises DeviceError while something else has the device."""
+        """Score every saved step of a run that has ended, LoRAs on `base` where it is not what the run says."""
         run = self._workspace.run(name)
-        return score_here(run, self._workspace, self._manager, self._token, download=download, on_picture=on_picture)
+        return score_here(
+            run, self._workspace, self._manager, self._token, download=download, on_picture=on_picture, base=base
+        )
 
     def held_bytes(self) -> int:
         """Return the device memory that this app holds by itself, for pictures or a run, and the next run gets."""
         return self._manager.held_bytes
 
     def bleed(
-        self, name: str, on_picture: Callable[[int, int], None] = lambda done, total: None, *, download: bool = True
+        self, name: str, on_picture: OnPicture = unwatched, *, download: bool = True, base: str | None = None
     ) -> list[Bled]:
-        """Return what a run's step changed beside its subject; raises DeviceError while something else has the device.
-
-        It is the recommended step, or the last where none is.
-        """
+        """Return what a run's recommended step, or else its last, changed beside its subject."""
         run = self._workspace.run(name)
         step = self.view(name).recommended_step
         return bleed_report(
-            run.path, step, settings=self._settings(), manager=self._manager, download=download, on_picture=on_picture
-        )
+            run.path, step, settings=self._settings(), manager=self._manager, download=download, on_picture=on_picture,
+            base=base,
+        )  # fmt: skip
 
     def _settings(self) -> Settings:
         token = None if self._token is None else Secret(self._token)
         return Settings(self._workspace.data_dir, token=token)
 
-    def report_for_card(self, model: Path, on_picture: Callable[[int, int], None]) -> bool:
+    def report_for_card(self, model: Path, on_picture: OnPicture, base: str | None = None) -> bool:
         """Make what a model's card says of other things, where it is missing and does not take hours."""
-        return report_for_card(model, settings=self._settings(), manager=self._manager, on_picture=on_picture)
+        return report_for_card(
+            model, settings=self._settings(), manager=self._manager, on_picture=on_picture, base=base
+        )
 
     def generate(self, model: str, config: GenerationConfig, when: When = "ask") -> Iterator[Path]:
         """Yield picture files one by one; `when` is for the time that a run trains, see `order`."""

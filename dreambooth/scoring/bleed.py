@@ -28,7 +28,7 @@ from dreambooth.records.runlog import read_config
 from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.scoring import measures
 from dreambooth.scoring.encoders import Examiner
-from dreambooth.scoring.probes import photos_of
+from dreambooth.scoring.probes import OnPicture, photos_of, unwatched
 from dreambooth.scoring.run import examiner_of, on_base, source_of
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def bleed_report(
     settings: Settings | None = None,
     manager: ModelManager | None = None,
     download: bool = True,
-    on_picture: Callable[[int, int], None] = lambda done, total: None,
+    on_picture: OnPicture = unwatched,
     base: str | None = None,
 ) -> list[Bled]:
     """Return what a saved step (the last, when left out) changed, most first, and write report and picture.
@@ -122,7 +122,7 @@ def report_for_card(
     *,
     settings: Settings | None = None,
     manager: ModelManager | None = None,
-    on_picture: Callable[[int, int], None] = lambda done, total: None,
+    on_picture: OnPicture = unwatched,
     base: str | None = None,
 ) -> bool:
     """Make the report of a run's step, if it has none yet, before its card is written; return whether it has one.

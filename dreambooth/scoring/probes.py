@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from dreambooth.models.base import Base
 
+# How many pictures are made, and of how many.
+OnPicture = Callable[[int, int], None]
 PLACES = (
     "in the snow", "on the beach", "in the jungle", "with a city in the background", "on top of a wooden floor",
     "floating on top of water", "with a mountain in the background", "on top of pink fabric",
@@ -83,6 +85,10 @@ def _unrelated_to(known: str) -> str:
     return next(prompt for prompt in UNRELATED if prompt.split()[2] not in known.lower().split())
 
 
+def unwatched(done: int, total: int) -> None:
+    """Take how many pictures are made, for callers that nobody watches."""
+
+
 def probes_dir(run: RunFolder, step: int) -> Path:
     """Return where the probe pictures of a step lie."""
     return run.probes / str(step)
@@ -96,7 +102,7 @@ def make_probes(
     probes: Sequence[Probe],
     *,
     autocast_dtype: "torch.dtype | None",
-    on_picture: Callable[[int, int], None] = lambda done, total: None,
+    on_picture: OnPicture = unwatched,
 ) -> None:
     """Make the pictures of these probes with the models of a step, unless they are there."""
     folder = probes_dir(run, step)

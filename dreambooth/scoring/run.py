@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 from dreambooth.config.training import TrainingConfig
@@ -16,10 +15,12 @@ from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.scoring.encoders import Examiner, examiner_for
 from dreambooth.scoring.probes import (
     WITHOUT_ENCODERS,
+    OnPicture,
     make_probes,
     num_probes_made,
     probes_dir,
     probes_of,
+    unwatched,
     update_scores,
 )
 from dreambooth.scoring.recommendation import NOTHING_MEASURED
@@ -35,7 +36,7 @@ def score_run(
     num_probes: int | None = None,
     download: bool = True,
     manager: ModelManager | None = None,
-    on_picture: Callable[[int, int], None] = lambda done, total: None,
+    on_picture: OnPicture = unwatched,
     base: str | None = None,
 ) -> RunScores:
     """Score every saved step of a run and return its scores, which then lie in its folder.
@@ -59,7 +60,7 @@ def score_here(
     *,
     num_probes: int | None = None,
     download: bool = True,
-    on_picture: Callable[[int, int], None] = lambda done, total: None,
+    on_picture: OnPicture = unwatched,
     base: str | None = None,
 ) -> RunScores:
     """Do what `score_run` does with an app's own folders and device."""
@@ -118,7 +119,7 @@ def _fill_up(
     manager: ModelManager,
     workspace: Workspace,
     token: str | None,
-    on_picture: Callable[[int, int], None],
+    on_picture: OnPicture,
     base: str | None,
 ) -> None:
     """Make the probe pictures that are missing, a model at a time."""
@@ -142,7 +143,7 @@ def _fill_up(
         )  # fmt: skip
 
 
-def _from(first: int, total: int, on_picture: Callable[[int, int], None], done: int, of: int) -> None:
+def _from(first: int, total: int, on_picture: OnPicture, done: int, of: int) -> None:
     on_picture(first + done, total)
 
 

@@ -1,5 +1,6 @@
 """A LoRA as a person makes one: chosen first, trained, listed, used for pictures, and converted both ways."""
 
+import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -105,3 +106,23 @@ def test_from_the_choice_to_a_file(visit: Visit, opened: OpenPage) -> None:
     page.locator("#prepare").click()
     visit.until("convert-message", "-fp16.safetensors is ready")
     assert len([*opened.workspace.exports_dir.glob("*.safetensors")]) == 2
+    page.locator("#opens-in button").first.click()
+    visit.until("opens-in", "ComfyUI.*models/loras")
+
+    # As a file beside its own base, and again from the picture's settings.
+    shutil.copy(file, opened.workspace.loras_dir / "cat.safetensors")
+    visit.reload()
+    visit.tab("Generate")
+    choose(visit, "generate-model", "tiny")
+    visit.fill("prompt", "photo of zwx toy")
+    visit.fill("generate-num_images_per_prompt", "1")
+    visit.unfold("generate-loras")
+    choose(visit, "generate-lora_1", "cat.safetensors")
+    visit.fill("generate-lora_1-strength", "0.6")
+    page.locator("#generate").click()
+    visit.until("generate-message", "Done: 1 picture in")
+    page.wait_for_function("document.querySelector('#recipe textarea').value.includes('cat: 0.6')")
+    visit.fill("generate-lora_1-strength", "1")
+    page.locator("#use-settings").click()
+    page.wait_for_function("document.querySelector('#generate-lora_1-strength input').value == '0.6'")
+    assert page.locator("#generate-lora_1 input").input_value() == "cat.safetensors"

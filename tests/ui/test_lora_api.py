@@ -156,6 +156,13 @@ def test_a_run_whose_base_is_gone_takes_another(trained: Trained) -> None:
         trained.client.predict(*asked, api_name="/generate")
     pictures, _ = trained.client.predict(*asked, "tiny", api_name="/generate")
     assert len(pictures) == 1
+    events = RawEvents(trained.page.url)
+    for event in ("score_shown_run", "bleed_shown_run"):
+        refused, found = events.call(event, [name, ""], [name, "tiny"])
+        assert "is not here" in refused.error, event
+        assert (found.error, len(found.outputs)) == ("", 1), event
+    assert RunFolder(run.path.parent / name).scores_path.is_file()
+    assert "is scored" in events.call("score_shown_run", [name, "tiny"])[0].as_html
 
 
 def test_more_steps_and_steps_side_by_side(trained: Trained) -> None:

@@ -31,7 +31,7 @@ from dreambooth.models.sd_file import starter_folder
 from dreambooth.models.strength import WHOLE, Strength
 from dreambooth.records.drive import keep_file, lost_drive
 from dreambooth.records.workspace import RunFolder
-from ui.bases import offered_base
+from ui.bases import lora_bases, offered_base
 from ui.boundary import QUICK, Services, shown
 from ui.events import Answer, on
 from ui.render import panel, size_in_words
@@ -152,18 +152,16 @@ class Handlers:
 
     def _kinds(self, folder: Path, kinds: Sequence[str], kind: str, *, is_single: bool) -> Answer:
         """Return the choice of what the file is, and the fields that this choice asks for."""
-        runs = str(self._services.workspace.runs_dir)
-        bases = [(label, value) for label, value in self._services.jobs.models() if not value.startswith(runs)]
         is_lora = read_card(str(folder)).lora is not None
         labels = [(KIND_LABELS[is_lora, one != OWN], one) for one in kinds]
         missing = missing_base(str(folder), self._services.workspace.models_dir)
-        is_asked = is_single and (kind != OWN or bool(missing))
+        is_asked = bool(missing) or (is_single and kind != OWN)
         about = f"It was trained on {missing}, which is not on this machine: choose that model." if missing else ""
         return {
             "kind": gr.Radio(labels, value=kind, visible=is_single),
             "lora_part": gr.Column(visible=is_single and not is_lora and kind != OWN),
             "base": gr.Dropdown(
-                [("The one that it was trained from", ""), *bases],
+                lora_bases(self._services),
                 visible=is_asked,
                 info=about or BASE_INFO,
                 # What was chosen for another model must not be applied unseen.
@@ -280,7 +278,7 @@ class Handlers:
             return f"It could not be copied to Google Drive: {quoted(error)}"
 
     @on(
-        "push.click", "model repo_id private single_file", "pushed", api_name="push_to_hub", concurrency_limit=1,
+        "push.click", "model repo_id private single_file base", "pushed", api_name="push_to_hub", concurrency_limit=1,
         show_progress_on="pushed",
     )  # fmt: skip
     def push(
@@ -289,9 +287,13 @@ class Handlers:
         repo_id: str,
         private: bool = True,
         single_file: bool = True,
+        base: str = "",
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> str:
-        """Upload a model to the Hub in the name of the app's own token; returns a sentence with the address."""
+        """Upload a model to the Hub in the name of the app's own token; returns a sentence with the address.
+
+        `base` is what a LoRA is added to for the card's pictures, where its own base is not on this machine.
+        """
         from dreambooth.export.hub import push
 
         # Whoever may not train here may not upload in the owner's name either.
@@ -302,8 +304,9 @@ class Handlers:
             target = self._services.workspace.exports_dir / f"{stem}.safetensors"
             file, _ = self._weights_file(folder, target, progress)
         self._services.jobs.report_for_card(
-            folder, lambda done, total: progress((done, total), "Pictures of other things, for the card")
-        )
+            folder, lambda done, total: progress((done, total), "Pictures of other things, for the card"),
+            offered_base(self._services, base) or None,
+        )  # fmt: skip
         token = self._services.settings.token
         progress(None, desc="Uploading")
         result = push(

@@ -7,9 +7,11 @@ import gradio as gr
 
 from dreambooth.export.weights_file import FILE_KINDS
 from dreambooth.formats.lora_keys import LORA_TARGETS
+from ui.bases import missing_base_field
 from ui.boundary import Services
 from ui.convert import storage as storage_section
-from ui.convert.handlers import BASE_INFO, FORMATS, OWN, Handlers, convertible
+from ui.convert.handlers import FORMATS, OWN, Handlers, convertible
+from ui.convert.opens_in import opens_in
 from ui.events import connect as connect_events
 from ui.fields import strength_sliders
 
@@ -73,6 +75,8 @@ def build(services: Services) -> ConvertTab:
         f"<p class='db-hint'>Files are kept in <code>{services.workspace.exports_dir}</code> "
         "and can be downloaded by everyone who can open this page.</p>"
     )
+    with gr.Accordion("Opens in", open=False, elem_id="opens-in"):
+        gr.Markdown(opens_in())
     with gr.Accordion("Share on the Hub", open=False, elem_id="share"):
         with gr.Row():
             repo_id = gr.Textbox(
@@ -120,10 +124,7 @@ def _build_request(services: Services) -> dict[str, Any]:
             list(LORA_TARGETS), value="linear", label="LoRA targets", elem_id="convert-lora_targets",
             info="Layers that it changes: those of attention, all linear ones, or the convolutions too.",
         )  # fmt: skip
-    base = gr.Dropdown(
-        [], value="", label="Base model", allow_custom_value=True, elem_id="convert-base", visible=False,
-        info=BASE_INFO,
-    )  # fmt: skip
+    base = missing_base_field("convert-base")
     room = gr.HTML(elem_id="convert-room")
     prepare = gr.Button("Prepare the file", variant="primary", elem_id="prepare")
     return {

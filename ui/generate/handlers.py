@@ -19,7 +19,7 @@ from dreambooth.pictures.settings_text import Recipe, read_recipe, text_of_pictu
 from dreambooth.records.runlog import read_config
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.jobs import When
-from ui.bases import offered_base
+from ui.bases import missing_base_update, offered_base
 from ui.boundary import QUICK, Services
 from ui.events import Answer, on, updates_of_unseen
 from ui.fields import STRENGTHS, read_field, shown_value
@@ -156,8 +156,7 @@ class Handlers:
     def _base_field(self, model: str) -> Any:
         """Return the update of the field for a LoRA's base, which is shown where the LoRA's own is not here."""
         missing = missing_base(model or STARTER, self._services.workspace.models_dir)
-        info = f"This LoRA was trained on {missing}, which is not on this machine: choose that model, or one like it."
-        return gr.Dropdown(choices=base_choices(self._services), value="", visible=bool(missing), info=info)
+        return missing_base_update(self._services, missing)
 
     def _offered(self, model: str, prompt: str) -> Answer:
         run = RunFolder(Path(model).parent) if model else None
@@ -297,13 +296,6 @@ class Handlers:
     def cancel_all(self) -> int:
         """End the pictures that are being made and all that wait, and return how many requests those were."""
         return self._jobs.pictures.cancel()
-
-
-def base_choices(services: Services) -> list[tuple[str, str]]:
-    """Return what a LoRA can be added to: everything that is not itself a run's step."""
-    runs = str(services.workspace.runs_dir)
-    own = [(label, value) for label, value in services.jobs.models() if not value.startswith(runs)]
-    return [("The one that it was trained on", ""), *own]
 
 
 def recipe_of_first(files: Sequence[str]) -> str:

@@ -7,12 +7,13 @@ import gradio as gr
 
 from dreambooth.config.fields import describe
 from dreambooth.config.generation import GenerationConfig
+from ui.bases import missing_base_field
 from ui.boundary import Services
 from ui.events import connect as connect_events
 from ui.fields import field_component, strength_sliders
 from ui.generate import history as picture_history
 from ui.generate import loras as lora_files
-from ui.generate.handlers import AFTER, IDLE_POLL_S, NUMBERS, PAUSE, Handlers, base_choices
+from ui.generate.handlers import AFTER, IDLE_POLL_S, NUMBERS, PAUSE, Handlers
 from ui.generate.late_answers import Fillable, fillable
 from ui.generate.view import request_status
 
@@ -130,10 +131,7 @@ def _build_request(services: Services) -> dict[str, Any]:
         with gr.Row(equal_height=False):
             strengths = strength_sliders("generate")
     loras = lora_files.build(services)
-    base = gr.Dropdown(
-        base_choices(services), value="", label="Base model", allow_custom_value=True, elem_id="generate-base",
-        visible=False, info="What the LoRA is added to.",
-    )  # fmt: skip
+    base = missing_base_field("generate-base")
     when = gr.Radio(
         [("After the training", AFTER), ("Now: pause it meanwhile", PAUSE)], value=AFTER, visible=False,
         label="The device is training", elem_id="generate-when",

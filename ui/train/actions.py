@@ -8,6 +8,7 @@ from dreambooth.config.limits import as_written
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.runs.view import RunView
 from dreambooth.scoring.recommendation import NOTHING_MEASURED
+from ui.bases import offered_base
 from ui.boundary import QUIET, Services
 from ui.events import Answer, on
 from ui.render import is_before_steps, panel, size_in_words
@@ -54,26 +55,32 @@ class Handlers:
         return announced(words, "end", before, why)
 
     @on(
-        "score.click", "run", "message", api_name="score_shown_run", api_visibility="private",
+        "score.click", "run base", "message", api_name="score_shown_run", api_visibility="private",
         concurrency_limit=1, show_progress_on="scores",
     )  # fmt: skip
-    def score(self, name: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+    def score(self, name: str, base: str = "", progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
         self._services.check_training()
         jobs = self._services.jobs
         progress(None, desc="Scoring")
-        scores = jobs.score(name, lambda done, total: progress((done, total), "Making pictures to score"))
+        scores = jobs.score(
+            name, lambda done, total: progress((done, total), "Making pictures to score"),
+            base=offered_base(self._services, base) or None,
+        )  # fmt: skip
         why = jobs.view(name).why_recommended or NOTHING_MEASURED
         return panel(f"{name} is scored.", f"{why} {scores.note}".strip(), tone="good")
 
     @on(
-        "bleed.click", "run", "message", api_name="bleed_shown_run", api_visibility="private",
+        "bleed.click", "run base", "message", api_name="bleed_shown_run", api_visibility="private",
         concurrency_limit=1, show_progress_on="bled",
     )  # fmt: skip
-    def bleed(self, name: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+    def bleed(self, name: str, base: str = "", progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
         self._services.check_training()
         progress(None, desc="Looking for what else changed")
         jobs = self._services.jobs
-        ranked = jobs.bleed(name, lambda done, total: progress((done, total), "Making pictures to compare"))
+        ranked = jobs.bleed(
+            name, lambda done, total: progress((done, total), "Making pictures to compare"),
+            base=offered_base(self._services, base) or None,
+        )  # fmt: skip
         most = ranked[0].prompt or "a picture without words"
         return panel("What else it changed stands beside the scores.", f"Most of all: {most}.", tone="good")
 

@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import gradio as gr
 
+from dreambooth.models.origin import missing_base
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.view import RunView
 from dreambooth.scoring.bleed import kept_report
+from ui.bases import missing_base_field, missing_base_update
 from ui.boundary import Services
 from ui.events import Answer, updates_of_unseen
 from ui.render import (
@@ -31,7 +33,7 @@ STOP = "Stop & save"
 # The components that show a run, in the order in which a browser is told.
 PARTS = (
     "details status losses samples log settings scores chart score stop finish_now save_now sample_now resume "
-    "more_steps more retry pictures delete sure bleed bled bled_picture message"
+    "more_steps more retry pictures delete sure bleed bled bled_picture base message"
 )
 Announced = Literal["saves", "samples", "end", "steps"]
 UNTIL = re.compile(r"data-until='(\w+) (\w+) ([^']*)'")
@@ -71,6 +73,7 @@ def build() -> dict[str, Any]:
                     label="Likeness and drift of the saved steps", show_label=False, interactive=False, visible=False,
                     elem_id="scores-chart", buttons=["download", "fullscreen"],
                 )  # fmt: skip
+                base = missing_base_field("run-base")
                 score = gr.Button("Score this run", visible=False, elem_id="score-run")
                 bleed = gr.Button("See what else it changed", visible=False, elem_id="bleed-run")
                 bled = gr.HTML(elem_id="run-bleed")
@@ -93,7 +96,8 @@ def build() -> dict[str, Any]:
         "settings": settings, "scores": scores, "chart": chart, "score": score, "stop": stop,
         "finish_now": finish_now, "save_now": save_now, "sample_now": sample_now, "resume": resume,
         "more_steps": more_steps, "more": more, "retry": retry, "pictures": pictures, "delete": delete, "sure": sure,
-        "bleed": bleed, "bled": bled, "bled_picture": bled_picture, "message": message, "reuse": reuse,
+        "bleed": bleed, "bled": bled, "bled_picture": bled_picture, "base": base, "message": message,
+        "reuse": reuse,
     }  # fmt: skip
 
 
@@ -107,6 +111,7 @@ def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
             "details": False, "status": status_card(None), "log": log_text(""), "settings": "", "live": "",
             "resume": None, "more": None, "retry": False, "pictures": False, "deletable": False, "asked": None,
             "scores": "", "chart": None, "unscored": False, "bleedable": False, "bleed": None, "standing": {},
+            "missing_base": "",
         }  # fmt: skip
     return {
         "details": True,
@@ -120,6 +125,7 @@ def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
         "unscored": bool(view.steps) and view.scores is None and view.status not in LIVE,
         "bleedable": bool(view.steps) and view.status not in LIVE,
         "bleed": kept_report(RunFolder(view.path)),
+        "missing_base": _missing_base(services, view),
         "live": view.status,
         "resume": view.resume_step,
         "more": _more_steps(view),
@@ -171,6 +177,7 @@ def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str
             "bled": bleed_text(report) if report else "",
             "bled_picture": _picture(services, report and report.picture),
         },
+        "missing_base": lambda missing: {"base": missing_base_update(services, missing)},
     }
     answer = updates_of_unseen(updates, values, seen)
     return answer | {"message": ""} if _is_past(message, values["standing"]) else answer
@@ -198,6 +205,13 @@ def _picture(services: Services, path: Path | None) -> Any:
     """Return the update of a picture, which is hidden while there is none."""
     is_there = path is not None and path.is_file()
     return gr.Image(services.shown.copy(path) if path and is_there else None, visible=is_there)
+
+
+def _missing_base(services: Services, view: RunView) -> str:
+    """Return the name of the base that the run's LoRAs add to where that is not on this machine, else nothing."""
+    if not view.steps or view.status in LIVE:
+        return ""
+    return missing_base(str(RunFolder(view.path).step_folder(view.steps[-1])), services.workspace.models_dir)
 
 
 def _more_steps(view: RunView) -> int | None:

@@ -24,6 +24,7 @@ from dreambooth.scoring.records import RunScores, write_scores
 from tests.harness.open_page import OpenPage, open_page
 from tests.harness.raw_events import RawEvents
 from ui.convert.handlers import export_list
+from ui.convert.opens_in import TOOLS, opens_in
 from ui.render import size_in_words
 from ui.train.follower import SHARED_S
 
@@ -176,6 +177,14 @@ def test_prepared_files_are_listed_as_links(tmp_path: Path) -> None:
     assert "%27%3Cb%3E.zip" in told
     assert "2 MB" in told
     assert export_list([]) == ""
+
+
+def test_the_tools_of_the_page_are_those_of_the_documents_table(opened: OpenPage, client: Client) -> None:
+    document = (Path(__file__).parents[3] / "docs" / "files.md").read_text("utf-8")
+    (heading,) = [line for line in document.splitlines() if line.startswith("| file | AUTOMATIC1111")]
+    assert [cell.split(",")[0].strip() for cell in heading.split("|")[2:-1]] == [tool for tool, _, _ in TOOLS]
+    shown = [one["props"].get("value") for one in client.config["components"]]
+    assert opens_in() in shown
 
 
 def test_the_archives_hold_what_they_say(opened: OpenPage, client: Client) -> None:
