@@ -23,6 +23,7 @@ from dreambooth.config.training import TrainingConfig
 from dreambooth.events import Event, ModelSaved, PhaseProgress
 from dreambooth.models.base import load_base, read_card
 from dreambooth.runs.run import train
+from dreambooth.training import saving as training_saving
 
 STEPS_BETWEEN = 4
 
@@ -89,9 +90,8 @@ def timed(config: TrainingConfig) -> dict[str, list[float]]:
 
 def waited_for(config: TrainingConfig) -> dict[str, list[float]]:
     """Train without room for the copy, and return the seconds of each save."""
-    from dreambooth.training import keeping
 
-    keeping.HOST_MARGIN_BYTES = 1 << 60
+    training_saving.HOST_MARGIN_BYTES = 1 << 60
     stamps = stamped(config)
     pauses = [
         after - when

@@ -178,18 +178,18 @@ class LossReader:
             event = _event_from_line(line)
             if event is not None:
                 self._losses = _with_loss(self._losses, event[1])
-                self._at_fixed_noise = _with_look(self._at_fixed_noise, event[1])
+                self._at_fixed_noise = _with_evaluation(self._at_fixed_noise, event[1])
 
 
 def fixed_noise_losses_of(events: list[tuple[float, Event]]) -> list[FixedNoiseLosses]:
     """Return the losses at fixed noise in the order of their steps, as `losses_of` does with those of the updates."""
     found: dict[int, FixedNoiseLosses] = {}
     for _, event in events:
-        found = _with_look(found, event)
+        found = _with_evaluation(found, event)
     return _in_order(found)
 
 
-def _with_look(found: dict[int, FixedNoiseLosses], event: Event) -> dict[int, FixedNoiseLosses]:
+def _with_evaluation(found: dict[int, FixedNoiseLosses], event: Event) -> dict[int, FixedNoiseLosses]:
     if isinstance(event, Resumed):
         return {step: one for step, one in found.items() if step <= event.step}
     if isinstance(event, FixedNoiseLosses):

@@ -23,7 +23,7 @@ Stream = Literal[
     "starter",
     "rounding",
     "captions",
-    "gauges",
+    "gauges",  # evaluation at fixed noise; the name is part of every seed
     "adapter",
 ]
 

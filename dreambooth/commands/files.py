@@ -271,18 +271,18 @@ def clean_command(arguments: dict[str, Any]) -> int:
         for one in usage(workspace):
             print(f"{in_mb(one.num_bytes)}  {one.kind}: {one.name}" + (f"  [{one.choice}]" if one.choice else ""))
         print()
-    agreed = plan(workspace, wanted, runs)
+    planned = plan(workspace, wanted, runs)
     for choice in CHOICES:
         if choice in wanted:
             print(f"{choice}: {COST[choice]}")
-    for one_doomed in agreed.doomed:
+    for one_doomed in planned.doomed:
         print(f"{in_mb(one_doomed.num_bytes)}  {one_doomed.path}")
-    for sentence in agreed.kept:
+    for sentence in planned.kept:
         print(sentence)
     if not arguments["yes"]:
-        print(f"{in_mb(agreed.num_bytes)}  would be freed. Nothing was deleted; --yes deletes exactly these files.")
+        print(f"{in_mb(planned.num_bytes)}  would be freed. Nothing was deleted; --yes deletes exactly these files.")
         return 0
-    print(f"{in_mb(carry_out(workspace, agreed))}  freed.")
+    print(f"{in_mb(carry_out(workspace, planned))}  freed.")
     return 0
 
 

@@ -140,7 +140,7 @@ def delete_photos(workspace: Workspace, name: str) -> None:
         remove_folder(workspace.drive_dir / "datasets" / name)
 
 
-class RunKeeper:
+class DriveCopier:
     """Copies a run's finished steps to the Drive while it goes on, in a thread of its own.
 
     What cannot be copied is told as a warning: the run itself lies on the machine's disk and goes on. What a Drive that

@@ -301,16 +301,16 @@ def _json(file: Path) -> dict[str, object]:
 # Deleting ------------------------------------------------------------------------------------------------------------
 
 
-def carry_out(workspace: Workspace, agreed: Plan) -> int:
+def carry_out(workspace: Workspace, approved: Plan) -> int:
     """Delete what the plan names, and return the bytes freed; a run that was taken up since then is passed over.
 
     Raises RunFolderError at the first thing that cannot be deleted.
     """
     # Made once more: what may not go any longer, be it that the newest model vanished, is not in it.
-    now = {one.path for one in plan(workspace, agreed.choices, agreed.runs).doomed}
+    now = {one.path for one in plan(workspace, approved.choices, approved.runs).doomed}
     freed = 0
-    for run in dict.fromkeys(one.run for one in agreed.doomed):
-        of_run = [one for one in agreed.doomed if one.run == run and one.path in now]
+    for run in dict.fromkeys(one.run for one in approved.doomed):
+        of_run = [one for one in approved.doomed if one.run == run and one.path in now]
         is_elsewhere = run is not None and not run.path.is_relative_to(workspace.data_dir)
         inside = run.path if run is not None and is_elsewhere else workspace.data_dir
         with contextlib.ExitStack() as stack:

@@ -24,7 +24,7 @@ from dreambooth.forecast.pace import remember_pace
 from dreambooth.models.base import local_base, read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.origin import class_images_sentence, origin_of, step_sentence
-from dreambooth.records.drive import RunKeeper, ready_drive
+from dreambooth.records.drive import DriveCopier, ready_drive
 from dreambooth.records.runlog import RunLog, TensorBoardLog, failure, read_config
 from dreambooth.records.workspace import RunFolder, Workspace, newest_step_folder
 from dreambooth.runs.resuming import (
@@ -115,7 +115,7 @@ def execute(
     run, workspace = context.run, context.workspace
     log = RunLog(run, config.max_train_steps or 0, config)
     board = TensorBoardLog(run, config.logging_dir)
-    keeper: RunKeeper | None = None
+    drive_copier: DriveCopier | None = None
     report = _Reporter(log, {"TensorBoard's log": board, "The display": context.report})
     context = dataclasses.replace(context, report=report)
 
@@ -130,8 +130,8 @@ def execute(
             if not context.is_resumed:
                 _tell_at_start(config, context)
             if workspace.drive_dir is not None:
-                keeper = RunKeeper(run, _own_photos(config, workspace), workspace.drive_dir, report)
-                report.observers["The copy to Google Drive"] = keeper
+                drive_copier = DriveCopier(run, _own_photos(config, workspace), workspace.drive_dir, report)
+                report.observers["The copy to Google Drive"] = drive_copier
             with context.manager.lease("training", wait=True):
                 final = (train or run_training)(config, context)
         except DreamBoothError as error:
@@ -145,8 +145,8 @@ def execute(
         reserve.unlink(missing_ok=True)
         report(final)
         report.attempt("TensorBoard's log", board.close)
-        if keeper is not None:
-            keeper.close()
+        if drive_copier is not None:
+            drive_copier.close()
         with contextlib.suppress(OSError):  # a full disk has no room for it, and has been told
             remember_pace(workspace, run, config)
     return final
@@ -208,7 +208,7 @@ def run_training(config: TrainingConfig, context: RunContext) -> StatusChanged:
     from dreambooth.training.trainer import Trainer
 
     run, report = context.run, context.report
-    checkpoint = _agreed_state(context) if context.is_resumed else None
+    checkpoint = _same_state_to_resume(context) if context.is_resumed else None
     if read_card(config.pretrained_model_name_or_path).is_toy:
         report(Notice(read_card(config.pretrained_model_name_or_path).notice))
     materials = prepare(config, context)
@@ -249,25 +249,25 @@ def _extensions(
     return extended(before, checkpoint.step, total, config.max_train_steps, finish)
 
 
-def _agreed_state(context: RunContext) -> "Checkpoint | None":
+def _same_state_to_resume(context: RunContext) -> "Checkpoint | None":
     """Return the state to go on from; of several processes the first looks, and sets aside what is damaged."""
     from accelerate.utils import broadcast_object_list
 
     from dreambooth.training.checkpoint import verified
 
     process, found, refused = _this_process(context.manager), None, None
-    said: list[int | str | None] = [None]  # the step, nothing for a start anew, or why there is none
+    answer: list[int | str | None] = [None]  # the step, None to start again, or why there is no state
     if process.is_main_process:
         try:
             found = state_to_resume(context.run, context.state_step, context.report)
-            said = [None if found is None else found.step]
+            answer = [None if found is None else found.step]
         except TrainingError as error:
-            refused, said = error, [str(error)]
+            refused, answer = error, [str(error)]
     if process.num_processes > 1:
-        broadcast_object_list(said)
-    if isinstance(said[0], str):
-        raise refused or TrainingError(said[0])
-    return found if found is not None or said[0] is None else verified(context.run.checkpoints / str(said[0]))
+        broadcast_object_list(answer)
+    if isinstance(answer[0], str):
+        raise refused or TrainingError(answer[0])
+    return found if found is not None or answer[0] is None else verified(context.run.checkpoints / str(answer[0]))
 
 
 # From Python ---------------------------------------------------------------------------------------------------------

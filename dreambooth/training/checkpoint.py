@@ -21,7 +21,7 @@ from dreambooth.models.saved_hashes import file_hash
 from dreambooth.records.workspace import RunFolder
 from dreambooth.training.method import LearningWeights, parameters_of
 from dreambooth.training.run_identity import VERSION, RunIdentity, value_hash
-from dreambooth.training.sharding import Shards, brought_together, own_part
+from dreambooth.training.sharding import Shards, gathered, own_part
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def write_checkpoint(run: RunFolder, step: int, learner: Learner, identity: RunI
         groups, values = _gathered(learner)
         for name, tensors in groups.items():
             # Parts of several processes come together one tensor at a time.
-            fetch = None if learner.shards is None else brought_together
+            fetch = None if learner.shards is None else gathered
             write_safetensors(folder / f"{name}.safetensors", tensors, {}, fetch=fetch)
         (folder / "values.json").write_text(json.dumps(values), "utf-8")
         files = {
@@ -90,11 +90,11 @@ def state_bytes(learner: Learner) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensors in groups.values() for tensor in tensors.values())
 
 
-def lend_parts(learner: Learner) -> None:
-    """Bring this process's parts together with those of the first one, which writes the state meanwhile."""
+def join_gather(learner: Learner) -> None:
+    """Take part in gathering the learner's shards for the first process, which writes the state meanwhile."""
     for tensors in _gathered(learner)[0].values():
         for name in written_order(tensors):
-            brought_together(tensors[name])
+            gathered(tensors[name])
 
 
 def prune(run: RunFolder, keep: int) -> int:

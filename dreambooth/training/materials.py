@@ -11,7 +11,7 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.training.batches import BatchMaker
 from dreambooth.training.captions import CaptionConditions
-from dreambooth.training.gauges import Gauges
+from dreambooth.training.fixed_noise import FixedNoiseEvaluation
 from dreambooth.training.method import Method
 
 if TYPE_CHECKING:
@@ -64,4 +64,4 @@ class Materials:
     captions: list[tuple[str, str]]
     base_key: str
     method: Method
-    gauges: Gauges | None = None
+    fixed_noise: FixedNoiseEvaluation | None = None

@@ -13,7 +13,7 @@ from dreambooth.formats.safetensors_file import stored_dtype
 from dreambooth.models.base import Base
 from dreambooth.training.checkpoint import Learner
 from dreambooth.training.method import LearningWeights, Method, StepWeights
-from dreambooth.training.sharding import brought_together
+from dreambooth.training.sharding import gathered
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ def copied(
     """
     kept: StepWeights = {part: dict(tensors) for part, tensors in weights.items()}
     for part, name, tensor in _to_copy(weights, learning):
-        whole = brought_together(tensor) if is_sharded else tensor
+        whole = gathered(tensor) if is_sharded else tensor
         if is_kept:
             kept[part][name] = whole.to("cpu", stored_dtype(tensor, dtype), copy=True)
     return kept

@@ -26,7 +26,7 @@ from dreambooth.records.drive import refuse_full_drive
 from dreambooth.records.workspace import RunFolder
 from dreambooth.training.batches import BatchMaker, LatentPool
 from dreambooth.training.captions import CaptionConditions, tokenize
-from dreambooth.training.gauges import GaugePictures, Gauges, gauge_pictures
+from dreambooth.training.fixed_noise import EvaluationPictures, FixedNoiseEvaluation, evaluation_pictures
 from dreambooth.training.materials import Materials, RunContext
 from dreambooth.training.method import Method, method_of
 from dreambooth.training.objective import zero_terminal_snr
@@ -63,8 +63,8 @@ def prepare(config: TrainingConfig, context: RunContext) -> Materials | None:
     reader = _photo_reader(config, is_resumed=context.is_resumed, writes=process.is_main_process)
     concepts = _loaded_concepts(config, class_folders, reader, context.warn)
     pool = LatentPool(config, seed, concepts, base, manager.device, reader)
-    looks = process.is_main_process or config.shard_weights  # a model that is shared computes in all or none
-    pictures = _encoded_pictures(config, seed, concepts, pool, base, context, looks=looks)
+    evaluates = process.is_main_process or config.shard_weights  # a model that is shared computes in all or none
+    pictures = _encoded_pictures(config, seed, concepts, pool, base, context, evaluates=evaluates)
     if is_stopped():
         return None
     captions = _captions(concepts)
@@ -76,15 +76,15 @@ def prepare(config: TrainingConfig, context: RunContext) -> Materials | None:
         process.process_index, process.num_processes,
     )  # fmt: skip
     planned_steps = num_steps_of(config, sum(len(one.instance) for one in concepts), process.num_processes)
-    _ask_the_base(config, method, batches, base, conditions, alpha_bar, planned_steps, context)
+    _query_base(config, method, batches, base, conditions, alpha_bar, planned_steps, context)
     if is_stopped():
         return None
-    gauges = None if pictures is None else _gauges(config, method, seed, pictures, base, conditions, alpha_bar)
+    fixed_noise = None if pictures is None else _evaluation(config, method, seed, pictures, base, conditions, alpha_bar)
     if is_stopped():
         return None
     files = _photo_files(config, concepts)
     return Materials(
-        base, batches, conditions, alpha_bar, seed, planned_steps, files, captions, base_key, method, gauges
+        base, batches, conditions, alpha_bar, seed, planned_steps, files, captions, base_key, method, fixed_noise
     )
 
 
@@ -154,16 +154,16 @@ def _encoded_pictures(
     base: Base,
     context: RunContext,
     *,
-    looks: bool,
-) -> GaugePictures | None:
+    evaluates: bool,
+) -> EvaluationPictures | None:
     """Fill the pool, and return the pictures for the evaluation at fixed noise: all that takes the VAE."""
     manager, is_stopped = context.manager, context.controls.stop.is_set
     manager.place(base.vae)
     if not config.not_cache_latents:
         pool.fill(lambda done, total: context.report(PhaseProgress("latents", done, total)), is_stopped)
     pictures = None
-    if config.gauge_interval and looks and not is_stopped():
-        pictures = gauge_pictures(config, seed, concepts, pool, base.vae.config.scaling_factor)
+    if config.gauge_interval and evaluates and not is_stopped():
+        pictures = evaluation_pictures(config, seed, concepts, pool, base.vae.config.scaling_factor)
     manager.park(base.vae)
     forget_decoded()
     return pictures
@@ -183,7 +183,7 @@ def _placed_conditions(
     config: TrainingConfig,
     base: Base,
     captions: Sequence[tuple[str, str]],
-    pictures: GaugePictures | None,
+    pictures: EvaluationPictures | None,
     context: RunContext,
 ) -> CaptionConditions:
     """Place what trains on the device, and return what the UNet is told for each caption."""
@@ -194,9 +194,9 @@ def _placed_conditions(
     if config.not_cache_latents:
         manager.place(base.vae)
     trained = [caption for _, caption in captions] + [""] * (config.caption_dropout > 0)
-    looked_at = [*(pictures.drift_captions if pictures else ())]
-    looked_at += [concept.class_prompt or "" for concept in config.concepts] * (config.background_weight != 1)
-    inputs = tokenize(base, trained, pad_tokens=config.pad_tokens, notice=context.warn, also=looked_at)
+    untrained = [*(pictures.drift_captions if pictures else ())]
+    untrained += [concept.class_prompt or "" for concept in config.concepts] * (config.background_weight != 1)
+    inputs = tokenize(base, trained, pad_tokens=config.pad_tokens, notice=context.warn, also=untrained)
     conditions = CaptionConditions(base, inputs, trained=config.train_text_encoder)
     if not config.train_text_encoder:
         for encoder in base.text_encoders():
@@ -211,20 +211,20 @@ def _noise_levels(config: TrainingConfig, base: Base) -> "Tensor":
     return alphas_cumprod(base)
 
 
-def _gauges(
+def _evaluation(
     config: TrainingConfig,
     method: Method,
     seed: int,
-    pictures: GaugePictures,
+    pictures: EvaluationPictures,
     base: Base,
     conditions: CaptionConditions,
     alpha_bar: "Tensor",
-) -> Gauges:
+) -> FixedNoiseEvaluation:
     kind = base.noise_scheduler_config.get("prediction_type", "epsilon")
-    return Gauges(pictures, base, conditions, alpha_bar, kind, method.autocast_dtype(config), seed)
+    return FixedNoiseEvaluation(pictures, base, conditions, alpha_bar, kind, method.autocast_dtype(config), seed)
 
 
-def _ask_the_base(
+def _query_base(
     config: TrainingConfig,
     method: Method,
     batches: BatchMaker,

@@ -84,8 +84,8 @@ class Shards:
         return own_part(whole, value) if getattr(value, "shape", None) == whole.shape else value
 
 
-def brought_together(tensor: "Tensor") -> "Tensor":
-    """Return a tensor whole, for which all processes have to call; one that is no part of another as it is."""
+def gathered(tensor: "Tensor") -> "Tensor":
+    """Return the whole tensor of a shard, for which all processes have to call; other tensors as they are."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -101,10 +101,10 @@ def own_part(like: "Tensor", value: "Tensor") -> "Tensor":
     return cut.to_local()
 
 
-def agreed(is_due: bool) -> bool:
-    """Return what the first process says, in all of them."""
+def from_main_process(is_due: bool) -> bool:
+    """Return the first process's value in every process; all of them have to call."""
     from accelerate.utils import broadcast_object_list
 
-    said = [is_due]
-    broadcast_object_list(said)
-    return said[0]
+    values = [is_due]
+    broadcast_object_list(values)
+    return values[0]

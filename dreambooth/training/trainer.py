@@ -16,7 +16,6 @@ from dreambooth.training import objective
 from dreambooth.training.checkpoint import Checkpoint, Learner, restore
 from dreambooth.training.extending import Extension
 from dreambooth.training.finishing import Finish, cool_down_from
-from dreambooth.training.keeping import Keeper, averaged_weights
 from dreambooth.training.lending import lend_device
 from dreambooth.training.length import RunLength, forget_later_finish
 from dreambooth.training.loss_reports import LossReports, mean_total
@@ -26,6 +25,7 @@ from dreambooth.training.move_check import first_rows, refuse_standing_still
 from dreambooth.training.optimizer import build_optimizer, build_schedule
 from dreambooth.training.rates import LearningRates
 from dreambooth.training.run_identity import RunIdentity, identity_of, require_same_run, settings_as_written
+from dreambooth.training.saving import RunSaver, averaged_weights
 from dreambooth.training.sharding import Shards, shard
 from dreambooth.training.step import TrainingStep, can_record
 from dreambooth.training.updates import GatheredUpdates, UpdatesInBackward
@@ -75,7 +75,7 @@ class Trainer:
             schedule = build_schedule(config, self._learner.optimizer, materials.planned_steps, self._extensions)
             self._rates = LearningRates(self._learner.optimizer, schedule, self._length)
             self._first_step = 0 if resume is None else self._restored(resume)
-            self._keeper = Keeper(config, materials, context, self._learner, identity, self._length, self._first_step)
+            self._saver = RunSaver(config, materials, context, self._learner, identity, self._length, self._first_step)
             self._first_rows = first_rows(self._learner.parameters)
             undone.pop_all()
 
@@ -98,15 +98,15 @@ class Trainer:
             return self._run()
         finally:
             self._step.updates.close()
-            self._keeper.close()
+            self._saver.close()
 
     def _run(self) -> int:
         config = self._config
         step = self._first_step
         if step == 0:
-            self._keeper.sample(step)
-            self._keeper.score(step)
-            self._look(step)
+            self._saver.sample(step)
+            self._saver.score(step)
+            self._evaluate_at_fixed_noise(step)
         elif self._is_save_due(step):
             # The first part may have been killed between the state of this step and the end of its model.
             self._save(step)
@@ -232,35 +232,35 @@ class Trainer:
 
     # Due work --------------------------------------------------------------------------------------------------------
 
-    def _look(self, step: int) -> None:
+    def _evaluate_at_fixed_noise(self, step: int) -> None:
         """Report the losses at fixed noise, of the weights that would be saved."""
-        if self._materials.gauges is not None:
+        if self._materials.fixed_noise is not None:
             with averaged_weights(self._learner):
-                self._report(self._materials.gauges.look(step))
+                self._report(self._materials.fixed_noise.losses(step))
 
     def _due_work(self, step: int) -> None:
-        config, keeper, controls = self._config, self._keeper, self._controls
-        keeper.settle(wait=False)
+        config, saver, controls = self._config, self._saver, self._controls
+        saver.settle(wait=False)
         finish_now, save_now, sample_now, lend, is_late = self._on_any_process(
             controls.finish_now.is_set(), controls.save_now.is_set(), controls.sample_now.is_set(),
-            controls.lend.is_set(), keeper.state_is_due(step),
+            controls.lend.is_set(), saver.state_is_due(step),
         )  # fmt: skip
         if finish_now:
             self._cool_down(step)
         num_steps = self.num_steps
         is_saved = self._is_save_due(step) or save_now
         if is_saved or step == num_steps or (config.gauge_interval and step % config.gauge_interval == 0):
-            self._look(step)
+            self._evaluate_at_fixed_noise(step)
         if is_saved:
             controls.save_now.clear()
             self._save(step)
             self._report(PhaseProgress("training", step, num_steps))
         elif sample_now and step < num_steps:
             controls.sample_now.clear()
-            keeper.sample(step)
+            saver.sample(step)
             self._report(PhaseProgress("training", step, num_steps))
         if step < num_steps and is_late:
-            self._keep_state(step)
+            self._save_state(step)
         if step < num_steps and lend:
             self._lend_device(step)
 
@@ -273,15 +273,15 @@ class Trainer:
 
         The state comes first: a run that is killed before its model is whole makes that again when it is resumed.
         """
-        config, keeper = self._config, self._keeper
-        self._keep_state(step)
-        keeper.sample(step)
-        keeper.score(step)
+        config, saver = self._config, self._saver
+        self._save_state(step)
+        saver.sample(step)
+        saver.score(step)
         # Of several processes only the first has scores, and all must end at the same step.
         alone = self._materials.batches.num_processes == 1
-        if config.stop_when_good and alone and self._has_compared(step) and keeper.is_past_best():
+        if config.stop_when_good and alone and self._has_compared(step) and saver.is_past_best():
             self._end_early(Finish(step, step), "Nothing was gained any more: the run ends here.")
-        keeper.save(step, is_last=step == self.num_steps)
+        saver.save(step, is_last=step == self.num_steps)
 
     def _has_compared(self, step: int) -> bool:
         """Return whether enough was saved since the last extension to end the run for what its saves are worth."""
@@ -293,7 +293,7 @@ class Trainer:
     def _lend_device(self, step: int) -> None:
         """Pause while somebody else wants the device; a recorded step is recorded anew, for other addresses."""
         self._losses.tell()
-        self._keeper.settle()
+        self._saver.settle()
         self._step.record_anew()
         models = list(self._base.modules().values())
 
@@ -320,22 +320,22 @@ class Trainer:
 
     def _finish(self, step: int) -> None:
         self._losses.tell()
-        self._keeper.settle()
+        self._saver.settle()
         if step:
-            self._keeper.save(step, is_last=True)
+            self._saver.save(step, is_last=True)
         if step == self.num_steps:
-            self._keeper.sample(step)
-            self._keeper.score(step)
-            self._keeper.recommend()
-            self._keeper.end_states(step)
+            self._saver.sample(step)
+            self._saver.score(step)
+            self._saver.recommend()
+            self._saver.end_states(step)
         elif step:
-            self._keep_state(step)
+            self._save_state(step)
 
     # The exact state -------------------------------------------------------------------------------------------------
 
-    def _keep_state(self, step: int) -> None:
+    def _save_state(self, step: int) -> None:
         self._losses.tell()
-        self._keeper.keep_state(step)
+        self._saver.save_state(step)
 
     def _restored(self, checkpoint: Checkpoint) -> int:
         """Take up a state, and return its step."""

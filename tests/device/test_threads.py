@@ -34,7 +34,7 @@ def in_new_thread():
 
 def watched(self, step, original=Trainer._due_work):
     original(self, step)
-    self._keeper.settle()
+    self._saver.settle()
     names = [thread.name for thread in threading.enumerate()]
     extra = psutil.Process().num_threads() - threading.active_count()
     seen.append([step, torch.get_num_threads(), in_new_thread(), extra, [n for n in names if "writer" in n]])

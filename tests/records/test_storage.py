@@ -147,9 +147,9 @@ def test_a_run_behind_a_link_is_not_ours(workspace: Workspace, tmp_path: Path) -
 @pytest.mark.parametrize("choice", CHOICES)
 def test_each_choice_deletes_its_own_and_nothing_else(workspace: Workspace, choice: Choice) -> None:
     before = listing(workspace.data_dir)
-    agreed = plan(workspace, [choice])
+    planned = plan(workspace, [choice])
     assert listing(workspace.data_dir) == before, "looking changes nothing"
-    freed = carry_out(workspace, agreed)
+    freed = carry_out(workspace, planned)
     after = listing(workspace.data_dir)
     wanted = {
         "intermediate weights": {f"runs/dog/{step}/{file}" for step in (2, 9) for file in MODEL},
@@ -162,8 +162,8 @@ def test_each_choice_deletes_its_own_and_nothing_else(workspace: Workspace, choi
     }
     assert before - after == wanted[choice]
     assert after - before <= {"runs/dog/.run/lock", "runs/cat/.run/lock"}
-    assert freed == agreed.num_bytes
-    assert carry_out(workspace, agreed) == 0, "what is gone is gone once"
+    assert freed == planned.num_bytes
+    assert carry_out(workspace, planned) == 0, "what is gone is gone once"
     rooms = ("class_images", "exports", "pictures", "page", "runs")
     assert all((workspace.data_dir / room).is_dir() for room in rooms), "the rooms themselves stay"
 
@@ -183,14 +183,14 @@ def test_a_run_at_work_is_not_touched(workspace: Workspace) -> None:
     before = listing(run.path)
     for lock in (run.lock_path, run.line_path):
         with held_elsewhere(lock):
-            agreed = plan(workspace, CHOICES)
-            assert any("dog is at work" in sentence for sentence in agreed.kept)
-            assert any("Class images stay" in sentence for sentence in agreed.kept)
-            assert not any(one.path.is_relative_to(run.path) for one in agreed.doomed)
+            planned = plan(workspace, CHOICES)
+            assert any("dog is at work" in sentence for sentence in planned.kept)
+            assert any("Class images stay" in sentence for sentence in planned.kept)
+            assert not any(one.path.is_relative_to(run.path) for one in planned.doomed)
         # Taken up, or put into the line, between the list and the deletion.
-        agreed = plan(workspace, ["intermediate weights", "states to resume from"])
+        planned = plan(workspace, ["intermediate weights", "states to resume from"])
         with held_elsewhere(lock):
-            assert carry_out(workspace, agreed) == 0
+            assert carry_out(workspace, planned) == 0
     assert listing(run.path) ^ before <= {".run/lock", ".run/in-line"}
 
 
@@ -198,12 +198,12 @@ def test_a_run_taken_up_at_the_very_moment_is_passed_over(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = workspace.run("dog")
-    agreed = plan(workspace, ["intermediate weights"])
+    planned = plan(workspace, ["intermediate weights"])
     for lock in (run.lock_path, run.line_path):
         with monkeypatch.context() as patch, held_lock(lock):
             patch.setattr("dreambooth.records.storage.is_owned", lambda run: False)
-            assert carry_out(workspace, agreed) == 0
-    assert carry_out(workspace, agreed) == 200 * len(MODEL)
+            assert carry_out(workspace, planned) == 0
+    assert carry_out(workspace, planned) == 200 * len(MODEL)
 
 
 @contextlib.contextmanager
@@ -232,11 +232,11 @@ def test_links_lead_nowhere(workspace: Workspace, tmp_path: Path) -> None:
     assert outside.exists()
     assert (workspace.exports_dir / "link.safetensors").is_symlink()
     # The list is looked at again before anything goes.
-    agreed = plan(workspace, ["intermediate weights"], [run])
+    planned = plan(workspace, ["intermediate weights"], [run])
     shutil.move(run.step_folder(10), tmp_path / "moved")
     run.step_folder(10).symlink_to(tmp_path / "moved")
     target = run.step_folder(10) / "model_index.json"
-    forged = dataclasses.replace(agreed, doomed=(Doomed(target, 1, run), Doomed(target, 1)))
+    forged = dataclasses.replace(planned, doomed=(Doomed(target, 1, run), Doomed(target, 1)))
     carry_out(workspace, forged)
     assert (tmp_path / "moved" / "model_index.json").exists()
 
@@ -265,9 +265,9 @@ def test_killed_in_the_middle_nothing_counts_as_a_model(workspace: Workspace, mo
 
 def test_the_newest_model_stays_whatever_happened_since_the_list(workspace: Workspace) -> None:
     run = workspace.run("dog")
-    agreed = plan(workspace, ["intermediate weights"])
+    planned = plan(workspace, ["intermediate weights"])
     shutil.rmtree(run.step_folder(10))
-    carry_out(workspace, agreed)
+    carry_out(workspace, planned)
     assert run.steps() == [9]
 
 
@@ -294,11 +294,11 @@ def test_what_others_put_into_our_folders_stays(workspace: Workspace) -> None:
     for name in mine:
         written(workspace.data_dir / name)
     os.utime(workspace.data_dir / CLASS_IMAGES, (1e9, 1e9))
-    agreed = plan(workspace, CHOICES)
-    carry_out(workspace, agreed)
+    planned = plan(workspace, CHOICES)
+    carry_out(workspace, planned)
     after = listing(workspace.data_dir)
     assert mine - after == set()
-    assert all(sentence.isprintable() for sentence in agreed.kept)
+    assert all(sentence.isprintable() for sentence in planned.kept)
     assert f"{CLASS_IMAGES}/00000.png" not in after
     assert all(one.name.isprintable() for one in usage(workspace))
 
@@ -307,14 +307,14 @@ def test_an_export_whose_model_is_not_here_or_goes_too_stays(workspace: Workspac
     written(workspace.exports_dir / "dog-step-3-fp16.safetensors")
     for name in ("dog-step-10-fp32.safetensors", "dog-step-10.zip", "dog-step-10-samples.zip"):
         written(workspace.exports_dir / name)
-    agreed = plan(workspace, ["exports", "intermediate weights"])
-    going = {one.path.name for one in agreed.doomed if one.run is None}
+    planned = plan(workspace, ["exports", "intermediate weights"])
+    going = {one.path.name for one in planned.doomed if one.run is None}
     again = {"dog-step-10-fp32.safetensors", "dog-step-10.zip", "dog-step-10-samples.zip"}
     assert going == {"dog.safetensors"} | again
-    assert [sentence.split()[2] for sentence in agreed.kept] == [
+    assert [sentence.split()[2] for sentence in planned.kept] == [
         "dog-step-2-fp16.ckpt", "dog-step-3-fp16.safetensors",
     ]  # fmt: skip
-    carry_out(workspace, agreed)
+    carry_out(workspace, planned)
     assert (workspace.exports_dir / "dog-step-2-fp16.ckpt").exists()
 
 
@@ -328,13 +328,13 @@ def test_class_images_that_a_run_goes_on_with_stay(workspace: Workspace, photos:
                         with_prior_preservation=True), False),
     ):  # fmt: skip
         write_json(run.config_path, settings.to_json())
-        agreed = plan(workspace, ["class images"])
-        assert bool(agreed.doomed) != stays
-        assert any("dog can be resumed only with them" in sentence for sentence in agreed.kept) == stays
+        planned = plan(workspace, ["class images"])
+        assert bool(planned.doomed) != stays
+        assert any("dog can be resumed only with them" in sentence for sentence in planned.kept) == stays
     os.utime(workspace.data_dir / CLASS_IMAGES, (time.time() - 60,) * 2)
-    agreed = plan(workspace, ["class images"])
-    assert agreed.doomed == ()
-    assert "within the hour" in agreed.kept[0]
+    planned = plan(workspace, ["class images"])
+    assert planned.doomed == ()
+    assert "within the hour" in planned.kept[0]
 
 
 def test_a_living_or_newborn_servers_copies_stay(workspace: Workspace) -> None:
@@ -342,8 +342,8 @@ def test_a_living_or_newborn_servers_copies_stay(workspace: Workspace) -> None:
     living = workspace.room("page") / "living" / "lock"
     written(living.parent / "upload.png")
     with held_elsewhere(living):
-        agreed = plan(workspace, ["caches"])
-        assert [one.path.name for one in agreed.doomed] == ["dead"]
+        planned = plan(workspace, ["caches"])
+        assert [one.path.name for one in planned.doomed] == ["dead"]
     os.utime(workspace.room("page") / "newborn", (1e9, 1e9))
     assert len(plan(workspace, ["caches"]).doomed) == 3
 
@@ -461,7 +461,7 @@ def test_a_run_killed_at_the_last_removal_resumes_to_the_same_files(
         return remove_weights(of, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr("dreambooth.training.keeping.remove_weights", dying)
+        patch.setattr("dreambooth.training.saving.remove_weights", dying)
         with pytest.raises(Killed):
             train(dataclasses.replace(config, output_dir=str(run.path)))
     assert run.steps() == [3, 4, 5] if moment == "before" else [4, 5]
@@ -533,7 +533,7 @@ def test_weights_that_cannot_be_removed_do_not_end_a_run(
     def refused(run: RunFolder, step: int) -> int:
         raise RunFolderError("It cannot be deleted.", "Permission denied.", "")
 
-    monkeypatch.setattr("dreambooth.training.keeping.remove_weights", refused)
+    monkeypatch.setattr("dreambooth.training.saving.remove_weights", refused)
     events: list[Event] = []
     run = RunFolder(train(config, on_event=events.append).parent)
     assert run.steps() == [1, 2, 3, 4, 5]

@@ -92,8 +92,8 @@ def test_a_teacher_holds_back_the_drift_that_a_run_without_prior_shows(make: Mak
     for name, changes in (("none", {"prior_loss_weight": 0.0}), ("teacher", {"teacher_prior": True})):
         materials = make(**shared, **changes)
         losses_of(materials, tmp_path / name)
-        assert materials.gauges is not None
-        drifts.append(materials.gauges.look(12).drift)
+        assert materials.fixed_noise is not None
+        drifts.append(materials.fixed_noise.losses(12).drift)
     without, with_teacher = drifts
     assert with_teacher < 0.7 * without
 

@@ -505,7 +505,7 @@ def test_of_several_processes_the_first_alone_sets_damaged_states_aside(
         monkeypatch.setattr(runs, "_this_process", lambda manager: process)
         monkeypatch.setattr("accelerate.utils.broadcast_object_list", broadcast)
         context = RunContext(two_states, Workspace(two_states.path.parent / "data"), ModelManager("cpu"))
-        return runs._agreed_state(context)
+        return runs._same_state_to_resume(context)
 
     other = looked(is_first=False, broadcast=lambda told: told.__setitem__(0, 2))
     assert (two_states.checkpoints / "4").exists(), "it is the first one's to look at"

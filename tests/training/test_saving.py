@@ -16,8 +16,8 @@ from dreambooth.forecast import counts
 from dreambooth.records.runlog import read_state
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.run import resume, train
-from dreambooth.training import keeping
-from dreambooth.training.keeping import Keeper
+from dreambooth.training import saving
+from dreambooth.training.saving import RunSaver
 from tests.harness.trained import Run, quick_settings
 
 WAIT_S = 60
@@ -37,15 +37,15 @@ class Held:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, end: Callable[[int], None] = lambda step: None) -> None:
         self.let_go, self.begun = threading.Event(), list[int]()
-        write = Keeper._write_model
+        write = RunSaver._write_model
 
-        def held(keeper: Keeper, step: int, weights: Any) -> None:
+        def held(saver: RunSaver, step: int, weights: Any) -> None:
             self.begun.append(step)
             assert self.let_go.wait(WAIT_S), "nobody let go"
             end(step)
-            write(keeper, step, weights)
+            write(saver, step, weights)
 
-        monkeypatch.setattr(Keeper, "_write_model", held)
+        monkeypatch.setattr(RunSaver, "_write_model", held)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -94,7 +94,7 @@ def test_a_model_written_meanwhile_is_byte_for_byte_that_of_a_save_that_was_wait
     """Without room for the copy the training waits, and says so once."""
     meanwhile, waited = list[Event](), list[Event]()
     train(config, on_event=meanwhile.append)
-    monkeypatch.setattr(keeping, "HOST_MARGIN_BYTES", 1 << 60)
+    monkeypatch.setattr(saving, "HOST_MARGIN_BYTES", 1 << 60)
     train(dataclasses.replace(config, output_dir=str(tmp_path / "waited")), on_event=waited.append)
     for step in ("2", "4", "6"):
         one, other = files_of(tmp_path / "run" / step), files_of(tmp_path / "waited" / step)
@@ -187,7 +187,7 @@ def test_a_state_is_kept_as_often_as_its_size_allows(
     run = make(max_train_steps=4, train_text_encoder=True, drop_final_state=True, **own)
     monkeypatch.setattr(counts, "STATE_BYTES_PER_S", 10_000)
     now_s, seen = 0.0, list[int]()
-    monkeypatch.setattr(keeping.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(saving.time, "monotonic", lambda: now_s)
 
     def pass_time(event: Event) -> None:
         nonlocal now_s

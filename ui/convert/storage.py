@@ -24,7 +24,7 @@ class StorageSection:
     choices: gr.CheckboxGroup
     ask: gr.Button
     message: gr.HTML
-    agreed: gr.State
+    planned: gr.State
     delete: gr.Button
 
 
@@ -42,9 +42,9 @@ def build() -> StorageSection:
         )  # fmt: skip
         ask = gr.Button("What would be deleted?", elem_id="storage-ask")
         message = gr.HTML(elem_id="storage-message")
-        agreed = gr.State()
+        planned = gr.State()
         delete = gr.Button("Delete exactly these", variant="stop", visible=False, elem_id="storage-delete")
-    return StorageSection(look, table, choices, ask, message, agreed, delete)
+    return StorageSection(look, table, choices, ask, message, planned, delete)
 
 
 def connect(section: StorageSection, services: Services) -> None:
@@ -68,12 +68,12 @@ class Handlers:
 
         def clean_storage(choices: list[str], yes: bool = False) -> dict[str, Any]:
             """Return the files that these choices delete and their bytes; they are deleted with `yes` alone."""
-            agreed = self._plan(choices)
+            planned = self._plan(choices)
             if yes:
                 services.check_training()
-                carry_out(services.workspace, agreed)
-            files = [str(one.path) for one in agreed.doomed]
-            return {"files": files, "bytes": agreed.num_bytes, "kept": list(agreed.kept), "deleted": yes}
+                carry_out(services.workspace, planned)
+            files = [str(one.path) for one in planned.doomed]
+            return {"files": files, "bytes": planned.num_bytes, "kept": list(planned.kept), "deleted": yes}
 
         self.list_storage, self.clean_storage = shown(list_storage), shown(clean_storage)
 
@@ -96,24 +96,26 @@ class Handlers:
             raise ConfigError(unknown)
         return plan(self._services.workspace, [choice for choice in CHOICES if choice in choices])
 
-    @on("ask.click", "choices", "message agreed delete", api_name="ask_storage", api_visibility="private")
+    @on("ask.click", "choices", "message planned delete", api_name="ask_storage", api_visibility="private")
     def ask(self, choices: list[str]) -> Answer:
-        agreed = self._plan(choices or [])
-        size = size_in_words(agreed.num_bytes)
-        if not agreed.doomed:
-            told = panel("Nothing of that is there.", " ".join(agreed.kept), tone="note")
-            return {"message": told, "agreed": agreed, "delete": gr.Button(visible=False)}
-        first = ", ".join(str(one.path.relative_to(self._services.workspace.data_dir)) for one in agreed.doomed[:8])
-        more = f" and {len(agreed.doomed) - 8} more" if len(agreed.doomed) > 8 else ""
+        planned = self._plan(choices or [])
+        size = size_in_words(planned.num_bytes)
+        if not planned.doomed:
+            told = panel("Nothing of that is there.", " ".join(planned.kept), tone="note")
+            return {"message": told, "planned": planned, "delete": gr.Button(visible=False)}
+        first = ", ".join(str(one.path.relative_to(self._services.workspace.data_dir)) for one in planned.doomed[:8])
+        more = f" and {len(planned.doomed) - 8} more" if len(planned.doomed) > 8 else ""
         told = panel(
-            f"{len(agreed.doomed)} files and folders, {size}.", f"{first}{more}. {' '.join(agreed.kept)}", tone="note"
+            f"{len(planned.doomed)} files and folders, {size}.",
+            f"{first}{more}. {' '.join(planned.kept)}",
+            tone="note",
         )
         button = gr.Button(f"Delete exactly these ({size})", visible=True)
-        return {"message": told, "agreed": agreed, "delete": button}
+        return {"message": told, "planned": planned, "delete": button}
 
-    @on("delete.click", "agreed", "message agreed delete table", api_name="delete_storage", api_visibility="private")
-    def delete(self, agreed: Plan | None) -> Answer:
+    @on("delete.click", "planned", "message planned delete table", api_name="delete_storage", api_visibility="private")
+    def delete(self, planned: Plan | None) -> Answer:
         self._services.check_training()
-        freed = carry_out(self._services.workspace, agreed) if agreed is not None else 0
+        freed = carry_out(self._services.workspace, planned) if planned is not None else 0
         told = panel(f"{size_in_words(freed)} were freed.", "", tone="good")
-        return {"message": told, "agreed": None, "delete": gr.Button(visible=False), "table": self.rows()}
+        return {"message": told, "planned": None, "delete": gr.Button(visible=False), "table": self.rows()}

@@ -69,24 +69,24 @@ def test_losses_at_fixed_noise_are_those_worked_out_by_hand(settings: Settings, 
     from diffusers import DDPMScheduler
 
     materials = Run(settings(with_prior_preservation=True), tmp_path).materials
-    base, gauges = materials.base, materials.gauges
-    assert gauges is not None
-    found = gauges.look(0)
+    base, fixed_noise = materials.base, materials.fixed_noise
+    assert fixed_noise is not None
+    found = fixed_noise.losses(0)
     timesteps = torch.tensor([62, 187, 312, 437, 562, 687, 812, 937])  # the middles of eight equal parts of 1000
-    assert gauges._timesteps.tolist() == timesteps.tolist()
+    assert fixed_noise._timesteps.tolist() == timesteps.tolist()
     noisy = DDPMScheduler.from_config(base.noise_scheduler_config).add_noise(
-        gauges._pictures.seen, gauges._photo_noise, timesteps
+        fixed_noise._pictures.seen, fixed_noise._photo_noise, timesteps
     )
     with torch.no_grad():
-        said = base.unet(
-            noisy, timesteps, materials.conditions(["photo of zwx dog"] * 8, gauges._pictures.sizes[:8]).states
+        prediction = base.unet(
+            noisy, timesteps, materials.conditions(["photo of zwx dog"] * 8, fixed_noise._pictures.sizes[:8]).states
         ).sample
-    assert found.seen == pytest.approx((said - gauges._photo_noise).square().mean().item(), rel=1e-4)
+    assert found.seen == pytest.approx((prediction - fixed_noise._photo_noise).square().mean().item(), rel=1e-4)
     assert (found.drift, found.drift_on) == (0.0, "class pictures")
     assert found.unseen != found.seen
     with torch.no_grad():
         base.unet.conv_out.bias += 0.5
-    assert gauges.look(1).drift == pytest.approx(0.25, rel=1e-4)
+    assert fixed_noise.losses(1).drift == pytest.approx(0.25, rel=1e-4)
 
 
 def test_a_resumed_run_tells_the_losses_of_the_run_that_never_ended(

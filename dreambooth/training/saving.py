@@ -1,4 +1,4 @@
-"""What a run keeps on disk as it goes: models, exact states and sample pictures, each whole or not at all."""
+"""What a run writes as it goes: models, exact states and sample images, each whole or not at all."""
 
 import contextlib
 import copy
@@ -25,7 +25,7 @@ from dreambooth.records.storage import remove_weights
 from dreambooth.training.checkpoint import (
     Learner,
     has_room_for_state,
-    lend_parts,
+    join_gather,
     prune,
     state_bytes,
     write_checkpoint,
@@ -37,16 +37,16 @@ from dreambooth.training.method import StepWeights
 from dreambooth.training.model_writer import ModelWriter, copied, copy_bytes, weights_of
 from dreambooth.training.run_identity import RunIdentity
 from dreambooth.training.scored_saves import SavesScorer
-from dreambooth.training.sharding import agreed
+from dreambooth.training.sharding import from_main_process
 
 # Left free of the machine's memory when weights are copied to be written.
 HOST_MARGIN_BYTES = 1 << 30
 
 
-class Keeper:
-    """Writes what is due after a step, and remembers which step has been kept.
+class RunSaver:
+    """Writes what is due after a step, and remembers which step was saved last.
 
-    Of several processes the first one writes; the others go through the same calls and write nothing.
+    With several processes, the first one writes; the others make the same calls and write nothing.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Keeper:
         learner: Learner,
         identity: RunIdentity,
         length: RunLength,
-        kept_step: int = 0,
+        last_state_step: int = 0,
     ) -> None:
         self._config, self._materials, self._run = config, materials, context.run
         self._manager, self._report, self._warn = context.manager, context.report, context.warn
@@ -72,9 +72,9 @@ class Keeper:
         if self._is_sharded and self._scorer.is_on:
             after = "`python -m dreambooth score` does that afterwards."
             context.report(Notice(f"Steps are not scored while several processes share the weights: {after}"))
-        self._saved_step, self._kept_step = 0, kept_step
+        self._saved_step, self._last_state_step = 0, last_state_step
         self._has_records = context.run.config_path.exists()
-        self._kept_at_s = time.monotonic()
+        self._state_saved_at_s = time.monotonic()
         # By its size: the optimizer has no moments yet, and is not asked for them.
         self._state_interval_s = state_interval_s(planned_state_bytes(config, counts_of_base(self._base)))
 
@@ -83,12 +83,12 @@ class Keeper:
     def state_is_due(self, step: int) -> bool:
         """Return whether it is time for an exact state: every so many steps, else by this clock, as its size allows."""
         every = self._config.checkpointing_steps
-        late = every is None and time.monotonic() - self._kept_at_s > self._state_interval_s
-        return bool(late or (every and step % every == 0)) and self._kept_step < step
+        late = every is None and time.monotonic() - self._state_saved_at_s > self._state_interval_s
+        return bool(late or (every and step % every == 0)) and self._last_state_step < step
 
-    def keep_state(self, step: int) -> None:
+    def save_state(self, step: int) -> None:
         """Write the exact state of a step, unless that was done; a model that is being written comes first."""
-        if self._kept_step == step:
+        if self._last_state_step == step:
             return
         self.settle()
         if self._is_main:
@@ -98,18 +98,18 @@ class Keeper:
             self._making_room(lambda: write_checkpoint(self._run, step, self._learner, self._identity, keep))
             self._report(PhaseProgress("training", step, self._length.num_steps))
         elif self._is_sharded:
-            lend_parts(self._learner)
-        self._kept_step, self._kept_at_s = step, time.monotonic()
+            join_gather(self._learner)
+        self._last_state_step, self._state_saved_at_s = step, time.monotonic()
 
     def end_states(self, step: int) -> None:
         """Keep the last exact state of a run that is done where there is room, to be trained further, and no other."""
         wanted = not self._config.drop_final_state
         is_kept = wanted and has_room_for_state(self._run.path, state_bytes(self._learner))
         if self._is_sharded:
-            is_kept = agreed(is_kept)
+            is_kept = from_main_process(is_kept)
         if is_kept:
             try:
-                self.keep_state(step)
+                self.save_state(step)
             except OSError as error:
                 # The run is done and its model saved: that others filled the disk meanwhile does not change it.
                 is_kept = not is_disk_full(error)
@@ -322,7 +322,7 @@ class Keeper:
 
     def _takes_part(self, is_due: bool) -> bool:
         """Return whether this process has to work: all do where they share the weights, else only the first."""
-        return agreed(is_due) if self._is_sharded else self._is_main and is_due
+        return from_main_process(is_due) if self._is_sharded else self._is_main and is_due
 
     @contextlib.contextmanager
     def _new_pictures(self, folder: Path) -> Iterator[Path]:

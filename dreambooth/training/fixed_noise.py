@@ -1,9 +1,10 @@
-"""Losses at noise that never changes, looked at while a run trains.
+"""Evaluation at fixed noise while a run trains.
 
-The raw loss of a step says which timestep was drawn more than how the training goes. Here pictures, noise and timesteps
-are the same at every look, so that a difference is the model's. Three numbers: the photos as they are trained, views of
-them that are never trained (what separates the two is memorisation, and costs no photo), and how far the predictions on
-class pictures have moved from the base's. Nothing here draws from a stream that training reads.
+The loss of a single step depends more on the timestep that was drawn than on the state of the training. Here pictures,
+noise and timesteps are the same in every evaluation, so that only the model can make a difference. Three numbers: the
+loss on the photos as they are trained; the loss on held-out views of them (the gap is memorisation, and no photo has to
+be held back); and how far the predictions on class images have drifted from the base's. Nothing here draws from a
+random stream that training uses.
 """
 
 from collections.abc import Sequence
@@ -34,8 +35,8 @@ DriftOn = Literal["class pictures", "photos by the class prompt", "photos withou
 
 
 @dataclass(frozen=True)
-class GaugePictures:
-    """The pictures that are looked at: clean latents (pictures, channels, height, width), and a caption for each.
+class EvaluationPictures:
+    """The evaluated pictures: clean latents (pictures, channels, height, width), and a caption for each.
 
     `sizes` are those of the seen, the unseen and the drift pictures, one after the other.
     """
@@ -49,9 +50,9 @@ class GaugePictures:
     drift_on: DriftOn
 
 
-def gauge_pictures(
+def evaluation_pictures(
     config: TrainingConfig, seed: int, concepts: Sequence[ConceptPhotos], pool: LatentPool, scaling_factor: float
-) -> GaugePictures:
+) -> EvaluationPictures:
     """Choose and encode the pictures; the VAE has to be on the device."""
     import torch
 
@@ -78,13 +79,13 @@ def gauge_pictures(
         drift = [pool.encoded(CLASS, pick) for pick in class_picks]
         drift_captions = tuple(pool.caption(CLASS, pick) for pick in class_picks)
         sizes += tuple(crop.size for crop in drift)
-        return GaugePictures(
+        return EvaluationPictures(
             clean(seen), clean(unseen), captions, clean(drift), drift_captions, sizes, "class pictures"
         )
     prompts = tuple(config.concepts[pick.concept].class_prompt or "" for pick in picks)
     drift_on: DriftOn = "photos by the class prompt" if all(prompts) else "photos without a prompt"
     sizes += sizes[: len(seen)]
-    return GaugePictures(clean(seen), clean(unseen), captions, clean(seen), prompts, sizes, drift_on)
+    return EvaluationPictures(clean(seen), clean(unseen), captions, clean(seen), prompts, sizes, drift_on)
 
 
 def _unseen_view(
@@ -106,12 +107,12 @@ def _unseen_view(
     return larger.crop((left, top, left + side, top + side)), PictureSize(size.original, offset, (side, side))
 
 
-class Gauges:
-    """The same look at every step it is asked for; made while the model is still the base."""
+class FixedNoiseEvaluation:
+    """Evaluates the model at noise and timesteps that never change; made while the model is still the base."""
 
     def __init__(
         self,
-        pictures: GaugePictures,
+        pictures: EvaluationPictures,
         base: "Base",
         conditions: CaptionConditions,
         alpha_bar: "Tensor",
@@ -131,24 +132,24 @@ class Gauges:
         shape = (2, *pictures.seen.shape)
         noise = torch.randn(shape, generator=rng.generator(seed, "gauges", num_pairs, 0)).to(device)
         self._photo_noise, self._class_noise = noise[0], noise[1]
-        self._by_base = self._said()[2]
+        self._by_base = self._predictions()[2]
 
-    def look(self, step: int) -> FixedNoiseLosses:
+    def losses(self, step: int) -> FixedNoiseLosses:
         """Return the losses of the model as it is; changes nothing, and waits for the device once."""
         import torch
 
         pictures = self._pictures
-        seen, unseen, on_class = self._said()
+        seen, unseen, on_class = self._predictions()
         level = self._alpha_bar[self._timesteps]
         of_photos = [
-            (said - objective.target(latents, self._photo_noise, level, self._kind)).square().mean()
-            for said, latents in ((seen, pictures.seen), (unseen, pictures.unseen))
+            (prediction - objective.target(latents, self._photo_noise, level, self._kind)).square().mean()
+            for prediction, latents in ((seen, pictures.seen), (unseen, pictures.unseen))
         ]
         drift = (on_class - self._by_base).square().mean()
         seen_loss, unseen_loss, moved = torch.stack([*of_photos, drift]).tolist()
         return FixedNoiseLosses(step, seen_loss, unseen_loss, moved, pictures.drift_on)
 
-    def _said(self) -> "tuple[Tensor, ...]":
+    def _predictions(self) -> "tuple[Tensor, ...]":
         """Return the model's predictions on photos, unseen views and class pictures, all computed together."""
         import torch
 
@@ -156,7 +157,7 @@ class Gauges:
         with torch.no_grad():
             captions = [*pictures.captions, *pictures.captions, *pictures.drift_captions]
             condition = self._conditions(captions, pictures.sizes)
-        said = predicted(
+        predictions = predicted(
             self._base,
             condition,
             torch.cat([pictures.seen, pictures.unseen, pictures.drift]),
@@ -165,4 +166,4 @@ class Gauges:
             self._alpha_bar,
             self._autocast_dtype,
         )
-        return said.chunk(3)
+        return predictions.chunk(3)
