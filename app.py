@@ -32,8 +32,8 @@ ICON = Path(__file__).parent / "ui" / "icon.svg"
 
 
 @dataclass(frozen=True)
-class Door:
-    """Where the page is opened and who may come in."""
+class PageAccess:
+    """Where the page is served and who may open it."""
 
     host: str
     port: int
@@ -54,7 +54,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def door(arguments: argparse.Namespace, settings: Settings) -> Door:
+def page_access(arguments: argparse.Namespace, settings: Settings) -> PageAccess:
     """Return how the page is opened; raises ConfigError for a public address without a password."""
     host = (arguments.host or settings.host).strip("[]")
     # A notebook's page can only be seen through a link.
@@ -78,13 +78,13 @@ def door(arguments: argparse.Namespace, settings: Settings) -> Door:
             print(f"Note: The password in DREAMBOOTH_AUTH {short}.", file=sys.stderr)
     if problems:
         raise ConfigError(problems)
-    return Door(host, arguments.port or settings.port, share, auth, made)
+    return PageAccess(host, arguments.port or settings.port, share, auth, made)
 
 
-def is_own(opened: Door, settings: Settings) -> bool:
+def is_own(access: PageAccess, settings: Settings) -> bool:
     """Return whether nobody but this machine's user can open the page; where there is a login, others are expected."""
-    others = opened.auth is not None or opened.share or settings.on_space or settings.on_colab or settings.names
-    return is_local(opened.host) and not others
+    others = access.auth is not None or access.share or settings.on_space or settings.on_colab or settings.names
+    return is_local(access.host) and not others
 
 
 def is_local(host: str) -> bool:
@@ -129,32 +129,32 @@ def check_port(host: str, port: int) -> None:
             ) from error
 
 
-def launch_arguments(opened: Door, workspace: Workspace, settings: Settings, copies_dir: Path) -> dict[str, Any]:
+def launch_arguments(access: PageAccess, workspace: Workspace, settings: Settings, copies_dir: Path) -> dict[str, Any]:
     """Return what the one launch call is given; nothing is counted, kept in browsers or served that need not be."""
     from starlette.middleware import Middleware
 
-    from ui.access.gate import Gate, Uploads, doorplate
     from ui.access.login import Logins
+    from ui.access.request_checks import RequestChecks, Uploads, known_hosts
     from ui.access.sessions import MAX_SESSIONS
     from ui.theme import CSS, theme
 
-    plate = doorplate(
-        opened.host, settings.names, share=opened.share, on_space=settings.on_space, on_colab=settings.on_colab
+    hosts = known_hosts(
+        access.host, settings.names, share=access.share, on_space=settings.on_space, on_colab=settings.on_colab
     )
-    logins = Logins(on_space=settings.on_space, behind_tunnel=opened.share)
+    logins = Logins(on_space=settings.on_space, behind_tunnel=access.share)
     rooms = ("runs", "datasets", "class_images", "models", "pictures")
     return {
         # An IPv6 address becomes part of one of the web.
-        "server_name": f"[{opened.host}]" if ":" in opened.host else opened.host,
-        "server_port": opened.port,
-        "share": opened.share,
-        "auth": opened.auth,
-        "auth_message": "The password was printed where the app was started." if opened.made_password else None,
+        "server_name": f"[{access.host}]" if ":" in access.host else access.host,
+        "server_port": access.port,
+        "share": access.share,
+        "auth": access.auth,
+        "auth_message": "The password was printed where the app was started." if access.made_password else None,
         "allowed_paths": [str(workspace.exports_dir)],
         "blocked_paths": [str(workspace.data_dir / room) for room in rooms],
         "max_file_size": MAX_FILE_SIZE,
         "app_kwargs": {
-            "middleware": [Middleware(Gate, plate=plate, uploads=Uploads(copies_dir), logins=logins)],
+            "middleware": [Middleware(RequestChecks, hosts=hosts, uploads=Uploads(copies_dir), logins=logins)],
         },
         "strict_cors": True,
         "run_history": False,
@@ -164,7 +164,7 @@ def launch_arguments(opened: Door, workspace: Workspace, settings: Settings, cop
         "num_workers": 0,
         "state_session_capacity": MAX_SESSIONS,
         # A browser can install it as an app of its own where it is at home; a link that ends is no home.
-        "pwa": is_local(opened.host) and not (opened.share or settings.on_space or settings.on_colab),
+        "pwa": is_local(access.host) and not (access.share or settings.on_space or settings.on_colab),
         "favicon_path": str(ICON),
         # What a handler says is shown all the same; what Gradio itself trips over is not.
         "show_error": False,
@@ -189,16 +189,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve(arguments: argparse.Namespace, settings: Settings) -> int:
     """Build the page, launch it, and wait."""
-    opened = door(arguments, settings)
+    access = page_access(arguments, settings)
     workspace = Workspace(settings.data_dir, ready_drive(settings.drive_dir))
     # First of all: that a server is there already says more than that its port is taken.
     with held_data_folder(workspace):
         bring_photos_back(workspace)
-        check_port(opened.host, opened.port)
-        return _serve_page(opened, workspace, settings)
+        check_port(access.host, access.port)
+        return _serve_page(access, workspace, settings)
 
 
-def _serve_page(opened: Door, workspace: Workspace, settings: Settings) -> int:
+def _serve_page(access: PageAccess, workspace: Workspace, settings: Settings) -> int:
     from dreambooth.models.manager import ModelManager
     from dreambooth.runs.jobs import Jobs
 
@@ -210,14 +210,14 @@ def _serve_page(opened: Door, workspace: Workspace, settings: Settings) -> int:
             from ui.access.space import training_refusal
             from ui.build import build_page
 
-        refusal = training_refusal(settings.space_id, has_login=opened.auth is not None, zero_gpu=settings.zero_gpu)
+        refusal = training_refusal(settings.space_id, has_login=access.auth is not None, zero_gpu=settings.zero_gpu)
         jobs = Jobs(workspace, ModelManager(), settings.hub_token)
-        page = build_page(jobs, workspace, settings, copies_dir, refusal, takes_folders=is_own(opened, settings))
+        page = build_page(jobs, workspace, settings, copies_dir, refusal, takes_folders=is_own(access, settings))
         page.queue(max_size=MAX_WAITING_EVENTS)
-        url, link = _launched(page, opened, launch_arguments(opened, workspace, settings, copies_dir))
-        print("\n  The page is open at " + "\n  and at ".join(_addresses(opened, settings, url, link)))
-        if opened.made_password and opened.auth:
-            print(f"  User {opened.auth[0]}, password {opened.auth[1]}")
+        url, link = _launched(page, access, launch_arguments(access, workspace, settings, copies_dir))
+        print("\n  The page is open at " + "\n  and at ".join(_addresses(access, settings, url, link)))
+        if access.made_password and access.auth:
+            print(f"  User {access.auth[0]}, password {access.auth[1]}")
         if refusal is not None:
             print(f"  {refusal}")
         kept_too = f", finished work in {workspace.drive_dir} too" if workspace.drive_dir else ""
@@ -233,30 +233,30 @@ def _serve_page(opened: Door, workspace: Workspace, settings: Settings) -> int:
     return 0
 
 
-def _launched(page: Any, opened: Door, arguments: dict[str, Any]) -> tuple[str, str | None]:
+def _launched(page: Any, access: PageAccess, arguments: dict[str, Any]) -> tuple[str, str | None]:
     """Launch the page and return its own address and its public one.
 
     Gradio asks the page itself whether it is there: no proxy can know. For a public link it asks others too.
     """
     from httpx import HTTPError, InvalidURL
 
-    own = ["localhost", "127.0.0.1", "::1", opened.host]
+    own = ["localhost", "127.0.0.1", "::1", access.host]
     try:
-        with bypassing_proxies(own if opened.share else ["*"]):
+        with bypassing_proxies(own if access.share else ["*"]):
             _, url, link = page.launch(**arguments)
     except (HTTPError, InvalidURL, ImportError, ValueError) as error:
         page.close(verbose=False)
         raise DreamBoothError(
-            f"The page at {opened.host}:{opened.port} does not answer this machine itself.", quoted(error),
+            f"The page at {access.host}:{access.port} does not answer this machine itself.", quoted(error),
             "Look at the proxies of the environment, such as ALL_PROXY, or choose another --host.",
         ) from None  # fmt: skip
     return url, link
 
 
-def _addresses(opened: Door, settings: Settings, url: str, link: str | None) -> list[str]:
+def _addresses(access: PageAccess, settings: Settings, url: str, link: str | None) -> list[str]:
     """Return where the page can be opened; raises DreamBoothError for a notebook's without a public link."""
     if not settings.on_colab:
-        shown = f"http://[::1]:{opened.port}/" if opened.host == "::" else url
+        shown = f"http://[::1]:{access.port}/" if access.host == "::" else url
         return [shown, *([link] if link else [])]
     if link is None:
         raise DreamBoothError(

@@ -15,15 +15,15 @@ from typing import Literal
 from dreambooth.device.hardware import (
     GIB,
     UNFIT,
-    Card,
     Device,
+    NvidiaGpu,
     describe_cpu,
     detect_device,
     eight_bit_adam_available,
     first_line,
     gb,
     quietly,
-    read_card,
+    read_nvidia_gpu,
     xformers_problem,
 )
 
@@ -53,7 +53,7 @@ class Facts:
     requirements: tuple[str, ...]
     data_dir: Path
     disk_free_bytes: int
-    card: Card | None = None
+    card: NvidiaGpu | None = None
     torch_cuda: str | None = None
     torch_hip: str | None = None
     torch_problem: str | None = None
@@ -102,7 +102,7 @@ def gather_facts(data_dir: Path) -> Facts:
         requirements=requirements,
         data_dir=data_dir,
         disk_free_bytes=_disk_free_bytes(data_dir),
-        card=read_card(),
+        card=read_nvidia_gpu(),
         torch_cuda=torch_cuda,
         torch_hip=torch_hip,
         torch_problem=torch_problem,

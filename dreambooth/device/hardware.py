@@ -36,7 +36,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Card:
+class NvidiaGpu:
     """An NVIDIA card as its driver describes it; `cuda` is the newest CUDA that this driver runs."""
 
     name: str
@@ -91,24 +91,24 @@ def _num_cores() -> int:
     return psutil.cpu_count() or 1
 
 
-def read_card() -> Card | None:
+def read_nvidia_gpu() -> NvidiaGpu | None:
     """Return the first NVIDIA card as nvidia-smi tells it, None where there is none; torch is not imported."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
     query = "--query-gpu=name,driver_version,memory.total,memory.free"
     fields = _output([tool, query, "--format=csv,noheader,nounits"])
-    return parse_card(fields, _output([tool])) if fields else None
+    return parse_nvidia_gpu(fields, _output([tool])) if fields else None
 
 
-def parse_card(fields: str, overview: str) -> Card | None:
+def parse_nvidia_gpu(fields: str, overview: str) -> NvidiaGpu | None:
     """Return the card of nvidia-smi's CSV line; `overview` is its plain output, which alone names the CUDA version."""
     parts = [part.strip() for part in (fields.splitlines() or [""])[0].split(",")]
     if len(parts) != 4 or not (parts[2].isdigit() and parts[3].isdigit()):
         return None
     _, found, rest = overview.partition("CUDA Version:")
     cuda = rest.split()[0] if found and rest.split() else None
-    return Card(parts[0], parts[1], int(parts[2]) * 2**20, int(parts[3]) * 2**20, cuda)
+    return NvidiaGpu(parts[0], parts[1], int(parts[2]) * 2**20, int(parts[3]) * 2**20, cuda)
 
 
 def _output(command: list[str]) -> str:
@@ -127,7 +127,7 @@ def device_name() -> str:
 
 def look_at_device() -> Device:
     """Return the device as its driver or the system tells it; torch is not imported."""
-    card = read_card()
+    card = read_nvidia_gpu()
     if card is not None:
         return Device("cuda", card.name, card.total_bytes, card.free_bytes)
     cpu = describe_cpu()

@@ -276,7 +276,7 @@ def test_the_report_counts_advises_and_escapes() -> None:
 
 
 def test_cards_escape_what_came_from_people() -> None:
-    card = photo_cards.Card("a'><b>.png", "<img src=x>", "/tmp/a b'.png", [Finding("dark", "<i>")], "<script>")
+    card = photo_cards.PhotoCard("a'><b>.png", "<img src=x>", "/tmp/a b'.png", [Finding("dark", "<i>")], "<script>")
     text = photo_cards.cards([card], None) + photo_cards.editor("a'><b>", "/x'y", (10, 20), Focus())
     for raw in ("<img src=x>", "<i>", "<script>", "a'><b>", "/x'y"):
         assert raw not in text

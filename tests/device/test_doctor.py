@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from dreambooth.device.doctor import Facts, Finding, doctor, gather_facts, judge
-from dreambooth.device.hardware import Card, Device
+from dreambooth.device.hardware import Device, NvidiaGpu
 
 GIB = 2**30
-CARD = Card("Tesla T4", "550.54", 15 * GIB, 14 * GIB, "12.4")
+CARD = NvidiaGpu("Tesla T4", "550.54", 15 * GIB, 14 * GIB, "12.4")
 HEALTHY = Facts(
     device=Device("cuda", "Tesla T4", 15 * GIB, 14 * GIB),
     python=(3, 12, 3),

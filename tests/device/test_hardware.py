@@ -12,13 +12,13 @@ import pytest
 
 from dreambooth.device import hardware
 from dreambooth.device.hardware import (
-    Card,
     Device,
+    NvidiaGpu,
     describe_cpu,
     first_line,
     in_a_line,
     look_at_device,
-    parse_card,
+    parse_nvidia_gpu,
     precisions,
     quietly,
 )
@@ -28,19 +28,21 @@ OVERVIEW = "| NVIDIA-SMI 550.54.15   Driver Version: 550.54.15   CUDA Version: 1
 
 
 def test_the_card_is_read_from_what_nvidia_smi_prints() -> None:
-    assert parse_card(FIELDS, OVERVIEW) == Card("Tesla T4", "550.54.15", 15360 * 2**20, 14540 * 2**20, "12.4")
-    assert parse_card(FIELDS + "Second, 550, 1, 1\n", "").cuda is None  # type: ignore[union-attr]
+    assert parse_nvidia_gpu(FIELDS, OVERVIEW) == NvidiaGpu(
+        "Tesla T4", "550.54.15", 15360 * 2**20, 14540 * 2**20, "12.4"
+    )
+    assert parse_nvidia_gpu(FIELDS + "Second, 550, 1, 1\n", "").cuda is None  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("fields", ["", "No devices were found", "A, 1, [N/A], [N/A]"])
 def test_what_is_no_card_is_none(fields: str) -> None:
-    assert parse_card(fields, OVERVIEW) is None
+    assert parse_nvidia_gpu(fields, OVERVIEW) is None
 
 
 def test_the_summary_names_the_card_and_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "read_card", lambda: parse_card(FIELDS, OVERVIEW))
+    monkeypatch.setattr(hardware, "read_nvidia_gpu", lambda: parse_nvidia_gpu(FIELDS, OVERVIEW))
     assert in_a_line(look_at_device()) == "GPU: Tesla T4, 14.2 of 15.0 GB free"
-    monkeypatch.setattr(hardware, "read_card", lambda: None)
+    monkeypatch.setattr(hardware, "read_nvidia_gpu", lambda: None)
     assert "memory free" in in_a_line(look_at_device())
 
 

@@ -68,8 +68,8 @@ def open_page(
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
         patch.setattr("tempfile.tempdir", str(copies_dir))
         page = build_page(jobs, workspace, settings, copies_dir, training_refusal, takes_folders=takes_folders)
-        door = app.Door("127.0.0.1", free_port(), share=False, auth=auth, made_password=False)
-        _, url, _ = page.launch(**app.launch_arguments(door, workspace, settings, copies_dir))
+        access = app.PageAccess("127.0.0.1", free_port(), share=False, auth=auth, made_password=False)
+        _, url, _ = page.launch(**app.launch_arguments(access, workspace, settings, copies_dir))
         try:
             yield OpenPage(url, workspace, base, copies_dir, page.server_app.routes, page)
         finally:

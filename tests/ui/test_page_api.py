@@ -30,7 +30,7 @@ from dreambooth.scoring.recommendation import StepScores
 from dreambooth.scoring.records import RunScores, write_scores
 from tests.harness.open_page import SHORT, OpenPage, finished, open_page
 from tests.harness.raw_events import RawEvents
-from ui.access.gate import Gate, Uploads
+from ui.access.request_checks import RequestChecks, Uploads
 from ui.train.follower import SHARED_S
 
 PUBLIC = {
@@ -256,11 +256,12 @@ def arguments(*words: str) -> argparse.Namespace:
 
 
 def test_the_launch_call(tmp_path: Path) -> None:
-    door = app.Door("127.0.0.1", 7860, share=False, auth=None, made_password=False)
+    door = app.PageAccess("127.0.0.1", 7860, share=False, auth=None, made_password=False)
     workspace = Workspace(tmp_path)
     given = app.launch_arguments(door, workspace, Settings(tmp_path), tmp_path / "page")
     guard = given["app_kwargs"]["middleware"][0]
-    assert (guard.cls, guard.kwargs["plate"].names, guard.kwargs["plate"].any_address) == (Gate, ("localhost",), False)
+    hosts = guard.kwargs["hosts"]
+    assert (guard.cls, hosts.names, hosts.any_address) == (RequestChecks, ("localhost",), False)
     assert guard.kwargs["uploads"] == Uploads(tmp_path / "page", 2 * 1024**3, 1024**3, 500, 30)
     looks = {"theme", "css", "app_kwargs"}
     assert {name: value for name, value in given.items() if name not in looks} == {
@@ -290,7 +291,7 @@ def test_the_launch_call(tmp_path: Path) -> None:
 
 def test_it_is_installable_at_home_and_nowhere_else(tmp_path: Path) -> None:
     def pwa(settings: Settings, **door: Any) -> bool:
-        opened = app.Door(
+        opened = app.PageAccess(
             **{"host": "127.0.0.1", "port": 1, "share": False, "auth": None, "made_password": False} | door
         )
         return bool(app.launch_arguments(opened, Workspace(tmp_path), settings, tmp_path / "page")["pwa"])
@@ -318,31 +319,31 @@ def test_a_short_password_is_reported_and_not_taken_where_others_come(
 ) -> None:
     """`DREAMBOOTH_AUTH=a:b`: on this machine alone it is the user's to choose."""
     short = Settings(tmp_path, auth=("a", Secret("b")))
-    assert app.door(arguments(), short).auth == ("a", "b")
+    assert app.page_access(arguments(), short).auth == ("a", "b")
     assert "The password in DREAMBOOTH_AUTH is shorter than 8 characters" in capsys.readouterr().err
     space = Settings(tmp_path, auth=("a", Secret("b")), host="0.0.0.0", on_space=True)
     for words, settings in ((("--share",), short), (("--host", "0.0.0.0"), short), ((), space)):
         with pytest.raises(ConfigError, match="DREAMBOOTH_AUTH: The password is shorter than 8 characters"):
-            app.door(arguments(*words), settings)
-    assert app.door(arguments("--share"), Settings(tmp_path, auth=("a", Secret("eight-ch")))).auth is not None
+            app.page_access(arguments(*words), settings)
+    assert app.page_access(arguments("--share"), Settings(tmp_path, auth=("a", Secret("eight-ch")))).auth is not None
     assert capsys.readouterr().err == ""
 
 
 def test_who_may_come_in(tmp_path: Path) -> None:
     plain, guarded = Settings(tmp_path), Settings(tmp_path, auth=("me", Secret("s3cret-words")))
-    assert app.door(arguments(), plain).auth is None
-    assert app.door(arguments(), guarded).auth == ("me", "s3cret-words")
-    made = app.door(arguments("--auth"), plain)
+    assert app.page_access(arguments(), plain).auth is None
+    assert app.page_access(arguments(), guarded).auth == ("me", "s3cret-words")
+    made = app.page_access(arguments("--auth"), plain)
     assert made.made_password
     assert made.auth is not None
     assert len(made.auth[1]) >= 12
-    assert app.door(arguments("--share"), plain).auth is not None
+    assert app.page_access(arguments("--share"), plain).auth is not None
     with pytest.raises(ConfigError, match="add --auth"):
-        app.door(arguments("--host", "0.0.0.0"), plain)
-    assert app.door(arguments("--host", "0.0.0.0", "--auth"), plain).host == "0.0.0.0"
+        app.page_access(arguments("--host", "0.0.0.0"), plain)
+    assert app.page_access(arguments("--host", "0.0.0.0", "--auth"), plain).host == "0.0.0.0"
     space = Settings(tmp_path, host="0.0.0.0", on_space=True)
-    assert app.door(arguments(), space).auth is None
-    colab = app.door(arguments(), Settings(tmp_path, on_colab=True))
+    assert app.page_access(arguments(), space).auth is None
+    colab = app.page_access(arguments(), Settings(tmp_path, on_colab=True))
     assert colab.share
     assert colab.auth is not None
 

@@ -26,7 +26,7 @@ from dreambooth.records.workspace import Workspace
 from dreambooth.runs.jobs import Jobs
 from tests.harness.open_page import OpenPage, free_port, open_page
 from tests.harness.raw_events import RawEvents
-from ui.access.gate import MIB
+from ui.access.request_checks import MIB
 from ui.access.space import is_public, training_refusal
 from ui.boundary import Page
 from ui.build import ONE_HOUSEHOLD, build_page

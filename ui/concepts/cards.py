@@ -21,7 +21,7 @@ FIXES: dict[Code, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Card:
+class PhotoCard:
     """One photo: its file, the name the user knows it by, the copy that is shown, and what is found."""
 
     file: str
@@ -36,7 +36,7 @@ def served(path: str) -> str:
     return escape(f"gradio_api/file={quote(path)}")
 
 
-def cards(photos: Sequence[Card], chosen: str | None) -> str:
+def cards(photos: Sequence[PhotoCard], chosen: str | None) -> str:
     """Return the photos of a set as cards."""
     if not photos:
         return "<div class='db-none'>Your photos appear here, upright and cut square.</div>"
@@ -44,7 +44,7 @@ def cards(photos: Sequence[Card], chosen: str | None) -> str:
     return f"<ol class='db-photos'>{items}</ol>"
 
 
-def _card(number: int, photo: Card, is_chosen: bool) -> str:
+def _card(number: int, photo: PhotoCard, is_chosen: bool) -> str:
     file, name = escape(photo.file), escape(photo.name)
     warned = any(one.code not in HARMLESS for one in photo.findings)
     lines = "".join(_finding(photo.file, one) for one in photo.findings)
@@ -64,7 +64,7 @@ def _card(number: int, photo: Card, is_chosen: bool) -> str:
     )
 
 
-def _view(number: int, photo: Card) -> str:
+def _view(number: int, photo: PhotoCard) -> str:
     if not photo.view:
         return "<span class='db-none'>cannot be read</span>"
     return f"<img src='{served(photo.view)}' alt='Photo {number} as it is trained' loading='lazy'>"

@@ -20,7 +20,7 @@ from dreambooth.errors import PhotoError
 from dreambooth.pictures.prompts import subject_of
 from dreambooth.records.drive import delete_photos
 from ui.boundary import QUICK, QUIET, Services
-from ui.concepts.cards import Card, cards, cut_view, editor, set_report
+from ui.concepts.cards import PhotoCard, cards, cut_view, editor, set_report
 from ui.concepts.scripts import NAME_NEW_SET
 from ui.concepts.words import sample_words, words_told
 from ui.events import Answer, on
@@ -160,12 +160,12 @@ class PhotoHandlers:
             del parts["caption"]
         return {"report": report, "views": cards(shown_cards, chosen), "chosen": chosen or "", **parts}
 
-    def _card(self, photo: StoredPhoto, found: Sequence[Finding], side_px: int) -> Card:
+    def _card(self, photo: StoredPhoto, found: Sequence[Finding], side_px: int) -> PhotoCard:
         try:
             view = self._services.shown.training_view(photo.path, side_px, photo.focus)
         except PhotoError as error:  # damaged since it was stored: the others are shown all the same
             view, found = "", [Finding("unreadable", str(error))]
-        return Card(photo.path.name, photo.known_as, view, found, photo.caption)
+        return PhotoCard(photo.path.name, photo.known_as, view, found, photo.caption)
 
     def _editor_parts(self, kept: PhotoSet | None, chosen: str | None, side_px: int) -> dict[str, Any]:
         if kept is None or chosen is None:

@@ -170,7 +170,7 @@ def handlers(workspace: Workspace, *, takes_folders: bool = False) -> Handlers:
 
 def test_whose_page_it_is() -> None:
     def own(host: str = "127.0.0.1", share: bool = False, **more: Any) -> bool:
-        return app.is_own(app.Door(host, 1, share, None, False), Settings(Path(), **more))
+        return app.is_own(app.PageAccess(host, 1, share, None, False), Settings(Path(), **more))
 
     assert own()
     assert own("localhost")

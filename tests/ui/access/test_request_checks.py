@@ -17,9 +17,9 @@ import pytest
 from gradio_client import Client
 
 from tests.harness.open_page import OpenPage, open_page
-from ui.access import gate
-from ui.access.gate import Doorplate, Uploads, doorplate
+from ui.access import request_checks as checks
 from ui.access.login import Logins
+from ui.access.request_checks import KnownHosts, Uploads, known_hosts
 
 USER = ("ann", "correct horse")
 EVIL = "https://evil.example"
@@ -70,7 +70,7 @@ def request(page: OpenPage, method: str, path: str, **given: Any) -> int:
 
 
 def test_the_page_answers_to_its_own_names_only() -> None:
-    home = doorplate("127.0.0.1")
+    home = known_hosts("127.0.0.1")
     assert all(map(home.knows, ("localhost", "localhost:7860", "127.0.0.1:1", "[::1]:7860", "LOCALHOST")))
     assert not any(
         map(
@@ -78,40 +78,40 @@ def test_the_page_answers_to_its_own_names_only() -> None:
             ("", "evil.example", "192.168.1.5", "localhost.evil.example", "a.gradio.live", "a.hf.space", "["),
         )
     )
-    assert doorplate("127.0.0.1", share=True).knows("abc.gradio.live")
-    assert not doorplate("127.0.0.1", share=True).knows("gradio.live.evil.example")
-    assert not doorplate("127.0.0.1", share=True).knows("evilgradio.live")
-    space = doorplate("0.0.0.0", ["ann-studio.hf.space"], on_space=True)
+    assert known_hosts("127.0.0.1", share=True).knows("abc.gradio.live")
+    assert not known_hosts("127.0.0.1", share=True).knows("gradio.live.evil.example")
+    assert not known_hosts("127.0.0.1", share=True).knows("evilgradio.live")
+    space = known_hosts("0.0.0.0", ["ann-studio.hf.space"], on_space=True)
     assert all(map(space.knows, ("ann-studio.hf.space", "10.0.0.7:7860", socket.gethostname())))
     assert not space.knows("evil.example")
-    assert doorplate("0.0.0.0", ["studio.example"]).knows("studio.example:443")
+    assert known_hosts("0.0.0.0", ["studio.example"]).knows("studio.example:443")
 
 
 def test_an_origin_is_its_own_only_when_it_is_the_host_asked_for() -> None:
-    plate = Doorplate(("localhost", "studio.example"), any_address=True)
-    assert plate.is_own("http://127.0.0.1:7860", "127.0.0.1:7860")
-    assert plate.is_own("https://studio.example", "127.0.0.1:7860")
+    hosts = KnownHosts(("localhost", "studio.example"), any_address=True)
+    assert hosts.is_own("http://127.0.0.1:7860", "127.0.0.1:7860")
+    assert hosts.is_own("https://studio.example", "127.0.0.1:7860")
     wrong = ("null", EVIL, "http://localhost:3000", "http://localhost", "file://", "", "http://127.0.0.1:7861")
-    assert not any(plate.is_own(origin, "127.0.0.1:7860") for origin in wrong)
+    assert not any(hosts.is_own(origin, "127.0.0.1:7860") for origin in wrong)
 
 
 def test_posts_of_other_web_pages_change_nothing(opened: OpenPage) -> None:
     """S7: evil Origin, null, wrong Host, a cross-site fetch, text/plain, a form, no Content-Type, on every POST."""
     posts = [path for method, path in routes(opened) if method == "POST"]
     assert len(posts) >= 15
-    assert {gate.UPLOAD, gate.LOGIN, "/gradio_api/queue/join"} <= set(posts)
+    assert {checks.UPLOAD, checks.LOGIN, "/gradio_api/queue/join"} <= set(posts)
     body = json.dumps(CALL).encode()
     as_json, upload = {"content-type": "application/json"}, {"files": ("x.png", b"x")}
     before, statuses = stored(opened), []
     for path in posts:
-        sent: dict[str, Any] = {"files": upload} if path == gate.UPLOAD else {"content": body, "headers": as_json}
+        sent: dict[str, Any] = {"files": upload} if path == checks.UPLOAD else {"content": body, "headers": as_json}
         for foreign in (
             {"origin": EVIL}, {"origin": "null"}, {"host": "evil.example"}, {"sec-fetch-site": "cross-site"},
             {"origin": "http://localhost:1"}, {"host": "evil.example", "origin": "http://evil.example"},
         ):  # fmt: skip
             given = sent | {"headers": sent.get("headers", {}) | foreign}
             statuses.append((request(opened, "POST", path, **given), path, foreign))
-        if path != gate.LOGIN:
+        if path != checks.LOGIN:
             for kind in ({"content-type": "text/plain"}, {}, {"content-type": "application/x-www-form-urlencoded"}):
                 statuses.append((request(opened, "POST", path, content=body, headers=kind), path, kind))
     accepted = [one for one in statuses if one[0] not in (403, 404, 415)]
@@ -132,7 +132,7 @@ def test_other_web_pages_read_nothing(opened: OpenPage) -> None:
 
 def test_the_page_itself_and_programs_pass(opened: OpenPage) -> None:
     own = {"origin": opened.url.rstrip("/"), "sec-fetch-site": "same-origin"}
-    assert request(opened, "POST", gate.UPLOAD, files={"files": ("a.txt", b"a")}, headers=own) == 200
+    assert request(opened, "POST", checks.UPLOAD, files={"files": ("a.txt", b"a")}, headers=own) == 200
     assert request(opened, "GET", "/", headers=own) == 200
     assert Client(opened.url, verbose=False).predict(api_name="/list_models")
     host = urlsplit(opened.url)
@@ -153,7 +153,7 @@ def test_without_a_login_nothing_but_the_door_is_shown(locked: OpenPage) -> None
     assert len(table) >= 60
     passed = set()
     for method, path in table:
-        if (method, path) == ("POST", gate.LOGIN):
+        if (method, path) == ("POST", checks.LOGIN):
             continue
         for cookie in ({}, {"cookie": "access-token-unsecure-x=forged"}):
             given: dict[str, Any] = {"headers": {"content-type": "application/json", **cookie}}
@@ -279,7 +279,7 @@ def aborted_upload(page: OpenPage, num_bytes: int = 300_000) -> None:
     """Send the beginning of an upload and hang up."""
     address = urlsplit(page.url)
     head = (
-        f"POST {gate.UPLOAD} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {10 * num_bytes}\r\n"
+        f"POST {checks.UPLOAD} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {10 * num_bytes}\r\n"
         "Content-Type: multipart/form-data; boundary=xx\r\n\r\n"
         '--xx\r\nContent-Disposition: form-data; name="files"; filename="a.bin"\r\n\r\n'
     )
@@ -290,7 +290,7 @@ def aborted_upload(page: OpenPage, num_bytes: int = 300_000) -> None:
 
 def test_aborted_uploads_leave_no_files(opened: OpenPage) -> None:
     """R19: 200 uploads broken off midway leave no file, and what came whole beside them stays."""
-    whole = httpx.post(opened.url + gate.UPLOAD[1:], files={"files": ("whole.txt", b"whole")}).json()
+    whole = httpx.post(opened.url + checks.UPLOAD[1:], files={"files": ("whole.txt", b"whole")}).json()
     before = stored(opened)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: aborted_upload(opened), range(200)))
@@ -307,7 +307,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenPage]
     """Open a page with small limits: 2 MB a request, 8 files, 4 MB in all, a second of silence."""
     made = Uploads
     monkeypatch.setattr(
-        gate, "Uploads", lambda folder: made(folder, 4 * gate.MIB, 2 * gate.MIB, max_files=8, silence_s=1.0)
+        checks,
+        "Uploads",
+        lambda folder: made(folder, 4 * checks.MIB, 2 * checks.MIB, max_files=8, silence_s=1.0),
     )
     with open_page(tmp_path) as page:
         yield page
@@ -316,10 +318,10 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenPage]
 def upload(page: OpenPage, *files: bytes, chunked: bool = False) -> tuple[int, str]:
     """Upload files in one request, their size told beforehand or not; returns status and text."""
     parts = [("files", (f"{number}.bin", content)) for number, content in enumerate(files)]
-    request = httpx.Request("POST", page.url + gate.UPLOAD[1:], files=parts)
+    request = httpx.Request("POST", page.url + checks.UPLOAD[1:], files=parts)
     body, headers = request.read(), {"content-type": request.headers["content-type"]}
     content = (body[start : start + 65536] for start in range(0, len(body), 65536)) if chunked else body
-    answer = httpx.post(page.url + gate.UPLOAD[1:], content=content, headers=headers, timeout=60)
+    answer = httpx.post(page.url + checks.UPLOAD[1:], content=content, headers=headers, timeout=60)
     return answer.status_code, answer.text
 
 
@@ -336,18 +338,18 @@ def num_bytes(page: OpenPage) -> int:
 @pytest.mark.parametrize("chunked", [False, True])
 def test_an_upload_over_a_limit_is_refused_by_its_name(small: OpenPage, chunked: bool) -> None:
     """S12: too large, too many files, too much in all; nothing of it stays, and the next small one is taken."""
-    status, sentence = upload(small, b"x" * (4 * gate.MIB), chunked=chunked)
+    status, sentence = upload(small, b"x" * (4 * checks.MIB), chunked=chunked)
     assert (status, sentence) == (413, "One upload may have at most 2 MB.")
     status, sentence = upload(small, *[b"x"] * 9, chunked=chunked)
     assert (status, sentence) == (413, "One upload may have at most 8 files.")
     assert num_bytes(small) == 0
     assert upload(small, *[bytes([number]) for number in range(8)], chunked=chunked)[0] == 200
-    assert upload(small, b"a" * (2 * gate.MIB), chunked=chunked)[0] == 200
+    assert upload(small, b"a" * (2 * checks.MIB), chunked=chunked)[0] == 200
     # Without its size told an upload is measured as it comes: the 8 bytes too many may pass.
-    assert upload(small, b"b" * (2 * gate.MIB), chunked=chunked)[0] in ((200, 413) if chunked else (413,))
-    status, sentence = upload(small, b"c" * (2 * gate.MIB), chunked=chunked)
+    assert upload(small, b"b" * (2 * checks.MIB), chunked=chunked)[0] in ((200, 413) if chunked else (413,))
+    status, sentence = upload(small, b"c" * (2 * checks.MIB), chunked=chunked)
     assert (status, sentence.partition(":")[0]) == (413, "Uploads may take 4 MB of disk in all")
-    assert num_bytes(small) <= 4 * gate.MIB + 2**16
+    assert num_bytes(small) <= 4 * checks.MIB + 2**16
 
 
 def test_the_limits_as_shipped(opened: OpenPage) -> None:
@@ -356,7 +358,7 @@ def test_the_limits_as_shipped(opened: OpenPage) -> None:
     assert upload(opened, *[b"x"] * 501) == (413, "One upload may have at most 500 files.")
     address = urlsplit(opened.url)
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
-        head = f"POST {gate.UPLOAD} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {2 * 1024**3}\r\n"
+        head = f"POST {checks.UPLOAD} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {2 * 1024**3}\r\n"
         connection.sendall(f"{head}Content-Type: multipart/form-data; boundary=xx\r\n\r\n--xx\r\n".encode())
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 413")
@@ -369,7 +371,7 @@ def test_the_disk_share_as_shipped_holds_against_many_at_once(opened: OpenPage) 
     coming_in = opened.copies_dir / "tmp-coming-in"
     with coming_in.open("wb") as file:
         # No byte of it is really written. Its date is that of an upload still under way.
-        file.truncate(gate.MAX_KEPT_BYTES - 20 * gate.MIB)
+        file.truncate(checks.MAX_KEPT_BYTES - 20 * checks.MIB)
     os.utime(coming_in, (time.time() + 3600, time.time() + 3600))
     before_bytes, peak_bytes, ended = num_bytes(opened), 0, threading.Event()
 
@@ -383,7 +385,7 @@ def test_the_disk_share_as_shipped_holds_against_many_at_once(opened: OpenPage) 
     try:
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             told = list(
-                pool.map(lambda number: upload(opened, bytes([number]) * 40 * gate.MIB, chunked=True), range(8))
+                pool.map(lambda number: upload(opened, bytes([number]) * 40 * checks.MIB, chunked=True), range(8))
             )
     finally:
         ended.set()
@@ -391,15 +393,15 @@ def test_the_disk_share_as_shipped_holds_against_many_at_once(opened: OpenPage) 
         coming_in.unlink()
     assert {status for status, _ in told} == {413}
     assert {sentence.partition(":")[0] for _, sentence in told} == {"Uploads may take 2048 MB of disk in all"}
-    assert before_bytes < peak_bytes <= gate.MAX_KEPT_BYTES + 64 * gate.MIB
-    print(f"S12: peak {(peak_bytes - gate.MAX_KEPT_BYTES) / gate.MIB:+.1f} MB of the share")
+    assert before_bytes < peak_bytes <= checks.MAX_KEPT_BYTES + 64 * checks.MIB
+    print(f"S12: peak {(peak_bytes - checks.MAX_KEPT_BYTES) / checks.MIB:+.1f} MB of the share")
 
 
 def test_an_upload_that_falls_silent_is_ended(small: OpenPage) -> None:
     address = urlsplit(small.url)
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
         connection.sendall(
-            f"POST {gate.UPLOAD} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 5000\r\n"
+            f"POST {checks.UPLOAD} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 5000\r\n"
             "Content-Type: multipart/form-data; boundary=xx\r\n\r\n--xx\r\n"
             'Content-Disposition: form-data; name="files"; filename="a.bin"\r\n\r\nabc'.encode()
         )
@@ -431,5 +433,5 @@ def test_files_of_an_upload_under_way_are_not_swept(tmp_path: Path) -> None:
 
 def test_a_call_has_a_limit(opened: OpenPage) -> None:
     """S12: a call's body of more than 1 MB is refused by one sentence."""
-    answer = httpx.post(opened.url + "gradio_api/call/list_models", json={"data": ["x" * 2 * gate.MIB]}, timeout=30)
+    answer = httpx.post(opened.url + "gradio_api/call/list_models", json={"data": ["x" * 2 * checks.MIB]}, timeout=30)
     assert (answer.status_code, answer.text) == (413, "A call may have at most 1 MB.")

@@ -52,13 +52,13 @@ HEADERS = [
     (b"referrer-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
-# A file is shown as a picture or saved; opened by itself it runs nothing, and no browser keeps it.
+# A file is shown as a picture or saved; access by itself it runs nothing, and no browser keeps it.
 UNKEPT = (b"cache-control", b"private, no-store")
 FILE_HEADERS = [(b"content-security-policy", b"default-src 'none'"), UNKEPT]
 
 
 @dataclass(frozen=True)
-class Doorplate:
+class KnownHosts:
     """The names the page answers to: a name, `*.` and a name's end, or, with `any_address`, every IP address."""
 
     names: tuple[str, ...] = ("localhost",)
@@ -82,9 +82,9 @@ class Doorplate:
         return parts.netloc.lower() == host.lower() or _name_of(parts.netloc) in self.names[1:]
 
 
-def doorplate(
+def known_hosts(
     host: str, names: Iterable[str] = (), *, share: bool = False, on_space: bool = False, on_colab: bool = False
-) -> Doorplate:
+) -> KnownHosts:
     """Return the names for a page that listens on `host`; `names` are those it has behind a proxy."""
     own = ["localhost", *(name.lower() for name in names)]
     public = not _is_loopback(host)
@@ -94,7 +94,7 @@ def doorplate(
     own += ["*.gradio.live"] * share + ["*.hf.space"] * on_space
     framed_by = ("https://huggingface.co", "https://*.hf.space") if on_space else ()
     framed_by += ("https://colab.research.google.com", "https://*.googleusercontent.com") if on_colab else ()
-    return Doorplate(tuple(own), any_address=public, framed_by=framed_by)
+    return KnownHosts(tuple(own), any_address=public, framed_by=framed_by)
 
 
 def _name_of(host: str) -> str:
@@ -179,11 +179,11 @@ def _changed_s(path: Path) -> float:
 # The guard -----------------------------------------------------------------------------------------------------------
 
 
-class Gate:
+class RequestChecks:
     """ASGI middleware before Gradio's own app."""
 
-    def __init__(self, app: App, *, plate: Doorplate, uploads: Uploads, logins: Logins) -> None:
-        self._app, self._plate, self._uploads, self._logins = app, plate, uploads, logins
+    def __init__(self, app: App, *, hosts: KnownHosts, uploads: Uploads, logins: Logins) -> None:
+        self._app, self._hosts, self._uploads, self._logins = app, hosts, uploads, logins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with the reason why not."""
@@ -218,12 +218,12 @@ class Gate:
         """Return what kind of request this is; raises Refused when it may not pass."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
-        if not self._plate.knows(host):
+        if not self._hosts.knows(host):
             raise Refused(403, "This page is not known by that name; set DREAMBOOTH_NAMES where the app runs.")
         path = scope["path"] if scope["path"] == "/" else scope["path"].rstrip("/")
         kind = _kind(scope["method"], path)
         origin = headers.get("origin")
-        if origin is not None and not self._plate.is_own(origin, host):
+        if origin is not None and not self._hosts.is_own(origin, host):
             raise Refused(403, "Requests from other web pages are not taken.")
         changes = kind in ("upload", "login", "call") or path == LOGOUT
         if changes and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
@@ -238,7 +238,7 @@ class Gate:
         return kind
 
     def _with_headers(self, path: str, send: Send) -> Send:
-        frames = " ".join(("'self'", *self._plate.framed_by)).encode()
+        frames = " ".join(("'self'", *self._hosts.framed_by)).encode()
         more = FILE_HEADERS if path.startswith(FILE) else [(b"content-security-policy", b"frame-ancestors " + frames)]
         # What only some may see is not kept by browsers and proxies for others.
         if path in ("/", LOGOUT, *AFTER_LOGIN) or path.startswith(UNDER_AFTER_LOGIN):
