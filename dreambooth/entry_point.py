@@ -35,10 +35,10 @@ def run_program(command: Callable[[], int]) -> int:
             ):
                 print("\nInterrupted.", file=sys.stderr)
                 return SIGNAL_STATUS + signal.SIGINT
-            return _told(error)
+            return _report(error)
 
 
-def _told(error: Exception) -> int:
+def _report(error: Exception) -> int:
     """Tell of an error in words and return the exit status; raises it again when it may be a bug."""
     if isinstance(error, StoppedError):
         print(_in_lines(error), file=sys.stderr)

@@ -73,14 +73,14 @@ def traceback_text(error: BaseException) -> str:
 def hide_in_tracebacks() -> None:
     """Have what ends this process, or one of its threads, printed without secrets."""
 
-    def told(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    def report(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
         print(traceback_text(error), file=sys.stderr, end="")
 
-    def told_of_thread(arguments: threading.ExceptHookArgs) -> None:
+    def report_of_thread(arguments: threading.ExceptHookArgs) -> None:
         if arguments.exc_value is not None and arguments.exc_type is not SystemExit:
             print(traceback_text(arguments.exc_value), file=sys.stderr, end="")
 
-    sys.excepthook, threading.excepthook = told, told_of_thread
+    sys.excepthook, threading.excepthook = report, report_of_thread
 
 
 # The tree ------------------------------------------------------------------------------------------------------------

@@ -178,8 +178,8 @@ class Page(gr.Blocks):
         """
         inputs = [*inputs, *_last_defaults(block_fn, len(inputs))]
         if len(inputs) < len(block_fn.inputs):
-            told = f'"{block_fn.api_name}" takes {len(block_fn.inputs)} values; {len(inputs)} were given.'
-            raise gr.Error(f'{told} "Use via API" on the page lists them with their defaults.', print_exception=False)
+            text = f'"{block_fn.api_name}" takes {len(block_fn.inputs)} values; {len(inputs)} were given.'
+            raise gr.Error(f'{text} "Use via API" on the page lists them with their defaults.', print_exception=False)
         # Gradio would download what is named by an address, however large it is.
         traverse(inputs, _refuse_address, is_file_obj_with_meta)
         try:
@@ -238,5 +238,5 @@ def _message(error: Exception) -> Exception:
         return gr.Error(error_text(error), duration=None, print_exception=False)
     # The top of the page: what is no mistake of the user's is a bug, told without its insides.
     log.error("A handler of the page failed\n%s", traceback_text(error))
-    told = f"Something unexpected happened ({type(error).__name__}). The app's log has the details."
-    return gr.Error(told, print_exception=False)
+    text = f"Something unexpected happened ({type(error).__name__}). The app's log has the details."
+    return gr.Error(text, print_exception=False)

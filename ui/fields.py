@@ -112,14 +112,14 @@ def marks(
 
     `notes` is what stands under each field else; `marked` are the fields that are marked now.
     """
-    told = {problem.field: problem.message for problem in problems}
+    messages = {problem.field: problem.message for problem in problems}
     before = set(marked)
 
     wrong = {
-        name: gr.update(info=f"{field_label(name)} {_plain(told[name])}", elem_classes=["db-wrong"])
-        for name in names if name in told
+        name: gr.update(info=f"{field_label(name)} {_plain(messages[name])}", elem_classes=["db-wrong"])
+        for name in names if name in messages
     }  # fmt: skip
-    mended = {name: gr.update(info=notes[name], elem_classes=[]) for name in names if name in before - set(told)}
+    mended = {name: gr.update(info=notes[name], elem_classes=[]) for name in names if name in before - set(messages)}
     return wrong | mended
 
 

@@ -100,8 +100,8 @@ def field_label(name: str) -> str:
 def field_note(info: FieldInfo) -> str:
     """Return what stands under a setting's field: its sentence, its range, and its technical name."""
     # A bound of a size that no one reaches is no news.
-    told = not info.choices and info.range_text and (info.high is None or info.high <= 10**4)
-    allowed = f" ({info.range_text})" if told else ""
+    is_shown = not info.choices and info.range_text and (info.high is None or info.high <= 10**4)
+    allowed = f" ({info.range_text})" if is_shown else ""
     return f"{info.sentence.rstrip('.')}{allowed}. `{info.name}`"
 
 
@@ -256,13 +256,13 @@ def bleed_text(report: BleedReport) -> str:
         f"<td>{'-' if one.became_subject is None else f'{one.became_subject:.2f}'}</td></tr>"
         for one in report.ranked
     ]
-    said = (
+    hint = (
         f"Step {report.step}: pictures without the identifier, from the same seeds, base against taught; looked at by "
         f"{report.judged_by}. 0 is no change, and 1 in the last column has become the subject."
     )
     heads = "".join(f"<th scope='col'>{text}</th>" for text in ("prompt", "change", "became the subject"))
     return (
-        f"<h3>What else it changed</h3><p class='db-hint'>{escape(said)}</p>"
+        f"<h3>What else it changed</h3><p class='db-hint'>{escape(hint)}</p>"
         f"<table class='db-table'><tr>{heads}</tr>{''.join(rows)}</table>"
     )
 
@@ -300,9 +300,9 @@ def _device_memory(view: RunView, device: Device | None) -> str:
         return ""
     used = device.total_bytes - device.free_bytes
     percent = round(100 * used / max(device.total_bytes, 1))
-    told = f"{device.name}: {gb(used)} of {gb(device.total_bytes)} GB memory in use"
+    memory = f"{device.name}: {gb(used)} of {gb(device.total_bytes)} GB memory in use"
     return (
-        f"<div class='db-memory'><span>{escape(told)}</span><div class='db-bar db-thin' role='meter' "
+        f"<div class='db-memory'><span>{escape(memory)}</span><div class='db-bar db-thin' role='meter' "
         f"aria-label='Device memory in use' aria-valuemin='0' aria-valuemax='100' aria-valuenow='{percent}'>"
         f"<i style='width:{percent}%'></i></div></div>"
     )
@@ -310,13 +310,13 @@ def _device_memory(view: RunView, device: Device | None) -> str:
 
 def _trouble(view: RunView) -> str:
     """Return the panels of what went wrong, or seems to."""
-    told = ""
+    panels = ""
     if view.status in ("failed", "paused") and view.error:
         tone = "note" if view.error.cause == "lent" else "bad"
-        told += panel(view.error.what or "The run failed.", view.error.why, view.error.todo, tone=tone)
+        panels += panel(view.error.what or "The run failed.", view.error.why, view.error.todo, tone=tone)
     if view.status == "interrupted":
         again = "It starts again at its first step." if not view.resume_step else ""
-        told += panel(
+        panels += panel(
             "This run was interrupted: the app, or the machine, ended while it was at work.", again,
             "Press the button below to go on with it.", tone="note",
         )  # fmt: skip
@@ -324,8 +324,8 @@ def _trouble(view: RunView) -> str:
         words = f"Not responding: nothing heard from it for {in_words(view.silent_s)}."
         why = "A step of a large model may take that long on a CPU. If it goes on, the training hangs."
         todo = "Then end the app (Ctrl-C twice), start it again, and resume the run: what it saved is whole."
-        told += panel(words, why, todo, tone="note")
-    return told
+        panels += panel(words, why, todo, tone="note")
+    return panels
 
 
 @dataclass(frozen=True)

@@ -52,14 +52,14 @@ def bleed_command(arguments: dict[str, Any]) -> int:
     """Write the report of what a step changed besides its subject, and print it."""
     from dreambooth.export.model_card import bleed_dir
     from dreambooth.records.workspace import RunFolder
-    from dreambooth.scoring.bleed import bleed_report, told
+    from dreambooth.scoring.bleed import bleed_report, report_lines
 
     run, step = RunFolder(arguments["run"]), arguments["step"]
     with progress_bar("Pictures of other things", "picture") as on_picture:
         ranked = bleed_report(
             run.path, step, download=not arguments["offline"], on_picture=on_picture, base=arguments["base"]
         )
-    print("\n".join(told(ranked, bleed_dir(run.step_folder(step or run.steps()[-1])))))
+    print("\n".join(report_lines(ranked, bleed_dir(run.step_folder(step or run.steps()[-1])))))
     return 0
 
 
@@ -87,7 +87,7 @@ def evaluate_command(arguments: dict[str, Any]) -> int:
 def score_command(arguments: dict[str, Any]) -> int:
     """Score a run, and print its table and which step to take."""
     from dreambooth.records.workspace import RunFolder
-    from dreambooth.scoring.run import score_run, told
+    from dreambooth.scoring.run import score_lines, score_run
 
     run: Path = arguments["run"]
     with progress_bar("Probe pictures", "picture") as on_picture:
@@ -95,5 +95,5 @@ def score_command(arguments: dict[str, Any]) -> int:
             run, num_probes=arguments["probes"], download=not arguments["offline"], on_picture=on_picture,
             base=arguments["base"],
         )  # fmt: skip
-    print("\n".join(told(scores, RunFolder(run))))
+    print("\n".join(score_lines(scores, RunFolder(run))))
     return 0

@@ -237,11 +237,11 @@ def preflight_command(arguments: dict[str, Any]) -> int:
     settings, controls, bars = load_settings(), Controls(), RunBars()
     config, asked = asked_training(arguments)
     workspace = Workspace(settings.data_dir)
-    told = [
+    notices = [
         *setting_notices(config, asked, workspace.models_dir), *memory_notices(config, workspace.models_dir),
         *concept_notices(config.concepts),
     ]  # fmt: skip
-    for sentence in told + photo_findings(config.concepts, config.resolution):
+    for sentence in notices + photo_findings(config.concepts, config.resolution):
         print(sentence, file=sys.stderr)
     with stopping_on_signals(controls):
         found = preflight(

@@ -165,9 +165,9 @@ def out_of_range(config: Any) -> list[FieldProblem]:
     return problems
 
 
-def others(told: list[FieldProblem], found: list[FieldProblem]) -> list[FieldProblem]:
+def others(known: list[FieldProblem], found: list[FieldProblem]) -> list[FieldProblem]:
     """Return what was found wrong with fields of which nothing was told yet."""
-    return [problem for problem in found if problem.field not in {known.field for known in told}]
+    return [problem for problem in found if problem.field not in {one.field for one in known}]
 
 
 def _within(value: float, info: FieldInfo) -> bool:

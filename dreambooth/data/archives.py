@@ -68,7 +68,7 @@ def unpack_photos(archive: Path, folder: Path) -> PhotoFolder:
             with new_folder(folder) as temporary:
                 kept, skipped = _unpacked(archive, opened, entries, temporary)
     except _ZIP_ERRORS as error:
-        raise _told(archive, error) from error
+        raise _error_of(archive, error) from error
     return PhotoFolder([folder / name for name in in_natural_order(kept)], skipped)
 
 
@@ -177,7 +177,7 @@ def _overlap(entries: list[zipfile.ZipInfo], directory_start: int) -> str:
     return "" if end <= directory_start else "an entry is said to be longer than the file"
 
 
-def _told(archive: Path, error: Exception) -> PhotoError:
+def _error_of(archive: Path, error: Exception) -> PhotoError:
     if isinstance(error, OSError) and error.errno and error.errno != errno.EINVAL:
         return PhotoError(
             f"{shown(archive)} is not unpacked.", f"{error.strerror}.", "Make room or give access, then try again."

@@ -18,19 +18,19 @@ MAX_MEASURED = 200
 
 def concept_notices(concepts: Sequence[Concept]) -> list[str]:
     """Return a sentence for each folder used twice, prompt that names no subject, and photo that is there twice."""
-    told: list[str] = []
+    notices: list[str] = []
     folders: dict[Path, int] = {}
     for number, concept in enumerate(concepts, 1):
         first = folders.setdefault(Path(concept.instance_data_dir).resolve(), number)
         if first != number:
             folder = concept.instance_data_dir
-            told.append(f'Concepts {first} and {number} have the same photos: both read "{folder}".')
+            notices.append(f'Concepts {first} and {number} have the same photos: both read "{folder}".')
         if _words(concept.instance_prompt) == _words(concept.class_prompt or ""):
-            told.append(
+            notices.append(
                 f'"{concept.instance_prompt}" is both the instance prompt and the class prompt: the subject gets no '
                 "name of its own. Add an identifier to the instance prompt."
             )
-    return told + _same_photos(list(folders))
+    return notices + _same_photos(list(folders))
 
 
 def _words(prompt: str) -> list[str]:
@@ -63,7 +63,7 @@ def photo_findings(concepts: Sequence[Concept], resolution_px: int) -> list[str]
 
     A photo without a chosen square is measured on its middle one. What cannot be read the training itself names.
     """
-    told = []
+    notices = []
     for folder in dict.fromkeys(Path(concept.instance_data_dir) for concept in concepts):
         there = _photos(folder)
         photos = {photo.name: photo for photo in there[:MAX_MEASURED]}
@@ -71,10 +71,10 @@ def photo_findings(concepts: Sequence[Concept], resolution_px: int) -> list[str]
         for name, found in _found(folder, photos, resolution_px).items():
             sentences = " ".join(_named(one, photos, records) for one in found if one.code not in HARMLESS)
             if sentences:
-                told.append(f"{known_name(photos[name], records)}: {sentences}")
+                notices.append(f"{known_name(photos[name], records)}: {sentences}")
         if len(there) > MAX_MEASURED:
-            told.append(f"Only the first {MAX_MEASURED} of the {len(there)} photos in {folder} were checked.")
-    return told
+            notices.append(f"Only the first {MAX_MEASURED} of the {len(there)} photos in {folder} were checked.")
+    return notices
 
 
 def _found(folder: Path, photos: dict[str, Path], resolution_px: int) -> dict[str, list[Finding]]:

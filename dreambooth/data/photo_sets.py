@@ -187,8 +187,8 @@ class PhotoSet:
         finally:
             if room.is_dir():
                 remove_folder(room)
-        told = [(True, f"{shown(archive)}: {len(new)} photos were added."), *((False, text) for text in problems)]
-        return told + [(False, f"{shown(path)} {reason}.") for path, reason in unpacked.skipped]
+        lines = [(True, f"{shown(archive)}: {len(new)} photos were added."), *((False, text) for text in problems)]
+        return lines + [(False, f"{shown(path)} {reason}.") for path, reason in unpacked.skipped]
 
     def add_folder(self, folder: Path, taken: Taken | None = None) -> list[Line]:
         """Take in the photos that lie in a folder of this machine, with captions and squares beside them."""

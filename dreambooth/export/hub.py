@@ -108,7 +108,7 @@ def _pushed(
             api, full_id, info, files, on_progress, functools.partial(refuse_other_hash, model_dir, error=ExportError)
         )
     except (_http_error(), OSError, RuntimeError, ValueError, ImportError) as error:  # ImportError: a proxy's package
-        raise _told(repo_id, error) from None
+        raise _error_of(repo_id, error) from None
     return PushResult(full_id, f"{api.endpoint}/{full_id}", created, bool(info.private))
 
 
@@ -304,7 +304,7 @@ def _http_error() -> type[Exception]:
     return errors.HTTPError  # type: ignore[attr-defined,no-any-return,unused-ignore]
 
 
-def _told(repo_id: str, error: BaseException) -> ExportError:
+def _error_of(repo_id: str, error: BaseException) -> ExportError:
     """Return the client's error in words for the user."""
     from huggingface_hub import errors
 

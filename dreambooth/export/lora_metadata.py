@@ -50,10 +50,10 @@ def lora_metadata(
     where that is known.
     """
     settings = public_settings(model_dir)
-    told = file_metadata_of(model_dir, layout, prediction_type)
-    metadata = told | _network(factors) | _training(settings, json.loads(told.get("dreambooth.recipe", "{}")))
+    basic = file_metadata_of(model_dir, layout, prediction_type)
+    metadata = basic | _network(factors) | _training(settings, json.loads(basic.get("dreambooth.recipe", "{}")))
     metadata |= {
-        "modelspec.architecture": f"{told['modelspec.architecture']}/lora",
+        "modelspec.architecture": f"{basic['modelspec.architecture']}/lora",
         "modelspec.encoder_layer": str(layout.used_layer),
         "modelspec.implementation": "diffusers",
         "ss_base_model_version": layout.lora_version,

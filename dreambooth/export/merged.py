@@ -63,18 +63,23 @@ def whole_model(
     dtype = _dtype_of(model_dir, precision)
     weights = [module.state_dict() for module in made.modules().values()]
     refuse_full_disk(beside, sum(stored_bytes(named, dtype) for named in weights))
-    card, told = dataclasses.replace(made.card, step=_step_of(model_dir), lora=None), str(strength)
+    card, strengths = dataclasses.replace(made.card, step=_step_of(model_dir), lora=None), str(strength)
     loss = None
     if (file := lora_file(model_dir)) is not None:
         loss = _format_loss(made, file, strength, dtype)
         own = read_card(str(model_dir))
         if base is not None:
-            told += f", a LoRA added to {card.source or 'another local model'}"
+            strengths += f", a LoRA added to {card.source or 'another local model'}"
         # The recipe names what was trained on; both licences hold.
         licence = " and ".join(dict.fromkeys(text for text in (card.licence, own.licence) if text))
         card = dataclasses.replace(card, source=own.source, licence=licence)
     with scratch_folder(beside) as folder:
-        write_model(folder, made, dtype, dataclasses.replace(card, strength="" if told == str(Strength()) else told))
+        write_model(
+            folder,
+            made,
+            dtype,
+            dataclasses.replace(card, strength="" if strengths == str(Strength()) else strengths),
+        )
         if (model_dir / "args.json").is_file():
             shutil.copy(model_dir / "args.json", folder / "args.json")
         yield WholeModel(folder, loss)

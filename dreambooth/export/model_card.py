@@ -86,9 +86,12 @@ def card_json(model_dir: Path) -> str:
 
 def base_and_licence(model_dir: Path) -> tuple[str, str]:
     """Return the Hub id (or `starter`) that the model comes from and its licence; empty where they are not known."""
-    card, told = _object(model_dir / "card.json"), _object(model_dir / "args.json").get("pretrained_model_name_or_path")
+    card, base_name = (
+        _object(model_dir / "card.json"),
+        _object(model_dir / "args.json").get("pretrained_model_name_or_path"),
+    )
     base, licence = (card[name] if isinstance(card.get(name), str) else "" for name in ("source", "licence"))
-    named = SUCCESSORS.get(str(told), str(told))
+    named = SUCCESSORS.get(str(base_name), str(base_name))
     if not base and named in KNOWN_LICENCES:
         # Models of the seed's script, and ours of before cards told it; any other name may be a folder here.
         base = named

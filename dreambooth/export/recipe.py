@@ -63,12 +63,12 @@ def public_settings(model_dir: Path) -> dict[str, Any]:
     shown = {name: value for name, value in settings.items() if name in public and value is not None}
     concepts = settings.get("concepts", settings.get("concepts_list"))
     if isinstance(concepts, list):
-        told = [
+        concepts = [
             {name: concept[name] for name in PUBLIC_OF_CONCEPT if concept.get(name) is not None}
             for concept in concepts
             if isinstance(concept, dict)
         ]
-        shown["concepts"] = told
+        shown["concepts"] = concepts
     if "pretrained_model_name_or_path" in shown:
         # What the run was told may be a folder; the card knows where that came from.
         shown["pretrained_model_name_or_path"] = _json(model_dir / "card.json").get("source") or "a local model"

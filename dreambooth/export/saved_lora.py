@@ -102,9 +102,9 @@ def convert_lora(
     if not wanted:
         raise ExportError("Nothing would be in the file.", "Its strength is 0.", "Choose a strength above 0.")
     dtype = _dtype_of(file, precision)
-    told = file_metadata(file)
-    prediction = "v_prediction" if told.get("modelspec.prediction_type") == "v" else "epsilon"
-    photos = told.get(NUM_PHOTOS, "")
+    metadata = file_metadata(file)
+    prediction = "v_prediction" if metadata.get("modelspec.prediction_type") == "v" else "epsilon"
+    photos = metadata.get(NUM_PHOTOS, "")
     metadata = lora_metadata(
         model_dir, out_path.stem, layout, wanted, prediction, int(photos) if photos.isdecimal() else None
     )

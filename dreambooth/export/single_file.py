@@ -120,8 +120,8 @@ def read_model(model_dir: Path) -> OriginalModel:
         raise _no_such_model(model_dir, layout, f"{layout.short_title} has no tensor {error}.") from None
     strange = sorted(original.keys() ^ expected)
     if strange:
-        told = f"Missing or not of {layout.short_title}: {', '.join(strange[:3])}."
-        raise _no_such_model(model_dir, layout, told)
+        why = f"Missing or not of {layout.short_title}: {', '.join(strange[:3])}."
+        raise _no_such_model(model_dir, layout, why)
     return OriginalModel(model_dir, family, weights, original, expected, file_metadata_of(model_dir, layout))
 
 

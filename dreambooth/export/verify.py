@@ -40,11 +40,11 @@ class Verdict:
     format_loss: float | None = None
 
     def __str__(self) -> str:
-        told = f"Read again: all {self.num_tensors} tensors are there and equal."
+        text = f"Read again: all {self.num_tensors} tensors are there and equal."
         if self.format_loss is None:
-            return told
+            return text
         loss = f"The file's number format loses {self.format_loss:.2%} of its change." if self.format_loss else ""
-        return f"{told} The LoRA was merged in fp32. {loss}".rstrip()
+        return f"{text} The LoRA was merged in fp32. {loss}".rstrip()
 
 
 def convert_verified(

@@ -134,16 +134,16 @@ def memory_notice(config: TrainingConfig, shape: ModelShape, device: Device, num
     need_bytes = memory_need(config, shape, device.kind, num_steps).peak_bytes
     if need_bytes <= room_bytes(device):
         return ""
-    told = (
+    text = (
         f"The run needs about {gb(need_bytes)} GiB of memory, and {device.name} has {gb(device.free_bytes)} GiB free."
     )
     leaner = leaner_offer(config, shape, device)
     if leaner is None:
-        return told
+        return text
     plan = leaner.plan
     flags = [f"--method {plan.method}", f"--mixed_precision {plan.mixed_precision}"]
     flags += ["--gradient_checkpointing"] * plan.gradient_checkpointing
-    return f"{told} {leaner.outcome} needs about {gb(leaner.need_bytes)} GiB: {' '.join(flags)}."
+    return f"{text} {leaner.outcome} needs about {gb(leaner.need_bytes)} GiB: {' '.join(flags)}."
 
 
 def class_pictures_to_make(workspace: Workspace, config: TrainingConfig) -> int:

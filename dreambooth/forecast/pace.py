@@ -53,12 +53,12 @@ def measured(events: Iterable[tuple[float, Event]], config: TrainingConfig) -> P
     spans = _spans(_last_part(events))
     steps, stepping_s = 0, 0.0
     for span in (one for one in spans if one.phase.phase == "training"):
-        told = [(time_s, event.step) for time_s, event in span.events if isinstance(event, StepLoss)]
+        steps_seen = [(time_s, event.step) for time_s, event in span.events if isinstance(event, StepLoss)]
         # The first steps of the process warm caches and compile: they are timed from their first report on.
-        begin = (span.begin_s, span.phase.done) if steps else next(iter(told), None)
-        if told and begin is not None and told[-1][1] > begin[1]:
-            steps += told[-1][1] - begin[1]
-            stepping_s += told[-1][0] - begin[0]
+        begin = (span.begin_s, span.phase.done) if steps else next(iter(steps_seen), None)
+        if steps_seen and begin is not None and steps_seen[-1][1] > begin[1]:
+            steps += steps_seen[-1][1] - begin[1]
+            stepping_s += steps_seen[-1][0] - begin[0]
     if steps < MIN_STEPS_MEASURED:
         return None
     loading = [one.seconds for one in spans if one.phase.phase == "loading"]

@@ -106,8 +106,10 @@ def _lora_report(path: Path, weights: "Mapping[str, Tensor]", rows: Rows) -> Fil
 
 def _identity(path: Path, metadata: Mapping[str, str]) -> Rows:
     """Return a LoRA's name and hashes."""
-    tensors, told = tensors_hash(path), metadata.get("sshs_model_hash", "")
-    state = "" if told in ("", tensors) else f" (its header says {_text(told[:HASH_DIGITS])}, which is another file's)"
+    tensors, known = tensors_hash(path), metadata.get("sshs_model_hash", "")
+    state = (
+        "" if known in ("", tensors) else f" (its header says {_text(known[:HASH_DIGITS])}, which is another file's)"
+    )
     rows = [("Name in prompts", _text(metadata.get("ss_output_name") or path.stem))]
     return [*rows, ("Hash (AutoV3)", tensors[:HASH_DIGITS] + state), ("SHA-256", file_hash(path))]
 
@@ -125,8 +127,8 @@ def _modules(lora: LoraFile) -> Rows:
     ranks = [len(one.down) for one in lora.factors.values()]
     alphas = lora.alphas or {}
     scales = [1.0 if alpha is None else alpha / rank for alpha, rank in zip(alphas.values(), ranks, strict=True)]
-    told = [alpha for alpha in alphas.values() if alpha is not None]
-    alpha = _range(told) if told else "not in the file: the rank is meant"
+    known = [alpha for alpha in alphas.values() if alpha is not None]
+    alpha = _range(known) if known else "not in the file: the rank is meant"
     return [*rows, ("Rank", _range(ranks)), ("Alpha", f"{alpha}; alpha / rank: {_range(scales)}")]
 
 
@@ -148,8 +150,8 @@ def _changes(lora: LoraFile) -> Rows:
     sizes = {name: _norm(one.up.flatten(1), one.down.flatten(1)) for name, one in lora.factors.items()}
     largest = max(sizes, key=lambda name: sizes[name])
     zero = [name for name, size in sizes.items() if size == 0]
-    told = f"all numbers finite; largest {sizes[largest]:.3g} (norm), in {largest}"
-    return [("Changes", f"{told}; none at all in {len(zero)} of {len(sizes)} modules" if zero else told)]
+    text = f"all numbers finite; largest {sizes[largest]:.3g} (norm), in {largest}"
+    return [("Changes", f"{text}; none at all in {len(zero)} of {len(sizes)} modules" if zero else text)]
 
 
 def _norm(up: "Tensor", down: "Tensor") -> float:
@@ -190,8 +192,8 @@ def _commonest_tags(text: str) -> list[str]:
 
 
 def _training(metadata: Mapping[str, str]) -> Rows:
-    told = ((label, metadata.get(name, "")) for name, label in TRAINING.items())
-    return [(label, _text(text)) for label, text in told if text not in ("", "None")]
+    rows = ((label, metadata.get(name, "")) for name, label in TRAINING.items())
+    return [(label, _text(text)) for label, text in rows if text not in ("", "None")]
 
 
 @cache

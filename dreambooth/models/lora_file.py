@@ -166,9 +166,9 @@ def _adapter_settings(path: Path, metadata: Mapping[str, str], keys: Mapping[str
                 "peft writes it into adapter_config.json, which is not beside the file.", "Put it there.",
             ) from None  # fmt: skip
     try:
-        told = json.loads(metadata.get(ADAPTER_METADATA, "{}"))
+        values = json.loads(metadata.get(ADAPTER_METADATA, "{}"))
         return _AdapterSettings({
-            part: {name.removeprefix(f"{part}."): value for name, value in told.items() if name.startswith(f"{part}.")}
+            part: {key.removeprefix(f"{part}."): value for key, value in values.items() if key.startswith(f"{part}.")}
             for part in parts
         })  # fmt: skip
     except (ValueError, AttributeError, RecursionError):

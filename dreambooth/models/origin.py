@@ -27,10 +27,10 @@ def origin_of(name: str, models_dir: Path | None = None) -> Origin | None:
     while folder is not None and folder.is_dir() and folder not in seen:
         seen.add(folder)
         base, source = (
-            _told(folder / "args.json", "pretrained_model_name_or_path"),
-            _told(folder / "card.json", "source"),
+            _value_of(folder / "args.json", "pretrained_model_name_or_path"),
+            _value_of(folder / "card.json", "source"),
         )
-        if not base and (not source or not _told(folder / "card.json", "step")):
+        if not base and (not source or not _value_of(folder / "card.json", "step")):
             break
         # A path may be another machine's, or another folder by now; a name of the Hub is the same everywhere.
         here = next((one for one in (base, source) if one and _is_here(one, models_dir)), "")
@@ -47,8 +47,8 @@ def step_sentence(name: str, models_dir: Path | None = None) -> str:
     run = RunFolder(folder.parent)
     step, is_recommended = run.base_step() or (0, False)
     kind = "" if str(step) != folder.name else ", the recommended one" if is_recommended else ", its last saved one"
-    told = f'The base model is step {folder.name} of the run "{run.name}"{kind}.'
-    return told if lora_file(folder) is None else f"{told} It is a LoRA: it is merged into its own base first."
+    sentence = f'The base model is step {folder.name} of the run "{run.name}"{kind}.'
+    return sentence if lora_file(folder) is None else f"{sentence} It is a LoRA: it is merged into its own base first."
 
 
 def class_images_sentence(name: str, class_model: str | None, models_dir: Path | None = None) -> str:
@@ -68,7 +68,7 @@ def missing_base(step: str, models_dir: Path | None = None) -> str:
     return "" if about is None or _is_here(about.base, models_dir) else about.base
 
 
-def _told(file: Path, key: str) -> str:
+def _value_of(file: Path, key: str) -> str:
     """Return what a model's own file says under this key, as text; nothing where it cannot be read."""
     try:
         value = read_object(file).get(key)

@@ -235,15 +235,15 @@ def _does_not_fit(base: Base, lora: LoraFile, why: str) -> BaseModelError:
 
 def _told_of(base: Base, lora: LoraFile, fit: Fit) -> str:
     """Return what of a LoRA is not used, nothing where all of it is."""
-    told = []
+    notices = []
     if fit.missing:
-        told.append(
+        notices.append(
             f'{len(fit.missing)} of the {len(lora.factors)} modules of the LoRA "{lora.path.name}" are not in '
             f'"{model_name(base.name)}", and are left out: {named(fit.missing)}.'
         )
     if lora.not_used:
-        told.append(f'The embedding in the LoRA "{lora.path.name}" is not used: its trigger word has no effect.')
-    return " ".join(told)
+        notices.append(f'The embedding in the LoRA "{lora.path.name}" is not used: its trigger word has no effect.')
+    return " ".join(notices)
 
 
 def _file_of(lora: AddedLora) -> Path:
@@ -313,9 +313,9 @@ def _files_of(name: str, models_dir: Path | None) -> tuple[tuple[str, int, int],
 def _base_of(model_dir: Path) -> dict[str, Any]:
     """Return what a step was trained from, as its settings say."""
     try:
-        told = read_object(model_dir / "args.json")
-        found = {name: told.get(name) for name in ("revision", "variant")}
-        base = str(told["pretrained_model_name_or_path"])
+        settings = read_object(model_dir / "args.json")
+        found = {name: settings.get(name) for name in ("revision", "variant")}
+        base = str(settings["pretrained_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError):
         raise BaseModelError(
             f"What {model_dir} learned is not known.", "Nothing says what it was trained from: no args.json.",

@@ -31,7 +31,7 @@ def parts_of(weights: "Mapping[str, Tensor]", header: Mapping[str, str], layout:
     parts = {"unet": unet, "text_encoder": _text_encoder_of(text_weights, unsaid), "vae": vae_of(vae_weights)}
     prediction_type = _prediction_type(unet, header, unsaid)
     v_px = unsaid.v_px if prediction_type == "v_prediction" else None
-    native_px = said_px(header) or v_px or _own_px(unet)
+    native_px = native_px_in(header) or v_px or _own_px(unet)
     unet.register_to_config(sample_size=native_px // 8)
     return FileParts(
         layout, parts, SD15_SCHEDULER | {"prediction_type": prediction_type},
@@ -99,9 +99,9 @@ def _config(part: str, width: int | list[int], unsaid: SingleFile) -> dict[str, 
 
 def _prediction_type(unet: Any, header: Mapping[str, str], unsaid: SingleFile) -> str:
     """Return what the UNet was trained to predict: as the file says, else as it shows where both are usual."""
-    said = said_prediction_type(header)
-    if said is not None or unsaid.v_px is None:
-        return said or "epsilon"
+    prediction_type = prediction_type_in(header)
+    if prediction_type is not None or unsaid.v_px is None:
+        return prediction_type or "epsilon"
     import torch
 
     states = torch.zeros(1, 77, unet.config.cross_attention_dim)
@@ -109,10 +109,10 @@ def _prediction_type(unet: Any, header: Mapping[str, str], unsaid: SingleFile) -
     return "epsilon" if asked else "v_prediction"
 
 
-def said_prediction_type(header: Mapping[str, str]) -> str | None:
+def prediction_type_in(header: Mapping[str, str]) -> str | None:
     """Return what a file's header says that its model predicts, None where it says nothing."""
-    told = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}
-    return told.get(header.get("modelspec.prediction_type", ""))
+    names = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}
+    return names.get(header.get("modelspec.prediction_type", ""))
 
 
 def gives_noise_back(predict: "Callable[[Tensor, Tensor], Tensor]") -> bool:
@@ -129,7 +129,7 @@ def gives_noise_back(predict: "Callable[[Tensor, Tensor], Tensor]") -> bool:
     return float(torch.corrcoef(torch.stack([noise.flatten(), answer.flatten()]))[0, 1]) > 0.5
 
 
-def said_px(header: Mapping[str, str]) -> int | None:
+def native_px_in(header: Mapping[str, str]) -> int | None:
     """Return the side of the pictures that a file's header says its model is for."""
     match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", header.get("modelspec.resolution", ""))
     side_px = min(int(match[1]), int(match[2])) if match else 0

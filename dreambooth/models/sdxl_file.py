@@ -10,7 +10,7 @@ from dreambooth.formats import sdxl_keys
 from dreambooth.formats.layout import Layout
 from dreambooth.models.family import Condition, FileParts
 from dreambooth.models.sd import SD15_SCHEDULER
-from dreambooth.models.sd_file import gives_noise_back, said_prediction_type, said_px
+from dreambooth.models.sd_file import gives_noise_back, native_px_in, prediction_type_in
 from dreambooth.models.sdxl import StableDiffusionXL
 from dreambooth.models.weights import filled
 
@@ -31,7 +31,7 @@ def parts_of(weights: "Mapping[str, Tensor]", header: Mapping[str, str], layout:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     found = sdxl_keys.from_original(weights)
-    native_px = said_px(header) or NATIVE_PX
+    native_px = native_px_in(header) or NATIVE_PX
     pooled_width = found["text_encoder_2"]["text_projection.weight"].shape[0]
     unet_config = _unet_config(found["unet"], pooled_width) | {"sample_size": native_px // 8}
     vae_config = _vae_config(found["vae"]) | {"sample_size": native_px}
@@ -136,10 +136,12 @@ def _prediction(
         is_to_the_end = sdxl_keys.ZERO_TERMINAL_MARKER in weights
         changes = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if is_to_the_end else {}
         return {"prediction_type": "v_prediction", **changes}
-    said = said_prediction_type(header)
-    if said is None:
-        said = "epsilon" if gives_noise_back(lambda *inputs: _asked(unet, pooled_width, *inputs)) else "v_prediction"
-    return {"prediction_type": said}
+    prediction_type = prediction_type_in(header)
+    if prediction_type is None:
+        prediction_type = (
+            "epsilon" if gives_noise_back(lambda *inputs: _asked(unet, pooled_width, *inputs)) else "v_prediction"
+        )
+    return {"prediction_type": prediction_type}
 
 
 def _asked(unet: Any, pooled_width: int, noise: "Tensor", timestep: "Tensor") -> "Tensor":

@@ -88,9 +88,9 @@ class Painter:
                 row = rows.setdefault(step_label(step), [])
                 for request in requests if step else [_whole(one) for one in requests]:
                     first = sum(map(len, rows.values()))
-                    told = None if on_step is None else _part_of(on_step, num_done, num_parts)
+                    progress = None if on_step is None else _part_of(on_step, num_done, num_parts)
                     own = base if step else None
-                    for path in self._painted(model, request, folder, prefix, first, told, should_stop, once, own):
+                    for path in self._painted(model, request, folder, prefix, first, progress, should_stop, once, own):
                         row.append(path)
                         yield path
                     num_done += 1
@@ -177,8 +177,8 @@ def steps_to_compare(run: RunFolder, steps: Sequence[int], base: str) -> dict[in
     missing = [step for step in wanted if step and step not in there]
     if missing or not wanted:
         have = ", ".join(map(str, there)) or "none yet"
-        told = f"{', '.join(map(str, missing)) or 'none'}: {run.name} has {have}."
-        raise ConfigError([FieldProblem("steps", told)])
+        problem = f"{', '.join(map(str, missing)) or 'none'}: {run.name} has {have}."
+        raise ConfigError([FieldProblem("steps", problem)])
     return {step: str(run.step_folder(step)) if step else base for step in wanted}
 
 
@@ -188,8 +188,8 @@ def prompts_to_compare(config: GenerationConfig, num_models: int) -> list[str]:
     prompts = [line.strip() for line in config.prompt.splitlines() if line.strip()]
     num_pictures = num_models * len(prompts) * config.num_images_per_prompt
     if num_pictures > MAX_COMPARED:
-        told = f"make {num_pictures} pictures with this many steps and prompts: at most {MAX_COMPARED} are compared."
-        raise ConfigError([FieldProblem("num_images_per_prompt", told)])
+        problem = f"make {num_pictures} pictures with this many steps and prompts: at most {MAX_COMPARED} are compared."
+        raise ConfigError([FieldProblem("num_images_per_prompt", problem)])
     return prompts
 
 

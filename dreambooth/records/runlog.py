@@ -108,9 +108,9 @@ class RunLog:
             self._written_s = 0.0
             if self._state.status in FINAL_STATUSES:
                 # There is no later event, and nowhere else to say how the run ended.
-                told = without_secrets(f"{self._run.name}: {self._state.status}, not written: {error}")
+                text = without_secrets(f"{self._run.name}: {self._state.status}, not written: {error}")
                 with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
-                    print(told, file=sys.stderr)
+                    print(text, file=sys.stderr)
 
     def bug(self, error: BaseException) -> None:
         """Keep a traceback in the log, where the page's words would not help whoever mends it."""
@@ -121,8 +121,8 @@ class RunLog:
         changes: dict[str, Any] = {"heartbeat_s": now_s}
         match event:
             case StatusChanged():
-                told = event if event.status in ("failed", "paused") else None
-                changes |= {"status": event.status, "error": told}
+                error = event if event.status in ("failed", "paused") else None
+                changes |= {"status": event.status, "error": error}
                 if event.status in FINAL_STATUSES:
                     changes["seconds_left"] = None
             case PhaseProgress():

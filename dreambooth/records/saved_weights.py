@@ -24,10 +24,10 @@ def saved_steps(run: RunFolder, settings: TrainingConfig | None = None) -> list[
         return found
     # A resume may have changed settings that make it no other run, and where its files are.
     first = settings_in(run.first_config_path) or settings
-    told = {step: settings_in(run.step_folder(step) / "args.json") for step in found}
+    settings_of = {step: settings_in(run.step_folder(step) / "args.json") for step in found}
     return [
         step
-        for step, own in told.items()
+        for step, own in settings_of.items()
         if own and own.identity() == settings.identity() and _places(own) in (_places(settings), _places(first))
     ]
 

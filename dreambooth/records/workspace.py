@@ -274,11 +274,11 @@ class RunFolder:
 
     def forget_failed_start(self) -> None:
         """Remove the records of a run that ended before its first step, and the pictures of its base; the log stays."""
-        told = (
+        records = (
             self.events_path, self.state_path, self.config_path, self.first_config_path, self.finish_path,
             self.extensions_path,
         )  # fmt: skip
-        for path in (*told, self.scores_path, self.scores_chart_path):
+        for path in (*records, self.scores_path, self.scores_chart_path):
             path.unlink(missing_ok=True)
         for folder in (self.step_folder(0) / "samples", self.probes, self.bleed):
             shutil.rmtree(folder, ignore_errors=True)

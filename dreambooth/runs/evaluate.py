@@ -162,7 +162,7 @@ class Evaluation:
     # Training --------------------------------------------------------------------------------------------------------
 
     def _train(self, name: str, concept: Concept, run: RunFolder) -> None:
-        def told(event: Event) -> None:
+        def notify(event: Event) -> None:
             if isinstance(event, PhaseProgress) and event.total:
                 self.on_progress(f"{name}: {event.phase}", event.done, event.total)
 
@@ -171,11 +171,13 @@ class Evaluation:
             return
         if run.config_path.exists() and status != "queued":
             try:
-                resume(run.path, settings=self.settings, on_event=told, manager=self.manager)
+                resume(run.path, settings=self.settings, on_event=notify, manager=self.manager)
                 return
             except RunFolderError:
                 pass  # it ended before its settings were whole: from the start
-        train(self._settings_of(concept, run), settings=self.settings, on_event=told, explicit=(), manager=self.manager)
+        train(
+            self._settings_of(concept, run), settings=self.settings, on_event=notify, explicit=(), manager=self.manager
+        )
 
     def _settings_of(self, concept: Concept, run: RunFolder) -> TrainingConfig:
         card = read_card(self.request.base, self.workspace.models_dir)

@@ -190,10 +190,10 @@ def _tell_at_start(config: TrainingConfig, context: RunContext) -> None:
 def _about_base(config: TrainingConfig, models_dir: Path) -> list[str]:
     """Return which step of a run the base is, and whose class images a trained base gets."""
     name, class_model = config.pretrained_model_name_or_path, config.class_model_name_or_path
-    told = [step_sentence(name, models_dir)]
+    sentences = [step_sentence(name, models_dir)]
     if config.with_prior_preservation:
-        told.append(class_images_sentence(name, class_model, models_dir))
-    return [sentence for sentence in told if sentence]
+        sentences.append(class_images_sentence(name, class_model, models_dir))
+    return [sentence for sentence in sentences if sentence]
 
 
 def _own_photos(config: TrainingConfig, workspace: Workspace) -> list[Path]:

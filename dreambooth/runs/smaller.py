@@ -46,8 +46,8 @@ def smaller_settings(config: TrainingConfig) -> list[str]:
 
     Another method comes last: it is offered in words, and never taken by itself.
     """
-    told = [words for _, words in _ways_to_need_less(config)]
-    return told + ([f"or train {leaner[1]}: --method {leaner[0].method}"] if (leaner := leaner_method(config)) else [])
+    ways = [words for _, words in _ways_to_need_less(config)]
+    return ways + ([f"or train {leaner[1]}: --method {leaner[0].method}"] if (leaner := leaner_method(config)) else [])
 
 
 def smaller_config(config: TrainingConfig) -> TrainingConfig | None:

@@ -239,7 +239,7 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def told(ranked: Sequence[Bled], folder: Path) -> list[str]:
+def report_lines(ranked: Sequence[Bled], folder: Path) -> list[str]:
     """Return the report as lines for a terminal."""
     lines = [f"{'change':>8}{'became the subject':>20}  prompt, without the identifier"]
     for one in ranked:

@@ -54,15 +54,15 @@ def _over_steps(draw: Any, steps: Sequence[StepScores], picked: int | None, corn
         if points:
             _line(draw, [point[:2] for point in points], colour)
             draw.text((points[-1][0] + 8, points[-1][1] - FONT_PX // 2), title, colour)
-    told = -FONT_PX * 3.0
+    last_x = -FONT_PX * 3.0
     for one in steps:
         x, y = _place(corner, one.step / last, 0)
         if one.step == picked:
             draw.line([(x, y), _place(corner, one.step / last, 1)], PICK, 1)
         # Where saves lie close together, not each of them is named.
-        if x - told >= FONT_PX * 3:
+        if x - last_x >= FONT_PX * 3:
             draw.text((x - 12, y + 4), str(one.step), PICK if one.step == picked else INK)
-            told = x
+            last_x = x
 
 
 def _against_drift(draw: Any, steps: Sequence[StepScores], picked: int | None, corner: tuple[int, int]) -> None:

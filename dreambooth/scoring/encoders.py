@@ -84,10 +84,10 @@ def judge_examiner(judge: Judge) -> Examiner:
     """Return the judge as an examiner; of a prompt it can tell the place alone."""
 
     def obedience(images: Sequence["Image.Image"], prompts: Sequence[str]) -> list[float | None]:
-        said = [place_named(prompt, judge.words["context"]) for prompt in prompts]
+        places = [place_named(prompt, judge.words["context"]) for prompt in prompts]
         seen = judge.attributes_of(as_pictures(images))
         return [
-            None if place is None else float(one["context"] == place) for place, one in zip(said, seen, strict=True)
+            None if place is None else float(one["context"] == place) for place, one in zip(places, seen, strict=True)
         ]
 
     def embed(images: Sequence["Image.Image"]) -> "Tensor":

@@ -236,6 +236,6 @@ def with_losses(scores: Sequence[StepScores], losses: Sequence[FixedNoiseLosses]
     found = []
     for one in scores:
         own = by_step.get(one.step)
-        told = {} if own is None else {SEEN_LOSS: own.seen, UNSEEN_LOSS: own.unseen, DRIFT_LOSS: own.drift}
-        found.append(dataclasses.replace(one, measures={**one.measures, **told}))
+        measured = {} if own is None else {SEEN_LOSS: own.seen, UNSEEN_LOSS: own.unseen, DRIFT_LOSS: own.drift}
+        found.append(dataclasses.replace(one, measures={**one.measures, **measured}))
     return found

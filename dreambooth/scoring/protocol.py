@@ -71,8 +71,8 @@ def read_protocol(subjects_dir: Path, class_word: str | None) -> Protocol:
     if not folders:
         raise ConfigError([FieldProblem("subjects_dir", f"{subjects_dir} has no folders, one for each subject.")])
     if nameless:
-        told = f"is missing: {FILE} names no class for {', '.join(nameless)}."
-        raise ConfigError([FieldProblem("class_word", told)])
+        problem = f"is missing: {FILE} names no class for {', '.join(nameless)}."
+        raise ConfigError([FieldProblem("class_word", problem)])
     lists = _prompt_lists(text)
     return Protocol(classes, *lists) if lists else Protocol(classes)
 

@@ -151,13 +151,13 @@ def _figures(one: StepScores) -> str:
 
 
 def _why(chosen: StepScores, all_steps: Sequence[StepScores]) -> str:
-    told = _figures(chosen)
+    figures = _figures(chosen)
     if len(all_steps) == 1:
-        return f"Step {chosen.step} is the only one that was scored ({told})."
+        return f"Step {chosen.step} is the only one that was scored ({figures})."
     last = all_steps[-1]
     if chosen is last:
-        return f"Step {chosen.step}, the last, is the best: no earlier one is clearly better ({told})."
-    return f"Step {chosen.step} is the best in all ({told}); {_what_later_steps_lose(chosen, last)}."
+        return f"Step {chosen.step}, the last, is the best: no earlier one is clearly better ({figures})."
+    return f"Step {chosen.step} is the best in all ({figures}); {_what_later_steps_lose(chosen, last)}."
 
 
 def _what_later_steps_lose(chosen: StepScores, last: StepScores) -> str:

@@ -147,7 +147,7 @@ def _from(first: int, total: int, on_picture: OnPicture, done: int, of: int) -> 
     on_picture(first + done, total)
 
 
-def told(scores: RunScores, run: RunFolder) -> list[str]:
+def score_lines(scores: RunScores, run: RunFolder) -> list[str]:
     """Return the scores as lines for a terminal: a table, and the recommendation."""
     names = list(dict.fromkeys(name for one in scores.steps for name in one.measures))
     columns = ["likeness", "prompts", "drift", *names]

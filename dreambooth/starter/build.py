@@ -228,10 +228,10 @@ def _train_reading(
         captions = [scenes.training_caption(scene, painter) for scene in drawn]
         ids = torch.stack([_token_ids(parts.tokenizer, caption) for caption in captions])[:, : _num_tokens(step)]
         states = parts.text_encoder(ids)[0]
-        said = [scenes.said_in(caption) for caption in captions]
+        attributes = [scenes.attributes_in(caption) for caption in captions]
         total = torch.zeros(())
         for name, head in heads.items():
-            wanted = torch.tensor([number_of[name].get(words.get(name, ""), 0) for words in said])
+            wanted = torch.tensor([number_of[name].get(words.get(name, ""), 0) for words in attributes])
             wanted = torch.where(ids == end, wanted[:, None], -100)
             total = total + torch.nn.functional.cross_entropy(head(states).transpose(1, 2), wanted)
         return total

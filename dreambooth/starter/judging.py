@@ -182,11 +182,11 @@ def validity(
     import torch
 
     painted = [_scene(seed, 10**9 + number) for number in range(num_scenes)]
-    said: list[dict[str, str]] = []
+    read: list[dict[str, str]] = []
     for first in range(0, num_scenes, 100):
-        said += judge.attributes_of(_seen([image for _, image in painted[first : first + 100]], vae))
+        read += judge.attributes_of(_seen([image for _, image in painted[first : first + 100]], vae))
     truths = [attributes_of(scene) for scene, _ in painted]
-    shares = {name: sum(a[name] == b[name] for a, b in zip(said, truths, strict=True)) / num_scenes for name in WORDS}
+    shares = {name: sum(a[name] == b[name] for a, b in zip(read, truths, strict=True)) / num_scenes for name in WORDS}
 
     found: list[float] = []
     curves: list[float] = []

@@ -72,10 +72,10 @@ def training_caption(scene: Scene, rng: random.Random) -> str:
     return f"a photo of a {scene.class_word}"
 
 
-def said_in(caption: str) -> dict[str, str]:
+def attributes_in(caption: str) -> dict[str, str]:
     """Return which attributes a caption of the world names, by `class`, `colour`, `pattern`, `context`, `accessory`."""
     rest = f" {caption} "
-    said = {}
+    found = {}
     phrases = {"context": {phrase: name for name, (phrase, _) in CONTEXTS.items()}}
     # In this order, since a context has a purple rug and an accessory a red hat, and a duck toy is not just a toy.
     for attribute, values in (
@@ -84,10 +84,10 @@ def said_in(caption: str) -> dict[str, str]:
         names = phrases.get(attribute) or {value: value for value in values or ()}
         for phrase in sorted(names, key=len, reverse=True):
             if f" {phrase} " in rest:
-                said[attribute] = names[phrase]
+                found[attribute] = names[phrase]
                 rest = rest.replace(f" {phrase} ", " ")
                 break
-    return said
+    return found
 
 
 def render(scene: Scene, size_px: int, rng: random.Random) -> Image.Image:

@@ -159,13 +159,13 @@ def _differing_settings(before: Mapping[str, Any], now: Mapping[str, Any] | str)
     """Return which settings differ, in words; one that a later version added had its default before."""
     assert not isinstance(now, str)
     defaults = TrainingConfig().identity()
-    told = [
+    changes = [
         f"{name} is {as_written(now.get(name))}, and was {as_written(before.get(name, defaults.get(name)))}"
         for name in sorted({*before, *now})
         if before.get(name, defaults.get(name)) != now.get(name, before.get(name))
     ]
-    more = f"; and {len(told) - MAX_NAMED_SETTINGS} more" if len(told) > MAX_NAMED_SETTINGS else ""
-    return f"{'; '.join(told[:MAX_NAMED_SETTINGS])}{more}." if told else ""
+    more = f"; and {len(changes) - MAX_NAMED_SETTINGS} more" if len(changes) > MAX_NAMED_SETTINGS else ""
+    return f"{'; '.join(changes[:MAX_NAMED_SETTINGS])}{more}." if changes else ""
 
 
 def _hashes_of_version_1(kept: Mapping[str, Any]) -> set[str]:

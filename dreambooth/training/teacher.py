@@ -51,8 +51,8 @@ def fill_teacher(
         timesteps = torch.tensor([batches.timestep(example) for example in some]).to(latents.device)
         with torch.no_grad():
             condition = conditions([batches.caption(example) for example in some], sizes)
-        said = predicted(base, condition, latents, noise, timesteps, alpha_bar, autocast_dtype)
-        batches.teacher.update({example.position: one for example, one in zip(some, said, strict=True)})
+        predictions = predicted(base, condition, latents, noise, timesteps, alpha_bar, autocast_dtype)
+        batches.teacher.update({example.position: one for example, one in zip(some, predictions, strict=True)})
     report(len(needed), len(needed))
 
 

@@ -20,7 +20,7 @@ from dreambooth.scoring.encoders import judge_examiner
 from dreambooth.scoring.judge import load_judge
 from dreambooth.scoring.recommendation import UNSEEN_LOSS, StepScores
 from dreambooth.scoring.records import RunScores, read_scores
-from dreambooth.scoring.run import score_run, told
+from dreambooth.scoring.run import score_lines, score_run
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_without_encoders_only_pixels_are_told_and_it_is_said_plainly(trained: R
     assert pick is not None
     assert "no encoder has looked at its pictures" in pick.why
     assert scores.note == probes.WITHOUT_ENCODERS
-    assert told(scores, trained)[-1] == pick.why
+    assert score_lines(scores, trained)[-1] == pick.why
     assert UNSEEN_LOSS in scores.steps[1].measures
     assert scores.steps[0].measures["changed"] == 0
     assert scores.steps[2].measures["changed"] > 0
@@ -101,7 +101,7 @@ def test_a_start_after_a_failed_one_is_held_to_nothing_of_it(tmp_path: Path, pho
 
 
 def test_the_command_line_says_that_no_step_looks_like_the_photos(trained: RunFolder) -> None:
-    lines = told(RunScores("judge", (StepScores(1, 0.0, 1.0, 0.0), StepScores(2, 0.0, 1.0, 0.0))), trained)
+    lines = score_lines(RunScores("judge", (StepScores(1, 0.0, 1.0, 0.0), StepScores(2, 0.0, 1.0, 0.0))), trained)
     assert lines[-1].startswith("No saved step looks like the photos yet (likeness 0.00 of 1 at most): train longer")
     assert not any("recommended" in line or "best" in line for line in lines)
 

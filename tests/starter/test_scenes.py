@@ -63,14 +63,14 @@ def test_what_a_caption_says_is_read_back() -> None:
     rng = random.Random(1)
     for _ in range(500):
         scene = scenes.random_scene(rng)
-        said = scenes.said_in(scene.caption)
-        assert said["class"] == scene.class_word
-        assert said["colour"] == scene.colour
-        assert said["context"] == scene.context
-        assert said.get("pattern", "plain") == scene.pattern
-        assert said.get("accessory") == scene.accessory
-    assert scenes.said_in("photo of duck toy") == {"class": "duck toy"}
-    assert scenes.said_in("") == {}
+        found = scenes.attributes_in(scene.caption)
+        assert found["class"] == scene.class_word
+        assert found["colour"] == scene.colour
+        assert found["context"] == scene.context
+        assert found.get("pattern", "plain") == scene.pattern
+        assert found.get("accessory") == scene.accessory
+    assert scenes.attributes_in("photo of duck toy") == {"class": "duck toy"}
+    assert scenes.attributes_in("") == {}
 
 
 @pytest.mark.parametrize("class_word", LIVE)

@@ -139,14 +139,14 @@ class Handlers:
         free = free_bytes(self._services.workspace.exports_dir)
         needed = sizes[suffix]
         fits = needed is None or needed < free
-        told = f"{size_in_words(free)} are free on the disk{'' if fits else ': too little for it'}."
+        room = f"{size_in_words(free)} are free on the disk{'' if fits else ': too little for it'}."
         label = "Prepare the file" + (f" ({size_in_words(needed)})" if needed else "")
         return {
             "suffix": gr.Radio(choices=choices, value=suffix),
             "half": gr.Checkbox(visible=suffix in SINGLE_FILES),
             **self._kinds(folder, kinds, kind, is_single=suffix in SINGLE_FILES and model != STARTER),
             "weaker": gr.Accordion(visible=suffix != "-samples.zip" and model != STARTER),
-            "room": f"<p class='db-hint'>{told}</p>",
+            "room": f"<p class='db-hint'>{room}</p>",
             "prepare": gr.Button(label, interactive=fits),
         }
 
@@ -262,8 +262,8 @@ class Handlers:
         if target.name.endswith("-samples.zip"):
             return zip_samples(RunFolder(folder.parent), target, on_progress)
         token, models_dir = self._services.settings.token, self._services.workspace.models_dir
-        told = {"token": token.reveal() if token else None, "models_dir": models_dir}
-        with folder_at_strength(folder, strength, target, **told) as mixed:
+        options = {"token": token.reveal() if token else None, "models_dir": models_dir}
+        with folder_at_strength(folder, strength, target, **options) as mixed:
             return zip_model(mixed, target, on_progress)
 
     def _kept_on_drive(self, path: Path) -> str:

@@ -101,21 +101,21 @@ class Handlers:
         planned = self._plan(choices or [])
         size = size_in_words(planned.num_bytes)
         if not planned.doomed:
-            told = panel("Nothing of that is there.", " ".join(planned.kept), tone="note")
-            return {"message": told, "planned": planned, "delete": gr.Button(visible=False)}
+            message = panel("Nothing of that is there.", " ".join(planned.kept), tone="note")
+            return {"message": message, "planned": planned, "delete": gr.Button(visible=False)}
         first = ", ".join(str(one.path.relative_to(self._services.workspace.data_dir)) for one in planned.doomed[:8])
         more = f" and {len(planned.doomed) - 8} more" if len(planned.doomed) > 8 else ""
-        told = panel(
+        message = panel(
             f"{len(planned.doomed)} files and folders, {size}.",
             f"{first}{more}. {' '.join(planned.kept)}",
             tone="note",
         )
         button = gr.Button(f"Delete exactly these ({size})", visible=True)
-        return {"message": told, "planned": planned, "delete": button}
+        return {"message": message, "planned": planned, "delete": button}
 
     @on("delete.click", "planned", "message planned delete table", api_name="delete_storage", api_visibility="private")
     def delete(self, planned: Plan | None) -> Answer:
         self._services.check_training()
         freed = carry_out(self._services.workspace, planned) if planned is not None else 0
-        told = panel(f"{size_in_words(freed)} were freed.", "", tone="good")
-        return {"message": told, "planned": None, "delete": gr.Button(visible=False), "table": self.rows()}
+        message = panel(f"{size_in_words(freed)} were freed.", "", tone="good")
+        return {"message": message, "planned": None, "delete": gr.Button(visible=False), "table": self.rows()}

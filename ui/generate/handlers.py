@@ -166,15 +166,15 @@ class Handlers:
         if run is None or config is None or not config.concepts:
             guidance = guidance_of(model, self._services.workspace.models_dir) if model else None
             samples = example_prompts("pet", "photo of a dog", is_toy=model == STARTER)
-            told = {"prompt": samples[0]} | ({} if guidance is None else {"guidance_scale": guidance})
-            return {"answer": answer_of(told, empty), "examples": _dataset(samples)}
+            fields = {"prompt": samples[0]} | ({} if guidance is None else {"guidance_scale": guidance})
+            return {"answer": answer_of(fields, empty), "examples": _dataset(samples)}
         words = config.concepts[0].instance_prompt
         is_toy = read_card(config.pretrained_model_name_or_path).is_toy
         kind = kind_of(*(concept.class_prompt or concept.instance_prompt for concept in config.concepts))
         samples = [concept.instance_prompt for concept in config.concepts]
         samples += example_prompts(kind, words, is_toy=is_toy)
-        told = {"prompt": words, "guidance_scale": config.save_guidance_scale}
-        return {"answer": answer_of(told, empty), "examples": _dataset(samples), "run": run.name}
+        fields = {"prompt": words, "guidance_scale": config.save_guidance_scale}
+        return {"answer": answer_of(fields, empty), "examples": _dataset(samples), "run": run.name}
 
     @on("run.change", "run prompts", COMPARED, api_name="run_chosen", **QUICK)
     def run_chosen(self, name: str, prompts: str) -> Answer:
@@ -234,8 +234,8 @@ class Handlers:
             answer["model"] = model
         rows, missing = found_again(self._services.workspace, recipe.loras)
         answer |= rows | ({"lora_section": gr.Accordion(open=True)} if recipe.loras else {})
-        if told := [*recipe.notices, *missing]:
-            answer["message"] = panel(told[0], " ".join(told[1:]), tone="note")
+        if notices := [*recipe.notices, *missing]:
+            answer["message"] = panel(notices[0], " ".join(notices[1:]), tone="note")
         return answer
 
     @on("use_seed.click", "recipe", "seed", api_name="use_seed", **QUICK)

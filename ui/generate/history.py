@@ -74,13 +74,13 @@ class Handlers:
         """Show the pictures there are, read again whenever a request has ended."""
         files = self._files(model, scope)
         first = files[:num_shown]
-        told = f"{len(files)} picture{'' if len(files) == 1 else 's'}" if files else "None yet."
+        count = f"{len(files)} picture{'' if len(files) == 1 else 's'}" if files else "None yet."
         if len(files) > len(first):
-            told += f", the newest {len(first)} of them here"
+            count += f", the newest {len(first)} of them here"
         return {
             "pictures": gr.Gallery([self._services.shown.copy(path) for path in first], visible=bool(first)),
             "files": [str(path) for path in first],
-            "count": f"<p class='db-hint'>{told}</p>",
+            "count": f"<p class='db-hint'>{count}</p>",
             "more": gr.Button(visible=len(files) > len(first)),
             "pack": gr.Button(visible=bool(files)),
             "packed": gr.Column(visible=False),
