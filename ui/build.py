@@ -52,7 +52,8 @@ def build_page(
     gr.set_static_paths([workspace.exports_dir])
     page = Page(title="DreamBooth", analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S), fill_width=True)
     with page:
-        line = header(in_a_line(services.device()), Doing(), settings.data_dir, keeps_files(settings))
+        device = services.device()
+        line = header(in_a_line(device), Doing(), settings.data_dir, keeps_files(settings), device.unused_card)
         top = gr.HTML(line, elem_id="header")
         if settings.on_space:
             gr.HTML(space_notice(settings))

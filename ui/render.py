@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dreambooth.config.fields import FieldInfo
 from dreambooth.device.hardware import Device, gb
+from dreambooth.device.torch_build import install_line
 from dreambooth.errors import ConfigError, DreamBoothError
 from dreambooth.events import FINAL_STATUSES, Status
 from dreambooth.records.eta import in_words
@@ -337,8 +338,8 @@ class Doing:
     makes_pictures: bool = False
 
 
-def header(device: str, doing: Doing, data_dir: Path, keeps_files: bool) -> str:
-    """Return the line above the tabs: the device, what is running, and where files live."""
+def header(device: str, doing: Doing, data_dir: Path, keeps_files: bool, unused_card: str = "") -> str:
+    """Return the line above the tabs: device, what is running, where files live, how to use an idle card."""
     warning = "" if keeps_files else " (lost when this machine restarts: download what you need)"
     kept = " (kept)" if keeps_files else ""
     where = f"Files in {data_dir}{kept}{warning}"
@@ -352,6 +353,15 @@ def header(device: str, doing: Doing, data_dir: Path, keeps_files: bool) -> str:
         "<div class='db-header'><h1>DreamBooth</h1><div class='db-chips'>"
         + "".join(f"<span class='{kind}'>{escape(text)}</span>" for kind, text in chips)
         + "</div></div>"
+        + (_unused_card_notice(unused_card) if unused_card else "")
+    )
+
+
+def _unused_card_notice(card: str) -> str:
+    """Return what to do where torch is a CPU build beside an NVIDIA card."""
+    return (
+        f"<p class='db-unused-card' role='status'>Your {escape(card)} is not used, because this torch is a CPU build. "
+        f"End the app, run this line, and start it again: <code>{escape(install_line())}</code></p>"
     )
 
 

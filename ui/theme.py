@@ -90,6 +90,7 @@ CSS = """
   border: 1px solid var(--border-color-primary); overflow-wrap: anywhere; }
 .db-chips .db-live { color: var(--link-text-color); border-color: currentColor; }
 .db-chips .db-alarm { color: var(--db-bad); border-color: currentColor; }
+.db-unused-card { color: var(--db-bad); margin: .5rem 0 0; overflow-wrap: anywhere; }
 .db-row { display: flex; flex-wrap: wrap; gap: .3rem .7rem; align-items: center; }
 .db-quiet { color: var(--body-text-color-subdued); }
 .db-chip { font-size: .8rem; font-weight: 600; padding: .1rem .6rem; border-radius: 99px;

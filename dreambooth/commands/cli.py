@@ -145,7 +145,7 @@ def doctor_command(arguments: dict[str, Any]) -> int:
     for finding in findings:
         print(f"{marks[finding.level]}  {finding.what}")
         if finding.todo:
-            print(f"      -> {finding.todo}")
+            print("      -> " + finding.todo.replace("\n", "\n         "))
     return int(any(finding.level == "bad" for finding in findings))
 
 

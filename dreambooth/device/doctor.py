@@ -26,6 +26,7 @@ from dreambooth.device.hardware import (
     read_nvidia_gpu,
     xformers_problem,
 )
+from dreambooth.device.torch_build import install_line
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
 WATCHED_PACKAGES = ("torchvision", "xformers")
@@ -165,7 +166,7 @@ def _judge_device(facts: Facts) -> list[Finding]:
     device = facts.device
     memory = f"{gb(device.free_bytes)} of {gb(device.total_bytes)} GB memory free"
     if device.kind == "cpu":
-        todo = "The starter model trains here; Stable Diffusion 1.5 takes hours on a CPU and wants an NVIDIA card."
+        todo = "The starter model trains here. Stable Diffusion takes hours on a CPU, SDXL longer: use an NVIDIA card."
         return [Finding("warn", f"No GPU in use: {device.name}, {memory}.", "" if facts.card else todo)]
     return [Finding("ok", f"{device.name} ({device.kind}), {memory}.")]
 
@@ -204,13 +205,13 @@ def _judge_cuda(facts: Facts) -> list[Finding]:
         findings.append(Finding("bad", f"torch cannot be imported: {facts.torch_problem}", "Install it anew."))
     if facts.card is None or facts.torch_problem:
         return findings
+    line = install_line()
     card = f"{facts.card.name} (driver {facts.card.driver}, CUDA {facts.card.cuda or 'unknown'})"
-    index = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/"
     if facts.torch_cuda is None and facts.torch_hip is None:
-        todo = f"Install a CUDA build: {index}cu126 (or the newest that your driver runs)."
-        findings.append(Finding("bad", f"This torch is a CPU build, but there is a card: {card}.", todo))
+        todo = f"Install the CUDA build with this line; if nothing changes, update the NVIDIA driver first:\n{line}"
+        findings.append(Finding("bad", f"This torch is a CPU build and cannot use the card: {card}.", todo))
     elif facts.torch_cuda and facts.card.cuda and _major(facts.torch_cuda) > _major(facts.card.cuda):
-        todo = f"Update the NVIDIA driver, or install a torch for its CUDA: {index}cu126"
+        todo = f"Update the NVIDIA driver, or install the build for it with this line:\n{line}"
         what = f"torch was built for CUDA {facts.torch_cuda}, newer than the driver runs: {card}."
         findings.append(Finding("bad", what, todo))
     elif facts.device.kind != "cuda":
@@ -255,7 +256,13 @@ def _judge_disk(facts: Facts) -> list[Finding]:
     if facts.disk_free_bytes < 1 * GIB:
         return [Finding("bad", what, "Make room, or set DREAMBOOTH_HOME to a folder on a larger disk.")]
     if facts.disk_free_bytes < 10 * GIB:
-        return [Finding("warn", what, "Enough for the starter; each saved step of Stable Diffusion 1.5 takes 2 GB.")]
+        return [
+            Finding(
+                "warn",
+                what,
+                "Enough for the starter. A saved step of Stable Diffusion 1.5 takes 2 GB, one of SDXL 7 GB.",
+            )
+        ]
     return [Finding("ok", what)]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import functools
 import importlib.util
 import logging
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dreambooth.device.torch_build import is_cpu_build
+
 GIB = 2**30
 # Numbers of glibc's mallopt, and the size from which on it takes memory from the system piece by piece.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, LARGE_BYTES = -1, -3, 32 << 20
@@ -27,12 +30,16 @@ _imports_lock = threading.RLock()
 
 @dataclass(frozen=True)
 class Device:
-    """What models run on, and its memory (the machine's own for `cpu` and `mps`)."""
+    """What models run on, and its memory (the machine's own for `cpu` and `mps`).
+
+    `unused_card` names the NVIDIA card that stands idle because the installed torch is a CPU build.
+    """
 
     kind: Literal["cuda", "mps", "cpu"]
     name: str
     total_bytes: int
     free_bytes: int
+    unused_card: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,11 +133,13 @@ def device_name() -> str:
 
 
 def look_at_device() -> Device:
-    """Return the device as its driver or the system tells it; torch is not imported."""
+    """Return the device as its driver, the system and torch's build tell it; torch is not imported."""
     card = read_nvidia_gpu()
-    if card is not None:
+    if card is not None and not is_cpu_build():
         return Device("cuda", card.name, card.total_bytes, card.free_bytes)
     cpu = describe_cpu()
+    if card is not None:
+        return dataclasses.replace(cpu, unused_card=card.name)
     if (platform.system(), platform.machine()) == ("Darwin", "arm64"):
         return Device("mps", "Apple GPU", cpu.total_bytes, cpu.free_bytes)
     return cpu
@@ -141,7 +150,8 @@ def in_a_line(device: Device) -> str:
     free, total = gb(device.free_bytes), gb(device.total_bytes)
     if device.kind == "cuda":
         return f"GPU: {device.name}, {free} of {total} GB free"
-    name = device.name if device.kind == "mps" else f"No GPU: {device.name}"
+    unused = f"{device.unused_card} not used" if device.unused_card else "No GPU"
+    name = device.name if device.kind == "mps" else f"{unused}: {device.name}"
     return f"{name}, {free} of {total} GB memory free"
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from dreambooth.device.doctor import Facts, Finding, doctor, gather_facts, judge
 from dreambooth.device.hardware import Device, NvidiaGpu
+from dreambooth.device.torch_build import install_line
 
 GIB = 2**30
 CARD = NvidiaGpu("Tesla T4", "550.54", 15 * GIB, 14 * GIB, "12.4")
@@ -43,13 +44,14 @@ def test_a_cpu_build_of_torch_beside_a_card_is_bad() -> None:
     findings = troubles(device=ON_CPU, torch_cuda=None)
     assert [finding.level for finding in findings] == ["warn", "bad"]
     assert "CPU build" in findings[1].what
-    assert "download.pytorch.org" in findings[1].todo
+    assert findings[1].todo.splitlines()[-1] == install_line()
 
 
 def test_a_driver_older_than_torchs_cuda_is_bad() -> None:
     findings = troubles(device=ON_CPU, torch_cuda="13.0")
     assert "CUDA 13.0, newer than the driver runs: Tesla T4 (driver 550.54, CUDA 12.4)" in findings[1].what
     assert "Update the NVIDIA driver" in findings[1].todo
+    assert findings[1].todo.splitlines()[-1] == install_line()
 
 
 def test_a_newer_minor_cuda_of_the_same_major_is_fine() -> None:

@@ -41,6 +41,11 @@ def test_what_is_no_card_is_none(fields: str) -> None:
 
 def test_the_summary_names_the_card_and_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "read_nvidia_gpu", lambda: parse_nvidia_gpu(FIELDS, OVERVIEW))
+    monkeypatch.setattr(hardware, "is_cpu_build", lambda: True)
+    beside = look_at_device()
+    assert (beside.kind, beside.unused_card) == ("cpu", "Tesla T4")
+    assert in_a_line(beside).startswith("Tesla T4 not used: CPU with ")
+    monkeypatch.setattr(hardware, "is_cpu_build", lambda: False)
     assert in_a_line(look_at_device()) == "GPU: Tesla T4, 14.2 of 15.0 GB free"
     monkeypatch.setattr(hardware, "read_nvidia_gpu", lambda: None)
     assert "memory free" in in_a_line(look_at_device())

@@ -96,7 +96,8 @@ class Follower:
     def _header(self, active: str | None) -> str:
         jobs, settings = self._services.jobs, self._services.settings
         doing = Doing(self._view(active), len(jobs.waiting()), jobs.makes_pictures())
-        return header(in_a_line(self._services.device()), doing, settings.data_dir, keeps_files(settings))
+        device = self._services.device()
+        return header(in_a_line(device), doing, settings.data_dir, keeps_files(settings), device.unused_card)
 
     def _view(self, name: str | None) -> RunView | None:
         if not name:

@@ -1,0 +1,46 @@
+"""Which build of torch is installed, and the line that installs the one for this machine's card; torch is not imported.
+
+PyPI has builds for CUDA on Linux only: on Windows `pip install torch` gets a CPU build, card or not.
+"""
+
+import functools
+import importlib.util
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@functools.cache
+def is_cpu_build() -> bool:
+    """Return whether the installed torch computes on the CPU only, as its own `version.py` says; False without it."""
+    spec = importlib.util.find_spec("torch")
+    source = None if spec is None or spec.origin is None else Path(spec.origin).with_name("version.py")
+    if source is None or not source.is_file():
+        return False
+    found = dict(re.findall(r"^(cuda|hip)\b[^=\n]*=\s*(\S+)", source.read_text("utf-8"), re.MULTILINE))
+    return found.get("cuda") == "None" and found.get("hip", "None") == "None"
+
+
+def install_line() -> str:
+    """Return the line, for PowerShell and for POSIX shells, that puts the build for this driver in torch's place.
+
+    uv asks the NVIDIA driver and takes PyTorch's index for it. Without --reinstall-package a CPU build of the same
+    version counts as installed.
+    """
+    python = _as_typed(Path(sys.executable))
+    constraints = _as_typed(PROJECT / "constraints.txt")
+    install = "-m uv pip install --torch-backend=auto --reinstall-package torch torch -c"
+    return f"{python} -m pip install -q uv; {python} {install} {constraints}"
+
+
+def _as_typed(path: Path) -> str:
+    """Return a path as it is typed here: relative to the current folder where it lies below, quoted where need be."""
+    here = Path.cwd()
+    shown = str(path.relative_to(here) if path.is_relative_to(here) else path)
+    if os.name != "nt":
+        return shlex.quote(shown)
+    return shown if " " not in shown else f"& '{shown}'" if path.suffix == ".exe" else f"'{shown}'"
