@@ -12,7 +12,9 @@ from dreambooth.errors import DreamBoothError
 from dreambooth.models.base import STARTER
 from dreambooth.records.workspace import Workspace
 from dreambooth.runs.jobs import Jobs
+from ui import address, status_line
 from ui.access.space import space_notice
+from ui.address import to
 from ui.api import publish
 from ui.boundary import QUICK, Page, Services, Shown
 from ui.concepts import tab as concepts_tab
@@ -52,58 +54,62 @@ def build_page(
     gr.set_static_paths([workspace.exports_dir])
     page = Page(title="DreamBooth", analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S), fill_width=True)
     with page:
-        device = services.device()
-        line = header(in_a_line(device), Doing(), settings.data_dir, keeps_files(settings), device.unused_card)
+        device, unknown = services.device(), Doing(is_known=False)
+        line = header(in_a_line(device), unknown, settings.data_dir, keeps_files(settings), device.unused_card)
         top = gr.HTML(line, elem_id="header")
+        at_work = status_line.build()
+        places = address.build()
         if settings.on_space:
             gr.HTML(space_notice(settings))
         with gr.Tabs(selected="concepts", elem_id="tabs", elem_classes=[OPENING]) as tabs:
-            with gr.Tab("Upload & Concepts", id="concepts"):
+            with gr.Tab("Upload & Concepts", id="concepts") as first:
                 concepts = concepts_tab.build(services)
-            with gr.Tab("Train", id="train"):
+            with gr.Tab("Train", id="train") as second:
                 train = train_tab.build(services)
-            with gr.Tab("Convert", id="convert"):
+            with gr.Tab("Convert", id="convert") as third:
                 convert = convert_tab.build(services)
-            with gr.Tab("Generate", id="generate"):
+            with gr.Tab("Generate", id="generate") as fourth:
                 generate = generate_tab.build(services)
         gr.HTML(f"<p class='db-hint' id='one-household'>{ONE_HOUSEHOLD}</p>")
         if training_refusal is not None:
             gr.HTML(error_panel(training_refusal), elem_id="training-refusal")
-        events = concepts_tab.connect(concepts, services, page, tabs, train.base, train.fields)
+        place = places["place"]
+        events = concepts_tab.connect(concepts, services, page, place, train.base, train.fields)
         train_tab.connect(
             train, services, page=page, photo_set=concepts.photo_set, photos=concepts.report,
-            kind=concepts.kind,
+            kind=concepts.kind, place=place,
             prompts={"instance_prompt": concepts.instance_prompt, "class_prompt": concepts.class_prompt},
         )  # fmt: skip
         convert_tab.connect(convert, services, page)
         generate_tab.connect(generate, services, page)
-        _connect_whole(page, services, top, tabs, concepts, train, convert, generate, events["newest_photos"])
+        across = {"page": page, "header": top, "tabs": tabs, "place": place, **at_work}
+        each = dict(zip(address.TABS, (first, second, third, fourth), strict=True))
+        address.connect(places, page, tabs, each, train.panel["run"])
+        _connect_whole(across, services, concepts, train, convert, generate, events["newest_photos"])
         publish(services)
         page.show_hidden_progress_on(concepts.photo_set)
     return page
 
 
 def _connect_whole(
-    page: gr.Blocks,
+    across: dict[str, Any],
     services: Services,
-    top: gr.HTML,
-    tabs: gr.Tabs,
     concepts: concepts_tab.ConceptsTab,
     train: train_tab.TrainTab,
     convert: convert_tab.ConvertTab,
     generate: generate_tab.GenerateTab,
     newest: Any,
 ) -> None:
-    named = concepts_tab.by_name(concepts) | {
-        "page": page, "header": top, "tabs": tabs, "table": train.table, "base": train.base, "form": train.settings,
-        "run": train.panel["run"], "make_pictures": train.panel["pictures"], "advised": gr.State(()),
-        "timer": gr.Timer(BUSY_POLL_S), "seen": gr.State({}), "convert_model": convert.model,
+    named = concepts_tab.by_name(concepts) | across | train.runs | {
+        "base": train.base, "run": train.panel["run"], "make_pictures": train.panel["pictures"],
+        "advised": gr.State(()), "timer": gr.Timer(BUSY_POLL_S), "seen": gr.State({}), "convert_model": convert.model,
         "convert_advice": convert.advice, "generate_model": generate.model, "generate_advice": generate.advice,
         "generated": generate.pictures, "files": generate.files, "recipe": generate.recipe,
     }  # fmt: skip
     looks = connect(Follower(services), named | train.panel)
     connect(PageHandlers(services), named)
-    closed_until(page, [looks["first_look"], concepts.said.after(newest)], or_failed=[newest])
+    connect(status_line.Handlers(services), named)
+    closed_until(across["page"], [looks["first_look"], concepts.said.after(newest)], or_failed=[newest])
 
 
 class PageHandlers:
@@ -125,16 +131,14 @@ class PageHandlers:
         return self._advice.told(model)
 
     @on(
-        "sample.click", "", f"tabs run form base {CONTENTS}", fills="said", asks=True, api_name="sample_button",
+        "sample.click", "", f"place base {CONTENTS}", fills="said", asks=True, api_name="sample_button",
         **QUICK,
     )  # fmt: skip
     def try_sample(self) -> Answer:
         name, config = train_handlers.start_sample(self._services)
         return {
             **PhotoHandlers(self._services).contents(SAMPLE_SET, config.resolution),
-            "tabs": gr.Tabs(selected="train"),
-            "run": gr.Dropdown(value=name),
-            "form": train_handlers.folded(True),
+            "place": to("train", run=name),
             "base": STARTER,
         }
 

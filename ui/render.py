@@ -200,11 +200,11 @@ def time_told(view: RunView) -> str:
     return time_left(view)
 
 
-def status_card(view: RunView | None, device: Device | None = None) -> str:
+def status_card(view: RunView | None, device: Device | None = None, name: str = "") -> str:
     """Return the run's status, phase, bar and time left; a failed run's panel stands under it."""
     if view is None:
-        words = "No run yet. Choose photos, then start training."
-        return f"<div class='db-status'><span class='db-quiet'>{words}</span></div>"
+        words = f'There is no run called "{name}" here.' if name else "No run yet. Choose photos, then start training."
+        return f"<div class='db-status'><span class='db-quiet'>{escape(words)}</span></div>"
     percent = round(progress_share(view) * 100)
     return (
         f"<div class='db-status'><div class='db-row'><span class='db-chip db-chip-{escape(view.status)}'>"
@@ -331,11 +331,15 @@ def _trouble(view: RunView) -> str:
 
 @dataclass(frozen=True)
 class Doing:
-    """What the app is at: the run that trains or is next, how many wait behind it, and whether pictures are made."""
+    """What the app is at: the run that trains or is next, how many wait behind it, and whether pictures are made.
+
+    Before the first answer of the server nothing is known.
+    """
 
     view: RunView | None = None
     num_waiting: int = 0
     makes_pictures: bool = False
+    is_known: bool = True
 
 
 def header(device: str, doing: Doing, data_dir: Path, keeps_files: bool, unused_card: str = "") -> str:
@@ -343,7 +347,7 @@ def header(device: str, doing: Doing, data_dir: Path, keeps_files: bool, unused_
     warning = "" if keeps_files else " (lost when this machine restarts: download what you need)"
     kept = " (kept)" if keeps_files else ""
     where = f"Files in {data_dir}{kept}{warning}"
-    busy = doing.view is not None or doing.makes_pictures
+    busy = doing.view is not None or doing.makes_pictures or not doing.is_known
     chips = [
         ("db-device", device),
         ("db-doing db-live" if busy else "db-doing", _doing_text(doing)),
@@ -366,11 +370,10 @@ def _unused_card_notice(card: str) -> str:
 
 
 def _doing_text(doing: Doing) -> str:
+    """Return one or two words: what the run does stands in the line below that stays in sight."""
     if doing.view is None:
-        return "Making pictures" if doing.makes_pictures else "Idle"
-    left = time_left(doing.view)
-    waiting = f"{doing.num_waiting} waiting" if doing.num_waiting else ""
-    return " \u00b7 ".join(part for part in (f"{doing.view.name}: {phase_text(doing.view)}", left, waiting) if part)
+        return "Connecting..." if not doing.is_known else "Making pictures" if doing.makes_pictures else "Idle"
+    return "Training" + (f" \u00b7 {doing.num_waiting} waiting" if doing.num_waiting else "")
 
 
 def log_text(log_tail: str) -> str:

@@ -82,6 +82,23 @@ CSS = """
 .gradio-container h3 .db-hint { font-weight: 400; margin-left: .35rem; }
 .gradio-container :focus-visible { outline: 2px solid var(--db-accent); outline-offset: 2px; }
 .db-opening { pointer-events: none; } .db-opening[inert] { opacity: .6; transition: opacity .3s .5s; }
+.db-unseen { display: none !important; }
+html[data-train-view="runs"] :is(#run-view, #new-view), html[data-train-view="run"] :is(#runs-view, #new-view),
+html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !important; }
+.db-view-head { align-items: center; } .db-view-head > .block { flex: 0 0 auto !important; width: auto !important;
+  min-width: 0 !important; }
+.db-view-head > #run { flex: 1 1 14rem !important; }
+.db-view-head > :last-child:not(:nth-child(2)) { margin-left: auto; }
+.gradio-container .db-view-head h2 { font-size: 1.15rem; font-weight: 650; margin: 0; }
+.gradio-container a.db-button { display: inline-block; padding: .45rem 1.1rem; border-radius: 10px; font-weight: 600;
+  color: #fff; background: var(--button-primary-background-fill); text-decoration: none; }
+#status-line { position: sticky; top: 0; z-index: 40; align-items: center; padding: .45rem .8rem; gap: .8rem;
+  flex-wrap: nowrap; background: var(--block-background-fill);
+  border: 1px solid var(--db-accent); border-radius: 10px; }
+#status-line #status-line-text { flex: 1 1 auto !important; min-width: 0; }
+.db-line { display: flex; flex-wrap: wrap; gap: 0 .7rem; align-items: baseline; overflow-wrap: anywhere; }
+.db-line a { font-weight: 650; } .db-line .db-bar { flex: 1 0 100%; }
+.db-runs tr:hover { background: var(--background-fill-secondary); } .db-runs th a { font-weight: 650; }
 .db-header { display: flex; flex-wrap: wrap; align-items: baseline; gap: .3rem 1.2rem; padding: .4rem 0 .2rem; }
 .db-header h1 { font-size: 1.45rem; font-weight: 650; letter-spacing: -.015em; margin: 0; }
 .db-chips { display: flex; flex-wrap: wrap; gap: .35rem .5rem; font-size: .84rem;
@@ -183,6 +200,10 @@ CSS = """
 .db-panel code, .db-hint code { font-size: .82em; opacity: .75; }
 @media (max-width: 640px) { .gradio-container .main.fillable { padding: .5rem .6rem !important; }
   .db-header h1 { font-size: 1.25rem; } #settings .form { flex-direction: column; }
+  .db-runs thead { display: none; } .db-runs tr { display: grid; grid-template-columns: 1fr 1fr; padding: .5rem 0; }
+  .db-runs td[data-label]::before { content: attr(data-label) ": "; color: var(--body-text-color-subdued); }
+  .db-runs td, .db-runs th { border-bottom: 0 !important; } .db-runs tr { border-bottom: 1px solid !important;
+    border-color: var(--border-color-primary) !important; }
   #start-row { flex-direction: column; align-items: stretch; }
   .db-phases li:not(:last-child)::after { width: .4rem; } }
 """

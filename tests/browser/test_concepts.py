@@ -59,7 +59,7 @@ def drop(visit: Visit, files: list[str], count: int) -> None:
 
 def at_512(visit: Visit) -> None:
     """Set the resolution that photos are judged at to that of Stable Diffusion."""
-    visit.tab("Train")
+    visit.new_training()
     visit.page.locator("#field-resolution input").wait_for()
     visit.fill("field-resolution", "512")
     visit.tab("Upload & Concepts")
@@ -189,7 +189,7 @@ def test_concepts_class_pictures_and_lists(
     visit.until("class-note", "2 class pictures of your own")
     page.locator("#class-views img").nth(1).wait_for()
     visit.fill("class-count", "7")
-    visit.tab("Train")
+    visit.new_training()
     page.wait_for_function("document.querySelector('#field-num_class_images input').value == '7'")
     visit.tab("Upload & Concepts")
 

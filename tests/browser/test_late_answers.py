@@ -161,13 +161,13 @@ def test_marks_stay_when_answers_to_what_was_typed_come_after_the_click(visit: V
 
 @pytest.mark.reliability
 def test_proposals_that_come_late_leave_settings_typed_meanwhile(visit: Visit) -> None:
-    visit.tab("Train")
+    visit.new_training()
     visit.until("plan", "steps")
     with held(train_handlers, "proposed_config") as proposing:
         visit.tab("Upload & Concepts")
         visit.page.locator("#kind").get_by_text("Person", exact=True).click()
         assert proposing.asked.wait(HELD_S)
-        visit.tab("Train")
+        visit.new_training()
         visit.fill("field-max_train_steps", "123")
         visit.fill("field-seed", "9")
         visit.page.locator("#preset").get_by_text("Full precision").click()
@@ -178,7 +178,7 @@ def test_proposals_that_come_late_leave_settings_typed_meanwhile(visit: Visit) -
     # They are still those of a person: another base, or another kind, does not take them away.
     visit.tab("Upload & Concepts")
     visit.page.locator("#kind").get_by_text("Object", exact=True).click()
-    visit.tab("Train")
+    visit.new_training()
     visit.page.wait_for_timeout(1500)
     assert visit.value("field-max_train_steps") == "123"
 

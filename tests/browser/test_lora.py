@@ -51,7 +51,7 @@ def with_photos(visit: Visit) -> None:
 def test_the_method_comes_first_and_the_form_follows_it(visit: Visit) -> None:
     page = visit.page
     with_photos(visit)
-    visit.tab("Train")
+    visit.new_training()
     choose(visit, "base", "Stable Diffusion 1.5")
     visit.until(
         "field-method", r"(?s)A whole model, 2.1 GB.*A LoRA, 19 MB, that adds to any Stable Diffusion 1.x check"
@@ -76,7 +76,7 @@ def test_the_method_comes_first_and_the_form_follows_it(visit: Visit) -> None:
 def test_from_the_choice_to_a_file(visit: Visit, opened: OpenPage) -> None:
     page = visit.page
     with_photos(visit)
-    visit.tab("Train")
+    visit.new_training()
     choose(visit, "base", "tiny")
     page.locator("#field-method").get_by_text("A LoRA").click()
     page.locator("#field-lora_rank").wait_for()
@@ -86,8 +86,8 @@ def test_from_the_choice_to_a_file(visit: Visit, opened: OpenPage) -> None:
         visit.fill(field, value)
     page.locator("#start").click()
     visit.until("run-status", "Finished after 2 steps")
-    visit.unfold("my-runs")
-    visit.until("runs-table", "LoRA")
+    visit.run()
+    visit.until("runs-list", "LoRA")
     page.locator("#make-pictures").click()
     page.wait_for_function("document.querySelector('#generate-model input')?.value.includes('step 2 (LoRA, SD 1.x)')")
     visit.fill("generate-num_images_per_prompt", "1")

@@ -27,7 +27,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
 
 def choose_tiny(visit: Visit, opened: OpenPage, steps: str) -> None:
     """Set the Train tab to a short run on the tiny base."""
-    visit.tab("Train")
+    visit.new_training()
     visit.page.locator("#base input").click()
     visit.page.get_by_role("option", name="tiny").click()
     visit.page.wait_for_function("document.querySelector('#field-resolution input').value == '32'")

@@ -67,6 +67,7 @@ def test_five_photos_become_a_gallery_in_three_clicks_and_a_drop(visit: Visit, p
     page.locator("#samples img").nth(1).wait_for()
     visit.until("run-status", r"running\s+Training: step \d+ of 600")
     assert not page.locator("#field-max_train_steps").is_visible(), "out of the way while it runs"
+    assert page.url.endswith(f"tab=train&run={visit.value('run')}")
     visit.until("run-status", r"\d+ s left|min left")
     visit.until("run-status", "GB memory in use")
     page.locator("#save-now").click()
@@ -84,7 +85,7 @@ def test_five_photos_become_a_gallery_in_three_clicks_and_a_drop(visit: Visit, p
 
 def test_every_mistake_is_marked_at_its_field_until_it_is_mended(visit: Visit, opened: OpenPage) -> None:
     with_photos(visit)
-    visit.tab("Train")
+    visit.new_training()
     visit.fill("field-max_train_steps", "0")
     visit.fill("field-seed", "<b>some</b> *number*")
     visit.unfold("advanced")
@@ -112,7 +113,7 @@ def test_every_mistake_is_marked_at_its_field_until_it_is_mended(visit: Visit, o
 
 def test_out_of_memory_is_a_panel_with_a_button_that_works(visit: Visit, played: Played) -> None:
     with_photos(visit)
-    visit.tab("Train")
+    visit.new_training()
     played.error = type("OutOfMemoryError", (RuntimeError,), {})("Tried to allocate 2.00 GiB. More words")
     visit.page.locator("#start").click()
     told = visit.until("run-status", "ran out of memory")
@@ -128,24 +129,23 @@ def test_out_of_memory_is_a_panel_with_a_button_that_works(visit: Visit, played:
 
 def test_a_second_training_waits_in_line_and_an_old_run_goes(visit: Visit, played: Played, opened: OpenPage) -> None:
     with_photos(visit)
-    visit.tab("Train")
+    visit.new_training()
     page = visit.page
     page.locator("#start").click()
     visit.until("run-status", "Training: step")
-    visit.unfold("settings")
+    visit.new_training()
     page.locator("#start").click()
-    visit.until("start-message", "waits in line, at place 1")
+    visit.until("run-message", "waits in line, at place 1")
     visit.until("run-status", "Waiting in line, place 1")
     visit.until("header", "1 waiting")
     page.locator("#stop", has_text="Take it out of the line").click()
     visit.until("run-status", "stopped")
-    visit.unfold("my-runs")
     name = visit.value("run")
-    page.locator("#runs-table").get_by_text(name, exact=True).last.wait_for()
     visit.unfold("run-more")
     page.locator("#delete-run").click()
     page.locator("#delete-sure").click()
-    visit.until("run-message", f"{name} was deleted")
+    page.locator("#runs-message").get_by_text(f"{name} was deleted").wait_for()
+    page.locator("#runs-list").get_by_text(name, exact=True).wait_for(state="detached")
     assert not (opened.workspace.runs_dir / name).exists()
     played.go_on.set()
     visit.until("header", "Idle")
@@ -153,7 +153,7 @@ def test_a_second_training_waits_in_line_and_an_old_run_goes(visit: Visit, playe
 
 def test_a_run_of_the_past_is_chosen_in_the_table_and_its_settings_are_taken_over(visit: Visit, played: Played) -> None:
     with_photos(visit)
-    visit.tab("Train")
+    visit.new_training()
     page = visit.page
     visit.fill("field-max_train_steps", "17")
     visit.fill("field-learning_rate", "0.00123")
@@ -161,12 +161,15 @@ def test_a_run_of_the_past_is_chosen_in_the_table_and_its_settings_are_taken_ove
     page.locator("#start").click()
     visit.until("run-status", "Finished after 17 steps")
     name = visit.value("run")
+    # In the same window the form is as it was left; another begins with what is recommended.
     visit.reload()
-    visit.tab("Train")
+    visit.new_training()
+    visit.until("plan", "17 steps")
+    visit.page.evaluate("sessionStorage.clear()")
+    visit.reload()
     visit.until("plan", "5 photos")
     assert visit.value("field-max_train_steps") == "600"
-    visit.unfold("my-runs")
-    page.locator("#runs-table").get_by_text(name, exact=True).last.click()
+    visit.run(name)
     page.wait_for_function("name => document.querySelector('#run input').value == name", arg=name)
     visit.unfold("run-more")
     visit.until("run-settings", r"learning_rate\s+0.00123")
@@ -177,12 +180,56 @@ def test_a_run_of_the_past_is_chosen_in_the_table_and_its_settings_are_taken_ove
     visit.until("command", r"python -m dreambooth train .*--max_train_steps 17")
 
 
+def test_every_place_has_an_address_and_nobody_lands_on_the_run_of_another(
+    browser: "Browser", opened: OpenPage, visit: Visit, played: Played
+) -> None:
+    with_photos(visit)
+    visit.new_training()
+    page = visit.page
+    visit.fill("field-max_train_steps", "1234")
+    page.locator("#start").click()
+    visit.until("run-status", "Training: step")
+    name = visit.value("run")
+    assert page.url.endswith(f"tab=train&run={name}")
+    page.go_back()
+    page.locator("#start").wait_for()
+    assert visit.value("field-max_train_steps") == "1234"
+    visit.reload()
+    page.locator("#start").wait_for()
+    assert visit.value("field-max_train_steps") == "1234", "the form is as it was left"
+    visit.until("plan", "1234 steps")
+    page.go_back()
+    page.locator("#go-on").wait_for()
+    visit.until("status-line", r"Training: step \d+ of 1234")
+
+    # A second browser: a bookmark of the run, and its own photos lead to the form and not to that run.
+    served = page.request.get(opened.url).text()
+    assert "Connecting..." in served
+    assert ">Idle<" not in served, "a training is at work: the first paint must not say otherwise"
+    other = Visit(browser, opened.url, place=f"tab=train&run={name}")
+    other.until("run-status", r"Training: step \d+ of 1234")
+    other.tab("Upload & Concepts")
+    other.page.locator("#go-on").click()
+    other.page.locator("#start").wait_for()
+    assert not other.page.locator("#run-status").is_visible()
+    other.tab("Generate")
+    assert other.page.url.endswith("tab=generate")
+    other.page.locator("#status-line a").click()
+    other.page.locator("#run-status").wait_for()
+    played.go_on.set()
+    other.until("run-status", "Finished after 1234 steps")
+    other.page.locator("#status-line").wait_for(state="hidden")
+    other.run(name)
+    other.until("runs-list", rf"{name}\s*done\s*5 \u00b7 .*1234 of 1234")
+    other.close()
+
+
 def test_everything_has_a_name_and_the_keyboard_reaches_the_start(visit: Visit) -> None:
     for name in TABS:
         visit.tab(name)
         visit.page.wait_for_timeout(400)
         assert visit.page.evaluate(NAMELESS) == [], name
-    visit.tab("Train")
+    visit.new_training()
     visit.page.get_by_role("tab", name="Train", exact=True).focus()
     for _ in range(60):
         visit.page.keyboard.press("Tab")
@@ -195,17 +242,22 @@ def test_everything_has_a_name_and_the_keyboard_reaches_the_start(visit: Visit) 
 def test_a_phone_shows_a_run_without_scrolling_sideways(browser: "Browser", opened: OpenPage, played: Played) -> None:
     desk = Visit(browser, opened.url)
     with_photos(desk)
-    desk.tab("Train")
+    desk.new_training()
     desk.page.locator("#start").click()
     desk.until("run-status", "Training: step")
     phone = Visit(browser, opened.url, width_px=390)
     phone.tab("Train")
     phone.until("run-status", r"Training: step \d+ of")
     phone.page.locator("#samples img").first.wait_for()
-    for place in ("run-more", "my-runs"):
-        phone.unfold(place)
-        assert phone.page.evaluate("document.documentElement.scrollWidth") == 390
-    phone.page.locator("#stop").click()
+    phone.unfold("run-more")
+    assert phone.page.evaluate("document.documentElement.scrollWidth") == 390
+    phone.run()
+    assert phone.page.evaluate("document.documentElement.scrollWidth") == 390
+    # Stop is at hand on every tab.
+    phone.tab("Generate")
+    phone.until("status-line", r"Training: step \d+ of")
+    phone.page.locator("#status-line-stop").click()
+    phone.page.locator("#status-line a").click()
     stopped = phone.until("run-status", r"Stopped after \d+ of")
     step = re.findall(r"after (\d+)", stopped)[0]
     desk.until("run-status", f"Stopped after {step} of")

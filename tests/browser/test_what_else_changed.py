@@ -62,7 +62,7 @@ def test_a_click_tells_how_far_it_is_and_then_shows_the_ranked_report_with_its_p
 ) -> None:
     go_on = held_pictures(monkeypatch, num_free=3)
     visit = Visit(browser, opened.url)
-    visit.tab("Train")
+    visit.run()
     page = visit.page
     visit.until("run-status", "Finished")
     page.locator("#bleed-run").click()
@@ -88,7 +88,7 @@ def test_a_click_tells_how_far_it_is_and_then_shows_the_ranked_report_with_its_p
 
     # It lies in the run's folder: any other window has it too.
     phone = Visit(browser, opened.url, width_px=390)
-    phone.tab("Train")
+    phone.run()
     phone.until("run-bleed", "Step 60")
     phone.page.locator("#bleed-picture img").scroll_into_view_if_needed()
     phone.page.wait_for_function(IS_DRAWN)

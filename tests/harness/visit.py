@@ -15,7 +15,9 @@ WAIT_MS = 90_000
 class Visit:
     """One browser window on the page, which keeps what went wrong in it."""
 
-    def __init__(self, browser: "Browser", url: str, *, width_px: int = 1200, dark: bool = False) -> None:
+    def __init__(
+        self, browser: "Browser", url: str, *, width_px: int = 1200, dark: bool = False, place: str = ""
+    ) -> None:
         self.problems: list[str] = []
         self.elsewhere: list[str] = []
         self.context: BrowserContext = browser.new_context(viewport={"width": width_px, "height": 900})
@@ -28,7 +30,7 @@ class Visit:
             "request",
             lambda asked: self.elsewhere.append(asked.url) if urlsplit(asked.url).netloc not in ("", host) else None,
         )
-        self.page.goto(f"{url}?__theme={'dark' if dark else 'light'}")
+        self.page.goto(f"{url}?__theme={'dark' if dark else 'light'}{'&' if place else ''}{place}")
         self.opened()
 
     def opened(self) -> None:
@@ -43,6 +45,27 @@ class Visit:
         else:
             self.page.locator(".overflow-menu > button").first.click()
             self.page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
+
+    def train_tab(self) -> None:
+        """Open the Train tab at whichever of its views was open last."""
+        self.tab("Train")
+        self.page.locator("#run-view, #runs-view, #new-view").locator("visible=true").first.wait_for()
+
+    def new_training(self) -> None:
+        """Open the form for a new training."""
+        self.train_tab()
+        if not self.page.locator("#new-view").is_visible():
+            self.page.locator("a[data-place]:visible", has_text="New training").click()
+        self.page.locator("#start").wait_for()
+
+    def run(self, name: str = "") -> None:
+        """Open the view of a run, by its link in the list; without a name the newest."""
+        self.train_tab()
+        if not self.page.locator("#runs-view").is_visible():
+            self.page.locator("a[data-place]:visible", has_text="All runs").click()
+        named = self.page.locator("#runs-list a", has_text=name) if name else self.page.locator("#runs-list a")
+        named.first.click()
+        self.page.locator("#run-view").wait_for()
 
     def unfold(self, name: str) -> None:
         """Open an accordion and leave its fields the moment in which Gradio still sets their first values.

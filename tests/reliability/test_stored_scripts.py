@@ -154,7 +154,7 @@ def test_no_stored_script_runs(browser: "Browser", opened: OpenPage) -> None:
     upload(watched, PAYLOADS)
     watched.check("names of photos")
     upload(watched, PAYLOADS[:1])
-    watched.tab("Train")
+    watched.new_training()
     # Refused, or thirty runs would be loading while the page is watched.
     watched.fill("field-max_train_steps", "0")
     checks = 0
@@ -164,10 +164,12 @@ def test_no_stored_script_runs(browser: "Browser", opened: OpenPage) -> None:
             watched.fill(field, payload)
         watched.check(f"concepts: {payload}")
 
-        watched.tab("Train")
+        watched.new_training()
         watched.fill("base", payload)
-        watched.fill("run", f"run-{number}" if number % 2 else payload.replace("/", "\u2215"))
         page.locator("#start").click()
+        watched.check(f"start: {payload}")
+        watched.run()
+        watched.fill("run", f"run-{number}" if number % 2 else payload.replace("/", "\u2215"))
         watched.check(f"train: {payload}")
 
         watched.tab("Convert")
@@ -215,7 +217,7 @@ def upload(watched: Watched, payloads: list[str]) -> None:
 
 def look_at_what_is_stored(fresh: Watched) -> None:
     """Open all lists, the set of photos with every name and caption, and every run."""
-    for tab, lists in zip(TABS, (("earlier",), ("base", "run"), ("convert-model",), ("generate-model",)), strict=True):
+    for tab, lists in zip(TABS, (("earlier",), (), ("convert-model",), ("generate-model",)), strict=True):
         fresh.tab(tab)
         if tab == TABS[0]:
             fresh.page.locator("#more > button").click()
@@ -226,7 +228,14 @@ def look_at_what_is_stored(fresh: Watched) -> None:
             fresh.page.locator(f"#{name} input").first.click()
             fresh.check(f"{tab}: list {name}")
             fresh.page.keyboard.press("Escape")
-    fresh.tab("Train")
+    fresh.new_training()
+    fresh.page.locator("#base input").first.click()
+    fresh.check("list base")
+    fresh.page.keyboard.press("Escape")
+    fresh.run()
+    fresh.page.locator("#run input").first.click()
+    fresh.check("list run")
+    fresh.page.keyboard.press("Escape")
     for number in range(len(PAYLOADS)):
         fresh.fill("run", f"run-{number}")
         fresh.page.wait_for_function("document.querySelector('#run-status').innerText.includes('failed')")

@@ -16,6 +16,7 @@ from dreambooth.runs.view import RunView
 from dreambooth.scoring.recommendation import Recommendation, StepScores
 from dreambooth.scoring.records import RunScores
 from ui import render
+from ui.status_line import line_text
 from ui.train import panel as run_panel
 from ui.train.advice import preselected
 from ui.train.loss_plot import loss_plot, smoothed, thinned
@@ -95,7 +96,7 @@ def test_a_failed_run_says_what_why_and_what_to_do_and_nothing_is_taken_as_html(
     assert "Take the preset `minimum`." in card
     assert "<script>" not in render.log_text("<script>alert(1)</script>")
     assert "<b>" not in render.error_text(DreamBoothError("<b>bold</b>"))
-    assert "<i>x" not in render.header("CPU", render.Doing(run(name="<i>x")), Path("/data"), True)
+    assert "<i>x" not in line_text(run(name="<i>x"))
 
 
 def test_all_mistakes_are_listed_at_once() -> None:
@@ -112,7 +113,11 @@ def test_header_tells_what_runs_and_where_files_do_not_stay() -> None:
     kept = render.header("CPU", render.Doing(run(), num_waiting=2), Path("/data"), True)
     assert "lost" not in kept
     assert "/data (kept)" in kept
-    assert "zwx-dog: Training: step 30 of 120 \u00b7 6 min left \u00b7 2 waiting" in kept
+    assert "Training \u00b7 2 waiting" in kept
+    line = line_text(run(), num_waiting=2)
+    assert "Training: step 30 of 120 \u00b7 6 min left \u00b7 2 waiting" in line
+    assert "href='?tab=train&amp;run=zwx-dog'>zwx-dog</a>" in line
+    assert "Connecting" in render.header("CPU", render.Doing(is_known=False), Path("/data"), True)
 
 
 def phases(view: RunView) -> dict[str, str]:

@@ -17,6 +17,7 @@ from dreambooth.data.words import Words, prompts_for
 from dreambooth.errors import BaseModelError, DreamBoothError, FieldProblem, PhotoError
 from dreambooth.formats.json_file import read_object
 from dreambooth.records.drive import delete_photos
+from ui.address import to
 from ui.bases import offered_base
 from ui.boundary import QUIET, Services
 from ui.concepts.photos import CONTENTS, OTHER_SET, Line, PhotoHandlers
@@ -123,7 +124,7 @@ class Handlers:
 
     @on(
         "go_on.click", "marked photo_set kind identifier class_word instance_prompt class_prompt base",
-        "tabs marked message identifier class_word instance_prompt class_prompt", api_name="go_on", **QUIET,
+        "place marked message identifier class_word instance_prompt class_prompt", api_name="go_on", **QUIET,
     )  # fmt: skip
     def go_on(
         self, marked: list[str], photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str,
@@ -135,7 +136,7 @@ class Handlers:
         updates = marks(NOTES, NOTES, problems, marked or [])
         names = [problem.field for problem in problems]
         told = "" if not problems else _told(problems)
-        go = {} if problems else {"tabs": gr.Tabs(selected="train")}
+        go = {} if problems else {"place": to("train", view="new")}
         return {**go, "marked": names, "message": told, **updates}
 
     # Several concepts ------------------------------------------------------------------------------------------------

@@ -228,11 +228,11 @@ def _more() -> dict[str, Any]:
 
 
 def connect(
-    tab: ConceptsTab, services: Services, page: gr.Blocks, tabs: gr.Tabs, base: gr.Dropdown, settings: dict[str, Any]
+    tab: ConceptsTab, services: Services, page: gr.Blocks, place: gr.JSON, base: gr.Dropdown, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Join the tab's components to what they do, and return the events; `settings` are the Train tab's fields."""
     handlers = Handlers(services)
-    named = by_name(tab) | {"page": page, "tabs": tabs, "base": base, "resolution": settings["resolution"]}
+    named = by_name(tab) | {"page": page, "place": place, "base": base, "resolution": settings["resolution"]}
     events = connect_events(handlers.photos, named)
     events |= connect_events(handlers, named, events | _scripts(tab))
     _connect_class_settings(tab, settings)

@@ -8,6 +8,7 @@ from dreambooth.config.limits import as_written
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.runs.view import RunView
 from dreambooth.scoring.recommendation import NOTHING_MEASURED
+from ui.address import to
 from ui.bases import offered_base
 from ui.boundary import QUIET, Services
 from ui.events import Answer, on
@@ -55,7 +56,7 @@ class Handlers:
         return announced(words, "end", before, why)
 
     @on(
-        "score.click", "run base", "message", api_name="score_shown_run", api_visibility="private",
+        "score.click", "run run_base", "message", api_name="score_shown_run", api_visibility="private",
         concurrency_limit=1, show_progress_on="scores",
     )  # fmt: skip
     def score(self, name: str, base: str = "", progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
@@ -70,7 +71,7 @@ class Handlers:
         return panel(f"{name} is scored.", f"{why} {scores.note}".strip(), tone="good")
 
     @on(
-        "bleed.click", "run base", "message", api_name="bleed_shown_run", api_visibility="private",
+        "bleed.click", "run run_base", "message", api_name="bleed_shown_run", api_visibility="private",
         concurrency_limit=1, show_progress_on="bled",
     )  # fmt: skip
     def bleed(self, name: str, base: str = "", progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
@@ -122,7 +123,7 @@ class Handlers:
         words = f"It waits in line, at place {place}." if place else f"The run goes on to step {total}."
         return {"message": announced(words, "steps", before)}
 
-    @on("retry.click", "run", "message run", api_name="retry_shown_run", **QUIET)
+    @on("retry.click", "run", "message place", api_name="retry_shown_run", **QUIET)
     def retry(self, name: str) -> Answer:
         self._services.check_training()
         jobs = self._services.jobs
@@ -130,13 +131,13 @@ class Handlers:
         before, now = jobs.view(name).config, jobs.view(new).config
         changed = changes(before, now) if before and now else ""
         said = panel(f"{new} begins, with settings that need less memory.", changed, tone="note")
-        return {"message": said, "run": gr.Dropdown(value=new)}
+        return {"message": said, "place": to("train", run=new)}
 
     @on("delete.click", outputs="sure", api_name="ask_delete_run", **QUIET)
     def ask_to_delete(self) -> Any:
         return gr.Button(visible=True)
 
-    @on("sure.click", "run", "message run sure", api_name="delete_shown_run", **QUIET)
+    @on("sure.click", "run", "runs_message message run place sure", api_name="delete_shown_run", **QUIET)
     def delete(self, name: str) -> Answer:
         self._services.check_training()
         removed = self._services.jobs.remove(name)
@@ -144,4 +145,7 @@ class Handlers:
         said = panel(f"{name} was deleted: {size_in_words(removed.num_bytes)} are free.", left, tone="good")
         others = [run.name for run in self._services.workspace.runs()]
         chosen = gr.Dropdown(value=others[0] if others else None)
-        return {"message": said, "run": chosen, "sure": gr.Button(visible=False)}
+        return {
+            "runs_message": said, "message": "", "run": chosen, "place": to("train", view="runs"),
+            "sure": gr.Button(visible=False),
+        }  # fmt: skip

@@ -11,16 +11,20 @@ from dreambooth.device.hardware import in_a_line
 from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError
 from dreambooth.runs.view import RunView
+from ui.address import RUN_OF_THE_ADDRESS, landing
 from ui.boundary import QUICK, Services
 from ui.convert.handlers import convertible
 from ui.events import Answer, on, updates_of_unseen
 from ui.render import Doing, header
+from ui.status_line import STOP, line_text
 from ui.train import panel as run_panel
 from ui.train.advice import Advice, preselected
-from ui.train.runs import RunsTable
+from ui.train.runs import RunsTable, runs_list
 
 BUSY_POLL_S, IDLE_POLL_S = 1.0, 5.0
-FOLLOWED = f"header run {run_panel.PARTS} table convert_model generate_model advised timer seen"
+FOLLOWED = (
+    f"header line line_text line_stop run {run_panel.PARTS} table convert_model generate_model advised timer seen"
+)
 # Pages that ask at the same moment are answered from one look at the disk.
 SHARED_S = 0.4
 
@@ -39,17 +43,18 @@ class Follower:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._table = RunsTable(services)
         self._advice = Advice(services)
+        self._table = RunsTable(services, self._advice)
         self._lock = threading.Lock()
         self._looks: dict[str, tuple[float, Any]] = {}
 
-    @on("page.load", outputs=f"{FOLLOWED} form", api_name="first_look", **QUICK)
-    def first_look(self) -> Answer:
-        """Return everything, for a page that was just opened: the run that trains, else the newest."""
+    @on("page.load", "run", f"{FOLLOWED} place", api_name="first_look", js=RUN_OF_THE_ADDRESS, **QUICK)
+    def first_look(self, asked: str | None = "") -> Answer:
+        """Return everything, for a page just opened: the run of its address, else the one that trains or the newest."""
         # Such a page has seen nothing, whatever the session remembers: a reload is sent everything.
-        busy = bool(self._services.jobs.active())
-        return {**self._look_at(None, {}, ""), "form": gr.Accordion(open=not busy)}
+        active = self._services.jobs.active()
+        begins = landing("runs" if self._services.workspace.runs() else "new", active or "")
+        return {**self._look_at(asked or None, {}, ""), "place": begins}
 
     @on(
         "timer.tick run.change", "run seen message", FOLLOWED, api_name="look", **QUICK,
@@ -63,11 +68,15 @@ class Follower:
     def _look_at(self, name: str | None, seen: dict[str, Any], message: str) -> Answer:
         active = self._services.jobs.active()
         runs = self._shared("runs", lambda: tuple(run.name for run in self._services.workspace.runs()))
-        if not seen and not name:
-            name = active or next(iter(runs), "")
+        is_chosen = bool(name)
+        name = name or active or next(iter(runs), "")
         view = self._view(name)
+        at_work = self._view(active)
         values: dict[str, Any] = {
-            "header": self._header(active),
+            "header": self._header(at_work),
+            "active": active,
+            "line": line_text(at_work, len(self._services.jobs.waiting())) if at_work else "",
+            "stopping": at_work is not None and at_work.status == "stopping",
             "runs": runs,
             "run": name,
             "table": self._shared("table", self._table.rows),
@@ -75,13 +84,18 @@ class Follower:
             "convertible": self._shared("convertible", lambda: tuple(convertible(self._services))),
             "advised": self._shared("advised", self._advice.models),
             "poll_s": BUSY_POLL_S if active else IDLE_POLL_S,
-            **run_panel.run_values(self._services, view),
+            **run_panel.run_values(self._services, view, name),
         }
-        first: dict[str, Any] = {} if seen else {"value": name or None}
+        first: dict[str, Any] = {} if seen and is_chosen else {"value": name or None}
         updates: dict[str, Callable[[Any], Answer]] = {
             "header": lambda text: {"header": text},
+            "active": lambda active: {"line": gr.Row(visible=active is not None)},
+            "line": lambda text: {"line_text": text},
+            "stopping": lambda is_stopping: {
+                "line_stop": gr.Button("Stopping..." if is_stopping else STOP, interactive=not is_stopping)
+            },
             "runs": lambda names: {"run": gr.Dropdown(choices=list(names), **first)},
-            "table": lambda rows: {"table": [list(row) for row in rows]},
+            "table": lambda rows: {"table": runs_list(rows)},
             "advised": lambda models: {"advised": models},
             "poll_s": lambda seconds: {"timer": gr.Timer(value=seconds)},
         }
@@ -93,9 +107,9 @@ class Follower:
             "seen": values,
         }
 
-    def _header(self, active: str | None) -> str:
+    def _header(self, at_work: RunView | None) -> str:
         jobs, settings = self._services.jobs, self._services.settings
-        doing = Doing(self._view(active), len(jobs.waiting()), jobs.makes_pictures())
+        doing = Doing(at_work, len(jobs.waiting()), jobs.makes_pictures())
         device = self._services.device()
         return header(in_a_line(device), doing, settings.data_dir, keeps_files(settings), device.unused_card)
 

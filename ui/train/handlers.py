@@ -21,6 +21,7 @@ from dreambooth.models.base import STARTER, known_layout, read_card
 from dreambooth.models.origin import step_sentence
 from dreambooth.runs.shell_line import command_line, settings_text
 from dreambooth.runs.start_notices import setting_notices
+from ui.address import to
 from ui.bases import offered_base, offered_models
 from ui.boundary import QUICK, QUIET, Services
 from ui.events import Answer, on
@@ -67,11 +68,6 @@ def notices(config: TrainingConfig, explicit: Collection[str]) -> str:
         "Check photos and prompts": concept_notices(config.concepts),
     }
     return "".join(panel(head, " ".join(sentences), tone="note") for head, sentences in told.items() if sentences)
-
-
-def folded(while_training: bool) -> Any:
-    """Return the update of the settings: out of the way while a run is watched."""
-    return gr.Accordion(open=not while_training)
 
 
 class Handlers:
@@ -268,7 +264,7 @@ class Handlers:
 
     @on(
         "start.click", "marked preset photo_set prompts base fields",
-        "message run settings advanced marked fields prompts", api_name="start_shown_settings", **QUIET,
+        "message run_message place advanced marked fields prompts", api_name="start_shown_settings", **QUIET,
     )  # fmt: skip
     def start(
         self, marked: list[str], preset_name: str, photo_set_name: str, instance_prompt: str, class_prompt: str,
@@ -287,12 +283,12 @@ class Handlers:
         except DreamBoothError as error:
             return {"message": error_panel(error)}
         said = self._started(name) + notices(config, asked)
-        shown_run = {"run": gr.Dropdown(value=name), "settings": folded(True)}
-        return {"message": said, **shown_run, **self._marks([], marked)}
+        # What is said of the run is read where it is watched.
+        return {"message": "", "run_message": said, "place": to("train", run=name), **self._marks([], marked)}
 
     def _refused(self, problems: list[FieldProblem], marked: list[str]) -> Answer:
         fields = {problem.field for problem in problems} & set(self._infos)
-        opened = ["settings"] * bool(fields) + ["advanced"] * bool(fields - set(MAIN_FIELDS))
+        opened = ["advanced"] * bool(fields - set(MAIN_FIELDS))
         return {
             "message": error_panel(ConfigError(problems)),
             **{name: gr.Accordion(open=True) for name in opened},
@@ -306,7 +302,7 @@ class Handlers:
         place = self._services.jobs.view(name).queue_place
         return panel(f"{name} waits in line, at place {place}.", f"It begins when {active} is done.", tone="note")
 
-    @on("reuse.click", "run preset", "run_message base proposed settings fields", api_name="reuse_settings", **QUIET)
+    @on("reuse.click", "run preset", "message base proposed place fields", api_name="reuse_settings", **QUIET)
     def reuse(self, name: str, preset_name: str) -> Answer:
         """Put a run's settings into the form; all of them count as typed."""
         config = self._services.jobs.view(name).config
@@ -314,10 +310,10 @@ class Handlers:
             raise DreamBoothError(f"The settings of {name} cannot be read.", "Their file is gone or damaged.", "")
         told = panel(f"The form has the settings of {name} now.", "The photos are those of the first tab.", tone="good")
         return {
-            "run_message": told,
+            "message": told,
             "base": config.pretrained_model_name_or_path,
             "proposed": {"preset": preset_name},
-            "settings": gr.Accordion(open=True),
+            "place": to("train", view="new"),
             **{field: shown_value(info, getattr(config, field)) for field, info in self._infos.items()},
         }
 

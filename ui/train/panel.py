@@ -12,6 +12,7 @@ from dreambooth.models.origin import missing_base
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.view import RunView
 from dreambooth.scoring.bleed import kept_report
+from ui.address import link
 from ui.bases import missing_base_field, missing_base_update
 from ui.boundary import Services
 from ui.events import Answer, updates_of_unseen
@@ -24,17 +25,18 @@ from ui.render import (
     scores_text,
     status_card,
 )
+from ui.status_line import STOP
 from ui.train.loss_plot import loss_plot
 from ui.train.plan import run_settings
 
 LIVE = ("queued", "running", "stopping", "paused")
 MAX_STEP_COLUMNS = 24
-STOP = "Stop & save"
 # The components that show a run, in the order in which a browser is told.
 PARTS = (
     "details status losses samples log settings scores chart score stop finish_now save_now sample_now resume "
-    "more_steps more retry pictures delete sure bleed bled bled_picture base message"
+    "more_steps more retry pictures delete sure bleed bled bled_picture run_base message"
 )
+LOADING = "<div class='db-status'><span class='db-quiet'>Loading...</span></div>"
 Announced = Literal["saves", "samples", "end", "steps"]
 UNTIL = re.compile(r"data-until='(\w+) (\w+) ([^']*)'")
 STOP_WORDS = {"queued": "Take it out of the line"}
@@ -42,8 +44,11 @@ STOP_WORDS = {"queued": "Take it out of the line"}
 
 def build() -> dict[str, Any]:
     """Lay out the panel, and return its components by name."""
-    run = gr.Dropdown([], label="Run shown", elem_id="run", allow_custom_value=True)
-    status = gr.HTML(status_card(None), elem_id="run-status")
+    with gr.Row(elem_classes=["db-view-head"]):
+        gr.HTML(link("&larr; All runs", view="runs"))
+        run = gr.Dropdown([], label="Run", show_label=False, elem_id="run", allow_custom_value=True, container=False)
+        gr.HTML(link("New training", view="new", style="db-button"))
+    status = gr.HTML(LOADING, elem_id="run-status")
     with gr.Row(elem_id="run-buttons"):
         stop = gr.Button(STOP, visible=False, elem_id="stop")
         finish_now = gr.Button("Finish now", visible=False, elem_id="finish-now")
@@ -96,7 +101,7 @@ def build() -> dict[str, Any]:
         "settings": settings, "scores": scores, "chart": chart, "score": score, "stop": stop,
         "finish_now": finish_now, "save_now": save_now, "sample_now": sample_now, "resume": resume,
         "more_steps": more_steps, "more": more, "retry": retry, "pictures": pictures, "delete": delete, "sure": sure,
-        "bleed": bleed, "bled": bled, "bled_picture": bled_picture, "base": base, "message": message,
+        "bleed": bleed, "bled": bled, "bled_picture": bled_picture, "run_base": base, "message": message,
         "reuse": reuse,
     }  # fmt: skip
 
@@ -104,11 +109,11 @@ def build() -> dict[str, Any]:
 # What is shown -------------------------------------------------------------------------------------------------------
 
 
-def run_values(services: Services, view: RunView | None) -> dict[str, Any]:
-    """Return what the panel shows of a run, as values that can be compared."""
+def run_values(services: Services, view: RunView | None, name: str = "") -> dict[str, Any]:
+    """Return what the panel shows of a run, as values that can be compared; of one that is not there its name."""
     if view is None:
         return dict.fromkeys(("losses", "samples"), ()) | {
-            "details": False, "status": status_card(None), "log": log_text(""), "settings": "", "live": "",
+            "details": False, "status": status_card(None, name=name), "log": log_text(""), "settings": "", "live": "",
             "resume": None, "more": None, "retry": False, "pictures": False, "deletable": False, "asked": None,
             "scores": "", "chart": None, "unscored": False, "bleedable": False, "bleed": None, "standing": {},
             "missing_base": "",
@@ -177,7 +182,7 @@ def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str
             "bled": bleed_text(report) if report else "",
             "bled_picture": _picture(services, report and report.picture),
         },
-        "missing_base": lambda missing: {"base": missing_base_update(services, missing)},
+        "missing_base": lambda missing: {"run_base": missing_base_update(services, missing)},
     }
     answer = updates_of_unseen(updates, values, seen)
     return answer | {"message": ""} if _is_past(message, values["standing"]) else answer

@@ -1,57 +1,124 @@
-"""All runs in one table: what they were, how they ended, what they take; a row chosen is the run that is shown."""
+"""All runs in one list: what they are, how they stand, what they take; each is a link to the view of that run."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from dreambooth.config.methods import METHODS
-from dreambooth.events import FINAL_STATUSES
+from dreambooth.config.training import TrainingConfig
+from dreambooth.data.photos import find_photos
+from dreambooth.errors import DreamBoothError
+from dreambooth.events import FINAL_STATUSES, Status
 from dreambooth.records.runlog import RunState, read_config, read_state
 from dreambooth.records.storage import size_of
 from dreambooth.records.workspace import RunFolder
+from ui.address import link
 from ui.boundary import Services
-from ui.events import on
 from ui.render import STATUSES, size_in_words
+from ui.train.advice import Advice
 
-HEADERS = ["run", "started", "status", "steps", "base", "method", "words", "size"]
+HEADERS = ("Run", "State", "Photos", "Base model", "Method", "Steps", "Best step", "Size", "Started")
 MAX_ROWS = 200
 # The size of a run that trains is news for so long.
 SIZE_AGE_S = 30.0
+NO_RUNS = "No runs yet. Choose photos on the first tab, then start a training."
 
 
-def build() -> gr.Dataframe:
-    """Lay out the section, and return its table."""
-    with gr.Accordion("My runs", open=False, elem_id="my-runs"):
-        gr.HTML("<p class='db-hint'>Choose a row to see that run above, with all that can be done with it.</p>")
-        return gr.Dataframe(
-            headers=HEADERS, datatype="str", interactive=False, show_label=False, elem_id="runs-table", label="My runs",
-            column_widths=["21%", "13%", "10%", "10%", "13%", "8%", "16%", "9%"], max_height=340, buttons=[],
-        )  # fmt: skip
+@dataclass(frozen=True)
+class Row:
+    """What the list says of a run."""
+
+    name: str
+    status: Status
+    photos: str
+    base: str
+    method: str
+    steps: str
+    best: str
+    size: str
+    when: str
+
+
+def build() -> dict[str, Any]:
+    """Lay out the list, and return its components by name."""
+    with gr.Row(elem_classes=["db-view-head"]):
+        gr.HTML("<h2>Runs</h2>")
+        gr.HTML(link("New training", view="new", style="db-button"), elem_id="new-training")
+    return {"runs_message": gr.HTML(elem_id="runs-message"), "table": gr.HTML(elem_id="runs-list")}
+
+
+def runs_list(rows: Sequence[Row]) -> str:
+    """Return the list as a table; on a narrow screen every run is a card of its own."""
+    if not rows:
+        return f"<p class='db-hint'>{NO_RUNS}</p>"
+    heads = "".join(f"<th scope='col'>{title}</th>" for title in HEADERS)
+    lines = "".join(map(_line, rows))
+    return f"<table class='db-table db-runs'><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def _line(row: Row) -> str:
+    chip = f"<span class='db-chip db-chip-{row.status}'>{escape(STATUSES[row.status])}</span>"
+    told = (row.photos, row.base, row.method, row.steps, row.best, row.size, row.when)
+    cells = [f"<th scope='row'>{link(escape(row.name), run=row.name)}</th>", f"<td>{chip}</td>"]
+    cells += [
+        f"<td data-label='{title}'>{escape(text) or '&ndash;'}</td>"
+        for title, text in zip(HEADERS[2:], told, strict=True)
+    ]
+    return f"<tr data-run='{escape(row.name)}'>{''.join(cells)}</tr>"
 
 
 class RunsTable:
-    """The table's rows, with sizes that are not counted anew at every look."""
+    """The list's rows, with sizes and photos that are not counted anew each time."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, services: Services, advice: Advice) -> None:
+        self._services, self._advice = services, advice
         self._sizes: dict[str, tuple[Any, float, str]] = {}
+        self._photos: dict[str, tuple[Any, int]] = {}
 
-    def rows(self) -> tuple[tuple[str, ...], ...]:
+    def rows(self) -> tuple[Row, ...]:
         """Return a row for every run, newest first."""
         return tuple(self._row(run) for run in self._services.workspace.runs()[:MAX_ROWS])
 
-    def _row(self, run: RunFolder) -> tuple[str, ...]:
+    def _row(self, run: RunFolder) -> Row:
         state, config = read_state(run), read_config(run)
-        started_s = run.config_path.stat().st_mtime
-        steps = f"{state.step} of {state.total_steps}" if state.total_steps else str(state.step)
-        method = "" if config is None else METHODS[config.method].title
         base = "" if config is None else config.pretrained_model_name_or_path.rstrip("/\\").replace("\\", "/")
-        words = "" if config is None or not config.concepts else config.concepts[0].instance_prompt
-        return (
-            run.name, time.strftime("%d %b, %H:%M", time.localtime(started_s)), STATUSES[state.status], steps,
-            base.rsplit("/", 1)[-1], method, words, self._size(run, state),
-        )  # fmt: skip
+        pick = self._advice.pick(run)
+        return Row(
+            name=run.name,
+            status=state.status,
+            photos="" if config is None else self._photos_of(config),
+            base=base.rsplit("/", 1)[-1],
+            method="" if config is None else METHODS[config.method].title,
+            steps=f"{state.step} of {state.total_steps}" if state.total_steps else str(state.step),
+            best=str(pick.step) if pick and pick.step is not None else "",
+            size=self._size(run, state),
+            when=time.strftime("%d %b, %H:%M", time.localtime(run.config_path.stat().st_mtime)),
+        )
+
+    def _photos_of(self, config: TrainingConfig) -> str:
+        """Return how many photos a run has and its instance prompt."""
+        if not config.concepts:
+            return ""
+        count = sum(self._count(concept.instance_data_dir) for concept in config.concepts)
+        prompt = config.concepts[0].instance_prompt
+        return f"{count} \u00b7 {prompt}" if count else prompt
+
+    def _count(self, folder: str) -> int:
+        """Return the number of photos in a folder, 0 where it is gone."""
+        try:
+            changed_ns = Path(folder).stat().st_mtime_ns
+            known, count = self._photos.get(folder, (None, 0))
+            if known != changed_ns:
+                count = len(find_photos(Path(folder)).photos)
+                self._photos[folder] = (changed_ns, count)
+        except (OSError, DreamBoothError):
+            return 0
+        return count
 
     def _size(self, run: RunFolder, state: RunState) -> str:
         standing = (state.status, run.steps())
@@ -61,13 +128,3 @@ class RunsTable:
             text = size_in_words(size_of(run.path))
             self._sizes[run.name] = (standing, time.monotonic(), text)
         return text
-
-
-class Handlers:
-    """What the section does, as functions of values."""
-
-    @on("table.select", outputs="run", api_name="choose_run", api_visibility="private", show_progress="hidden")
-    def choose(self, event: gr.SelectData) -> Any:
-        """Have a row that is chosen shown."""
-        row = event.row_value or []
-        return gr.Dropdown(value=str(row[0])) if row else gr.skip()

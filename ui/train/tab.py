@@ -8,6 +8,7 @@ import gradio as gr
 from dreambooth.forecast.offers import proposed_config
 from dreambooth.models.base import STARTER
 from dreambooth.runs.shell_line import CONFIG_FILE
+from ui.address import link
 from ui.boundary import Services
 from ui.events import connect as connect_events
 from ui.fields import (
@@ -22,6 +23,7 @@ from ui.generate.late_answers import Fillable, fillable
 from ui.train import actions as run_actions
 from ui.train import panel as run_panel
 from ui.train import runs as runs_section
+from ui.train.draft import keep_in_browser
 from ui.train.handlers import Handlers, base_notice
 from ui.train.plan import method_choices, preset_choices
 
@@ -37,7 +39,6 @@ class TrainTab:
     fields: dict[str, Any]
     proposals: Fillable
     marked: gr.State
-    settings: gr.Accordion
     advanced: gr.Accordion
     plan: gr.HTML
     start: gr.Button
@@ -45,7 +46,7 @@ class TrainTab:
     command: gr.Code
     as_json: gr.Code
     panel: dict[str, Any]
-    table: gr.Dataframe
+    runs: dict[str, Any]
 
 
 def build(services: Services) -> TrainTab:
@@ -58,7 +59,14 @@ def build(services: Services) -> TrainTab:
         made[name] = field_component(infos[name], getattr(config, name))
         made[name].visible = has_effect(infos[name], config.method)
 
-    with gr.Accordion("New training", open=True, elem_id="settings") as settings:
+    with gr.Column(elem_id="runs-view"):
+        listed = runs_section.build()
+    with gr.Column(elem_id="run-view"):
+        shown_run = run_panel.build()
+    with gr.Column(elem_id="new-view"):
+        with gr.Row(elem_classes=["db-view-head"]):
+            gr.HTML(link("&larr; All runs", view="runs"))
+            gr.HTML("<h2>New training</h2>")
         made["method"] = gr.Radio(
             method_choices(infos["method"].choices), value=config.method, label="Method", elem_id="field-method",
             info="What comes out of the training. `method`",
@@ -106,15 +114,13 @@ def build(services: Services) -> TrainTab:
             plan = gr.HTML(elem_id="plan")
             start_button = gr.Button("Start training", variant="primary", elem_id="start", scale=0, min_width=220)
         message = gr.HTML(elem_id="start-message")
-    shown_run = run_panel.build()
-    table = runs_section.build()
     # Its fields follow the declaration's order, whatever the layout.
     fields = {name: made[name] for name in infos}
     proposed = {name: shown_value(info, getattr(config, name)) for name, info in infos.items()}
     proposals = fillable({"preset": preset, **fields}, {"preset": "recommended", **proposed})
     return TrainTab(
-        base, preset, note, notice, fields, proposals, gr.State([]), settings, advanced, plan, start_button, message,
-        command, as_json, shown_run, table,
+        base, preset, note, notice, fields, proposals, gr.State([]), advanced, plan, start_button, message,
+        command, as_json, shown_run, listed,
     )  # fmt: skip
 
 
@@ -139,17 +145,19 @@ def connect(
     photos: gr.HTML,
     kind: gr.Radio,
     prompts: dict[str, gr.Textbox],
+    place: gr.JSON,
 ) -> None:
     """Join the tab's components to what they do."""
     notes = {name: str(component.info or "") for name, component in prompts.items()}
     handlers = Handlers(services, notes)
-    shown_run = tab.panel | {"base": tab.base, "table": tab.table}
+    shown_run = tab.panel | tab.runs | {"base": tab.base, "place": place}
     connect_events(run_actions.Handlers(services), shown_run)
-    connect_events(runs_section.Handlers(), shown_run)
     form = vars(tab) | {
+        "place": place,
         "page": page, "photo_set": photo_set, "photos": photos, "kind": kind, "prompts": prompts,
         "proposed": tab.proposals.filled, "answer": tab.proposals.answer, "run": tab.panel["run"],
         "reuse": tab.panel["reuse"], "run_message": tab.panel["message"], "method": tab.fields["method"],
         "of_a_method": {name: tab.fields[name] for name, info in form_infos().items() if info.method},
     }  # fmt: skip
+    keep_in_browser(page, {"base": tab.base, "filled": tab.proposals.filled, **tab.proposals.fields})
     connect_events(handlers, form)

@@ -1,0 +1,123 @@
+"""The page's address: which tab, and which run or view of the Train tab; Back, a reload and a bookmark lead there.
+
+The browser reads and writes `?tab=train&run=NAME` or `?tab=train&view=new` by itself, so that no answer of the server
+can send a window elsewhere than where its user is. A handler that leads somewhere says so with `to`.
+"""
+
+import itertools
+from html import escape
+from typing import Any
+from urllib.parse import urlencode
+
+import gradio as gr
+
+from ui.boundary import QUIET
+
+TABS = ("concepts", "train", "convert", "generate")
+# An address that is asked for twice is two answers: an equal one would be no change to the browser.
+_numbers = itertools.count(1)
+
+# `show` writes the address and what the style sheet goes by; `follow` reads it, and answers with the tab and the run.
+SCRIPT = """(...given) => {
+  const parts = ['tab', 'run', 'view'];
+  const placeOf = query => Object.fromEntries(parts.map(part => [part, query.get(part) ?? '']));
+  const read = () => placeOf(new URLSearchParams(location.search));
+  const tabOf = place => TABS.includes(place.tab) ? place.tab : place.run || place.view ? 'train' : TABS[0];
+  const address = place => {
+    const query = new URLSearchParams(location.search);
+    parts.forEach(part => place[part] ? query.set(part, place[part]) : query.delete(part));
+    return location.pathname + (query.size ? '?' + query : '') + location.hash;
+  };
+  const self = window.dbPlace = {
+    landing: {view: 'runs'}, last: null, ready: false, read,
+    paint() {
+      const place = read();
+      const view = place.run ? 'run' : ['new', 'runs'].includes(place.view) ? place.view : self.landing.view;
+      document.documentElement.dataset.trainView = view;
+      if (tabOf(place) === 'train') self.last = {tab: 'train', run: place.run, view: place.view};
+    },
+    show(place, replaced) {
+      const how = replaced ? 'replaceState' : 'pushState';
+      if (address(place) !== address(read())) history[how](null, '', address(place));
+      self.paint();
+    },
+    tab(name) {
+      if (!self.ready || tabOf(read()) === name) return;
+      self.show(name === 'train' ? self.last ?? {tab: 'train', ...self.landing} : {tab: name});
+    },
+    run(name) {
+      const place = read();
+      if (self.ready && name && place.run && place.run !== name) self.show({tab: place.tab || 'train', run: name});
+    },
+    land(landing) {
+      self.landing = landing ?? self.landing;
+      const place = read();
+      if (tabOf(place) === 'train' && !place.run && !place.view) self.show({tab: 'train', ...self.landing}, true);
+      self.paint();
+      self.ready = true;
+    },
+    follow() {
+      self.paint();
+      const place = read(), tab = tabOf(place);
+      return [{__type__: 'update', selected: tab}, place.run || undefined];
+    },
+  };
+  if (!window.dbFollows) {
+    window.dbFollows = true;
+    const follow = () => document.getElementById('follow-address')?.click();
+    addEventListener('popstate', follow);
+    document.addEventListener('click', event => {
+      const link = event.target.closest?.('a[data-place]');
+      if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      window.dbPlace.show(placeOf(new URL(link.href).searchParams));
+      follow();
+      scrollTo(0, 0);
+    });
+  }
+  return self.follow()[0];
+}"""
+SCRIPT = SCRIPT.replace("TABS", str(list(TABS)))
+FOLLOW = "() => window.dbPlace.follow()"
+GO = """place => {
+  if (place?.landing) { window.dbPlace.land(place.landing); return [undefined, undefined]; }
+  window.dbPlace.show(place);
+  return window.dbPlace.follow();
+}"""
+# What the first look is asked for: the run of the address, before any run is chosen.
+RUN_OF_THE_ADDRESS = "() => [new URLSearchParams(location.search).get('run') ?? '']"
+
+
+def to(tab: str, *, run: str = "", view: str = "") -> dict[str, Any]:
+    """Return the answer that leads the page somewhere: to a tab, there to a run or to the view `new` or `runs`."""
+    return {"tab": tab, "run": run, "view": view, "number": next(_numbers)}
+
+
+def landing(view: str, run: str = "") -> dict[str, Any]:
+    """Return the answer that says where the Train tab begins when its address names no view."""
+    return {"landing": {"view": "" if run else view, "run": run}, "number": next(_numbers)}
+
+
+def link(text: str, *, run: str = "", view: str = "", style: str = "") -> str:
+    """Return a link to a place of the Train tab; `text` is HTML."""
+    query = urlencode({"tab": "train"} | ({"run": run} if run else {}) | ({"view": view} if view else {}))
+    kind = f" class='{style}'" if style else ""
+    return f"<a data-place{kind} href='?{escape(query)}'>{text}</a>"
+
+
+def build() -> dict[str, Any]:
+    """Return the components that the address goes through, by name."""
+    return {
+        "place": gr.JSON({}, visible=False, label="Place"),
+        "follow": gr.Button("Follow the address", elem_id="follow-address", elem_classes=["db-unseen"]),
+    }
+
+
+def connect(made: dict[str, Any], page: gr.Blocks, tabs: gr.Tabs, each: dict[str, gr.Tab], run: gr.Dropdown) -> None:
+    """Join tabs and runs to the address."""
+    page.load(None, None, tabs, js=SCRIPT, **QUIET)
+    made["follow"].click(None, None, [tabs, run], js=FOLLOW, **QUIET)
+    made["place"].change(None, made["place"], [tabs, run], js=GO, **QUIET)
+    for name, tab in each.items():
+        tab.select(None, None, None, js=f"() => window.dbPlace?.tab('{name}')", **QUIET)
+    run.change(None, run, None, js="name => window.dbPlace?.run(name)", **QUIET)

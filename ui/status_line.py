@@ -1,0 +1,51 @@
+"""The line that stays in sight on every tab while a training runs: which one, what it does, time left, and Stop."""
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from dreambooth.runs.view import RunView
+from ui.address import link
+from ui.boundary import QUIET, Services
+from ui.events import on
+from ui.render import is_before_steps, phase_text, progress_share, time_told
+
+STOP = "Stop & save"
+
+
+def build() -> dict[str, Any]:
+    """Lay out the line, which is hidden while nothing runs, and return its components by name."""
+    with gr.Row(visible=False, elem_id="status-line") as line:
+        text = gr.HTML(elem_id="status-line-text")
+        stop = gr.Button(STOP, size="sm", elem_id="status-line-stop", scale=0, min_width=120)
+    return {"line": line, "line_text": text, "line_stop": stop}
+
+
+def line_text(view: RunView, num_waiting: int = 0) -> str:
+    """Return what the line says of the run that trains: a link to it, its phase, its bar and the time left."""
+    percent = round(progress_share(view) * 100)
+    told = [phase_text(view), time_told(view), f"{num_waiting} waiting" if num_waiting else ""]
+    rest = " \u00b7 ".join(escape(part) for part in told if part)
+    return (
+        f"<div class='db-line'>{link(escape(view.name), run=view.name)} <span>{rest}</span>"
+        f"<span class='db-bar db-thin'><i style='width:{percent}%'></i></span></div>"
+    )
+
+
+class Handlers:
+    """What the line's button does."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @on("line_stop.click", "seen", "line_stop", api_name="stop_running", **QUIET)
+    def stop(self, seen: dict[str, Any]) -> Any:
+        """Save and stop the run that the line shows; a press after its end does nothing."""
+        name = (seen or {}).get("active")
+        if name and name == self._services.jobs.active():
+            before = self._services.jobs.view(name)
+            self._services.jobs.stop(name)
+            told = "Stopping..." if is_before_steps(before) else "Saving..."
+            return gr.Button(told, interactive=False)
+        return gr.skip()
