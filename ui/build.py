@@ -24,7 +24,8 @@ from ui.events import Answer, connect, on
 from ui.generate import tab as generate_tab
 from ui.generate.handlers import recipe_unasked
 from ui.generate.late_answers import OPENING, closed_until
-from ui.render import Doing, error_panel, header
+from ui.header import Doing, header
+from ui.render import error_panel
 from ui.train import handlers as train_handlers
 from ui.train import tab as train_tab
 from ui.train.advice import Advice

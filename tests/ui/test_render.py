@@ -16,6 +16,7 @@ from dreambooth.runs.view import RunView
 from dreambooth.scoring.recommendation import Recommendation, StepScores
 from dreambooth.scoring.records import RunScores
 from ui import render
+from ui.header import Doing, header
 from ui.status_line import line_text
 from ui.train import panel as run_panel
 from ui.train.advice import preselected
@@ -108,16 +109,16 @@ def test_all_mistakes_are_listed_at_once() -> None:
 
 
 def test_header_tells_what_runs_and_where_files_do_not_stay() -> None:
-    assert "lost when this machine restarts" in render.header("CPU", render.Doing(), Path("/content/x"), False)
-    assert "Making pictures" in render.header("CPU", render.Doing(makes_pictures=True), Path("/data"), True)
-    kept = render.header("CPU", render.Doing(run(), num_waiting=2), Path("/data"), True)
+    assert "lost when this machine restarts" in header("CPU", Doing(), Path("/content/x"), False)
+    assert "Making pictures" in header("CPU", Doing(makes_pictures=True), Path("/data"), True)
+    kept = header("CPU", Doing(run(), num_waiting=2), Path("/data"), True)
     assert "lost" not in kept
     assert "/data (kept)" in kept
     assert "Training \u00b7 2 waiting" in kept
     line = line_text(run(), num_waiting=2)
     assert "Training: step 30 of 120 \u00b7 6 min left \u00b7 2 waiting" in line
     assert "href='?tab=train&amp;run=zwx-dog'>zwx-dog</a>" in line
-    assert "Connecting" in render.header("CPU", render.Doing(is_known=False), Path("/data"), True)
+    assert "Connecting" in header("CPU", Doing(is_known=False), Path("/data"), True)
 
 
 def phases(view: RunView) -> dict[str, str]:

@@ -15,7 +15,7 @@ from ui.address import RUN_OF_THE_ADDRESS, landing
 from ui.boundary import QUICK, Services
 from ui.convert.handlers import convertible
 from ui.events import Answer, on, updates_of_unseen
-from ui.render import Doing, header
+from ui.header import Doing, header
 from ui.status_line import STOP, line_text
 from ui.train import panel as run_panel
 from ui.train.advice import Advice, preselected
