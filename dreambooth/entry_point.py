@@ -59,9 +59,8 @@ def _in_lines(error: DreamBoothError) -> str:
 def _in_words(error: OSError) -> str | None:
     """Return a sentence on a file or folder that the system refused; None for other errors, which may be bugs."""
     if is_disk_full(error):
-        return (
-            "The disk is full.\nMake room, then run the command again; `python -m dreambooth clean` says what can go."
-        )
+        return "The disk is full.\nFree some space, then run the command again; "
+            "`python -m dreambooth clean` lists what can be deleted."
     if error.filename is None or error.strerror is None:
         return None
     name = without_secrets(os.fsdecode(error.filename))

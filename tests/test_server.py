@@ -207,7 +207,7 @@ def test_a_run_in_line_belongs_to_its_server_alone(
     jobs = jobs_with(waiting_for(go_on))
     names = [jobs.start(stub_config(photos)) for _ in range(3)]
     assert [read_state(workspace.run(name)).status for name in names[1:]] == ["queued"] * 2
-    with pytest.raises(DreamBoothError, match="at work or in line"):
+    with pytest.raises(DreamBoothError, match="running or queued"):
         resume(workspace.run(names[2]).path)
     threading.Timer(0.2, go_on.set).start()
     jobs.close()
@@ -265,7 +265,7 @@ def test_a_training_that_hangs_is_said_to_within_a_minute(
         view = jobs.view(name)
         assert view.status == "running"
         assert "Not responding: nothing heard from it for 58 s" in status_card(view)
-        assert "start it again, and resume" in status_card(view)
+        assert "start it again and resume" in status_card(view)
         assert jobs.view(after).status == "queued", "no second run beside it"
     let_go.set()
 

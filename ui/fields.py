@@ -35,7 +35,7 @@ STRENGTH_STEP = 0.05
 
 
 def strength_sliders(tab: str) -> dict[str, Any]:
-    """Return the sliders that ask how much of what a training taught counts, by setting."""
+    """Return the strength sliders of UNet and text encoder, by setting."""
     infos = {info.name: info for info in describe(GenerationConfig)}
     return {
         name: gr.Slider(

@@ -23,7 +23,7 @@ class Doing:
 
 def header(device: str, doing: Doing, data_dir: Path, keeps_files: bool, unused_card: str = "") -> str:
     """Return the line above the tabs: device, what is running, where files live, how to use an idle card."""
-    warning = "" if keeps_files else " (lost when this machine restarts: download what you need)"
+    warning = "" if keeps_files else " (deleted when this machine restarts: download what you need)"
     kept = " (kept)" if keeps_files else ""
     where = f"Files in {data_dir}{kept}{warning}"
     busy = doing.view is not None or doing.makes_pictures or not doing.is_known

@@ -14,6 +14,7 @@ from dreambooth.records.eta import in_words
 from dreambooth.runs.view import RunView
 from dreambooth.scoring.bleed import BleedReport
 from dreambooth.scoring.recommendation import NOTHING_MEASURED, Recommendation
+from dreambooth.scoring.records import examiner_title
 
 NONE_RECOMMENDED = "No step is recommended."
 # Told within a minute: the page asks once a second, and the heartbeat is up to a second old when it stops.
@@ -21,7 +22,7 @@ SILENT_S = 55
 
 PHASES = {
     "loading": "Loading the base model",
-    "class images": "Making class pictures",
+    "class images": "Generating class images",
     "latents": "Preparing photos and their crops",
     "training": "Training",
     "saving": "Saving the model",
@@ -32,7 +33,7 @@ PHASES = {
 }
 SHORT_PHASES = {
     "loading": "Loading",
-    "class images": "Class pictures",
+    "class images": "Class images",
     "latents": "Photos",
     "training": "Training",
     "saving": "Saving",
@@ -45,7 +46,7 @@ SHORT_PHASES = {
 SOMETIMES = ("copying", "scores", "lent")
 BEFORE_STEPS = ("loading", "class images", "latents")
 STATUSES: dict[Status, str] = {
-    "queued": "waiting in line",
+    "queued": "queued",
     "running": "running",
     "stopping": "stopping and saving",
     "stopped": "stopped",
@@ -60,11 +61,11 @@ LABELS = {
     "lora_targets": "LoRA targets",
     "seed": "Seed",
     "max_train_steps": "Steps",
-    "train_text_encoder": "Teach the text encoder too",
-    "with_prior_preservation": "Keep what it knows of the class",
-    "num_class_images": "Class pictures",
+    "train_text_encoder": "Train the text encoder too",
+    "with_prior_preservation": "Prior preservation",
+    "num_class_images": "Class images",
     "resolution": "Resolution",
-    "save_interval": "Save every ... steps",
+    "save_interval": "Save every N steps",
     "save_sample_prompt": "Sample prompt",
     "save_sample_negative_prompt": "Sample negative prompt",
     "n_save_sample": "Sample pictures per save",
@@ -129,11 +130,8 @@ def error_panel(error: DreamBoothError) -> str:
         f"<code>{escape(problem.field)}</code> {escape(problem.message)}</li>"
         for problem in error.problems
     )
-    count = "One thing needs" if len(error.problems) == 1 else f"{len(error.problems)} things need"
-    return (
-        f"<div class='db-panel db-bad' role='alert'><strong>{count} mending before this can start</strong>"
-        f"<ul>{items}</ul></div>"
-    )
+    count = "Fix 1 setting" if len(error.problems) == 1 else f"Fix {len(error.problems)} settings"
+    return f"<div class='db-panel db-bad' role='alert'><strong>{count} to start</strong><ul>{items}</ul></div>"
 
 
 def error_text(error: DreamBoothError) -> str:
@@ -147,19 +145,19 @@ def error_text(error: DreamBoothError) -> str:
 def phase_text(view: RunView) -> str:
     """Return what the run is doing in words, with its count."""
     if view.status == "queued":
-        return f"Waiting in line, place {view.queue_place}" if view.queue_place else "Waiting to begin"
+        return f"Queued, position {view.queue_place}" if view.queue_place else "Starting"
     if view.status in FINAL_STATUSES or view.status == "interrupted":
         return {
             "done": f"Finished after {view.step} steps",
             "stopped": f"Stopped after {view.step} of {view.total_steps} steps",
             "failed": f"Failed at step {view.step} of {view.total_steps}",
-            "interrupted": f"The app ended while this run was at step {view.step}; its saved steps are usable",
+            "interrupted": f"Interrupted at step {view.step}; the saved steps can be used",
         }[view.status]
     if view.phase == "lent":
-        return f"Waiting at step {view.step} of {view.total_steps} while pictures are made"
+        return f"Paused at step {view.step} of {view.total_steps} while pictures are made"
     text = PHASES.get(view.phase, "Starting")
     if view.phase == "scores" and not view.step:
-        text = "Scoring the untaught base"
+        text = "Scoring the base model, for comparison"
     if view.phase == "training":
         return f"{text}: step {view.step} of {view.total_steps}"
     return f"{text}: {view.phase_done} of {view.phase_total}" if view.phase_total else text
@@ -180,7 +178,7 @@ def time_left(view: RunView) -> str:
         return ""
     if view.total_steps and view.step >= view.total_steps:
         # Only steps are timed by then.
-        return "the last save is left"
+        return "saving the final model"
     return f"{in_words(view.seconds_left)} left" + ("" if view.saves_in_time else ", and the saves")
 
 
@@ -193,8 +191,8 @@ def time_told(view: RunView) -> str:
     """Return the time left, or why it is not told yet."""
     if view.status == "running" and view.seconds_left is None:
         if view.phase_seconds_left is not None:
-            return f"{in_words(view.phase_seconds_left)} left of this part"
-        return "time left: after the first steps"
+            return f"{in_words(view.phase_seconds_left)} left in this phase"
+        return "time left is shown after the first steps"
     return time_left(view)
 
 
@@ -225,9 +223,9 @@ def _recommendation(view: RunView) -> str:
 def advice_text(pick: Recommendation | None, step: int, num_steps: int, *, is_over: bool = True) -> str:
     """Return what stands under the choice of a run's step: which one is recommended, and why."""
     if not is_over:
-        return "<p class='db-hint'>It still trains: the step to take is chosen when it ends.</p>"
+        return "<p class='db-hint'>It still trains: a step is recommended when it ends.</p>"
     if pick is None:
-        unknown = "No step of this run is recommended yet: Score this run, in the Train tab, tells which is best."
+        unknown = "No step of this run is recommended yet: press Score this run on the Train tab."
         return f"<p class='db-hint'>{unknown}</p>" if num_steps > 1 else ""
     instead = NONE_RECOMMENDED if pick.step is None else f"Step {pick.step} is recommended instead."
     first = "Recommended." if pick.step == step else instead
@@ -237,15 +235,17 @@ def advice_text(pick: Recommendation | None, step: int, num_steps: int, *, is_ov
 def scores_text(view: RunView) -> str:
     """Return what stands over the picture of a run's scores: the recommended step and why, and who looked."""
     if view.scores is None:
-        ask = "Its saved steps are not scored. Scoring makes a few pictures with each, and tells which one to take."
+        ask = (
+            "The saved steps are not scored yet. Scoring makes a few pictures with each of them and recommends a step."
+        )
         over = bool(view.steps) and (view.status in FINAL_STATUSES or view.status == "interrupted")
-        return f"<h3>Which step to take</h3><p class='db-hint'>{ask}</p>" if over else ""
+        return f"<h3>Recommended step</h3><p class='db-hint'>{ask}</p>" if over else ""
     if not view.steps:
         return ""
     so_far = "" if view.status in (*FINAL_STATUSES, "interrupted") else " so far"
     why = view.why_recommended or NOTHING_MEASURED
-    looked = f"Looked at by {view.scores.examiner}." if view.scores.examiner else view.scores.note
-    return f"<h3>Which step to take{so_far}</h3><p><b>{escape(why)}</b></p><p class='db-hint'>{escape(looked)}</p>"
+    looked = f"Scored by {examiner_title(view.scores.examiner)}." if view.scores.examiner else view.scores.note
+    return f"<h3>Recommended step{so_far}</h3><p><b>{escape(why)}</b></p><p class='db-hint'>{escape(looked)}</p>"
 
 
 def bleed_text(report: BleedReport) -> str:
@@ -256,8 +256,8 @@ def bleed_text(report: BleedReport) -> str:
         for one in report.ranked
     ]
     hint = (
-        f"Step {report.step}: pictures without the identifier, from the same seeds, base against taught; looked at by "
-        f"{report.judged_by}. 0 is no change, and 1 in the last column has become the subject."
+        f"Step {report.step} and the base model on prompts without the identifier, with the same seeds. "
+        f"Last column: 0 = unchanged, 1 = looks like your subject. Scored by {examiner_title(report.judged_by)}."
     )
     heads = "".join(f"<th scope='col'>{text}</th>" for text in ("prompt", "change", "became the subject"))
     return (
@@ -316,13 +316,13 @@ def _trouble(view: RunView) -> str:
     if view.status == "interrupted":
         again = "It starts again at its first step." if not view.resume_step else ""
         panels += panel(
-            "This run was interrupted: the app, or the machine, ended while it was at work.", again,
-            "Press the button below to go on with it.", tone="note",
+            "This run was interrupted: the app or the machine stopped while it was training.", again,
+            "Press Resume below to continue it.", tone="note",
         )  # fmt: skip
     if view.silent_s > SILENT_S:
-        words = f"Not responding: nothing heard from it for {in_words(view.silent_s)}."
-        why = "A step of a large model may take that long on a CPU. If it goes on, the training hangs."
-        todo = "Then end the app (Ctrl-C twice), start it again, and resume the run: what it saved is whole."
+        words = f"Not responding: no sign of life for {in_words(view.silent_s)}."
+        why = "A single step of a large model can take that long on a CPU. If this lasts, the training hangs."
+        todo = "Then stop the app (Ctrl-C twice), start it again and resume the run: everything it saved is complete."
         panels += panel(words, why, todo, tone="note")
     return panels
 
@@ -330,7 +330,7 @@ def _trouble(view: RunView) -> str:
 def log_text(log_tail: str) -> str:
     """Return the end of the log, ready to show."""
     # The box is laid out from its bottom, so that it stays at the newest line without a script.
-    text = escape(log_tail) if log_tail else "The log begins with the run."
+    text = escape(log_tail) if log_tail else "The log starts with the run."
     return f"<div class='db-logbox' tabindex='0' aria-label='Log'><pre class='db-log'>{text}</pre></div>"
 
 

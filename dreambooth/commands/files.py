@@ -73,15 +73,15 @@ def add(commands: Any) -> None:
     pack.add_argument("out", type=user_path, help="The archive.")
     pack.add_argument("--samples", action="store_true", help="The sample pictures of a run instead.")
 
-    clean = add_command(commands, "clean", clean_command, "say what takes the disk, and delete what can go")
+    clean = add_command(commands, "clean", clean_command, "show disk usage, and delete what is not needed")
     clean.add_argument(
         "run", nargs="?", type=user_path, help="One run, wherever it lies; all of the data folder without it."
     )
     clean.add_argument(
         "--what", nargs="+", choices=CLEANABLE, metavar="CHOICE",
-        help=f"What should go: {', '.join(map(repr, CLEANABLE))}; without it, intermediate weights and caches.",
+        help=f"What to delete: {', '.join(map(repr, CLEANABLE))}; without it, intermediate weights and caches.",
     )  # fmt: skip
-    clean.add_argument("--yes", action="store_true", help="Delete it; without this it is only told.")
+    clean.add_argument("--yes", action="store_true", help="Delete it; without this flag it is only listed.")
 
     grid = add_command(commands, "grid", grid_command, "put a run's sample pictures into one, a row a step")
     grid.add_argument("run", type=user_path, help="The run's folder.")

@@ -12,7 +12,7 @@ from dreambooth.errors import ConfigError, FieldProblem
 
 def add(commands: Any) -> None:
     """Add these commands to the parser's."""
-    sentence = "look at every saved step of a run, and name the best"
+    sentence = "score every saved step of a run, and recommend one"
     score = commands.add_parser("score", help=sentence, description=sentence.capitalize() + ".")
     score.set_defaults(run_command=score_command)
     score.add_argument("run", type=user_path, help="The run's folder.")
@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
     score.add_argument("--base", type=base_name, help=BASE_HELP)
     score.add_argument("--offline", action="store_true", help="Fetch no encoders; take those that are there.")
 
-    sentence = "show what a saved step changed that it should not have: base against taught, ranked"
+    sentence = "compare a saved step with its base model on other prompts: the most changed first"
     bleed = commands.add_parser("bleed", help=sentence, description=sentence.capitalize() + ".")
     bleed.set_defaults(run_command=bleed_command)
     bleed.add_argument("run", type=user_path, help="The run's folder.")

@@ -39,7 +39,7 @@ CONCEPT_FLAGS = {
 
 def add(commands: Any) -> None:
     """Add these commands to the parser's."""
-    train = add_command(commands, "train", train_command, "teach a base model from photos")
+    train = add_command(commands, "train", train_command, "train a base model on your photos")
     _add_training_flags(train)
     train.add_argument(
         "--resume_from_checkpoint",

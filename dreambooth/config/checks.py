@@ -73,7 +73,7 @@ def _stopping_problems(config: "TrainingConfig") -> list[FieldProblem]:
         return []
     problems = []
     if not (config.save_sample_prompt and config.num_probe_images):
-        message = "looks at probe pictures: it needs save_sample_prompt and num_probe_images."
+        message = "compares scores of the saves: it needs save_sample_prompt and num_probe_images."
         problems.append(FieldProblem("stop_when_good", message))
     if isinstance(config.save_total_limit, int) and config.save_total_limit <= PATIENCE:
         message = f"must be more than {PATIENCE} with stop_when_good: the step it stops for lies {PATIENCE} saves back."

@@ -13,7 +13,7 @@ from dreambooth.formats.text_files import printable, read_text
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing to teach: its photos and the words for it, and optionally the class it belongs to."""
+    """One subject: its photos, its instance prompt and, optionally, its class prompt and class images."""
 
     instance_prompt: str
     instance_data_dir: str

@@ -37,7 +37,7 @@ class AddedLora:
 class GenerationConfig:
     """One request for pictures."""
 
-    prompt: str = setting("", "What the pictures show; a taught model wants its identifier in it.", "samples")
+    prompt: str = setting("", "What the pictures show; include the identifier to get your subject.", "samples")
     negative_prompt: str = setting("", "What the pictures should not show.", "samples")
     num_images_per_prompt: int = setting(4, "How many pictures.", "samples", unit="pictures", low=1, high=64)
     num_inference_steps: int = setting(24, "Denoising steps.", "samples", unit="steps", low=1, high=1000)
@@ -60,7 +60,7 @@ class GenerationConfig:
         "samples", low=0, high=2,
     )  # fmt: skip
     text_encoder_strength: float = setting(
-        1.0, "The same for the text encoder, where it was taught.", "samples", low=0, high=2
+        1.0, "The same for the text encoder, if it was trained.", "samples", low=0, high=2
     )
     # LoRA files added to the model, whatever it is; the strengths above are of what the model itself learned.
     loras: tuple[AddedLora, ...] = ()

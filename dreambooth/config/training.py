@@ -71,9 +71,7 @@ class TrainingConfig:
         None, "A LoRA file that the training goes on from; its optimizer starts anew.", "model", in_identity=False,
         method="lora",
     )  # fmt: skip
-    seed: int | None = setting(
-        None, "Start of all randomness; drawn and recorded when left out.", "model", low=0, high=2**63 - 1
-    )
+    seed: int | None = setting(None, "Random seed; drawn and recorded when left out.", "model", low=0, high=2**63 - 1)
 
     resolution: int = setting(
         512, "Side of the square the photos are cropped to; the base's native size is best.", "photos",
@@ -101,11 +99,11 @@ class TrainingConfig:
         only_with=WITH_PRIOR,
     )  # fmt: skip
     class_guidance_scale: float = setting(
-        7.5, "Guidance scale of generated class pictures; high ones teach the class harsher colors.", "prior", low=0,
+        7.5, "Guidance scale of generated class images; high values give harsh colors.", "prior", low=0,
         high=50, only_with=WITH_PRIOR,
     )  # fmt: skip
     teacher_prior: bool = setting(
-        False, "Hold class pictures to what the base says of them, computed once, instead of to their noise.", "prior",
+        False, "Match the base model's own predictions on class images instead of the noise; computed once.", "prior",
         only_with=WITH_PRIOR,
     )  # fmt: skip
     keep_class_latents: bool = setting(
@@ -124,9 +122,7 @@ class TrainingConfig:
         "linear", "Layers that the LoRA changes: those of attention, all linear ones, or the convolutions too.",
         "training", method="lora",
     )  # fmt: skip
-    train_text_encoder: bool = setting(
-        False, "Teach the text encoder too: a closer likeness for more memory.", "training"
-    )
+    train_text_encoder: bool = setting(False, "Train the text encoder too: better likeness, more memory.", "training")
     text_encoder_lr: float | None = setting(
         None, "The text encoder's own learning rate; the UNet's when left out.", "training", low=1e-9, high=1.0,
         only_with=WITH_TEXT_ENCODER,
@@ -274,7 +270,7 @@ class TrainingConfig:
         "saving", in_identity=False,
     )  # fmt: skip
     gauge_interval: int = setting(
-        100, "Steps between two looks at the losses at fixed noise, also taken at saves; 0: none.", "saving",
+        100, "Steps between evaluations at fixed noise, which also happen at saves; 0: none.", "saving",
         unit="steps", low=0, high=10**6, in_identity=False,
     )  # fmt: skip
     log_interval: int = setting(

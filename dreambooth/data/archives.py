@@ -180,7 +180,9 @@ def _overlap(entries: list[zipfile.ZipInfo], directory_start: int) -> str:
 def _error_of(archive: Path, error: Exception) -> PhotoError:
     if isinstance(error, OSError) and error.errno and error.errno != errno.EINVAL:
         return PhotoError(
-            f"{shown(archive)} is not unpacked.", f"{error.strerror}.", "Make room or give access, then try again."
+            f"{shown(archive)} is not unpacked.",
+            f"{error.strerror}.",
+            "Free some disk space or change the permissions, then try again.",
         )
     return _refusal(archive, f"it is damaged or no zip file ({printable(str(error))[:200]})")
 

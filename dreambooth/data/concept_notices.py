@@ -1,4 +1,4 @@
-"""What to tell of a run's concepts before it starts: what would teach less than is meant, without being a mistake."""
+"""Warnings about a run's concepts before it starts: nothing that stops it, but the result would be worse."""
 
 import hashlib
 from collections.abc import Sequence

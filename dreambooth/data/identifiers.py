@@ -106,24 +106,24 @@ def judged(identifier: str, class_word: str, vocabulary: Vocabulary | None) -> V
     """Return whether this identifier will do in this base."""
     word = identifier.strip()
     if not word:
-        return Verdict(False, "It is empty: the subject needs a word of its own.")
+        return Verdict(False, "Enter a word for your subject.")
     if not SHAPE.fullmatch(word):
-        return Verdict(False, "Use 2 to 20 letters and digits, without spaces or signs.")
+        return Verdict(False, "Use 2 to 20 letters and digits, without spaces or punctuation.")
     if word.lower() in class_word.lower().split():
-        return Verdict(False, "It is the class word: the model would lose what that means.")
+        return Verdict(False, "That is the class word; choose a made-up word.")
     if vocabulary is None:
-        return Verdict(True, "How the base reads it is known once its tokenizer is on this machine.")
+        return Verdict(True, "Checked once the base model is downloaded.")
     pieces = vocabulary.pieces(word)
-    read_as = " + ".join(piece.removesuffix(WORD_END) for piece in pieces)
+    read_as = ", ".join(piece.removesuffix(WORD_END) for piece in pieces)
     if len(pieces) == 1:
         if vocabulary.share(pieces[0]) < SELDOM_SHARE:
-            return Verdict(False, "The base knows this word, so it already means something: take another.")
-        return Verdict(True, "One piece that the base has seldom read.")
+            return Verdict(False, "The base model already knows this word; choose a made-up word.")
+        return Verdict(True, "Good choice: a single token that the base model has rarely seen.")
     if known := _known_word(pieces, vocabulary):
-        return Verdict(False, f"The base reads {read_as}, and “{known}” already means something: take another.")
+        return Verdict(False, f"Read as {read_as}, and “{known}” already has a meaning; choose another word.")
     if len(pieces) > MAX_PIECES:
-        return Verdict(False, f"The base reads {read_as}: so many pieces are learnt slowly, take a shorter word.")
-    return Verdict(True, f"The base reads {read_as}: {len(pieces)} pieces that mean nothing by themselves.")
+        return Verdict(False, f"Read as {read_as}: that many tokens are learned slowly; choose a shorter word.")
+    return Verdict(True, f"Good choice: {len(pieces)} tokens ({read_as}) with no meaning of their own.")
 
 
 def _known_word(pieces: Iterable[str], vocabulary: Vocabulary) -> str:

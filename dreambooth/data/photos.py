@@ -147,7 +147,7 @@ def ingested(source: Path, folder: Path) -> Photo:
     except OSError as error:
         why = f"{error.strerror or printable(str(error))}."
         raise PhotoError(
-            f"{shown(source)} cannot be stored.", why, "Make room or give access, then try again."
+            f"{shown(source)} cannot be stored.", why, "Free some disk space or change the permissions, then try again."
         ) from error
     return Photo(target, photo.image, photo.notes)
 

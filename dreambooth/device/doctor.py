@@ -246,7 +246,9 @@ def _judge_optional(facts: Facts) -> list[Finding]:
         findings.append(Finding("ok", f"xformers {facts.packages['xformers']} works."))
     wanted = facts.torchvision_wants
     if wanted and torch_version and not SpecifierSet(wanted).contains(torch_version, prereleases=True):
-        what = f"torchvision {facts.packages.get('torchvision')} wants torch{wanted}, here is {torch_version}."
+        what = (
+            f"torchvision {facts.packages.get('torchvision')} needs torch{wanted}; torch {torch_version} is installed."
+        )
         findings.append(Finding("bad", what, "Nothing here needs it, but its import fails: pip uninstall torchvision"))
     return findings
 
@@ -254,7 +256,7 @@ def _judge_optional(facts: Facts) -> list[Finding]:
 def _judge_disk(facts: Facts) -> list[Finding]:
     what = f"{gb(facts.disk_free_bytes)} GB free in {facts.data_dir}."
     if facts.disk_free_bytes < 1 * GIB:
-        return [Finding("bad", what, "Make room, or set DREAMBOOTH_HOME to a folder on a larger disk.")]
+        return [Finding("bad", what, "Free some space, or set DREAMBOOTH_HOME to a folder on a larger disk.")]
     if facts.disk_free_bytes < 10 * GIB:
         return [
             Finding(

@@ -1,1 +1,1 @@
-"""A taught model leaves: files for other tools."""
+"""Exports of a trained model: files for other tools."""

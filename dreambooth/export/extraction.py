@@ -337,7 +337,7 @@ def _left_out(changes: "Mapping[Place, Tensor]", modules: list[LoraModule]) -> d
 def _prediction_error(
     taught: Base, before: Base, modules: list[LoraModule], written: Mapping[str, Factors], prompt: str
 ) -> float:
-    """Return how far base and LoRA are from the taught model's predictions, as a share of what the training changed.
+    """Return how far base + LoRA predicts from the trained model, as a share of what the training changed.
 
     At noise of three levels, under the instance prompt. The base becomes the base with the LoRA.
     """

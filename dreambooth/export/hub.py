@@ -327,7 +327,9 @@ def _error_of(repo_id: str, error: BaseException) -> ExportError:
         return ExportError("The Hub cannot be reached.", "HF_HUB_OFFLINE forbids it.", "Unset it, then try again.")
     if isinstance(error, (_http_error(), ConnectionError, TimeoutError)):
         return ExportError("The Hub cannot be reached.", words, "Check the network, then try again.")
-    return ExportError("The upload was broken off.", words, "Try again; nothing of it shows before it is whole.")
+    return ExportError(
+        "The upload was interrupted.", words, "Try again; an incomplete upload is not visible on the Hub."
+    )
 
 
 def _refused(repo_id: str, error: "HfHubHTTPError") -> ExportError:

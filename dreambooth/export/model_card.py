@@ -197,7 +197,7 @@ def _bleed(model_dir: Path) -> str:
     """Return what the training changed that it should not have, or that nobody looked."""
     rows = [row for row in _object(bleed_dir(model_dir) / BLEED_REPORT).get("prompts", []) if _is_bled(row)]
     if not rows:
-        return "## What else it changed\n\nNobody has looked (`python -m dreambooth bleed RUN` does).\n"
+        return "## What else it changed\n\nNot measured yet: run `python -m dreambooth bleed RUN`.\n"
     lines = [
         "## What else it changed", "",
         "Prompts without the identifier, the same seeds with the base and with this model; the most changed first.", "",
@@ -280,7 +280,7 @@ def _how_it_was_made(settings: dict[str, Any], extensions: object) -> str:
     head = [
         "## How it was made",
         "",
-        "Taught with DreamBooth Studio; settings that are not listed are its defaults.",
+        "Trained with DreamBooth Studio. Settings that are not listed have their default values.",
         "",
     ]
     if isinstance(extensions, list) and extensions:

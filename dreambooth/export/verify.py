@@ -61,7 +61,7 @@ def convert_verified(
 ) -> Verdict:
     """Write the folder as one file that was read again and found equal to it, and return what was compared.
 
-    With another strength than 1 it is the folder of base + s (taught - base), and of a LoRA that of base + s x change,
+    With another strength than 1 it is the folder of base + s (trained - base), and of a LoRA that of base + s x change,
     which is made for it and removed again; base: as in `whole_model`.
 
     Raises ExportError, leaving no file, when something differs; and for what `convert` and `whole_model` raise it.
@@ -176,5 +176,5 @@ def _differs(path: Path, why: str) -> ExportError:
     return ExportError(
         "The written file is not the model.",
         why,
-        "It is a defect of the disk or of ours: try another place, or tell us.",
+        "A failing disk, or a bug here: try another folder, or report it.",
     )

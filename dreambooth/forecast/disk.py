@@ -90,11 +90,11 @@ def refuse_short_disk(need: DiskNeed, folder: Path, *, is_resumed: bool = False)
         raise TrainingError(
             f"To go on, the run needs {missing / GIB:.1f} GiB more of disk, and {free / GIB:.1f} GiB are free.",
             f"{there / GIB:.1f} of its {need.written_bytes / GIB:.1f} GiB are there; 1 GiB is in reserve.",
-            "Make room, then resume it: `python -m dreambooth clean` says what can go.",
+            "Free some space, then resume it: `python -m dreambooth clean` lists what can be deleted.",
         )
     raise TrainingError(
         f"The run needs {need.total_bytes / GIB:.1f} GiB of disk, and {free / GIB:.1f} GiB are free.",
         f"{need.num_models} saved steps of {need.model_bytes / GIB:.2f} GiB, {need.num_states} exact states of "
         f"{need.state_bytes / GIB:.2f} GiB, samples, and 1 GiB in reserve.",
-        "Make room, raise --save_interval, or resume from less with --checkpointing_steps 0.",
+        "Free some space, raise --save_interval, or write no exact states between saves (--checkpointing_steps 0).",
     )

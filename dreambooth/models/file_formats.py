@@ -62,7 +62,7 @@ def _refuse_other_length(path: Path) -> None:
     if wanted is None or wanted == found or zipfile.is_zipfile(path):
         return
     if found < wanted:
-        why = f"It ends {wanted - found:,} bytes early: a download or copy broke off."
+        why = f"It ends {wanted - found:,} bytes early: a download or copy was interrupted."
     else:
         why = f"It has {found - wanted:,} bytes behind its last tensor: something was added to it."
     raise BaseModelError(f'"{path.name}" cannot be read.', why, "Download it again.")

@@ -1,4 +1,4 @@
-"""A taught model dialled back, or up: base + s (taught - base), for the UNet and the text encoder apart.
+"""A trained model weakened or strengthened: base + s (trained - base), for the UNet and the text encoder apart.
 
 Weights between the two make whole models (Wortsman et al. 2022, WiSE-FT, arXiv 2109.01903), so a run that went too far
 is weakened without another training.
@@ -34,7 +34,7 @@ WHOLE = Strength()
 
 
 def mix(taught: Any, base: Any, strength: float, model_dir: str) -> None:
-    """Move the taught weights in place to base + strength (taught - base)."""
+    """Move the trained weights in place to base + strength (trained - base)."""
     if strength == 1:
         return
     refuse_other_base(taught, base, model_dir)

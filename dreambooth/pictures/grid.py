@@ -1,6 +1,6 @@
 """The sample pictures of a run in one picture: a row for each step, a column for each seed.
 
-Steps and samples stand in natural order, the untaught base above all; what is missing stays blank.
+Steps and samples are in natural order, the base model first; what is missing stays blank.
 """
 
 import math

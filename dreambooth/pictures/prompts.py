@@ -1,4 +1,4 @@
-"""Words to begin with: prompts to try with what was taught, by what kind of thing it is, and what to keep out.
+"""Prompts to start from, by kind of subject, and the default negative prompt.
 
 `{subject}` is the identifier with the class word, such as `zwx dog`. And what of other tools' prompts is nothing here.
 """
@@ -69,7 +69,7 @@ def literal_notice(*prompts: str) -> str:
 
 
 def subject_of(instance_prompt: str) -> str:
-    """Return the identifier with its class word out of the words that photos were taught with."""
+    """Return the identifier with its class word, taken from an instance prompt."""
     words = instance_prompt.strip()
     for opening in ("photo of", "picture of", "image of"):
         for article in ("", "a ", "an ", "the "):
@@ -86,6 +86,6 @@ def kind_of(*prompts: str) -> Kind:
 
 
 def example_prompts(kind: Kind, instance_prompt: str, *, is_toy: bool = False) -> list[str]:
-    """Return prompts to try with what was taught under these words."""
+    """Return example prompts for a subject that was trained with these words."""
     subject = subject_of(instance_prompt)
     return [example.format(subject=subject) for example in (TOY_EXAMPLES if is_toy else EXAMPLES[kind])]

@@ -29,7 +29,7 @@ def remove_run(workspace: Workspace, run: RunFolder) -> Removed:
     The settings go last: until then a removal that was cut off can be done again.
     """
     if run not in local_runs(workspace):
-        raise RunFolderError(f"{run.name} is not deleted here.", "It does not lie in this data folder.", "")
+        raise RunFolderError(f"{run.name} is not deleted here.", "It is not in this app's data folder.", "")
     before = size_of(run.path)
     with contextlib.ExitStack() as held:
         try:
@@ -51,7 +51,7 @@ def remove_run(workspace: Workspace, run: RunFolder) -> Removed:
 
 
 def _busy(run: RunFolder) -> RunFolderError:
-    return RunFolderError(f"{run.name} is at work or in line.", "A process has it.", "Stop it first.")
+    return RunFolderError(f"{run.name} is running or queued.", "A process is using it.", "Stop it first.")
 
 
 def _step_folders(run: RunFolder) -> list[Path]:

@@ -42,7 +42,7 @@ COST: dict[Choice, str] = {
     "class images": "They are generated again when a training wants them.",
     "exports": "Files for other tools whose saved models are here, so that they can be made again.",
     "pictures": "What the Generate tab made.",
-    "caches": "What broken off work and closed pages left behind; nothing is lost.",
+    "caches": "Leftovers from interrupted work and closed pages; nothing is lost.",
 }
 OF_RUNS: frozenset[Choice] = frozenset({"intermediate weights", "exact states", "states to resume from"})
 
@@ -201,7 +201,7 @@ def plan(workspace: Workspace, choices: Iterable[Choice], runs: Sequence[RunFold
     wanted, doomed, kept = frozenset(choices), list[Doomed](), list[str]()
     for run in local_runs(workspace) if runs is None else runs:
         if wanted & OF_RUNS and is_owned(run):
-            kept.append(f"{run.name} is at work or in line: nothing of it is touched.")
+            kept.append(f"{run.name} is running or queued: nothing of it is touched.")
         else:
             doomed += _doomed_of_run(run, wanted)
     if runs is None and "class images" in wanted:

@@ -249,7 +249,7 @@ class RunFolder:
         return sorted(int(entry.name) for entry in self.checkpoints.iterdir() if STEP_NAME.fullmatch(entry.name))
 
     def samples(self) -> dict[int, list[Path]]:
-        """Return the sample pictures of every step, the untaught base's under 0."""
+        """Return the sample images of every step, the base model's under 0."""
         if not self.path.is_dir():
             return {}
         steps = sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdecimal())

@@ -1,7 +1,7 @@
 """The DreamBooth paper's protocol (Ruiz et al. 2023, arXiv 2208.12242, 4.2) on a folder of subjects.
 
 For each subject: a training by the base's recipe, pictures of every prompt with the recommended step, and the paper's
-measures beside those of the untaught base and of the real photos. What is there already is not made again, so the same
+measures beside those of the base model and of the real photos. What is there already is not made again, so the same
 command goes on where it was ended.
 """
 
@@ -323,7 +323,7 @@ def table(scores: dict[str, Any]) -> list[str]:
         (name, one["measures"], f"{one['step']}{'' if one['recommended_step'] else ', last'}")
         for name, one in scores["subjects"].items()
     ]
-    beside = {"mean": "mean", "untaught base": "base", "real photos": "ceiling"}
+    beside = {"mean": "mean", "base model": "base", "real photos": "ceiling"}
     rows += [(title, scores[key], "") for title, key in beside.items()]
     head = "".join(name.rjust(15) for name in names)
     lines = [scores["stated"], f"Judged by {scores['examiner'] or 'pixels alone'}.", f"{'':22}{'step':>11}{head}"]

@@ -114,13 +114,15 @@ class Jobs:
                     "Train further from one of its steps: choose it as the base model.",
                 )  # fmt: skip
             if any(job.run.name == name for job in self._line):
-                raise RunFolderError(f"{name} is at work or in line already.", "It needs no second start.", "")
+                raise RunFolderError(f"{name} is already running or queued.", "There is no need to start it again.", "")
             job = _Job(run, resumable_config(run, changes), is_resumed=True)
             # Once its place is held, no other process takes the run up: one that did so just now is seen here.
             with contextlib.ExitStack() as undone:
                 undone.enter_context(job.place).enter_context(held_lock(run.line_path))
                 if is_locked(run.lock_path):
-                    raise RunFolderError(f"{name} is at work.", "Another process has it.", "Wait, or stop it there.")
+                    raise RunFolderError(
+                        f"{name} is at work.", "Another process is using it.", "Wait until it ends, or stop it there."
+                    )
                 self._append(job)
                 undone.pop_all()
 
@@ -146,7 +148,7 @@ class Jobs:
             job = self._job(name)
             job.controls.stop.set()
             if job is not self._line[0]:
-                self._leave(job, "Taken out of the queue.")
+                self._leave(job, "Removed from the queue.")
 
     def _leave(self, job: _Job, why: str) -> None:
         self._line.remove(job)
@@ -209,7 +211,7 @@ class Jobs:
         run = self._workspace.run(name)
         with self._changed:
             if any(job.run.name == name for job in self._line):
-                raise RunFolderError(f"{name} is at work or in line.", "Its files are in use.", "Stop it first.")
+                raise RunFolderError(f"{name} is running or queued.", "Its files are in use.", "Stop it first.")
             self._loss_readers.pop(run.path, None)
             return remove_run(self._workspace, run)
 

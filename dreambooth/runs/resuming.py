@@ -55,7 +55,9 @@ def resumable_config(
     if is_done and total is None:
         raise _complete(run, kept)
     if is_locked(run.line_path) or (not is_claimed and is_locked(run.lock_path)):
-        raise RunFolderError(f'"{run.name}" is at work or in line.', "A process has it.", "Wait, or stop it there.")
+        raise RunFolderError(
+            f'"{run.name}" is running or queued.', "A process is using it.", "Wait until it ends, or stop it there."
+        )
     config = dataclasses.replace(with_changes(kept, changes or {}), output_dir=str(run.path))
     if total is not None and (is_done or total != kept.max_train_steps):
         finish = read_finish(run.finish_path)

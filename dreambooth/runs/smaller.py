@@ -21,8 +21,8 @@ def unexpected_end(error: BaseException, config: TrainingConfig) -> StatusChange
         return StatusChanged(
             "paused",
             "The disk is full.",
-            "What was saved before is whole; what was being written was taken back.",
-            "Make room, then resume the run.",
+            "Everything saved before is complete; the unfinished file was removed.",
+            "Free some disk space, then resume the run.",
             cause="disk full",
         )
     if type(error).__name__ == "OutOfMemoryError":

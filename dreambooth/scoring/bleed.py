@@ -1,4 +1,4 @@
-"""What a training changed that it should not have: the same prompts from the same seeds, base against taught, ranked.
+"""Side effects of a training: base and trained model on the same prompts and seeds, the most changed first.
 
 None of the prompts has the identifier. What comes out first has changed most; the report lies in the run's folder, and
 its picture goes into the model's card.
@@ -202,7 +202,7 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[Path | None]] = {}
     for place, one in enumerate(ranked):
-        for who, made in (("base", before), ("taught", after)):
+        for who, made in (("base", before), ("trained", after)):
             row = rows.setdefault(f"{one.prompt or '(no words)'}\n{who}", [])
             for number, image in enumerate(made[one.prompt]):
                 row.append(folder / f"{place}-{who}-{number}.png")

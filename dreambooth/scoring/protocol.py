@@ -92,5 +92,5 @@ def _prompt_lists(text: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
 
 
 def filled(template: str, identifier: str, class_word: str) -> str:
-    """Return the prompt with these words in it; without an identifier as the untaught base gets it."""
+    """Return the prompt with these words in it; without an identifier, as the base model gets it."""
     return " ".join(template.replace("{0}", identifier).replace("{1}", class_word).split())

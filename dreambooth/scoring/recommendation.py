@@ -1,7 +1,7 @@
 """Which saved step to take, and why in one sentence: a function of the scores and of nothing else.
 
-Three figures count, each from 0 to 1: fidelity (the untaught base to the real photos among each other), prompt (how far
-prompts are still followed) and drift (how far pictures that should not have changed became the subject).
+Three figures count, each from 0 to 1: fidelity (from the base model to the real photos among each other), prompt (how
+far prompts are still followed) and drift (how far pictures that should not have changed became the subject).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from dreambooth.config.checks import PATIENCE
 
 # Two steps that differ by less cannot be told apart by a dozen pictures: the later one is taken, which saw more. A
-# likeness below it cannot be told from the untaught base's.
+# likeness below it cannot be told from the base model's.
 TOLERANCE = 0.01
 NOTHING_MEASURED = "No step can be recommended: nothing measures its likeness."
 SEEN_LOSS, UNSEEN_LOSS, DRIFT_LOSS = "loss on photos", "loss on unseen views", "loss against base"
@@ -91,7 +91,7 @@ def _by_losses(ordered: Sequence[StepScores], available: Sequence[int] | None) -
     lowest = min(loss for _, loss in known)
     step, loss = next(pair for pair in reversed(known) if pair[1] <= lowest * (1 + TOLERANCE))
     why = f"Step {step} denoises views of the photos that it never saw the best (loss {loss:.4f} at fixed noise)"
-    return Recommendation(step, f"{why}; no encoder has looked at its pictures.")
+    return Recommendation(step, f"{why}; no encoder has scored its pictures.")
 
 
 def is_past_best(scores: Sequence[StepScores]) -> bool:

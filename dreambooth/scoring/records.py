@@ -12,7 +12,7 @@ from dreambooth.scoring.recommendation import Recommendation, StepScores, recomm
 
 @dataclass(frozen=True)
 class RunScores:
-    """All scored steps of a run, the untaught base (step 0) first, and the real photos held to each other.
+    """All scored steps of a run, the base model (step 0) first, and the real photos compared with each other.
 
     `examiner` says who looked at the pictures; empty where nothing could and the fixed-noise losses stand alone.
     `num_probes` is how many subject pictures each step has.
@@ -26,12 +26,17 @@ class RunScores:
 
     @property
     def base(self) -> StepScores | None:
-        """Return the figures of the untaught base."""
+        """Return the figures of the base model."""
         return next((one for one in self.steps if one.step == 0), None)
 
     def recommended(self, available: Sequence[int] | None = None) -> Recommendation | None:
         """Return the step to take, of those whose model is still there."""
         return recommended(self.steps, available)
+
+
+def examiner_title(name: str) -> str:
+    """Return how a reader is told of an examiner; its name in files stays what it was."""
+    return {"the starter's judge": "the starter's own classifier", "pixels": "pixels alone"}.get(name, name)
 
 
 def write_scores(run: RunFolder, scores: RunScores) -> None:

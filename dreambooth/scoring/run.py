@@ -24,7 +24,7 @@ from dreambooth.scoring.probes import (
     update_scores,
 )
 from dreambooth.scoring.recommendation import NOTHING_MEASURED
-from dreambooth.scoring.records import RunScores
+from dreambooth.scoring.records import RunScores, examiner_title
 
 NUM_PROBES = 4
 
@@ -151,7 +151,10 @@ def score_lines(scores: RunScores, run: RunFolder) -> list[str]:
     """Return the scores as lines for a terminal: a table, and the recommendation."""
     names = list(dict.fromkeys(name for one in scores.steps for name in one.measures))
     columns = ["likeness", "prompts", "drift", *names]
-    lines = [scores.examiner or WITHOUT_ENCODERS, "step".rjust(8) + "".join(name.rjust(15) for name in columns)]
+    lines = [
+        examiner_title(scores.examiner) or WITHOUT_ENCODERS,
+        "step".rjust(8) + "".join(name.rjust(15) for name in columns),
+    ]
     for one in scores.steps:
         values = [one.fidelity, one.prompt, one.drift, *(one.measures.get(name) for name in names)]
         cells = ("-" if value is None else f"{value:.3f}" for value in values)

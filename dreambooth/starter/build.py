@@ -204,7 +204,7 @@ def _stacked(pictures: list[Any]) -> "Tensor":
 def _train_reading(
     parts: Parts, recipe: Recipe, seed: int, work_dir: Path, deadline_s: float, on_progress: Report
 ) -> bool:
-    """Teach the text encoder what a caption says, as CLIP's was taught before any UNet saw it.
+    """Train the text encoder to read captions, as CLIP's was trained before any UNet saw it.
 
     Every token from the caption's end on has to tell each attribute, so that attention finds it wherever it looks.
     """

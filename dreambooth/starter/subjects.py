@@ -1,4 +1,4 @@
-"""Individuals to teach the starter: things of the world's classes with features the world never shows.
+"""Subjects to train the starter on: things of the world's classes with features the world never shows.
 
 A subject is two-toned down the middle and wears an emblem; no training scene has either.
 """

@@ -135,7 +135,7 @@ def test_steps_are_compared_in_a_grid_and_found_again(browser: "Browser", opened
     page.wait_for_function("document.querySelector('#compare-prompts textarea')?.value == 'photo of zwx dog'")
     visit.fill("compare-prompts", "photo of zwx dog\nphoto of zwx dog in the snow")
     chosen = page.locator("#compare-steps .token")
-    assert chosen.all_inner_texts() == ["base, untaught", "step 2", "step 4"]
+    assert chosen.all_inner_texts() == ["base model", "step 2", "step 4"]
     page.locator("#compare").click()
     visit.until("generate-message", "Done: 6 pictures")
     page.locator("#pictures img").nth(6).wait_for()
@@ -175,7 +175,7 @@ def test_mistakes_are_told_all_at_once_before_anything_starts(browser: "Browser"
     ask(visit, "0", "3000", "x")
     visit.fill("prompt", "")
     visit.page.locator("#generate").click()
-    told = visit.until("generate-message", "mending")
+    told = visit.until("generate-message", "to start")
     for name in ("num_images_per_prompt", "num_inference_steps", "seed"):
         assert name in told
     assert visit.page.evaluate("document.documentElement.scrollWidth") == 390

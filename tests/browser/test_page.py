@@ -56,7 +56,7 @@ def test_from_photos_to_pictures_by_clicking(browser: "Browser", opened: OpenPag
     page.locator("#go-on").click()
     choose_tiny(visit, opened, "0")
     page.locator("#start").click()
-    assert "Steps max_train_steps is 0: it must be 1 to" in visit.until("start-message", "mending").replace("\n", " ")
+    assert "Steps max_train_steps is 0: it must be 1 to" in visit.until("start-message", "to start").replace("\n", " ")
     visit.fill("field-max_train_steps", "3000")
     page.locator("#start").click()
     visit.until("run-status", r"step [1-9]\d* of 3000")

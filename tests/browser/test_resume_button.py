@@ -60,7 +60,7 @@ def test_an_interrupted_run_is_resumed_by_a_click(browser: "Browser", tmp_path: 
     with a_whole_app(data_dir, prepared, slow_training) as (_, url):
         after = Visit(browser, url)
         after.run()
-        after.until("run-status", "The app ended while this run was")
+        after.until("run-status", "Interrupted at step")
         assert not after.page.locator("#stop").is_visible(), "nothing is stuck in stopping"
         button = after.page.locator("#resume")
         assert re.fullmatch(f"Resume at step {state}", button.inner_text())

@@ -93,7 +93,7 @@ def test_every_mistake_is_marked_at_its_field_until_it_is_mended(visit: Visit, o
     visit.page.locator("#advanced > button").click()
     runs = opened.workspace.runs()
     visit.page.locator("#start").click()
-    assert "3 things need mending" in visit.until("start-message", "mending")
+    assert "Fix 3 settings to start" in visit.until("start-message", "to start")
     for name, told in (
         ("max_train_steps", "is 0: it must be 1 to 1000000 steps"),
         ("seed", 'is "<b>some</b> \u2217number\u2217": it must be a whole number'),

@@ -82,7 +82,7 @@ def test_a_run_that_is_to_end_when_it_is_good_can_tell_and_keeps_what_it_ends_fo
     with pytest.raises(ConfigError) as told:
         blind.checked()
     problems = problems_of(told.value)
-    assert problems["stop_when_good"].startswith("looks at probe pictures")
+    assert problems["stop_when_good"].startswith("compares scores of the saves")
     assert problems["save_total_limit"].startswith("must be more than 2 with stop_when_good")
     replace(blind, save_sample_prompt="photo of zwx dog", save_total_limit=3).checked()
 

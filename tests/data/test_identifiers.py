@@ -30,17 +30,17 @@ def clip_like() -> Vocabulary:
 @pytest.mark.parametrize(
     ("word", "fine", "said"),
     [
-        ("zwx", True, "zw + x: 2 pieces"),
-        ("dog", False, "knows this word"),
-        ("Dog", False, "knows this word"),
-        ("sks", True, "seldom read"),
-        ("zwxdog", False, "zw + x + dog, and “dog” already means"),
-        ("catz", True, "pieces"),
-        ("", False, "is empty"),
+        ("zwx", True, "2 tokens (zw, x)"),
+        ("dog", False, "already knows this word"),
+        ("Dog", False, "already knows this word"),
+        ("sks", True, "rarely seen"),
+        ("zwxdog", False, "zw, x, dog, and “dog” already has a meaning"),
+        ("catz", True, "tokens"),
+        ("", False, "Enter a word"),
         ("two words", False, "letters and digits"),
         ("<b>", False, "letters and digits"),
         ("x" * 21, False, "letters and digits"),
-        ("qqjkvzxw", False, "so many pieces"),
+        ("qqjkvzxw", False, "learned slowly"),
     ],
 )
 def test_a_word_is_judged_by_the_vocabulary(word: str, fine: bool, said: str) -> None:

@@ -368,7 +368,7 @@ def test_a_network_that_is_none_is_told(model: Path, answer: bytes) -> None:
 
         threading.Thread(target=serve, daemon=True).start()
         told = refusal(f"http://127.0.0.1:{server.getsockname()[1]}", model)
-    assert ("broken off" if answer else "The Hub cannot be reached") in told
+    assert ("interrupted" if answer else "The Hub cannot be reached") in told
 
 
 def test_no_network_is_told(hub: HubStandIn, model: Path) -> None:

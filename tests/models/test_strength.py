@@ -1,4 +1,4 @@
-"""A taught model at another strength is base + s (taught - base), in pictures and in exports, exact at both ends."""
+"""A taught model at another strength is base + s (trained - base), in pictures and in exports, exact at both ends."""
 
 import json
 from pathlib import Path

@@ -113,7 +113,7 @@ def test_what_the_system_refuses_later_is_a_sentence_too(
     monkeypatch.setattr(zipfile.ZipFile, "open", write)
     number = errno.ENOSPC
     assert main([*commands["zip"], str(tmp_path / "model.zip")]) == 1
-    assert "error: The disk is full.\nMake room" in capsys.readouterr().err
+    assert "error: The disk is full.\nFree some space" in capsys.readouterr().err
     number = errno.EIO  # of an unknown place: it may be a bug, and keeps its traceback
     with pytest.raises(OSError, match="Input/output"):
         main([*commands["zip"], str(tmp_path / "model.zip")])

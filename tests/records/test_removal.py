@@ -76,9 +76,9 @@ def test_a_run_in_use_is_left_as_it_is(workspace: Workspace) -> None:
 def test_what_lies_elsewhere_is_not_touched(workspace: Workspace, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     workspace.run("r").path.rename(elsewhere)
-    with pytest.raises(RunFolderError, match="does not lie in this data folder"):
+    with pytest.raises(RunFolderError, match="is not in this app's data folder"):
         remove_run(workspace, RunFolder(elsewhere))
     (workspace.runs_dir / "r").symlink_to(elsewhere)
-    with pytest.raises(RunFolderError, match="does not lie in this data folder"):
+    with pytest.raises(RunFolderError, match="is not in this app's data folder"):
         remove_run(workspace, workspace.run("r"))
     assert RunFolder(elsewhere).steps() == [1, 2]

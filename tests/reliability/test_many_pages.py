@@ -81,7 +81,7 @@ def test_a_page_opened_at_any_time_shows_all_there_is(browser: "Browser", tmp_pa
         os.kill(child, signal.SIGKILL)
     with an_app(tmp_path / "data", None) as (_, url):
         shown_after(browser, url, "interrupted")
-        took_s["restarted"] = [shown_after(browser, url, "The app ended while this run was") for _ in range(10)]
+        took_s["restarted"] = [shown_after(browser, url, "Interrupted at step") for _ in range(10)]
     with an_app(tmp_path / "other", photos) as (_, url):
         workspace = Workspace(tmp_path / "other")
         (run,) = workspace.runs()

@@ -94,7 +94,7 @@ def test_an_evaluation_writes_its_scores_and_makes_nothing_twice(
     assert set(scores["base"]) == set(scores["mean"])
     assert "1 subjects, 2 prompts each, 1 pictures of each prompt: a part of the paper's" in scores["stated"]
     assert (tmp_path / "out" / "cup" / "sheet.png").exists()
-    assert "untaught base" in capsys.readouterr().out
+    assert "base model" in capsys.readouterr().out
 
     def refuse(*given: Any, **named: Any) -> None:
         raise AssertionError("made again")

@@ -74,7 +74,7 @@ def test_the_report_goes_into_the_run_and_into_the_card(
         train_batch_size=1, max_train_steps=1, save_infer_steps=1, num_crop_variants=1, learning_rate=1e-2,
     )  # fmt: skip
     step_folder = train(config)
-    assert "## What else it changed\n\nNobody has looked" in model_card(step_folder, "me/dog", None)
+    assert "## What else it changed\n\nNot measured yet" in model_card(step_folder, "me/dog", None)
     assert main(["bleed", str(step_folder.parent), "--offline"]) == 0
     printed = capsys.readouterr().out
     report = json.loads((bleed_dir(step_folder) / BLEED_REPORT).read_text())

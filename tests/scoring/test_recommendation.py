@@ -97,7 +97,7 @@ def test_without_encoders_the_losses_at_fixed_noise_decide_and_say_so() -> None:
     found = recommended([StepScores(step, measures={UNSEEN_LOSS: loss}) for step, loss in losses.items()])
     assert found is not None
     assert found.step == 400
-    assert "no encoder has looked" in found.why
+    assert "no encoder has scored" in found.why
 
 
 def test_merit_is_nothing_where_one_of_the_three_is_lost() -> None:

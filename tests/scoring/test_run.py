@@ -55,7 +55,7 @@ def test_without_encoders_only_pixels_are_told_and_it_is_said_plainly(trained: R
     assert [one.step for one in scores.steps] == [0, 1, 2]
     pick = scores.recommended()
     assert pick is not None
-    assert "no encoder has looked at its pictures" in pick.why
+    assert "no encoder has scored its pictures" in pick.why
     assert scores.note == probes.WITHOUT_ENCODERS
     assert score_lines(scores, trained)[-1] == pick.why
     assert UNSEEN_LOSS in scores.steps[1].measures

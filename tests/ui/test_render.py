@@ -44,13 +44,13 @@ def losses(values: list[float]) -> list[StepLoss]:
     ("changes", "text"),
     [
         ({}, "Training: step 30 of 120"),
-        ({"phase": "class images", "phase_done": 12, "phase_total": 50}, "Making class pictures: 12 of 50"),
+        ({"phase": "class images", "phase_done": 12, "phase_total": 50}, "Generating class images: 12 of 50"),
         ({"phase": "loading", "phase_total": 0}, "Loading the base model"),
         ({"phase": "scores", "phase_done": 3, "phase_total": 10}, "Scoring the saved step: 3 of 10"),
         ({"phase": "scores", "step": 0, "phase_done": 3, "phase_total": 10}, "Scoring the untaught base: 3 of 10"),
         ({"phase": "", "phase_total": 0}, "Starting"),
-        ({"status": "queued", "queue_place": 2}, "Waiting in line, place 2"),
-        ({"status": "queued"}, "Waiting to begin"),
+        ({"status": "queued", "queue_place": 2}, "Queued, position 2"),
+        ({"status": "queued"}, "Starting"),
         ({"status": "done", "step": 120}, "Finished after 120 steps"),
         ({"status": "stopped"}, "Stopped after 30 of 120 steps"),
         ({"status": "failed"}, "Failed at step 30 of 120"),
@@ -79,14 +79,14 @@ def test_a_finished_run_has_no_time_left() -> None:
 
 
 def test_after_the_last_step_no_seconds_are_promised() -> None:
-    assert render.time_left(run(step=100, total_steps=100, seconds_left=0.0)) == "the last save is left"
+    assert render.time_left(run(step=100, total_steps=100, seconds_left=0.0)) == "saving the final model"
 
 
 def test_the_time_left_says_when_it_is_not_known_yet_and_what_is_not_in_it() -> None:
-    assert "time left: after the first steps" in render.status_card(run(seconds_left=None))
+    assert "time left is shown after the first steps" in render.status_card(run(seconds_left=None))
     assert render.time_left(run(saves_in_time=False)) == "6 min left, and the saves"
     class_pictures = run(seconds_left=None, phase="class images", phase_seconds_left=130.0)
-    assert "2 min left of this part" in render.status_card(class_pictures)
+    assert "2 min left in this phase" in render.status_card(class_pictures)
 
 
 def test_a_failed_run_says_what_why_and_what_to_do_and_nothing_is_taken_as_html() -> None:
@@ -103,16 +103,16 @@ def test_a_failed_run_says_what_why_and_what_to_do_and_nothing_is_taken_as_html(
 def test_all_mistakes_are_listed_at_once() -> None:
     problems = [FieldProblem("max_train_steps", "is 0: it must be at least 1."), FieldProblem("seed", 'is "a".')]
     text = render.error_panel(ConfigError(problems))
-    assert "2 things need mending" in text
+    assert "Fix 2 settings to start" in text
     assert "<a href='#field-max_train_steps'>Steps</a> <code>max_train_steps</code> is 0" in text
     assert "<a href='#field-seed'>Seed</a> <code>seed</code> is &quot;a&quot;." in text
 
 
 def test_header_tells_what_runs_and_where_files_do_not_stay() -> None:
-    assert "lost when this machine restarts" in header("CPU", Doing(), Path("/content/x"), False)
+    assert "deleted when this machine restarts" in header("CPU", Doing(), Path("/content/x"), False)
     assert "Making pictures" in header("CPU", Doing(makes_pictures=True), Path("/data"), True)
     kept = header("CPU", Doing(run(), num_waiting=2), Path("/data"), True)
-    assert "lost" not in kept
+    assert "deleted" not in kept
     assert "/data (kept)" in kept
     assert "Training \u00b7 2 waiting" in kept
     line = line_text(run(), num_waiting=2)
@@ -128,15 +128,15 @@ def phases(view: RunView) -> dict[str, str]:
 
 def test_the_phases_show_what_is_behind_what_is_on_and_what_is_to_come() -> None:
     assert phases(run()) == {
-        "Loading": "done", "Class pictures": "done", "Photos": "done", "Training": "now", "Saving": "next",
+        "Loading": "done", "Class images": "done", "Photos": "done", "Training": "now", "Saving": "next",
         "Samples": "next",
     }  # fmt: skip
     making = run(phase="class images", phase_done=3, phase_total=50)
-    assert "Class pictures 3 of 50</li>" in render.phase_list(making)
+    assert "Class images 3 of 50</li>" in render.phase_list(making)
     assert phases(making)["Training"] == "next"
     assert set(phases(run(status="done", phase="samples")).values()) == {"done"}
     no_prior = run(config=TrainingConfig(with_prior_preservation=False))
-    assert "Class pictures" not in phases(no_prior)
+    assert "Class images" not in phases(no_prior)
     assert render.phase_list(run(status="queued")) == ""
 
 
@@ -189,19 +189,19 @@ def test_sizes_and_notes_in_words() -> None:
 
 def test_a_run_that_is_silent_for_a_minute_is_said_to_be() -> None:
     """R10: a heartbeat older than a minute is shown, not hidden behind the last bar."""
-    assert "othing heard" not in render.status_card(run(silent_s=54.0))
-    assert "nothing heard from it for 2 min" in render.status_card(run(silent_s=121.0))
+    assert "no sign of life" not in render.status_card(run(silent_s=54.0))
+    assert "no sign of life for 2 min" in render.status_card(run(silent_s=121.0))
 
 
 def test_a_paused_run_says_why() -> None:
-    told = StatusChanged("paused", "The disk is full.", "", "Make room, then resume the run.")
-    assert "Make room" in render.status_card(run(status="paused", error=told))
+    told = StatusChanged("paused", "The disk is full.", "", "Free some disk space, then resume the run.")
+    assert "Free some disk space" in render.status_card(run(status="paused", error=told))
 
 
 def test_an_interrupted_run_says_so_and_how_to_go_on() -> None:
     card = render.status_card(run(status="interrupted", resume_step=25))
     assert "This run was interrupted" in card
-    assert "go on with it" in card
+    assert "continue it" in card
 
 
 def test_the_recommended_step_is_told_when_the_run_is_over() -> None:
@@ -266,7 +266,7 @@ def test_the_losses_at_fixed_noise_are_plotted_before_the_raw_ones() -> None:
 def test_the_scores_say_which_step_and_what_is_missing() -> None:
     scores = RunScores("judge <1>", (StepScores(10, 0.9),))
     told = {"steps": [10], "scores": scores, "recommended_step": 10, "why_recommended": "Step 10 is best."}
-    assert "Which step to take so far</h3><p><b>Step 10 is best." in render.scores_text(run(**told))
+    assert "Recommended step so far</h3><p><b>Step 10 is best." in render.scores_text(run(**told))
     assert "judge &lt;1&gt;" in render.scores_text(run(status="done", **told))
     assert "are not scored" in render.scores_text(run(status="done", steps=[10]))
     assert render.scores_text(run(steps=[10])) == "", "it trains: scores come with its saves"

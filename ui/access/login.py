@@ -62,7 +62,7 @@ async def small_body(receive: Receive) -> Receive:
             while True:
                 message = await receive()
                 if message["type"] != "http.request":
-                    raise Refused(400, "The login was broken off.")
+                    raise Refused(400, "The login was interrupted.")
                 body += message.get("body", b"")
                 if len(body) > MAX_BODY_BYTES:
                     raise Refused(413, f"A login may have at most {MAX_BODY_BYTES // 1024} KB.")

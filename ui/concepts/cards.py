@@ -49,7 +49,7 @@ def _card(number: int, photo: PhotoCard, is_chosen: bool) -> str:
     warned = any(one.code not in HARMLESS for one in photo.findings)
     lines = "".join(_finding(photo.file, one) for one in photo.findings)
     if not lines:
-        lines = "<li class='db-ok'>Nothing to complain of.</li>"
+        lines = "<li class='db-ok'>Looks good</li>"
     caption = f"<li class='db-caption'>“{escape(photo.caption)}”</li>" if photo.caption else ""
     classes = "db-photo" + (" db-chosen" if is_chosen else "") + (" db-warned" if warned else "")
     return (
@@ -141,8 +141,8 @@ def _of_the_faults(num_photos: int, bad: int) -> str:
     if not num_photos:
         return ""
     if not bad:
-        return "All of them will do."
-    return f"{bad} {'has' if bad == 1 else 'have'} something to look at."
+        return "All usable."
+    return f"{bad} {'needs' if bad == 1 else 'need'} attention."
 
 
 # What the well-known notebook and its users say matters, by kind.

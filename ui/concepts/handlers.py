@@ -33,10 +33,10 @@ KEEPING: dict[str, Any] = {
     "trigger_mode": "always_last", "concurrency_id": "keep_words", "concurrency_limit": 1, **QUIET,
 }  # fmt: skip
 NOTES = {
-    "identifier": "A short made-up word that will mean your subject and nothing else.",
-    "class_word": "What kind of thing it is, in one or two words.",
-    "instance_prompt": "Use these words in prompts later. `instance_prompt`",
-    "class_prompt": "What the model should keep knowing. `class_prompt`",
+    "identifier": "A short made-up word that stands for your subject.",
+    "class_word": "One or two words for what it is, such as dog.",
+    "instance_prompt": "Use this prompt later to get your subject. `instance_prompt`",
+    "class_prompt": "Describes the class without your subject. `class_prompt`",
 }
 
 
@@ -115,7 +115,12 @@ class Handlers:
         if not words.class_word:
             problems.append(FieldProblem("class_word", "is empty: say what kind of thing it is, such as dog."))
         if words.identifier and words.identifier.lower() not in words.instance_prompt.lower():
-            problems.append(FieldProblem("instance_prompt", "lacks the identifier: nothing would be taught to it."))
+            problems.append(
+                FieldProblem(
+                    "instance_prompt",
+                    "does not contain the identifier: the model could not connect your subject with it.",
+                )
+            )
         if not words.class_prompt:
             problems.append(FieldProblem("class_prompt", "is empty: write the plain class, such as photo of dog."))
         for name in ("identifier", "class_word", "instance_prompt", "class_prompt"):

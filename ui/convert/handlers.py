@@ -222,7 +222,7 @@ class Handlers:
             path, verdict = self._archive(folder, exports / f"{stem}{suffix}", progress, strength), ""
         kept = self._kept_on_drive(path)
         size = size_in_words(path.stat().st_size)
-        sentences = " ".join(part for part in (verdict, f"It lies in {path.parent}.", kept) if part)
+        sentences = " ".join(part for part in (verdict, f"Saved to {path.parent}.", kept) if part)
         return {"download": str(path), "message": panel(f"{path.name} is ready: {size}.", sentences, tone="good")}
 
     @on("convert.success", "download", "ready download exports", **QUICK)

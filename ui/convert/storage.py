@@ -31,13 +31,13 @@ class StorageSection:
 def build() -> StorageSection:
     """Lay out the section; `connect` gives it life."""
     with gr.Accordion("Storage", open=False, elem_id="storage"):
-        look = gr.Button("What takes how much?", elem_id="storage-look")
+        look = gr.Button("Show disk usage", elem_id="storage-look")
         table = gr.Dataframe(
-            headers=["size", "what", "name", "can go as"], datatype="str", interactive=False, show_label=False,
+            headers=["size", "what", "name", "delete with"], datatype="str", interactive=False, show_label=False,
             elem_id="storage-table",
         )  # fmt: skip
         choices = gr.CheckboxGroup(
-            [(f"{choice}: {COST[choice]}", choice) for choice in CHOICES], label="What should go",
+            [(f"{choice}: {COST[choice]}", choice) for choice in CHOICES], label="What to delete",
             info="Samples, logs, settings and files of your own always stay.", elem_id="storage-choices",
         )  # fmt: skip
         ask = gr.Button("What would be deleted?", elem_id="storage-ask")

@@ -81,7 +81,7 @@ def build(services: Services) -> ConvertTab:
         with gr.Row():
             repo_id = gr.Textbox(
                 label="Repository", placeholder="owner/name, or a name of your own account", elem_id="repo-id",
-                info="One that is there already is updated; its name and visibility stay.",
+                info="Existing repositories are updated; their name and visibility stay.",
             )  # fmt: skip
             private = gr.Checkbox(True, label="Private", info="Only you see it.", elem_id="push-private")
             single_file = gr.Checkbox(True, label="With one .safetensors file for web UIs", elem_id="push-file")

@@ -184,7 +184,7 @@ class Handlers:
         if run is None or config is None:
             return {"steps": gr.Dropdown(choices=[], value=[]), "steps_of": [], "base": self._base_field("")}
         steps, pick = run.steps(), self._advice.pick(run)
-        choices = [("base, untaught", 0), *((f"step {step}", step) for step in steps)]
+        choices = [("base model", 0), *((f"step {step}", step) for step in steps)]
         first = compared_at_first(steps, pick.step if pick else None)
         words = "\n".join(concept.instance_prompt for concept in config.concepts)
         offered = {"steps": gr.Dropdown(choices=choices, value=first), "steps_of": [name, *steps]}

@@ -17,7 +17,7 @@ from ui.generate.handlers import AFTER, IDLE_POLL_S, NUMBERS, PAUSE, Handlers
 from ui.generate.late_answers import Fillable, fillable
 from ui.generate.view import request_status
 
-NO_RECIPE = "Choose a picture, and how it was made stands here."
+NO_RECIPE = "Select a picture to see its settings."
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _build_request(services: Services) -> dict[str, Any]:
             run = gr.Dropdown([], label="Run", elem_id="compare-run", allow_custom_value=True)
             steps = gr.Dropdown(
                 [], multiselect=True, allow_custom_value=True, label="Steps", elem_id="compare-steps",
-                info="Each gets a row of the same prompts and seeds. Of many a few are chosen; none: all there are.",
+                info="One row per step, with the same prompts and seeds. Leave empty for all steps.",
             )  # fmt: skip
             # The run whose steps are listed, and those steps.
             steps_of = gr.State([])
@@ -118,7 +118,7 @@ def _build_request(services: Services) -> dict[str, Any]:
     negative_prompt = gr.Textbox(
         "", label="Not in the picture", elem_id="negative-prompt", info="`negative_prompt`; may stay empty."
     )
-    usual = gr.Button("Take the usual words", size="sm", elem_id="take-negative")
+    usual = gr.Button("Use default negative prompt", size="sm", elem_id="take-negative")
     numbers: dict[str, Any] = {}
     with gr.Row(equal_height=False):
         for name in ("num_images_per_prompt", "seed"):

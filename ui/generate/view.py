@@ -63,7 +63,7 @@ def _end(order: Order) -> str:
     if order.state == "cancelled":
         return panel(f"Cancelled: {made} of {_pictures(order.num_pictures)} were made.", tone="note")
     took = in_words(order.ended_s - order.began_s)
-    return panel(f"Done: {_pictures(made)} in {took}.", f"They lie in {order.files[0].parent}.", tone="good")
+    return panel(f"Done: {_pictures(made)} in {took}.", f"Saved to {order.files[0].parent}.", tone="good")
 
 
 def compared_at_first(steps: Sequence[int], best: int | None) -> list[int]:

@@ -39,11 +39,11 @@ class Handlers:
         before = self._services.jobs.view(name)
         self._services.jobs.stop(name)
         if before.status == "queued":
-            return panel("It was taken out of the line.", tone="note")
+            return panel("The run was removed from the queue.", tone="note")
         if not is_before_steps(before):
             return announced("The run finishes its step, saves, and stops.", "end", before)
         saved = "what it has saved stays" if before.step else "there is nothing to save yet"
-        looks = "Pictures of the untaught base are made to their end." if before.phase in ("samples", "scores") else ""
+        looks = "The pictures of the base model are finished first." if before.phase in ("samples", "scores") else ""
         return announced(f"The run stops before its {'next' if before.step else 'first'} step: {saved}.", "end",
                           before, looks)  # fmt: skip
 
@@ -51,8 +51,8 @@ class Handlers:
     def finish_now(self, name: str) -> str:
         before = self._services.jobs.view(name)
         self._services.jobs.finish_now(name)
-        why = "A model that ends at rate zero is better than one stopped amid its steps."
-        words = "The run ends well: its learning rate falls to zero over a few steps, then it saves."
+        why = "This usually gives a better model than stopping abruptly."
+        words = "Finishing early: the learning rate ramps down to zero, then the model is saved."
         return announced(words, "end", before, why)
 
     @on(
@@ -103,7 +103,7 @@ class Handlers:
         before = self._services.jobs.view(name)
         self._services.jobs.resume(name)
         place = self._services.jobs.view(name).queue_place
-        words = f"It waits in line, at place {place}." if place else "The run goes on where it was."
+        words = f"It is queued, position {place}." if place else "The run goes on where it was."
         return announced(words, "steps", before)
 
     @on("more.click", "run more_steps", "message base", api_name="train_more_shown_run", **QUIET)
@@ -120,7 +120,7 @@ class Handlers:
         total = whole_steps(num_steps)
         jobs.train_more(name, total)
         place = jobs.view(name).queue_place
-        words = f"It waits in line, at place {place}." if place else f"The run goes on to step {total}."
+        words = f"It is queued, position {place}." if place else f"The run goes on to step {total}."
         return {"message": announced(words, "steps", before)}
 
     @on("retry.click", "run", "message place", api_name="retry_shown_run", **QUIET)

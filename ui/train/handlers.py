@@ -159,7 +159,7 @@ class Handlers:
             command, as_json = command_line(config), settings_text(config)
         # Settings that no run can have: they are told at their fields when a run is started with them.
         except (DreamBoothError, TypeError, ValueError, ArithmeticError, KeyError):
-            unfit = "<p class='db-plan db-quiet'>Something in the settings cannot be: Start says what.</p>"
+            unfit = "<p class='db-plan db-quiet'>Some settings are invalid; press Start training to see which.</p>"
             return {"plan": unfit, "command": "", "as_json": ""}
         return {
             "method": gr.Radio(choices=self._method_choices(base, preset_name, kind, num_photos, free)),
@@ -300,7 +300,7 @@ class Handlers:
         if active in (None, name):
             return ""
         place = self._services.jobs.view(name).queue_place
-        return panel(f"{name} waits in line, at place {place}.", f"It begins when {active} is done.", tone="note")
+        return panel(f"{name} is queued, position {place}.", f"It starts when {active} is done.", tone="note")
 
     @on("reuse.click", "run preset", "message base proposed place fields", api_name="reuse_settings", **QUIET)
     def reuse(self, name: str, preset_name: str) -> Answer:

@@ -77,7 +77,7 @@ def loss_plot(
         told = ", ".join(f"{curve.points[-1][1]:.4f} {curve.title}" for curve in curves)
         told = f"At fixed noise, step {curves[0].points[-1][0]}: {told}."
         keys = "".join(f"<span class='db-key {curve.style}'>{curve.title}</span>" for curve in curves)
-        note = f"{keys}<br>{escape(told)} The gap between the first two is what it knows by heart."
+        note = f"{keys}<br>{escape(told)} A widening gap between your photos and the held-out views means overfitting."
     else:
         top = _top([loss for _, loss, _ in raw], [average for _, _, average in raw])
         (first, _, start), (step, _, average) = raw[0], raw[-1]

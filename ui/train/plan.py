@@ -21,7 +21,7 @@ PRESET_LABELS = {
     "leanest": "Leanest",
 }
 NONE_FITS = "Close what else uses its memory, lower the resolution, or take the starter."
-NOT_TIMED = "time told after the first steps"
+NOT_TIMED = "time estimate after the first steps"
 
 
 def method_choices(
@@ -56,7 +56,7 @@ def preset_note(offered: list[Offer], chosen: str) -> str:
     greyed = ", ".join(f"#preset label:nth-of-type({place})" for place in places)
     device = small[0].forecast.device
     names = ", ".join(PRESET_LABELS[offer.name] for offer in small)
-    told = f"Greyed: {names}. {device.name} has {gb(device.free_bytes)} GB free, and they need more."
+    told = f"Not enough memory for: {names}. {device.name} has {gb(device.free_bytes)} GB free."
     if len(small) == len(offered):
         told = f"No preset fits: {device.name} has {gb(device.free_bytes)} GB free. {_what_fits(small[0].forecast)}"
     elif chosen in [offer.name for offer in small]:
