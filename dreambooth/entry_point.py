@@ -59,8 +59,8 @@ def _in_lines(error: DreamBoothError) -> str:
 def _in_words(error: OSError) -> str | None:
     """Return a sentence on a file or folder that the system refused; None for other errors, which may be bugs."""
     if is_disk_full(error):
-        return "The disk is full.\nFree some space, then run the command again; "
-            "`python -m dreambooth clean` lists what can be deleted."
+        todo = "Free some space, then run the command again; `python -m dreambooth clean` lists what can be deleted."
+        return f"The disk is full.\n{todo}"
     if error.filename is None or error.strerror is None:
         return None
     name = without_secrets(os.fsdecode(error.filename))
