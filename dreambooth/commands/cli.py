@@ -40,31 +40,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(prog="python -m dreambooth", description="Teach Stable Diffusion from 3-5 photos.")
+    parser = argparse.ArgumentParser(
+        prog="python -m dreambooth", description="Train Stable Diffusion on 3 to 5 photos of a subject."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train_commands.add(commands)
     _add_picture_commands(commands)
     quality_commands.add(commands)
     file_commands.add(commands)
     inspection_commands.add(commands)
-    add_command(commands, "doctor", doctor_command, "say what this machine has, lacks, and what to do")
-    add_command(commands, "demo", demo_command, "the whole job on the bundled sample subject, in minutes")
+    add_command(commands, "doctor", doctor_command, "check this machine: what works, what is missing and how to fix it")
+    add_command(
+        commands, "demo", demo_command, "train, convert and generate with the bundled sample photos, in minutes"
+    )
     _add_starter(commands)
     return parser
 
 
 def _add_picture_commands(commands: Any) -> None:
-    generate = add_command(commands, "generate", generate_command, "make pictures with a model")
+    generate = add_command(commands, "generate", generate_command, "generate pictures with a model")
     generate.add_argument("--model", required=True, help="A run, a step folder, a base, or `starter`.")
-    generate.add_argument("--output_dir", required=True, type=user_path, help="Where the pictures go.")
+    generate.add_argument("--output_dir", required=True, type=user_path, help="Folder for the pictures.")
     _add_request(generate)
 
-    compare = add_command(commands, "compare", compare_command, "make the same pictures with several steps of a run")
+    compare = add_command(
+        commands, "compare", compare_command, "generate the same pictures with several steps of a run, as a grid"
+    )
     compare.add_argument("run", type=user_path, help="The run's folder.")
     compare.add_argument(
-        "--steps", type=int, nargs="+", default=[], help="Saved steps; 0 is the base; all saved ones when left out."
+        "--steps", type=int, nargs="+", default=[], help="Saved steps; 0 is the base model; default: all saved steps."
     )
-    compare.add_argument("--output_dir", required=True, type=user_path, help="Where the pictures and their grid go.")
+    compare.add_argument("--output_dir", required=True, type=user_path, help="Folder for the pictures and their grid.")
     _add_request(compare)
 
 
@@ -74,20 +80,20 @@ def _add_request(command: argparse.ArgumentParser) -> None:
         add_flag(command, info)
     command.add_argument(
         "--lora", action="append", type=AddedLora.of, default=[], metavar="FILE[:STRENGTH]",
-        help="A LoRA file to add, and how much of it counts (-5 to 5; default 1); may be given several times.",
+        help="A LoRA file to add, with its strength (-5 to 5; default 1); can be repeated.",
     )  # fmt: skip
     command.add_argument(
-        "--base", type=base_name, help="What a LoRA run is added to, where it is not what it was trained on."
+        "--base", type=base_name, help="The base model that a LoRA is added to; default: the one it was trained on."
     )
 
 
 def _add_starter(commands: Any) -> None:
-    starter = commands.add_parser("starter", help="make the embedded starter model")
+    starter = commands.add_parser("starter", help="build the embedded starter model")
     build = starter.add_subparsers(required=True, metavar="COMMAND").add_parser("build", help="train it from scratch")
     build.set_defaults(run_command=starter_build_command)
-    build.add_argument("--seed", type=int, default=0, help="Start of all randomness.")
-    build.add_argument("--minutes", type=float, default=240.0, help="Time for all of it.")
-    build.add_argument("--continue", action="store_true", dest="go_on", help="Go on from the weights that are there.")
+    build.add_argument("--seed", type=int, default=0, help="Random seed.")
+    build.add_argument("--minutes", type=float, default=240.0, help="Time limit for the whole build.")
+    build.add_argument("--continue", action="store_true", dest="go_on", help="Continue from the existing weights.")
 
 
 def generate_command(arguments: dict[str, Any]) -> int:
@@ -172,8 +178,8 @@ def demo_command(arguments: dict[str, Any]) -> int:
         bars.close()
         if controls.stop.is_set():
             raise StoppedError(
-                f"The demo was stopped; its model is in {model}.", "Nothing was converted or generated.",
-                f"To go on with the training: python -m dreambooth train --resume_from_checkpoint {run.path}",
+                f"The demo was stopped. Its model is in {model}.", "Nothing was converted or generated.",
+                f"To continue the training: python -m dreambooth train --resume_from_checkpoint {run.path}",
             )  # fmt: skip
     file = file_commands.converted(model, workspace.exports_dir / f"{run.name}.safetensors", precision="fp16").path
     request = GenerationConfig(prompt=concept.instance_prompt, seed=1, guidance_scale=config.save_guidance_scale)

@@ -26,30 +26,32 @@ LARGE_BYTES = 1 << 20
 
 def add(commands: Any) -> None:
     """Add these commands to the parser's."""
-    convert = add_command(commands, "convert", convert_command, "write one file for other tools")
+    convert = add_command(commands, "convert", convert_command, "write a model or LoRA file for other tools")
     convert.add_argument("model_dir", nargs="?", help="A run, a step folder or any diffusers folder.")
-    convert.add_argument("out", nargs="?", help="The file: .safetensors or .ckpt.")
+    convert.add_argument("out", nargs="?", help="The file to write: .safetensors or .ckpt.")
     convert.add_argument("--model_path", help="The same as MODEL_DIR.")
     convert.add_argument("--checkpoint_path", help="The same as OUT.")
     convert.add_argument("--half", action="store_true", help="Store weights in fp16.")
-    convert.add_argument("--precision", choices=("fp16", "fp32"), help="Number format; left out, the folder's own.")
+    convert.add_argument("--precision", choices=("fp16", "fp32"), help="Number format; default: the folder's own.")
     for name in ("unet", "text_encoder"):
         convert.add_argument(
             f"--{name}_strength", type=float, default=1.0, metavar="FLOAT",
-            help="How much of what it learned is baked in: 0 is the base, 1 all of it, at most 2.",
+            help="Strength to bake in: 0 is the base model, 1 the trained model, at most 2.",
         )  # fmt: skip
-    convert.add_argument("--use_safetensors", action="store_true", help="Write safetensors whatever the name.")
+    convert.add_argument("--use_safetensors", action="store_true", help="Write safetensors, whatever the file's name.")
     convert.add_argument(
         "--as", choices=("checkpoint", "lora"), dest="kind",
-        help="A whole model, or a LoRA: a small file that adds what was learned to any model of the base's family. "
-        "Left out, what the step is.",
+        help="Write a whole model, or a LoRA: a small file that adds what was learned to any model of the same family. "
+        "Default: what the step is.",
     )  # fmt: skip
     size = convert.add_mutually_exclusive_group()
-    size.add_argument("--rank", type=int, metavar="INT", help="Of a LoRA, 1 to 320 (default 16).")
-    size.add_argument("--max_mb", type=float, metavar="FLOAT", help="The best LoRA of this many megabytes.")
+    size.add_argument("--rank", type=int, metavar="INT", help="Rank of the LoRA, 1 to 320 (default 16).")
+    size.add_argument(
+        "--max_mb", type=float, metavar="FLOAT", help="Size limit of the LoRA in megabytes: the best ranks that fit."
+    )
     size.add_argument(
         "--max_error", type=float, metavar="FLOAT",
-        help="The smallest LoRA that lacks no more than this share of the change, 0 to 1.",
+        help="Largest error of the LoRA, as a share of the change (0 to 1): the smallest ranks that reach it.",
     )  # fmt: skip
     convert.add_argument(
         "--lora_targets",
@@ -63,29 +65,29 @@ def add(commands: Any) -> None:
 
     push = add_command(commands, "push", push_command, "upload a model to the Hub, private by default")
     push.add_argument("model", help="A run, a step folder or any diffusers folder.")
-    push.add_argument("repo_id", help="owner/name, or a name of your own account; one that is there is updated.")
+    push.add_argument("repo_id", help="owner/name, or a name in your own account; an existing repository is updated.")
     push.add_argument("--public", action="store_true", help="Make a new repository public.")
-    push.add_argument("--single_file", action="store_true", help="With one .safetensors file for web UIs beside it.")
+    push.add_argument("--single_file", action="store_true", help="Also upload one .safetensors file for web UIs.")
     push.add_argument("--base", type=base_name, help=BASE_HELP)
 
-    pack = add_command(commands, "zip", zip_command, "pack a model's folder, or a run's samples")
+    pack = add_command(commands, "zip", zip_command, "pack a model folder, or the samples of a run, into a .zip")
     pack.add_argument("model", type=user_path, help="A run, a step folder or any diffusers folder.")
     pack.add_argument("out", type=user_path, help="The archive.")
-    pack.add_argument("--samples", action="store_true", help="The sample pictures of a run instead.")
+    pack.add_argument("--samples", action="store_true", help="Pack the sample pictures of a run instead.")
 
     clean = add_command(commands, "clean", clean_command, "show disk usage, and delete what is not needed")
-    clean.add_argument(
-        "run", nargs="?", type=user_path, help="One run, wherever it lies; all of the data folder without it."
-    )
+    clean.add_argument("run", nargs="?", type=user_path, help="A run's folder; default: everything in the data folder.")
     clean.add_argument(
         "--what", nargs="+", choices=CLEANABLE, metavar="CHOICE",
-        help=f"What to delete: {', '.join(map(repr, CLEANABLE))}; without it, intermediate weights and caches.",
+        help=f"What to delete: {', '.join(map(repr, CLEANABLE))}; default: intermediate weights and caches.",
     )  # fmt: skip
     clean.add_argument("--yes", action="store_true", help="Delete it; without this flag it is only listed.")
 
-    grid = add_command(commands, "grid", grid_command, "put a run's sample pictures into one, a row a step")
+    grid = add_command(commands, "grid", grid_command, "put a run's sample pictures into one grid, one row per step")
     grid.add_argument("run", type=user_path, help="The run's folder.")
-    grid.add_argument("out", nargs="?", type=user_path, help="The picture; `grid.png` in this folder when left out.")
+    grid.add_argument(
+        "out", nargs="?", type=user_path, help="The picture file; default: `grid.png` in the current folder."
+    )
 
 
 def convert_command(arguments: dict[str, Any]) -> int:
@@ -113,12 +115,12 @@ def convert_command(arguments: dict[str, Any]) -> int:
         if arguments["use_safetensors"] and target.suffix == ".ckpt":
             target = target.with_suffix(".safetensors")
         if is_lora and all(arguments[name] is None for name in SIZE_LIMITS):
-            _refuse_settings(arguments, ["lora_targets"], "is the training's: choose a --rank to write another LoRA.")
+            _refuse_settings(arguments, ["lora_targets"], "is that of the training: add --rank to write another LoRA.")
             return _saved_lora_command(arguments, step, target, precision, strength)
         return _lora_command(arguments, step, target, precision, strength)
-    _refuse_settings(arguments, [*SIZE_LIMITS, "lora_targets"], "is a setting of --as lora only.")
+    _refuse_settings(arguments, [*SIZE_LIMITS, "lora_targets"], "applies only with --as lora.")
     if not is_lora and strength.is_whole:
-        _refuse_settings(arguments, ["base"], "has no effect on a whole model that is written as it was trained.")
+        _refuse_settings(arguments, ["base"], "has no effect on a whole model at its trained strength.")
     verdict = converted(
         step, target, precision=precision, use_safetensors=arguments["use_safetensors"], strength=strength,
         base=arguments["base"],
@@ -227,7 +229,7 @@ def pushed(model: Path, repo_id: str, *, private: bool, single_file: bool, base:
     from dreambooth.scoring.bleed import report_for_card
 
     token = load_settings().token
-    with progress_bar("Pictures of other things, for the card", "picture", delay_s=1) as on_picture:
+    with progress_bar("Pictures of other prompts, for the model card", "picture", delay_s=1) as on_picture:
         report_for_card(model, on_picture=on_picture, base=base)
     with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
         file = (
@@ -242,7 +244,7 @@ def refuse_push_without_token() -> None:
     from dreambooth.environment import load_settings
 
     if load_settings().token is None:
-        message = "needs a token that may write: put HF_TOKEN into the environment or .env."
+        message = "needs a token with write permission: set HF_TOKEN in the environment or in .env."
         raise ConfigError([FieldProblem("push_to_hub", message)])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from dreambooth.config.fields import FieldInfo
 from dreambooth.config.limits import user_path
 
-BASE_HELP = "The model that the run began from, where it is not where the run says."
+BASE_HELP = "The run's base model, if it is no longer where the run recorded it."
 
 
 def base_name(text: str) -> str:

@@ -16,35 +16,41 @@ def add(commands: Any) -> None:
     score = commands.add_parser("score", help=sentence, description=sentence.capitalize() + ".")
     score.set_defaults(run_command=score_command)
     score.add_argument("run", type=user_path, help="The run's folder.")
-    score.add_argument("--probes", type=int, metavar="NUMBER", help="Pictures of the subject per step; left out, 4.")
+    score.add_argument("--probes", type=int, metavar="NUMBER", help="Pictures of the subject per step; default 4.")
     score.add_argument("--base", type=base_name, help=BASE_HELP)
-    score.add_argument("--offline", action="store_true", help="Fetch no encoders; take those that are there.")
+    score.add_argument("--offline", action="store_true", help="Do not download encoders; use those on this machine.")
 
     sentence = "compare a saved step with its base model on other prompts: the most changed first"
     bleed = commands.add_parser("bleed", help=sentence, description=sentence.capitalize() + ".")
     bleed.set_defaults(run_command=bleed_command)
     bleed.add_argument("run", type=user_path, help="The run's folder.")
-    bleed.add_argument("--step", type=int, help="A saved step; the last when left out.")
+    bleed.add_argument("--step", type=int, help="A saved step; default: the last.")
     bleed.add_argument("--base", type=base_name, help=BASE_HELP)
-    bleed.add_argument("--offline", action="store_true", help="Fetch no encoders; take those that are there.")
+    bleed.add_argument("--offline", action="store_true", help="Do not download encoders; use those on this machine.")
     _add_evaluate(commands)
 
 
 def _add_evaluate(commands: Any) -> None:
-    sentence = "run the paper's protocol on a folder of subjects: training, pictures, measures, table"
+    sentence = "run the DreamBooth paper's evaluation on a folder of subjects: train, generate, measure, table"
     evaluate = commands.add_parser("evaluate", help=sentence, description=sentence.capitalize() + ".")
     evaluate.set_defaults(run_command=evaluate_command)
-    evaluate.add_argument("subjects_dir", type=user_path, help="A folder of photos for each subject, named by it.")
-    evaluate.add_argument("--output_dir", type=user_path, required=True, help="Where all goes; what is there is kept.")
-    evaluate.add_argument("--pretrained_model_name_or_path", default=SD15, help="The base; SD 1.5 when left out.")
-    evaluate.add_argument("--class_word", help="The class of subjects that prompts_and_classes.txt does not name.")
-    evaluate.add_argument("--subjects", type=int, metavar="N", help="The first N alone.")
-    evaluate.add_argument("--prompts", type=int, metavar="N", help="The first N prompts alone, of 25.")
-    evaluate.add_argument("--images", type=int, default=4, metavar="N", help="Pictures of each prompt; 4 in the paper.")
-    evaluate.add_argument("--max_train_steps", type=int, metavar="N", help="Another number than the recipe's.")
+    evaluate.add_argument(
+        "subjects_dir", type=user_path, help="A folder with one folder of photos per subject, named after it."
+    )
+    evaluate.add_argument(
+        "--output_dir", type=user_path, required=True, help="Folder for all results; existing results are kept."
+    )
+    evaluate.add_argument("--pretrained_model_name_or_path", default=SD15, help="The base model; default SD 1.5.")
+    evaluate.add_argument("--class_word", help="Class for subjects that prompts_and_classes.txt does not list.")
+    evaluate.add_argument("--subjects", type=int, metavar="N", help="Only the first N subjects.")
+    evaluate.add_argument("--prompts", type=int, metavar="N", help="Only the first N of the 25 prompts.")
+    evaluate.add_argument("--images", type=int, default=4, metavar="N", help="Pictures per prompt; 4 in the paper.")
+    evaluate.add_argument(
+        "--max_train_steps", type=int, metavar="N", help="Number of training steps; default: the recipe's."
+    )
     evaluate.add_argument(
         "--method", choices=get_args(MethodName), default=TrainingConfig().method,
-        help="How each subject is trained: the whole model (full), or a LoRA.",
+        help="Train the whole model (full) or a LoRA for each subject.",
     )  # fmt: skip
 
 
@@ -55,7 +61,7 @@ def bleed_command(arguments: dict[str, Any]) -> int:
     from dreambooth.scoring.bleed import bleed_report, report_lines
 
     run, step = RunFolder(arguments["run"]), arguments["step"]
-    with progress_bar("Pictures of other things", "picture") as on_picture:
+    with progress_bar("Pictures of other prompts", "picture") as on_picture:
         ranked = bleed_report(
             run.path, step, download=not arguments["offline"], on_picture=on_picture, base=arguments["base"]
         )

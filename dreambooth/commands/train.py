@@ -28,12 +28,12 @@ from dreambooth.formats.text_files import read_text
 from dreambooth.records.workspace import Workspace
 
 AUTO = "auto"
-PRESET_HELP = "The notebook's recipe in one of its memory configurations; auto: the fastest that fits the device."
+PRESET_HELP = "Preset for a memory size; auto: the fastest one that fits this device."
 CONCEPT_FLAGS = {
-    "instance_data_dir": "Folder or .zip with the photos of the subject.",
-    "instance_prompt": "The words that will name the subject, such as `photo of zwx dog`.",
-    "class_data_dir": "Folder with class pictures; filled up when short, never replaced.",
-    "class_prompt": "The words for its class, such as `photo of dog`.",
+    "instance_data_dir": "Folder or .zip file with the photos of the subject.",
+    "instance_prompt": "Prompt with the identifier, such as `photo of zwx dog`.",
+    "class_data_dir": "Folder with class images; missing ones are added, none is replaced.",
+    "class_prompt": "Prompt for the class, such as `photo of dog`.",
 }
 
 
@@ -44,12 +44,16 @@ def add(commands: Any) -> None:
     train.add_argument(
         "--resume_from_checkpoint",
         metavar="latest|PATH",
-        help="Go on with a run that was ended: that of --output_dir, else the newest (latest), or the one at PATH.",
+        help="Continue a run: the one in --output_dir, else the newest (latest), or the one at PATH.",
     )
-    train.add_argument("--push_to_hub", action="store_true", help="Upload the last step when the run is done; private.")
-    train.add_argument("--hub_model_id", metavar="REPO", help="Where to: owner/name; without it, the run's own name.")
+    train.add_argument(
+        "--push_to_hub", action="store_true", help="Upload the last step to a private repository when the run is done."
+    )
+    train.add_argument("--hub_model_id", metavar="REPO", help="Repository as owner/name; default: the run's name.")
 
-    trial = add_command(commands, "preflight", preflight_command, "measure what a training will take, before it")
+    trial = add_command(
+        commands, "preflight", preflight_command, "measure a training's time, memory and disk before it starts"
+    )
     _add_training_flags(trial)
 
 
@@ -57,11 +61,13 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
     for name, sentence in CONCEPT_FLAGS.items():
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=sentence)
     parser.add_argument(
-        "--concepts_list", type=user_path, help="JSON file with several concepts; overrides the four above."
+        "--concepts_list", type=user_path, help="JSON file with several concepts; replaces the four settings above."
     )
     parser.add_argument("--preset", choices=(*PRESETS, AUTO), help=PRESET_HELP)
     parser.add_argument(
-        "--config", type=user_path, help="JSON file of settings, as every run keeps; flags come before it."
+        "--config",
+        type=user_path,
+        help="JSON file of settings, such as a run's `.run/config.json`; flags take precedence.",
     )
     for info in describe(TrainingConfig):
         add_flag(parser, info)
@@ -76,7 +82,7 @@ def train_command(arguments: dict[str, Any]) -> int:
     wanted = arguments.pop("resume_from_checkpoint")
     push_to_hub, hub_model_id = arguments.pop("push_to_hub"), arguments.pop("hub_model_id")
     if hub_model_id and not push_to_hub:
-        raise ConfigError([FieldProblem("hub_model_id", "says where to, and --push_to_hub is not given.")])
+        raise ConfigError([FieldProblem("hub_model_id", "has no effect without --push_to_hub.")])
     if push_to_hub:
         file_commands.refuse_push_without_token()
     controls, bars = Controls(), RunBars()
@@ -114,7 +120,7 @@ def _run_to_resume(wanted: str, output_dir: str | None) -> tuple[Path, int | Non
     if wanted == "latest" and output_dir is None:
         runs = Workspace(load_settings().data_dir).runs()
         if not runs:
-            raise ConfigError([FieldProblem("resume_from_checkpoint", "finds no run: name one with --output_dir.")])
+            raise ConfigError([FieldProblem("resume_from_checkpoint", "finds no run: give one with --output_dir.")])
         return runs[0].path, None
     if wanted == "latest":
         return user_path(str(output_dir)), None
@@ -144,12 +150,15 @@ def _changes(arguments: dict[str, Any], path: Path) -> dict[str, Any]:
     # A run draws its own seed where the file names none.
     asked = {name: value for name, value in asked.items() if (name, value) != ("seed", None)}
     if preset_name == AUTO:
-        print("The preset auto was chosen when the run began: it keeps those settings.", file=sys.stderr)
+        print("The preset auto is chosen once: a resumed run keeps its settings.", file=sys.stderr)
     elif preset_name:
         asked = _of_preset(preset_name, asked, kept) | asked
     # More steps are asked for by a flag: a file or preset that the run was started with knows only its first total.
     if "max_train_steps" not in flags and asked.pop("max_train_steps", None) not in (None, kept.max_train_steps):
-        print(f"The run keeps its {kept.max_train_steps} steps: a new total is named by flag.", file=sys.stderr)
+        print(
+            f"The run keeps its total of {kept.max_train_steps} steps; change it with --max_train_steps.",
+            file=sys.stderr,
+        )
     # A class folder that is not named is the run's own.
     if len(asked.get("concepts", ())) == len(kept.concepts):
         asked["concepts"] = tuple(
@@ -192,7 +201,7 @@ def asked_training(arguments: dict[str, Any]) -> tuple[TrainingConfig, frozenset
     from dreambooth.models.base import family_name, read_card
 
     if arguments.pop("hub_token") is not None:
-        message = "is refused: it would show in process lists. Put HF_TOKEN in the environment or .env."
+        message = "is refused: other users could read it in the process list. Set HF_TOKEN in the environment or .env."
         raise ConfigError([FieldProblem("hub_token", message)])
     for name in ("local_rank", "resume_from_checkpoint", "push_to_hub", "hub_model_id"):
         arguments.pop(name, None)
@@ -254,7 +263,7 @@ def preflight_command(arguments: dict[str, Any]) -> int:
         )
         bars.close()
         if found is None and controls.stop.is_set():
-            raise StoppedError("Stopped before the end of the trial.")
+            raise StoppedError("The trial was stopped early.")
     if found is None:  # the first of several processes prints it
         return 0
     print("\n".join(found.lines(datetime.datetime.now())))
@@ -269,7 +278,7 @@ def _settings_of_file(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError([FieldProblem("config", f"{path} is not JSON: {error}.")]) from None
     if not isinstance(values, dict):
-        raise ConfigError([FieldProblem("config", f"{path} must hold a JSON object.")])
+        raise ConfigError([FieldProblem("config", f"{path} must contain a JSON object.")])
     config = TrainingConfig.from_json(values)
     return {name: getattr(config, name) for name in values if name != "output_dir"}
 
@@ -310,7 +319,7 @@ def stopping_on_signals(controls: Controls) -> contextlib.AbstractContextManager
     def stop() -> None:
         controls.stop.set()
         print(
-            "\nStopping: a step that is under way is finished and saved first. Press Ctrl-C again to leave at once.",
+            "\nStopping after the current step, which is saved. Press Ctrl-C again to quit at once.",
             file=sys.stderr,
         )
 

@@ -23,7 +23,7 @@ def cross_checks(config: "TrainingConfig") -> list[FieldProblem]:
         if isinstance(value := getattr(config, name), str):
             problems += plain_name_problem(name, value, slashes=slashes)
     if not config.concepts:
-        problems.append(FieldProblem("instance_data_dir", "is missing: name the folder with the photos."))
+        problems.append(FieldProblem("instance_data_dir", "is missing: give the folder with the photos."))
     for concept in config.concepts:
         problems += concept_problems(concept)
         if config.with_prior_preservation and not (concept.class_prompt or "").strip():
@@ -39,7 +39,7 @@ def cross_checks(config: "TrainingConfig") -> list[FieldProblem]:
     problems += _stopping_problems(config)
     if not config.train_text_encoder:
         problems += [
-            FieldProblem(name, "only has a meaning with train_text_encoder.")
+            FieldProblem(name, "has no effect without train_text_encoder.")
             for name in ("text_encoder_lr", "text_encoder_stop_step")
             if getattr(config, name) is not None
         ]
@@ -49,20 +49,20 @@ def cross_checks(config: "TrainingConfig") -> list[FieldProblem]:
 def _recipe_problems(config: "TrainingConfig") -> list[FieldProblem]:
     """Return which options miss what they build on."""
     problems = [
-        FieldProblem(name, "only has a meaning with with_prior_preservation.")
+        FieldProblem(name, "has no effect without with_prior_preservation.")
         for name in ("teacher_prior", "keep_class_latents")
         if getattr(config, name) and not config.with_prior_preservation
     ]
     if config.teacher_prior and config.not_cache_latents:
         problems.append(FieldProblem("teacher_prior", "needs cached latents: leave out not_cache_latents."))
     if config.teacher_prior and config.zero_terminal_snr:
-        message = "cannot go with zero_terminal_snr: the base knows nothing of those noise levels."
+        message = "cannot be combined with zero_terminal_snr: the base was not trained on those noise levels."
         problems.append(FieldProblem("teacher_prior", message))
     if config.background_weight != 1:
         if config.not_cache_latents:
             problems.append(FieldProblem("background_weight", "needs cached latents: leave out not_cache_latents."))
         if not all((concept.class_prompt or "").strip() for concept in config.concepts):
-            message = "needs a class_prompt for every concept: its last word is what the base looks for."
+            message = "needs a class_prompt for every concept: its last word tells the base what to find."
             problems.append(FieldProblem("background_weight", message))
     return problems
 
@@ -76,7 +76,9 @@ def _stopping_problems(config: "TrainingConfig") -> list[FieldProblem]:
         message = "compares scores of the saves: it needs save_sample_prompt and num_probe_images."
         problems.append(FieldProblem("stop_when_good", message))
     if isinstance(config.save_total_limit, int) and config.save_total_limit <= PATIENCE:
-        message = f"must be more than {PATIENCE} with stop_when_good: the step it stops for lies {PATIENCE} saves back."
+        message = (
+            f"must be more than {PATIENCE} with stop_when_good: the best step is {PATIENCE} saves back when it stops."
+        )
         problems.append(FieldProblem("save_total_limit", message))
     return problems
 
@@ -88,7 +90,7 @@ def update_problems(config: "TrainingConfig") -> list[FieldProblem]:
         excluded = {
             "gradient_accumulation_steps": (config.gradient_accumulation_steps != 1, "be 1"),
             "max_grad_norm": (config.max_grad_norm != 0, "be 0 (max_tensor_grad_norm clips each tensor by itself)"),
-            "mixed_precision": (config.mixed_precision == "fp16", "be bf16 or no, which need no loss scale"),
+            "mixed_precision": (config.mixed_precision == "fp16", "be bf16 or no, which need no loss scaling"),
             "capture_step": (config.capture_step, "be off"),
         }
         reason = "update_in_backward sees one gradient at a time"
@@ -96,7 +98,7 @@ def update_problems(config: "TrainingConfig") -> list[FieldProblem]:
             FieldProblem(name, f"must {wanted}: {reason}.") for name, (wrong, wanted) in excluded.items() if wrong
         ]
     elif config.max_tensor_grad_norm is not None:
-        problems.append(FieldProblem("max_tensor_grad_norm", "only has a meaning with update_in_backward."))
+        problems.append(FieldProblem("max_tensor_grad_norm", "has no effect without update_in_backward."))
     if config.weight_precision == "bf16":
         needed = {
             "update_in_backward": (not config.update_in_backward, "must be on: only it rounds updates at random."),
@@ -110,7 +112,9 @@ def update_problems(config: "TrainingConfig") -> list[FieldProblem]:
         ]
     if config.capture_step is True and (config.gradient_accumulation_steps != 1 or config.gradient_checkpointing):
         problems.append(
-            FieldProblem("capture_step", "goes without gradient_checkpointing and gradient_accumulation_steps.")
+            FieldProblem(
+                "capture_step", "cannot be combined with gradient_checkpointing or gradient_accumulation_steps."
+            )
         )
     return problems + _sharding_problems(config) + _lora_problems(config)
 
@@ -120,10 +124,10 @@ def _sharding_problems(config: "TrainingConfig") -> list[FieldProblem]:
     if config.shard_weights is not True:
         return []
     names = ("use_8bit_adam", "use_ema", "update_in_backward", "capture_step", "compile_unet")
-    message = "must be off: it works on whole weights (shard_weights is on)."
+    message = "must be off: it needs whole weights (shard_weights is on)."
     problems = [FieldProblem(name, message) for name in names if getattr(config, name) is True]
     if config.mixed_precision == "fp16":
-        message = "must be bf16 or no, which need no loss scale (shard_weights is on)."
+        message = "must be bf16 or no, which need no loss scaling (shard_weights is on)."
         problems.append(FieldProblem("mixed_precision", message))
     return problems
 
@@ -133,7 +137,11 @@ def _lora_problems(config: "TrainingConfig") -> list[FieldProblem]:
     if config.method != "lora":
         return []
     file = config.initial_lora
-    lost = [FieldProblem("initial_lora", "is no file here.")] if file is not None and not Path(file).is_file() else []
+    lost = (
+        [FieldProblem("initial_lora", "is not a file on this machine.")]
+        if file is not None and not Path(file).is_file()
+        else []
+    )
     wrong = {
         "update_in_backward": (config.update_in_backward is True, "off: a LoRA's gradients take little memory"),
         "weight_precision": (config.weight_precision != "fp32", "fp32: a LoRA's own weights take little memory"),

@@ -79,13 +79,15 @@ def concept_problems(concept: Concept) -> list[FieldProblem]:
         if text is not None:
             problems += text_problems(field.name, text, is_name=field.name.endswith("_dir"))
     if not concept.instance_prompt.strip():
-        problems.append(FieldProblem("instance_prompt", "is empty: write the words that will name the subject."))
+        problems.append(
+            FieldProblem("instance_prompt", "is empty: write a prompt with the identifier, such as photo of zwx dog.")
+        )
     # One that holds pictures is only read.
     class_dir = concept.class_data_dir
     if class_dir is not None and not is_folder(class_dir) and (problem := place_problem(Path(class_dir))):
         problems.append(FieldProblem("class_data_dir", problem))
     if not is_folder(concept.instance_data_dir):
-        message = f"{as_written(concept.instance_data_dir)} is no folder: name the one that holds the photos."
+        message = f"{as_written(concept.instance_data_dir)} is not a folder: give the folder with the photos."
         problems.append(FieldProblem("instance_data_dir", message))
     return problems
 
@@ -105,14 +107,14 @@ def class_folder_problems(concepts: Sequence[Concept]) -> list[FieldProblem]:
         folder, prompt = _resolved(concept.class_data_dir), " ".join((concept.class_prompt or "").split())
         if folder in photos:
             message = (
-                f"{as_written(concept.class_data_dir)} is the folder of the photos {as_written(photos[folder])}: class "
-                "images would be trained as the subject. Name another folder, or none."
+                f"{as_written(concept.class_data_dir)} also holds the photos of the subject: class images would be "
+                "trained as the subject. Choose another folder, or none."
             )
             problems.append(FieldProblem("class_data_dir", message))
         elif prompts.setdefault(folder, prompt) != prompt:
             message = (
                 f"{as_written(concept.class_data_dir)} is used for {as_written(prompts[folder])} and for "
-                f"{as_written(prompt)}: each class prompt needs a folder of its own."
+                f"{as_written(prompt)}: each class prompt needs its own folder."
             )
             problems.append(FieldProblem("class_data_dir", message))
     return problems

@@ -81,7 +81,7 @@ def _conflicts(config: TrainingConfig) -> Iterator[tuple[str, str]]:
     if config.lr_scheduler == "constant" and config.lr_warmup_steps:
         yield "lr_warmup_steps", "has no effect: the constant schedule has no warm-up, constant_with_warmup has."
     if config.method == "lora" and config.use_8bit_adam:
-        yield "use_8bit_adam", "has no effect: a LoRA's moments take little memory, and stay in 32 bits."
+        yield "use_8bit_adam", "has no effect: a LoRA's optimizer state is small and stays in 32 bits."
     if config.not_cache_latents:
         yield "num_crop_variants", "has no effect: not_cache_latents makes a new crop for each step."
     if config.save_sample_negative_prompt and config.save_sample_prompt and config.save_guidance_scale <= 1:
@@ -90,9 +90,9 @@ def _conflicts(config: TrainingConfig) -> Iterator[tuple[str, str]]:
         yield "save_min_steps", f"has no effect: the first save is at step {config.save_interval} (save_interval)."
     base = config.pretrained_model_name_or_path
     if config.revision and (base == STARTER or Path(base).exists()):
-        yield "revision", "has no effect: the base model is on this machine, and revisions are those of the Hub."
+        yield "revision", "has no effect: the base model is on this machine; revisions exist only on the Hub."
     if config.variant and (base == STARTER or Path(base).is_file()):
-        yield "variant", "has no effect: this base model has no variants of its files."
+        yield "variant", "has no effect: this base model has no file variants."
     if importlib.util.find_spec("tensorboard") is None:
         yield "logging_dir", "has no effect: TensorBoard is not installed."
 

@@ -108,7 +108,7 @@ def unknown_fields(config_type: type, values: Mapping[str, Any]) -> list[FieldPr
     """Return a problem for every name that is no field of the settings class."""
     known = {field.name for field in dataclasses.fields(config_type)}
     return [
-        FieldProblem(as_written(name).strip('"'), "is no setting of this version.")
+        FieldProblem(as_written(name).strip('"'), "is not a setting of this version.")
         for name in values
         if name not in known
     ]

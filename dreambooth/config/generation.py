@@ -41,22 +41,20 @@ class GenerationConfig:
     negative_prompt: str = setting("", "What the pictures should not show.", "samples")
     num_images_per_prompt: int = setting(4, "How many pictures.", "samples", unit="pictures", low=1, high=64)
     num_inference_steps: int = setting(24, "Denoising steps.", "samples", unit="steps", low=1, high=1000)
-    guidance_scale: float = setting(7.5, "How closely the prompt is followed.", "samples", low=0, high=50)
+    guidance_scale: float = setting(7.5, "How closely the pictures follow the prompt.", "samples", low=0, high=50)
     height: int | None = setting(
-        None, "Height; the model's native size when left out.", "samples", unit="px", low=16, high=2048
+        None, "Height; default: the model's native size.", "samples", unit="px", low=16, high=2048
     )
     width: int | None = setting(
-        None, "Width; the model's native size when left out.", "samples", unit="px", low=16, high=2048
+        None, "Width; default: the model's native size.", "samples", unit="px", low=16, high=2048
     )
     seed: int | None = setting(
-        None, "The same seed gives the same pictures; drawn and recorded when left out.", "samples",
+        None, "The same seed gives the same pictures; default: a random one, which is recorded.", "samples",
         low=0, high=2**63 - 1,
     )  # fmt: skip
-    sampler: Sampler = setting(
-        "DDIM", "The way from noise to the picture; DPM++ needs fewer steps, Euler a varies more.", "samples"
-    )
+    sampler: Sampler = setting("DDIM", "Method of denoising; DPM++ needs fewer steps, Euler a varies more.", "samples")
     unet_strength: float = setting(
-        1.0, "How much of what the UNet learned counts: 0 is the base, below 1 weakens an overdone training.",
+        1.0, "Strength of what the UNet learned: 0 is the base model; below 1 weakens an overtrained model.",
         "samples", low=0, high=2,
     )  # fmt: skip
     text_encoder_strength: float = setting(

@@ -24,7 +24,7 @@ def text_problems(name: str, text: str, *, is_name: bool) -> list[FieldProblem]:
     allowed = "" if is_name else "\n\r\t"
     # Control characters and halves of characters: no file, log or tokenizer takes them all.
     if any(unicodedata.category(character) in ("Cc", "Cs") and character not in allowed for character in text):
-        return [FieldProblem(name, "has control characters or broken ones: write it again by hand.")]
+        return [FieldProblem(name, "contains control or invalid characters: type it again.")]
     if is_name and any(len(part.encode()) > MAX_FILE_NAME_BYTES for part in re.split(r"[/\\]", text)):
         return [FieldProblem(name, f"has a part of more than {MAX_FILE_NAME_BYTES} bytes: no file has such a name.")]
     return []
@@ -43,7 +43,7 @@ def run_path_problem(name: str, text: str) -> list[FieldProblem]:
     """Return what is wrong with a folder that has to lie in the run's."""
     path = PurePath(text)
     if path.is_absolute() or ".." in path.parts:
-        return [FieldProblem(name, "leads out of the run's folder: it must be a name such as logs.")]
+        return [FieldProblem(name, "points outside the run's folder: it must be a name such as logs.")]
     return []
 
 
@@ -63,7 +63,7 @@ def token_problem(text: str) -> str:
     if text[:1] in ("'", '"') or text[-1:] in ("'", '"'):
         return "has quotation marks around it: remove them."
     if "#" in text:
-        return "has a comment behind it: give the token alone."
+        return "is followed by a comment: give the token alone."
     return "" if TOKEN.fullmatch(text) else "has a space or a character that no token has: copy it again."
 
 
@@ -98,7 +98,7 @@ def _place_problem(path: Path, *, is_folder: bool) -> str:
         return f'is a folder ("{path}"): name a file.'
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not there.is_dir() and there != path:
-        return f'lies below "{there}", which is a file: choose another place.'
+        return f'is inside "{there}", which is a file: choose another place.'
     if not os.access(there, os.W_OK):
         return f'cannot be written: "{there}" is read-only, or belongs to another user.'
     return ""

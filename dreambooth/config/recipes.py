@@ -42,7 +42,7 @@ def rate_warning(config: TrainingConfig, card_recipes: Mapping[str, Mapping[str,
     if low <= rate <= high:
         return ""
     (other,) = OUTCOMES.keys() - {config.method}
-    outcome = "the model may break" if rate > high else "it will hardly learn"
+    outcome = "the model may break" if rate > high else "it will learn very little"
     text = f'"learning_rate" is {rate:g}, and {OUTCOMES[config.method]} of this base usually has {low:g} to {high:g}'
     others_low, others_high = USUAL_RATES[other]
     hint = f" It may be a rate for {OUTCOMES[other]}." if others_low <= rate <= others_high else ""

@@ -138,7 +138,7 @@ def test_several_concepts_from_a_file(photos: Path, tmp_path: Path) -> None:
 
 
 def test_a_token_on_the_command_line_is_refused(concept_flags: list[str]) -> None:
-    with pytest.raises(ConfigError, match="process lists"):
+    with pytest.raises(ConfigError, match="process list"):
         config_of(*concept_flags, "--hub_token", "hf_secret")
 
 
@@ -191,7 +191,7 @@ def test_an_interrupted_training_saves_and_says_so(
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 0, error
-    assert "a step that is under way is finished and saved first" in error
+    assert "Stopping after the current step, which is saved" in error
     assert "Stopped and saved" in out + error
     assert json.loads((run / ".run" / "state.json").read_text())["status"] == "stopped"
     assert any(entry.name.isdecimal() for entry in run.iterdir())

@@ -209,7 +209,7 @@ def test_the_text_encoders_part_is_there_or_told_of(
         (["dog.safetensors", "--as", "lora", "--rank", "0"], "rank: is 0: it must be 1 to 320"),
         (["dog.safetensors", "--as", "lora", "--max_mb", "0.01"], "No LoRA is that small"),
         (["dog.safetensors", "--as", "lora", "--max_error", "0.001"], "No LoRA of these targets is that close"),
-        (["dog.safetensors", "--rank", "8"], "is a setting of --as lora only"),
+        (["dog.safetensors", "--rank", "8"], "applies only with --as lora"),
         (["dog.safetensors", "--as", "lora", "--base", "starter"], "is not of the base that its settings name"),
     ],
 )

@@ -240,8 +240,8 @@ def test_a_disk_without_room_is_told_before_it_is_written(
     [
         (["dog.ckpt"], "write a whole model with --as checkpoint"),
         (["a dog.safetensors"], "It is the word in prompts"),
-        (["dog.safetensors", "--lora_targets", "attention"], "choose a --rank to write another LoRA"),
-        (["dog.safetensors", "--as", "checkpoint", "--rank", "2"], "is a setting of --as lora only"),
+        (["dog.safetensors", "--lora_targets", "attention"], "add --rank to write another LoRA"),
+        (["dog.safetensors", "--as", "checkpoint", "--rank", "2"], "applies only with --as lora"),
         (["dog.safetensors", "--unet_strength", "3"], "it must be 0 to 2"),
     ],
 )

@@ -65,7 +65,7 @@ FOLDERS = ("train", "preflight", "generate", "compare", "evaluate")
 def test_no_command_writes_to_a_place_that_cannot_be_written(
     command: str, commands: dict[str, list[str]], file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {file / "below" / "out.zip": f'lies below "{file}", which is a file'}
+    places = {file / "below" / "out.zip": f'is inside "{file}", which is a file'}
     places |= {file: "is a file"} if command in FOLDERS else {file.parent: "is a folder"}
     if READ_ONLY is not None:  # containers have such a mount, as a rule
         places[READ_ONLY / "out.safetensors"] = f'cannot be written: "{READ_ONLY}" is read-only'

@@ -20,8 +20,8 @@ from dreambooth.runs import start_notices
 @pytest.mark.parametrize(
     ("method", "rate", "base", "words"),
     [
-        ("lora", 1e-6, "", "a LoRA of this base usually has 2e-05 to 0.001: it will hardly learn. It may be a rate for "
-         "a full fine-tuning."),
+        ("lora", 1e-6, "", "a LoRA of this base usually has 2e-05 to 0.001: it will learn very little. It may be a "
+         "rate for a full fine-tuning."),
         ("full", 1e-4, "", "a full fine-tuning of this base usually has 1e-07 to 2e-05: the model may break. It may be "
          "a rate for a LoRA."),
         ("lora", 1e-4, "", ""),
@@ -30,7 +30,7 @@ from dreambooth.runs import start_notices
         ("full", 4e-4, "starter", ""),
         ("lora", 2e-3, "starter", ""),
         ("lora", 1e-4, "starter", "a LoRA of this base usually has 0.0003 to 0.03"),
-        ("full", 1e-6, "starter", "it will hardly learn"),
+        ("full", 1e-6, "starter", "it will learn very little"),
     ],
 )  # fmt: skip
 def test_a_rate_is_judged_by_the_method_and_the_bases_card(

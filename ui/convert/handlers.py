@@ -304,7 +304,7 @@ class Handlers:
             target = self._services.workspace.exports_dir / f"{stem}.safetensors"
             file, _ = self._weights_file(folder, target, progress)
         self._services.jobs.report_for_card(
-            folder, lambda done, total: progress((done, total), "Pictures of other things, for the card"),
+            folder, lambda done, total: progress((done, total), "Pictures of other prompts, for the model card"),
             offered_base(self._services, base) or None,
         )  # fmt: skip
         token = self._services.settings.token
