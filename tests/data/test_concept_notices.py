@@ -37,7 +37,7 @@ def spelled(folder: Path, how: str) -> str:
 @pytest.mark.parametrize("how", ["same", "relative", "roundabout", "linked"])
 def test_class_images_among_the_photos_are_refused(photos: Path, how: str) -> None:
     concept = Concept("photo of zwx dog", str(photos), "photo of dog", spelled(photos, how))
-    with pytest.raises(ConfigError, match="class_data_dir.*is the folder of the photos"):
+    with pytest.raises(ConfigError, match="class_data_dir.*also holds the photos of the subject"):
         TrainingConfig(concepts=(concept,), with_prior_preservation=True).checked()
     # Without class images nothing is made or read there.
     TrainingConfig(concepts=(concept,), with_prior_preservation=False).checked()
@@ -49,7 +49,7 @@ def test_class_images_among_the_photos_of_another_concept_are_refused(photos: Pa
         Concept("photo of zwx dog", str(photos), "photo of dog"),
         Concept("photo of qrs cup", str(cups), "photo of cup", str(photos)),
     )
-    with pytest.raises(ConfigError, match="is the folder of the photos"):
+    with pytest.raises(ConfigError, match="also holds the photos of the subject"):
         TrainingConfig(concepts=concepts, with_prior_preservation=True).checked()
 
 
@@ -64,7 +64,7 @@ def test_every_command_refuses_one_class_folder_for_two_classes_or_for_the_photo
     ]
     arguments = ["--with_prior_preservation", "--output_dir", str(tmp_path / "run")]
     if route == "flags":
-        reason = "is the folder of the photos"
+        reason = "also holds the photos of the subject"
         words = {**concepts[0], "class_data_dir": str(photos)}
         arguments += [part for name, value in words.items() for part in (f"--{name}", value)]
     else:

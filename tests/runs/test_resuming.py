@@ -90,7 +90,7 @@ def test_class_images_are_not_made_among_the_photos_of_a_resumed_run(
     killed_run(monkeypatch, [*own, "--output_dir", str(run.path)])
     there = sorted(photos.iterdir())
     assert resumed(run, "--class_data_dir", str(photos)) == 1
-    assert "is the folder of the photos" in capsys.readouterr().err
+    assert "also holds the photos of the subject" in capsys.readouterr().err
     assert resumed(run, "--class_data_dir", str(there[0])) == 1
     assert f'class_data_dir: is a file ("{there[0]}")' in capsys.readouterr().err
     assert sorted(photos.iterdir()) == there
