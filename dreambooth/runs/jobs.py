@@ -120,9 +120,7 @@ class Jobs:
             with contextlib.ExitStack() as undone:
                 undone.enter_context(job.place).enter_context(held_lock(run.line_path))
                 if is_locked(run.lock_path):
-                    raise RunFolderError(
-                        f"{name} is at work.", "Another process is using it.", "Wait until it ends, or stop it there."
-                    )
+                    raise RunFolderError(f"{name} is running.", "Another process is using it.", "Stop it there first.")
                 self._append(job)
                 undone.pop_all()
 
