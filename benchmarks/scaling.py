@@ -111,7 +111,7 @@ def measure(config: TrainingConfig, answer: Any) -> None:
 def table(found: list[dict[str, Any]]) -> str:
     """Return the sizes and their cost as Markdown."""
     lines = [
-        "| batch (with as many class pictures) | px | photos a concept | concepts | s/step | examples/s | data "
+        "| batch (with as many class images) | px | photos a concept | concepts | s/step | examples/s | data "
         "| memory, MiB | before, s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]

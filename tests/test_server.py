@@ -264,7 +264,7 @@ def test_a_training_that_hangs_is_said_to_within_a_minute(
         patch.setattr("time.time", lambda: now_s)
         view = jobs.view(name)
         assert view.status == "running"
-        assert "Not responding: nothing heard from it for 58 s" in status_card(view)
+        assert "Not responding: no sign of life for 58 s" in status_card(view)
         assert "start it again and resume" in status_card(view)
         assert jobs.view(after).status == "queued", "no second run beside it"
     let_go.set()

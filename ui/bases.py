@@ -66,7 +66,7 @@ def lora_bases(services: Services) -> list[tuple[str, str]]:
     """Return what a LoRA can be added to: its own base first, then all other models that are not saved steps."""
     runs = str(services.workspace.runs_dir)
     bases = [(label, value) for label, value in services.jobs.models() if not value.startswith(runs)]
-    return [("The one that it was trained from", ""), *bases]
+    return [("The one it was trained on", ""), *bases]
 
 
 def missing_base_field(name: str) -> gr.Dropdown:

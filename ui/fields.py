@@ -21,7 +21,7 @@ NOT_IN_THE_FORM = ("pretrained_model_name_or_path", "output_dir", "logging_dir")
 GROUP_TITLES = {
     "model": "Model files",
     "photos": "Photos",
-    "prior": "Class pictures",
+    "prior": "Class images",
     "training": "Training",
     "optimizer": "Optimizer",
     "memory": "Memory and precision",

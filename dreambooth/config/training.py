@@ -68,7 +68,7 @@ class TrainingConfig:
         "model",
     )  # fmt: skip
     initial_lora: str | None = setting(
-        None, "A LoRA file that the training goes on from; its optimizer starts anew.", "model", in_identity=False,
+        None, "A LoRA file to continue from; the optimizer starts from scratch.", "model", in_identity=False,
         method="lora",
     )  # fmt: skip
     seed: int | None = setting(None, "Random seed; drawn and recorded when left out.", "model", low=0, high=2**63 - 1)
@@ -92,10 +92,10 @@ class TrainingConfig:
         False, "Train on pictures of the class as well, so that the rest of the class is not forgotten.", "prior"
     )
     prior_loss_weight: float = setting(
-        1.0, "How much the class pictures count against the photos.", "prior", low=0, high=100, only_with=WITH_PRIOR
+        1.0, "How much the class images count against the photos.", "prior", low=0, high=100, only_with=WITH_PRIOR
     )
     num_class_images: int = setting(
-        100, "Class pictures per concept; missing ones are generated.", "prior", unit="pictures", low=1, high=10_000,
+        100, "Class images per concept; missing ones are generated.", "prior", unit="pictures", low=1, high=10_000,
         only_with=WITH_PRIOR,
     )  # fmt: skip
     class_guidance_scale: float = setting(
@@ -107,11 +107,11 @@ class TrainingConfig:
         only_with=WITH_PRIOR,
     )  # fmt: skip
     keep_class_latents: bool = setting(
-        False, "Train on generated class pictures as the sampler left them, not decoded and encoded again.", "prior",
+        False, "Train on generated class images as the sampler left them, not decoded and encoded again.", "prior",
         only_with=WITH_PRIOR,
     )  # fmt: skip
     sample_batch_size: int = setting(
-        4, "Class pictures generated at a time.", "prior", unit="pictures", low=1, high=64, only_with=WITH_PRIOR
+        4, "Class images generated at a time.", "prior", unit="pictures", low=1, high=64, only_with=WITH_PRIOR
     )
 
     lora_rank: int = setting(
@@ -132,7 +132,7 @@ class TrainingConfig:
         only_with=WITH_TEXT_ENCODER,
     )  # fmt: skip
     train_batch_size: int = setting(
-        4, "Photos per micro-batch; with prior preservation as many class pictures come on top.", "training",
+        4, "Photos per micro-batch; with prior preservation as many class images come on top.", "training",
         unit="photos", low=1, high=64,
     )  # fmt: skip
     snr_gamma: float | None = setting(
@@ -161,7 +161,7 @@ class TrainingConfig:
         only_with=WITH_SAMPLES,
     )  # fmt: skip
     num_train_epochs: int = setting(
-        1, "Passes over the larger of photos and class pictures; max_train_steps overrides it.", "training",
+        1, "Passes over the larger of photos and class images; max_train_steps overrides it.", "training",
         unit="passes", low=1, high=100_000,
     )  # fmt: skip
     max_train_steps: int | None = setting(
@@ -239,7 +239,7 @@ class TrainingConfig:
         7.5, "Guidance scale of the sample pictures.", "samples", low=0, high=50, only_with=WITH_SAMPLES
     )
     save_infer_steps: int = setting(
-        20, "Denoising steps of samples and class pictures.", "samples", unit="steps", low=1, high=1000,
+        20, "Denoising steps of samples and class images.", "samples", unit="steps", low=1, high=1000,
         only_with=(*WITH_SAMPLES, *WITH_PRIOR),
     )  # fmt: skip
 

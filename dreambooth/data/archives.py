@@ -58,7 +58,7 @@ def unpack_photos(archive: Path, folder: Path) -> PhotoFolder:
     the archive is damaged, breaks a limit, or holds no readable photo.
     """
     if not archive.is_file():
-        raise PhotoError(f"{shown(archive)} is no file.", "An archive of photos is one .zip file.", "Check its name.")
+        raise PhotoError(f"{shown(archive)} is not a file.", "Photos can be given as one .zip file.", "Check its name.")
     num_bytes = archive.stat().st_size
     if num_bytes > MAX_ARCHIVE_BYTES:
         raise _refusal(archive, f"it has {num_bytes / 1024**3:.1f} GiB and at most 1 GiB is read")
@@ -202,7 +202,9 @@ def _unpacked(
 ) -> tuple[list[str], list[tuple[Path, str]]]:
     """Fill `folder` and return the stored photos' names and what was skipped with the reason."""
     photos = [entry for entry in entries if _is_photo(entry)]
-    skipped = [(Path(entry.filename), "is no photo") for entry in entries if not (_is_photo(entry) or _silent(entry))]
+    skipped = [
+        (Path(entry.filename), "is not a photo") for entry in entries if not (_is_photo(entry) or _silent(entry))
+    ]
     stored: dict[str, Path] = {}
     stored_bytes = 0
     for number, entry in enumerate(photos, 1):

@@ -50,7 +50,7 @@ def ensure_class_images(
     notice: Callable[[str], None] | None = None,
     keep_latents: bool = False,
 ) -> list[Path]:
-    """Return the first `num_class_images` readable class pictures, in natural order, fewer only when stopped.
+    """Return the first `num_class_images` readable class images, in natural order, fewer only when stopped.
 
     A `class_data_dir` of the user's is filled up with PNGs: nothing of the user's is replaced or deleted, and only
     readable pictures count. Without one, the pictures lie in a folder of `cache_dir` that belongs to everything they
@@ -198,7 +198,7 @@ def _make(
 
 
 def kept_latents(picture: Path) -> "Tensor | None":
-    """Return what the sampler left for this class picture, (channels, height / 8, width / 8) fp32, scaled.
+    """Return what the sampler left for this class image, (channels, height / 8, width / 8) fp32, scaled.
 
     None for a picture that was not generated with its latents, or is another by now.
     """

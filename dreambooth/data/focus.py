@@ -68,7 +68,7 @@ class Focus:
         right = all(isinstance(number, int | float) and abs(number) <= MAX_ZOOM for number in numbers)
         if not right or not (0 <= self.x <= 1 and 0 <= self.y <= 1 and 1 <= self.zoom <= MAX_ZOOM):
             raise PhotoError(
-                "That is no place in a photo.", f"x and y lie in 0 to 1, zoom in 1 to {MAX_ZOOM:g}.",
+                "That is not a place in a photo.", f"x and y must be 0 to 1, zoom 1 to {MAX_ZOOM:g}.",
                 "Move the square again.",
             )  # fmt: skip
         return Focus(float(self.x), float(self.y), float(self.zoom))
@@ -98,7 +98,7 @@ def parse_focus(text: str) -> dict[str, Focus]:
     try:
         values = json.loads(text)
         if not isinstance(values, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         return {str(name): _parsed(value) for name, value in values.items()}
     except (ValueError, RecursionError) as error:
         raise PhotoError("The squares cannot be read.", str(error)[:200]) from None

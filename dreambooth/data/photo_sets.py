@@ -1,7 +1,7 @@
 """The photos of one subject and the words for it, as the page keeps them: a folder under the data folder's datasets.
 
 Beside the photos lie their squares (`focus.json`), their captions (`<photo>.txt`), what is known of them
-(`photos.json`), the words (`words.json`) and the sets trained together with this one (`together.json`). Class pictures
+(`photos.json`), the words (`words.json`) and the sets trained together with this one (`together.json`). Class images
 of the user's own lie in a folder of the same name that ends in `.class`.
 """
 
@@ -291,22 +291,22 @@ class PhotoSet:
         """Return the name the user knows the photo by."""
         return str(read_records(self.folder).get(name, {}).get("name") or name)
 
-    # Class pictures --------------------------------------------------------------------------------------------------
+    # Class images --------------------------------------------------------------------------------------------------
 
     @property
     def class_folder(self) -> Path:
-        """Return where class pictures of the user's own lie."""
+        """Return where class images of the user's own lie."""
         return self.folder.with_name(self.folder.name + CLASS_SUFFIX)
 
     def class_pictures(self) -> list[Path]:
-        """Return the class pictures of the user's own, and those a training added to them."""
+        """Return the class images of the user's own, and those a training added to them."""
         try:
             return find_photos(self.class_folder).photos
         except PhotoError:
             return []
 
     def add_class_pictures(self, files: Iterable[Path]) -> list[Line]:
-        """Take class pictures of the user's own in."""
+        """Take class images of the user's own in."""
         report = []
         for file in files:
             try:
@@ -317,7 +317,7 @@ class PhotoSet:
         return report
 
     def remove_class_pictures(self) -> list[Path]:
-        """Delete the class pictures of the user's own; returns them."""
+        """Delete the class images of the user's own; returns them."""
         pictures = self.class_pictures()
         if self.class_folder.is_dir():
             remove_folder(self.class_folder)

@@ -87,7 +87,7 @@ def _decode(path: Path, reader: int) -> Photo:
 def find_photos(folder: Path, reader: int = PHOTO_READER) -> PhotoFolder:
     """Return the folder's photos in natural order of their names, undecoded; raises PhotoError when there are none."""
     if not folder.is_dir():
-        raise PhotoError(f"{folder} is no folder.", "Photos are read from a folder.", "Check its name.")
+        raise PhotoError(f"{folder} is not a folder.", "Photos are read from a folder.", "Check its name.")
     files = in_natural_order(folder.iterdir(), lambda path: path.name) if reader >= 2 else _as_listed(folder)
     photos = [path for path in files if _is_photo_name(path) and (reader >= 2 or path.suffix.lower() != ".avif")]
     others = [path for path in files if path not in photos and not _is_silent(path)]
@@ -265,7 +265,7 @@ def _unreadable(path: Path, error: Exception) -> PhotoError:
         why = "Its content is none of JPEG, PNG, WebP, AVIF or HEIC."
     else:
         why = f"It is damaged or incomplete ({printable(' '.join(str(error).split()))[:200]})."
-    return PhotoError(f"{shown(path)} is no readable photo.", why, "Copy or upload it again, or save it as a JPEG.")
+    return PhotoError(f"{shown(path)} is not a readable photo.", why, "Copy or upload it again, or save it as a JPEG.")
 
 
 def _check_png(path: Path) -> None:
@@ -362,5 +362,5 @@ def _reason_to_skip(path: Path) -> str:
     if path.is_dir():
         return "is a folder; photos are read from one folder only"
     if not path.is_file():
-        return "is no file but a pipe, a socket or a device"
+        return "is not a file but a pipe, a socket or a device"
     return f"does not end in {_ENDINGS}"

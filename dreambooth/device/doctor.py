@@ -202,7 +202,7 @@ def _judge_cuda(facts: Facts) -> list[Finding]:
     """Say where torch, the driver and the card disagree about CUDA."""
     findings = []
     if facts.torch_problem and facts.packages.get("torch"):
-        findings.append(Finding("bad", f"torch cannot be imported: {facts.torch_problem}", "Install it anew."))
+        findings.append(Finding("bad", f"torch cannot be imported: {facts.torch_problem}", "Install it again."))
     if facts.card is None or facts.torch_problem:
         return findings
     line = install_line()

@@ -33,7 +33,9 @@ def zip_model(model_dir: Path, out_path: Path, on_progress: Callable[[int, int],
     files beside it.
     """
     if saved_step_kind(model_dir) is None:
-        raise ExportError(f'"{model_dir}" is no saved step.', "It holds no model and no LoRA.", "Name a step folder.")
+        raise ExportError(
+            f'"{model_dir}" is not a saved step.', "It contains neither a model nor a LoRA.", "Name a step folder."
+        )
     files: dict[str, Path | bytes] = {file.relative_to(model_dir).as_posix(): file for file in model_files(model_dir)}
     if "args.json" in files:
         files["args.json"] = settings_json(model_dir).encode()

@@ -143,17 +143,17 @@ def _check_name(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except HFValidationError:
         raise ExportError(
-            f"{as_written(repo_id)} is no name of a repository.",
-            "It reads owner/name, each of 1 to 96 of A-Z, a-z, 0-9, - _ and . , with no -- or .. in it, no - or . at "
-            "its ends, and no .git at its end.",
-            "Change it; it is never changed for you.",
+            f"{as_written(repo_id)} is not a repository name.",
+            "Use owner/name. Each part has 1 to 96 characters of A-Z, a-z, 0-9, - _ and . , without -- or .., "
+            "without - or . at either end, and without .git at the end.",
+            "Choose another name; it is never changed for you.",
         ) from None
 
 
 def _checked_single_file(file: Path) -> Path:
     if file.suffix != ".safetensors" or not file.is_file():
         raise ExportError(
-            f"{file.name} cannot be uploaded.", "It is no .safetensors file, or not there.",
+            f"{file.name} cannot be uploaded.", "It is not a .safetensors file, or does not exist.",
             "Convert the model to one, or push without it.",
         )  # fmt: skip
     return file
@@ -162,7 +162,9 @@ def _checked_single_file(file: Path) -> Path:
 def _files(model_dir: Path) -> dict[str, Path | bytes]:
     """Return what is uploaded of a model's folder, by its name in the repository; raises ExportError for a part."""
     if saved_step_kind(model_dir) is None:
-        raise ExportError(f'"{model_dir}" is no saved step.', "It holds no model and no LoRA.", "Name a step folder.")
+        raise ExportError(
+            f'"{model_dir}" is not a saved step.', "It contains neither a model nor a LoRA.", "Name a step folder."
+        )
     found = [file for pattern in (*ALL_SAVED_FILES, "samples/*.png") for file in sorted(model_dir.glob(pattern))]
     named = {file.relative_to(model_dir).as_posix(): file for file in found if file.is_file() and not file.is_symlink()}
     files = {name: _without_places(file) for name, file in named.items() if _is_ours(name)}
@@ -177,7 +179,7 @@ def _files(model_dir: Path) -> dict[str, Path | bytes]:
     ]
     if missing:
         raise ExportError(
-            f"{model_dir} is no complete model.", f"It lacks {', '.join(missing)}.",
+            f"{model_dir} is not a complete model.", f"It lacks {', '.join(missing)}.",
             "Save the model again as .safetensors, or name another step.",
         )  # fmt: skip
     return files

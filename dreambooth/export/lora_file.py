@@ -44,7 +44,7 @@ def refuse_name(path: Path) -> None:
         )  # fmt: skip
     if not FILE_NAME.fullmatch(path.name):
         raise ExportError(
-            f'"{path.name}" is no name for a LoRA.',
+            f'"{path.name}" is not a name for a LoRA.',
             "It is the word in prompts, <lora:NAME:1>: letters, digits, - and _, then .safetensors.",
             "Choose another name.",
         )

@@ -101,7 +101,7 @@ def read_model(model_dir: Path) -> OriginalModel:
     missing = [part.name for part in layout.parts if not (model_dir / part.config_file).exists()]
     if missing:
         raise ExportError(
-            f"{model_dir} is no complete model.",
+            f"{model_dir} is not a complete model.",
             f"It lacks {', '.join(missing)}.",
             "Name a diffusers folder, a run or one of its step folders.",
         )
@@ -136,7 +136,7 @@ def _config(model_dir: Path, part: str, name: str = "config.json") -> dict[str, 
 
 def _no_such_model(model_dir: Path, layout: Layout, why: str) -> ExportError:
     return ExportError(
-        f"{model_dir} is no whole {layout.short_title} model.", why,
+        f"{model_dir} is not a complete {layout.short_title} model.", why,
         "Only text-to-image models of Stable Diffusion can be converted here.",
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """How much memory a run will take at its most, told before it starts and without its weights.
 
 The step is walked unit by unit, forward and backward, as the base's configuration lays it out (`models.shape`); what
-else a run does (class pictures, crops, samples) are phases beside it, and the largest counts. On the CPU the need is
+else a run does (class images, crops, samples) are phases beside it, and the largest counts. On the CPU the need is
 the rise of the process over what it held before loading, with the copy of the weights that a model is written from
 while steps go on; on a GPU what torch's allocator reserves, without the context's own share.
 """
@@ -136,7 +136,7 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind, num_ste
         yield need("half precision", counts.total * FP32 + counts.unet * WIDTH[config.base_precision], 0, 0, 0)
     if config.with_prior_preservation:
         pictures = _inference_values(shape, config.resolution, config.sample_batch_size, constants)
-        yield need("class pictures", counts.total * FP32, 0, 0, pictures * _inference_bytes(kind))
+        yield need("class images", counts.total * FP32, 0, 0, pictures * _inference_bytes(kind))
     if config.teacher_prior:
         examples = max(1, PLACES_AT_ONCE // (config.resolution // 8) ** 2)
         values = _forward_values(shape, config.resolution, examples, constants)

@@ -147,7 +147,7 @@ def memory_notice(config: TrainingConfig, shape: ModelShape, device: Device, num
 
 
 def class_pictures_to_make(workspace: Workspace, config: TrainingConfig) -> int:
-    """Return how many class pictures of the concepts are not there yet, whatever base made those that are."""
+    """Return how many class images of the concepts are not there yet, whatever base made those that are."""
     if not config.with_prior_preservation:
         return 0
     there: dict[str, int] = {}

@@ -37,7 +37,7 @@ def read_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Return the values of a JSON file by name; raises as `read_json` does, and ValueError for all but an object."""
     values = read_json(path, max_bytes)
     if not isinstance(values, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return values
 
 

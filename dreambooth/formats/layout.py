@@ -263,7 +263,7 @@ def _family_of_folder(folder: Path) -> FamilyName:
     configs = folder_configs(folder)
     if configs is None:
         raise BaseModelError(
-            f"{folder} is no diffusers model.",
+            f"{folder} is not a diffusers model.",
             "model_index.json or unet/config.json is missing or damaged.",
             "Name the folder that holds model_index.json.",
         )

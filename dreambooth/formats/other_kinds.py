@@ -38,7 +38,7 @@ def refuse_other_kinds(name: str, shapes: Shapes) -> None:
         raise refusal(name, *found)
     if not is_whole_model(shapes):
         why = f'It holds "{printable(min(shapes))}" and the like.'[:300] if shapes else "It holds no tensors."
-        raise BaseModelError(f"{name} is no complete model in the original layout.", why, BASES)
+        raise BaseModelError(f"{name} is not a complete model in the original layout.", why, BASES)
 
 
 def is_whole_model(names: Container[str]) -> bool:

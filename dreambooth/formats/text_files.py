@@ -46,4 +46,4 @@ def _reason(content: bytes, error: UnicodeDecodeError) -> str:
     if error.encoding.startswith("utf-16"):
         return "Its UTF-16 text is cut short or damaged"
     line = content.count(b"\n", 0, error.start) + 1
-    return f"Line {line} has the byte 0x{content[error.start]:02X}, which is no UTF-8 text"
+    return f"Line {line} has the byte 0x{content[error.start]:02X}, which is not UTF-8 text"

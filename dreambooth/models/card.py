@@ -74,7 +74,7 @@ def card_of(file: Path) -> BaseCard:
     kinds = (type(card.native_px), type(card.is_toy), {type(text) for text in texts})
     if kinds != (int, bool, {str}) or not 16 <= card.native_px <= 4096 or not isinstance(card.step, int | None):
         raise _bad_card(
-            file, "native_px is no size of 16 to 4096, is_toy not true or false, notice, source, licence or strength "
+            file, "native_px is not 16 to 4096, is_toy not true or false, notice, source, licence or strength "
             "no text, or step no number.",
         )  # fmt: skip
     own = {info.name for info in describe(TrainingConfig) if info.group != "model"} - {"logging_dir"}
@@ -84,4 +84,4 @@ def card_of(file: Path) -> BaseCard:
 
 
 def _bad_card(file: Path, why: str) -> BaseModelError:
-    return BaseModelError(f"{file} cannot be used.", why, "Remove or mend it; without one, SD 1.5's recipe is taken.")
+    return BaseModelError(f"{file} cannot be used.", why, "Fix or remove it; without one, SD 1.5's recipe is used.")

@@ -133,7 +133,7 @@ def refuse_wrong_config(file: Path, kind: str) -> None:
     except (OSError, ValueError, RecursionError):
         raise _refused(file, "It is not readable as JSON.") from None
     if not isinstance(values, dict):
-        raise _refused(file, "It is no JSON object with settings.")
+        raise _refused(file, "It is not a JSON object with settings.")
     if wrong := list(_out_of_limits(values, LIMITS[kind])):
         raise _refused(file, " ".join(wrong[:3]))
 

@@ -95,7 +95,7 @@ def _refuse_no_hub_id(name: str, kind: str) -> None:
     if name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith((".safetensors", ".ckpt")):
         raise BaseModelError(
             f'There is no {kind} "{name}".',
-            "It is no file or folder here, and a Hub id reads owner/name.",
+            "It is not a file or folder on this machine; a Hub id has the form owner/name.",
             "Check the spelling, or use `starter`." if kind == "base model" else "Check the spelling.",
         )
 
@@ -130,7 +130,7 @@ def _not_whole(name: str, missing: list[str], *, from_hub: bool) -> BaseModelErr
     what = f"Missing: {', '.join(missing)}."
     if from_hub:
         return BaseModelError(
-            f"{name} is no whole diffusers model.", what,
+            f"{name} is not a complete diffusers model.", what,
             "Choose a base of SD 1.x, 2.x or SDXL; of a repository with one file, download that file and name it.",
         )  # fmt: skip
     why = "HF_HUB_OFFLINE forbids to download them" if is_offline_mode() else "The Hub cannot be reached"
@@ -166,7 +166,7 @@ def _snapshot(
     except errors.HFValidationError:
         raise BaseModelError(
             f"There is no base model {as_written(name)}.",
-            "It is no file or folder here, and no valid Hub id.",
+            "It is neither a file or folder on this machine nor a valid Hub id.",
             "Check the spelling.",
         ) from None
     # ImportError: the package that speaks to a SOCKS proxy is missing.

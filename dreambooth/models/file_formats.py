@@ -95,7 +95,7 @@ def refuse_other_folder(folder: Path) -> None:
     if cached := sorted(folder.glob("models--*--*")):
         repository = cached[0].name.removeprefix("models--").replace("--", "/")
         raise BaseModelError(
-            f'"{folder}" is the cache of the Hub, with {len(cached)} repositories.', "It is no model by itself.",
+            f'"{folder}" is the cache of the Hub, with {len(cached)} repositories.', "It is not a model itself.",
             f'Name one of them, for example "{repository}".',
         )  # fmt: skip
     if any((folder / name).exists() for name in ("config.json", "diffusion_pytorch_model.safetensors")):
@@ -106,7 +106,7 @@ def refuse_other_folder(folder: Path) -> None:
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in (".safetensors", ".ckpt")]
     if len(files) == 1:
         raise BaseModelError(
-            f'"{folder}" is no diffusers model.', f'It holds one file, "{files[0].name}".', f'Name "{files[0]}".'
+            f'"{folder}" is not a diffusers model.', f'It holds one file, "{files[0].name}".', f'Name "{files[0]}".'
         )
 
 

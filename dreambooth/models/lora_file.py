@@ -73,7 +73,7 @@ def read_lora(path: Path) -> LoraFile:
         try:
             alpha = float(tensors["alpha"]) if "alpha" in tensors else settings.alpha(first[name], len(down))
         except (ValueError, TypeError, AttributeError, RuntimeError, re.error):
-            raise _damaged(path, f"The alpha of {name} is no number.") from None
+            raise _damaged(path, f"The alpha of {name} is not a number.") from None
         factors[name] = Factors(up * ((len(down) if alpha is None else alpha) / len(down)), down)
         alphas[name] = alpha
     _refuse_not_finite(path, factors)

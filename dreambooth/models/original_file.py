@@ -22,7 +22,7 @@ def parts_of_file(path: Path) -> FileParts:
         return file_reader(layout)(weights, file_metadata(path), layout)
     except (KeyError, IndexError, RuntimeError) as error:
         raise BaseModelError(
-            f"{path.name} is no complete Stable Diffusion model.",
+            f"{path.name} is not a complete Stable Diffusion model.",
             _wrong_tensors(error),
             "Choose a file that has UNet, VAE and text encoder.",
         ) from None

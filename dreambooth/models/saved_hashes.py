@@ -20,7 +20,7 @@ def write_hashes(run: RunFolder, step: int, folder: Path) -> None:
 
 
 def known_hashes(folder: Path) -> dict[str, str]:
-    """Return the hashes by name below the folder; none for what is no saved step of ours, or one of an old version."""
+    """Return the hashes by name below the folder; none for a folder that is not a saved step, or an old one."""
     place = folder.absolute()
     if not STEP_NAME.fullmatch(place.name):
         return {}

@@ -72,7 +72,7 @@ def _tensors_in(path: Path, loaded: Any) -> "dict[str, Tensor]":
     found = {name: value for name, value in weights.items() if isinstance(name, str) and torch.is_tensor(value)}
     if found:
         return found
-    what = f'"{path.name}" is no complete model.'
+    what = f'"{path.name}" is not a complete model.'
     for name, inner in weights.items():
         if isinstance(inner, dict) and any(map(torch.is_tensor, inner.values())):
             place = "".join(f'["{one}"]' for one in (["state_dict", name] if has_state_dict else [name]))

@@ -83,7 +83,7 @@ def picture_grid(rows: Mapping[str, Sequence[Path | None]]) -> "Image.Image":
 
 def step_label(step: int) -> str:
     """Return what stands beside a step's row."""
-    return f"step {step}" if step else "step 0\nuntaught"
+    return f"step {step}" if step else "step 0\nbase model"
 
 
 def _scale(width_px: int, height_px: int) -> float:

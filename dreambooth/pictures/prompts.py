@@ -64,7 +64,7 @@ def literal_notice(*prompts: str) -> str:
     shown = ", ".join(f'"{part}"' for part in found[:3]) + (" and more" if len(found) > 3 else "")
     return (
         f"The prompt is read literally: {shown} {'has' if len(found) == 1 else 'have'} no special meaning here. "
-        "Remove what is no description of the picture."
+        "Remove everything that does not describe the picture."
     )
 
 

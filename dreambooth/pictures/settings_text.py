@@ -104,13 +104,15 @@ def text_of_picture(path: Path) -> str:
     # What PIL raises for files that are none of the kinds it reads, damaged, or made to burst.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise DreamBoothError(
-            f"{path.name} cannot be read.", "It is no picture, or damaged.", "Choose a PNG that this page made."
+            f"{path.name} cannot be read.",
+            "It is not a picture, or it is damaged.",
+            "Choose a PNG that this page made.",
         ) from None
     if not isinstance(text, str) or not text.strip():
         raise DreamBoothError(
-            f"{path.name} holds no recipe.",
-            "Pictures that were saved again, as JPEG or by a messenger, have lost it.",
-            "Choose the file as it was downloaded here.",
+            f"{path.name} contains no picture settings.",
+            "Pictures that were saved again, as JPEG or by a messenger app, lose them.",
+            "Choose the original file.",
         )
     return text[:MAX_TEXT]
 
@@ -120,7 +122,9 @@ def read_recipe(text: str) -> Recipe:
     lines = text.replace("\r\n", "\n").split("\n")
     place = next((number for number in reversed(range(len(lines))) if SETTINGS_LINE.match(lines[number])), None)
     if place is None:
-        raise DreamBoothError("That text is no recipe.", "It has no line that begins with `Steps:`.", "")
+        raise DreamBoothError(
+            "That text contains no picture settings.", "It has no line that begins with `Steps:`.", ""
+        )
     # Of two settings of one name the first counts: in older pictures the model's name stands unquoted, and last.
     given = {name: _unquoted(value.strip()) for name, value in reversed(SETTING.findall(lines[place]))}
     words = lines[:place]

@@ -194,7 +194,7 @@ class DriveCopier:
         """Copy, and return whether the Drive was there for it."""
         if lost := lost_drive(self._drive_dir):
             if not self._has_told_loss:
-                only_here = "Finished work lies on this machine only: mount the Drive again, or download it."
+                only_here = "Finished work is on this machine only: mount Google Drive again, or download it."
                 self._report(Notice(f"{lost} {only_here}", "warning"))
             self._has_told_loss = True
             return False

@@ -58,7 +58,7 @@ class RunState:
     seconds_left: float | None = None
     # Whether the time of the saves to come is in it; none was seen before the first.
     saves_in_time: bool = True
-    # How long the class pictures or the photos' crops will still take, while they are made.
+    # How long the class images or the photos' crops will still take, while they are made.
     phase_seconds_left: float | None = None
     owner_pid: int = 0
     heartbeat_s: float = 0.0

@@ -230,7 +230,7 @@ def _doomed_of_run(run: RunFolder, wanted: frozenset[Choice]) -> Iterator[Doomed
 
 
 def _plan_class_images(workspace: Workspace, doomed: list[Doomed], kept: list[str]) -> None:
-    """Add the cache of generated class pictures, without those that a run reads or has to go on with."""
+    """Add the cache of generated class images, without those that a run reads or has to go on with."""
     runs = local_runs(workspace)
     if busy := [run.name for run in runs if is_owned(run)]:
         kept.append(f"Class images stay while {busy[0]} trains.")

@@ -49,7 +49,7 @@ class Workspace:
 
     @property
     def class_images_dir(self) -> Path:
-        """Return the cache of generated class pictures."""
+        """Return the cache of generated class images."""
         return self.room("class_images")
 
     @property

@@ -110,7 +110,7 @@ class Jobs:
             drive = self._workspace.drive_dir
             if drive is not None and run.path.is_relative_to(drive):
                 raise RunFolderError(
-                    f"{name} lies on Google Drive only.", "Its exact state stayed on the machine that trained it.",
+                    f"{name} is on Google Drive only.", "Its exact state is on the machine that trained it.",
                     "Train further from one of its steps: choose it as the base model.",
                 )  # fmt: skip
             if any(job.run.name == name for job in self._line):

@@ -113,7 +113,7 @@ def preflight(
     Of several processes the first alone measures: None in the others, which have nothing to save.
 
     Raises DreamBoothError for what would end the run too. The caller has the time that it takes: a base is loaded, a
-    batch of class pictures made where some are missing, some crops encoded, then a few steps, samples and saves.
+    batch of class images made where some are missing, some crops encoded, then a few steps, samples and saves.
     """
     from dreambooth.training.preparation import prepare
     from dreambooth.training.trainer import Trainer
@@ -164,7 +164,7 @@ def shortened(config: TrainingConfig, run: RunFolder) -> TrainingConfig:
     concept = config.concepts[0]
     num_class_images = min(config.num_class_images, config.sample_batch_size)
     if config.with_prior_preservation and num_photos_in([concept.class_data_dir]) < config.num_class_images:
-        # With few denoising steps they are no class pictures that anyone would want to keep.
+        # With few denoising steps they are no class images that anyone would want to keep.
         concept = dataclasses.replace(concept, class_data_dir=str(run.path / "class"))
     return dataclasses.replace(
         config,
@@ -352,7 +352,7 @@ class _Clock:
         return end_s - times[0] + (num_infer_steps - INFER_STEPS) * denoising_s
 
     def before_s(self, config: TrainingConfig, short: TrainingConfig) -> float:
-        """Return how long the run will prepare itself: load, make class pictures, encode crops."""
+        """Return how long the run will prepare itself: load, make class images, encode crops."""
         class_s = self.pictures_s("class images", config.save_infer_steps) if config.with_prior_preservation else 0.0
         missing = sum(
             max(config.num_class_images - num_photos_in([concept.class_data_dir]), 0) for concept in config.concepts

@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 
 FRESH_CROPS = 2**31  # so many variants that a crop hardly ever comes twice
 GOLDEN_RATIO = 0.6180339887498949
-TEACHER_DRAWS = 8  # noises and timesteps for which the base's word on a class picture is kept, in turn
+TEACHER_DRAWS = 8  # noises and timesteps for which the base's word on a class image is kept, in turn
 
 
 @dataclass(frozen=True)
 class Batch(TensorFields):
-    """The photos of a micro-batch first, then their class pictures.
+    """The photos of a micro-batch first, then their class images.
 
     latents and noise: (batch, channels, height / 8, width / 8) fp32; timesteps: (batch,) int64; captions: one each.
-    teacher: what the base predicts on the class pictures, where that is their target; place_weights: (batch, 1,
+    teacher: what the base predicts on the class images, where that is their target; place_weights: (batch, 1,
     height / 8, width / 8), where the places of a picture count differently; sizes: where each crop comes from.
     """
 
@@ -212,7 +212,7 @@ class BatchMaker:
     def example(self, role: int, k: int) -> Example:
         """Return example k of this role.
 
-        Where a teacher's predictions stand for the noise, a class picture comes with the same few draws in turn.
+        Where a teacher's predictions stand for the noise, a class image comes with the same few draws in turn.
         """
         concepts, pool = self.concepts, self.pool
         if role == INSTANCE:

@@ -104,7 +104,7 @@ def prior_preservation(
     """Return L = L_instance + w L_prior (Ruiz et al. 2023, DreamBooth, arXiv 2208.12242, eq. 2).
 
     The first `num_instance` pictures of the batch are the subject, the rest its class; each part is the mean over its
-    own pictures, so that their numbers may differ. Without class pictures the prior is absent, not zero. Each picture
+    own pictures, so that their numbers may differ. Without class images the prior is absent, not zero. Each picture
     counts by its own weight, where there are any (batch,), and each of its places too (batch, 1, height, width), with
     a mean of 1 in each picture: the masked loss of Avrahami et al. 2023 (Break-A-Scene, arXiv 2305.16311, eq. 1).
     """

@@ -1,4 +1,4 @@
-"""Before the first step: the base loaded, class pictures made, crops encoded, captions tokenized."""
+"""Before the first step: the base loaded, class images made, crops encoded, captions tokenized."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 def prepare(config: TrainingConfig, context: RunContext) -> Materials | None:
     """Return everything the loop reads, on the device; None when stopped on the way.
 
-    Of several processes the first makes the class pictures and the others wait for it.
+    Of several processes the first makes the class images and the others wait for it.
     """
     from accelerate import PartialState
 
@@ -234,7 +234,7 @@ def _query_base(
     planned_steps: int,
     context: RunContext,
 ) -> None:
-    """Have the base predict the targets of class pictures, and where the subjects are, while it is still untrained."""
+    """Have the base predict the targets of class images, and where the subjects are, while it is still untrained."""
     is_stopped = context.controls.stop.is_set
     if config.teacher_prior:
         fill_teacher(
@@ -302,7 +302,7 @@ def alphas_cumprod(base: Base) -> "Tensor":
 
 
 def class_image_folders(config: TrainingConfig, base: Base, context: RunContext) -> list[str | None]:
-    """Return the folder of each concept's class pictures, complete; as the settings name it where none are used."""
+    """Return the folder of each concept's class images, complete; as the settings name it where none are used."""
     if not config.with_prior_preservation:
         return [concept.class_data_dir for concept in config.concepts]
     workspace, manager = context.workspace, context.manager

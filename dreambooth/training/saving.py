@@ -129,7 +129,7 @@ class RunSaver:
         """Raise RunFolderError when the run's folder was removed: what is saved would lie in one without a run."""
         if self._has_records and not self._run.config_path.exists():
             raise RunFolderError(
-                f'The folder "{self._run.path}" is gone.', "It, or its disk, was removed while the run was at work.",
+                f'The folder "{self._run.path}" is gone.', "It, or its disk, was removed while the run was training.",
                 "Start a new run.",
             )  # fmt: skip
 

@@ -1,6 +1,6 @@
-"""The base as its own teacher: what it says of the class pictures, computed once while it is still the base.
+"""The base as its own teacher: what it says of the class images, computed once while it is still the base.
 
-The paper's prior has the model denoise class pictures; the picture's noise is then a noisy word on what the base knew.
+The paper's prior has the model denoise class images; the picture's noise is then a noisy word on what the base knew.
 With a teacher the target is the base's own prediction, as in Li & Hoiem 2016 (Learning without Forgetting, arXiv
 1606.09282, eq. 3, with a squared distance): L_prior = || eps_theta(x_t, c) - eps_base(x_t, c) ||^2, which is 0 at the
 first step and grows with nothing but drift. No second model is held, since the pairs are chosen beforehand: each

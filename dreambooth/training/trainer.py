@@ -221,7 +221,7 @@ class Trainer:
             raise TrainingError(
                 f"The {what} of step {step + 1} became no finite number.",
                 f"{why} Other weights of that step were updated already: the run goes back to its last exact state.",
-                f"{todo} Then start anew, or resume this run from that state.",
+                f"{todo} Then start a new run, or resume this one from that state.",
             )
         self._finish(step)
         raise TrainingError(

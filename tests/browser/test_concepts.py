@@ -81,10 +81,10 @@ def test_from_dropped_photos_to_the_square_that_is_trained(
     assert "blurry" in cards.nth(2).inner_text()
     assert "very dark" in cards.nth(3).inner_text()
     assert "same picture as photo 1" in cards.nth(4).inner_text()
-    visit.until("report", "3 have something to look at")
+    visit.until("report", "3 need attention")
 
     # A finding goes with one click: the dark one is lightened, the second of two removed.
-    cards.nth(3).get_by_role("button", name="Lighten it").click()
+    cards.nth(3).get_by_role("button", name="Brighten").click()
     page.wait_for_function("!document.querySelector('#views [data-code=dark]')")
     cards.nth(4).get_by_role("button", name="Remove photo 5").click()
     visit.until("report", "again.jpg was removed.")
@@ -186,7 +186,7 @@ def test_concepts_class_pictures_and_lists(
 
     visit.unfold("class-box")
     page.locator("#class-photos input[type=file]").first.set_input_files(dropped[:2])
-    visit.until("class-note", "2 class pictures of your own")
+    visit.until("class-note", "2 class images of your own")
     page.locator("#class-views img").nth(1).wait_for()
     visit.fill("class-count", "7")
     visit.new_training()

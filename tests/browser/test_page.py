@@ -126,7 +126,7 @@ def test_files_that_are_no_photos_are_told(browser: "Browser", opened: OpenPage,
     ]
     visit.page.locator("#photos input[type=file]").first.set_input_files([str(path) for path in files])
     report = visit.until("report", "1 photo")
-    assert "note.txt is no readable photo." in report
+    assert "note.txt is not a readable photo." in report
     assert "damaged.heic" in report
     assert "empty.png" in report
     assert "huge.jpg" in report

@@ -65,7 +65,7 @@ def test_an_interrupted_run_is_resumed_by_a_click(browser: "Browser", tmp_path: 
         button = after.page.locator("#resume")
         assert re.fullmatch(f"Resume at step {state}", button.inner_text())
         button.click()
-        after.until("run-message", "The run goes on where it was")
+        after.until("run-message", "The run continues where it stopped")
         after.until("run-status", f"Finished after {NUM_STEPS} steps")
         assert not button.is_visible()
         after.close()

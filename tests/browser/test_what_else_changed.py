@@ -71,7 +71,7 @@ def test_a_click_tells_how_far_it_is_and_then_shows_the_ranked_report_with_its_p
     page.locator("#run-bleed .progress-level", has_text="15.0%").wait_for()
     assert not page.locator("#bleed-picture").is_visible()
     go_on.set()
-    visit.until("run-message", "What else it changed stands beside the scores")
+    visit.until("run-message", "See What else it changed, next to the scores")
     told = visit.until("run-bleed", "(?s)What else it changed.*Step 60")
     assert "scored by pixels" in told
     cells = page.locator("#run-bleed td:nth-child(2)").all_inner_texts()

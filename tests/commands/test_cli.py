@@ -147,7 +147,7 @@ def test_mistakes_are_sentences_and_exit_with_1(capsys: pytest.CaptureFixture[st
     assert main(wrong) == 1
     error = capsys.readouterr().err
     assert "resolution: is 9" in error
-    assert "is no folder" in error
+    assert "is not a folder" in error
     assert "Traceback" not in error
     assert main(["convert"]) == 1
     assert "MODEL_DIR: is missing" in capsys.readouterr().err

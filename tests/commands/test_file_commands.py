@@ -88,5 +88,5 @@ def test_push_needs_a_token_before_anything(
     assert main(["train", *flags, "--output_dir", str(out), "--push_to_hub"]) == 1
     assert "push_to_hub: needs a token" in capsys.readouterr().err
     assert main(["train", *flags, "--output_dir", str(out), "--hub_model_id", "ann/dog"]) == 1
-    assert "hub_model_id: says where to" in capsys.readouterr().err
+    assert "hub_model_id: has no effect without" in capsys.readouterr().err
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""Class pictures are made once, added to what is there, and never take the place of anything."""
+"""Class images are made once, added to what is there, and never take the place of anything."""
 
 import dataclasses
 import json

@@ -67,7 +67,7 @@ def test_class_pictures_come_in_an_order_of_their_own() -> None:
     instance = [instance_pick(5, k, [6], 4) for k in range(60)]
     of_class = [class_pick(5, k, [6], 4) for k in range(60)]
     assert [pick.photo for pick in instance] != [pick.photo for pick in of_class]
-    # Pairs are not fixed for the run: each photo meets more than two class pictures.
+    # Pairs are not fixed for the run: each photo meets more than two class images.
     pairs = {(a.photo, b.photo) for a, b in zip(instance, of_class, strict=True)}
     assert all(len({b for a, b in pairs if a == photo}) > 2 for photo in range(6))
 
@@ -180,7 +180,7 @@ def test_a_concept_is_read_in_natural_order_and_strays_are_told(tmp_path: Path) 
     assert loaded == ConceptPhotos(tuple(CaptionedPhoto(path, "photo of zwx dog") for path in photos), ())
     assert len(told) == 2
     assert "movie.mp4" in told[0]
-    assert "3.png is no readable photo" in told[1]
+    assert "3.png is not a readable photo" in told[1]
 
 
 def test_captions_come_from_either_name_of_text_file(tmp_path: Path) -> None:

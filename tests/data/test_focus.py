@@ -117,7 +117,7 @@ def test_the_file_is_read_or_refused_in_words(tmp_path: Path) -> None:
 
 def test_only_places_in_a_photo_are_kept(tmp_path: Path) -> None:
     for focus in (Focus(-0.1, 0), Focus(0, 1.1), Focus(0, 0, 0.5), Focus(0, 0, 99), Focus(float("nan"), 0)):
-        with pytest.raises(PhotoError, match="no place in a photo"):
+        with pytest.raises(PhotoError, match="not a place in a photo"):
             keep_focus(tmp_path, {"a": focus})
     assert not (tmp_path / FOCUS_FILE).exists()
     keep_focus(tmp_path, {"a": Focus(1, 0)})

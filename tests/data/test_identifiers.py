@@ -51,7 +51,7 @@ def test_a_word_is_judged_by_the_vocabulary(word: str, fine: bool, said: str) ->
 def test_a_known_word_inside_is_named() -> None:
     verdict = judged("zwthe", "cup", Vocabulary({"the</w>": 5, "zw": 700, **{f"f{n}": n for n in range(990)}}, {
         ("z", "w"): 0, ("h", "e</w>"): 1, ("t", "he</w>"): 2}))  # fmt: skip
-    assert verdict.sentence == "The base reads zw + the, and “the” already means something: take another."
+    assert verdict.sentence == "Read as zw, the, and “the” already has a meaning; choose another word."
 
 
 def test_the_class_word_is_no_identifier() -> None:

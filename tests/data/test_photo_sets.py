@@ -271,7 +271,7 @@ def test_the_report_counts_advises_and_escapes() -> None:
     assert "recommended" not in photo_cards.set_report(5, [], {}, "pet")
     assert "No photos yet" in photo_cards.set_report(0, [], {}, "pet")
     found = {"a": [Finding("dark", "x")], "b": [Finding("sideways", "y")]}
-    assert "1 has something to look at" in photo_cards.set_report(5, [], found, "person")
+    assert "1 needs attention" in photo_cards.set_report(5, [], found, "person")
     assert "More than 20" in photo_cards.set_report(21, [], {}, "style")
 
 

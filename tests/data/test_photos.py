@@ -225,7 +225,7 @@ def test_photos_are_found_in_natural_order(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PhotoError, match="is no folder"):
+    with pytest.raises(PhotoError, match="is not a folder"):
         find_photos(tmp_path / "missing")
     (tmp_path / "movie.mp4").touch()
     with pytest.raises(PhotoError, match='"movie.mp4" does not end in .jpg, .png, .webp, .avif or .heic.'):

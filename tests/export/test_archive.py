@@ -62,7 +62,7 @@ def test_samples_by_step(tmp_path: Path) -> None:
 def test_what_cannot_be_packed_is_told_and_leaves_nothing(
     tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ExportError, match="is no saved step"):
+    with pytest.raises(ExportError, match="is not a saved step"):
         zip_model(tmp_path, tmp_path / "model.zip")
     monkeypatch.setattr(disk_room, "free_bytes", lambda path: 10)
     with pytest.raises(ExportError, match="too full"):

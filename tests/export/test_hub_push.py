@@ -311,7 +311,7 @@ def test_each_refusal_has_its_own_sentence_and_changes_nothing(hub: HubStandIn, 
         ("ann/says-418", WRITER, "it was said to ********"),
         ("ann/says-429", WRITER, "asks to wait"),
         ("ann/says-500", WRITER, "is out of order"),
-        *((name, WRITER, "is no name of a repository") for name in (
+        *((name, WRITER, "is not a repository name") for name in (
             "a b", "../x", "ann/", "http://169.254.169.254/x", "ann/x/y", "--x", "ann/\u00fc", "x" * 200, "",
             "ann/x.git", "-x", "a..b",
         )),
@@ -387,7 +387,7 @@ def test_what_is_no_whole_model_is_refused_before_the_hub_is_asked(
     (tmp_path / "x.ckpt").write_bytes(b"pickled")
     assert "x.ckpt cannot be uploaded" in refusal(hub, model, file=tmp_path / "x.ckpt")
     assert "x.safetensors cannot be uploaded" in refusal(hub, model, file=tmp_path / "x.safetensors")
-    assert "is no saved step" in refusal(hub, tmp_path)
+    assert "is not a saved step" in refusal(hub, tmp_path)
     # As the seed's script saved it.
     (model / "unet" / "diffusion_pytorch_model.safetensors").rename(model / "unet" / "diffusion_pytorch_model.bin")
     assert "It lacks the weights of unet" in refusal(hub, model)

@@ -51,7 +51,7 @@ def test_the_fitting_preset_is_chosen_and_the_others_are_greyed_with_the_reason(
     assert forecast.fitting(offered, "recommended") not in ("recommended", "high_speed", "full_precision")
     note = plan_text.preset_note(offered, "leanest")
     assert "#preset label:nth-of-type(2)" in note
-    assert "RTX 3060 has 7.0 GB free, and they need more." in note
+    assert "RTX 3060 has 7.0 GB free." in note
     labels = {value: label for label, value in plan_text.preset_choices(offered)}
     assert labels["recommended"].startswith("Recommended\nneeds ")
     assert labels["recommended"].endswith("GB, 7.0 are free")
@@ -154,7 +154,7 @@ def test_time_is_told_only_where_a_like_run_was_timed_here(workspace: Workspace)
     pace = {"step_s": 0.5, "class_image_step_s": 0.1, "sample_step_s": 0.1, "save_s": 2.0, "loading_s": 10.0}
     write_json(workspace.data_dir / "paces.json", [{"likeness": likeness(config), "pace": pace}])
     told = forecast.forecast(workspace, config, 5, PROCESSOR)
-    # Loading, 600 steps, 50 class pictures of 20 steps, 3 saves; no samples without words.
+    # Loading, 600 steps, 50 class images of 20 steps, 3 saves; no samples without words.
     assert told.seconds == pytest.approx(10 + 300 + 100 + 6)
     assert "about 7 min on this CPU" in plan_text.start_sentence(told)
     named = dataclasses.replace(config, concepts=(Concept("photo of <b>zwx</b> cat", "photos"),))
@@ -183,7 +183,7 @@ def test_class_pictures_that_are_there_are_not_made_again(workspace: Workspace, 
 def test_the_sentence_before_the_start_says_photos_steps_minutes_memory_and_disk(workspace: Workspace) -> None:
     config = forecast.proposed_config(SD15, "recommended", "pet", 5, {}, T4)
     told = plan_text.start_sentence(forecast.forecast(workspace, config, 5, T4))
-    class_pictures = f"{config.num_class_images} class pictures"
+    class_pictures = f"{config.num_class_images} class images"
     for words in (
         "5 photos",
         class_pictures,

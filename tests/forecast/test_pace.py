@@ -69,7 +69,7 @@ def test_too_few_steps_tell_nothing_and_a_resumed_run_counts_its_own_part() -> N
 def test_the_time_a_run_takes_is_made_of_its_parts() -> None:
     pace = measured(EVENTS, CONFIG)
     assert pace is not None
-    # Loading, 4 crops, 40 class pictures of 10 steps, 40 steps, 2 saves, 3 times 2 pictures of 10 steps.
+    # Loading, 4 crops, 40 class images of 10 steps, 40 steps, 2 saves, 3 times 2 pictures of 10 steps.
     assert expected_seconds(pace, CONFIG, 4, 40) == pytest.approx(8 + 4 + 40 + 40 + 14 + 12)
     assert expected_seconds(Pace(1.0), CONFIG, 4, 0) is None, "no save was ever timed"
 

@@ -132,7 +132,7 @@ def test_a_refiners_file_is_refused_as_loading_it_is(tiny_base_folder: Path, tmp
         ({FIRST_CONV: (8, 9, 3, 3)}, "an inpainting model"),
         ({"dog": (1, 768)}, "an embedding"),
         ({"lora_unet_down.weight": (2, 2)}, "a LoRA"),
-        ({"strange.weight": (2, 2)}, 'no complete model in the original layout. It holds "strange.weight"'),
+        ({"strange.weight": (2, 2)}, 'not a complete model in the original layout. It holds "strange.weight"'),
     ],
 )
 def test_another_kind_of_file_is_refused_by_what_its_header_says(tmp_path: Path, weights: Any, kind: str) -> None:
@@ -163,7 +163,7 @@ def test_a_folder_without_its_configurations_is_no_model(
     if content == "[]" and name == "unet/config.json":
         assert family_of(folder) == "sd1"  # an empty list of settings: every one has its default
         return
-    with pytest.raises(BaseModelError, match="is no diffusers model|is a None"):
+    with pytest.raises(BaseModelError, match="is not a diffusers model|is a None"):
         family_of(folder)
 
 

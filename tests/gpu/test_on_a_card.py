@@ -59,7 +59,7 @@ def trained(run: Run, stop_at: int | None = None, *, resume: bool = False) -> Tr
 
 @pytest.fixture
 def config(tiny_base_folder: Path, photos: Path) -> TrainingConfig:
-    # The photos serve as class pictures too: making some is no part of what is tested here.
+    # The photos serve as class images too: making some is no part of what is tested here.
     return quick_settings(
         tiny_base_folder, photos, concepts=(Concept("photo of zwx dog", str(photos), "photo of dog", str(photos)),),
         train_batch_size=2, max_train_steps=NUM_STEPS, train_text_encoder=True, with_prior_preservation=True,

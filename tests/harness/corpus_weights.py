@@ -108,12 +108,14 @@ def tricks(canary: Path) -> Iterator[WeightsFile]:
     yield WeightsFile("extension.ckpt", b"\x80\x02\x82\x07.", "extension 7")
     yield WeightsFile("persistent.ckpt", b"\x80\x02(cos\nsystem\nV" + command + b"\ntQ.", "would run|cannot be read")
     harmless = pickle.dumps({"state_dict": {}}, protocol=2)
-    yield WeightsFile("second.ckpt", harmless + b"cos\nsystem\n" + called, "would run|cannot be read|no complete model")
+    yield WeightsFile(
+        "second.ckpt", harmless + b"cos\nsystem\n" + called, "would run|cannot be read|not a complete model"
+    )
     payload = b"cos\nsystem\n" + called
     yield WeightsFile("tar.ckpt", as_tar({"sys_info": payload, "pickle": payload, "storages": payload}), "")
     yield WeightsFile("polyglot.safetensors", safetensors({}) + torch_zip(payload), r"os\.system")
     yield WeightsFile("polyglot.ckpt", safetensors({}) + torch_zip(payload), "would run|cannot be read")
-    yield WeightsFile("zip-and-pickle.ckpt", payload + torch_zip(harmless), "would run|cannot be read|no complete")
+    yield WeightsFile("zip-and-pickle.ckpt", payload + torch_zip(harmless), "would run|cannot be read|not a complete")
     yield WeightsFile("script.ckpt", torch_zip(payload, constants=payload), "would run")
     yield WeightsFile(
         "compressed.ckpt", torch_zip(harmless, data=bytes(10**7), method=zipfile.ZIP_DEFLATED), "compressed"

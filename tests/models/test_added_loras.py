@@ -251,7 +251,7 @@ def test_generate_adds_loras_and_the_picture_says_so(
 @pytest.mark.parametrize(
     ("added", "told"),
     [("nowhere.safetensors", '"nowhere.safetensors" is not there'), ("sd2", "It is for SD 2.x"),
-     ("whole:9", 'lora: adds "whole.safetensors" at 9: it must be -5 to 5'), ("base", "is no LoRA")],
+     ("whole:9", 'lora: adds "whole.safetensors" at 9: it must be -5 to 5'), ("base", "is not a LoRA")],
 )  # fmt: skip
 def test_a_lora_that_cannot_be_added_is_told_in_words(
     files: dict[str, Path], tiny_base_folder: Path, tmp_path: Path, added: str, told: str,

@@ -170,7 +170,7 @@ def test_each_refusal_of_the_hub_has_its_sentence(kind: str, words: str, monkeyp
         (["conditioner.embedders.0.model.x"], "SDXL"),
         (["lora_unet_down.lora_up.weight"], "LoRA"),
         (["decoder.conv_in.weight"], "VAE alone"),
-        (["something"], "no complete model"),
+        (["something"], "not a complete model"),
         (["text_model.encoder.layers.0.self_attn.q_proj.weight"], "text encoder alone"),
         (["down_blocks.0.resnets.0.conv1.weight"], "one part of a diffusers folder"),
         (["control_model.input_blocks.0.0.weight"], "ControlNet"),

@@ -32,7 +32,7 @@ HOSTILE: list[tuple[str, Any, str]] = [
     ("vae/config.json", {"scaling_factor": float("nan")}, "a number above 0"),
     ("vae/config.json", {"scaling_factor": 0}, "a number above 0"),
     ("vae/config.json", {"layers_per_block": 10**6}, "from 1 to 8"),
-    ("scheduler/scheduler_config.json", None, "no JSON object"),
+    ("scheduler/scheduler_config.json", None, "not a JSON object"),
     ("scheduler/scheduler_config.json", {"num_train_timesteps": 0}, "from 100 to 10,000"),
     ("scheduler/scheduler_config.json", {"beta_end": 1e308}, "at most 0.999"),
     ("scheduler/scheduler_config.json", {"beta_start": -1}, "above 0"),

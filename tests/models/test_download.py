@@ -52,7 +52,7 @@ def test_each_refusal_has_its_own_sentence(tiny_base_folder: Path, tmp_path: Pat
     words = (
         "is gated, and there is no token", "has not been let in", "mistyped, or it is private and there is no HF_TOKEN",
         "mistyped, or this HF_TOKEN may not see it", "does not know this HF_TOKEN",
-        "Use stable-diffusion-v1-5/stable-diffusion-v1-5", "a Hub id reads owner/name",
+        "Use stable-diffusion-v1-5/stable-diffusion-v1-5", "a Hub id has the form owner/name",
     )  # fmt: skip
     assert len(lines) == len(words)
     for line, expected in zip(lines, words, strict=True):
@@ -99,7 +99,7 @@ def test_a_repository_from_before_safetensors_and_one_that_lacks_a_part(tiny_bas
         assert " loaded somebody/tiny" in asked(hub.address, tmp_path / "cache", "", "somebody/tiny")[0]
         (served / "vae" / "diffusion_pytorch_model.bin").unlink()
         (line,) = asked(hub.address, tmp_path / "fresh", "", "somebody/tiny")
-    assert "no whole diffusers model. Missing: vae/diffusion_pytorch_model.safetensors" in line
+    assert "not a complete diffusers model. Missing: vae/diffusion_pytorch_model.safetensors" in line
 
 
 def test_a_repository_that_has_fp16_alone_is_taken_without_being_asked_for(

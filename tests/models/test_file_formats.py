@@ -87,7 +87,7 @@ def test_a_nested_or_empty_state_dict_is_told(
     tmp_path: Path, wrap: Callable[[dict[str, Any]], dict[str, Any]], words: str
 ) -> None:
     torch.save(wrap({"a.weight": torch.zeros(3)}), tmp_path / "model.ckpt")
-    with pytest.raises(BaseModelError, match=f"no complete model.*{words}"):
+    with pytest.raises(BaseModelError, match=f"not a complete model.*{words}"):
         load_base(str(tmp_path / "model.ckpt"))
 
 

@@ -168,7 +168,7 @@ REFUSED: dict[str, tuple[Tensors, str]] = {
         {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(320, 4, 3, 3)}, "is no LoRA. It is a whole model"
     ),
     "a VAE": ({"decoder.conv_in.weight": ONE}, "is no LoRA. It is a VAE alone"),
-    "something": ({"a.b": ONE}, "is no LoRA"),
+    "something": ({"a.b": ONE}, "is not a LoRA"),
     "an unknown dialect": ({f"{LINEAR}.lora_left.weight": ONE}, "a kind of LoRA that cannot be read here. Not known"),
     "one factor": ({f"{LINEAR}.lora_down.weight": ONE}, "damaged. lora_unet_mid.* has one of two factors"),
     "other ranks": ({f"{LINEAR}.lora_down.weight": ONE, f"{LINEAR}.lora_up.weight": torch.ones(4, 3)}, "do not fit"),

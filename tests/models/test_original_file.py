@@ -224,5 +224,5 @@ def test_a_file_of_averages_that_lacks_one_is_told(tiny_base_folder: Path, tmp_p
         del averages["model_ema.diffusion_modelout2weight"]
         return averages
 
-    with pytest.raises(BaseModelError, match="no complete Stable Diffusion model"):
+    with pytest.raises(BaseModelError, match="not a complete Stable Diffusion model"):
         load_base(str(rewritten(tiny_base_folder, tmp_path, broken)))

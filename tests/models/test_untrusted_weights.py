@@ -168,7 +168,7 @@ def test_a_tensor_that_claims_more_than_any_memory_is_refused_before_it_is_copie
     whole = read_weights(convert(tiny_base_folder, tmp_path / "model.ckpt"))
     for name in ("model.diffusion_model.out.2.weight", "first_stage_model.quant_conv.bias"):
         torch.save({"state_dict": whole | {name: torch.zeros(1).expand(2**50)}}, tmp_path / "huge.ckpt")
-        with pytest.raises(BaseModelError, match=r"no complete Stable Diffusion model"):
+        with pytest.raises(BaseModelError, match=r"not a complete Stable Diffusion model"):
             load_base(str(tmp_path / "huge.ckpt"))
 
 
@@ -181,7 +181,7 @@ def test_a_checkpoint_of_anything_but_named_tensors_is_no_model(tmp_path: Path, 
     import torch
 
     torch.save(content, tmp_path / "odd.ckpt")
-    with pytest.raises(BaseModelError, match="no complete model"):
+    with pytest.raises(BaseModelError, match="not a complete model"):
         load_base(str(tmp_path / "odd.ckpt"))
 
 

@@ -79,7 +79,7 @@ def test_every_row_says_its_step_and_the_first_that_nothing_was_taught(tmp_path:
         alone = sample_grid(RunFolder(run_with(tmp_path / f"run {step}", {step: [0]})))
         assert label(alone, 0, 1, 1).tobytes() == own.tobytes()
     assert len({own.tobytes() for own in labels}) == 3
-    assert [step_label(step) for step in (0, 2, 10)] == ["step 0\nuntaught", "step 2", "step 10"]
+    assert [step_label(step) for step in (0, 2, 10)] == ["step 0\nbase model", "step 2", "step 10"]
 
 
 def test_pictures_keep_their_size_and_pixels(tmp_path: Path) -> None:

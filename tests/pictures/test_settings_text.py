@@ -130,7 +130,11 @@ def test_files_without_a_recipe_are_told(tmp_path: Path) -> None:
     (tmp_path / "note.png").write_text("no picture")
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")
-    for name, told in (("note.png", "cannot be read"), ("plain.png", "no recipe"), ("photo.jpg", "no recipe")):
+    for name, told in (
+        ("note.png", "cannot be read"),
+        ("plain.png", "no picture settings"),
+        ("photo.jpg", "no picture settings"),
+    ):
         with pytest.raises(DreamBoothError, match=told):
             text_of_picture(tmp_path / name)
     info = PngImagePlugin.PngInfo()

@@ -188,7 +188,7 @@ def test_a_drive_that_is_lost_during_a_run_is_told_and_nothing_takes_its_place(
     model = train(config, settings=settings, on_event=watch)
     assert (model / "model_index.json").exists()
     run = model.parent.name
-    told = [event.text for event in seen if isinstance(event, Notice) and "lies on this machine only" in event.text]
+    told = [event.text for event in seen if isinstance(event, Notice) and "is on this machine only" in event.text]
     if end == "back again":
         assert listing(drive / "runs" / run / "2") == listing(model)
         assert len(told) == 1

@@ -171,7 +171,7 @@ def test_links_to_nothing_and_pipes_among_photos_are_named(photos: Path) -> None
             os.chdir(ROOT)
     told = {path.name: reason for path, reason in find_photos(photos).skipped}
     assert told.pop("gone.jpg") == "is a link to nothing: what it points to is gone"
-    assert set(told.values()) <= {"is no file but a pipe, a socket or a device"}
+    assert set(told.values()) <= {"is not a file but a pipe, a socket or a device"}
     assert len(find_photos(photos).photos) == 3
 
 

@@ -184,7 +184,7 @@ def test_a_run_at_work_is_not_touched(workspace: Workspace) -> None:
     for lock in (run.lock_path, run.line_path):
         with held_elsewhere(lock):
             planned = plan(workspace, CHOICES)
-            assert any("dog is at work" in sentence for sentence in planned.kept)
+            assert any("dog is running" in sentence for sentence in planned.kept)
             assert any("Class images stay" in sentence for sentence in planned.kept)
             assert not any(one.path.is_relative_to(run.path) for one in planned.doomed)
         # Taken up, or put into the line, between the list and the deletion.

@@ -71,7 +71,7 @@ def test_at_the_first_step_a_teachers_prior_is_nothing(make: Make, tmp_path: Pat
 def test_a_teachers_word_is_the_bases_own_and_comes_with_its_draw(make: Make, tiny_base_folder: Path) -> None:
     materials = make(with_prior_preservation=True, teacher_prior=True, max_train_steps=40)
     batches, base = materials.batches, load_base(str(tiny_base_folder))
-    assert len(batches.teacher) <= 2 * TEACHER_DRAWS  # two class pictures
+    assert len(batches.teacher) <= 2 * TEACHER_DRAWS  # two class images
     batch = batches.batch(3, 0)
     assert batch.teacher is not None
     level = materials.alpha_bar[batch.timesteps[1]]

@@ -152,7 +152,7 @@ def end_after_death(settings: TrainingConfig, folder: Path, number: int) -> bool
 def test_a_run_killed_at_a_write_of_any_phase_goes_on_exactly(
     config: Callable[..., TrainingConfig], tmp_path: Path, own_home: Path
 ) -> None:
-    """R3, the push tier: writes of records, class pictures, samples, models, states and pruning."""
+    """R3, the push tier: writes of records, class images, samples, models, states and pruning."""
     settings = config(max_train_steps=4, with_prior_preservation=True, checkpointing_steps=2, save_interval=2)
     wanted = outcome(train(replace(settings, output_dir=str(tmp_path / "whole" / "run"))).parent)
     for number in (1, 3, 8, 14, 25, 40, 60, 80, 110):

@@ -243,8 +243,8 @@ def test_what_is_no_photo_is_told_and_not_kept(client: Client, opened: OpenPage,
     files = [handle_file(str(note)), handle_file(str(broken))]
     photo_set, report, *_ = client.predict(files, api_name="/upload_photos")
     assert photo_set == ""
-    assert "note.txt is no readable photo." in report
-    assert "broken.jpg is no readable photo." in report
+    assert "note.txt is not a readable photo." in report
+    assert "broken.jpg is not a readable photo." in report
 
 
 # The app around it ---------------------------------------------------------------------------------------------------
@@ -418,7 +418,7 @@ def test_a_call_of_another_form_is_told_what_is_wrong(client: Client, opened: Op
                 client.predict(photo_set, str(opened.base), "recommended", wrong, api_name=endpoint)
     with pytest.raises(AppError, match="steps: must be a list of steps"):
         client.predict("a-run", 5, "a dog", api_name="/compare")
-    with pytest.raises(AppError, match="must be a list of names"):
+    with pytest.raises(AppError, match="as a list of names"):
         client.predict(5, api_name="/train_together")
     with pytest.raises(AppError, match="choices: must be a list of some of"):
         client.predict(5, api_name="/clean_storage")

@@ -47,14 +47,17 @@ def losses(values: list[float]) -> list[StepLoss]:
         ({"phase": "class images", "phase_done": 12, "phase_total": 50}, "Generating class images: 12 of 50"),
         ({"phase": "loading", "phase_total": 0}, "Loading the base model"),
         ({"phase": "scores", "phase_done": 3, "phase_total": 10}, "Scoring the saved step: 3 of 10"),
-        ({"phase": "scores", "step": 0, "phase_done": 3, "phase_total": 10}, "Scoring the untaught base: 3 of 10"),
+        (
+            {"phase": "scores", "step": 0, "phase_done": 3, "phase_total": 10},
+            "Scoring the base model, for comparison: 3 of 10",
+        ),
         ({"phase": "", "phase_total": 0}, "Starting"),
         ({"status": "queued", "queue_place": 2}, "Queued, position 2"),
         ({"status": "queued"}, "Starting"),
         ({"status": "done", "step": 120}, "Finished after 120 steps"),
         ({"status": "stopped"}, "Stopped after 30 of 120 steps"),
         ({"status": "failed"}, "Failed at step 30 of 120"),
-        ({"status": "interrupted"}, "The app ended while this run was at step 30; its saved steps are usable"),
+        ({"status": "interrupted"}, "Interrupted at step 30; the saved steps can be used"),
     ],
 )
 def test_phase_text(changes: dict[str, Any], text: str) -> None:
@@ -259,7 +262,7 @@ def test_the_losses_at_fixed_noise_are_plotted_before_the_raw_ones() -> None:
     assert "class='db-course'" in before
     assert "class='db-course'" not in plot
     assert plot.index("class='db-raw'") < plot.index("class='db-seen'"), "the raw loss lies behind"
-    assert "step 100: 0.1000 your photos, 0.2000 views it never saw, 0.1000 drift from the base." in plot
+    assert "step 100: 0.1000 your photos, 0.2000 held-out views, 0.1000 drift from the base." in plot
     assert loss_plot(losses([0.5] * 100), 100, [], looks[:1]) == before, "one point is no course"
 
 

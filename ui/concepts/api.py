@@ -1,4 +1,4 @@
-"""The first tab for programs: photos, squares, words, concepts and class pictures, in plain values."""
+"""The first tab for programs: photos, squares, words, concepts and class images, in plain values."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def publish(services: Services, handlers: Handlers) -> None:
     def there(photo_set: str) -> PhotoSet:
         kept = handlers.photos.set_of(photo_set)
         if not kept.folder.is_dir():
-            raise DreamBoothError(f"There is no photo set {photo_set!r}.", "", "list_photo_sets tells those there are.")
+            raise DreamBoothError(f"There is no photo set {photo_set!r}.", "", "list_photo_sets lists them.")
         return kept
 
     def list_photo_sets() -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ def publish(services: Services, handlers: Handlers) -> None:
     def change_photo(photo_set: str, photo: str, act: str) -> str:
         """Do one of `remove`, `turn`, `brighten` and `refocus` (guess the square again) with a photo."""
         if act not in ("remove", "turn", "brighten", "refocus"):
-            raise PhotoError("That cannot be done with a photo.", "", "Say remove, turn, brighten or refocus.")
+            raise PhotoError("That is not an action for a photo.", "", "Use remove, turn, brighten or refocus.")
         return handlers.photos.change(there(photo_set), photo, act)[0][1]
 
     def set_caption(photo_set: str, photo: str, caption: str = "") -> str:
@@ -74,7 +74,7 @@ def publish(services: Services, handlers: Handlers) -> None:
         kept = there(photo_set)
         old = kept.words()
         if kind and kind not in KINDS:
-            raise PhotoError("That is no kind of subject.", "", f"Say one of {', '.join(KINDS)}.")
+            raise PhotoError("That is not a kind of subject.", "", f"Use one of {', '.join(KINDS)}.")
         kind, identifier, class_word = kind or old.kind, identifier or old.identifier, class_word or old.class_word
         made = prompts_for(kind, identifier, class_word)
         words = Words(
@@ -101,10 +101,10 @@ def publish(services: Services, handlers: Handlers) -> None:
     def train_together(photo_sets: list[str]) -> list[str]:
         """Have these sets trained together, each as a concept; one name alone parts it from the others."""
         if not isinstance(photo_sets, list):
-            raise PhotoError("The photo sets must be a list of names.", "", "list_photo_sets tells those there are.")
+            raise PhotoError("Give the photo sets as a list of names.", "", "list_photo_sets lists them.")
         sets = [there(str(name)) for name in photo_sets]
         if not sets:
-            raise PhotoError("No photo set is named.", "", "Name one to part it, two or more to join them.")
+            raise PhotoError("No photo set is named.", "", "Name one to train alone, or several to train together.")
         for one in sets:
             one.leave()
         if len(sets) > 1:
@@ -116,7 +116,7 @@ def publish(services: Services, handlers: Handlers) -> None:
         return handlers.concepts_list(photo_set)
 
     def class_pictures(photo_set: str) -> dict[str, int]:
-        """Return how many class pictures of the user's own a set has, and how many were made for its words."""
+        """Return how many class images of the user's own a set has, and how many were made for its words."""
         kept = there(photo_set)
         made = handlers.made_class_pictures(kept.words().class_prompt)
         return {"own": len(kept.class_pictures()), "made": len(made)}

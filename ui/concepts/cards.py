@@ -13,10 +13,10 @@ from dreambooth.data.focus import MAX_ZOOM, Focus
 
 # What one click does about a finding, besides taking the photo out.
 FIXES: dict[Code, tuple[str, str]] = {
-    "small": ("choose", "Move the square"),
-    "dark": ("brighten", "Lighten it"),
-    "aspect": ("choose", "Move the square"),
-    "bars": ("refocus", "Leave the bars out"),
+    "small": ("choose", "Adjust the crop"),
+    "dark": ("brighten", "Brighten"),
+    "aspect": ("choose", "Adjust the crop"),
+    "bars": ("refocus", "Crop the bars off"),
 }
 
 
@@ -39,7 +39,7 @@ def served(path: str) -> str:
 def cards(photos: Sequence[PhotoCard], chosen: str | None) -> str:
     """Return the photos of a set as cards."""
     if not photos:
-        return "<div class='db-none'>Your photos appear here, upright and cut square.</div>"
+        return "<div class='db-none'>Your photos appear here, upright and cropped to a square.</div>"
     items = "".join(_card(number, photo, photo.file == chosen) for number, photo in enumerate(photos, 1))
     return f"<ol class='db-photos'>{items}</ol>"
 
@@ -133,7 +133,7 @@ def _of_the_number(num_photos: int) -> str:
     if num_photos < 3:
         return "3 to 5 photos are recommended: one subject, several angles, lights and backgrounds."
     if num_photos > 20:
-        return "More than 20 photos seldom help; choose the best ones."
+        return "More than 20 photos rarely help; choose the best ones."
     return ""
 
 

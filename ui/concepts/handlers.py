@@ -1,4 +1,4 @@
-"""What the first tab does beside photos, as functions of values: words, several concepts, class pictures, lists."""
+"""What the first tab does beside photos, as functions of values: words, several concepts, class images, lists."""
 
 import contextlib
 from collections.abc import Sequence
@@ -150,14 +150,14 @@ class Handlers:
     def add_concept(self, photo_set: str, base: str, resolution: float) -> Answer:
         """Begin one more concept that is trained together with this one."""
         if not photo_set or not self.photos.set_of(photo_set).photos():
-            raise PhotoError("Begin with the photos of the first concept.", "It has none yet.", "Drop some photos.")
+            raise PhotoError("Start with the photos of the first concept.", "It has none yet.", "Drop some photos.")
         kept, new = self.photos.set_of(photo_set), self.photos.set_of(new_set_name())
         words = kept.words()
         identifier = self.propose_identifier(words.identifier, words.class_word, base)
         prompts = prompts_for(words.kind, identifier, words.class_word)
         new.keep_words(Words(words.kind, identifier, words.class_word, *prompts))
         kept.keep_together([*kept.together(), new])
-        said = "A new concept: drop its photos and choose its words. Both are trained together."
+        said = "A new concept: drop its photos and choose its prompts. All concepts are trained together."
         return self.photos.contents(new.name, resolution, [(True, said)])
 
     @on("leave.click", "photo_set resolution", CONTENTS, api_name="leave_concepts", **OTHER_SET)
@@ -168,10 +168,10 @@ class Handlers:
         kept = self.photos.set_of(photo_set)
         others = [one for one in kept.together() if one != kept]
         kept.leave()
-        said = "It is trained by itself again; its photos are among those used earlier."
+        said = "It is trained by itself again; the others are listed under photos used earlier."
         return self.photos.contents(others[0].name if others else photo_set, resolution, [(True, said)])
 
-    # Class pictures --------------------------------------------------------------------------------------------------
+    # Class images --------------------------------------------------------------------------------------------------
 
     @on(
         "class_files.upload", "class_files photo_set class_prompt", f"{CLASS_PARTS} class_files",
@@ -181,7 +181,7 @@ class Handlers:
         paths = [Path(file) for file in files or []]
         try:
             if not photo_set:
-                raise PhotoError("Drop the photos of your subject first.", "Class pictures belong to them.", "")
+                raise PhotoError("Drop the photos of your subject first.", "Class images belong to them.", "")
             self.photos.set_of(photo_set).add_class_pictures(paths)
         finally:
             self.photos.drop_uploads(paths)
@@ -201,7 +201,7 @@ class Handlers:
         trigger_mode="always_last", api_name="class_pictures_shown", **QUIET,
     )  # fmt: skip
     def class_pictures(self, photo_set: str, class_prompt: str) -> Answer:
-        """Return the class pictures there are, the user's own before those made for this prompt, and what they are."""
+        """Return the class images there are, the user's own before those made for this prompt, and what they are."""
         own = self.photos.set_of(photo_set).class_pictures() if photo_set else []
         pictures = own or self.made_class_pictures(class_prompt)
         copies = [self._services.shown.copy(path) for path in pictures[:MAX_SHOWN_CLASS_PICTURES]]
@@ -212,7 +212,7 @@ class Handlers:
         }
 
     def made_class_pictures(self, class_prompt: str) -> list[Path]:
-        """Return the newest class pictures that a training made for this prompt."""
+        """Return the newest class images that a training made for this prompt."""
         found: list[tuple[int, list[Path]]] = []
         for folder in self._services.workspace.class_images_dir.iterdir():
             with contextlib.suppress(OSError, ValueError, KeyError, PhotoError):
@@ -315,12 +315,12 @@ def _told(problems: Sequence[FieldProblem]) -> str:
 
 
 def class_pictures_text(num_own: int, num_all: int) -> str:
-    """Return what the class pictures shown are."""
+    """Return what the class images shown are."""
     if num_own:
-        text = f"{num_own} class pictures of your own; a training makes those that are missing."
+        text = f"{num_own} class images of your own; a training generates the missing ones."
     elif num_all:
-        text = f"{num_all} class pictures that a training made for these words; they are used again."
+        text = f"{num_all} class images that a training made for this class prompt; they are reused."
     else:
-        text = "None yet for these words: the training makes them before its first step, from the base itself."
+        text = "None yet for this class prompt: the training generates them with the base model before its first step."
     more = f" The first {MAX_SHOWN_CLASS_PICTURES} are shown." if num_all > MAX_SHOWN_CLASS_PICTURES else ""
     return f"<p class='db-hint'>{text}{more}</p>"

@@ -126,15 +126,15 @@ class PhotoHandlers:
         """Return the folder that a user of this machine names; refuses everybody else."""
         if not self._services.takes_folders:
             raise PhotoError(
-                "Folders are read only where the page is open on this machine alone, without a login.",
-                "Whoever else can open it could read this machine's pictures.", "Drop the photos or a zip instead.",
+                "Folders are read only if nobody else can open this page.",
+                "Otherwise other visitors could read this machine's pictures.", "Drop the photos or a zip instead.",
             )  # fmt: skip
         if text_problems("folder", folder, is_name=True) or not folder.strip():
-            raise PhotoError("That is no folder.", "", "Type the whole path, such as /home/me/photos/dog.")
+            raise PhotoError("That is not a folder.", "", "Enter the full path, such as /home/me/photos/dog.")
         path = Path(folder.strip()).expanduser()
         data = self._services.workspace.data_dir.resolve()
         if path.resolve().is_relative_to(data) or data.is_relative_to(path.resolve()):
-            raise PhotoError("That folder is the app's own.", "", "Name the folder your photos came from.")
+            raise PhotoError("That folder belongs to the app.", "", "Name the folder your photos came from.")
         return path
 
     def parts(
@@ -213,7 +213,7 @@ class PhotoHandlers:
             return [(True, f"{known} was removed.")]
         {"turn": kept.turn, "brighten": kept.brighten, "refocus": kept.propose_again}[act](name)
         self._services.shown.forget([photo])
-        told = {"turn": "was turned", "brighten": "was lightened", "refocus": "has its square from the guess again"}
+        told = {"turn": "was turned", "brighten": "was lightened", "refocus": "was cropped automatically"}
         return [(True, f"{known} {told[act]}.")]
 
     @on(

@@ -52,7 +52,7 @@ KIND_LABELS = {
     (True, True): "A whole model (checkpoint): the LoRA merged into a base model",
 }
 OWN = "own"
-BASE_INFO = "Choose another where that one has moved, or to merge a LoRA into another model."
+BASE_INFO = "Choose another one if it has moved, or to merge the LoRA into a different model."
 
 
 def convertible(services: Services) -> list[tuple[str, str]]:
@@ -139,7 +139,7 @@ class Handlers:
         free = free_bytes(self._services.workspace.exports_dir)
         needed = sizes[suffix]
         fits = needed is None or needed < free
-        room = f"{size_in_words(free)} are free on the disk{'' if fits else ': too little for it'}."
+        room = f"{size_in_words(free)} free on the disk{'' if fits else ': not enough for this file'}."
         label = "Prepare the file" + (f" ({size_in_words(needed)})" if needed else "")
         return {
             "suffix": gr.Radio(choices=choices, value=suffix),
@@ -156,7 +156,7 @@ class Handlers:
         labels = [(KIND_LABELS[is_lora, one != OWN], one) for one in kinds]
         missing = missing_base(str(folder), self._services.workspace.models_dir)
         is_asked = bool(missing) or (is_single and kind != OWN)
-        about = f"It was trained on {missing}, which is not on this machine: choose that model." if missing else ""
+        about = f"It was trained on {missing}, which is not on this machine; choose that model." if missing else ""
         return {
             "kind": gr.Radio(labels, value=kind, visible=is_single),
             "lora_part": gr.Column(visible=is_single and not is_lora and kind != OWN),
@@ -208,7 +208,9 @@ class Handlers:
         """
         folder, stem = self._folder_and_stem(model)
         if suffix not in FORMATS:
-            raise ExportError(f"{suffix!r} is no kind of file here.", "", f"Choose one of {', '.join(FORMATS)}.")
+            raise ExportError(
+                f"{as_written(suffix)} is not a kind of file here.", "", f"Choose one of {', '.join(FORMATS)}."
+            )
         strength = _strength(unet_strength, text_encoder_strength) if suffix != "-samples.zip" else WHOLE
         stem += "" if strength.is_whole else f"-unet{strength.unet:g}-text{strength.text_encoder:g}"
         exports = self._services.workspace.exports_dir
@@ -273,7 +275,7 @@ class Handlers:
         if lost := lost_drive(drive):
             return f"No copy was made: {lost}"
         try:
-            return f"A copy is at {keep_file(path, drive / 'exports')}."
+            return f"A copy was saved to {keep_file(path, drive / 'exports')}."
         except OSError as error:
             return f"It could not be copied to Google Drive: {quoted(error)}"
 
@@ -327,7 +329,9 @@ def _lora_size(given: dict[str, str]) -> LoraSize | None:
     problems = [FieldProblem(name, f"is {as_written(text)}: it must be a number.") for name, text in asked.items()
                 if not _is_number(text)]  # fmt: skip
     if len(asked) > 1:
-        problems.append(FieldProblem(list(asked)[1], f"cannot go with {next(iter(asked))}: one decides the size."))
+        problems.append(
+            FieldProblem(list(asked)[1], f"cannot be combined with {next(iter(asked))}: only one can set the size.")
+        )
     if problems:
         raise ConfigError(problems)
     return LoraSize(**{name: float(text) for name, text in asked.items()}).checked() if asked else None

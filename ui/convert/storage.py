@@ -38,9 +38,9 @@ def build() -> StorageSection:
         )  # fmt: skip
         choices = gr.CheckboxGroup(
             [(f"{choice}: {COST[choice]}", choice) for choice in CHOICES], label="What to delete",
-            info="Samples, logs, settings and files of your own always stay.", elem_id="storage-choices",
+            info="Samples, logs, settings and your own files are never deleted.", elem_id="storage-choices",
         )  # fmt: skip
-        ask = gr.Button("What would be deleted?", elem_id="storage-ask")
+        ask = gr.Button("List what would be deleted", elem_id="storage-ask")
         message = gr.HTML(elem_id="storage-message")
         planned = gr.State()
         delete = gr.Button("Delete exactly these", variant="stop", visible=False, elem_id="storage-delete")
@@ -101,7 +101,7 @@ class Handlers:
         planned = self._plan(choices or [])
         size = size_in_words(planned.num_bytes)
         if not planned.doomed:
-            message = panel("Nothing of that is there.", " ".join(planned.kept), tone="note")
+            message = panel("There is nothing to delete.", " ".join(planned.kept), tone="note")
             return {"message": message, "planned": planned, "delete": gr.Button(visible=False)}
         first = ", ".join(str(one.path.relative_to(self._services.workspace.data_dir)) for one in planned.doomed[:8])
         more = f" and {len(planned.doomed) - 8} more" if len(planned.doomed) > 8 else ""
@@ -117,5 +117,5 @@ class Handlers:
     def delete(self, planned: Plan | None) -> Answer:
         self._services.check_training()
         freed = carry_out(self._services.workspace, planned) if planned is not None else 0
-        message = panel(f"{size_in_words(freed)} were freed.", "", tone="good")
+        message = panel(f"{size_in_words(freed)} freed.", "", tone="good")
         return {"message": message, "planned": None, "delete": gr.Button(visible=False), "table": self.rows()}

@@ -16,10 +16,13 @@ from ui.events import connect as connect_events
 from ui.fields import strength_sliders
 
 BAKED_IN = (
-    "The file is then base + strength x what was learned, which dials an overdone training back. "
-    "A share on the Hub stays as it was trained."
+    "The file becomes base + strength x change; below 1 it weakens an overtrained model. "
+    "Uploads to the Hub keep the trained strength."
 )
-LORA_SIZE = "How large the LoRA is: one of these. After it is written, you are told how much of the change it lacks."
+LORA_SIZE = (
+    "Set one of these to choose the size of the LoRA. "
+    "After it is written, the page shows how much of the change it lacks."
+)
 # (label, placeholder) by the setting.
 LORA_SIZES = {
     "rank": ("Rank", "16"),
@@ -72,8 +75,8 @@ def build(services: Services) -> ConvertTab:
                 download = gr.DownloadButton("Download the file", variant="primary", elem_id="download")
             exports = gr.HTML(elem_id="exports")
     gr.HTML(
-        f"<p class='db-hint'>Files are kept in <code>{services.workspace.exports_dir}</code> "
-        "and can be downloaded by everyone who can open this page.</p>"
+        f"<p class='db-hint'>Files are saved in <code>{services.workspace.exports_dir}</code> "
+        "and anyone who can open this page can download them.</p>"
     )
     with gr.Accordion("Opens in", open=False, elem_id="opens-in"):
         gr.Markdown(opens_in())
@@ -83,8 +86,8 @@ def build(services: Services) -> ConvertTab:
                 label="Repository", placeholder="owner/name, or a name of your own account", elem_id="repo-id",
                 info="Existing repositories are updated; their name and visibility stay.",
             )  # fmt: skip
-            private = gr.Checkbox(True, label="Private", info="Only you see it.", elem_id="push-private")
-            single_file = gr.Checkbox(True, label="With one .safetensors file for web UIs", elem_id="push-file")
+            private = gr.Checkbox(True, label="Private", info="Only you can see it.", elem_id="push-private")
+            single_file = gr.Checkbox(True, label="Also upload one .safetensors file for web UIs", elem_id="push-file")
         push = gr.Button("Upload", elem_id="push")
         pushed = gr.HTML(elem_id="push-message")
     storage = storage_section.build()
@@ -103,14 +106,14 @@ def _build_request(services: Services) -> dict[str, Any]:
     )  # fmt: skip
     advice = gr.HTML(elem_id="convert-advice")
     suffix = gr.Radio(
-        [(label, value) for value, label in FORMATS.items()], value=".safetensors", label="What you get",
+        [(label, value) for value, label in FORMATS.items()], value=".safetensors", label="What to write",
         elem_id="convert-format",
     )  # fmt: skip
     # A program may choose any; the page offers those that suit the model.
     kind = gr.Radio(list(FILE_KINDS), value=OWN, label="Kind of file", elem_id="convert-kind", visible=False)
     half = gr.Checkbox(
         True, label="Half precision (fp16)", elem_id="convert-half",
-        info="What most tools compute in, at half the size of fp32.",
+        info="Half the size of fp32, and what most tools use.",
     )  # fmt: skip
     with gr.Accordion("Adjust strength", open=False, elem_id="convert-weaker") as weaker:
         gr.HTML(f"<p class='db-hint'>{BAKED_IN}</p>")
@@ -122,7 +125,7 @@ def _build_request(services: Services) -> dict[str, Any]:
             lora_size = {name: _lora_size_field(name) for name in LORA_SIZES}
         targets = gr.Dropdown(
             list(LORA_TARGETS), value="linear", label="LoRA targets", elem_id="convert-lora_targets",
-            info="Layers that it changes: those of attention, all linear ones, or the convolutions too.",
+            info="Attention layers, all linear layers, or convolutions too.",
         )  # fmt: skip
     base = missing_base_field("convert-base")
     room = gr.HTML(elem_id="convert-room")

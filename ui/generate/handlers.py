@@ -9,6 +9,7 @@ import gradio as gr
 
 from dreambooth.config.fields import describe
 from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.limits import as_written
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.models.base import STARTER, guidance_of, read_card
 from dreambooth.models.origin import missing_base
@@ -140,7 +141,7 @@ class Handlers:
         return {**updates_of_unseen(updates, values, seen), "seen": values}
 
     def _shown(self, path: str) -> tuple[str, str | None]:
-        caption = "All of them, a row a step" if _is_grid(path) else None
+        caption = "All pictures, one row per step" if _is_grid(path) else None
         return self._services.shown.copy(Path(path)), caption
 
     # Choosing --------------------------------------------------------------------------------------------------------
@@ -326,13 +327,13 @@ def _whole_steps(steps: Sequence[Any] | None) -> list[int]:
     texts = [str(step).strip() for step in steps or []]
     wrong = [text for text in texts if not (text.isascii() and text.isdigit() and len(text) < 10)]
     if wrong:
-        raise ConfigError([FieldProblem("steps", f"{wrong[0][:40]!r} is no step.")])
+        raise ConfigError([FieldProblem("steps", f"{as_written(wrong[0][:40])} is not a step.")])
     return [int(text) for text in texts]
 
 
 def _recipe(text: str) -> Recipe:
     if not (text or "").strip():
-        raise DreamBoothError("No picture is chosen.", "", "Click one, or paste a recipe.")
+        raise DreamBoothError("No picture is selected.", "", "Select one, or paste its settings.")
     return read_recipe(text)
 
 

@@ -35,20 +35,20 @@ class History:
 
 def build() -> History:
     """Lay out the section."""
-    with gr.Accordion("Pictures made before", open=True, elem_id="history"):
+    with gr.Accordion("Earlier pictures", open=True, elem_id="history"):
         with gr.Row(equal_height=True):
             scope = gr.Radio(
-                [("Of this model and its run", THIS), ("All", ALL)], value=THIS, show_label=False, container=False,
+                [("This model and its run", THIS), ("All", ALL)], value=THIS, show_label=False, container=False,
                 elem_id="history-scope", label="Which pictures",
             )  # fmt: skip
             count = gr.HTML(elem_id="history-count")
         pictures = gr.Gallery(
-            label="Pictures made before", show_label=False, columns=6, height="auto", object_fit="cover",
+            label="Earlier pictures", show_label=False, columns=6, height="auto", object_fit="cover",
             interactive=False, elem_id="history-pictures", visible=False, buttons=["download", "fullscreen"],
         )  # fmt: skip
         with gr.Row():
             more = gr.Button("Show more", size="sm", visible=False, elem_id="history-more")
-            pack = gr.Button("Pack them all as .zip", size="sm", visible=False, elem_id="history-pack")
+            pack = gr.Button("Pack all as .zip", size="sm", visible=False, elem_id="history-pack")
         with gr.Column(visible=False) as packed:
             download = gr.DownloadButton("Download the .zip", size="sm", elem_id="history-download")
     return History(scope, count, pictures, gr.State([]), more, gr.State(PAGE_SIZE), pack, packed, download)

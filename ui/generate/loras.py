@@ -105,7 +105,7 @@ def found_again(workspace: Workspace, used: Sequence[UsedLora]) -> tuple[dict[st
         else:
             missing.append(f'The LoRA "{one.name}" with the hash {one.hash} is not in {workspace.loras_dir}.')
     if len(rows) > NUM_ROWS:
-        missing.append(f"The picture had {len(rows)} LoRAs: {NUM_ROWS} of them are in the form.")
+        missing.append(f"The picture used {len(rows)} LoRAs; the form has room for {NUM_ROWS}.")
     filled = [*rows, *[("", 1.0)] * NUM_ROWS][:NUM_ROWS]
     answer: dict[str, Any] = {name: file for name, (file, _) in zip(NAMES, filled, strict=True)}
     return answer | {f"{name}_strength": strength for name, (_, strength) in zip(NAMES, filled, strict=True)}, missing

@@ -67,15 +67,15 @@ def build(services: Services) -> GenerateTab:
                 buttons=["download", "fullscreen"],
             )  # fmt: skip
             recipe = gr.Textbox(
-                label="How the chosen picture was made", placeholder=NO_RECIPE, lines=3, max_lines=8,
+                label="Settings of the selected picture", placeholder=NO_RECIPE, lines=3, max_lines=8,
                 elem_id="recipe", buttons=["copy"],
-                info="Its recipe, as it stands in the file. One from elsewhere can be pasted here.",
+                info="The settings stored in the file. Settings from elsewhere can be pasted here.",
             )  # fmt: skip
             with gr.Row():
                 use_settings = gr.Button("Use these settings", size="sm", elem_id="use-settings")
                 use_seed = gr.Button("Use its seed", size="sm", elem_id="use-seed")
                 read_png = gr.UploadButton(
-                    "Read it from a PNG", size="sm", file_types=[".png"], elem_id="read-png", type="filepath"
+                    "Read settings from a PNG", size="sm", file_types=[".png"], elem_id="read-png", type="filepath"
                 )
     history = picture_history.build()
     guidance = asked["numbers"]["guidance_scale"]
@@ -100,7 +100,7 @@ def _build_request(services: Services) -> dict[str, Any]:
             advice = gr.HTML(elem_id="generate-advice")
             prompt = gr.Textbox(
                 "", label="Prompt", lines=3, elem_id="prompt",
-                info="What the pictures show, with the words your photos were given.",
+                info="What the pictures show; include the instance prompt of your photos.",
             )  # fmt: skip
             examples = gr.Dataset(
                 components=[gr.Textbox(visible=False)], samples=[], type="values", elem_id="examples", label="Try one",
@@ -114,9 +114,12 @@ def _build_request(services: Services) -> dict[str, Any]:
             )  # fmt: skip
             # The run whose steps are listed, and those steps.
             steps_of = gr.State([])
-            prompts = gr.Textbox("", label="Prompts, one a line", lines=3, elem_id="compare-prompts")
+            prompts = gr.Textbox("", label="Prompts, one per line", lines=3, elem_id="compare-prompts")
     negative_prompt = gr.Textbox(
-        "", label="Not in the picture", elem_id="negative-prompt", info="`negative_prompt`; may stay empty."
+        "",
+        label="Negative prompt",
+        elem_id="negative-prompt",
+        info="What the pictures should not show. `negative_prompt`",
     )
     usual = gr.Button("Use default negative prompt", size="sm", elem_id="take-negative")
     numbers: dict[str, Any] = {}
@@ -133,9 +136,9 @@ def _build_request(services: Services) -> dict[str, Any]:
     loras = lora_files.build(services)
     base = missing_base_field("generate-base")
     when = gr.Radio(
-        [("After the training", AFTER), ("Now: pause it meanwhile", PAUSE)], value=AFTER, visible=False,
+        [("After the training", AFTER), ("Now, and pause the training meanwhile", PAUSE)], value=AFTER, visible=False,
         label="The device is training", elem_id="generate-when",
-        info="A paused training goes on by itself, as if it had not been paused.",
+        info="A paused training continues by itself, with the same result as without the pause.",
     )  # fmt: skip
     with gr.Row():
         generate = gr.Button("Generate", variant="primary", elem_id="generate")

@@ -9,7 +9,7 @@ from ui.render import error_panel, panel
 
 # What is taken in at one look.
 MAX_FIRST_ROWS = 6
-EMPTY = "Your pictures appear here. Each keeps its recipe in the file: choose one to see it and to use it again."
+EMPTY = "Your pictures appear here. Each file stores its settings: select one to see them and use them again."
 
 
 def request_status(
@@ -22,7 +22,7 @@ def request_status(
     """
     if order is None:
         return f"<div class='db-status'><span class='db-quiet'>{EMPTY}</span></div>"
-    behind = f" {num_waiting} more wait{'s' if num_waiting == 1 else ''} behind it." if num_waiting else ""
+    behind = f" {num_waiting} more {'is' if num_waiting == 1 else 'are'} queued." if num_waiting else ""
     if order.state == "failed":
         assert order.error is not None
         return error_panel(order.error)
@@ -32,8 +32,8 @@ def request_status(
     if order.state == "waiting" and order.after:
         left = f" ({escape(training_left)})" if training_left else ""
         return panel(
-            f"{_pictures(order.num_pictures)} will be made as soon as {order.after} has ended{left}.",
-            "They start by themselves; you may close this page." + behind, tone="note",
+            f"{_pictures(order.num_pictures)} will be made when {order.after} has ended{left}.",
+            "They start by themselves; you can close this page." + behind, tone="note",
         )  # fmt: skip
     return _progress(order, behind, pausing, has_paused)
 
@@ -45,9 +45,9 @@ def _progress(order: Order, behind: str, pausing: str, has_paused: bool) -> str:
     else:
         doing = f"Picture {min(len(order.files) + 1, order.num_pictures)} of {order.num_pictures}"
         left = "" if order.seconds_left is None else f"{in_words(order.seconds_left)} left"
-    paused = f"{pausing} has paused for them and goes on by itself." if pausing else ""
+    paused = f"{pausing} is paused and continues by itself." if pausing else ""
     if pausing and not has_paused:
-        paused = f"{pausing} pauses as soon as the step it is at, or what it prepares before its first, is done."
+        paused = f"{pausing} pauses after its current step, or after the preparation it is at."
     texts = [*order.notices, " ".join(filter(None, (paused, behind)))]
     notes = "".join(f"<p class='db-hint'>{escape(text)}</p>" for text in texts if text)
     return (

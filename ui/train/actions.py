@@ -44,7 +44,7 @@ class Handlers:
             return announced("The run finishes its step, saves, and stops.", "end", before)
         saved = "what it has saved stays" if before.step else "there is nothing to save yet"
         looks = "The pictures of the base model are finished first." if before.phase in ("samples", "scores") else ""
-        return announced(f"The run stops before its {'next' if before.step else 'first'} step: {saved}.", "end",
+        return announced(f"The run stops before its {'next' if before.step else 'first'} step; {saved}.", "end",
                           before, looks)  # fmt: skip
 
     @on("finish_now.click", "run", "message", api_name="finish_shown_run", **QUIET)
@@ -76,14 +76,14 @@ class Handlers:
     )  # fmt: skip
     def bleed(self, name: str, base: str = "", progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
         self._services.check_training()
-        progress(None, desc="Looking for what else changed")
+        progress(None, desc="Measuring what else changed")
         jobs = self._services.jobs
         ranked = jobs.bleed(
             name, lambda done, total: progress((done, total), "Making pictures to compare"),
             base=offered_base(self._services, base) or None,
         )  # fmt: skip
         most = ranked[0].prompt or "a picture without words"
-        return panel("What else it changed stands beside the scores.", f"Most of all: {most}.", tone="good")
+        return panel("See What else it changed, next to the scores.", f"Most of all: {most}.", tone="good")
 
     @on("save_now.click", "run", "message", api_name="save_shown_run", **QUIET)
     def save_now(self, name: str) -> str:
@@ -103,7 +103,7 @@ class Handlers:
         before = self._services.jobs.view(name)
         self._services.jobs.resume(name)
         place = self._services.jobs.view(name).queue_place
-        words = f"It is queued, position {place}." if place else "The run goes on where it was."
+        words = f"It is queued, position {place}." if place else "The run continues where it stopped."
         return announced(words, "steps", before)
 
     @on("more.click", "run more_steps", "message base", api_name="train_more_shown_run", **QUIET)
@@ -114,13 +114,13 @@ class Handlers:
         before = jobs.view(name)
         if before.more_from is None and before.steps:
             last = str(before.path / str(before.steps[-1]))
-            todo = f"Its step {before.steps[-1]} is the base model of the form now: start a new training from it."
-            said = panel(f"{name} cannot go on.", "Its exact state is gone.", todo, tone="note")
+            todo = f"Its step {before.steps[-1]} is now the base model in the form: start a new training from it."
+            said = panel(f"{name} cannot be continued.", "Its exact state is gone.", todo, tone="note")
             return {"message": said, "base": gr.Dropdown(value=last)}
         total = whole_steps(num_steps)
         jobs.train_more(name, total)
         place = jobs.view(name).queue_place
-        words = f"It is queued, position {place}." if place else f"The run goes on to step {total}."
+        words = f"It is queued, position {place}." if place else f"The run continues to step {total}."
         return {"message": announced(words, "steps", before)}
 
     @on("retry.click", "run", "message place", api_name="retry_shown_run", **QUIET)
@@ -130,7 +130,7 @@ class Handlers:
         new = jobs.retry_with_less(name)
         before, now = jobs.view(name).config, jobs.view(new).config
         changed = changes(before, now) if before and now else ""
-        said = panel(f"{new} begins, with settings that need less memory.", changed, tone="note")
+        said = panel(f"{new} starts with settings that need less memory.", changed, tone="note")
         return {"message": said, "place": to("train", run=new)}
 
     @on("delete.click", outputs="sure", api_name="ask_delete_run", **QUIET)
@@ -141,8 +141,8 @@ class Handlers:
     def delete(self, name: str) -> Answer:
         self._services.check_training()
         removed = self._services.jobs.remove(name)
-        left = f"{len(removed.left)} files that are not its own stay in its folder." if removed.left else ""
-        said = panel(f"{name} was deleted: {size_in_words(removed.num_bytes)} are free.", left, tone="good")
+        left = f"{len(removed.left)} files that do not belong to the run stay in its folder." if removed.left else ""
+        said = panel(f"{name} was deleted; {size_in_words(removed.num_bytes)} freed.", left, tone="good")
         others = [run.name for run in self._services.workspace.runs()]
         chosen = gr.Dropdown(value=others[0] if others else None)
         return {

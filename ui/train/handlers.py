@@ -328,7 +328,9 @@ class Handlers:
         base, chosen = offered_base(self._services, base), photo_set(self._services.workspace, name)
         words, num_photos = chosen.words(), len(chosen.photos())
         config = proposed_config(base, preset_name, words.kind, num_photos, _method_in(explicit), self._device())
-        unknown = [FieldProblem(str(key), "is no setting of this form.") for key in explicit if key not in self._infos]
+        unknown = [
+            FieldProblem(str(key), "is not a setting of this form.") for key in explicit if key not in self._infos
+        ]
         if not num_photos:
             unknown.append(FieldProblem("instance_data_dir", f"the photo set {name!r} holds no photos."))
         if unknown:

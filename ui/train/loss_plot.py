@@ -51,7 +51,7 @@ class Curve:
 
 def curves_of(losses: Sequence[FixedNoiseLosses]) -> list[Curve]:
     """Return the losses at fixed noise as curves, those that are finite."""
-    named = (("seen", "your photos"), ("unseen", "views it never saw"), ("drift", "drift from the base"))
+    named = (("seen", "your photos"), ("unseen", "held-out views"), ("drift", "drift from the base"))
     return [
         Curve(
             f"db-{name}", title,

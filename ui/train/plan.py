@@ -20,7 +20,7 @@ PRESET_LABELS = {
     "lean": "Lean",
     "leanest": "Leanest",
 }
-NONE_FITS = "Close what else uses its memory, lower the resolution, or take the starter."
+NONE_FITS = "Close other programs that use its memory, lower the resolution, or choose the starter."
 NOT_TIMED = "time estimate after the first steps"
 
 
@@ -71,7 +71,7 @@ def too_little_memory(told: Forecast, offered: list[Offer], chosen: str) -> Devi
     why = f"It needs {gb(told.need_bytes)} GB, and {device.name} has {gb(device.free_bytes)} GB free."
     fit = fitting(offered, "")
     need = next((one.forecast.need_bytes for one in offered if one.name == fit and one.forecast.fits), None)
-    todo = _what_fits(told) if need is None else f"Take {PRESET_LABELS[fit]}, which needs {gb(need)} GB."
+    todo = _what_fits(told) if need is None else f"Use {PRESET_LABELS[fit]}, which needs {gb(need)} GB."
     return DeviceError(f"{PRESET_LABELS.get(chosen, 'This')} would run out of memory here.", why, todo)
 
 
@@ -91,7 +91,7 @@ def start_sentence(told: Forecast) -> str:
     where = "this GPU" if device.kind != "cpu" else "this CPU"
     time = NOT_TIMED if told.seconds is None else f"about {in_words(told.seconds)} on {where}"
     num_class_pictures = max(len(config.concepts), 1) * config.num_class_images
-    class_pictures = [(f"{num_class_pictures} class pictures", True)] if config.with_prior_preservation else []
+    class_pictures = [(f"{num_class_pictures} class images", True)] if config.with_prior_preservation else []
     parts = [
         (f"{photos}: '{words}'" if words and told.num_photos else photos, bool(told.num_photos)),
         *class_pictures,

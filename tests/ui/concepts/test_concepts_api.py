@@ -71,11 +71,11 @@ def test_photos_are_checked_and_mended_by_name(client: Client, photos: list[Path
     assert client.predict(name, first, 0.9, 0.5, 2.0, api_name="/set_focus")["zoom"] == 2.0
     (after, *_) = client.predict(name, 512, api_name="/check_photos")
     assert [each["code"] for each in after["findings"]] == ["small"]
-    assert client.predict(name, first, "refocus", api_name="/change_photo").endswith("from the guess again.")
+    assert client.predict(name, first, "refocus", api_name="/change_photo").endswith("was cropped automatically.")
     assert client.predict(name, told[3]["photo"], "remove", api_name="/change_photo") == "3.jpg was removed."
     assert client.predict(name, first, "photo of zwx dog asleep", api_name="/set_caption") == "photo of zwx dog asleep"
     assert len(client.predict(name, 512, api_name="/check_photos")) == 3
-    with pytest.raises(AppError, match="no place in a photo"):
+    with pytest.raises(AppError, match="not a place in a photo"):
         client.predict(name, first, 2.0, 0.5, 1.0, api_name="/set_focus")
     with pytest.raises(AppError, match="not in this set"):
         client.predict(name, "../words.json", "remove", api_name="/change_photo")
@@ -111,7 +111,9 @@ def test_words_are_checked_all_at_once_and_identifiers_proposed(client: Client, 
     name = uploaded(client, photos[:2])
     words = client.predict(name, "object", "qxz", "cup", api_name="/set_words")
     assert (words["instance_prompt"], words["class_prompt"]) == ("photo of qxz cup", "photo of cup")
-    with pytest.raises(AppError, match=r"identifier: must be one word(.|\n)*instance_prompt: lacks the identifier"):
+    with pytest.raises(
+        AppError, match=r"identifier: must be one word(.|\n)*instance_prompt: does not contain the identifier"
+    ):
         client.predict(name, "", "two words", "", "photo of dog", api_name="/set_words")
     assert not client.predict("dog", "toy", api_name="/check_identifier")["fine"]
     proposed = client.predict("dog", api_name="/propose_identifier")
@@ -142,10 +144,10 @@ def _listed(text: str, opened: OpenPage) -> Any:
 
 def test_folders_of_the_machine_are_read_on_its_own_page_only(client: Client, opened: OpenPage, tmp_path: Path) -> None:
     for folder in (str(sample_folder()), "/", "~", str(opened.workspace.runs_dir)):
-        with pytest.raises(AppError, match="Folders are read only where"):
+        with pytest.raises(AppError, match="Folders are read only if"):
             client.predict(folder, api_name="/add_folder")
     listed = [{"instance_prompt": "a", "instance_data_dir": str(sample_folder())}]
-    with pytest.raises(DreamBoothError, match="Folders are read only where"):
+    with pytest.raises(DreamBoothError, match="Folders are read only if"):
         handlers(opened.workspace).take_concepts(_listed(json.dumps(listed), opened))
 
     own = handlers(Workspace(tmp_path / "data"), takes_folders=True)
@@ -155,7 +157,7 @@ def test_folders_of_the_machine_are_read_on_its_own_page_only(client: Client, op
     for wrong in ("", "\0", str(tmp_path / "data"), str(tmp_path), str(tmp_path / "data" / "runs")):
         with pytest.raises(DreamBoothError):
             own.photos.local_folder(wrong)
-    with pytest.raises(DreamBoothError, match="is no folder"):
+    with pytest.raises(DreamBoothError, match="is not a folder"):
         own.photos.set_of("x").add_folder(own.photos.local_folder(str(tmp_path / "nothing")))
 
 
@@ -192,7 +194,7 @@ def test_class_pictures_are_seen_and_counted(client: Client, opened: OpenPage, p
     assert client.predict(name, api_name="/class_pictures") == {"own": 0, "made": 2}
     events = RawEvents(opened.url)
     (shown,) = events.call("class_pictures_shown", [name, "photo of robot"])
-    assert "2 class pictures that a training made" in shown.as_html
+    assert "2 class images that a training made" in shown.as_html
     assert "00001.png" in json.dumps(shown.outputs)
 
 
@@ -236,7 +238,7 @@ def test_a_stored_photo_that_was_damaged_hides_no_other(opened: OpenPage, client
     events = RawEvents(opened.url)
     (shown,) = events.call("photo_views", [kept.name, "", 96])
     assert shown.as_html.count("as it is trained") == 2
-    assert "is no readable photo" in shown.as_html
+    assert "is not a readable photo" in shown.as_html
     assert "data-code='unreadable'" in shown.as_html
 
 

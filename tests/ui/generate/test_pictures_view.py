@@ -15,14 +15,14 @@ def order(**values: Any) -> Order:
 
 def test_every_state_has_its_sentence() -> None:
     waiting = request_status(order(after="busy"), 1, training_left="6 min left")
-    assert "4 pictures will be made as soon as busy has ended (6 min left)." in waiting
-    assert "you may close this page. 1 more waits behind it." in waiting
+    assert "4 pictures will be made when busy has ended (6 min left)." in waiting
+    assert "you can close this page. 1 more is queued." in waiting
     assert "Loading the model" in request_status(order(state="making"), 0)
     making = order(state="making", share=0.4, files=[Path("a.png")])
     assert "Picture 2 of 4" in request_status(making, 0)
     assert "aria-valuenow='40'" in request_status(making, 0)
     assert "&lt;dog&gt;/400" in request_status(making, 0)
-    assert "dog-1 has paused for them" in request_status(making, 0, "dog-1")
+    assert "dog-1 is paused and continues by itself" in request_status(making, 0, "dog-1")
     done = order(state="done", files=[Path("x/1.png"), Path("x/1-grid.png")], began_s=1.0, ended_s=9.0)
     assert "Done: 1 picture in 8 s." in request_status(done, 0)
     noticed = order(state="making", notices=["<b> is cut"])
@@ -37,11 +37,11 @@ def test_every_state_has_its_sentence() -> None:
 
 
 def test_a_training_that_has_not_paused_yet_is_not_said_to_have() -> None:
-    """It pauses between two steps; class pictures before the first may take minutes."""
+    """It pauses between two steps; class images before the first may take minutes."""
     told = request_status(order(state="making"), 0, "dog-1", has_paused=False)
     assert "Waiting for the device" in told
-    assert "dog-1 pauses as soon as" in told
-    assert "has paused" not in told
+    assert "dog-1 pauses after its current step" in told
+    assert "is paused" not in told
 
 
 def test_a_comparison_begins_with_the_base_and_of_many_steps_with_a_few() -> None:
