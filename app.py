@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreambooth.commands.parser import Parser
 from dreambooth.durable import held_lock, is_locked
 from dreambooth.entry_point import calling_on_signals, run_program
 from dreambooth.environment import Settings, bypassing_proxies, keep_to_itself, load_settings
@@ -44,7 +45,7 @@ class PageAccess:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's arguments."""
-    parser = argparse.ArgumentParser(description="The page: teach Stable Diffusion a subject from a few photos.")
+    parser = Parser(prog="python app.py", description="The page: teach Stable Diffusion a subject from a few photos.")
     parser.add_argument("--host", help="Address to listen on (default 127.0.0.1: this machine only).")
     parser.add_argument("--port", type=int, help="Port (default 7860).")
     parser.add_argument("--share", action="store_true", help="Open a public link for up to a week, behind a password.")

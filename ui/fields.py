@@ -18,17 +18,6 @@ MAIN_FIELDS = (
 )  # fmt: skip
 # Asked for elsewhere on the page, or of no use there: a run of the page always lives under the data folder.
 NOT_IN_THE_FORM = ("pretrained_model_name_or_path", "output_dir", "logging_dir")
-GROUP_TITLES = {
-    "model": "Model files",
-    "photos": "Photos",
-    "prior": "Class images",
-    "training": "Training",
-    "optimizer": "Optimizer",
-    "memory": "Memory and precision",
-    "samples": "Sample pictures",
-    "saving": "Saving",
-}
-
 
 STRENGTHS = ("unet_strength", "text_encoder_strength")
 STRENGTH_STEP = 0.05

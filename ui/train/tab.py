@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from dreambooth.config.fields import GROUP_TITLES
 from dreambooth.forecast.offers import proposed_config
 from dreambooth.models.base import STARTER
 from dreambooth.runs.shell_line import CONFIG_FILE
@@ -12,7 +13,6 @@ from ui.address import link
 from ui.boundary import Services
 from ui.events import connect as connect_events
 from ui.fields import (
-    GROUP_TITLES,
     MAIN_FIELDS,
     field_component,
     form_infos,
