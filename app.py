@@ -137,6 +137,7 @@ def launch_arguments(access: PageAccess, workspace: Workspace, settings: Setting
     from ui.access.login import Logins
     from ui.access.request_checks import RequestChecks, Uploads, known_hosts
     from ui.access.sessions import MAX_SESSIONS
+    from ui.concepts.welcome import WELCOME_CSS
     from ui.theme import CSS, theme
 
     hosts = known_hosts(
@@ -171,7 +172,7 @@ def launch_arguments(access: PageAccess, workspace: Workspace, settings: Setting
         "show_error": False,
         "footer_links": ["api", "settings"],
         "theme": theme(),
-        "css": CSS,
+        "css": CSS + WELCOME_CSS,
         "prevent_thread_lock": True,
         "quiet": True,
     }

@@ -15,6 +15,7 @@ from dreambooth.runs.view import RunView
 from dreambooth.scoring.bleed import BleedReport
 from dreambooth.scoring.recommendation import NOTHING_MEASURED, Recommendation
 from dreambooth.scoring.records import examiner_title
+from ui.train.progress import phase_list, whole_share
 
 NONE_RECOMMENDED = "No step is recommended."
 # Told within a minute: the page asks once a second, and the heartbeat is up to a second old when it stops.
@@ -31,19 +32,6 @@ PHASES = {
     "scores": "Scoring the saved step",
     "lent": "Paused while pictures are made",
 }
-SHORT_PHASES = {
-    "loading": "Loading",
-    "class images": "Class images",
-    "latents": "Photos",
-    "training": "Training",
-    "saving": "Saving",
-    "copying": "Copying",
-    "samples": "Samples",
-    "scores": "Scores",
-    "lent": "Pictures",
-}
-# Told of while they last.
-SOMETIMES = ("copying", "scores", "lent")
 BEFORE_STEPS = ("loading", "class images", "latents")
 STATUSES: dict[Status, str] = {
     "queued": "queued",
@@ -163,15 +151,6 @@ def phase_text(view: RunView) -> str:
     return f"{text}: {view.phase_done} of {view.phase_total}" if view.phase_total else text
 
 
-def progress_share(view: RunView) -> float:
-    """Return how far the bar reaches, 0 to 1: the steps while training, else the pieces of the phase."""
-    if view.status == "done":
-        return 1.0
-    if view.status not in FINAL_STATUSES and view.phase in ("latents", "class images") and view.phase_total:
-        return min(view.phase_done / view.phase_total, 1.0)
-    return min(view.step / view.total_steps, 1.0) if view.total_steps else 0.0
-
-
 def time_left(view: RunView) -> str:
     """Return the time left in words, or nothing when it is not known or the run is over."""
     if view.seconds_left is None or view.status in (*FINAL_STATUSES, "interrupted", "paused"):
@@ -201,7 +180,7 @@ def status_card(view: RunView | None, device: Device | None = None, name: str = 
     if view is None:
         words = f'There is no run called "{name}" here.' if name else "No run yet. Choose photos, then start training."
         return f"<div class='db-status'><span class='db-quiet'>{escape(words)}</span></div>"
-    percent = round(progress_share(view) * 100)
+    percent = round(whole_share(view) * 100)
     return (
         f"<div class='db-status'><div class='db-row'><span class='db-chip db-chip-{escape(view.status)}'>"
         f"{escape(STATUSES[view.status])}</span><b class='db-phase'>{escape(phase_text(view))}</b>"
@@ -264,34 +243,6 @@ def bleed_text(report: BleedReport) -> str:
         f"<h3>What else it changed</h3><p class='db-hint'>{escape(hint)}</p>"
         f"<table class='db-table'><tr>{heads}</tr>{''.join(rows)}</table>"
     )
-
-
-def phase_list(view: RunView) -> str:
-    """Return the phases of the run in their order, with those behind it, the one it is in, and those to come."""
-    if view.status in ("queued", "interrupted"):
-        return ""
-    own = [name for name in PHASES if name not in SOMETIMES or name == view.phase]
-    if not _makes_class_images(view):
-        own.remove("class images")
-    here = own.index(view.phase) if view.phase in own else -1
-    over = view.status in FINAL_STATUSES
-    # Saves and samples come again and again: they count as behind it at the end alone.
-    behind = own if view.status == "done" else [name for name in own[:here] if name in BEFORE_STEPS or over]
-    items = []
-    for name in own:
-        kind = "done" if name in behind else "now" if name == view.phase and not over else "next"
-        count = (
-            f" {view.phase_done} of {view.phase_total}"
-            if kind == "now" and view.phase_total and name != "training"
-            else ""
-        )
-        current = " aria-current='step'" if kind == "now" else ""
-        items.append(f"<li class='db-{kind}'{current}>{escape(SHORT_PHASES[name])}{escape(count)}</li>")
-    return f"<ol class='db-phases' aria-label='Phases of the run'>{''.join(items)}</ol>"
-
-
-def _makes_class_images(view: RunView) -> bool:
-    return view.config is None or view.config.with_prior_preservation or view.phase == "class images"
 
 
 def _device_memory(view: RunView, device: Device | None) -> str:

@@ -82,7 +82,7 @@ CSS = """
 .gradio-container h3 .db-hint { font-weight: 400; margin-left: .35rem; }
 .gradio-container :focus-visible { outline: 2px solid var(--db-accent); outline-offset: 2px; }
 .db-opening { pointer-events: none; } .db-opening[inert] { opacity: .6; transition: opacity .3s .5s; }
-.db-unseen { display: none !important; }
+.db-offscreen { display: none !important; }
 html[data-train-view="runs"] :is(#run-view, #new-view), html[data-train-view="run"] :is(#runs-view, #new-view),
 html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !important; }
 .db-view-head { align-items: center; } .db-view-head > .block { flex: 0 0 auto !important; width: auto !important;
@@ -128,12 +128,17 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
   border: 1.5px solid currentColor; }
 .db-phases li:not(:last-child)::after { content: ""; width: 1.1rem; height: 1px; margin-left: .45rem;
   background: var(--border-color-primary); }
+.db-phases .db-cycle { border: 1px dashed var(--border-color-primary); border-radius: 99px; padding: .1rem .7rem; }
+.db-phases .db-cycle::before { display: none; } .db-cycle > span { margin-right: .4rem; font-size: 1rem; }
+.db-cycle ol { display: flex; flex-wrap: wrap; gap: .25rem .4rem; list-style: none; margin: 0; padding: 0; }
 .db-phases .db-done { color: var(--body-text-color); }
 .db-phases .db-done::before { background: var(--db-accent); border-color: var(--db-accent); }
 .db-phases .db-now { color: var(--db-accent); font-weight: 650; }
 .db-phases .db-now::before { background: currentColor; animation: db-pulse 1.6s infinite; }
 @keyframes db-pulse { 50% { opacity: .35; } }
 @media (prefers-reduced-motion: reduce) { .db-phases .db-now::before { animation: none; } }
+.db-made { display: flex; flex-wrap: wrap; gap: .3rem; margin: .2rem 0; }
+.db-made img { height: 64px; border-radius: 6px; margin: 0; }
 .db-memory { margin-top: .6rem; font-size: .82rem; color: var(--body-text-color-subdued); max-width: 26rem; }
 .db-panel { border: 1px solid var(--border-color-primary); border-left-width: 4px; border-radius: 10px;
   padding: .7rem 1rem; margin: .3rem 0; background: var(--block-background-fill); overflow-wrap: anywhere; }

@@ -18,8 +18,10 @@ from dreambooth.config.limits import as_written
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.durable import new_file, write_json
 from dreambooth.errors import ConfigError, FieldProblem, PhotoError
+from dreambooth.formats.json_file import read_object
 from dreambooth.pictures.generation import Picture, generate_images, save_picture
 from dreambooth.pictures.samplers import DDIM
+from dreambooth.records.workspace import Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -99,6 +101,16 @@ def ensure_class_images(
         )  # fmt: skip
         present += len(numbers)
     return _readable(folder, at_most=num_class_images)
+
+
+def made_class_images(workspace: Workspace, class_prompt: str) -> list[Path]:
+    """Return the newest class images that a training made, or is making, for this prompt."""
+    found: list[tuple[int, list[Path]]] = []
+    for folder in workspace.class_images_dir.iterdir():
+        with contextlib.suppress(OSError, ValueError, KeyError, PhotoError):
+            if read_object(folder / "info.json")["prompt"] == class_prompt.strip():
+                found.append((folder.stat().st_mtime_ns, find_photos(folder).photos))
+    return max(found, default=(0, []))[1]
 
 
 def _everything_they_depend_on(request: GenerationConfig, base_key: str, vae_key: str) -> Mapping[str, Any]:

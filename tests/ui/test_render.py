@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
+from dreambooth.config.concepts import Concept
 from dreambooth.config.fields import describe
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import Device
@@ -19,6 +20,7 @@ from ui import render
 from ui.header import Doing, header
 from ui.status_line import line_text
 from ui.train import panel as run_panel
+from ui.train import progress
 from ui.train.advice import preselected
 from ui.train.loss_plot import loss_plot, smoothed, thinned
 
@@ -64,13 +66,26 @@ def test_phase_text(changes: dict[str, Any], text: str) -> None:
     assert render.phase_text(run(**changes)) == text
 
 
-def test_the_bar_follows_the_steps_and_before_them_the_phase() -> None:
-    assert render.progress_share(run()) == 0.25
-    assert render.progress_share(run(phase="latents", phase_done=4, phase_total=5)) == 0.8
+def test_one_bar_goes_through_all_phases_and_never_back() -> None:
+    config = TrainingConfig(concepts=(Concept("photo of zwx dog", "photos", "photo of dog"),), num_class_images=50)
+    config = dataclasses.replace(config, with_prior_preservation=True, save_sample_prompt="photo of zwx dog")
+    course: list[tuple[Any, ...]] = [("", 0, 0, 0), ("loading", 0, 0, 0)]
+    course += [("class images", done, 50, 0) for done in (0, 25, 50)] + [("latents", 0, 90, 0), ("latents", 90, 90, 0)]
+    course += [("samples", 0, 4, 0), ("scores", 5, 10, 0), ("training", 0, 600, 0), ("training", 200, 600, 200)]
+    course += [("saving", 0, 0, 200), ("samples", 1, 4, 200), ("scores", 0, 10, 200), ("training", 201, 600, 201)]
+    shares = [
+        progress.whole_share(
+            run(config=config, phase=phase, phase_done=done, phase_total=total, step=step, total_steps=600)
+        )
+        for phase, done, total, step in course
+    ]
+    assert shares == sorted(shares)
+    assert shares[4] > shares[2] > 0, "class images are part of the way"
+    assert 0.35 < shares[-1] < 1
+    assert progress.whole_share(run(status="done", step=119)) == 1.0
     stopped = run(status="stopped", step=0, phase="class images", phase_done=28, phase_total=50)
-    assert render.progress_share(stopped) == 0, "no step was made, whatever was"
-    assert render.progress_share(run(status="done", step=119)) == 1.0
-    assert render.progress_share(run(phase="loading", step=0, total_steps=0)) == 0.0
+    assert progress.whole_share(stopped) == 0, "no step was made, whatever was"
+    assert progress.whole_share(run(phase="loading", step=0, total_steps=0)) == 0.0
     assert "aria-valuenow='25'" in render.status_card(run())
     assert "6 min left" in render.status_card(run())
 
@@ -126,7 +141,9 @@ def test_header_tells_what_runs_and_where_files_do_not_stay() -> None:
 
 def phases(view: RunView) -> dict[str, str]:
     """Return each phase of the list with how it is shown."""
-    return {name: kind for kind, name in re.findall(r"<li class='db-(\w+)'[^>]*>([A-Za-z ]+)", render.phase_list(view))}
+    return {
+        name: kind for kind, name in re.findall(r"<li class='db-(\w+)'[^>]*>([A-Za-z ]+)", progress.phase_list(view))
+    }
 
 
 def test_the_phases_show_what_is_behind_what_is_on_and_what_is_to_come() -> None:
@@ -135,12 +152,14 @@ def test_the_phases_show_what_is_behind_what_is_on_and_what_is_to_come() -> None
         "Samples": "next",
     }  # fmt: skip
     making = run(phase="class images", phase_done=3, phase_total=50)
-    assert "Class images 3 of 50</li>" in render.phase_list(making)
+    assert "Class images 3 of 50</li>" in progress.phase_list(making)
     assert phases(making)["Training"] == "next"
     assert set(phases(run(status="done", phase="samples")).values()) == {"done"}
+    cycle = progress.phase_list(run()).partition("db-cycle")[2]
+    assert re.findall(r">([A-Z][a-z]+)", cycle) == ["Training", "Saving", "Samples"], "what comes again and again"
     no_prior = run(config=TrainingConfig(with_prior_preservation=False))
     assert "Class images" not in phases(no_prior)
-    assert render.phase_list(run(status="queued")) == ""
+    assert progress.phase_list(run(status="queued")) == ""
 
 
 def test_device_memory_is_told_while_a_run_is_at_work() -> None:
@@ -231,7 +250,7 @@ def test_every_phase_has_its_words() -> None:
     for phase in get_args(PhaseName):
         text = render.phase_text(run(phase=phase, phase_done=1, phase_total=10))
         assert "Starting" not in text
-        assert "aria-current='step'" in render.phase_list(run(phase=phase))
+        assert "aria-current='step'" in progress.phase_list(run(phase=phase))
 
 
 # What is recommended -------------------------------------------------------------------------------------------------

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 import gradio as gr
 
+from dreambooth.data.class_images import made_class_images
+from dreambooth.errors import DreamBoothError
+from dreambooth.models.base import read_card
 from dreambooth.models.origin import missing_base
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.view import RunView
@@ -15,6 +18,7 @@ from dreambooth.scoring.bleed import kept_report
 from ui.address import link
 from ui.bases import missing_base_field, missing_base_update
 from ui.boundary import Services
+from ui.concepts.cards import served
 from ui.events import Answer, updates_of_unseen
 from ui.render import (
     bleed_text,
@@ -31,10 +35,12 @@ from ui.train.plan import run_settings
 
 LIVE = ("queued", "running", "stopping", "paused")
 MAX_STEP_COLUMNS = 24
+MAX_BEING_MADE = 12
+TOY_PICTURES = "Made by the toy model at 64 px. Stable Diffusion 1.5 on a GPU makes detailed pictures."
 # The components that show a run, in the order in which a browser is told.
 PARTS = (
-    "details status losses samples log settings scores chart score stop finish_now save_now sample_now resume "
-    "more_steps more retry pictures delete sure bleed bled bled_picture run_base message"
+    "details status making toy losses samples log settings scores chart score stop finish_now save_now sample_now "
+    "resume more_steps more retry pictures delete sure bleed bled bled_picture run_base message"
 )
 LOADING = "<div class='db-status'><span class='db-quiet'>Loading...</span></div>"
 Announced = Literal["saves", "samples", "end", "steps"]
@@ -62,10 +68,12 @@ def build() -> dict[str, Any]:
         retry = gr.Button("Retry with the plan that fits", variant="primary", visible=False, elem_id="retry")
         pictures = gr.Button("Make pictures with it", variant="primary", visible=False, elem_id="make-pictures")
     message = gr.HTML(elem_id="run-message")
+    making = gr.HTML(elem_id="run-making")
     with gr.Column(visible=False, elem_id="run-details") as details:
         with gr.Row(equal_height=False):
             with gr.Column(scale=6, min_width=320):
                 gr.HTML("<h3>What it makes <span class='db-hint'>each row one seed, from step to step</span></h3>")
+                toy = gr.HTML(elem_id="run-toy")
                 samples = gr.Gallery(
                     label="Samples", show_label=False, columns=4, height="auto", elem_id="samples",
                     object_fit="contain", interactive=False, buttons=["fullscreen", "download"],
@@ -97,7 +105,8 @@ def build() -> dict[str, Any]:
                     "Yes, delete it and all it saved", variant="stop", visible=False, elem_id="delete-sure"
                 )
     return {
-        "run": run, "details": details, "status": status, "losses": losses, "samples": samples, "log": log,
+        "run": run, "details": details, "status": status, "making": making, "toy": toy,
+        "losses": losses, "samples": samples, "log": log,
         "settings": settings, "scores": scores, "chart": chart, "score": score, "stop": stop,
         "finish_now": finish_now, "save_now": save_now, "sample_now": sample_now, "resume": resume,
         "more_steps": more_steps, "more": more, "retry": retry, "pictures": pictures, "delete": delete, "sure": sure,
@@ -112,7 +121,8 @@ def build() -> dict[str, Any]:
 def run_values(services: Services, view: RunView | None, name: str = "") -> dict[str, Any]:
     """Return what the panel shows of a run, as values that can be compared; of one that is not there its name."""
     if view is None:
-        return dict.fromkeys(("losses", "samples"), ()) | {
+        return dict.fromkeys(("losses", "samples", "making"), ()) | {
+            "toy": "",
             "details": False, "status": status_card(None, name=name), "log": log_text(""), "settings": "", "live": "",
             "resume": None, "more": None, "retry": False, "pictures": False, "deletable": False, "asked": None,
             "scores": "", "chart": None, "unscored": False, "bleedable": False, "bleed": None, "standing": {},
@@ -120,6 +130,8 @@ def run_values(services: Services, view: RunView | None, name: str = "") -> dict
         }  # fmt: skip
     return {
         "details": True,
+        "making": _being_made(services, view),
+        "toy": toy_notice(view),
         "status": status_card(view, services.device()),
         "losses": loss_plot(view.losses, view.total_steps, view.steps, view.at_fixed_noise),
         "samples": tuple(sample_items(_newest_columns(view.samples))),
@@ -161,6 +173,8 @@ def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str
     updates: dict[str, Callable[[Any], Answer]] = {
         "details": lambda is_there: {"details": gr.Column(visible=is_there)},
         "status": lambda text: {"status": text},
+        "making": lambda paths: {"making": being_made(services, paths)},
+        "toy": lambda text: {"toy": text},
         "losses": lambda plot: {"losses": plot or loss_plot([], 0)},
         "samples": lambda samples: {"samples": _gallery(services, samples)},
         "log": lambda text: {"log": text},
@@ -238,6 +252,36 @@ def _is_past(message: str, standing: Mapping[Any, str]) -> bool:
     thing, then, name = until[1], until[2], html.unescape(until[3])
     now, _, of_run = standing.get(thing, "").partition(" ")
     return of_run == name and now != then
+
+
+def _being_made(services: Services, view: RunView) -> tuple[Path, ...]:
+    """Return the newest class images while the run makes them."""
+    if view.phase != "class images" or view.status not in ("running", "stopping") or view.config is None:
+        return ()
+    found: list[Path] = []
+    for concept in view.config.concepts:
+        found += made_class_images(services.workspace, concept.class_prompt or "")
+    return tuple(found[-MAX_BEING_MADE:])
+
+
+def being_made(services: Services, paths: Sequence[Path]) -> str:
+    """Return the class images that are there so far, as they are made."""
+    if not paths:
+        return ""
+    images = "".join(f"<img src='{served(services.shown.copy(path))}' alt=''>" for path in paths)
+    return (
+        "<h3>Class images <span class='db-hint'>made by the base model before the first step</span></h3>"
+        f"<p class='db-made'>{images}</p>"
+    )
+
+
+def toy_notice(view: RunView) -> str:
+    """Return the reminder beside a toy model's pictures that they are no measure of a real one."""
+    try:
+        is_toy = view.config is not None and read_card(view.config.pretrained_model_name_or_path).is_toy
+    except DreamBoothError:
+        return ""
+    return f"<p class='db-hint'>{TOY_PICTURES}</p>" if is_toy else ""
 
 
 def _chart(view: RunView) -> tuple[Path, int] | None:
