@@ -79,7 +79,7 @@ def build() -> dict[str, Any]:
                     object_fit="contain", interactive=False, buttons=["fullscreen", "download"],
                 )  # fmt: skip
             with gr.Column(scale=5, min_width=320):
-                gr.HTML("<h3>Loss <span class='db-hint'>it wobbles, that is normal: judge by the pictures</span></h3>")
+                gr.HTML("<h3>Loss <span class='db-hint'>noise is normal here; judge by the samples</span></h3>")
                 losses = gr.HTML(loss_plot([], 0), elem_id="losses")
                 scores = gr.HTML(elem_id="run-scores")
                 chart = gr.Image(
