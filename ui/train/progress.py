@@ -81,10 +81,11 @@ def phase_list(view: RunView) -> str:
     else:
         behind = once[: once.index(view.phase)] if view.phase in once else once if view.phase else []
     parts = {name: _phase(view, name, over=over, behind=name in behind) for name in (*once, *cycle)}
-    again = "".join(parts[name] for name in cycle)
+    beginning, again = ("".join(parts[name] for name in names) for names in (once, cycle))
     return (
-        f"<ol class='db-phases' aria-label='Phases of the run'>{''.join(parts[name] for name in once)}"
-        f"<li class='db-cycle'><span aria-hidden='true'>&#8635;</span><ol aria-label='Again and again until the last step'>{again}</ol></li></ol>"
+        f"<ol class='db-phases' aria-label='Phases of the run'>{beginning}<li class='db-cycle'>"
+        f"<span aria-hidden='true'>&#8635;</span><ol aria-label='Again and again until the last step'>{again}</ol>"
+        "</li></ol>"
     )
 
 
