@@ -117,7 +117,7 @@ def _readable_photos(
     if not readable:
         raise PhotoError(
             f"None of the {len(found.photos)} photos in {folder} can be read.",
-            "Each was tried and is damaged or of another kind than its name says.",
+            "All of them are damaged or not what their file names say.",
             "Copy them again, or save them as JPEGs.",
         )
     return readable
@@ -128,7 +128,7 @@ def _focuses(folder: Path, report: Callable[[str], None]) -> dict[str, Focus]:
     focuses, missing = focus_of_photos(read_focus(folder), [photo.name for photo in find_photos(folder).photos])
     if missing:
         names = ", ".join(f'"{printable(name)}"' for name in missing[:10])
-        report(f"{FOCUS_FILE} in {folder} has squares for photos that are not there: {names}.")
+        report(f"{FOCUS_FILE} in {folder} has crops for photos that do not exist: {names}.")
     return focuses
 
 

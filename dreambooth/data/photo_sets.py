@@ -103,7 +103,7 @@ class PhotoSet:
         for photo in self.photos():
             if photo.name == name:
                 return photo
-        raise PhotoError("That photo is not in this set.", "It was removed before.", "")
+        raise PhotoError("That photo is not in this set.", "It was removed already.", "")
 
     # Words -----------------------------------------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class PhotoSet:
         found = find_photos(folder)
         if len(found.photos) > MAX_FOLDER_PHOTOS:
             raise PhotoError(
-                f"{folder.name} holds {len(found.photos)} photos.", f"At most {MAX_FOLDER_PHOTOS} are taken in.",
+                f"{folder.name} holds {len(found.photos)} photos.", f"At most {MAX_FOLDER_PHOTOS} can be imported.",
                 "Put the best ones into a folder of their own.",
             )  # fmt: skip
         captions = caption_files(found.photos)
