@@ -22,7 +22,7 @@ from dreambooth.durable import held_lock, is_locked
 from dreambooth.entry_point import calling_on_signals, run_program
 from dreambooth.environment import Settings, bypassing_proxies, keep_to_itself, load_settings
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem, quoted
-from dreambooth.records.drive import bring_photos_back, ready_drive
+from dreambooth.records.drive import ready_drive, restore_photos
 from dreambooth.records.workspace import Workspace, held_data_folder
 
 MAX_FILE_SIZE = "1gb"
@@ -195,7 +195,7 @@ def serve(arguments: argparse.Namespace, settings: Settings) -> int:
     workspace = Workspace(settings.data_dir, ready_drive(settings.drive_dir))
     # First of all: that a server is there already says more than that its port is taken.
     with held_data_folder(workspace):
-        bring_photos_back(workspace)
+        restore_photos(workspace)
         check_port(access.host, access.port)
         return _serve_page(access, workspace, settings)
 

@@ -20,7 +20,7 @@ from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, travers
 
 from dreambooth.data.focus import Focus, focused
 from dreambooth.data.photos import read_photo
-from dreambooth.device.hardware import Device, look_at_device
+from dreambooth.device.hardware import Device, driver_device
 from dreambooth.durable import new_file
 from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError, traceback_text
@@ -116,7 +116,7 @@ class DeviceWatch:
         """Return the device as it was a moment ago."""
         with self._lock:
             if self._seen is None or time.monotonic() - self._seen_s > DEVICE_POLL_S:
-                self._seen, self._seen_s = look_at_device(), time.monotonic()
+                self._seen, self._seen_s = driver_device(), time.monotonic()
             return self._seen
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.data.photo_sets import SAMPLE_SET
-from dreambooth.device.hardware import in_a_line
+from dreambooth.device.hardware import device_line
 from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError
 from dreambooth.models.base import STARTER
@@ -56,7 +56,7 @@ def build_page(
     page = Page(title="DreamBooth", analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S), fill_width=True)
     with page:
         device, unknown = services.device(), Doing(is_known=False)
-        line = header(in_a_line(device), unknown, settings.data_dir, keeps_files(settings), device.unused_card)
+        line = header(device_line(device), unknown, settings.data_dir, keeps_files(settings), device.unused_card)
         top = gr.HTML(line, elem_id="header")
         at_work = status_line.build()
         places = address.build()

@@ -129,10 +129,10 @@ def _output(command: list[str]) -> str:
 @functools.cache
 def device_name() -> str:
     """Return the name of the device that runs are trained on; torch is not imported."""
-    return look_at_device().name
+    return driver_device().name
 
 
-def look_at_device() -> Device:
+def driver_device() -> Device:
     """Return the device as its driver, the system and torch's build tell it; torch is not imported."""
     card = read_nvidia_gpu()
     if card is not None and not is_cpu_build():
@@ -145,7 +145,7 @@ def look_at_device() -> Device:
     return cpu
 
 
-def in_a_line(device: Device) -> str:
+def device_line(device: Device) -> str:
     """Return a device with its memory in words, such as `GPU: Tesla T4, 14.2 of 15.0 GB free`."""
     free, total = gb(device.free_bytes), gb(device.total_bytes)
     if device.kind == "cuda":

@@ -311,4 +311,4 @@ def _kept_state(run: RunFolder) -> RunState:
 def is_owned(run: RunFolder) -> bool:
     """Return whether a living process has the run at work or in its line."""
     # The line's lock is let go after the run's own is taken: asked in this order, no moment lies between them.
-    return is_locked(run.line_path) or is_locked(run.lock_path)
+    return is_locked(run.queue_lock_path) or is_locked(run.lock_path)

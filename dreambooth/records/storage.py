@@ -58,7 +58,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Doomed:
+class Deletion:
     """One file or folder that would be deleted, and the run that it belongs to."""
 
     path: Path
@@ -70,7 +70,7 @@ class Doomed:
 class Plan:
     """Exactly what would be deleted, in sentences what stays although it was asked for, and what was asked."""
 
-    doomed: tuple[Doomed, ...]
+    deletions: tuple[Deletion, ...]
     kept: tuple[str, ...]
     choices: tuple[Choice, ...] = ()
     runs: tuple[RunFolder, ...] | None = None
@@ -78,7 +78,7 @@ class Plan:
     @property
     def num_bytes(self) -> int:
         """Return how much becomes free."""
-        return sum(one.num_bytes for one in self.doomed)
+        return sum(one.num_bytes for one in self.deletions)
 
 
 # Looking -------------------------------------------------------------------------------------------------------------
@@ -198,38 +198,38 @@ def _age_s(path: Path) -> float:
 
 def plan(workspace: Workspace, choices: Iterable[Choice], runs: Sequence[RunFolder] | None = None) -> Plan:
     """Return what these choices would delete, of all runs of the data folder or of the given ones alone."""
-    wanted, doomed, kept = frozenset(choices), list[Doomed](), list[str]()
+    wanted, deletions, kept = frozenset(choices), list[Deletion](), list[str]()
     for run in local_runs(workspace) if runs is None else runs:
         if wanted & OF_RUNS and is_owned(run):
             kept.append(f"{run.name} is running or queued: nothing of it is touched.")
         else:
-            doomed += _doomed_of_run(run, wanted)
+            deletions += _deletions_of_run(run, wanted)
     if runs is None and "class images" in wanted:
-        _plan_class_images(workspace, doomed, kept)
+        _plan_class_images(workspace, deletions, kept)
     if runs is None and "exports" in wanted:
-        _plan_exports(workspace, doomed, kept)
+        _plan_exports(workspace, deletions, kept)
     if runs is None and "pictures" in wanted:
         found = [workspace.pictures_dir, *(path for path in entries(workspace.pictures_dir) if path.is_dir())]
         files = [file for folder in found for file in entries(folder) if PICTURE.fullmatch(file.name)]
-        doomed += [Doomed(file, size_of(file)) for file in files if is_plain_file(file)]
+        deletions += [Deletion(file, size_of(file)) for file in files if is_plain_file(file)]
     if runs is None and "caches" in wanted:
-        doomed += [Doomed(path, size_of(path)) for path in _leftovers(workspace)]
-    return Plan(tuple(doomed), tuple(kept), tuple(sorted(wanted)), None if runs is None else tuple(runs))
+        deletions += [Deletion(path, size_of(path)) for path in _leftovers(workspace)]
+    return Plan(tuple(deletions), tuple(kept), tuple(sorted(wanted)), None if runs is None else tuple(runs))
 
 
-def _doomed_of_run(run: RunFolder, wanted: frozenset[Choice]) -> Iterator[Doomed]:
+def _deletions_of_run(run: RunFolder, wanted: frozenset[Choice]) -> Iterator[Deletion]:
     if "intermediate weights" in wanted:
         saved = saved_steps(run)
         newest = max((step for step in saved if step in run.steps()), default=None)
         for step in (step for step in saved if step != newest):
-            yield from (Doomed(file, size_of(file), run) for file in weight_files(run, step))
+            yield from (Deletion(file, size_of(file), run) for file in weight_files(run, step))
     states: Choice = "exact states" if read_state(run).status == "done" else "states to resume from"
     if states in wanted:
         found = [run.checkpoints / str(step) for step in run.checkpoint_steps()]
-        yield from (Doomed(state, size_of(state), run) for state in found if _is_plainly_in(run.path, state))
+        yield from (Deletion(state, size_of(state), run) for state in found if _is_plainly_in(run.path, state))
 
 
-def _plan_class_images(workspace: Workspace, doomed: list[Doomed], kept: list[str]) -> None:
+def _plan_class_images(workspace: Workspace, deletions: list[Deletion], kept: list[str]) -> None:
     """Add the cache of generated class images, without those that a run reads or has to go on with."""
     runs = local_runs(workspace)
     if busy := [run.name for run in runs if is_owned(run)]:
@@ -252,7 +252,7 @@ def _plan_class_images(workspace: Workspace, doomed: list[Doomed], kept: list[st
         else:
             # The note of what they are goes last: until then the folder is known for what it is.
             files = [file for file in entries(folder) if CLASS_IMAGE.fullmatch(file.name)] + [folder / "info.json"]
-            doomed += [Doomed(file, size_of(file)) for file in files if is_plain_file(file)]
+            deletions += [Deletion(file, size_of(file)) for file in files if is_plain_file(file)]
 
 
 def _resumable(run: RunFolder) -> bool:
@@ -268,9 +268,9 @@ def _class_prompts(run: RunFolder) -> list[str]:
     ]
 
 
-def _plan_exports(workspace: Workspace, doomed: list[Doomed], kept: list[str]) -> None:
+def _plan_exports(workspace: Workspace, deletions: list[Deletion], kept: list[str]) -> None:
     """Add the exports whose model is here and stays, told by their names: any other one may be the only copy."""
-    going, models, gone = {one.path for one in doomed}, {"starter-toy"}, set[str]()
+    going, models, gone = {one.path for one in deletions}, {"starter-toy"}, set[str]()
     models |= {_file_stem(entry.name) for entry in entries(workspace.models_dir)}
     for run in local_runs(workspace):
         steps = [step for step in run.steps() if not going & {*weight_files(run, step)}]
@@ -281,7 +281,7 @@ def _plan_exports(workspace: Workspace, doomed: list[Doomed], kept: list[str]) -
     files = [file for file in entries(workspace.exports_dir) if file.suffix in EXPORT_SUFFIXES]
     for file in filter(is_plain_file, files):
         if file.stem not in gone and {file.stem, file.stem.rpartition("-")[0]} & models:
-            doomed.append(Doomed(file, size_of(file)))
+            deletions.append(Deletion(file, size_of(file)))
         else:
             kept.append(f"The export {_printable(file.name)} stays: the model that it was made of is not here.")
 
@@ -307,10 +307,10 @@ def carry_out(workspace: Workspace, approved: Plan) -> int:
     Raises RunFolderError at the first thing that cannot be deleted.
     """
     # Made once more: what may not go any longer, be it that the newest model vanished, is not in it.
-    now = {one.path for one in plan(workspace, approved.choices, approved.runs).doomed}
+    now = {one.path for one in plan(workspace, approved.choices, approved.runs).deletions}
     freed = 0
-    for run in dict.fromkeys(one.run for one in approved.doomed):
-        of_run = [one for one in approved.doomed if one.run == run and one.path in now]
+    for run in dict.fromkeys(one.run for one in approved.deletions):
+        of_run = [one for one in approved.deletions if one.run == run and one.path in now]
         is_elsewhere = run is not None and not run.path.is_relative_to(workspace.data_dir)
         inside = run.path if run is not None and is_elsewhere else workspace.data_dir
         with contextlib.ExitStack() as stack:
@@ -319,7 +319,7 @@ def carry_out(workspace: Workspace, approved: Plan) -> int:
                     stack.enter_context(held_lock(run.lock_path))
                 except BlockingIOError:
                     continue
-                if is_locked(run.line_path):
+                if is_locked(run.queue_lock_path):
                     continue
             freed += sum(_deleted(one.path, inside) for one in of_run)
     return freed

@@ -164,7 +164,7 @@ class RunFolder:
         return self.records / "lock"
 
     @property
-    def line_path(self) -> Path:
+    def queue_lock_path(self) -> Path:
         """Return the file that a server holds locked while the run waits in its line."""
         return self.records / "in-line"
 
@@ -264,7 +264,7 @@ class RunFolder:
 
         With `is_claimed`, this process holds the run's lock.
         """
-        held = is_locked(self.line_path) or (not is_claimed and is_locked(self.lock_path))
+        held = is_locked(self.queue_lock_path) or (not is_claimed and is_locked(self.lock_path))
         if held or self.steps() or self.checkpoint_steps() or any(step for step in self.samples()):
             raise RunFolderError(
                 f"{self.path} already holds a run.",

@@ -54,7 +54,7 @@ def resumable_config(
     is_done, total = read_state(run).status == "done", (changes or {}).get("max_train_steps")
     if is_done and total is None:
         raise _complete(run, kept)
-    if is_locked(run.line_path) or (not is_claimed and is_locked(run.lock_path)):
+    if is_locked(run.queue_lock_path) or (not is_claimed and is_locked(run.lock_path)):
         raise RunFolderError(
             f'"{run.name}" is running or queued.', "A process is using it.", "Wait until it ends, or stop it there."
         )

@@ -9,7 +9,7 @@ from dreambooth.config.effects import without_effect
 from dreambooth.config.recipes import rate_warning
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.photos import num_photos_in
-from dreambooth.device.hardware import look_at_device
+from dreambooth.device.hardware import driver_device
 from dreambooth.forecast.offers import memory_notice
 from dreambooth.forecast.shape import read_shape
 from dreambooth.models.base import read_card
@@ -23,7 +23,7 @@ def setting_notices(config: TrainingConfig, explicit: Collection[str] | None, mo
 
 def memory_notices(config: TrainingConfig, models_dir: Path, held_bytes: int = 0) -> list[str]:
     """Return a sentence where this device has too little memory; `held_bytes` of it become free for the run."""
-    device = look_at_device()
+    device = driver_device()
     free_bytes = min(device.total_bytes, device.free_bytes + held_bytes)
     num_steps = num_steps_of(config, num_photos_in(concept.instance_data_dir for concept in config.concepts))
     shape = read_shape(config.pretrained_model_name_or_path, models_dir)

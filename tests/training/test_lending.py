@@ -143,7 +143,7 @@ def test_memory_is_afterwards_where_it_was(
     )  # fmt: skip
     name = jobs.start(settings, "busy")
     until(lambda: jobs.view(name).step, lambda step: step >= 5)
-    job = jobs._line[0]
+    job = jobs._queue[0]
     measured: list[int] = []
 
     def settled() -> int:

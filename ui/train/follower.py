@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.device.hardware import in_a_line
+from dreambooth.device.hardware import device_line
 from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError
 from dreambooth.runs.view import RunView
@@ -111,7 +111,7 @@ class Follower:
         jobs, settings = self._services.jobs, self._services.settings
         doing = Doing(at_work, len(jobs.waiting()), jobs.makes_pictures())
         device = self._services.device()
-        return header(in_a_line(device), doing, settings.data_dir, keeps_files(settings), device.unused_card)
+        return header(device_line(device), doing, settings.data_dir, keeps_files(settings), device.unused_card)
 
     def _view(self, name: str | None) -> RunView | None:
         if not name:
