@@ -45,12 +45,18 @@ class PageAccess:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's arguments."""
-    parser = Parser(prog="python app.py", description="The page: teach Stable Diffusion a subject from a few photos.")
+    parser = Parser(
+        prog="python app.py", description="The page: train Stable Diffusion on a subject from a few photos."
+    )
     parser.add_argument("--host", help="Address to listen on (default 127.0.0.1: this machine only).")
     parser.add_argument("--port", type=int, help="Port (default 7860).")
-    parser.add_argument("--share", action="store_true", help="Open a public link for up to a week, behind a password.")
     parser.add_argument(
-        "--auth", action="store_true", help="Ask for a password: DREAMBOOTH_AUTH, else one is made and printed."
+        "--share", action="store_true", help="Open a public link, protected by a password, for up to a week."
+    )
+    parser.add_argument(
+        "--auth",
+        action="store_true",
+        help="Require a password: the one in DREAMBOOTH_AUTH, or a generated one, which is printed.",
     )
     return parser.parse_args(argv)
 
@@ -68,7 +74,7 @@ def page_access(arguments: argparse.Namespace, settings: Settings) -> PageAccess
     if made:
         auth = ("dreambooth", secrets.token_urlsafe(9))
     if auth is None and not is_local(host) and not settings.on_space:
-        message = f"{host} can be reached from other machines: add --auth, so that a password is asked for."
+        message = f"{host} can be reached from other machines: add --auth to require a password."
         problems.append(FieldProblem("host", message))
     if auth is not None and len(auth[1]) < MIN_PASSWORD_CHARS:
         short = f"is shorter than {MIN_PASSWORD_CHARS} characters"
@@ -224,12 +230,12 @@ def _serve_page(access: PageAccess, workspace: Workspace, settings: Settings) ->
             print(f"  {refusal}")
         kept_too = f", finished work in {workspace.drive_dir} too" if workspace.drive_dir else ""
         print(f"  Files are kept in {settings.data_dir}{kept_too}.")
-        print("  Ctrl-C ends the app; a running training is saved first.\n", flush=True)
+        print("  Press Ctrl-C to stop the app; a running training is saved first.\n", flush=True)
         # A timeout, because on Windows a wait without one cannot be interrupted.
         while not ending.wait(1.0):
             pass
         if jobs.active():
-            print("Stopping the run that trains and saving it. Once more to leave at once.", flush=True)
+            print("Stopping and saving the training. Press Ctrl-C again to quit at once.", flush=True)
         jobs.close()
         page.close(verbose=False)
     return 0

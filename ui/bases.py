@@ -21,7 +21,7 @@ MODEL_FIELDS = (
     "pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "class_model_name_or_path",
     "initial_lora",
 )  # fmt: skip
-NOT_OFFERED = "cannot be used here: choose a model of the list, `starter`, or a Hub id such as owner/name."
+NOT_OFFERED = "cannot be used here: choose a model from the list, `starter`, or a Hub id such as owner/name."
 
 
 def offered_base(services: Services, name: str) -> str:
@@ -41,8 +41,8 @@ def offered_base(services: Services, name: str) -> str:
         return name
     raise BaseModelError(
         "That base model cannot be used here.",
-        "Others can open this page, so it reads no other folders and files of this machine.",
-        "Choose a model of the list, `starter`, or a Hub id such as owner/name.",
+        "Others can open this page, so it does not read other folders and files of this machine.",
+        "Choose a model from the list, `starter`, or a Hub id such as owner/name.",
     )
 
 

@@ -40,7 +40,7 @@ R = TypeVar("R")
 
 DEVICE_POLL_S = 10.0
 PREVIEW_PX = 900
-NOT_UPLOADED = "That is nothing this page can take; a file has to be uploaded here first."
+NOT_UPLOADED = "This page cannot accept that; upload the file here first."
 
 log = logging.getLogger(__name__)
 

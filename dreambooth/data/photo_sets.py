@@ -382,7 +382,7 @@ def photo_sets(workspace: Workspace) -> list[PhotoSet]:
 def photo_set(workspace: Workspace, name: str) -> PhotoSet:
     """Return the set of this name, which need not exist yet; refuses names that could leave the datasets folder."""
     if not isinstance(name, str) or not SET_NAME.fullmatch(name):
-        raise DreamBoothError(f"{name!r} cannot be a photo set's name.", "Names become folders.", "Use letters.")
+        raise DreamBoothError(f"{name!r} cannot be a photo set's name.", "The name becomes a folder.", "Use letters.")
     return PhotoSet(workspace.datasets_dir / name)
 
 

@@ -236,7 +236,7 @@ def eight_bit_adam_available() -> str | None:
                 moved = bool((weight < 0).all())
         except UNFIT as error:
             return first_line(error)
-        return None if moved else "a test step changed nothing"
+        return None if moved else "a test step did not change the weights"
 
 
 @contextlib.contextmanager

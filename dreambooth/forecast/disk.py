@@ -88,8 +88,8 @@ def refuse_short_disk(need: DiskNeed, folder: Path, *, is_resumed: bool = False)
         return
     if is_resumed:
         raise TrainingError(
-            f"To go on, the run needs {missing / GIB:.1f} GiB more of disk, and {free / GIB:.1f} GiB are free.",
-            f"{there / GIB:.1f} of its {need.written_bytes / GIB:.1f} GiB are there; 1 GiB is in reserve.",
+            f"To continue, the run needs {missing / GIB:.1f} GiB more disk space; {free / GIB:.1f} GiB are free.",
+            f"{there / GIB:.1f} of its {need.written_bytes / GIB:.1f} GiB are written; 1 GiB is kept in reserve.",
             "Free some space, then resume it: `python -m dreambooth clean` lists what can be deleted.",
         )
     raise TrainingError(

@@ -237,7 +237,7 @@ def _decoded(base: "Base", latents: "Tensor", say: Callable[[str], None]) -> lis
     for latent in latents:
         values = base.family.decode(base.vae, latent[None])[0]
         if not torch.isfinite(values).all():
-            say("A picture came out black: its numbers overflowed. The model has diverged, or needs fp32.")
+            say("A picture came out black: its values overflowed. The model has diverged, or needs fp32.")
             values = torch.nan_to_num(values, nan=-1, posinf=-1, neginf=-1)
         levels = ((values / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         images.append(Image.fromarray(levels.permute(1, 2, 0).cpu().numpy()))

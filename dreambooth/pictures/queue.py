@@ -73,8 +73,8 @@ class PictureQueue:
         with self._changed:
             if len(self._queue) >= MAX_WAITING or self._closing:
                 raise DreamBoothError(
-                    f"{len(self._queue)} requests for pictures wait already.", "They are made one after the other.",
-                    "Wait for some of them, or cancel them.",
+                    f"{len(self._queue)} requests for pictures are queued.", "They are made one after the other.",
+                    "Wait for some of them, or cancel some.",
                 )  # fmt: skip
             self._count += 1
             order = Order(self._count, title, num_pictures, work, after)
@@ -184,8 +184,8 @@ def unexpected(error: BaseException) -> DreamBoothError:
     print(traceback_text(error), file=sys.stderr)
     if type(error).__name__ == "OutOfMemoryError":
         return DreamBoothError(
-            "The device ran out of memory.", "The pictures are too large for what is free.",
-            "Make smaller ones, or close other programs on the card.",
+            "The device ran out of memory.", "The pictures need more memory than is free.",
+            "Make smaller pictures, or close other programs that use the GPU.",
         )  # fmt: skip
     why = without_secrets(str(error))[:300]
     return DreamBoothError(f"The pictures ended with an unexpected {type(error).__name__}.", why, "")

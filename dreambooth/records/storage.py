@@ -36,12 +36,12 @@ RESTED_S = 3600
 NEWBORN_S = 60
 # What is lost with each, so that nobody has to guess.
 COST: dict[Choice, str] = {
-    "intermediate weights": "All saved models of a run but the newest; their samples and settings stay.",
-    "exact states": "Those of finished runs: more steps cannot be trained then, only from a saved model.",
-    "states to resume from": "Runs that were ended before their last step cannot be resumed any more.",
-    "class images": "They are generated again when a training wants them.",
-    "exports": "Files for other tools whose saved models are here, so that they can be made again.",
-    "pictures": "What the Generate tab made.",
+    "intermediate weights": "All saved models of a run except the newest; their samples and settings stay.",
+    "exact states": "Those of finished runs. More steps can then be trained only from a saved model.",
+    "states to resume from": "Runs stopped before their last step can then no longer be resumed.",
+    "class images": "They are generated again when a training needs them.",
+    "exports": "Exported files whose saved models are still here, so that they can be exported again.",
+    "pictures": "Pictures made on the Generate tab.",
     "caches": "Leftovers from interrupted work and closed pages; nothing is lost.",
 }
 OF_RUNS: frozenset[Choice] = frozenset({"intermediate weights", "exact states", "states to resume from"})
@@ -201,7 +201,7 @@ def plan(workspace: Workspace, choices: Iterable[Choice], runs: Sequence[RunFold
     wanted, deletions, kept = frozenset(choices), list[Deletion](), list[str]()
     for run in local_runs(workspace) if runs is None else runs:
         if wanted & OF_RUNS and is_owned(run):
-            kept.append(f"{run.name} is running or queued: nothing of it is touched.")
+            kept.append(f"{run.name} is running or queued: nothing of it will be deleted.")
         else:
             deletions += _deletions_of_run(run, wanted)
     if runs is None and "class images" in wanted:
@@ -247,7 +247,7 @@ def _plan_class_images(workspace: Workspace, deletions: list[Deletion], kept: li
             )
         elif _age_s(folder) < RESTED_S:
             kept.append(
-                f"The class images of {as_written(prompt)} stay: they were made within the hour, and may be in use."
+                f"The class images of {as_written(prompt)} stay: they were made within the last hour and may be in use."
             )
         else:
             # The note of what they are goes last: until then the folder is known for what it is.
@@ -283,7 +283,7 @@ def _plan_exports(workspace: Workspace, deletions: list[Deletion], kept: list[st
         if file.stem not in gone and {file.stem, file.stem.rpartition("-")[0]} & models:
             deletions.append(Deletion(file, size_of(file)))
         else:
-            kept.append(f"The export {_printable(file.name)} stays: the model that it was made of is not here.")
+            kept.append(f"The export {_printable(file.name)} stays: the model it was made from is not here.")
 
 
 def _file_stem(name: str) -> str:
@@ -339,9 +339,7 @@ def _deleted(path: Path, inside: Path) -> int:
         if path.name in (MODEL_INDEX, CARD):
             sync(path.parent)
     except OSError as error:
-        raise RunFolderError(
-            f"{path} cannot be deleted.", f"{error.strerror}.", "Change that, then try again."
-        ) from error
+        raise RunFolderError(f"{path} cannot be deleted.", f"{error.strerror}.", "Fix that, then try again.") from error
     if path.parent.parent != inside:  # the rooms themselves stay
         with contextlib.suppress(OSError):  # something of the user's is in it
             path.parent.rmdir()
@@ -358,5 +356,7 @@ def run_to_clean(path: Path) -> RunFolder:
     """Return the run at a path; raises RunFolderError where there is none, the seed script's own included."""
     run = RunFolder(path)
     if not run.steps() and not run.config_path.exists():
-        raise RunFolderError(f"{path} holds no run.", "No step folder with a model is in it.", "Name a run's folder.")
+        raise RunFolderError(
+            f"{path} holds no run.", "It contains no step folder with a model.", "Give the folder of a run."
+        )
     return run

@@ -155,7 +155,7 @@ class Jobs:
 
     def _refuse_at_the_end(self) -> None:
         if self._closing:
-            raise DeviceError("The app is about to end.", "It takes no more runs.", "Start it again first.")
+            raise DeviceError("The app is shutting down.", "It no longer accepts runs.", "Start the app again first.")
 
     def save_now(self, name: str) -> None:
         """Ask a run to save its model after this step."""
@@ -191,7 +191,7 @@ class Jobs:
             leaner = None if view.config is None else leaner_method(view.config)
             todo = f"Train {leaner[1]} instead, or use a" if leaner else "Use a"
             raise RunFolderError(
-                f"There are no settings of {name} that need less.", "They are as small as they can be.",
+                f"There are no settings of {name} that need less memory.", "They are already the smallest.",
                 f"{todo} device with more memory.",
             )  # fmt: skip
         return self.start(dataclasses.replace(smaller, output_dir=None), name, explicit=())
@@ -314,10 +314,10 @@ class Jobs:
         if when == "after training" or state.status in FINAL_STATUSES:
             return active
         seconds_left = state.seconds_left
-        wait = "It is too early to say how long." if seconds_left is None else f"About {in_words(seconds_left)} left."
+        wait = f"About {in_words(seconds_left)} left." if seconds_left is not None else "Its time left is unknown."
         raise DeviceError(
             f"The device is training {active}.", wait,
-            "Ask for the pictures after the training, have it pause meanwhile, or stop it.",
+            "Make the pictures after the training, let it pause for them, or stop it.",
         )  # fmt: skip
 
     @contextlib.contextmanager
@@ -344,7 +344,7 @@ class Jobs:
             for job in self._queue[:1]:
                 job.controls.stop.set()
             for job in self._queue[1:]:
-                self._leave(job, "The app ended before its turn came.")
+                self._leave(job, "The app ended before the run started.")
             self._changed.notify_all()
         self.pictures.close()
         if self._thread is not None:
@@ -354,7 +354,7 @@ class Jobs:
         for job in self._queue:
             if job.run.name == name:
                 return job
-        raise RunFolderError(f"{name} is not running.", "It has ended or was never started here.", "")
+        raise RunFolderError(f"{name} is not running.", "It has ended, or was not started here.", "")
 
     def _work(self) -> None:
         while True:

@@ -170,7 +170,7 @@ class _Reporter:
         # Whatever is wrong with an observer, the run goes on without it.
         except Exception as error:
             self.observers.pop(name, None)
-            self._log(Notice(f"{name} failed, and the run goes on without it: {quoted(error)}", "warning"))
+            self._log(Notice(f"{name} failed; the run continues without it: {quoted(error)}", "warning"))
             if not isinstance(error, OSError | UnicodeError):
                 self._log.bug(error)
 
@@ -380,7 +380,7 @@ def _run_here(
     if final.status in ("failed", "paused"):
         raise DreamBoothError(final.what, final.why, final.todo)
     if final.status == "stopped" and not run.steps():
-        raise StoppedError(final.what, "No model was saved.", "Start again with the same settings.")
+        raise StoppedError(final.what, "No model was saved.", "Start it again with the same settings.")
     return newest_step_folder(run.path)
 
 

@@ -286,7 +286,7 @@ def zero_terminal_schedule(scheduler_config: Mapping[str, Any]) -> dict[str, Any
     (Lin et al. 2023, arXiv 2305.08891, section 3.1). Samplers have to start at that level (section 3.3).
     """
     if scheduler_config.get("prediction_type", "epsilon") != "v_prediction":
-        message = "is for bases that predict v, such as SD 2.1 at 768 px; this one predicts the noise itself."
+        message = "is for models that predict v, such as SD 2.1 at 768 px; this one predicts the noise."
         raise ConfigError([FieldProblem("zero_terminal_snr", message)])
     return {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 

@@ -334,7 +334,7 @@ def test_class_images_that_a_run_goes_on_with_stay(workspace: Workspace, photos:
     os.utime(workspace.data_dir / CLASS_IMAGES, (time.time() - 60,) * 2)
     planned = plan(workspace, ["class images"])
     assert planned.deletions == ()
-    assert "within the hour" in planned.kept[0]
+    assert "within the last hour" in planned.kept[0]
 
 
 def test_a_living_or_newborn_servers_copies_stay(workspace: Workspace) -> None:

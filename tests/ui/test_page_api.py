@@ -396,7 +396,7 @@ def test_the_picture_of_the_scores_is_shown_as_a_copy_with_the_recommendation(op
     write_scores(run, scores)
     write_chart(scores, None, run.scores_chart_path)
     (look,) = RawEvents(opened.url).call("look", ["scored", {}, ""])
-    assert "Step 2 is the best in all" in look.as_html
+    assert "Step 2 is the best overall" in look.as_html
     pictures = [json.loads(value) for kind, value in look.outputs if kind == "image"]
     (chart,) = [picture["value"] for picture in pictures if picture.get("visible")]
     assert Path(chart["path"]).is_relative_to(opened.copies_dir)

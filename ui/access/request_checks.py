@@ -219,15 +219,15 @@ class RequestChecks:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
         if not self._hosts.knows(host):
-            raise Refused(403, "This page is not known by that name; set DREAMBOOTH_NAMES where the app runs.")
+            raise Refused(403, "This page does not answer to that host name; set DREAMBOOTH_NAMES where the app runs.")
         path = scope["path"] if scope["path"] == "/" else scope["path"].rstrip("/")
         kind = _kind(scope["method"], path)
         origin = headers.get("origin")
         if origin is not None and not self._hosts.is_own(origin, host):
-            raise Refused(403, "Requests from other web pages are not taken.")
+            raise Refused(403, "Requests from other web pages are refused.")
         changes = kind in ("upload", "login", "call") or path == LOGOUT
         if changes and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            raise Refused(403, "Requests from other web pages are not taken.")
+            raise Refused(403, "Requests from other web pages are refused.")
         if kind in ("private", "upload", "call") and not _is_logged_in(scope):
             raise Refused(401, "Log in first.")
         # A form of another page can send these without asking first.
