@@ -48,7 +48,7 @@ def has_effect(info: FieldInfo, method: str) -> bool:
 def field_component(info: FieldInfo, value: Any, tab: str = "field") -> Any:
     """Return the component that asks for a setting.
 
-    Ranges are told, not enforced by the browser: it would stop at the first mistake, and all are to be shown at once.
+    Ranges are shown, not enforced by the browser: it would stop at the first mistake, and all are to be shown at once.
     """
     common: dict[str, Any] = {
         "label": field_label(info.name), "info": field_note(info), "elem_id": f"{tab}-{info.name}", "min_width": 170,

@@ -312,7 +312,7 @@ class TrainingConfig:
 
     @property
     def has_frozen_base(self) -> bool:
-        """Return whether the base's weights stay as they are, and what learns and is saved lies beside them."""
+        """Return whether the base's weights stay as they are, and only additional weights are trained and saved."""
         return self.method == "lora"
 
     @property

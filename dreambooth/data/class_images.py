@@ -57,7 +57,7 @@ def ensure_class_images(
     A `class_data_dir` of the user's is filled up with PNGs: nothing of the user's is replaced or deleted, and only
     readable pictures count. Without one, the pictures lie in a folder of `cache_dir` that belongs to everything they
     depend on. A generated picture that is damaged is made again under its own number, from its own seed.
-    `base_factory` is called only when a picture is missing; `report` is told (pictures there, pictures wanted), also
+    `base_factory` is called only when a picture is missing; `report` gets (pictures there, pictures wanted), also
     between the denoising steps. With `keep_latents` each new picture's latents are kept beside it (`kept_latents`).
     """
     if not (concept.class_prompt or "").strip():
@@ -139,7 +139,7 @@ def _readable(folder: Path, at_most: int) -> list[Path]:
         try:
             read_photo(path)
         except PhotoError:
-            continue  # told by whoever loads the concept; here it only does not count
+            continue  # reported by the code that loads the concept; here it only does not count
         readable.append(path)
     return readable
 

@@ -82,7 +82,7 @@ def judge(facts: Facts) -> list[Finding]:
 
 
 def gather_facts(data_dir: Path) -> Facts:
-    """Ask this machine for everything the doctor wants to know; changes nothing."""
+    """Gather everything that the doctor checks; changes nothing."""
     requirements = _requirements()
     names = [_requirement_name(line) for line in requirements]
     packages = {name: _version(name) for name in (*names, *WATCHED_PACKAGES)}

@@ -168,7 +168,7 @@ def precisions(device: Device) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def freed_memory_kept(device_kind: str) -> Iterator[None]:
-    """On the CPU, let the process keep what a step frees for the next one, which wants the same again.
+    """On the CPU, let the process keep what a step frees for the next one, which needs the same again.
 
     glibc gives it back and asks for it anew each time, page by page: an eighth of a small model's step. Tensors from
     32 MiB on still come and go by themselves. Elsewhere nothing changes.
@@ -256,7 +256,7 @@ def bitsandbytes_hidden() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keep warnings and log lines of an import or a probe off the terminal: what it comes to is told in one line."""
+    """Keep warnings and log lines of an import or a probe off the terminal: its outcome is reported in one line."""
     with _imports_lock:
         disabled = logging.root.manager.disable
         logging.disable(logging.CRITICAL)

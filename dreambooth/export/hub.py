@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 SETTINGS_FILE = "dreambooth.json"
-# A repository that holds one of these is a model already; one that holds none and is not empty is somebody's work.
+# A repository that holds one of these is a model already; one that holds none and is not empty is something else.
 SIGNS_OF_A_MODEL = (MODEL_INDEX, SETTINGS_FILE)
 EMPTY = {".gitattributes", "README.md"}
 SAMPLE = re.compile(rf"samples/[0-9]+\.png|{re.escape(BLEED_PICTURE)}")
@@ -65,7 +65,7 @@ def push(
     there is updated in one commit when it is empty (a README alone counts as that) or holds a diffusers model, of ours
     or not, or a LoRA of ours; its name and visibility stay. What an earlier push put there and this one lacks goes,
     README.md is written anew, every other file stays. Only names that we write are uploaded, and nothing that says
-    where they lay. `on_progress` is told the bytes of weights that are there, and all of them.
+    where they were. `on_progress` gets the uploaded and the total bytes of weights.
 
     Raises ExportError, in a sentence for each reason. The model then shows as it did before; a repository that was made
     for it stays, empty, and the next push fills it.
@@ -202,7 +202,7 @@ def _is_weights_of(part: str, name: str) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    """Return whether a push writes this name; what else lies beside it is a person's."""
+    """Return whether a push writes this name; other files there are the user's."""
     file = name.rpartition("/")[2]
     if ".safetensors" in file and not SHARD.fullmatch(file):
         return False
@@ -281,7 +281,7 @@ def _upload(
         if on_progress is not None:
             on_progress(done, total)
     operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in _stale(repo_id, info, files))]
-    # Against the state that was looked at: what somebody changed meanwhile is told instead of overwritten.
+    # Against the state that was looked at: a change made meanwhile is reported instead of overwritten.
     api.create_commit(repo_id, operations, commit_message="Upload the model", parent_commit=info.sha)
 
 

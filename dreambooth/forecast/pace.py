@@ -201,6 +201,6 @@ def expected_seconds(pace: Pace, config: TrainingConfig, num_photos: int, num_cl
 def starter_seconds(config: TrainingConfig, num_photos: int) -> float:
     """Return how long these settings took on the starter with two cores that nothing else used (2026-11-30).
 
-    It is told before a first run, where nothing was timed yet; a GPU or more cores take less.
+    Shown before a first run, when nothing was timed yet; a GPU or more cores take less.
     """
     return expected_seconds(STARTER_ON_TWO_CORES, config, num_photos, config.num_class_images) or 0.0

@@ -163,7 +163,7 @@ class PictureQueue:
         try:
             with self._device():
                 self._make(order)
-        # The top of the thread: what is no known error is told on the page, and its traceback where the app runs.
+        # The top of the thread: an unexpected error is shown on the page, and its traceback in the terminal.
         except BaseException as error:
             # What was cancelled while it waited for the device has not failed.
             if not (isinstance(error, DreamBoothError) and order.cancel.is_set()):
@@ -180,7 +180,7 @@ class PictureQueue:
 
 
 def unexpected(error: BaseException) -> DreamBoothError:
-    """Return what is told of an error that ended the making of pictures."""
+    """Return the message for an error that ended the making of pictures."""
     print(traceback_text(error), file=sys.stderr)
     if type(error).__name__ == "OutOfMemoryError":
         return DreamBoothError(

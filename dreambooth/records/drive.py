@@ -143,7 +143,7 @@ def delete_photos(workspace: Workspace, name: str) -> None:
 class DriveCopier:
     """Copies a run's finished steps to the Drive while it goes on, in a thread of its own.
 
-    What cannot be copied is told as a warning: the run itself lies on the machine's disk and goes on. What a Drive that
+    What cannot be copied is a warning: the run itself is on the machine's disk and continues. What a Drive that
     was lost for a while has missed is copied at the end.
     """
 

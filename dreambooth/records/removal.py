@@ -24,7 +24,7 @@ class Removed:
 
 
 def remove_run(workspace: Workspace, run: RunFolder) -> Removed:
-    """Delete a run; raises RunFolderError for one that is at work, waits, or lies elsewhere.
+    """Delete a run; raises RunFolderError for one that runs, is queued, or is elsewhere.
 
     The settings go last: until then a removal that was cut off can be done again.
     """

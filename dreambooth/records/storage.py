@@ -85,7 +85,7 @@ class Plan:
 
 
 def usage(workspace: Workspace) -> list[Usage]:
-    """Return what lies in the data folder and in the Hub's cache, the largest first; each file counts once."""
+    """Return what is in the data folder and in the Hub's cache, the largest first; each file counts once."""
     seen: set[tuple[int, int]] = set()
 
     def room(kind: str, folder: Path, choice: Choice | None = None) -> list[Usage]:
@@ -326,7 +326,7 @@ def carry_out(workspace: Workspace, approved: Plan) -> int:
 
 
 def _deleted(path: Path, inside: Path) -> int:
-    """Delete a file or folder and return the bytes freed; one that lies elsewhere by now, behind a link, is left."""
+    """Delete a file or folder and return the bytes freed; one that is now elsewhere, behind a link, is left alone."""
     if not _is_plainly_in(inside, path.parent) or path.is_symlink() or not path.exists():
         return 0
     try:

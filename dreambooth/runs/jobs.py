@@ -60,7 +60,7 @@ class _Job:
     is_resumed: bool = False
     explicit: Collection[str] | None = None
     controls: Controls = field(default_factory=Controls)
-    # The lock on the run's place in the line: whoever reads the folder knows by it that the run is not forgotten.
+    # The lock on the run's place in the queue: it tells readers of the folder that the run is still queued.
     place: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
 

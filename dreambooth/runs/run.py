@@ -1,6 +1,6 @@
 """One run, from its records to its final status, and the same work called straight from Python.
 
-The run folder is the truth: whoever wants to know how a run stands reads it there.
+The run folder is the truth: the state of a run is read from there.
 """
 
 import contextlib
@@ -136,7 +136,7 @@ def execute(
                 final = (train or run_training)(config, context)
         except DreamBoothError as error:
             final = failure(error)
-        # The top of a job: whatever ended the run is told by its status, and a bug keeps its traceback in the log.
+        # The top of a job: whatever ended the run shows in its status, and a bug keeps its traceback in the log.
         except Exception as error:
             reserve.unlink(missing_ok=True)
             if not is_disk_full(error):

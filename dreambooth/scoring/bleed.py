@@ -1,6 +1,6 @@
 """Side effects of a training: base and trained model on the same prompts and seeds, the most changed first.
 
-None of the prompts has the identifier. What comes out first has changed most; the report lies in the run's folder, and
+None of the prompts has the identifier. The most changed prompt comes first; the report is in the run's folder, and
 its picture goes into the model's card.
 """
 
@@ -57,7 +57,7 @@ class PromptChange:
 
 @dataclass(frozen=True)
 class BleedReport:
-    """What a step changed, most first, as it lies in the run's folder: who looked, and the picture of it."""
+    """What a step changed, the most changed prompt first, as recorded in the run's folder."""
 
     step: int
     judged_by: str

@@ -79,7 +79,7 @@ def _by_losses(ordered: Sequence[StepScores], available: Sequence[int] | None) -
     """Return the step to take where nothing looked at the pictures: by the losses at fixed noise alone.
 
     Views of the photos that are never trained on are denoised better while the subject is learned, and worse once the
-    photos are learned by heart.
+    photos are memorized.
     """
     known = [
         (one.step, one.measures[UNSEEN_LOSS])

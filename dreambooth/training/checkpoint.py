@@ -134,7 +134,7 @@ def _gathered(learner: Learner) -> "tuple[dict[str, dict[str, Tensor]], dict[str
 
 
 def newest_checkpoint(run: RunFolder, set_aside: Callable[[str], None]) -> Checkpoint | None:
-    """Return the newest state that verifies; those that do not are renamed, and `set_aside` is told which and why."""
+    """Return the newest state that verifies; those that do not are renamed and reported through `set_aside`."""
     for folder in _states(run):
         try:
             return verified(folder)

@@ -186,7 +186,7 @@ def _placed_conditions(
     pictures: EvaluationPictures | None,
     context: RunContext,
 ) -> CaptionConditions:
-    """Place what trains on the device, and return what the UNet is told for each caption."""
+    """Place what trains on the device, and return the conditioning of each caption."""
     manager = context.manager
     manager.place(base.unet)
     for encoder in base.text_encoders():
@@ -205,7 +205,7 @@ def _placed_conditions(
 
 
 def _noise_levels(config: TrainingConfig, base: Base) -> "Tensor":
-    """Return alpha_bar_t for every timestep t; the base is told of a schedule that the settings change."""
+    """Return alpha_bar_t for every timestep t; the base's config follows a changed schedule."""
     if config.zero_terminal_snr:
         base.noise_scheduler_config |= zero_terminal_schedule(base.noise_scheduler_config)
     return alphas_cumprod(base)

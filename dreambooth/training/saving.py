@@ -154,7 +154,7 @@ class RunSaver:
     # Models ----------------------------------------------------------------------------------------------------------
 
     def save(self, step: int, *, is_last: bool = False) -> None:
-        """Have the model of a step written as a step folder, unless that was done; it is told of when it is there.
+        """Have the model of a step written as a step folder, unless that was done; it is reported when it is complete.
 
         The training goes on meanwhile, unless this is its last act: then there is nothing to go on with, and no copy.
         """
@@ -168,7 +168,7 @@ class RunSaver:
         # What was saved once and then made room for newer ones is not saved again either.
         is_there = self._is_main and (self._run.step_folder(step) / "args.json").exists()
         if is_there:
-            # Here too: the first part may have been killed before, or amid, the removal.
+            # Here too: the first part may have been killed before or during the removal.
             self._remove_older(step)
         if not self._takes_part(not is_there):
             return

@@ -36,7 +36,7 @@ def step_loss(
 ) -> objective.Losses:
     """Return the loss of one micro-batch: a function of the models and the batch, and of nothing else.
 
-    condition: what the UNet is told of each picture. Nothing here waits for the device.
+    condition: the UNet's conditioning for each picture. Nothing here waits for the device.
     """
     import torch
 

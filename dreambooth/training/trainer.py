@@ -146,7 +146,7 @@ class Trainer:
         return self._on_any_process(self._controls.stop.is_set())[0]
 
     def _on_any_process(self, *wishes: bool) -> list[bool]:
-        """Return, in all processes, which wishes any of them was told: each is told by itself, in its own time."""
+        """Return, in all processes, which controls any of them has seen set: each sees them in its own time."""
         if self._materials.batches.num_processes == 1:
             return [*wishes]
         import torch
@@ -293,7 +293,7 @@ class Trainer:
         return step // every - start // every >= PATIENCE
 
     def _lend_device(self, step: int) -> None:
-        """Pause while somebody else wants the device; a recorded step is recorded anew, for other addresses."""
+        """Pause while something else uses the device; a recorded step is recorded again, for the new addresses."""
         self._losses.tell()
         self._saver.settle()
         self._step.record_anew()

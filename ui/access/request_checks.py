@@ -133,7 +133,7 @@ class Uploads:
     _measured_bytes: int = field(default=0, init=False)
 
     def kept_bytes(self, known: Iterable[str]) -> int:
-        """Return the size of what lies there: files still coming in, and the `known` whole ones."""
+        """Return the size of the uploads: files still coming in, and the `known` whole ones."""
         return sum(map(_size_of, [*self._coming_in(), *map(Path, known)]))
 
     def has_room(self, known: Iterable[str], came_bytes: int, to_come_bytes: int, *, measure: bool = False) -> bool:
@@ -295,7 +295,7 @@ def _kind(method: str, path: str) -> str:
         if path in CALLS or path.startswith(UNDER_CALLS):
             return "call"
     elif method in ("GET", "HEAD"):
-        # Gradio would fetch an address for whoever asks.
+        # Gradio would fetch any address on request.
         if path.startswith(FILE) and not path[len(FILE) :].lstrip("/").lower().startswith(("http:", "https:")):
             return "private"
         if path in BEFORE_LOGIN or path.startswith(UNDER_BEFORE_LOGIN):
