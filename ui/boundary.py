@@ -39,6 +39,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEVICE_POLL_S = 10.0
+# A card's load and temperature are shown while a run is at work.
+CARD_POLL_S = 3.0
 PREVIEW_PX = 900
 NOT_UPLOADED = "This page cannot accept that; upload the file here first."
 
@@ -105,7 +107,7 @@ def _digest(*parts: object) -> str:
 
 
 class DeviceWatch:
-    """The device and its free memory, asked for at most every ten seconds: asking the driver takes a process."""
+    """The device and its free memory, asked for at most every ten seconds, a card's every three: asking the driver takes a process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -115,7 +117,8 @@ class DeviceWatch:
     def __call__(self) -> Device:
         """Return the device as it was a moment ago."""
         with self._lock:
-            if self._seen is None or time.monotonic() - self._seen_s > DEVICE_POLL_S:
+            poll_s = CARD_POLL_S if self._seen is not None and self._seen.kind == "cuda" else DEVICE_POLL_S
+            if self._seen is None or time.monotonic() - self._seen_s > poll_s:
                 self._seen, self._seen_s = driver_device(), time.monotonic()
             return self._seen
 

@@ -13,7 +13,7 @@ from dreambooth.events import FINAL_STATUSES, Status
 from dreambooth.records.eta import in_words
 from dreambooth.runs.view import RunView
 from dreambooth.scoring.bleed import BleedReport
-from dreambooth.scoring.recommendation import NOTHING_MEASURED, Recommendation
+from dreambooth.scoring.recommendation import Recommendation
 from dreambooth.scoring.records import examiner_title
 from ui.train.progress import phase_list, whole_share
 
@@ -187,16 +187,8 @@ def status_card(view: RunView | None, device: Device | None = None, name: str = 
         f"<span class='db-quiet'>{escape(time_told(view))}</span></div>"
         f"<div class='db-bar' role='progressbar' aria-label='Progress' aria-valuemin='0' aria-valuemax='100' "
         f"aria-valuenow='{percent}'><i style='width:{percent}%'></i></div>"
-        f"{phase_list(view)}{_device_memory(view, device)}</div>{_trouble(view)}{_recommendation(view)}"
+        f"{phase_list(view)}{_device_memory(view, device)}</div>{_trouble(view)}"
     )
-
-
-def _recommendation(view: RunView) -> str:
-    if not view.why_recommended or view.status not in FINAL_STATUSES:
-        return ""
-    if view.recommended_step is None:
-        return panel(NONE_RECOMMENDED, view.why_recommended, tone="note")
-    return panel(f"Step {view.recommended_step} is recommended.", view.why_recommended, tone="good")
 
 
 def advice_text(pick: Recommendation | None, step: int, num_steps: int, *, is_over: bool = True) -> str:
@@ -212,19 +204,15 @@ def advice_text(pick: Recommendation | None, step: int, num_steps: int, *, is_ov
 
 
 def scores_text(view: RunView) -> str:
-    """Return what stands over the picture of a run's scores: the recommended step and why, and who looked."""
+    """Return what stands over the drawing of a run's scores: who scored, or that nobody has yet."""
+    over = bool(view.steps) and (view.status in FINAL_STATUSES or view.status == "interrupted")
     if view.scores is None:
-        ask = (
-            "The saved steps are not scored yet. Scoring makes a few pictures with each of them and recommends a step."
-        )
-        over = bool(view.steps) and (view.status in FINAL_STATUSES or view.status == "interrupted")
-        return f"<h3>Recommended step</h3><p class='db-hint'>{ask}</p>" if over else ""
+        ask = "Scoring makes a few pictures with each saved step and recommends one of them."
+        return f"<h3>Scores</h3><p class='db-hint'>Not scored yet. {ask}</p>" if over else ""
     if not view.steps:
         return ""
-    so_far = "" if view.status in (*FINAL_STATUSES, "interrupted") else " so far"
-    why = view.why_recommended or NOTHING_MEASURED
     looked = f"Scored by {examiner_title(view.scores.examiner)}." if view.scores.examiner else view.scores.note
-    return f"<h3>Recommended step{so_far}</h3><p><b>{escape(why)}</b></p><p class='db-hint'>{escape(looked)}</p>"
+    return f"<h3>Scores</h3><p class='db-hint'>{escape(looked)}</p>"
 
 
 def bleed_text(report: BleedReport) -> str:
@@ -251,6 +239,8 @@ def _device_memory(view: RunView, device: Device | None) -> str:
     used = device.total_bytes - device.free_bytes
     percent = round(100 * used / max(device.total_bytes, 1))
     memory = f"{device.name}: {gb(used)} of {gb(device.total_bytes)} GB memory in use"
+    memory += "" if device.load_percent is None else f" \u00b7 load {device.load_percent} %"
+    memory += "" if device.temperature_c is None else f" \u00b7 {device.temperature_c} \u00b0C"
     return (
         f"<div class='db-memory'><span>{escape(memory)}</span><div class='db-bar db-thin' role='meter' "
         f"aria-label='Device memory in use' aria-valuemin='0' aria-valuemax='100' aria-valuenow='{percent}'>"

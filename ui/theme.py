@@ -88,7 +88,7 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
 .db-view-head { align-items: center; } .db-view-head > .block { flex: 0 0 auto !important; width: auto !important;
   min-width: 0 !important; }
 .db-view-head > #run { flex: 1 1 14rem !important; }
-.db-view-head > :last-child:not(:nth-child(2)) { margin-left: auto; }
+.db-view-head > :is(.db-end, :nth-child(3)) { margin-left: auto; }
 .gradio-container .db-view-head h2 { font-size: 1.15rem; font-weight: 650; margin: 0; }
 .gradio-container a.db-button { display: inline-block; padding: .45rem 1.1rem; border-radius: 10px; font-weight: 600;
   color: #fff; background: var(--button-primary-background-fill); text-decoration: none; }
@@ -190,6 +190,13 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
   vertical-align: middle; border-top: 3px solid var(--db-accent); }
 .db-key.db-unseen::before { border-top: 3px dashed var(--db-warn); }
 .db-key.db-drift::before { border-top: 3px dotted var(--db-bad); }
+.db-smooth { fill: none; stroke: var(--db-raw); stroke-width: 2; }
+.db-steps { list-style: none; margin: .3rem 0; padding: 0; }
+.db-steps li { display: flex; flex-wrap: wrap; gap: .3rem .6rem; align-items: center; padding: .25rem 0; }
+.db-step-acts button { font-size: .85rem; padding: .25rem .7rem; min-height: 30px; border-radius: 8px; cursor: pointer;
+  border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary);
+  color: var(--body-text-color); } .db-step-acts button:hover { border-color: var(--slider-color); }
+.db-step-acts { display: flex; flex-wrap: wrap; gap: .3rem; margin-left: auto; }
 .db-saved { stroke: var(--body-text-color-subdued); stroke-dasharray: 2 4; opacity: .7; }
 .db-table { border-collapse: collapse; font-size: .85rem; width: 100%; }
 .db-table, .db-table tr { border: 0 !important; }

@@ -40,6 +40,8 @@ class Device:
     total_bytes: int
     free_bytes: int
     unused_card: str = ""
+    load_percent: int | None = None
+    temperature_c: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class NvidiaGpu:
     total_bytes: int
     free_bytes: int
     cuda: str | None = None
+    load_percent: int | None = None
+    temperature_c: int | None = None
 
 
 # The device ----------------------------------------------------------------------------------------------------------
@@ -103,7 +107,7 @@ def read_nvidia_gpu() -> NvidiaGpu | None:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
-    query = "--query-gpu=name,driver_version,memory.total,memory.free"
+    query = "--query-gpu=name,driver_version,memory.total,memory.free,utilization.gpu,temperature.gpu"
     fields = _output([tool, query, "--format=csv,noheader,nounits"])
     return parse_nvidia_gpu(fields, _output([tool])) if fields else None
 
@@ -111,11 +115,13 @@ def read_nvidia_gpu() -> NvidiaGpu | None:
 def parse_nvidia_gpu(fields: str, overview: str) -> NvidiaGpu | None:
     """Return the card of nvidia-smi's CSV line; `overview` is its plain output, which alone names the CUDA version."""
     parts = [part.strip() for part in (fields.splitlines() or [""])[0].split(",")]
-    if len(parts) != 4 or not (parts[2].isdigit() and parts[3].isdigit()):
+    if len(parts) not in (4, 6) or not (parts[2].isdigit() and parts[3].isdigit()):
         return None
+    # A card that is divided, or an old driver, says `[N/A]`.
+    load, temperature = (int(part) if part.isdigit() else None for part in (parts[4:] or ["", ""]))
     _, found, rest = overview.partition("CUDA Version:")
     cuda = rest.split()[0] if found and rest.split() else None
-    return NvidiaGpu(parts[0], parts[1], int(parts[2]) * 2**20, int(parts[3]) * 2**20, cuda)
+    return NvidiaGpu(parts[0], parts[1], int(parts[2]) * 2**20, int(parts[3]) * 2**20, cuda, load, temperature)
 
 
 def _output(command: list[str]) -> str:
@@ -136,7 +142,10 @@ def driver_device() -> Device:
     """Return the device as its driver, the system and torch's build tell it; torch is not imported."""
     card = read_nvidia_gpu()
     if card is not None and not is_cpu_build():
-        return Device("cuda", card.name, card.total_bytes, card.free_bytes)
+        return Device(
+            "cuda", card.name, card.total_bytes, card.free_bytes, load_percent=card.load_percent,
+            temperature_c=card.temperature_c,
+        )  # fmt: skip
     cpu = describe_cpu()
     if card is not None:
         return dataclasses.replace(cpu, unused_card=card.name)

@@ -198,7 +198,10 @@ def test_every_place_has_an_address_and_nobody_lands_on_the_run_of_another(
     page.locator("#start").wait_for()
     assert visit.value("field-max_train_steps") == "1234", "the form is as it was left"
     visit.until("plan", "1234 steps")
+    visit.tab("Upload & Concepts")
     page.go_back()
+    page.locator("#start").wait_for()
+    page.go_forward()
     page.locator("#go-on").wait_for()
     visit.until("status-line", r"Training: step \d+ of 1234")
 

@@ -32,6 +32,10 @@ def test_the_card_is_read_from_what_nvidia_smi_prints() -> None:
         "Tesla T4", "550.54.15", 15360 * 2**20, 14540 * 2**20, "12.4"
     )
     assert parse_nvidia_gpu(FIELDS + "Second, 550, 1, 1\n", "").cuda is None  # type: ignore[union-attr]
+    for more, known in (("97, 71", (97, 71)), ("[N/A], [N/A]", (None, None))):
+        live = parse_nvidia_gpu(f"{FIELDS.strip()}, {more}\n", OVERVIEW)
+        assert live is not None
+        assert (live.load_percent, live.temperature_c) == known
 
 
 @pytest.mark.parametrize("fields", ["", "No devices were found", "A, 1, [N/A], [N/A]"])

@@ -14,13 +14,14 @@ from dreambooth.device.hardware import Device
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.events import FixedNoiseLosses, PhaseName, StatusChanged, StepLoss
 from dreambooth.runs.view import RunView
+from dreambooth.scoring.bleed import Bled, BleedReport
 from dreambooth.scoring.recommendation import Recommendation, StepScores
 from dreambooth.scoring.records import RunScores
 from ui import render
 from ui.header import Doing, header
 from ui.status_line import line_text
 from ui.train import panel as run_panel
-from ui.train import progress
+from ui.train import progress, steps
 from ui.train.advice import preselected
 from ui.train.loss_plot import loss_plot, smoothed, thinned
 
@@ -166,6 +167,8 @@ def test_device_memory_is_told_while_a_run_is_at_work() -> None:
     device = Device("cuda", "Tesla T4", 16 * 2**30, 4 * 2**30)
     assert "Tesla T4: 12.0 of 16.0 GB memory in use" in render.status_card(run(), device)
     assert "Tesla T4" not in render.status_card(run(status="done"), device)
+    live = dataclasses.replace(device, load_percent=97, temperature_c=71)
+    assert "GB memory in use \u00b7 load 97 % \u00b7 71 \u00b0C" in render.status_card(run(), live)
 
 
 def test_smoothing_by_hand() -> None:
@@ -226,11 +229,51 @@ def test_an_interrupted_run_says_so_and_how_to_go_on() -> None:
     assert "continue it" in card
 
 
-def test_the_recommended_step_is_told_when_the_run_is_over() -> None:
-    done = run(status="done", recommended_step=90, why_recommended="It looks most like the photos.")
-    assert "Step 90 is recommended." in render.status_card(done)
-    assert "It looks most like the photos." in render.status_card(done)
-    assert "recommended" not in render.status_card(run(recommended_step=90))
+def test_one_verdict_says_which_step_to_take_and_what_else_it_changed() -> None:
+    scores = RunScores("judge", (StepScores(30, 0.8, 0.9, 0.1), StepScores(90, 0.9, 0.9, 0.1)))
+    done = run(
+        status="done", steps=[30, 90], scores=scores, recommended_step=90, why_recommended="It looks most like them."
+    )
+    assert "Step 90 is recommended.</strong><p>It looks most like them.</p>" in steps.verdict(done, None)
+    assert "recommended" not in render.status_card(done), "said once"
+
+    def changed(step: int, became: float) -> BleedReport:
+        return BleedReport(step, "judge", (Bled("photo of <b>", 0.9, became), Bled("a car", 0.2, 0.0)), Path("x.png"))
+
+    agree = steps.verdict(done, changed(90, 0.12))
+    assert "at most 0.12 of 1 became the subject" in agree
+    but = steps.verdict(done, changed(90, 0.96))
+    assert "with side effects" in but
+    assert "&quot;photo of &lt;b&gt;&quot; now looks like your subject (0.96 of 1)" in but
+    assert "earlier step or a lower strength" in but
+    assert steps.verdict(done, changed(30, 0.96)) == steps.verdict(done, None), "of another step"
+    assert "So far: It looks" in steps.verdict(dataclasses.replace(done, status="running"), None)
+
+
+def test_scores_are_drawn_from_two_saves_on_and_each_saved_step_can_be_used() -> None:
+    first, second = StepScores(30, 0.8, 0.9, 0.1), StepScores(90, 0.9, None, 0.1)
+    assert steps.score_plot([first], 30) == ""
+    drawn = steps.score_plot([StepScores(0, 0.0, 1.0, 0.0), first, second], 90)
+    assert drawn.count("<polyline") == 2, "a curve of one point is none"
+    assert "likeness 0.90, drift 0.10" in drawn
+    assert "recommended step 90" in drawn
+    listed = steps.steps_list(run(steps=[30, 90], recommended_step=30))
+    assert re.findall(r"data-act='(\w+)' data-step='(\d+)'", listed) == [
+        (act, step) for step in ("90", "30") for act in ("use", "convert", "compare")
+    ]
+    assert listed.index("Step 30") < listed.index("recommended") < listed.index("Convert: step 30")
+
+
+def test_the_loss_plot_is_smoothed_and_logarithmic_as_asked() -> None:
+    noisy = losses([0.5, 0.005] * 50)
+    plain, log = loss_plot(noisy, 100), loss_plot(noisy, 100, log_scale=True)
+    assert ">0.01</text>" in log
+    assert ">0.01</text>" not in plain
+    assert "nan" not in loss_plot(losses([0.0, 0.5]), 2, log_scale=True)
+    assert loss_plot(noisy, 100, smoothing=0.0) != plain
+    looks = [FixedNoiseLosses(step, 0.2, 0.2, 0.1, "class pictures") for step in (0, 50)]
+    assert "db-smooth" in loss_plot(noisy, 100, [], looks)
+    assert "db-smooth" not in loss_plot(noisy, 100, [], looks, smoothing=0.0)
 
 
 def test_a_run_without_likeness_says_in_every_place_that_no_step_is_recommended_and_what_to_do() -> None:
@@ -238,11 +281,11 @@ def test_a_run_without_likeness_says_in_every_place_that_no_step_is_recommended_
     pick = scores.recommended()
     assert pick is not None
     done = run(status="done", steps=[60], scores=scores, recommended_step=pick.step, why_recommended=pick.why)
-    for told in (render.status_card(done), render.scores_text(done), render.advice_text(pick, 60, 1)):
+    for told in (steps.verdict(done, None), render.advice_text(pick, 60, 1)):
         assert f"{pick.why}<" in told
         assert "train longer" in told
         assert "best" not in told
-    assert "No step is recommended." in render.status_card(done)
+    assert "No step is recommended." in steps.verdict(done, None)
     assert "<b>No step is recommended.</b>" in render.advice_text(pick, 60, 1)
 
 
@@ -285,12 +328,11 @@ def test_the_losses_at_fixed_noise_are_plotted_before_the_raw_ones() -> None:
     assert loss_plot(losses([0.5] * 100), 100, [], looks[:1]) == before, "one point is no course"
 
 
-def test_the_scores_say_which_step_and_what_is_missing() -> None:
+def test_the_scores_say_who_gave_them_and_what_is_missing() -> None:
     scores = RunScores("judge <1>", (StepScores(10, 0.9),))
     told = {"steps": [10], "scores": scores, "recommended_step": 10, "why_recommended": "Step 10 is best."}
-    assert "Recommended step so far</h3><p><b>Step 10 is best." in render.scores_text(run(**told))
     assert "judge &lt;1&gt;" in render.scores_text(run(status="done", **told))
-    assert "are not scored" in render.scores_text(run(status="done", steps=[10]))
+    assert "Not scored yet" in render.scores_text(run(status="done", steps=[10]))
     assert render.scores_text(run(steps=[10])) == "", "it trains: scores come with its saves"
 
 
