@@ -107,7 +107,7 @@ def _digest(*parts: object) -> str:
 
 
 class DeviceWatch:
-    """The device and its free memory, asked for at most every ten seconds, a card's every three: asking the driver takes a process."""
+    """The device and its free memory, asked for every few seconds at most: asking the driver takes a process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
