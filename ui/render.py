@@ -51,7 +51,7 @@ LABELS = {
     "max_train_steps": "Steps",
     "train_text_encoder": "Train the text encoder too",
     "with_prior_preservation": "Prior preservation",
-    "num_class_images": "Class images",
+    "num_class_images": "Number of class images",
     "resolution": "Resolution",
     "save_interval": "Save every N steps",
     "save_sample_prompt": "Sample prompt",
@@ -86,11 +86,11 @@ def field_label(name: str) -> str:
 
 
 def field_note(info: FieldInfo) -> str:
-    """Return what stands under a setting's field: its sentence, its range, and its technical name."""
+    """Return what stands under a setting's field: its sentence, and as short help its technical name and range."""
     # A bound of a size that no one reaches is no news.
     is_shown = not info.choices and info.range_text and (info.high is None or info.high <= 10**4)
-    allowed = f" ({info.range_text})" if is_shown else ""
-    return f"{info.sentence.rstrip('.')}{allowed}. `{info.name}`"
+    allowed = f": {info.range_text}" if is_shown else ""
+    return f"{info.sentence.rstrip('.')}. `{info.name}{allowed}`"
 
 
 # Errors --------------------------------------------------------------------------------------------------------------

@@ -190,11 +190,15 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
   vertical-align: middle; border-top: 3px solid var(--db-accent); }
 .db-key.db-unseen::before { border-top: 3px dashed var(--db-warn); }
 .db-key.db-drift::before { border-top: 3px dotted var(--db-bad); }
+#new-view .block:not(:hover, :focus-within, .db-wrong) > * .info-text code,
+#new-view .block:not(:hover, :focus-within, .db-wrong) > .info-text code { visibility: hidden; }
+.db-not-found { display: none !important; }
 .db-smooth { fill: none; stroke: var(--db-raw); stroke-width: 2; }
 .db-steps { list-style: none; margin: .3rem 0; padding: 0; }
 .db-steps li { display: flex; flex-wrap: wrap; gap: .3rem .6rem; align-items: center; padding: .25rem 0; }
-.db-step-acts button { margin: 0 !important; font-size: .85rem; padding: .25rem .7rem; min-height: 30px; border-radius: 8px; cursor: pointer;
-  border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary);
+.db-step-acts button { margin: 0 !important; font-size: .85rem; padding: .25rem .7rem; min-height: 30px;
+  border-radius: 8px; cursor: pointer; border: 1px solid var(--border-color-primary);
+  background: var(--background-fill-secondary);
   color: var(--body-text-color); } .db-step-acts button:hover { border-color: var(--slider-color); }
 .db-step-acts { display: flex; flex-wrap: wrap; gap: .3rem; margin-left: auto; }
 .db-saved { stroke: var(--body-text-color-subdued); stroke-dasharray: 2 4; opacity: .7; }

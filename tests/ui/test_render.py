@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from dreambooth.config.concepts import Concept
-from dreambooth.config.fields import describe
+from dreambooth.config.fields import GROUP_TITLES, describe
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import Device
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
@@ -18,6 +18,7 @@ from dreambooth.scoring.bleed import Bled, BleedReport
 from dreambooth.scoring.recommendation import Recommendation, StepScores
 from dreambooth.scoring.records import RunScores
 from ui import render
+from ui.fields import form_infos
 from ui.header import Doing, header
 from ui.status_line import line_text
 from ui.train import panel as run_panel
@@ -208,7 +209,9 @@ def test_sizes_and_notes_in_words() -> None:
     sizes = [render.size_in_words(size) for size in (962_000, 53_400_000, 2_130_000_000)]
     assert sizes == ["962 kB", "53 MB", "2.1 GB"]
     notes = {info.name: render.field_note(info) for info in describe(TrainingConfig)}
-    assert notes["resolution"].endswith("(16 to 2048 px). `resolution`")
+    assert notes["resolution"].endswith(". `resolution: 16 to 2048 px`"), "range and name are short help"
+    labels = [render.field_label(name) for name in form_infos()] + [*GROUP_TITLES.values(), "Base model", "Preset"]
+    assert len(set(labels)) == len(labels), "no label twice"
     assert "e+" not in "".join(notes.values())
 
 

@@ -21,6 +21,7 @@ from ui.fields import (
 )
 from ui.generate.late_answers import Fillable, fillable
 from ui.train import actions as run_actions
+from ui.train import find_setting
 from ui.train import panel as run_panel
 from ui.train import runs as runs_section
 from ui.train.draft import keep_in_browser
@@ -94,13 +95,15 @@ def build(services: Services) -> TrainTab:
             field("stop_when_good")
         made["save_sample_prompt"].placeholder = "The words for your photos, when left empty"
         with gr.Accordion("Advanced", open=False, elem_id="advanced") as advanced:
+            find_setting.build()
             for group, title in GROUP_TITLES.items():
                 names = [name for name, info in infos.items() if info.group == group and name not in MAIN_FIELDS]
-                gr.Markdown(f"#### {title}")
-                for start in range(0, len(names), 3):
-                    with gr.Row(equal_height=False):
-                        for name in names[start : start + 3]:
-                            field(name)
+                with gr.Column(elem_classes=["db-group"]):
+                    gr.Markdown(f"#### {title}")
+                    for start in range(0, len(names), 3):
+                        with gr.Row(equal_height=False):
+                            for name in names[start : start + 3]:
+                                field(name)
         with gr.Accordion("The same as a command line and as JSON", open=False, elem_id="as-command"):
             command = gr.Code(
                 label="Command line", language="shell", interactive=False, elem_id="command", wrap_lines=True,
