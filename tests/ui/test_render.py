@@ -14,7 +14,7 @@ from dreambooth.device.hardware import Device
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.events import FixedNoiseLosses, PhaseName, StatusChanged, StepLoss
 from dreambooth.runs.view import RunView
-from dreambooth.scoring.bleed import Bled, BleedReport
+from dreambooth.scoring.bleed import BleedReport, PromptChange
 from dreambooth.scoring.recommendation import Recommendation, StepScores
 from dreambooth.scoring.records import RunScores
 from ui import render
@@ -241,7 +241,9 @@ def test_one_verdict_says_which_step_to_take_and_what_else_it_changed() -> None:
     assert "recommended" not in render.status_card(done), "said once"
 
     def changed(step: int, became: float) -> BleedReport:
-        return BleedReport(step, "judge", (Bled("photo of <b>", 0.9, became), Bled("a car", 0.2, 0.0)), Path("x.png"))
+        return BleedReport(
+            step, "judge", (PromptChange("photo of <b>", 0.9, became), PromptChange("a car", 0.2, 0.0)), Path("x.png")
+        )
 
     agree = steps.verdict(done, changed(90, 0.12))
     assert "at most 0.12 of 1 became the subject" in agree
