@@ -9,13 +9,13 @@ from dreambooth.errors import DreamBoothError
 from dreambooth.models.base import STARTER
 from ui.boundary import Services, shown
 from ui.render import phase_text
-from ui.train import handlers as train_handlers
 from ui.train.actions import whole_steps
+from ui.train.programs import Programs, start_sample
 
 
 def publish(services: Services) -> None:
     """Give programs a named function for everything that is done with runs."""
-    trainer, jobs = train_handlers.Handlers(services), services.jobs
+    trainer, jobs = Programs(services), services.jobs
 
     def start_training(
         photo_set: str, base: str = STARTER, preset: str = "recommended", settings: dict[str, Any] | None = None,
@@ -101,7 +101,7 @@ def publish(services: Services) -> None:
         """Delete a run and all that the program wrote into its folder; only with `yes`."""
         services.check_training()
         if not yes:
-            raise DreamBoothError(f"{run} stays.", "A run is deleted only with yes=True.", "")
+            raise DreamBoothError(f"{run} stays.", "A run is deleted with yes=True alone.", "")
         removed = jobs.remove(run)
         return {"run": run, "bytes": removed.num_bytes, "left": [str(path) for path in removed.left]}
 
@@ -115,7 +115,7 @@ def publish(services: Services) -> None:
 
     def try_sample() -> str:
         """Start training the bundled sample subject on the starter model, and return the run's name."""
-        return train_handlers.start_sample(services)[0]
+        return start_sample(services)[0]
 
     for function in (
         start_training, plan_training, training_status, stop_training, finish_now, save_now, sample_now,

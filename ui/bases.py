@@ -1,10 +1,13 @@
-"""Which models a visitor may name: where the machine's folders are not the visitor's, no path but those of the list.
+"""Which models a visitor may name, and whether they can be had.
 
-And the field for a LoRA's base, which is shown where the base that it was trained on is not on this machine.
+Where the machine's folders are not the visitor's, no path may be named but those of the list. And the field for a
+LoRA's base, which is shown where the base that it was trained on is not on this machine.
 """
 
 import dataclasses
 import re
+import time
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,10 @@ import gradio as gr
 
 from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import BaseModelError, ConfigError, FieldProblem
+from dreambooth.forecast.offers import cpu_notice
+from dreambooth.models.availability import bytes_to_download
 from dreambooth.models.base import STARTER
+from dreambooth.runs.start_notices import download_notice
 from ui.boundary import Services
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -21,7 +27,9 @@ MODEL_FIELDS = (
     "pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "class_model_name_or_path",
     "initial_lora",
 )  # fmt: skip
-NOT_OFFERED = "cannot be used here: choose a model from the list, `starter`, or a Hub id such as owner/name."
+# A model of the Hub is asked about again after so long; sooner where a network or a folder was missing.
+CHECK_AGE_S, FAILURE_AGE_S = 300.0, 5.0
+NOT_OFFERED = "cannot be used here: choose a model of the list, `starter`, or a Hub id such as owner/name."
 
 
 def offered_base(services: Services, name: str) -> str:
@@ -41,8 +49,8 @@ def offered_base(services: Services, name: str) -> str:
         return name
     raise BaseModelError(
         "That base model cannot be used here.",
-        "Others can open this page, so it does not read other folders and files of this machine.",
-        "Choose a model from the list, `starter`, or a Hub id such as owner/name.",
+        "Others can open this page, so it reads no other folders and files of this machine.",
+        "Choose a model of the list, `starter`, or a Hub id such as owner/name.",
     )
 
 
@@ -81,3 +89,38 @@ def missing_base_update(services: Services, missing: str) -> Any:
     """Return the update of the field: shown for a missing base, and empty, so that nothing is applied unseen."""
     info = f"It was trained on {missing}, which is not on this machine: choose that model." if missing else ""
     return gr.Dropdown(choices=lora_bases(services), value="", visible=bool(missing), info=info)
+
+
+class CheckedBases:
+    """Whether the models of settings can be had: the Hub is asked about each of them once in a while only."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._known: dict[Hashable, tuple[float, int | None | BaseModelError]] = {}
+
+    def bytes_to_download(self, config: TrainingConfig) -> int | None:
+        """Return how much is still to be downloaded for these settings, None where that is not known.
+
+        Raises BaseModelError for a model that cannot be had.
+        """
+        names = tuple(getattr(config, name) for name in (*MODEL_FIELDS, "revision", "variant"))
+        checked_s, found = self._known.get(names, (0.0, None))
+        if time.monotonic() - checked_s > (FAILURE_AGE_S if isinstance(found, BaseModelError) else CHECK_AGE_S):
+            found = self._asked(config)
+            self._known[names] = (time.monotonic(), found)
+        if isinstance(found, BaseModelError):
+            raise found
+        return found
+
+    def _asked(self, config: TrainingConfig) -> int | None | BaseModelError:
+        token = self._services.settings.hub_token
+        try:
+            return bytes_to_download(config, token, self._services.workspace.models_dir)
+        except BaseModelError as error:
+            return error
+
+    def notices(self, config: TrainingConfig) -> list[str]:
+        """Return what its models take here: a download, and on a CPU days; raises BaseModelError as above."""
+        told = download_notice(config, self.bytes_to_download(config))
+        slow = cpu_notice(self._services.workspace, config, self._services.device())
+        return [sentence for sentence in (told, slow) if sentence]

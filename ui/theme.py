@@ -43,6 +43,16 @@ def theme() -> Base:
         block_title_text_weight="600",
         input_background_fill="#fdfcfa",
         input_background_fill_dark="#1b1917",
+        # At least 3:1 against what lies around it, so that it is seen where something can be typed.
+        input_border_color="#8f8676",
+        input_border_color_dark="#7d7568",
+        input_border_color_focus="#0f6b63",
+        input_border_color_focus_dark="#4cc3b5",
+        input_border_width="1px",
+        input_shadow_focus="0 0 0 2px #0f6b63",
+        input_shadow_focus_dark="0 0 0 2px #4cc3b5",
+        checkbox_border_color="#8f8676",
+        checkbox_border_color_dark="#7d7568",
         button_primary_background_fill="#0f6b63",
         button_primary_background_fill_dark="#14857a",
         button_primary_background_fill_hover="#0c5851",
@@ -82,13 +92,13 @@ CSS = """
 .gradio-container h3 .db-hint { font-weight: 400; margin-left: .35rem; }
 .gradio-container :focus-visible { outline: 2px solid var(--db-accent); outline-offset: 2px; }
 .db-opening { pointer-events: none; } .db-opening[inert] { opacity: .6; transition: opacity .3s .5s; }
-.db-offscreen { display: none !important; }
+.db-unseen { display: none !important; }
 html[data-train-view="runs"] :is(#run-view, #new-view), html[data-train-view="run"] :is(#runs-view, #new-view),
 html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !important; }
 .db-view-head { align-items: center; } .db-view-head > .block { flex: 0 0 auto !important; width: auto !important;
   min-width: 0 !important; }
 .db-view-head > #run { flex: 1 1 14rem !important; }
-.db-view-head > :is(.db-end, :nth-child(3)) { margin-left: auto; }
+.db-view-head > :last-child:not(:nth-child(2)) { margin-left: auto; }
 .gradio-container .db-view-head h2 { font-size: 1.15rem; font-weight: 650; margin: 0; }
 .gradio-container a.db-button { display: inline-block; padding: .45rem 1.1rem; border-radius: 10px; font-weight: 600;
   color: #fff; background: var(--button-primary-background-fill); text-decoration: none; }
@@ -128,17 +138,12 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
   border: 1.5px solid currentColor; }
 .db-phases li:not(:last-child)::after { content: ""; width: 1.1rem; height: 1px; margin-left: .45rem;
   background: var(--border-color-primary); }
-.db-phases .db-cycle { border: 1px dashed var(--border-color-primary); border-radius: 99px; padding: .1rem .7rem; }
-.db-phases .db-cycle::before { display: none; } .db-cycle > span { margin-right: .4rem; font-size: 1rem; }
-.db-cycle ol { display: flex; flex-wrap: wrap; gap: .25rem .4rem; list-style: none; margin: 0; padding: 0; }
 .db-phases .db-done { color: var(--body-text-color); }
 .db-phases .db-done::before { background: var(--db-accent); border-color: var(--db-accent); }
 .db-phases .db-now { color: var(--db-accent); font-weight: 650; }
 .db-phases .db-now::before { background: currentColor; animation: db-pulse 1.6s infinite; }
 @keyframes db-pulse { 50% { opacity: .35; } }
 @media (prefers-reduced-motion: reduce) { .db-phases .db-now::before { animation: none; } }
-.db-made { display: flex; flex-wrap: wrap; gap: .3rem; margin: .2rem 0; }
-.db-made img { height: 64px; border-radius: 6px; margin: 0; }
 .db-memory { margin-top: .6rem; font-size: .82rem; color: var(--body-text-color-subdued); max-width: 26rem; }
 .db-panel { border: 1px solid var(--border-color-primary); border-left-width: 4px; border-radius: 10px;
   padding: .7rem 1rem; margin: .3rem 0; background: var(--block-background-fill); overflow-wrap: anywhere; }
@@ -149,6 +154,8 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
 .db-plan { display: flex; flex-wrap: wrap; gap: .1rem 0; margin: 0; font-size: 1rem; }
 .db-plan span:not(:last-child)::after { content: "\\00b7"; margin: 0 .5rem; color: var(--body-text-color-subdued); }
 .db-plan .db-wrong-part { color: var(--db-bad); font-weight: 650; }
+[data-stale-plan] #plan, [data-stale-plan] #start { opacity: .55; transition: opacity .2s .3s; }
+[data-stale-plan] #start { pointer-events: none; }
 #start-row { align-items: center; } #start-row #plan { align-self: center; }
 .db-wrong, .db-wrong .block { border-color: var(--db-bad) !important; }
 .db-wrong input, .db-wrong textarea { border-color: var(--db-bad) !important;
@@ -190,17 +197,6 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
   vertical-align: middle; border-top: 3px solid var(--db-accent); }
 .db-key.db-unseen::before { border-top: 3px dashed var(--db-warn); }
 .db-key.db-drift::before { border-top: 3px dotted var(--db-bad); }
-#new-view .block:not(:hover, :focus-within, .db-wrong) > * .info-text code,
-#new-view .block:not(:hover, :focus-within, .db-wrong) > .info-text code { visibility: hidden; }
-.db-not-found { display: none !important; }
-.db-smooth { fill: none; stroke: var(--db-raw); stroke-width: 2; }
-.db-steps { list-style: none; margin: .3rem 0; padding: 0; }
-.db-steps li { display: flex; flex-wrap: wrap; gap: .3rem .6rem; align-items: center; padding: .25rem 0; }
-.db-step-acts button { margin: 0 !important; font-size: .85rem; padding: .25rem .7rem; min-height: 30px;
-  border-radius: 8px; cursor: pointer; border: 1px solid var(--border-color-primary);
-  background: var(--background-fill-secondary);
-  color: var(--body-text-color); } .db-step-acts button:hover { border-color: var(--slider-color); }
-.db-step-acts { display: flex; flex-wrap: wrap; gap: .3rem; margin-left: auto; }
 .db-saved { stroke: var(--body-text-color-subdued); stroke-dasharray: 2 4; opacity: .7; }
 .db-table { border-collapse: collapse; font-size: .85rem; width: 100%; }
 .db-table, .db-table tr { border: 0 !important; }
@@ -214,6 +210,7 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
 #samples .grid-container { gap: .35rem;
   grid-template-columns: repeat(var(--grid-cols), minmax(5.2rem, 6.8rem)) !important; }
 .db-panel code, .db-hint code { font-size: .82em; opacity: .75; }
+#pictures .grid-wrap { max-height: min(80vh, 60rem) !important; }
 @media (max-width: 640px) { .gradio-container .main.fillable { padding: .5rem .6rem !important; }
   .db-header h1 { font-size: 1.25rem; } #settings .form { flex-direction: column; }
   .db-runs thead { display: none; } .db-runs tr { display: grid; grid-template-columns: 1fr 1fr; padding: .5rem 0; }

@@ -225,27 +225,30 @@ def push_command(arguments: dict[str, Any]) -> int:
 def pushed(model: Path, repo_id: str, *, private: bool, single_file: bool, base: str | None = None) -> None:
     """Upload a step folder, with its verified single file when asked for, in the name of the environment's token."""
     from dreambooth.environment import load_settings
-    from dreambooth.export.hub import push, single_file_name
+    from dreambooth.export.hub import push, refuse_push, single_file_name
     from dreambooth.scoring.bleed import report_for_card
 
-    token = load_settings().token
+    token = load_settings().hub_token
+    refuse_push(repo_id, token)
     with progress_bar("Pictures of other prompts, for the model card", "picture", delay_s=1) as on_picture:
         report_for_card(model, on_picture=on_picture, base=base)
     with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
         file = (
             converted(model, Path(folder) / single_file_name(repo_id), precision="fp16").path if single_file else None
         )
-        revealed = token.reveal() if token else None
-        print(push(model, repo_id, token=revealed, private=private, single_file=file))
+        print(push(model, repo_id, token=token, private=private, single_file=file))
 
 
-def refuse_push_without_token() -> None:
-    """Raise ConfigError now instead of after hours of training."""
+def refuse_push_of_a_run(repo_id: str | None) -> None:
+    """Raise ConfigError or ExportError now instead of after hours of training; without a name the run's is taken."""
     from dreambooth.environment import load_settings
+    from dreambooth.export.hub import refuse_push
 
-    if load_settings().token is None:
+    token = load_settings().hub_token
+    if token is None:
         message = "needs a token with write permission: set HF_TOKEN in the environment or in .env."
         raise ConfigError([FieldProblem("push_to_hub", message)])
+    refuse_push(repo_id, token)
 
 
 def zip_command(arguments: dict[str, Any]) -> int:
@@ -277,8 +280,8 @@ def clean_command(arguments: dict[str, Any]) -> int:
     for choice in CHOICES:
         if choice in wanted:
             print(f"{choice}: {COST[choice]}")
-    for deletion in planned.deletions:
-        print(f"{in_mb(deletion.num_bytes)}  {deletion.path}")
+    for one_doomed in planned.doomed:
+        print(f"{in_mb(one_doomed.num_bytes)}  {one_doomed.path}")
     for sentence in planned.kept:
         print(sentence)
     if not arguments["yes"]:

@@ -15,7 +15,7 @@ from dreambooth.commands.bars import RunBars
 from dreambooth.commands.flags import add_command, add_flag
 from dreambooth.config.concepts import Concept, load_concepts_list
 from dreambooth.config.counts import num_steps_of
-from dreambooth.config.fields import GROUP_TITLES, describe
+from dreambooth.config.fields import describe
 from dreambooth.config.limits import is_folder, user_path
 from dreambooth.config.presets import PRESETS, preset, resolve, without_idle_options
 from dreambooth.config.training import TrainingConfig, load_config
@@ -28,34 +28,28 @@ from dreambooth.formats.text_files import read_text
 from dreambooth.records.workspace import Workspace
 
 AUTO = "auto"
-PRESET_HELP = f"Preset for a memory size: {', '.join(PRESETS)}; {AUTO}: the fastest one that fits this device."
+PRESET_HELP = "Preset for a memory size; auto: the fastest one that fits this device."
 CONCEPT_FLAGS = {
     "instance_data_dir": "Folder or .zip file with the photos of the subject.",
     "instance_prompt": "Prompt with the identifier, such as `photo of zwx dog`.",
     "class_data_dir": "Folder with class images; missing ones are added, none is replaced.",
     "class_prompt": "Prompt for the class, such as `photo of dog`.",
 }
-# What a first training needs; `--help` shows these first. A resumed one needs --resume_from_checkpoint instead.
-MAIN_FLAGS = (
-    "instance_data_dir", "instance_prompt", "class_prompt", "pretrained_model_name_or_path", "method", "preset",
-    "max_train_steps", "save_sample_prompt", "output_dir",
-)  # fmt: skip
 
 
 def add(commands: Any) -> None:
     """Add these commands to the parser's."""
     train = add_command(commands, "train", train_command, "train a base model on your photos")
-    main = _add_training_flags(train)
-    main.add_argument(
+    _add_training_flags(train)
+    train.add_argument(
         "--resume_from_checkpoint",
         metavar="latest|PATH",
         help="Continue a run: the one in --output_dir, else the newest (latest), or the one at PATH.",
     )
-    hub = train.add_argument_group("Upload")
-    hub.add_argument(
-        "--push_to_hub", action="store_true", help="Upload the last step to a private repository at the end."
+    train.add_argument(
+        "--push_to_hub", action="store_true", help="Upload the last step to a private repository when the run is done."
     )
-    hub.add_argument("--hub_model_id", metavar="REPO", help="Repository as owner/name; default: the run's name.")
+    train.add_argument("--hub_model_id", metavar="REPO", help="Repository as owner/name; default: the run's name.")
 
     trial = add_command(
         commands, "preflight", preflight_command, "measure a training's time, memory and disk before it starts"
@@ -63,39 +57,22 @@ def add(commands: Any) -> None:
     _add_training_flags(trial)
 
 
-def _add_training_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the flags of a training in groups and return the group of the main ones, which comes first."""
-    infos = {info.name: info for info in describe(TrainingConfig)}
-    main = parser.add_argument_group("Main settings")
-    groups = {group: parser.add_argument_group(title) for group, title in GROUP_TITLES.items()}
-    for name in MAIN_FLAGS:
-        if name in infos:
-            add_flag(main, infos.pop(name))
-        elif name == "preset":
-            main.add_argument("--preset", choices=(*PRESETS, AUTO), metavar="NAME", help=PRESET_HELP)
-        else:
-            main.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="TEXT", help=CONCEPT_FLAGS[name])
-    photos = groups["photos"]
-    photos.add_argument(
-        "--class_data_dir", default=argparse.SUPPRESS, metavar="FOLDER", help=CONCEPT_FLAGS["class_data_dir"]
+def _add_training_flags(parser: argparse.ArgumentParser) -> None:
+    for name, sentence in CONCEPT_FLAGS.items():
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=sentence)
+    parser.add_argument(
+        "--concepts_list", type=user_path, help="JSON file with several concepts; replaces the four settings above."
     )
-    photos.add_argument(
-        "--concepts_list",
-        type=user_path,
-        metavar="FILE",
-        help="JSON file with several concepts; replaces the prompts and folders of one.",
-    )
-    groups["model"].add_argument(
+    parser.add_argument("--preset", choices=(*PRESETS, AUTO), help=PRESET_HELP)
+    parser.add_argument(
         "--config",
         type=user_path,
-        metavar="FILE",
         help="JSON file of settings, such as a run's `.run/config.json`; flags take precedence.",
     )
-    for info in infos.values():
-        add_flag(groups[info.group], info)
+    for info in describe(TrainingConfig):
+        add_flag(parser, info)
     for name in ("hub_token", "local_rank"):
         parser.add_argument(f"--{name}", nargs="?", const=True, default=None, help=argparse.SUPPRESS)
-    return main
 
 
 def train_command(arguments: dict[str, Any]) -> int:
@@ -107,10 +84,10 @@ def train_command(arguments: dict[str, Any]) -> int:
     if hub_model_id and not push_to_hub:
         raise ConfigError([FieldProblem("hub_model_id", "has no effect without --push_to_hub.")])
     if push_to_hub:
-        file_commands.refuse_push_without_token()
+        file_commands.refuse_push_of_a_run(hub_model_id)
     controls, bars = Controls(), RunBars()
     if wanted is None:
-        config, asked = asked_training(arguments)
+        config, asked = _available_training(arguments)
         with stopping_on_signals(controls):
             folder = train(config, controls=controls, on_event=_with_findings(config, bars), explicit=asked)
     else:
@@ -252,6 +229,21 @@ def asked_training(arguments: dict[str, Any]) -> tuple[TrainingConfig, frozenset
     return plan.checked(), frozenset(asked)
 
 
+def _available_training(arguments: dict[str, Any]) -> tuple[TrainingConfig, frozenset[str]]:
+    """Return these settings, with the defaults of the base model's own family, and which of them were asked for.
+
+    The configuration of a Hub's base model is downloaded for that; raises BaseModelError for one that cannot be had.
+    """
+    from dreambooth.models.availability import bytes_to_download
+    from dreambooth.models.base import known_layout
+
+    settings = load_settings()
+    config, asked = asked_training(dict(arguments))
+    was_known = known_layout(config.pretrained_model_name_or_path) is not None
+    bytes_to_download(config, settings.hub_token, Workspace(settings.data_dir).models_dir)
+    return (config, asked) if was_known else asked_training(arguments)
+
+
 def _beside_flags(of_file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     """Return a file's settings without what the flags replace: its steps by epochs, its options by a switch off."""
     replaced = without_idle_options(of_file).keys() - without_idle_options(of_file | flags, flags).keys()
@@ -264,14 +256,14 @@ def preflight_command(arguments: dict[str, Any]) -> int:
     """Try the settings for a few steps, a sampling and the saves, and print what a run with them will take."""
     from dreambooth.models.manager import ModelManager
     from dreambooth.runs.preflight import preflight
-    from dreambooth.runs.start_notices import memory_notices, setting_notices
+    from dreambooth.runs.start_notices import base_notices, memory_notices, setting_notices
 
     settings, controls, bars = load_settings(), Controls(), RunBars()
-    config, asked = asked_training(arguments)
+    config, asked = _available_training(arguments)
     workspace = Workspace(settings.data_dir)
     notices = [
         *setting_notices(config, asked, workspace.models_dir), *memory_notices(config, workspace.models_dir),
-        *concept_notices(config.concepts),
+        *base_notices(config, settings.hub_token, workspace), *concept_notices(config.concepts),
     ]  # fmt: skip
     for sentence in notices + photo_findings(config.concepts, config.resolution):
         print(sentence, file=sys.stderr)

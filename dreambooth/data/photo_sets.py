@@ -23,7 +23,7 @@ from dreambooth.data.decoded import keep_decoded
 from dreambooth.data.findings import Finding, findings
 from dreambooth.data.focus import Focus, chosen_focuses, keep_focus, proposed_focus, read_focus
 from dreambooth.data.measured import measured
-from dreambooth.data.photo_records import RECORDS_FILE, add_records, read_records, record
+from dreambooth.data.photo_records import add_records, read_records, record
 from dreambooth.data.photos import (
     PHOTO_READER,
     SUFFIXES,
@@ -35,6 +35,7 @@ from dreambooth.data.photos import (
     save_photo,
     shown,
 )
+from dreambooth.data.removed_photos import bring_back, removed_folder, set_aside
 from dreambooth.data.words import Words
 from dreambooth.durable import remove_folder, write_json
 from dreambooth.errors import DreamBoothError, PhotoError
@@ -103,7 +104,7 @@ class PhotoSet:
         for photo in self.photos():
             if photo.name == name:
                 return photo
-        raise PhotoError("That photo is not in this set.", "It was removed already.", "")
+        raise PhotoError("That photo is not in this set.", "It was removed before.", "")
 
     # Words -----------------------------------------------------------------------------------------------------------
 
@@ -195,7 +196,7 @@ class PhotoSet:
         found = find_photos(folder)
         if len(found.photos) > MAX_FOLDER_PHOTOS:
             raise PhotoError(
-                f"{folder.name} holds {len(found.photos)} photos.", f"At most {MAX_FOLDER_PHOTOS} can be imported.",
+                f"{folder.name} holds {len(found.photos)} photos.", f"At most {MAX_FOLDER_PHOTOS} are taken in.",
                 "Put the best ones into a folder of their own.",
             )  # fmt: skip
         captions = caption_files(found.photos)
@@ -213,15 +214,12 @@ class PhotoSet:
         return report + [(False, text) for text in problems]
 
     def remove(self, name: str) -> None:
-        """Delete one photo by its file name, and all that is kept of it; raises PhotoError when it is not there."""
-        photo = self.photo(name)
-        photo.unlink()
-        photo.with_suffix(CAPTION_SUFFIX).unlink(missing_ok=True)
-        focuses, records = self.focuses(), read_records(self.folder)
-        if focuses.pop(name, None):
-            keep_focus(self.folder, focuses)
-        if records.pop(name, None):
-            write_json(self.folder / RECORDS_FILE, records)
+        """Remove one photo by its file name; for an hour it can be restored. Raises PhotoError when it is not there."""
+        set_aside(self.photo(name))
+
+    def restore(self, name: str) -> None:
+        """Bring a removed photo back with its caption and square; raises PhotoError when it is deleted for good."""
+        bring_back(self.folder, name)
 
     def delete(self) -> list[Path]:
         """Delete the folder with all photos and words; returns the photos that were in it."""
@@ -229,7 +227,7 @@ class PhotoSet:
         for other in self.together():
             if other != self:
                 other.keep_together([one for one in other.together() if one != self])
-        for folder in (self.folder, self.class_folder):
+        for folder in (self.folder, self.class_folder, removed_folder(self.folder)):
             if folder.is_dir():
                 remove_folder(folder)
         return photos
@@ -382,7 +380,7 @@ def photo_sets(workspace: Workspace) -> list[PhotoSet]:
 def photo_set(workspace: Workspace, name: str) -> PhotoSet:
     """Return the set of this name, which need not exist yet; refuses names that could leave the datasets folder."""
     if not isinstance(name, str) or not SET_NAME.fullmatch(name):
-        raise DreamBoothError(f"{name!r} cannot be a photo set's name.", "The name becomes a folder.", "Use letters.")
+        raise DreamBoothError(f"{name!r} cannot be a photo set's name.", "Names become folders.", "Use letters.")
     return PhotoSet(workspace.datasets_dir / name)
 
 

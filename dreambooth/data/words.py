@@ -24,7 +24,7 @@ class Words:
 
 
 def prompts_for(kind: str, identifier: str, class_word: str) -> tuple[str, str]:
-    """Return the instance prompt and the class prompt that these words make."""
+    """Return the instance prompt and the class prompt that these words make; no class makes no class prompt."""
     words = {"identifier": identifier.strip(), "class_word": class_word.strip()}
-    instance, of_class = PROMPT_PATTERNS.get(kind, USUAL_PATTERN)
-    return instance.format(**words), of_class.format(**words)
+    instance, of_class = (" ".join(one.format(**words).split()) for one in PROMPT_PATTERNS.get(kind, USUAL_PATTERN))
+    return instance, of_class if words["class_word"] else ""

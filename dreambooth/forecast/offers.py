@@ -17,11 +17,13 @@ from dreambooth.forecast.memory import fastest_plan, memory_need, room_bytes
 from dreambooth.forecast.pace import expected_seconds, known_pace
 from dreambooth.forecast.shape import ModelShape, read_shape
 from dreambooth.formats.json_file import read_object
-from dreambooth.models.base import family_name, read_card
+from dreambooth.models.base import STARTER, family_name, read_card
 from dreambooth.records.workspace import Workspace
 
 # The starter is so small that it needs none of what saves memory; processors know no fp16.
 IN_FULL = {"mixed_precision": "no", "use_8bit_adam": False, "weight_precision": "fp32"}
+# The smallest UNets distilled from SD 1.5 have 320 million weights, the starter's has 7.
+MIN_UNET_FOR_A_GPU = 10**8
 FROM_FAST_TO_LEAN = ("recommended", "minimum", "lean", "leanest")
 
 
@@ -144,6 +146,15 @@ def memory_notice(config: TrainingConfig, shape: ModelShape, device: Device, num
     flags = [f"--method {plan.method}", f"--mixed_precision {plan.mixed_precision}"]
     flags += ["--gradient_checkpointing"] * plan.gradient_checkpointing
     return f"{text} {leaner.outcome} needs about {gb(leaner.need_bytes)} GiB: {' '.join(flags)}."
+
+
+def cpu_notice(workspace: Workspace, config: TrainingConfig, device: Device) -> str:
+    """Return that a CPU takes days for a model of this size, unless a like run was timed here; else nothing."""
+    if device.kind != "cpu" or known_pace(workspace, config) is not None:
+        return ""
+    if read_shape(config.pretrained_model_name_or_path, workspace.models_dir).num_unet < MIN_UNET_FOR_A_GPU:
+        return ""
+    return f"A training of this size takes days on a CPU: use a GPU, or try {STARTER}, which takes minutes."
 
 
 def class_pictures_to_make(workspace: Workspace, config: TrainingConfig) -> int:

@@ -5,13 +5,14 @@ weights and of values that its backward pass needs. The counts are those of diff
 are held to them by tests.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dreambooth.formats.layout import SD1, Layout, layout_of
+from dreambooth.formats.layout import SD1, Layout, cached_folder, layout_of
 from dreambooth.models.base import known_layout, local_base
 from dreambooth.models.family import usual_configs
 
@@ -120,7 +121,7 @@ def read_shape(name: str, models_dir: Path | None = None) -> ModelShape:
 
     Of a base whose family is not known they are SD 1.5's.
     """
-    source = local_base(name, models_dir)
+    source = local_base(name, models_dir) or _cached(name)
     if source is None or not source.is_dir():
         layout = known_layout(name, models_dir)
         return SD15_SHAPE if layout is None else usual_shape(layout)
@@ -139,6 +140,13 @@ def read_shape(name: str, models_dir: Path | None = None) -> ModelShape:
         # What cannot be laid out may still load: it is then told when it does not fit, not before.
         return SD15_SHAPE
     return shape if all(0 < size < MAX_SIZE for size in sizes) else SD15_SHAPE
+
+
+def _cached(name: str) -> Path | None:
+    """Return the folder of a Hub's model whose configurations are in the local cache."""
+    with contextlib.suppress(ValueError, OSError):  # no name that the Hub could have
+        return cached_folder(name)
+    return None
 
 
 # The UNet ------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from dreambooth.formats.layout import LAYOUTS, SD1, SDXL, FamilyName, Layout, fa
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
 from dreambooth.models.card import BaseCard, card_of
 from dreambooth.models.config_limits import refuse_wrong_config, refuse_wrong_configs
-from dreambooth.models.download import downloaded_base, downloaded_vae, missing_files
+from dreambooth.models.download import downloaded_base, downloaded_vae, hub_revision, missing_files
 from dreambooth.models.family import Family, family_for, usual_configs
 from dreambooth.models.file_formats import refuse_other_folder, refuse_pointers
 from dreambooth.models.original_file import parts_of_file, vae_of_file
@@ -73,7 +73,7 @@ class Base:
     text_encoder_2: Any = None
     tokenizer_2: Any = None
 
-    def record_fingerprint(self) -> None:
+    def take_fingerprint(self) -> None:
         """Note what the weights that can learn are now."""
         self.fingerprint = weights_fingerprint(self.unet, *self.text_encoders())
 
@@ -158,8 +158,7 @@ def load_base(
     other_tokenizer = None if tokenizer is None else load_tokenizer(tokenizer, token)
     given = {part for part, other in (("vae", vae), ("tokenizer", tokenizer)) if other is not None}
     if source is None:
-        if revision == "fp16":  # as the seed notebook says it; on today's Hub fp16 is a variant, not a branch
-            revision, variant = None, variant or "fp16"
+        revision, variant = hub_revision(revision, variant)
         source = downloaded_base(name, revision, variant, token, given=given)
     with _refusing_changed(source):
         base = _from_file(source, tokenizer, token) if source.is_file() else _from_folder(source, variant, given)
@@ -191,7 +190,7 @@ def load_base(
         other_place = vae if part == "vae" else None
         place = source if source.is_file() else source / part
         refuse_not_finite(part, module.eval(), Path(other_place) if other_place is not None else place)
-    base.record_fingerprint()
+    base.take_fingerprint()
     return base
 
 
@@ -258,7 +257,7 @@ def local_base(name: str, models_dir: Path | None) -> Path | None:
 
 def _from_folder(folder: Path, variant: str | None, given: Collection[str]) -> Base:
     """Load a folder's parts but those that are `given` from elsewhere, which are None in the result."""
-    layout = _check_folder(folder, variant, given)
+    layout = check_folder(folder, variant, given)
     index, _ = folder_configs(folder) or ({}, {})
     loaders = {"diffusers": _diffusers_part, "transformers": _text_encoder_of}
     try:
@@ -280,7 +279,7 @@ def _from_folder(folder: Path, variant: str | None, given: Collection[str]) -> B
     )
 
 
-def _check_folder(folder: Path, variant: str | None, given: Collection[str]) -> Layout:
+def check_folder(folder: Path, variant: str | None, given: Collection[str]) -> Layout:
     """Return the folder's layout; raises BaseModelError for another kind of model, and for files that are not there.
 
     The libraries would take the relative name of a folder that is not there for one of the Hub's.

@@ -5,11 +5,15 @@ Without a network the cache alone is asked; it is then said what of a base is mi
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dreambooth.config.limits import as_written
 from dreambooth.config.training import SD15
 from dreambooth.errors import BaseModelError, quoted
 from dreambooth.formats.layout import ALL_PARTS, ALL_TEXT_PATTERNS, layout_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import DryRunFileInfo
 
 # Names that people still type, and what their models are called now.
 SUCCESSORS = {
@@ -17,6 +21,7 @@ SUCCESSORS = {
     "runwayml/stable-diffusion-inpainting": SD15,
 }
 VAE_STEM = next(part.weights_stem for part in ALL_PARTS if part.name == "vae")
+OTHER_VARIANTS = ["*.fp16.*", "*.non_ema.*", "*.fp32.*"]
 TOKENIZER_FILES = ("*.json", "merges.txt")
 
 
@@ -30,17 +35,9 @@ def downloaded_base(
     Raises BaseModelError with a sentence of its own for what is renamed, mistyped, gated, private, unreachable, not
     whole in the cache, or no diffusers model.
     """
-    if name in SUCCESSORS:
-        raise BaseModelError(
-            f"{name} is no longer on the Hub.", "Its owner removed it in 2024.", f"Use {SUCCESSORS[name]}."
-        )
-    _refuse_no_hub_id(name, "base model")
-    for wanted_variant, stems, suffix in _kinds_of_weights(variant):
-        infix = f".{wanted_variant}" if wanted_variant else ""
-        weights = [f"{part}/{stem}*{infix}{suffix}" for part, stem in stems.items() if part not in given]
-        folder, from_hub = _snapshot(
-            name, revision, token, [*ALL_TEXT_PATTERNS, *weights], with_variants=bool(wanted_variant)
-        )
+    _refuse_no_base(name)
+    for weights, with_variants in _kinds_of_weights(variant, given):
+        folder, from_hub = _snapshot(name, revision, token, [*ALL_TEXT_PATTERNS, *weights], with_variants=with_variants)
         missing = missing_files(folder, variant, given=given)
         lacks_weights = any(name.endswith(".safetensors") for name in missing)
         if not lacks_weights or set(missing) & set(layout_of(folder).needed_files):
@@ -50,15 +47,70 @@ def downloaded_base(
     return folder
 
 
-def _kinds_of_weights(variant: str | None) -> list[tuple[str | None, dict[str, str], str]]:
-    """Return where weights are looked for, in turn, as (variant, stems, suffix).
+def downloaded_configs(
+    name: str, revision: str | None, variant: str | None, token: str | None, *, given: Collection[str] = ()
+) -> tuple[Path, int | None]:
+    """Return the folder of a Hub repository's configurations, and the bytes of weights that are still to download.
+
+    They are 0 where the cache has them all, and None where the Hub does not say. Raises as `downloaded_base`.
+    """
+    _refuse_no_base(name)
+    folder, from_hub = _snapshot(name, revision, token, list(ALL_TEXT_PATTERNS), with_variants=False)
+    missing = missing_files(folder, variant, given=given)
+    if not missing:
+        return folder, 0
+    if not from_hub or not all(file.endswith(".safetensors") for file in missing):
+        raise _not_whole(name, missing, from_hub=from_hub)
+    for weights, with_variants in _kinds_of_weights(variant, given):
+        files = _files_on_hub(name, revision, token, weights, with_variants=with_variants)
+        if files is None:
+            return folder, None
+        if any(file.filename.startswith("unet/") for file in files):
+            return folder, sum(file.file_size or 0 for file in files if file.will_download)
+    raise _not_whole(name, missing, from_hub=True)
+
+
+def hub_revision(revision: str | None, variant: str | None) -> tuple[str | None, str | None]:
+    """Return revision and variant as today's Hub has them: the seed notebook's branch fp16 is a variant now."""
+    return (None, variant or "fp16") if revision == "fp16" else (revision, variant)
+
+
+def _refuse_no_base(name: str) -> None:
+    if name in SUCCESSORS:
+        raise BaseModelError(
+            f"{name} is no longer on the Hub.", "Its owner removed it in 2024.", f"Use {SUCCESSORS[name]}."
+        )
+    _refuse_no_hub_id(name, "base model")
+
+
+def _kinds_of_weights(variant: str | None, given: Collection[str]) -> list[tuple[list[str], bool]]:
+    """Return patterns of the files in which weights are looked for, in turn, and whether they are of a variant.
 
     Before safetensors, weights were pickles; they are read as plain tensors. Some repositories have fp16 alone.
     """
-    new = {part.name: part.weights_stem for part in ALL_PARTS}, ".safetensors*"
-    old = {part.name: part.pickle_stem for part in ALL_PARTS}, ".bin"
+    parts = [part for part in ALL_PARTS if part.name not in given]
     variants = (variant,) if variant else (None, "fp16")
-    return [(one, *kind) for one in variants for kind in (new, old)]
+    kinds = []
+    for infix in (f".{one}" if one else "" for one in variants):
+        kinds.append(([f"{part.name}/{part.weights_stem}*{infix}.safetensors*" for part in parts], bool(infix)))
+        kinds.append(([f"{part.name}/{part.pickle_stem}*{infix}.bin" for part in parts], bool(infix)))
+    return kinds
+
+
+def _files_on_hub(
+    name: str, revision: str | None, token: str | None, patterns: list[str], *, with_variants: bool
+) -> "list[DryRunFileInfo] | None":
+    """Return a repository's files of these patterns with their sizes, None where the Hub does not tell them."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return snapshot_download(
+            name, revision=revision, token=token, allow_patterns=patterns, dry_run=True,
+            ignore_patterns=None if with_variants else OTHER_VARIANTS,
+        )  # fmt: skip
+    # The Hub answered a moment ago: without the sizes all else is known.
+    except (errors.HfHubHTTPError, OSError):
+        return None
 
 
 def downloaded_tokenizer(name: str, token: str | None, todo: str) -> Path:
@@ -79,7 +131,17 @@ def downloaded_vae(name: str, token: str | None) -> Path:
         folder = _downloaded_part(name, "VAE", patterns, token, todo)
         if any((folder / place / weights).exists() for place in ("", "vae")):
             return folder
-    raise BaseModelError(f'The VAE "{name}" cannot be loaded.', "Its repository contains no VAE weights.", todo)
+    raise BaseModelError(f'The VAE "{name}" cannot be loaded.', "Its repository has no weights of a VAE.", todo)
+
+
+def check_vae(source: str, token: str | None) -> None:
+    """Raise BaseModelError where a VAE is neither here nor on the Hub, by its configuration."""
+    if Path(source).exists():
+        return
+    todo = "Check the name, or leave pretrained_vae_name_or_path out."
+    folder = _downloaded_part(source, "VAE", ["config.json", "vae/config.json"], token, todo)
+    if not any((folder / place / "config.json").exists() for place in ("", "vae")):
+        raise BaseModelError(f'The VAE "{source}" cannot be loaded.', "Its repository has no VAE.", todo)
 
 
 def _downloaded_part(name: str, kind: str, patterns: list[str], token: str | None, todo: str) -> Path:
@@ -131,12 +193,12 @@ def _not_whole(name: str, missing: list[str], *, from_hub: bool) -> BaseModelErr
     if from_hub:
         return BaseModelError(
             f"{name} is not a complete diffusers model.", what,
-            "Choose an SD 1.x, 2.x or SDXL model; if it is a single file, download that and give its path.",
+            "Choose a base of SD 1.x, 2.x or SDXL; of a repository with one file, download that file and name it.",
         )  # fmt: skip
-    why = "HF_HUB_OFFLINE prevents downloading them" if is_offline_mode() else "The Hub cannot be reached"
+    why = "HF_HUB_OFFLINE forbids to download them" if is_offline_mode() else "The Hub cannot be reached"
     return BaseModelError(
         f"{name} is only partly in the local cache.", f"{what} {why}.",
-        "Connect once without HF_HUB_OFFLINE, or give a folder, a file or `starter`.",
+        "Connect once without HF_HUB_OFFLINE, or name a folder, a file, or `starter`.",
     )  # fmt: skip
 
 
@@ -146,7 +208,7 @@ def _snapshot(
     """Return the repository's folder in the cache, and whether the Hub was asked what belongs into it."""
     from huggingface_hub import errors, is_offline_mode, snapshot_download
 
-    ignored = None if with_variants else ["*.fp16.*", "*.non_ema.*", "*.fp32.*"]
+    ignored = None if with_variants else OTHER_VARIANTS
     try:
         folder = snapshot_download(
             name, revision=revision, token=token, allow_patterns=patterns, ignore_patterns=ignored
@@ -161,9 +223,7 @@ def _snapshot(
         raise _not_found(name, token) from None
     except errors.RevisionNotFoundError:
         raise BaseModelError(
-            f"{name} has no revision {as_written(revision)}.",
-            "",
-            "Leave it out, or check the branches of the repository.",
+            f"{name} has no revision {as_written(revision)}.", "", "Leave it out, or look at its branches."
         ) from None
     except errors.HFValidationError:
         raise BaseModelError(
@@ -181,21 +241,21 @@ def _snapshot(
 def _gated(name: str, token: str | None) -> BaseModelError:
     if token is None:
         return BaseModelError(
-            f"{name} is gated, and no Hub token is set.", "Its owner requires a login to download it.",
+            f"{name} is gated, and there is no token.", "Its owner wants to know who downloads it.",
             "Accept the terms on its page, then set HF_TOKEN to a token of that account.",
         )  # fmt: skip
     return BaseModelError(
-        f"{name} is gated.", "The account of this HF_TOKEN has no access to it.",
-        "Accept the terms on its page with that account; some owners review requests by hand.",
+        f"{name} is gated.", "The account of this HF_TOKEN has not been let in.",
+        "Accept the terms on its page with that account; some owners answer by hand.",
     )  # fmt: skip
 
 
 def _not_found(name: str, token: str | None) -> BaseModelError:
     # The Hub gives one answer to both, so that nobody learns which private names exist.
-    private = "it is private and no HF_TOKEN is set" if token is None else "this HF_TOKEN cannot access it"
+    private = "it is private and there is no HF_TOKEN" if token is None else "this HF_TOKEN may not see it"
     return BaseModelError(
         f"The Hub has no model {as_written(name)}.", f"The name is mistyped, or {private}.",
-        "Check the name; for a private model set HF_TOKEN to a token with access.",
+        "Check the name; for a private one set HF_TOKEN to a token that may read it.",
     )  # fmt: skip
 
 
@@ -205,15 +265,17 @@ def _unreachable(name: str, error: Exception) -> BaseModelError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
         return BaseModelError(
-            "The Hub does not accept this HF_TOKEN.", "It is mistyped or was revoked.",
-            "Create a new one in your account settings, or remove HF_TOKEN for public models.",
+            "The Hub does not know this HF_TOKEN.", "It is mistyped, or was revoked.",
+            "Make a new one in the settings of your account, or remove HF_TOKEN for public models.",
         )  # fmt: skip
     if is_offline_mode() and isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         return BaseModelError(
-            f"{name} is not in the local cache and could not be downloaded.", "HF_HUB_OFFLINE prevents downloading it.",
-            "Connect once without HF_HUB_OFFLINE, or give a folder, a file or `starter`.",
+            f"{name} is not in the local cache and could not be downloaded.", "HF_HUB_OFFLINE forbids to download it.",
+            "Connect once without HF_HUB_OFFLINE, or name a folder, a file, or `starter`.",
         )  # fmt: skip
+    # A snapshot's own error has advice about its arguments around the reason.
+    reason = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ else error
     return BaseModelError(
-        f"{name} is not in the local cache and could not be downloaded.", quoted(error),
-        "Check the network, or give a folder, a file or `starter`.",
+        f"{name} is not in the local cache and could not be downloaded.", quoted(reason),
+        "Check the network, or name a folder, a file, or `starter`.",
     )  # fmt: skip

@@ -113,7 +113,7 @@ def load(source: ModelSource, *, models_dir: Path | None = None, token: str | No
         _weaken(trained, base, source)
         del base
         gc.collect()  # its modules hold each other in circles
-        trained.record_fingerprint()
+        trained.take_fingerprint()
     return _merged(trained, source, None)
 
 
@@ -190,7 +190,7 @@ def _merged(base: Base, source: ModelSource, step: Path | None) -> Base:
     for fit, strength, _ in fits:
         merge(base, fit.modules, strength)
     if fits:
-        base.record_fingerprint()
+        base.take_fingerprint()
     return base
 
 

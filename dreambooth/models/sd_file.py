@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def starter_folder() -> Path:
-    """Return the folder of the embedded model."""
+    """Return where the embedded model lies."""
     return Path(__file__).parent / "starter"
 
 

@@ -25,7 +25,7 @@ def load_tokenizer(source: str, token: str | None, **changes: str) -> Any:
     """
     from transformers import CLIPTokenizer
 
-    folder = _folder_of(source, token)
+    folder = tokenizer_folder(source, token)
     try:
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True, **changes)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -34,7 +34,7 @@ def load_tokenizer(source: str, token: str | None, **changes: str) -> Any:
         ) from error
 
 
-def _folder_of(source: str, token: str | None) -> Path:
+def tokenizer_folder(source: str, token: str | None) -> Path:
     """Return the local folder with the vocabulary; raises BaseModelError naming the files it lacks."""
     try:
         is_here = Path(source).exists()
@@ -56,7 +56,7 @@ def _folder_of(source: str, token: str | None) -> Path:
 
 
 def _is_vocabulary(folder: Path) -> bool:
-    """Return whether the merges are pairs of the vocabulary's own tokens, as the library under transformers requires.
+    """Return whether the merges are pairs of the vocabulary's own tokens, as the library under transformers wants them.
 
     That library raises nothing more exact than Exception for others, and takes a file without merges in silence.
     """

@@ -50,6 +50,7 @@ KIND_WORDS: dict[Kind, tuple[str, ...]] = {
     "style": ("style", "painting", "drawing", "illustration"),
 }
 
+OPENING = re.compile(r"^(?:(?:a|an|the)\s+)?(?:photo|picture|image)\s+of(?:\s+|$)", re.IGNORECASE)
 # Weights, networks and breaks as AUTOMATIC1111's prompts have them: `(word:1.3)`, `<lora:name:1>`, `BREAK`.
 OTHER_SYNTAX = re.compile(
     r"\([^()\n]{1,200}:\s{0,9}\d*\.?\d+\s{0,9}\)|<(?:lora|lyco|hypernet):[^<>\n]{1,200}>|\bBREAK\b"
@@ -70,12 +71,7 @@ def literal_notice(*prompts: str) -> str:
 
 def subject_of(instance_prompt: str) -> str:
     """Return the identifier with its class word, taken from an instance prompt."""
-    words = instance_prompt.strip()
-    for opening in ("photo of", "picture of", "image of"):
-        for article in ("", "a ", "an ", "the "):
-            if words.lower().startswith(f"{article}{opening} "):
-                words = words[len(article) + len(opening) :].strip()
-    return words
+    return OPENING.sub("", instance_prompt.strip()).strip()
 
 
 def kind_of(*prompts: str) -> Kind:

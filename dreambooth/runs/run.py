@@ -1,6 +1,6 @@
 """One run, from its records to its final status, and the same work called straight from Python.
 
-The run folder is the truth: the state of a run is read from there.
+The run folder is the truth: whoever wants to know how a run stands reads it there.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from dreambooth.environment import Settings, load_settings
 from dreambooth.errors import DreamBoothError, RunFolderError, StoppedError, TrainingError, quoted
 from dreambooth.events import Controls, Event, Notice, StatusChanged
 from dreambooth.forecast.pace import remember_pace
+from dreambooth.models.availability import bytes_to_download
 from dreambooth.models.base import local_base, read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.origin import class_images_sentence, origin_of, step_sentence
@@ -36,7 +37,7 @@ from dreambooth.runs.resuming import (
     with_absolute_paths,
 )
 from dreambooth.runs.smaller import unexpected_end
-from dreambooth.runs.start_notices import memory_notices, setting_notices
+from dreambooth.runs.start_notices import base_notices, memory_notices, setting_notices
 from dreambooth.training.extending import Extension, extended, read_extensions, record_extensions
 from dreambooth.training.finishing import read_finish
 from dreambooth.training.materials import RunContext
@@ -136,7 +137,7 @@ def execute(
                 final = (train or run_training)(config, context)
         except DreamBoothError as error:
             final = failure(error)
-        # The top of a job: whatever ended the run shows in its status, and a bug keeps its traceback in the log.
+        # The top of a job: whatever ended the run is told by its status, and a bug keeps its traceback in the log.
         except Exception as error:
             reserve.unlink(missing_ok=True)
             if not is_disk_full(error):
@@ -170,7 +171,7 @@ class _Reporter:
         # Whatever is wrong with an observer, the run goes on without it.
         except Exception as error:
             self.observers.pop(name, None)
-            self._log(Notice(f"{name} failed; the run continues without it: {quoted(error)}", "warning"))
+            self._log(Notice(f"{name} failed, and the run goes on without it: {quoted(error)}", "warning"))
             if not isinstance(error, OSError | UnicodeError):
                 self._log.bug(error)
 
@@ -180,7 +181,7 @@ def _tell_at_start(config: TrainingConfig, context: RunContext) -> None:
     models_dir, held_bytes = context.workspace.models_dir, context.manager.held_bytes
     for sentence in [
         *setting_notices(config, context.explicit, models_dir), *memory_notices(config, models_dir, held_bytes),
-        *concept_notices(config.concepts),
+        *base_notices(config, context.token, context.workspace), *concept_notices(config.concepts),
     ]:  # fmt: skip
         context.warn(sentence)
     for sentence in _about_base(config, context.workspace.models_dir):
@@ -296,6 +297,7 @@ def train(
         folder = config.checked().output_dir
         run = RunFolder(Path(folder).absolute()) if folder else workspace.run(workspace.new_run_name("run"))
         run.refuse_if_used()
+        bytes_to_download(config, settings.hub_token, workspace.models_dir)
         return run
 
     def records(run: RunFolder) -> TrainingConfig:
@@ -327,10 +329,11 @@ def resume(
     DreamBoothError when there is nothing to go on with, and when the run fails. `manager` is as in `train`.
     """
     settings = settings or load_settings()
+    workspace = Workspace(settings.data_dir, ready_drive(settings.drive_dir))
     run = RunFolder(run_path.absolute())
 
     def run_folder() -> RunFolder:
-        resumable_config(run, changes)
+        bytes_to_download(resumable_config(run, changes), settings.hub_token, workspace.models_dir)
         if state_step is not None:
             require_state(run, state_step)
         return run
@@ -338,7 +341,6 @@ def resume(
     def records(run: RunFolder) -> TrainingConfig:
         return resumable_config(run, changes, is_claimed=True)
 
-    workspace = Workspace(settings.data_dir, ready_drive(settings.drive_dir))
     context = functools.partial(
         RunContext, workspace=workspace, manager=manager or ModelManager(), token=settings.hub_token,
         controls=controls or Controls(), report=on_event, is_resumed=True, state_step=state_step,
@@ -380,7 +382,7 @@ def _run_here(
     if final.status in ("failed", "paused"):
         raise DreamBoothError(final.what, final.why, final.todo)
     if final.status == "stopped" and not run.steps():
-        raise StoppedError(final.what, "No model was saved.", "Start it again with the same settings.")
+        raise StoppedError(final.what, "No model was saved.", "Start again with the same settings.")
     return newest_step_folder(run.path)
 
 

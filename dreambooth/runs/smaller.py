@@ -1,6 +1,7 @@
 """Settings that need less memory than those that ran out of it, the least harmful change first; and how a run ended."""
 
 import dataclasses
+import sys
 from typing import Any
 
 from dreambooth.config.checks import update_problems
@@ -10,6 +11,8 @@ from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import is_disk_full
 from dreambooth.errors import without_secrets
 from dreambooth.events import StatusChanged
+from dreambooth.records.runlog import RunLog
+from dreambooth.records.workspace import RunFolder
 
 # Below this, pictures of SD 1.5 fall apart: it is no way to make a run fit.
 MIN_RETRY_PX = 256
@@ -89,3 +92,13 @@ def _ways_to_need_less(config: TrainingConfig) -> list[tuple[dict[str, Any], str
             # The second word on the same setting is for where the first is not possible.
             possible.setdefault(next(iter(changes)), (changes, words))
     return [*possible.values()]
+
+
+def record_end(run: RunFolder, config: TrainingConfig, error: BaseException) -> None:
+    """Write down in the run's folder what ended it; where nothing can be written, print it."""
+    try:
+        log = RunLog(run, config.max_train_steps or 0)
+        log.bug(error)
+        log(unexpected_end(error, config))
+    except OSError as unwritten:
+        print(without_secrets(f"{run.name}: {error}; {unwritten}"), file=sys.stderr)

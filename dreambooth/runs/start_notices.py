@@ -9,10 +9,12 @@ from dreambooth.config.effects import without_effect
 from dreambooth.config.recipes import rate_warning
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.photos import num_photos_in
-from dreambooth.device.hardware import driver_device
-from dreambooth.forecast.offers import memory_notice
+from dreambooth.device.hardware import gb, look_at_device
+from dreambooth.forecast.offers import cpu_notice, memory_notice
 from dreambooth.forecast.shape import read_shape
+from dreambooth.models.availability import bytes_to_download
 from dreambooth.models.base import read_card
+from dreambooth.records.workspace import Workspace
 
 
 def setting_notices(config: TrainingConfig, explicit: Collection[str] | None, models_dir: Path) -> list[str]:
@@ -23,9 +25,27 @@ def setting_notices(config: TrainingConfig, explicit: Collection[str] | None, mo
 
 def memory_notices(config: TrainingConfig, models_dir: Path, held_bytes: int = 0) -> list[str]:
     """Return a sentence where this device has too little memory; `held_bytes` of it become free for the run."""
-    device = driver_device()
+    device = look_at_device()
     free_bytes = min(device.total_bytes, device.free_bytes + held_bytes)
     num_steps = num_steps_of(config, num_photos_in(concept.instance_data_dir for concept in config.concepts))
     shape = read_shape(config.pretrained_model_name_or_path, models_dir)
     notice = memory_notice(config, shape, dataclasses.replace(device, free_bytes=free_bytes), num_steps)
     return [notice] if notice else []
+
+
+def base_notices(config: TrainingConfig, token: str | None, workspace: Workspace) -> list[str]:
+    """Return what the models of these settings take here: a download, and on a CPU days; BaseModelError without them.
+
+    The Hub is asked about models that are not on this machine.
+    """
+    told = download_notice(config, bytes_to_download(config, token, workspace.models_dir))
+    slow = cpu_notice(workspace, config, look_at_device())
+    return [sentence for sentence in (told, slow) if sentence]
+
+
+def download_notice(config: TrainingConfig, num_bytes: int | None) -> str:
+    """Return that a model is downloaded before the run, and how large it is; nothing where all is here."""
+    if num_bytes == 0:
+        return ""
+    size = "" if num_bytes is None else f": {gb(num_bytes)} GB" if num_bytes > 10**8 else f": {num_bytes / 1e6:.1f} MB"
+    return f'"{config.pretrained_model_name_or_path}" is downloaded first{size}.'

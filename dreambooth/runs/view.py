@@ -1,6 +1,7 @@
 """What the page shows of a run, read from its folder: the folder is the truth."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,10 +44,12 @@ class RunView:
     at_fixed_noise: list[FixedNoiseLosses] = field(default_factory=list)
     # The step after which more steps can be trained than the run was started with; None where that state is gone.
     more_from: int | None = None
+    # The runs that come first while this one is in the queue, in their order.
+    queued_after: list[str] = field(default_factory=list)
 
 
 def read_view(
-    run: RunFolder, losses: LossReader, *, queue_place: int | None = None, is_stopping: bool = False
+    run: RunFolder, losses: LossReader, *, queued_after: Sequence[str] = (), is_stopping: bool = False
 ) -> RunView:
     """Return what the page shows of a run that has records; `losses` reads on where it read before."""
     state = read_state(run)
@@ -66,7 +69,7 @@ def read_view(
         saves_in_time=state.saves_in_time,
         phase_seconds_left=state.phase_seconds_left,
         error=state.error,
-        queue_place=queue_place,
+        queue_place=len(queued_after) or None,
         losses=losses.losses(),
         log_tail=_tail(run.log_path),
         samples=run.samples(),
@@ -79,6 +82,7 @@ def read_view(
         why_recommended=pick.why if pick else "",
         at_fixed_noise=losses.at_fixed_noise(),
         more_from=None if is_owned(run) else max(run.checkpoint_steps(), default=None),
+        queued_after=list(queued_after),
     )
 
 

@@ -71,7 +71,8 @@ def test_from_dropped_photos_to_the_square_that_is_trained(
 ) -> None:
     visit = Visit(browser, opened.url)
     page = visit.page
-    visit.new_set()
+    page.locator("#new-set").click()
+    visit.until("report", "No photos yet")
     drop(visit, dropped, 5)
     visit.until("report", "5 photos")
     at_512(visit)
@@ -85,6 +86,11 @@ def test_from_dropped_photos_to_the_square_that_is_trained(
     # A finding goes with one click: the dark one is lightened, the second of two removed.
     cards.nth(3).get_by_role("button", name="Brighten").click()
     page.wait_for_function("!document.querySelector('#views [data-code=dark]')")
+    cards.nth(4).get_by_role("button", name="Remove photo 5").click()
+    visit.until("report", "again.jpg was removed.")
+    page.get_by_role("button", name="Bring again.jpg back").click()
+    visit.until("report", "again.jpg is back.")
+    assert "same picture as photo 1" in cards.nth(4).inner_text(), "where it was"
     cards.nth(4).get_by_role("button", name="Remove photo 5").click()
     visit.until("report", "again.jpg was removed.")
 
@@ -122,11 +128,17 @@ def test_from_dropped_photos_to_the_square_that_is_trained(
         assert shown.size == (512, 512)
         assert shown.tobytes() == trained.tobytes()
 
-    # Words for one photo alone.
+    # Words for one photo alone, in the editor and under the photo.
+    field = "document.querySelector('#views .db-caption').value"
     visit.fill("caption", "photo of zwx dog <b>asleep</b>")
-    page.locator("#views .db-caption").wait_for()
-    assert "<b>asleep</b>" in page.locator("#views .db-caption").inner_text()
+    page.wait_for_function(f"{field} == 'photo of zwx dog <b>asleep</b>'")
     assert kept.caption(photo.name) == "photo of zwx dog <b>asleep</b>"
+    page.get_by_label("Caption of photo 1,").fill("photo of zwx dog awake")
+    page.wait_for_function("document.querySelector('#caption textarea').value == 'photo of zwx dog awake'")
+    assert kept.caption(photo.name) == "photo of zwx dog awake"
+    page.locator("#close-editor").click()
+    square.wait_for(state="hidden")
+    page.wait_for_function(f"{field} == 'photo of zwx dog awake'")
     page.locator("#delete-photos").click()
     visit.until("report", "all copies of them were deleted")
     visit.close()
@@ -137,18 +149,26 @@ def test_mistakes_are_marked_at_their_fields_all_at_once(
 ) -> None:
     visit = Visit(browser, opened.url)
     page = visit.page
-    visit.new_set()
-    assert not page.locator("#identifier").is_visible(), "words come with the photos"
-    drop(visit, dropped[:3], 3)
+    page.locator("#new-set").click()
+    visit.until("report", "No photos yet")
+    visit.fill("class-word", "")
+    visit.until("verdict", "^(?!.*Prompts for later)")
+    assert (visit.value("instance-prompt"), visit.value("class-prompt")) == ("photo of zwx", "")
+    visit.fill("class-word", "dog")
     visit.fill("identifier", "two words")
     assert visit.value("instance-prompt") == "photo of two words dog"
     visit.fill("class-prompt", "")
     page.locator("#go-on").click()
-    visit.until("concept-message", "2 fields are marked below")
+    told = visit.until("concept-message", "Photos drop at least one photo")
+    assert "Identifier must be one word" in told
+    assert "Class prompt is empty" in told
+    page.locator("#concept-message a", has_text="Identifier").click()
+    assert page.evaluate("document.querySelector('#identifier').getBoundingClientRect().top") < 900, "it is in sight"
     visit.until("identifier", "one word of 2 to 20 letters")
     visit.until("class-prompt", "is empty")
     assert page.locator("#identifier.db-wrong, #class-prompt.db-wrong").count() == 2
 
+    drop(visit, dropped[:3], 3)
     page.locator("#propose").click()
     page.wait_for_function("document.querySelector('#identifier input, #identifier textarea').value != 'two words'")
     visit.until("verdict", "no meaning of their own")
@@ -167,7 +187,8 @@ def test_concepts_class_pictures_and_lists(
 ) -> None:
     visit = Visit(browser, opened.url)
     page = visit.page
-    visit.new_set()
+    page.locator("#new-set").click()
+    visit.until("report", "No photos yet")
     page.locator("#kind").get_by_text("Pet").click()
     drop(visit, dropped[:2], 2)
     page.locator("#add-concept").click()
@@ -214,7 +235,8 @@ def test_concepts_class_pictures_and_lists(
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_the_tab_with_photos_fits_a_phone(browser: "Browser", opened: OpenPage, dropped: list[str], dark: bool) -> None:
     visit = Visit(browser, opened.url, width_px=390, dark=dark)
-    visit.new_set()
+    visit.page.locator("#new-set").click()
+    visit.until("report", "No photos yet")
     drop(visit, dropped, 5)
     visit.page.locator("#views .db-view").nth(4).click()
     visit.page.locator("#editor .db-square").wait_for()
@@ -251,7 +273,8 @@ def test_a_second_drop_while_the_first_is_worked_on_is_taken_too(
 ) -> None:
     visit = Visit(browser, opened.url)
     page = visit.page
-    visit.new_set()
+    page.locator("#new-set").click()
+    visit.until("report", "No photos yet")
     before = {one.name for one in photo_sets(opened.workspace)}
     original, began, goes_on = PhotoSet.add, threading.Event(), threading.Event()
 
@@ -272,7 +295,8 @@ def test_a_second_drop_while_the_first_is_worked_on_is_taken_too(
     (made,) = {one.name for one in photo_sets(opened.workspace)} - before
     assert sorted(made_name(opened, made)) == ["good.jpg", "night.jpg", "other.jpg", "soft.jpg"]
     # Photos of another subject begin another set.
-    visit.new_set()
+    page.locator("#new-set").click()
+    visit.until("report", "No photos yet")
     drop(visit, dropped[:1], 1)
     visit.until("report", "1 photo")
     assert len({one.name for one in photo_sets(opened.workspace)} - before) == 2

@@ -12,8 +12,9 @@ from dreambooth.config.training import TrainingConfig
 from dreambooth.data.dataset import load_concept
 from dreambooth.data.findings import Finding
 from dreambooth.data.focus import Focus, read_focus
-from dreambooth.data.photo_sets import photo_set, photo_sets
+from dreambooth.data.photo_sets import PhotoSet, photo_set, photo_sets
 from dreambooth.data.photos import read_photo
+from dreambooth.data.removed_photos import forget_all_removed
 from dreambooth.data.words import Words
 from dreambooth.errors import PhotoError
 from dreambooth.records.workspace import Workspace
@@ -146,7 +147,8 @@ def test_one_bad_file_costs_no_other_wherever_photos_come_in(workspace: Workspac
     ):
         assert sorted(fine for fine, _ in told) == [False, True, True]
         assert [sentence for fine, sentence in told if not fine] == [
-            "IMG 1b.png is too long. It has 66000 x 700 pixels; a side has at most 65500. Crop it to the subject."
+            "IMG 1b.png is too long. It has 66000 x 700 pixels; a side has at most 65500. "
+            "Cut out the part with the subject."
         ]
     assert [len(photo_set(workspace, name).photos()) for name in ("dropped", "folder")] == [2, 2]
     assert len(photo_set(workspace, "class").class_pictures()) == 2
@@ -280,3 +282,31 @@ def test_cards_escape_what_came_from_people() -> None:
     for raw in ("<img src=x>", "<i>", "<script>", "a'><b>", "/x'y"):
         assert raw not in text
     assert "data-act='brighten'" in text
+
+
+def test_a_removed_photo_comes_back_whole_within_the_hour(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        made_photo(number).save(folder / f"{number}.png")
+    kept = PhotoSet(tmp_path / "datasets" / "dog")
+    kept.add(sorted(folder.iterdir()))
+    before = kept.contents()
+    name = before[1].path.name
+    kept.keep_caption(name, "asleep")
+    kept.keep_focus(name, Focus(0.4, 0.6, 1.5))
+    as_it_was = kept.contents()
+    kept.remove(name)
+    assert [one.path.name for one in kept.contents()] == [before[0].path.name, before[2].path.name]
+    assert not [path for path in kept.folder.iterdir() if path.name.startswith(Path(name).stem)]
+    kept.restore(name)
+    assert kept.contents() == as_it_was
+    kept.remove(name)
+    forget_all_removed(tmp_path / "datasets", kept_s=-1)
+    assert [path.name for path in (tmp_path / "datasets").iterdir()] == ["dog"], "deleted for good"
+    for gone in (name, "../in/0.png", "x"):
+        with pytest.raises(PhotoError, match="cannot be brought back"):
+            kept.restore(gone)
+    kept.remove(before[0].path.name)
+    kept.delete()
+    assert list((tmp_path / "datasets").iterdir()) == []

@@ -197,7 +197,7 @@ def test_the_next_push_updates_it_in_place(hub: HubStandIn, model: Path, tmp_pat
     (model / "scheduler" / "scheduler_config.json").open("a").write("\n")
     (line,) = pushed(hub, (model, "ann/zwx-dog", WRITER, True, None))
     assert line.startswith("pushed | ann/zwx-dog False False |")
-    assert "public: everyone can see it" in line
+    assert "public: everyone sees it" in line
     assert list(hub.repositories) == ["ann/zwx-dog"]
     assert not repository.private
     assert repository.commits == 3
@@ -291,26 +291,26 @@ def test_each_refusal_has_its_own_sentence_and_changes_nothing(hub: HubStandIn, 
         hub.repositories[f"ann/says-{status}"] = Repository(some, refuse_with=status, refusal=said)
     before = {name: dict(repository.files) for name, repository in hub.repositories.items()}
     cases = [
-        ("ann/dog", None, "No Hub token is set"),
-        ("ann/dog", "", "No Hub token is set"),
-        ("ann/dog", "hf_unknown_but_well_formed", "does not accept this HF_TOKEN"),
-        ("dog", "hf_unknown_but_well_formed", "does not accept this HF_TOKEN"),
+        ("ann/dog", None, "There is no token"),
+        ("ann/dog", "", "There is no token"),
+        ("ann/dog", "hf_unknown_but_well_formed", "does not know this HF_TOKEN"),
+        ("dog", "hf_unknown_but_well_formed", "does not know this HF_TOKEN"),
         ("ann/dog", "hf_with_a_line_break_at_its_end\n", "This HF_TOKEN cannot be used"),
         ("ann/dog", "hf_with_a_letter_of_another_kind_\u00e9", "This HF_TOKEN cannot be used"),
-        ("ann/dog", READER, "cannot write to ann/dog"),
-        ("bob/dog", WRITER, "cannot write to bob/dog"),
-        ("bob/secret", WRITER, "cannot write"),
-        ("bob/new", WRITER, "cannot write"),
+        ("ann/dog", READER, "may not write to ann/dog"),
+        ("bob/dog", WRITER, "may not write to bob/dog"),
+        ("bob/secret", WRITER, "may not write"),
+        ("bob/new", WRITER, "may not write"),
         ("bob/gated", WRITER, "is gated"),
         ("ann/data", WRITER, "holds something else. It has train.csv"),
         ("ann/old-name", WRITER, "ann/old-name is called ann/new-name on the Hub"),
         ("ann/says-409", WRITER, "is being changed by somebody else"),
         ("ann/says-412", WRITER, "was changed meanwhile"),
-        ("ann/says-413", WRITER, "out of storage"),
-        ("ann/full", WRITER, "out of storage"),
+        ("ann/says-413", WRITER, "no more room"),
+        ("ann/full", WRITER, "no more room"),
         ("ann/says-418", WRITER, "it was said to ********"),
-        ("ann/says-429", WRITER, "limiting requests"),
-        ("ann/says-500", WRITER, "has a server error"),
+        ("ann/says-429", WRITER, "asks to wait"),
+        ("ann/says-500", WRITER, "is out of order"),
         *((name, WRITER, "is not a repository name") for name in (
             "a b", "../x", "ann/", "http://169.254.169.254/x", "ann/x/y", "--x", "ann/\u00fc", "x" * 200, "",
             "ann/x.git", "-x", "a..b",
@@ -343,7 +343,7 @@ def test_what_somebody_changes_meanwhile_is_not_overwritten(hub: HubStandIn, mod
 
 def test_what_befalls_a_large_file_is_told_and_the_next_push_succeeds(hub: HubStandIn, model: Path) -> None:
     hub.storage_status = 403
-    assert "cannot write to ann/dog" in refusal(hub, model)
+    assert "may not write to ann/dog" in refusal(hub, model)
     repository = hub.repositories["ann/dog"]
     assert (list(repository.files), repository.private) == ([".gitattributes"], True)
     hub.storage_status = 200
@@ -377,8 +377,50 @@ def test_no_network_is_told(hub: HubStandIn, model: Path) -> None:
     assert "The Hub cannot be reached. ConnectError" in refusal(closed, model)
     assert "The Hub cannot be reached" in refusal("http://nowhere.invalid", model)
     (line,) = pushed(hub, (model, "ann/dog", WRITER, False, None), offline=True)
-    assert "HF_HUB_OFFLINE is set" in line
+    assert "HF_HUB_OFFLINE forbids it" in line
     assert hub.requests == []
+
+
+# Each upload as a command, with how much of what is made for it was begun.
+COMMANDS = """
+import json, os, sys
+from dreambooth.commands import files
+from dreambooth.commands.cli import main
+from dreambooth.scoring import bleed
+bleed.report_for_card = lambda *args, **kwargs: print("made pictures")
+for token, command in json.loads(sys.argv[1]):
+    os.environ.pop("HF_TOKEN", None)
+    os.environ.update({"HF_TOKEN": token} if token else {})
+    print(main(command))
+    print("ends", file=sys.stderr)
+"""
+
+
+def test_all_that_an_upload_needs_is_asked_before_anything_is_made(
+    hub: HubStandIn, model: Path, tmp_path: Path
+) -> None:
+    hub.repositories["ann/novel"] = Repository({"chapter.md": b"x"})
+    run = str(tmp_path / "run")
+    train = ["train", "--instance_data_dir", str(model), "--instance_prompt", "zwx", "--output_dir", run]
+    wrong = [
+        ("", ["push", str(model), "ann/dog", "--single_file"], "There is no token for the Hub"),
+        (WRITER, ["push", str(model), "a b"], "is no name of a repository"),
+        (READER, ["push", str(model), "dog"], "may not write to ann/dog"),
+        ("hf_of_nobody", ["push", str(model), "ann/dog"], "does not know this HF_TOKEN"),
+        (WRITER, ["push", str(model), "ann/novel"], "holds something else"),
+        (READER, [*train, "--push_to_hub"], "may not write to the Hub"),
+        (WRITER, [*train, "--push_to_hub", "--hub_model_id", "ann/novel"], "holds something else"),
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps([[token, command] for token, command, _ in wrong])],
+        env=os.environ | {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0"}, capture_output=True, text=True,
+        timeout=180,
+    )  # fmt: skip
+    assert done.stdout.split("\n") == ["1"] * len(wrong) + [""], done.stdout + done.stderr
+    for (_, _, told), said in zip(wrong, done.stderr.split("ends\n"), strict=False):
+        assert told in said
+    assert not Path(run).exists()
+    assert list(hub.repositories) == ["ann/novel"]
 
 
 def test_what_is_no_whole_model_is_refused_before_the_hub_is_asked(

@@ -87,7 +87,8 @@ class HubStandIn:
         if "Authorization" in request.headers and account is None:
             return send(request, 401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
         if path == "/api/whoami-v2":
-            return send(request, 200, {"name": account[0], "type": "user"} if account else {})
+            role = {"accessToken": {"role": "write" if account and account[1] else "read"}}
+            return send(request, 200, {"name": account[0], "type": "user", "auth": role} if account else {})
         if path == "/api/validate-yaml":
             return validate_card(request, json.loads(body)["content"])
         if path == "/api/repos/create":

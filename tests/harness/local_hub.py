@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -123,3 +124,10 @@ def local_hub(folder: Path) -> Iterator[LocalHub]:
     finally:
         hub.server.shutdown()
         hub.server.server_close()
+
+
+def environment_of(address: str, cache: Path, *, offline: bool = False) -> dict[str, str]:
+    """Return the environment of a process that asks this Hub, with a cache of its own."""
+    return os.environ | {
+        "HF_ENDPOINT": address, "HF_HOME": str(cache), "HF_HUB_OFFLINE": str(int(offline)), "HF_HUB_DISABLE_XET": "1",
+    }  # fmt: skip

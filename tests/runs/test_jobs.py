@@ -98,8 +98,10 @@ def test_runs_wait_in_line_and_keep_their_order(stub_jobs: Jobs, config: Trainin
     names = [stub_jobs.start(config) for _ in range(4)]
     until(lambda: stub.order, lambda order: len(order) == 1)
     assert stub_jobs.view(names[2]).queue_place == 2
+    assert stub_jobs.view(names[2]).queued_after == names[:2]
     assert stub_jobs.view(names[2]).status == "queued"
     stub_jobs.stop(names[1])
+    assert stub_jobs.view(names[2]).queued_after == names[:1]
     assert stub_jobs.view(names[1]).status == "stopped"
     stub.go_on.set()
     assert [finished(stub_jobs, name).status for name in (names[0], names[2], names[3])] == ["done"] * 3
@@ -157,7 +159,7 @@ def test_a_run_out_of_memory_is_tried_again_with_the_plan_that_fits(
             name = stub_jobs.retry_with_less(name)
         except RunFolderError as error:
             refusal = str(error)
-    assert "already the smallest" in refusal
+    assert "as small as they can be" in refusal
     assert len(seen) >= 4
     assert len(set(seen)) == len(seen), "no settings are tried twice"
     last = seen[-1]

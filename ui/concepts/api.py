@@ -4,7 +4,6 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.data.class_images import made_class_images
 from dreambooth.data.focus import Focus
 from dreambooth.data.photo_sets import PhotoSet, photo_sets
 from dreambooth.data.words import KINDS, Words, prompts_for
@@ -12,6 +11,7 @@ from dreambooth.errors import ConfigError, DreamBoothError, PhotoError
 from dreambooth.models.base import STARTER
 from ui.boundary import Services, shown
 from ui.concepts.handlers import Handlers
+from ui.concepts.photos import ACTS
 
 
 def publish(services: Services, handlers: Handlers) -> None:
@@ -57,9 +57,9 @@ def publish(services: Services, handlers: Handlers) -> None:
         return dict(vars(kept.focus(photo)))
 
     def change_photo(photo_set: str, photo: str, act: str) -> str:
-        """Do one of `remove`, `turn`, `brighten` and `refocus` (guess the square again) with a photo."""
-        if act not in ("remove", "turn", "brighten", "refocus"):
-            raise PhotoError("That is not an action for a photo.", "", "Use remove, turn, brighten or refocus.")
+        """Do one of `remove`, `restore`, `turn`, `brighten` and `refocus` (guess the square again) with a photo."""
+        if act not in ACTS:
+            raise PhotoError("That is not an action for a photo.", "", f"Use one of {', '.join(ACTS)}.")
         return handlers.photos.change(there(photo_set), photo, act)[0][1]
 
     def set_caption(photo_set: str, photo: str, caption: str = "") -> str:
@@ -119,7 +119,7 @@ def publish(services: Services, handlers: Handlers) -> None:
     def class_pictures(photo_set: str) -> dict[str, int]:
         """Return how many class images of the user's own a set has, and how many were made for its words."""
         kept = there(photo_set)
-        made = made_class_images(services.workspace, kept.words().class_prompt)
+        made = handlers.made_class_pictures(kept.words().class_prompt)
         return {"own": len(kept.class_pictures()), "made": len(made)}
 
     def delete_photos(photo_set: str) -> str:

@@ -36,28 +36,42 @@ def served(path: str) -> str:
     return escape(f"gradio_api/file={quote(path)}")
 
 
-def cards(photos: Sequence[PhotoCard], chosen: str | None) -> str:
-    """Return the photos of a set as cards."""
+def cards(
+    photos: Sequence[PhotoCard], chosen: str | None, prompt: str = "", removed: tuple[str, str] | None = None
+) -> str:
+    """Return the photos of a set as cards, each with its caption, which is `prompt` where it has none of its own.
+
+    `removed` is the file and the name of a photo that was just removed and can be brought back.
+    """
+    bar = "" if removed is None else _undo(*removed)
     if not photos:
-        return "<div class='db-none'>Your photos appear here, upright and cropped to a square.</div>"
-    items = "".join(_card(number, photo, photo.file == chosen) for number, photo in enumerate(photos, 1))
-    return f"<ol class='db-photos'>{items}</ol>"
+        return f"{bar}<div class='db-none'>Your photos appear here, upright and cropped to a square.</div>"
+    items = "".join(_card(number, photo, photo.file == chosen, prompt) for number, photo in enumerate(photos, 1))
+    return f"{bar}<ol class='db-photos'>{items}</ol>"
 
 
-def _card(number: int, photo: PhotoCard, is_chosen: bool) -> str:
+def _undo(file: str, name: str) -> str:
+    undo = _button("restore", file, "Undo", f"Bring {name} back")
+    return f"<p class='db-undo' role='status'><span class='db-name'>{escape(name)} was removed.</span> {undo}</p>"
+
+
+def _card(number: int, photo: PhotoCard, is_chosen: bool, prompt: str) -> str:
     file, name = escape(photo.file), escape(photo.name)
     warned = any(one.code not in HARMLESS for one in photo.findings)
     lines = "".join(_finding(photo.file, one) for one in photo.findings)
     if not lines:
         lines = "<li class='db-ok'>Looks good</li>"
-    caption = f"<li class='db-caption'>“{escape(photo.caption)}”</li>" if photo.caption else ""
+    caption = (
+        f"<textarea class='db-caption' rows='2' data-photo='{file}' placeholder='{escape(prompt)}' "
+        f"aria-label='Caption of photo {number}, {name}'>{escape(photo.caption)}</textarea>"
+    )
     classes = "db-photo" + (" db-chosen" if is_chosen else "") + (" db-warned" if warned else "")
     return (
         f"<li class='{classes}'><button type='button' class='db-view' data-act='choose' data-photo='{file}' "
         f"aria-label='Photo {number}, {name}: choose its square and caption' aria-pressed='{str(is_chosen).lower()}'>"
         f"{_view(number, photo)}</button>"
         f"<div class='db-tell'><b>{number}</b> <span class='db-name' title='{name}'>{name}</span>"
-        f"<ul>{lines}{caption}</ul></div><div class='db-acts'>"
+        f"<ul>{lines}</ul>{caption}</div><div class='db-acts'>"
         f"{_button('choose', photo.file, 'Adjust', f'Adjust photo {number}')}"
         f"{_button('turn', photo.file, 'Turn', f'Turn photo {number} to the right')}"
         f"{_button('remove', photo.file, 'Remove', f'Remove photo {number}')}</div></li>"
@@ -159,7 +173,7 @@ CARDS_CSS = """
 .db-photos { list-style: none; margin: 0; padding: 0; display: grid; gap: .8rem;
   grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); }
 .db-photo { display: flex; flex-direction: column; border: 1px solid var(--border-color-primary); border-radius: 12px;
-  overflow: hidden; background: var(--block-background-fill); margin: 0; }
+  overflow: hidden; background: var(--block-background-fill); margin: 0; min-width: 0; }
 .db-photo.db-warned { border-color: #c58a1f; }
 .db-photo.db-chosen { outline: 3px solid var(--slider-color); outline-offset: -1px; }
 .db-view { padding: 0; border: 0; background: var(--background-fill-secondary); cursor: pointer; display: block; }
@@ -167,12 +181,16 @@ CARDS_CSS = """
 .db-view:focus-visible, .db-act:focus-visible { outline: 3px solid var(--slider-color); outline-offset: -3px; }
 .db-tell { padding: .5rem .7rem .2rem; font-size: .88rem; flex: 1; min-width: 0; }
 .db-name { color: var(--body-text-color-subdued); overflow-wrap: anywhere; font-size: .82rem; }
+.db-tell .db-name { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden; }
+.db-undo { display: flex; gap: .7rem; align-items: center; margin: 0 0 .6rem; }
 .db-tell ul { list-style: none; margin: .3rem 0 0; padding: 0; }
 .db-tell li { padding-left: 1.15rem; position: relative; line-height: 1.35; margin: .2rem 0; }
 .db-tell li::before { position: absolute; left: 0; content: "✓"; color: var(--link-text-color); }
 .db-tell li.db-warn::before { content: "!"; color: #c0492f; font-weight: 700; left: .25rem; }
-.db-tell li.db-caption { color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
-.db-tell li.db-caption::before { content: "✎"; }
+.db-caption { width: 100%; box-sizing: border-box; margin: .35rem 0 .2rem; padding: .3rem .45rem; resize: vertical;
+  font: inherit; font-size: .82rem; line-height: 1.35; border: 1px solid var(--input-border-color); border-radius: 8px;
+  background: var(--input-background-fill); color: var(--body-text-color); }
+.db-caption::placeholder { color: var(--body-text-color-subdued); opacity: 1; }
 .db-acts { display: flex; align-items: center; gap: .3rem; padding: .4rem .6rem .6rem; flex-wrap: wrap; }
 .db-act { font: inherit; margin: 0 !important; font-size: .8rem; padding: .22rem .6rem; min-height: 28px;
   border-radius: 8px; cursor: pointer; border: 1px solid var(--border-color-primary);
@@ -187,6 +205,20 @@ element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');
   if (button) trigger('click', {act: button.dataset.act, photo: button.dataset.photo});
 });
+let waiting = null;
+const keep = () => {
+  const field = waiting?.field;
+  clearTimeout(waiting?.timer);
+  waiting = null;
+  if (field) trigger('edit', {photo: field.dataset.photo, caption: field.value});
+};
+element.addEventListener('input', (event) => {
+  if (!event.target.matches('.db-caption')) return;
+  if (waiting && waiting.field !== event.target) keep();
+  clearTimeout(waiting?.timer);
+  waiting = {field: event.target, timer: setTimeout(keep, 600)};
+});
+element.addEventListener('focusout', keep);
 """
 
 EDITOR_CSS = """

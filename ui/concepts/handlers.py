@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import gradio as gr
 
 from dreambooth.config.concepts import Concept, dump_concepts_list, load_concepts_list
 from dreambooth.config.limits import text_problems
-from dreambooth.data.class_images import made_class_images
 from dreambooth.data.identifiers import SHAPE, Verdict, Vocabulary, judged, proposed, vocabulary_of
 from dreambooth.data.photo_sets import SAMPLE_SET, PhotoSet, new_set_name, photo_sets
 from dreambooth.data.photos import find_photos
 from dreambooth.data.words import Words, prompts_for
 from dreambooth.errors import BaseModelError, DreamBoothError, FieldProblem, PhotoError
+from dreambooth.formats.json_file import read_object
 from dreambooth.records.drive import delete_photos
 from ui.address import to
 from ui.bases import offered_base
@@ -37,6 +38,16 @@ NOTES = {
     "class_word": "One or two words for what it is, such as dog.",
     "instance_prompt": "Use this prompt later to get your subject. `instance_prompt`",
     "class_prompt": "Describes the class without your subject. `class_prompt`",
+}
+
+
+# Where the page asks for each of them.
+LINKS = {
+    "photos": ("photos", "Photos"),
+    "identifier": ("identifier", "Identifier"),
+    "class_word": ("class-word", "Class word"),
+    "instance_prompt": ("instance-prompt", "Instance prompt"),
+    "class_prompt": ("class-prompt", "Class prompt"),
 }
 
 
@@ -203,13 +214,22 @@ class Handlers:
     def class_pictures(self, photo_set: str, class_prompt: str) -> Answer:
         """Return the class images there are, the user's own before those made for this prompt, and what they are."""
         own = self.photos.set_of(photo_set).class_pictures() if photo_set else []
-        pictures = own or made_class_images(self._services.workspace, class_prompt)
-        copies = [self._services.shown.copy(path) for path in pictures[:MAX_SHOWN_CLASS_PICTURES]]
+        pictures = own or self.made_class_pictures(class_prompt)
+        copies = list(self._services.shown.copies(pictures[:MAX_SHOWN_CLASS_PICTURES]).values())
         return {
             "class_views": copies,
             "class_note": class_pictures_text(len(own), len(pictures)),
             "class_remove": gr.Button(interactive=bool(own)),
         }
+
+    def made_class_pictures(self, class_prompt: str) -> list[Path]:
+        """Return the newest class images that a training made for this prompt."""
+        found: list[tuple[int, list[Path]]] = []
+        for folder in self._services.workspace.class_images_dir.iterdir():
+            with contextlib.suppress(OSError, ValueError, KeyError, PhotoError):
+                if read_object(folder / "info.json")["prompt"] == class_prompt.strip():
+                    found.append((folder.stat().st_mtime_ns, find_photos(folder).photos))
+        return max(found, default=(0, []))[1]
 
     # concepts_list.json ----------------------------------------------------------------------------------------------
 
@@ -297,12 +317,12 @@ class Handlers:
 
 
 def _told(problems: Sequence[FieldProblem]) -> str:
-    """Return what is wrong with what is no field of text; the fields say the rest themselves."""
-    own = [problem.message for problem in problems if problem.field == "photos"]
-    rest = len(problems) - len(own)
-    marked = [f"{rest} field{'s are' if rest > 1 else ' is'} marked below."] if rest else []
-    sentence = " ".join([*(message[0].upper() + message[1:] for message in own), *marked])
-    return f"<div class='db-panel db-bad' role='alert'>{sentence}</div>"
+    """Return what is wrong, beside the button that was pressed, with links to the fields above it."""
+    items = []
+    for problem in problems:
+        place, label = LINKS[problem.field]
+        items.append(f"<li><a href='#{place}'>{label}</a> {escape(problem.message)}</li>")
+    return f"<div class='db-panel db-bad' role='alert'><strong>To go on:</strong><ul>{''.join(items)}</ul></div>"
 
 
 def class_pictures_text(num_own: int, num_all: int) -> str:

@@ -15,6 +15,7 @@ from dreambooth.data.focus import Focus
 from dreambooth.data.measured import measured
 from dreambooth.data.photo_sets import SAMPLE_SET, Line, PhotoSet, StoredPhoto, new_set_name, photo_set, photo_sets
 from dreambooth.data.photos import read_photo
+from dreambooth.data.removed_photos import forget_all_removed
 from dreambooth.data.words import Words
 from dreambooth.errors import PhotoError
 from dreambooth.pictures.prompts import subject_of
@@ -26,6 +27,8 @@ from ui.concepts.words import sample_words, words_told
 from ui.events import Answer, on
 from ui.generate.late_answers import answer_of
 
+# What can be done with a photo.
+ACTS = ("remove", "restore", "turn", "brighten", "refocus")
 # What shows the photos and the chosen one of them, and what shows a whole set.
 PARTS = "report views chosen box editor cut caption remove"
 CONTENTS = f"photo_set answer concepts earlier {PARTS}"
@@ -139,11 +142,12 @@ class PhotoHandlers:
 
     def parts(
         self, name: str, lines: Sequence[Line], resolution: float, chosen: str | None, before: str | None = None,
-        kind: str = "",
+        kind: str = "", removed: tuple[str, str] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         """Return what shows the photos: report, cards, the chosen one, its editor, its cut, its caption.
 
-        The caption of the photo that was chosen `before` is left as it is: somebody may be typing it.
+        The caption of the photo that was chosen `before` is left as it is: somebody may be typing it. `removed` is the
+        file and the name of a photo that can be brought back.
         """
         kept = self.set_of(name) if name else None
         side_px = _side(resolution)
@@ -152,13 +156,14 @@ class PhotoHandlers:
         if chosen not in [photo.path.name for photo in photos]:
             chosen = None
         shown_cards = [self._card(photo, found.get(photo.path.name, []), side_px) for photo in photos]
-        kind = kind or (kept.words() if kept else Words()).kind
-        report = set_report(len(photos), lines, found, kind)
+        words = kept.words() if kept else Words()
+        report = set_report(len(photos), lines, found, kind or words.kind)
         parts = self._editor_parts(kept, chosen, side_px)
         forget_decoded()
         if chosen and chosen == before:
             del parts["caption"]
-        return {"report": report, "views": cards(shown_cards, chosen), "chosen": chosen or "", **parts}
+        views = cards(shown_cards, chosen, words.instance_prompt, removed)
+        return {"report": report, "views": views, "chosen": chosen or "", **parts}
 
     def _card(self, photo: StoredPhoto, found: Sequence[Finding], side_px: int) -> PhotoCard:
         try:
@@ -196,16 +201,37 @@ class PhotoHandlers:
         """Do what a card's button says."""
         asked = _told_by(event)
         act, name = str(asked.get("act", "")), str(asked.get("photo", ""))
-        if not photo_set or act not in ("choose", "remove", "turn", "brighten", "refocus"):
+        if not photo_set or act not in ("choose", *ACTS):
             return {}
         kept = self.set_of(photo_set)
         if act == "choose":
             return self.parts(photo_set, [], resolution, None if chosen == name else name, chosen)
+        known = kept.shown_name(name)
         lines = self.change(kept, name, act)
-        return self.parts(photo_set, lines, resolution, chosen, chosen)
+        return self.parts(
+            photo_set, lines, resolution, chosen, chosen, removed=(name, known) if act == "remove" else None
+        )
+
+    @on("views.edit", "photo_set chosen", "caption", api_name="caption_edited", **QUIET)
+    def caption_edited(
+        self,
+        photo_set: str,
+        chosen: str | None,
+        event: gr.EventData = None,  # type: ignore[assignment]
+    ) -> Any:
+        """Keep the caption that was typed under a photo; the cards stay as they are, somebody types on in them."""
+        asked = _told_by(event)
+        if not photo_set or not {"photo", "caption"} <= set(asked):
+            return gr.skip()
+        name, caption = str(asked["photo"]), str(asked["caption"])
+        self.set_of(photo_set).keep_caption(name, caption)
+        return caption if name == chosen else gr.skip()
 
     def change(self, kept: PhotoSet, name: str, act: str) -> list[Line]:
-        """Remove, turn or lighten a photo, or guess its square again; returns what to say of it."""
+        """Remove, restore, turn or lighten a photo, or guess its square again; returns what to say of it."""
+        if act == "restore":
+            kept.restore(name)
+            return [(True, f"{kept.shown_name(name)} is back.")]
         photo, known = kept.photo(name), kept.shown_name(name)
         if act == "remove":
             kept.remove(name)
@@ -247,8 +273,15 @@ class PhotoHandlers:
 
     @on("remove.click", SEEN, PARTS, api_name="remove_chosen", **QUIET)
     def remove(self, photo_set: str, chosen: str | None, resolution: float) -> Answer:
-        lines = self.change(self.set_of(photo_set), chosen, "remove") if photo_set and chosen else []
-        return self.parts(photo_set, lines, resolution, None)
+        if not photo_set or not chosen:
+            return self.parts(photo_set, [], resolution, None)
+        known = self.set_of(photo_set).shown_name(chosen)
+        lines = self.change(self.set_of(photo_set), chosen, "remove")
+        return self.parts(photo_set, lines, resolution, None, removed=(chosen, known))
+
+    @on("close.click", SEEN, PARTS, api_name="close_editor", **QUIET)
+    def close_editor(self, photo_set: str, chosen: str | None, resolution: float) -> Answer:
+        return self.parts(photo_set or "", [], resolution, None)
 
     @on("refocus.click", SEEN, PARTS, api_name="guess_square", **QUIET)
     def refocus(self, photo_set: str, chosen: str | None, resolution: float) -> Answer:
@@ -285,6 +318,7 @@ class PhotoHandlers:
     @on("page.load", "resolution", CONTENTS, api_name="newest_photos", **QUICK)
     def newest(self, resolution: float) -> Answer:
         """Return what a freshly opened page shows: the photos last worked with."""
+        forget_all_removed(self._services.workspace.datasets_dir)
         sets = photo_sets(self._services.workspace)
         return self.contents(sets[0].name if sets else "", resolution)
 

@@ -11,14 +11,16 @@ from dreambooth.data.words import DEFAULT_CLASS_WORDS, PROMPT_PATTERNS, USUAL_PA
 _MAKE = r"""(kind, identifier, class_word) => {
   const words = {identifier: (identifier ?? '').trim(), class_word: (class_word ?? '').trim()};
   const patterns = PATTERNS[kind] ?? USUAL;
-  return patterns.map(pattern => pattern.replace(/{(\w+)}/g, (_, name) => words[name]));
+  const made = patterns.map(pattern => pattern.replace(/{(\w+)}/g, (_, name) => words[name]));
+  const [instance, of_class] = made.map(text => text.replace(/\s+/g, ' ').trim());
+  return [instance, words.class_word ? of_class : ''];
 }"""
 _KIND_CHOSEN = """(kind, identifier) => {
   const class_word = CLASS_WORDS[kind] ?? '';
   return [class_word, ...(MAKE)(kind, identifier, class_word)];
 }"""
 _WORDS_LEFT = """(kind, identifier, class_word, instance_prompt) => {
-  const kept = [identifier, class_word].every(word => (instance_prompt ?? '').includes(word));
+  const kept = [identifier, class_word].every(word => word?.trim() && (instance_prompt ?? '').includes(word));
   return kept ? [undefined, undefined] : (MAKE)(kind, identifier, class_word);
 }"""
 

@@ -13,7 +13,6 @@ from ui.concepts import api as concepts_api
 from ui.concepts.cards import CARDS_CSS, CARDS_JS, CUT_CSS, EDITOR_CSS, EDITOR_JS, cards, set_report
 from ui.concepts.handlers import NOTES, Handlers, class_pictures_text
 from ui.concepts.scripts import FORGET_NEW_SET, KIND_CHOSEN, MAKE_PROMPTS, WORDS_LEFT
-from ui.concepts.welcome import sample_card, sample_label, welcome
 from ui.concepts.words import verdict_html
 from ui.events import connect as connect_events
 from ui.generate.late_answers import Fillable, fillable
@@ -46,6 +45,7 @@ class ConceptsTab:
     cut: gr.HTML
     caption: gr.Textbox
     remove: gr.Button
+    close: gr.Button
     refocus: gr.Button
     new_set: gr.Button
     delete: gr.Button
@@ -82,33 +82,26 @@ def build(services: Services) -> ConceptsTab:
         "chosen": gr.Textbox("", label="Chosen photo", visible=False, elem_id="chosen-photo"),
         "marked": gr.State([]),
     }
-    with gr.Column(elem_id="upload-view"):
-        gr.HTML(welcome(services), elem_id="welcome", elem_classes=["db-first"])
-        made["concepts"] = gr.Radio(
-            [], label="Concepts trained together", visible=False, elem_id="concepts",
-            info="Choose one to see its photos and words.",
-        )  # fmt: skip
-        with gr.Row(equal_height=False, elem_id="intake"):
-            with gr.Column(elem_id="own-photos"):
-                made |= _intake(usual, services)
-            with gr.Column(elem_id="sample-photos"):
-                gr.HTML(sample_card(services))
-                made["sample"] = gr.Button(sample_label(services), elem_id="try-sample")
-            with gr.Column(elem_id="shown-photos", elem_classes=["db-later"]):
-                made |= _photos()
-        with gr.Column(elem_classes=["db-later"]):
-            made |= _words(usual)
-            made["message"] = gr.HTML(elem_id="concept-message")
-            made["go_on"] = gr.Button("Continue to training", variant="primary", elem_id="go-on")
-            made |= _class_pictures()
-        made |= _more()
-        gr.HTML(f"<p class='db-hint'>{RIGHTS}</p>")
+    made["concepts"] = gr.Radio(
+        [], label="Concepts trained together", visible=False, elem_id="concepts",
+        info="Choose one to see its photos and words.",
+    )  # fmt: skip
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=300):
+            made |= _intake(usual, services)
+        with gr.Column(scale=8, min_width=320):
+            made |= _photos()
+    made |= _words(usual)
+    made["message"] = gr.HTML(elem_id="concept-message")
+    made["go_on"] = gr.Button("Continue to training", variant="primary", elem_id="go-on")
+    made |= _class_pictures()
+    made |= _more()
+    gr.HTML(f"<p class='db-hint'>{RIGHTS}</p>")
     made["said"] = fillable({field.name: made[field.name] for field in fields(Words)}, asdict(usual), together=True)
     return ConceptsTab(**made)
 
 
 def _intake(usual: Words, services: Services) -> dict[str, Any]:
-    gr.HTML("<div class='db-choice'><h3>Use my photos</h3></div>", elem_classes=["db-first"])
     kind = gr.Radio(
         [(word.capitalize(), word) for word in KINDS], value=usual.kind, elem_id="kind",
         label="What do the photos show?", info="Sets the class word, the number of steps and the example prompts.",
@@ -122,11 +115,15 @@ def _intake(usual: Words, services: Services) -> dict[str, Any]:
         folder = gr.Textbox(label="Folder", placeholder="/home/me/photos/dog", max_lines=1, elem_id="folder")
         take_folder = gr.Button("Take its photos in", size="sm", elem_id="take-folder")
     report = gr.HTML(set_report(0, [], {}, usual.kind), elem_id="report")
-    return {"kind": kind, "files": files, "folder": folder, "take_folder": take_folder, "report": report}
+    sample = gr.Button("Try it with sample photos", elem_id="try-sample")
+    return {
+        "kind": kind, "files": files, "folder": folder, "take_folder": take_folder, "report": report, "sample": sample,
+    }  # fmt: skip
 
 
 def _photos() -> dict[str, Any]:
     gr.HTML("<b>As the model will see them</b> <span class='db-hint'>upright, and cut square</span>")
+    views = gr.HTML(cards([], None), elem_id="views", css_template=CARDS_CSS, js_on_load=CARDS_JS)
     with gr.Column(visible=False, elem_id="editor-box") as box, gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=280):
             gr.HTML("<b>Move the square</b> <span class='db-hint'>drag it, or use the arrow keys, + and -</span>")
@@ -140,14 +137,14 @@ def _photos() -> dict[str, Any]:
             with gr.Row():
                 refocus = gr.Button("Guess the square again", size="sm", elem_id="refocus")
                 remove = gr.Button("Remove the chosen photo", size="sm", interactive=False, elem_id="remove")
-    views = gr.HTML(cards([], None), elem_id="views", css_template=CARDS_CSS, js_on_load=CARDS_JS)
+                close = gr.Button("Close", size="sm", elem_id="close-editor")
     with gr.Row():
         add_concept = gr.Button("Add another concept", size="sm", elem_id="add-concept")
         new_set = gr.Button("Start with new photos", size="sm", elem_id="new-set")
         delete = gr.Button("Delete my photos", size="sm", variant="stop", elem_id="delete-photos")
     return {
         "views": views, "box": box, "editor": editor, "cut": cut, "caption": caption, "refocus": refocus,
-        "remove": remove, "add_concept": add_concept, "new_set": new_set, "delete": delete,
+        "remove": remove, "close": close, "add_concept": add_concept, "new_set": new_set, "delete": delete,
     }  # fmt: skip
 
 

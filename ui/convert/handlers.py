@@ -296,11 +296,13 @@ class Handlers:
 
         `base` is what a LoRA is added to for the card's pictures, where its own base is not on this machine.
         """
-        from dreambooth.export.hub import push
+        from dreambooth.export.hub import push, refuse_push
 
         # Whoever may not train here may not upload in the owner's name either.
         self._services.check_training()
         folder, stem = self._folder_and_stem(model)
+        token = self._services.settings.hub_token
+        refuse_push(repo_id.strip(), token)
         file: Path | None = None
         if single_file and read_card(str(folder)).lora is None:  # a LoRA is one file for web UIs already
             target = self._services.workspace.exports_dir / f"{stem}.safetensors"
@@ -309,11 +311,8 @@ class Handlers:
             folder, lambda done, total: progress((done, total), "Pictures of other prompts, for the model card"),
             offered_base(self._services, base) or None,
         )  # fmt: skip
-        token = self._services.settings.token
         progress(None, desc="Uploading")
-        result = push(
-            folder, repo_id.strip(), token=token.reveal() if token else None, private=private, single_file=file
-        )
+        result = push(folder, repo_id.strip(), token=token, private=private, single_file=file)
         return panel(str(result), "", tone="good")
 
 

@@ -129,7 +129,7 @@ class Handlers:
 
         updates: dict[str, Callable[[Any], Answer]] = {
             "message": lambda text: {"message": text},
-            "files": lambda paths: {"pictures": [self._shown(path) for path in paths], "files": paths},
+            "files": self._shown,
             # That of a new request's first picture; what is chosen or pasted then stays while more come, and before.
             "first": lambda path: {"recipe": recipe_unasked([path])} if path else {},
             "busy": lambda is_busy: {"cancel": gr.Button(interactive=is_busy)},
@@ -140,9 +140,11 @@ class Handlers:
         }
         return {**updates_of_unseen(updates, values, seen), "seen": values}
 
-    def _shown(self, path: str) -> tuple[str, str | None]:
-        caption = "All pictures, one row per step" if _is_grid(path) else None
-        return self._services.shown.copy(Path(path)), caption
+    def _shown(self, paths: list[str]) -> Answer:
+        copies = self._services.shown.copies(map(Path, paths))
+        captions = ["All pictures, one row per step" if _is_grid(str(path)) else None for path in copies]
+        pictures = list(zip(copies.values(), captions, strict=True))
+        return {"pictures": pictures, "files": [str(path) for path in copies]}
 
     # Choosing --------------------------------------------------------------------------------------------------------
 

@@ -73,12 +73,13 @@ class Handlers:
     def read(self, model: str, scope: str, num_shown: int) -> Answer:
         """Show the pictures there are, read again whenever a request has ended."""
         files = self._files(model, scope)
-        first = files[:num_shown]
+        copies = self._services.shown.copies(files[:num_shown])
+        first = list(copies)
         count = f"{len(files)} picture{'' if len(files) == 1 else 's'}" if files else "None yet."
         if len(files) > len(first):
             count += f", the newest {len(first)} of them here"
         return {
-            "pictures": gr.Gallery([self._services.shown.copy(path) for path in first], visible=bool(first)),
+            "pictures": gr.Gallery(list(copies.values()), visible=bool(first)),
             "files": [str(path) for path in first],
             "count": f"<p class='db-hint'>{count}</p>",
             "more": gr.Button(visible=len(files) > len(first)),
@@ -116,4 +117,4 @@ class Handlers:
     @on("programs.click", "model scope", "made", api_name="list_pictures", concurrency_limit=None)
     def list_pictures(self, model: str, scope: str = THIS) -> list[str]:
         """Return the pictures of a model (`this`: of all steps of its run), or `all`, the newest first."""
-        return [self._services.shown.copy(path) for path in self._files(model, scope)]
+        return list(self._services.shown.copies(self._files(model, scope)).values())

@@ -63,7 +63,7 @@ def build(services: Services) -> GenerateTab:
         with gr.Column(scale=7, min_width=320):
             message = gr.HTML(request_status(None, 0), elem_id="generate-message")
             pictures = gr.Gallery(
-                label="Pictures", columns=2, height=520, object_fit="contain", interactive=False, elem_id="pictures",
+                label="Pictures", columns=2, height="auto", object_fit="contain", interactive=False, elem_id="pictures",
                 buttons=["download", "fullscreen"],
             )  # fmt: skip
             recipe = gr.Textbox(

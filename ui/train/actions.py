@@ -12,7 +12,7 @@ from ui.address import to
 from ui.bases import offered_base
 from ui.boundary import QUIET, Services
 from ui.events import Answer, on
-from ui.render import is_before_steps, panel, size_in_words
+from ui.render import is_before_steps, panel, phase_text, size_in_words
 from ui.train.panel import announced
 from ui.train.plan import changes
 
@@ -26,6 +26,10 @@ def whole_steps(number: object) -> int:
 
 def _which_step(view: RunView) -> str:
     return "its next step" if is_before_steps(view) else "this step"
+
+
+def _queued_words(view: RunView, otherwise: str) -> str:
+    return f"{phase_text(view)}." if view.queue_place else otherwise
 
 
 class Handlers:
@@ -102,8 +106,7 @@ class Handlers:
         self._services.check_training()
         before = self._services.jobs.view(name)
         self._services.jobs.resume(name)
-        place = self._services.jobs.view(name).queue_place
-        words = f"It is queued, position {place}." if place else "The run continues where it stopped."
+        words = _queued_words(self._services.jobs.view(name), "The run continues where it stopped.")
         return announced(words, "steps", before)
 
     @on("more.click", "run more_steps", "message base", api_name="train_more_shown_run", **QUIET)
@@ -119,8 +122,7 @@ class Handlers:
             return {"message": said, "base": gr.Dropdown(value=last)}
         total = whole_steps(num_steps)
         jobs.train_more(name, total)
-        place = jobs.view(name).queue_place
-        words = f"It is queued, position {place}." if place else f"The run continues to step {total}."
+        words = _queued_words(jobs.view(name), f"The run continues to step {total}.")
         return {"message": announced(words, "steps", before)}
 
     @on("retry.click", "run", "message place", api_name="retry_shown_run", **QUIET)

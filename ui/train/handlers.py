@@ -14,21 +14,28 @@ from dreambooth.config.training import TrainingConfig
 from dreambooth.data.concept_notices import concept_notices
 from dreambooth.data.photo_sets import photo_set
 from dreambooth.device.hardware import Device
-from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
+from dreambooth.errors import BaseModelError, ConfigError, DreamBoothError, FieldProblem
 from dreambooth.forecast.disk import saved_step_bytes
 from dreambooth.forecast.offers import Offer, fitting, forecast, offers, proposed_config
-from dreambooth.models.base import STARTER, known_layout, read_card
+from dreambooth.models.base import known_layout, read_card
 from dreambooth.models.origin import step_sentence
 from dreambooth.runs.shell_line import command_line, settings_text
-from dreambooth.runs.start_notices import setting_notices
 from ui.address import to
-from ui.bases import offered_base, offered_models
+from ui.bases import CheckedBases, offered_base, offered_models
 from ui.boundary import QUICK, QUIET, Services
 from ui.events import Answer, on
 from ui.fields import MAIN_FIELDS, form_infos, has_effect, marks, read_fields, shown_value
 from ui.generate.late_answers import answer_of
-from ui.render import error_panel, field_note, panel
-from ui.train.plan import method_choices, preset_choices, preset_note, start_sentence, too_little_memory
+from ui.render import error_panel, field_note, panel, phase_text
+from ui.train.current_plan import ASKED, TICKET
+from ui.train.plan import (
+    method_choices,
+    preset_choices,
+    preset_note,
+    start_sentence,
+    too_little_memory,
+    wrong_settings,
+)
 
 TOY_NOTICE = "A toy model that shows the way; for real results take Stable Diffusion 1.5 and a GPU."
 LATEST: dict[str, Any] = {"trigger_mode": "always_last", **QUICK}
@@ -59,10 +66,11 @@ def run_config(
     return TrainingConfig(concepts=tuple(concepts), pretrained_model_name_or_path=base.strip(), **values)
 
 
-def notices(config: TrainingConfig, explicit: Collection[str]) -> str:
-    """Return what to tell as a run starts: settings that a person set without an effect, and of photos and prompts."""
+def notices(config: TrainingConfig, explicit: Collection[str], of_base: Sequence[str] = ()) -> str:
+    """Return what to tell as a run starts: of its base, of settings that a person set without effect, of its photos."""
     warning = rate_warning(config, read_card(config.pretrained_model_name_or_path).recipes)
     told = {
+        "Check the base model": of_base,
         "Check the learning rate": [warning] if warning else [],
         "Settings without effect": without_effect(config, explicit),
         "Check photos and prompts": concept_notices(config.concepts),
@@ -70,11 +78,19 @@ def notices(config: TrainingConfig, explicit: Collection[str]) -> str:
     return "".join(panel(head, " ".join(sentences), tone="note") for head, sentences in told.items() if sentences)
 
 
+def device_for_a_run(services: Services) -> Device:
+    """Return the device as the next run finds it: what the app itself holds of it is given back by then."""
+    device = services.device()
+    free = min(device.total_bytes, device.free_bytes + services.jobs.held_bytes())
+    return dataclasses.replace(device, free_bytes=free)
+
+
 class Handlers:
     """What the tab does, as functions of values."""
 
     def __init__(self, services: Services, prompt_notes: Mapping[str, str] | None = None) -> None:
         self._services = services
+        self._bases = CheckedBases(services)
         self._infos = form_infos()
         self._notes = {name: field_note(info) for name, info in self._infos.items()} | dict(prompt_notes or {})
 
@@ -97,10 +113,11 @@ class Handlers:
         given_up = {name: explicit.pop(name) for name in decided if name in explicit}
         try:
             base = offered_base(self._services, base)
+            self._bases.bytes_to_download(TrainingConfig(pretrained_model_name_or_path=base))
             num_photos = self._num_photos(photo_set_name)
             if not is_chosen:
-                preset_name = fitting(self._offers(base, kind, num_photos, _method_in(explicit)), preset_name)
-            config = proposed_config(base, preset_name, kind, num_photos, explicit, self._device())
+                preset_name = fitting(self._offers(base, kind, num_photos, method_in(explicit)), preset_name)
+            config = proposed_config(base, preset_name, kind, num_photos, explicit, device_for_a_run(self._services))
         except DreamBoothError as error:
             return {"answer": {}, "notice": error_panel(error)}
         new = {name: shown_value(info, getattr(config, name)) for name, info in self._infos.items()}
@@ -124,28 +141,23 @@ class Handlers:
             if has_effect(info := self._infos[name], read["method"]) and shown_value(info, value) != proposed.get(name)
         }
 
-    def _device(self) -> Device:
-        """Return the device as the next run finds it: what the app itself holds of it is given back by then."""
-        device = self._services.device()
-        free = min(device.total_bytes, device.free_bytes + self._services.jobs.held_bytes())
-        return dataclasses.replace(device, free_bytes=free)
-
     def _offers(self, base: str, kind: str, num_photos: int, explicit: Mapping[str, Any]) -> list[Offer]:
-        return offers(self._services.workspace, base, kind, num_photos, explicit, self._device())
+        return offers(self._services.workspace, base, kind, num_photos, explicit, device_for_a_run(self._services))
 
     def _num_photos(self, name: str) -> int:
         return len(photo_set(self._services.workspace, name).photos()) if name else 0
 
     @on(
         "page.load proposed.change preset.change base.change kind.change photos.change fields.change prompts.change",
-        "preset kind proposed photo_set prompts base fields", "method preset preset_note plan command as_json",
-        api_name="tell_plan", **LATEST,
+        f"planned {ASKED}", "planned method preset preset_note plan command as_json", api_name="tell_plan", js=TICKET,
+        **LATEST,
     )  # fmt: skip
     def tell(
-        self, preset_name: str, kind: str, proposed: Mapping[str, Any], photo_set_name: str, instance_prompt: str,
-        class_prompt: str, base: str, *values: Any,
+        self, ticket: str, preset_name: str, kind: str, proposed: Mapping[str, Any], photo_set_name: str,
+        instance_prompt: str, class_prompt: str, base: str, *values: Any,
     ) -> Answer:  # fmt: skip
         """Return what the presets and the settings as they are would take, and the settings as a command."""
+        unplanned = {"planned": ticket, "command": "", "as_json": ""}
         try:
             num_photos = self._num_photos(photo_set_name)
             base, explicit = offered_base(self._services, base), self._explicit(proposed, values)
@@ -154,14 +166,20 @@ class Handlers:
             offered = self._offers(base, kind, num_photos, free)
             asked = self._asked(preset_name, kind, photo_set_name, base, values)
             config = self._config(photo_set_name, instance_prompt, class_prompt, base, values, asked)
-            told = forecast(self._services.workspace, config, num_photos, self._device())
-            plan = start_sentence(told) + notices(config, asked)
+            wrong = [one for one in self._problems(photo_set_name, config) if one.field in self._infos]
+            if wrong:
+                return unplanned | {"plan": wrong_settings(wrong)}
+            told = forecast(self._services.workspace, config, num_photos, device_for_a_run(self._services))
+            plan = start_sentence(told) + notices(config, asked, self._bases.notices(config))
             command, as_json = command_line(config), settings_text(config)
+        except BaseModelError as error:
+            return unplanned | {"plan": error_panel(error)}
         # Settings that no run can have: they are told at their fields when a run is started with them.
         except (DreamBoothError, TypeError, ValueError, ArithmeticError, KeyError):
             unfit = "<p class='db-plan db-quiet'>Some settings are invalid; press Start training to see which.</p>"
-            return {"plan": unfit, "command": "", "as_json": ""}
+            return unplanned | {"plan": unfit}
         return {
+            "planned": ticket,
             "method": gr.Radio(choices=self._method_choices(base, preset_name, kind, num_photos, free)),
             "preset": gr.Radio(choices=preset_choices(offered)), "preset_note": preset_note(offered, preset_name),
             "plan": plan, "command": command, "as_json": as_json,
@@ -175,7 +193,7 @@ class Handlers:
         sizes = {}
         for method in methods:
             asked = {**explicit, "method": method}
-            config = proposed_config(base, preset_name, kind, num_photos, asked, self._device())
+            config = proposed_config(base, preset_name, kind, num_photos, asked, device_for_a_run(self._services))
             sizes[method] = saved_step_bytes(config, models_dir)
         layout = known_layout(base, models_dir)
         of_a_family = layout is not None and not read_card(base, models_dir).is_toy
@@ -193,7 +211,7 @@ class Handlers:
         """Return the names of the settings that differ from what the form proposes for base, preset and photos."""
         base, num_photos = offered_base(self._services, base), self._num_photos(photo_set_name)
         read = self._read(values)
-        config = proposed_config(base, preset_name, kind, num_photos, _method_in(read), self._device())
+        config = proposed_config(base, preset_name, kind, num_photos, method_in(read), device_for_a_run(self._services))
         differing = {name for name, value in read.items() if value != getattr(config, name)}
         return frozenset(name for name in differing if has_effect(self._infos[name], config.method))
 
@@ -247,7 +265,7 @@ class Handlers:
         self, config: TrainingConfig, preset_name: str, photo_set_name: str, values: tuple[Any, ...]
     ) -> None:
         """Raise DeviceError for a run that would run out of memory, with the preset that would not."""
-        device, num_photos = self._device(), self._num_photos(photo_set_name)
+        device, num_photos = device_for_a_run(self._services), self._num_photos(photo_set_name)
         if self._services.jobs.active():
             # It waits in line: by then the memory that is taken now is free.
             device = dataclasses.replace(device, free_bytes=device.total_bytes)
@@ -299,8 +317,7 @@ class Handlers:
         active = self._services.jobs.active()
         if active in (None, name):
             return ""
-        place = self._services.jobs.view(name).queue_place
-        return panel(f"{name} is queued, position {place}.", f"It starts when {active} is done.", tone="note")
+        return panel(f"{name} is queued.", f"{phase_text(self._services.jobs.view(name))}.", tone="note")
 
     @on("reuse.click", "run preset", "message base proposed place fields", api_name="reuse_settings", **QUIET)
     def reuse(self, name: str, preset_name: str) -> Answer:
@@ -317,73 +334,12 @@ class Handlers:
             **{field: shown_value(info, getattr(config, field)) for field, info in self._infos.items()},
         }
 
-    # For programs ----------------------------------------------------------------------------------------------------
-
-    def _set_config(
-        self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any]
-    ) -> tuple[TrainingConfig, int]:
-        if not isinstance(explicit, Mapping):
-            message = 'must be names with values, such as {"max_train_steps": 400}.'
-            raise ConfigError([FieldProblem("settings", message)])
-        base, chosen = offered_base(self._services, base), photo_set(self._services.workspace, name)
-        words, num_photos = chosen.words(), len(chosen.photos())
-        config = proposed_config(base, preset_name, words.kind, num_photos, _method_in(explicit), self._device())
-        unknown = [
-            FieldProblem(str(key), "is not a setting of this form.") for key in explicit if key not in self._infos
-        ]
-        if not num_photos:
-            unknown.append(FieldProblem("instance_data_dir", f"the photo set {name!r} holds no photos."))
-        if unknown:
-            raise ConfigError(unknown)
-        typed = {key: getattr(config, key) for key in self._infos} | dict(explicit)
-        concepts = chosen.concepts(words.instance_prompt, words.class_prompt)
-        config = run_config(concepts, base, chosen.with_captions(typed), explicit)
-        return offered_models(self._services, config).checked(), num_photos
-
-    def start_set(
-        self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any], wish: str = ""
-    ) -> tuple[str, TrainingConfig]:
-        """Start a run on a photo set under its own words, with proposed settings where none are given."""
-        self._services.check_training()
-        config, _ = self._set_config(name, base, preset_name, explicit)
-        words = photo_set(self._services.workspace, name).words()
-        return self._services.jobs.start(config, wish or f"{words.identifier}-{words.class_word}", explicit), config
-
-    def plan_set(self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what such a run would take, in numbers."""
-        config, num_photos = self._set_config(name, base, preset_name, explicit)
-        told = forecast(self._services.workspace, config, num_photos, self._device())
-        return {
-            "photos": num_photos,
-            "steps": told.config.max_train_steps,
-            "seconds": told.seconds,
-            "memory_bytes": told.need_bytes,
-            "memory_free_bytes": told.device.free_bytes,
-            "fits": told.fits,
-            "disk_bytes": told.disk_bytes,
-            "disk_free_bytes": told.disk_free_bytes,
-            "command": command_line(config),
-            "settings": dataclasses.replace(config).to_json(),
-            "notices": [
-                *setting_notices(config, explicit, self._services.workspace.models_dir),
-                *concept_notices(config.concepts),
-            ],
-        }
-
 
 def _remembered(proposed: Any) -> Mapping[str, Any]:
     """Return the proposals that a browser remembers; nothing where it sends something else."""
     return proposed if isinstance(proposed, Mapping) else {}
 
 
-def _method_in(values: Mapping[str, Any]) -> dict[str, Any]:
+def method_in(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the method that was chosen, as a setting that was asked for."""
     return {"method": values["method"]} if "method" in values else {}
-
-
-def start_sample(services: Services) -> tuple[str, TrainingConfig]:
-    """Start the bundled sample subject on the starter; returns the run's name and its settings."""
-    from ui.concepts.handlers import Handlers as ConceptHandlers
-
-    kept = ConceptHandlers(services).sample_set()
-    return Handlers(services).start_set(kept.name, STARTER, "recommended", {}, "sample")
