@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreambooth.commands.parser import Parser
 from dreambooth.durable import held_lock, is_locked
 from dreambooth.entry_point import calling_on_signals, run_program
 from dreambooth.environment import Settings, bypassing_proxies, keep_to_itself, load_settings
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem, quoted
-from dreambooth.records.drive import bring_photos_back, ready_drive
+from dreambooth.records.drive import ready_drive, restore_photos
 from dreambooth.records.workspace import Workspace, held_data_folder
 
 MAX_FILE_SIZE = "1gb"
@@ -44,12 +45,18 @@ class PageAccess:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's arguments."""
-    parser = argparse.ArgumentParser(description="The page: teach Stable Diffusion a subject from a few photos.")
+    parser = Parser(
+        prog="python app.py", description="The page: train Stable Diffusion on a subject from a few photos."
+    )
     parser.add_argument("--host", help="Address to listen on (default 127.0.0.1: this machine only).")
     parser.add_argument("--port", type=int, help="Port (default 7860).")
-    parser.add_argument("--share", action="store_true", help="Open a public link for up to a week, behind a password.")
     parser.add_argument(
-        "--auth", action="store_true", help="Ask for a password: DREAMBOOTH_AUTH, else one is made and printed."
+        "--share", action="store_true", help="Open a public link, protected by a password, for up to a week."
+    )
+    parser.add_argument(
+        "--auth",
+        action="store_true",
+        help="Require a password: the one in DREAMBOOTH_AUTH, or a generated one, which is printed.",
     )
     return parser.parse_args(argv)
 
@@ -67,7 +74,7 @@ def page_access(arguments: argparse.Namespace, settings: Settings) -> PageAccess
     if made:
         auth = ("dreambooth", secrets.token_urlsafe(9))
     if auth is None and not is_local(host) and not settings.on_space:
-        message = f"{host} can be reached from other machines: add --auth, so that a password is asked for."
+        message = f"{host} can be reached from other machines: add --auth to require a password."
         problems.append(FieldProblem("host", message))
     if auth is not None and len(auth[1]) < MIN_PASSWORD_CHARS:
         short = f"is shorter than {MIN_PASSWORD_CHARS} characters"
@@ -136,6 +143,7 @@ def launch_arguments(access: PageAccess, workspace: Workspace, settings: Setting
     from ui.access.login import Logins
     from ui.access.request_checks import RequestChecks, Uploads, known_hosts
     from ui.access.sessions import MAX_SESSIONS
+    from ui.concepts.welcome import WELCOME_CSS
     from ui.theme import CSS, theme
 
     hosts = known_hosts(
@@ -170,7 +178,7 @@ def launch_arguments(access: PageAccess, workspace: Workspace, settings: Setting
         "show_error": False,
         "footer_links": ["api", "settings"],
         "theme": theme(),
-        "css": CSS,
+        "css": CSS + WELCOME_CSS,
         "prevent_thread_lock": True,
         "quiet": True,
     }
@@ -193,7 +201,7 @@ def serve(arguments: argparse.Namespace, settings: Settings) -> int:
     workspace = Workspace(settings.data_dir, ready_drive(settings.drive_dir))
     # First of all: that a server is there already says more than that its port is taken.
     with held_data_folder(workspace):
-        bring_photos_back(workspace)
+        restore_photos(workspace)
         check_port(access.host, access.port)
         return _serve_page(access, workspace, settings)
 
@@ -222,12 +230,12 @@ def _serve_page(access: PageAccess, workspace: Workspace, settings: Settings) ->
             print(f"  {refusal}")
         kept_too = f", finished work in {workspace.drive_dir} too" if workspace.drive_dir else ""
         print(f"  Files are kept in {settings.data_dir}{kept_too}.")
-        print("  Ctrl-C ends the app; a running training is saved first.\n", flush=True)
+        print("  Press Ctrl-C to stop the app; a running training is saved first.\n", flush=True)
         # A timeout, because on Windows a wait without one cannot be interrupted.
         while not ending.wait(1.0):
             pass
         if jobs.active():
-            print("Stopping the run that trains and saving it. Once more to leave at once.", flush=True)
+            print("Stopping and saving the training. Press Ctrl-C again to quit at once.", flush=True)
         jobs.close()
         page.close(verbose=False)
     return 0

@@ -1,6 +1,6 @@
 """How anything is written: at once or not at all; and locks that end with the process that holds them.
 
-What is not whole yet lies beside its place under a name that begins with a dot, is synced to the disk, then renamed.
+Incomplete files are written beside their place under a name that begins with a dot, synced, then renamed.
 """
 
 import contextlib

@@ -71,7 +71,7 @@ def _in_words(error: OSError) -> str | None:
 
 
 class _LastingStream:
-    """A stream that drops what it cannot write, and goes on: hours of work do not end with whoever watches them."""
+    """A stream that drops what it cannot write, and goes on: hours of work do not end with their terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -114,7 +114,7 @@ class _LastingStream:
 def lasting_output() -> Iterator[None]:
     """Let nothing that standard output or error cannot take end the work in the block.
 
-    A reader that went away (`| head`) is no fault; that another output was lost is told on standard error.
+    A reader that went away (`| head`) is not an error; another lost output is reported on standard error.
     """
     kept = sys.stdout, sys.stderr
     out, err = (None if stream is None else _LastingStream(stream) for stream in kept)
@@ -170,7 +170,7 @@ def _insisting_on_interrupts() -> Iterator[_Interrupts]:
     if not is_ours or threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
-    # Begun here: the handler may come amid the start of another thread, whose locks it would wait for.
+    # Begun here: the handler may run while another thread starts, and would wait for its locks.
     repeater = threading.Thread(target=repeat, daemon=True)
     repeater.start()
     signal.signal(signal.SIGINT, handle)

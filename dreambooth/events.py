@@ -57,7 +57,7 @@ class FixedNoiseLosses:
 
 @dataclass(frozen=True)
 class SamplesMade:
-    """Sample pictures of a step lie in `<step>/samples`."""
+    """Sample pictures of a step were saved in `<step>/samples`."""
 
     step: int
     files: tuple[str, ...]
@@ -65,7 +65,7 @@ class SamplesMade:
 
 @dataclass(frozen=True)
 class ModelSaved:
-    """The model of a step lies in its step folder."""
+    """The model of a step was saved in its step folder."""
 
     step: int
 
@@ -243,5 +243,5 @@ class Controls:
     save_now: threading.Event = field(default_factory=threading.Event)
     sample_now: threading.Event = field(default_factory=threading.Event)
     finish_now: threading.Event = field(default_factory=threading.Event)
-    # Set for as long as something else wants the device; the training then pauses, and goes on by itself.
+    # Set while something else needs the device; the training then pauses, and continues by itself.
     lend: threading.Event = field(default_factory=threading.Event)

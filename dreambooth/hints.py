@@ -1,4 +1,4 @@
-"""Whether a value that somebody or some file says is what a type hint allows."""
+"""Whether a value from a user or a file is what a type hint allows."""
 
 import types
 from typing import Any, Literal, Union, get_args, get_origin

@@ -145,7 +145,7 @@ def test_an_observer_that_fails_is_left_out_and_the_run_goes_on(
     assert train(config(tiny_base_folder, photos, tmp_path), on_event=observe).name == "2"
     log = (tmp_path / "run" / ".run" / "log.txt").read_text("utf-8")
     assert len(seen) == 3
-    assert log.count("The display failed, and the run goes on without it: LookupError: nobody watches") == 1
+    assert log.count("The display failed; the run continues without it: LookupError: nobody watches") == 1
     assert "Traceback" in log
     assert status_of(tmp_path / "run") == "done"
 
@@ -216,7 +216,7 @@ def test_a_training_that_is_stopped_before_its_first_step_says_so(
     process.send_signal(number)
     out, error = process.communicate(timeout=60)
     assert process.returncode == status, error
-    assert "Stopped before the first step.\nNo model was saved.\nStart again with the same settings.\n" in error
+    assert "Stopped before the first step.\nNo model was saved.\nStart it again with the same settings.\n" in error
     assert "error:" not in error
     assert "The model is in" not in out
     assert status_of(run) == "stopped"

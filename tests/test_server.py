@@ -97,7 +97,7 @@ def test_a_second_server_on_one_folder_refuses_and_names_the_first(workspace: Wo
             cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
     assert refused.returncode == 1
-    assert f"error: Another server already works on {workspace.data_dir}." in refused.stderr
+    assert f"error: Another server is already using {workspace.data_dir}." in refused.stderr
     assert f"It is process {os.getpid()}, started 20" in refused.stderr
     assert "DREAMBOOTH_HOME" in refused.stderr
     assert "Traceback" not in refused.stderr
@@ -213,7 +213,7 @@ def test_a_run_in_line_belongs_to_its_server_alone(
     jobs.close()
     assert [jobs.view(name).status for name in names] == ["done", "stopped", "stopped"]
     assert jobs.view(names[1]).resume_step == 0
-    with pytest.raises(DeviceError, match="about to end"):
+    with pytest.raises(DeviceError, match="shutting down"):
         jobs.start(stub_config(photos))
 
 

@@ -109,7 +109,7 @@ def build() -> dict[str, Any]:
     """Return the components that the address goes through, by name."""
     return {
         "place": gr.JSON({}, visible=False, label="Place"),
-        "follow": gr.Button("Follow the address", elem_id="follow-address", elem_classes=["db-unseen"]),
+        "follow": gr.Button("Follow the address", elem_id="follow-address", elem_classes=["db-offscreen"]),
     }
 
 

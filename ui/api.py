@@ -101,7 +101,7 @@ def publish(services: Services) -> None:
         """Delete a run and all that the program wrote into its folder; only with `yes`."""
         services.check_training()
         if not yes:
-            raise DreamBoothError(f"{run} stays.", "A run is deleted with yes=True alone.", "")
+            raise DreamBoothError(f"{run} stays.", "A run is deleted only with yes=True.", "")
         removed = jobs.remove(run)
         return {"run": run, "bytes": removed.num_bytes, "left": [str(path) for path in removed.left]}
 

@@ -29,7 +29,7 @@ MODEL_FIELDS = (
 )  # fmt: skip
 # A model of the Hub is asked about again after so long; sooner where a network or a folder was missing.
 CHECK_AGE_S, FAILURE_AGE_S = 300.0, 5.0
-NOT_OFFERED = "cannot be used here: choose a model of the list, `starter`, or a Hub id such as owner/name."
+NOT_OFFERED = "cannot be used here: choose a model from the list, `starter`, or a Hub id such as owner/name."
 
 
 def offered_base(services: Services, name: str) -> str:
@@ -49,8 +49,8 @@ def offered_base(services: Services, name: str) -> str:
         return name
     raise BaseModelError(
         "That base model cannot be used here.",
-        "Others can open this page, so it reads no other folders and files of this machine.",
-        "Choose a model of the list, `starter`, or a Hub id such as owner/name.",
+        "Others can open this page, so it does not read other folders and files of this machine.",
+        "Choose a model from the list, `starter`, or a Hub id such as owner/name.",
     )
 
 

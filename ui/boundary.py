@@ -21,7 +21,7 @@ from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, travers
 
 from dreambooth.data.focus import Focus, focused
 from dreambooth.data.photos import read_photo
-from dreambooth.device.hardware import Device, look_at_device
+from dreambooth.device.hardware import Device, driver_device
 from dreambooth.durable import new_file
 from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError, traceback_text
@@ -40,8 +40,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEVICE_POLL_S = 10.0
+# A card's load and temperature are shown while a run is at work.
+CARD_POLL_S = 3.0
 PREVIEW_PX = 900
-NOT_UPLOADED = "That is nothing this page can take; a file has to be uploaded here first."
+NOT_UPLOADED = "This page cannot accept that; upload the file here first."
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ def _digest(*parts: object) -> str:
 
 
 class DeviceWatch:
-    """The device and its free memory, asked for at most every ten seconds: asking the driver takes a process."""
+    """The device and its free memory, asked for every few seconds at most: asking the driver takes a process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -124,8 +126,9 @@ class DeviceWatch:
     def __call__(self) -> Device:
         """Return the device as it was a moment ago."""
         with self._lock:
-            if self._seen is None or time.monotonic() - self._seen_s > DEVICE_POLL_S:
-                self._seen, self._seen_s = look_at_device(), time.monotonic()
+            poll_s = CARD_POLL_S if self._seen is not None and self._seen.kind == "cuda" else DEVICE_POLL_S
+            if self._seen is None or time.monotonic() - self._seen_s > poll_s:
+                self._seen, self._seen_s = driver_device(), time.monotonic()
             return self._seen
 
 

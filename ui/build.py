@@ -6,12 +6,13 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.data.photo_sets import SAMPLE_SET
-from dreambooth.device.hardware import in_a_line
+from dreambooth.device.hardware import device_line
 from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError
 from dreambooth.models.base import STARTER
 from dreambooth.records.workspace import Workspace
 from dreambooth.runs.jobs import Jobs
+from dreambooth.runs.view import RunView
 from ui import address, status_line
 from ui.access.space import space_notice
 from ui.address import to
@@ -24,6 +25,7 @@ from ui.events import Answer, connect, on
 from ui.generate import tab as generate_tab
 from ui.generate.handlers import recipe_unasked
 from ui.generate.late_answers import OPENING, closed_until
+from ui.generate.view import compared_at_first
 from ui.header import Doing, header
 from ui.render import error_panel
 from ui.train import tab as train_tab
@@ -56,7 +58,7 @@ def build_page(
     page = Page(title="DreamBooth", analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S), fill_width=True)
     with page:
         device, unknown = services.device(), Doing(is_known=False)
-        line = header(in_a_line(device), unknown, settings.data_dir, keeps_files(settings), device.unused_card)
+        line = header(device_line(device), unknown, settings.data_dir, keeps_files(settings), device.unused_card)
         top = gr.HTML(line, elem_id="header")
         at_work = status_line.build()
         places = address.build()
@@ -105,7 +107,9 @@ def _connect_whole(
         "base": train.base, "run": train.panel["run"], "make_pictures": train.panel["pictures"],
         "advised": gr.State(()), "timer": gr.Timer(BUSY_POLL_S), "seen": gr.State({}), "convert_model": convert.model,
         "convert_advice": convert.advice, "generate_model": generate.model, "generate_advice": generate.advice,
-        "generated": generate.pictures, "files": generate.files, "recipe": generate.recipe,
+        "ways": generate.ways, "compare_run": generate.run, "steps": generate.steps,
+        "saved": train.panel["saved"], "generated": generate.pictures, "files": generate.files,
+        "recipe": generate.recipe,
     }  # fmt: skip
     looks = connect(Follower(services), named | train.panel)
     connect(PageHandlers(services), named)
@@ -143,11 +147,43 @@ class PageHandlers:
             "base": STARTER,
         }
 
+    @on(
+        "saved.click", "run", "place ways generate_model convert_model compare_run steps generated files recipe",
+        api_name="use_saved_step", **QUICK,
+    )  # fmt: skip
+    def use_step(
+        self,
+        name: str,
+        event: gr.EventData = None,  # type: ignore[assignment]
+    ) -> Answer:
+        """Lead to where a saved step can be used: pictures, files, or beside the run's other steps."""
+        asked = getattr(event, "_data", None)
+        asked = asked if isinstance(asked, dict) else {}
+        act, text = str(asked.get("act", "")), str(asked.get("step", ""))
+        view = self._services.jobs.view(name)
+        if not text.isdecimal() or int(text) not in view.steps:
+            raise DreamBoothError(f'"{name}" has no saved step {text[:20]}.', "", "Choose one of its list.")
+        step = int(text)
+        if act == "convert":
+            return {"place": to("convert"), "convert_model": gr.Dropdown(value=str(view.path / text))}
+        if act == "compare":
+            shown = sorted({*compared_at_first(view.steps, step), step})
+            choices = [("base model", 0), *((f"step {one}", one) for one in view.steps)]
+            return {
+                "place": to("generate"), "ways": gr.Tabs(selected="compare"), "compare_run": gr.Dropdown(value=name),
+                "steps": gr.Dropdown(choices=choices, value=shown),
+            }  # fmt: skip
+        return {"place": to("generate"), "ways": gr.Tabs(selected="make"), **self._samples(view, step)}
+
     @on("make_pictures.click", "run", "tabs generate_model generated files recipe", api_name="open_gallery", **QUICK)
     def open_gallery(self, name: str) -> Answer:
         """Show the best step's own samples in the Generate tab, the newest's where none is known, and choose it."""
         view = self._services.jobs.view(name)
         step = view.recommended_step or (view.steps[-1] if view.steps else None)
+        return {"tabs": gr.Tabs(selected="generate"), **self._samples(view, step)}
+
+    def _samples(self, view: RunView, step: int | None) -> Answer:
+        """Return the choice of a step as the model, with its own samples shown."""
         model = {} if step is None else {"generate_model": gr.Dropdown(value=str(view.path / str(step)))}
         copies = self._services.shown.copies(view.samples.get(step or 0, []))
         files = [str(path) for path in copies]
@@ -155,4 +191,4 @@ class PageHandlers:
             "generated": list(copies.values()), "files": files,
             "recipe": recipe_unasked(files),
         }  # fmt: skip
-        return {"tabs": gr.Tabs(selected="generate"), **model, **(samples if files else {})}
+        return {**model, **(samples if files else {})}

@@ -18,17 +18,6 @@ MAIN_FIELDS = (
 )  # fmt: skip
 # Asked for elsewhere on the page, or of no use there: a run of the page always lives under the data folder.
 NOT_IN_THE_FORM = ("pretrained_model_name_or_path", "output_dir", "logging_dir")
-GROUP_TITLES = {
-    "model": "Model files",
-    "photos": "Photos",
-    "prior": "Class images",
-    "training": "Training",
-    "optimizer": "Optimizer",
-    "memory": "Memory and precision",
-    "samples": "Sample pictures",
-    "saving": "Saving",
-}
-
 
 STRENGTHS = ("unet_strength", "text_encoder_strength")
 STRENGTH_STEP = 0.05
@@ -59,7 +48,7 @@ def has_effect(info: FieldInfo, method: str) -> bool:
 def field_component(info: FieldInfo, value: Any, tab: str = "field") -> Any:
     """Return the component that asks for a setting.
 
-    Ranges are told, not enforced by the browser: it would stop at the first mistake, and all are to be shown at once.
+    Ranges are shown, not enforced by the browser: it would stop at the first mistake, and all are to be shown at once.
     """
     common: dict[str, Any] = {
         "label": field_label(info.name), "info": field_note(info), "elem_id": f"{tab}-{info.name}", "min_width": 170,

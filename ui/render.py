@@ -13,8 +13,9 @@ from dreambooth.events import FINAL_STATUSES, Status
 from dreambooth.records.eta import in_words
 from dreambooth.runs.view import RunView
 from dreambooth.scoring.bleed import BleedReport
-from dreambooth.scoring.recommendation import NOTHING_MEASURED, Recommendation
+from dreambooth.scoring.recommendation import Recommendation
 from dreambooth.scoring.records import examiner_title
+from ui.train.progress import phase_list, whole_share
 
 NONE_RECOMMENDED = "No step is recommended."
 # Told within a minute: the page asks once a second, and the heartbeat is up to a second old when it stops.
@@ -31,19 +32,6 @@ PHASES = {
     "scores": "Scoring the saved step",
     "lent": "Paused while pictures are made",
 }
-SHORT_PHASES = {
-    "loading": "Loading",
-    "class images": "Class images",
-    "latents": "Photos",
-    "training": "Training",
-    "saving": "Saving",
-    "copying": "Copying",
-    "samples": "Samples",
-    "scores": "Scores",
-    "lent": "Pictures",
-}
-# Told of while they last.
-SOMETIMES = ("copying", "scores", "lent")
 BEFORE_STEPS = ("loading", "class images", "latents")
 STATUSES: dict[Status, str] = {
     "queued": "queued",
@@ -63,7 +51,7 @@ LABELS = {
     "max_train_steps": "Steps",
     "train_text_encoder": "Train the text encoder too",
     "with_prior_preservation": "Prior preservation",
-    "num_class_images": "Class images",
+    "num_class_images": "Number of class images",
     "resolution": "Resolution",
     "save_interval": "Save every N steps",
     "save_sample_prompt": "Sample prompt",
@@ -98,11 +86,11 @@ def field_label(name: str) -> str:
 
 
 def field_note(info: FieldInfo) -> str:
-    """Return what stands under a setting's field: its sentence, its range, and its technical name."""
+    """Return what stands under a setting's field: its sentence, and as short help its technical name and range."""
     # A bound of a size that no one reaches is no news.
     is_shown = not info.choices and info.range_text and (info.high is None or info.high <= 10**4)
-    allowed = f" ({info.range_text})" if is_shown else ""
-    return f"{info.sentence.rstrip('.')}{allowed}. `{info.name}`"
+    allowed = f": {info.range_text}" if is_shown else ""
+    return f"{info.sentence.rstrip('.')}. `{info.name}{allowed}`"
 
 
 # Errors --------------------------------------------------------------------------------------------------------------
@@ -166,15 +154,6 @@ def phase_text(view: RunView) -> str:
     return f"{text}: {view.phase_done} of {view.phase_total}" if view.phase_total else text
 
 
-def progress_share(view: RunView) -> float:
-    """Return how far the bar reaches, 0 to 1: the steps while training, else the pieces of the phase."""
-    if view.status == "done":
-        return 1.0
-    if view.status not in FINAL_STATUSES and view.phase in ("latents", "class images") and view.phase_total:
-        return min(view.phase_done / view.phase_total, 1.0)
-    return min(view.step / view.total_steps, 1.0) if view.total_steps else 0.0
-
-
 def time_left(view: RunView) -> str:
     """Return the time left in words, or nothing when it is not known or the run is over."""
     if view.seconds_left is None or view.status in (*FINAL_STATUSES, "interrupted", "paused"):
@@ -204,23 +183,15 @@ def status_card(view: RunView | None, device: Device | None = None, name: str = 
     if view is None:
         words = f'There is no run called "{name}" here.' if name else "No run yet. Choose photos, then start training."
         return f"<div class='db-status'><span class='db-quiet'>{escape(words)}</span></div>"
-    percent = round(progress_share(view) * 100)
+    percent = round(whole_share(view) * 100)
     return (
         f"<div class='db-status'><div class='db-row'><span class='db-chip db-chip-{escape(view.status)}'>"
         f"{escape(STATUSES[view.status])}</span><b class='db-phase'>{escape(phase_text(view))}</b>"
         f"<span class='db-quiet'>{escape(time_told(view))}</span></div>"
         f"<div class='db-bar' role='progressbar' aria-label='Progress' aria-valuemin='0' aria-valuemax='100' "
         f"aria-valuenow='{percent}'><i style='width:{percent}%'></i></div>"
-        f"{phase_list(view)}{_device_memory(view, device)}</div>{_trouble(view)}{_recommendation(view)}"
+        f"{phase_list(view)}{_device_memory(view, device)}</div>{_trouble(view)}"
     )
-
-
-def _recommendation(view: RunView) -> str:
-    if not view.why_recommended or view.status not in FINAL_STATUSES:
-        return ""
-    if view.recommended_step is None:
-        return panel(NONE_RECOMMENDED, view.why_recommended, tone="note")
-    return panel(f"Step {view.recommended_step} is recommended.", view.why_recommended, tone="good")
 
 
 def advice_text(pick: Recommendation | None, step: int, num_steps: int, *, is_over: bool = True) -> str:
@@ -236,19 +207,15 @@ def advice_text(pick: Recommendation | None, step: int, num_steps: int, *, is_ov
 
 
 def scores_text(view: RunView) -> str:
-    """Return what stands over the picture of a run's scores: the recommended step and why, and who looked."""
+    """Return what stands over the drawing of a run's scores: who scored, or that nobody has yet."""
+    over = bool(view.steps) and (view.status in FINAL_STATUSES or view.status == "interrupted")
     if view.scores is None:
-        ask = (
-            "The saved steps are not scored yet. Scoring makes a few pictures with each of them and recommends a step."
-        )
-        over = bool(view.steps) and (view.status in FINAL_STATUSES or view.status == "interrupted")
-        return f"<h3>Recommended step</h3><p class='db-hint'>{ask}</p>" if over else ""
+        ask = "Scoring makes a few pictures with each saved step and recommends one of them."
+        return f"<h3>Scores</h3><p class='db-hint'>Not scored yet. {ask}</p>" if over else ""
     if not view.steps:
         return ""
-    so_far = "" if view.status in (*FINAL_STATUSES, "interrupted") else " so far"
-    why = view.why_recommended or NOTHING_MEASURED
     looked = f"Scored by {examiner_title(view.scores.examiner)}." if view.scores.examiner else view.scores.note
-    return f"<h3>Recommended step{so_far}</h3><p><b>{escape(why)}</b></p><p class='db-hint'>{escape(looked)}</p>"
+    return f"<h3>Scores</h3><p class='db-hint'>{escape(looked)}</p>"
 
 
 def bleed_text(report: BleedReport) -> str:
@@ -269,41 +236,14 @@ def bleed_text(report: BleedReport) -> str:
     )
 
 
-def phase_list(view: RunView) -> str:
-    """Return the phases of the run in their order, with those behind it, the one it is in, and those to come."""
-    if view.status in ("queued", "interrupted"):
-        return ""
-    own = [name for name in PHASES if name not in SOMETIMES or name == view.phase]
-    if not _makes_class_images(view):
-        own.remove("class images")
-    here = own.index(view.phase) if view.phase in own else -1
-    over = view.status in FINAL_STATUSES
-    # Saves and samples come again and again: they count as behind it at the end alone.
-    passed = own[: max(here, 0)]
-    behind = own if view.status == "done" else [name for name in passed if name in BEFORE_STEPS or over]
-    items = []
-    for name in own:
-        kind = "done" if name in behind else "now" if name == view.phase and not over else "next"
-        count = (
-            f" {view.phase_done} of {view.phase_total}"
-            if kind == "now" and view.phase_total and name != "training"
-            else ""
-        )
-        current = " aria-current='step'" if kind == "now" else ""
-        items.append(f"<li class='db-{kind}'{current}>{escape(SHORT_PHASES[name])}{escape(count)}</li>")
-    return f"<ol class='db-phases' aria-label='Phases of the run'>{''.join(items)}</ol>"
-
-
-def _makes_class_images(view: RunView) -> bool:
-    return view.config is None or view.config.with_prior_preservation or view.phase == "class images"
-
-
 def _device_memory(view: RunView, device: Device | None) -> str:
     if device is None or view.status not in ("running", "stopping"):
         return ""
     used = device.total_bytes - device.free_bytes
     percent = round(100 * used / max(device.total_bytes, 1))
     memory = f"{device.name}: {gb(used)} of {gb(device.total_bytes)} GB memory in use"
+    memory += "" if device.load_percent is None else f" \u00b7 load {device.load_percent} %"
+    memory += "" if device.temperature_c is None else f" \u00b7 {device.temperature_c} \u00b0C"
     return (
         f"<div class='db-memory'><span>{escape(memory)}</span><div class='db-bar db-thin' role='meter' "
         f"aria-label='Device memory in use' aria-valuemin='0' aria-valuemax='100' aria-valuenow='{percent}'>"

@@ -9,7 +9,8 @@ from dreambooth.runs.view import RunView
 from ui.address import link
 from ui.boundary import QUIET, Services
 from ui.events import on
-from ui.render import is_before_steps, phase_text, progress_share, time_told
+from ui.render import is_before_steps, phase_text, time_told
+from ui.train.progress import whole_share
 
 STOP = "Stop & save"
 
@@ -24,7 +25,7 @@ def build() -> dict[str, Any]:
 
 def line_text(view: RunView, num_waiting: int = 0) -> str:
     """Return what the line says of the run that trains: a link to it, its phase, its bar and the time left."""
-    percent = round(progress_share(view) * 100)
+    percent = round(whole_share(view) * 100)
     told = [phase_text(view), time_told(view), f"{num_waiting} waiting" if num_waiting else ""]
     rest = " \u00b7 ".join(escape(part) for part in told if part)
     return (

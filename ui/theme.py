@@ -92,13 +92,13 @@ CSS = """
 .gradio-container h3 .db-hint { font-weight: 400; margin-left: .35rem; }
 .gradio-container :focus-visible { outline: 2px solid var(--db-accent); outline-offset: 2px; }
 .db-opening { pointer-events: none; } .db-opening[inert] { opacity: .6; transition: opacity .3s .5s; }
-.db-unseen { display: none !important; }
+.db-offscreen { display: none !important; }
 html[data-train-view="runs"] :is(#run-view, #new-view), html[data-train-view="run"] :is(#runs-view, #new-view),
 html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !important; }
 .db-view-head { align-items: center; } .db-view-head > .block { flex: 0 0 auto !important; width: auto !important;
   min-width: 0 !important; }
 .db-view-head > #run { flex: 1 1 14rem !important; }
-.db-view-head > :last-child:not(:nth-child(2)) { margin-left: auto; }
+.db-view-head > :is(.db-end, :nth-child(3)) { margin-left: auto; }
 .gradio-container .db-view-head h2 { font-size: 1.15rem; font-weight: 650; margin: 0; }
 .gradio-container a.db-button { display: inline-block; padding: .45rem 1.1rem; border-radius: 10px; font-weight: 600;
   color: #fff; background: var(--button-primary-background-fill); text-decoration: none; }
@@ -138,12 +138,17 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
   border: 1.5px solid currentColor; }
 .db-phases li:not(:last-child)::after { content: ""; width: 1.1rem; height: 1px; margin-left: .45rem;
   background: var(--border-color-primary); }
+.db-phases .db-cycle { border: 1px dashed var(--border-color-primary); border-radius: 99px; padding: .1rem .7rem; }
+.db-phases .db-cycle::before { display: none; } .db-cycle > span { margin-right: .4rem; font-size: 1rem; }
+.db-cycle ol { display: flex; flex-wrap: wrap; gap: .25rem .4rem; list-style: none; margin: 0; padding: 0; }
 .db-phases .db-done { color: var(--body-text-color); }
 .db-phases .db-done::before { background: var(--db-accent); border-color: var(--db-accent); }
 .db-phases .db-now { color: var(--db-accent); font-weight: 650; }
 .db-phases .db-now::before { background: currentColor; animation: db-pulse 1.6s infinite; }
 @keyframes db-pulse { 50% { opacity: .35; } }
 @media (prefers-reduced-motion: reduce) { .db-phases .db-now::before { animation: none; } }
+.db-made { display: flex; flex-wrap: wrap; gap: .3rem; margin: .2rem 0; }
+.db-made img { height: 64px; border-radius: 6px; margin: 0; }
 .db-memory { margin-top: .6rem; font-size: .82rem; color: var(--body-text-color-subdued); max-width: 26rem; }
 .db-panel { border: 1px solid var(--border-color-primary); border-left-width: 4px; border-radius: 10px;
   padding: .7rem 1rem; margin: .3rem 0; background: var(--block-background-fill); overflow-wrap: anywhere; }
@@ -197,6 +202,17 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
   vertical-align: middle; border-top: 3px solid var(--db-accent); }
 .db-key.db-unseen::before { border-top: 3px dashed var(--db-warn); }
 .db-key.db-drift::before { border-top: 3px dotted var(--db-bad); }
+#new-view .block:not(:hover, :focus-within, .db-wrong) > * .info-text code,
+#new-view .block:not(:hover, :focus-within, .db-wrong) > .info-text code { visibility: hidden; }
+.db-not-found { display: none !important; }
+.db-smooth { fill: none; stroke: var(--db-raw); stroke-width: 2; }
+.db-steps { list-style: none; margin: .3rem 0; padding: 0; }
+.db-steps li { display: flex; flex-wrap: wrap; gap: .3rem .6rem; align-items: center; padding: .25rem 0; }
+.db-step-acts button { margin: 0 !important; font-size: .85rem; padding: .25rem .7rem; min-height: 30px;
+  border-radius: 8px; cursor: pointer; border: 1px solid var(--border-color-primary);
+  background: var(--background-fill-secondary);
+  color: var(--body-text-color); } .db-step-acts button:hover { border-color: var(--slider-color); }
+.db-step-acts { display: flex; flex-wrap: wrap; gap: .3rem; margin-left: auto; }
 .db-saved { stroke: var(--body-text-color-subdued); stroke-dasharray: 2 4; opacity: .7; }
 .db-table { border-collapse: collapse; font-size: .85rem; width: 100%; }
 .db-table, .db-table tr { border: 0 !important; }

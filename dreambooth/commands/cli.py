@@ -16,6 +16,7 @@ from dreambooth.commands import quality as quality_commands
 from dreambooth.commands import train as train_commands
 from dreambooth.commands.bars import RunBars, StageBars, progress_bar
 from dreambooth.commands.flags import add_command, add_flag, base_name
+from dreambooth.commands.parser import Parser
 from dreambooth.config.fields import describe
 from dreambooth.config.generation import AddedLora, GenerationConfig
 from dreambooth.config.limits import refuse_place, user_path
@@ -40,9 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dreambooth", description="Train Stable Diffusion on 3 to 5 photos of a subject."
-    )
+    parser = Parser(prog="python -m dreambooth", description="Train Stable Diffusion on 3 to 5 photos of a subject.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train_commands.add(commands)
     _add_picture_commands(commands)

@@ -280,8 +280,8 @@ def clean_command(arguments: dict[str, Any]) -> int:
     for choice in CHOICES:
         if choice in wanted:
             print(f"{choice}: {COST[choice]}")
-    for one_doomed in planned.doomed:
-        print(f"{in_mb(one_doomed.num_bytes)}  {one_doomed.path}")
+    for deletion in planned.deletions:
+        print(f"{in_mb(deletion.num_bytes)}  {deletion.path}")
     for sentence in planned.kept:
         print(sentence)
     if not arguments["yes"]:

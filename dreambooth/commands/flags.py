@@ -43,7 +43,7 @@ class Switch(argparse.Action):
         setattr(namespace, self.dest, option not in self._off)
 
 
-def add_flag(parser: argparse.ArgumentParser, info: FieldInfo) -> None:
+def add_flag(parser: "argparse._ActionsContainer", info: FieldInfo) -> None:
     """Add a setting as a flag with its range and default."""
     if info.type is bool:
         parser.add_argument(f"--{info.name}", action=Switch, default=argparse.SUPPRESS, help=info.sentence)
@@ -56,6 +56,6 @@ def add_flag(parser: argparse.ArgumentParser, info: FieldInfo) -> None:
         type=info.type,
         choices=info.choices or None,
         default=argparse.SUPPRESS,
-        metavar=None if info.choices else info.type.__name__.upper(),
+        metavar="NAME" if info.choices else info.type.__name__.upper(),
         help=(f"{info.sentence} ({details})" if details else info.sentence).replace("%", "%%"),
     )

@@ -15,7 +15,7 @@ from dreambooth.commands.bars import RunBars
 from dreambooth.commands.flags import add_command, add_flag
 from dreambooth.config.concepts import Concept, load_concepts_list
 from dreambooth.config.counts import num_steps_of
-from dreambooth.config.fields import describe
+from dreambooth.config.fields import GROUP_TITLES, describe
 from dreambooth.config.limits import is_folder, user_path
 from dreambooth.config.presets import PRESETS, preset, resolve, without_idle_options
 from dreambooth.config.training import TrainingConfig, load_config
@@ -28,28 +28,34 @@ from dreambooth.formats.text_files import read_text
 from dreambooth.records.workspace import Workspace
 
 AUTO = "auto"
-PRESET_HELP = "Preset for a memory size; auto: the fastest one that fits this device."
+PRESET_HELP = f"Preset for a memory size: {', '.join(PRESETS)}; {AUTO}: the fastest one that fits this device."
 CONCEPT_FLAGS = {
     "instance_data_dir": "Folder or .zip file with the photos of the subject.",
     "instance_prompt": "Prompt with the identifier, such as `photo of zwx dog`.",
     "class_data_dir": "Folder with class images; missing ones are added, none is replaced.",
     "class_prompt": "Prompt for the class, such as `photo of dog`.",
 }
+# What a first training needs; `--help` shows these first. A resumed one needs --resume_from_checkpoint instead.
+MAIN_FLAGS = (
+    "instance_data_dir", "instance_prompt", "class_prompt", "pretrained_model_name_or_path", "method", "preset",
+    "max_train_steps", "save_sample_prompt", "output_dir",
+)  # fmt: skip
 
 
 def add(commands: Any) -> None:
     """Add these commands to the parser's."""
     train = add_command(commands, "train", train_command, "train a base model on your photos")
-    _add_training_flags(train)
-    train.add_argument(
+    main = _add_training_flags(train)
+    main.add_argument(
         "--resume_from_checkpoint",
         metavar="latest|PATH",
         help="Continue a run: the one in --output_dir, else the newest (latest), or the one at PATH.",
     )
-    train.add_argument(
-        "--push_to_hub", action="store_true", help="Upload the last step to a private repository when the run is done."
+    hub = train.add_argument_group("Upload")
+    hub.add_argument(
+        "--push_to_hub", action="store_true", help="Upload the last step to a private repository at the end."
     )
-    train.add_argument("--hub_model_id", metavar="REPO", help="Repository as owner/name; default: the run's name.")
+    hub.add_argument("--hub_model_id", metavar="REPO", help="Repository as owner/name; default: the run's name.")
 
     trial = add_command(
         commands, "preflight", preflight_command, "measure a training's time, memory and disk before it starts"
@@ -57,22 +63,39 @@ def add(commands: Any) -> None:
     _add_training_flags(trial)
 
 
-def _add_training_flags(parser: argparse.ArgumentParser) -> None:
-    for name, sentence in CONCEPT_FLAGS.items():
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=sentence)
-    parser.add_argument(
-        "--concepts_list", type=user_path, help="JSON file with several concepts; replaces the four settings above."
+def _add_training_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the flags of a training in groups and return the group of the main ones, which comes first."""
+    infos = {info.name: info for info in describe(TrainingConfig)}
+    main = parser.add_argument_group("Main settings")
+    groups = {group: parser.add_argument_group(title) for group, title in GROUP_TITLES.items()}
+    for name in MAIN_FLAGS:
+        if name in infos:
+            add_flag(main, infos.pop(name))
+        elif name == "preset":
+            main.add_argument("--preset", choices=(*PRESETS, AUTO), metavar="NAME", help=PRESET_HELP)
+        else:
+            main.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="TEXT", help=CONCEPT_FLAGS[name])
+    photos = groups["photos"]
+    photos.add_argument(
+        "--class_data_dir", default=argparse.SUPPRESS, metavar="FOLDER", help=CONCEPT_FLAGS["class_data_dir"]
     )
-    parser.add_argument("--preset", choices=(*PRESETS, AUTO), help=PRESET_HELP)
-    parser.add_argument(
+    photos.add_argument(
+        "--concepts_list",
+        type=user_path,
+        metavar="FILE",
+        help="JSON file with several concepts; replaces the prompts and folders of one.",
+    )
+    groups["model"].add_argument(
         "--config",
         type=user_path,
+        metavar="FILE",
         help="JSON file of settings, such as a run's `.run/config.json`; flags take precedence.",
     )
-    for info in describe(TrainingConfig):
-        add_flag(parser, info)
+    for info in infos.values():
+        add_flag(groups[info.group], info)
     for name in ("hub_token", "local_rank"):
         parser.add_argument(f"--{name}", nargs="?", const=True, default=None, help=argparse.SUPPRESS)
+    return main
 
 
 def train_command(arguments: dict[str, Any]) -> int:

@@ -21,7 +21,7 @@ class Concept:
     class_data_dir: str | None = None
 
     def __post_init__(self) -> None:
-        # The same concept, whoever made it: a form's empty field is none, and what is left of a path is its text.
+        # The same concept, whoever made it: a form's empty field is none, and a path is compared as its text.
         for name in ("class_prompt", "class_data_dir"):
             object.__setattr__(self, name, getattr(self, name) or None)
         expand_paths(self, ("instance_data_dir", "class_data_dir"))

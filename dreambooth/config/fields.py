@@ -18,6 +18,17 @@ from dreambooth.errors import FieldProblem
 from dreambooth.hints import fits
 
 Group = Literal["model", "photos", "prior", "training", "optimizer", "memory", "samples", "saving"]
+# The groups' headings, on the page and in `--help`.
+GROUP_TITLES: dict[Group, str] = {
+    "model": "Model files",
+    "photos": "Photos",
+    "prior": "Class images",
+    "training": "Training",
+    "optimizer": "Optimizer",
+    "memory": "Memory and precision",
+    "samples": "Sample pictures",
+    "saving": "Saving",
+}
 
 
 def setting(

@@ -73,7 +73,7 @@ STEP_RANGES: dict[Kind, tuple[int, int]] = {
 
 
 def method_asked_for(explicit: Mapping[str, Any]) -> MethodName:
-    """Return the method that was asked for; one that there is not is told with all other mistakes."""
+    """Return the method that was asked for; one that does not exist is reported with all other mistakes."""
     asked = explicit.get("method", "full")
     return asked if asked in list(RECIPES) else "full"
 

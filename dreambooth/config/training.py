@@ -45,26 +45,30 @@ class TrainingConfig:
     concepts: tuple[Concept, ...] = ()
 
     pretrained_model_name_or_path: str = setting(
-        SD15, "What the run starts from: a Hub id, a diffusers folder, one .safetensors or .ckpt file, or `starter`.",
+        SD15, "Model to start from: a Hub id, a diffusers folder, a .safetensors or .ckpt file, or `starter`.",
         "model", in_identity=False,
     )  # fmt: skip
     pretrained_vae_name_or_path: str | None = setting(
-        None, "Another VAE, used for training, samples and the saved model alike.", "model", in_identity=False
+        None, "Replacement VAE for training, samples and the saved model.", "model", in_identity=False
     )
-    revision: str | None = setting(None, "Branch, tag or commit of the base on the Hub.", "model", in_identity=False)
+    revision: str | None = setting(
+        None, "Branch, tag or commit of the base model on the Hub.", "model", in_identity=False
+    )
     variant: str | None = setting(
-        None, "File variant of the base on the Hub, such as fp16.", "model", in_identity=False
+        None, "File variant of the base model on the Hub, such as fp16.", "model", in_identity=False
     )
-    tokenizer_name: str | None = setting(None, "Another tokenizer than the base's own.", "model", in_identity=False)
+    tokenizer_name: str | None = setting(
+        None, "Replacement for the base model's tokenizer.", "model", in_identity=False
+    )
     class_model_name_or_path: str | None = setting(
-        None, "Model that makes class images; the base model, or what a trained one was trained from, when left out.",
+        None, "Model that generates class images; default: the base model, or for a trained one its own base.",
         "model", in_identity=False, only_with=WITH_PRIOR,
     )  # fmt: skip
     output_dir: str | None = setting(
-        None, "Folder of the run; a new one under the data folder when left out.", "model", in_identity=False
+        None, "Folder of the run; default: a new one in the data folder.", "model", in_identity=False
     )
     method: MethodName = setting(
-        "full", "What is trained: the whole model (full), or a LoRA, a small file that adds to models like the base.",
+        "full", "Train the whole model (full), or a LoRA: a small file for any model like the base.",
         "model",
     )  # fmt: skip
     initial_lora: str | None = setting(
@@ -74,25 +78,25 @@ class TrainingConfig:
     seed: int | None = setting(None, "Random seed; drawn and recorded when left out.", "model", low=0, high=2**63 - 1)
 
     resolution: int = setting(
-        512, "Side of the square the photos are cropped to; the base's native size is best.", "photos",
+        512, "Side of the square crops; the base model's native size works best.", "photos",
         unit="px", low=16, high=2048,
     )  # fmt: skip
-    center_crop: bool = setting(False, "Crop around the middle instead of at random along the longer side.", "photos")
-    hflip: bool = setting(False, "Mirror half of the crops; not for lettering or faces with a parting.", "photos")
+    center_crop: bool = setting(False, "Crop at the center instead of at random along the longer side.", "photos")
+    hflip: bool = setting(False, "Flip half of the crops; not for text or asymmetric faces.", "photos")
     num_crop_variants: int = setting(
-        8, "Crops and flips prepared of each photo; which one a step uses follows from the seed.", "photos",
+        8, "Prepared crops and flips per photo; each step uses one of them.", "photos",
         unit="crops per photo", low=1, high=64,
     )  # fmt: skip
     read_prompts_from_txts: bool = setting(
         False, "Read each photo's caption from the .txt file of the same name instead of the instance prompt.", "photos"
     )
-    pad_tokens: bool = setting(False, "Pad prompts to 77 tokens, as they are when pictures are generated.", "photos")
+    pad_tokens: bool = setting(False, "Pad prompts to 77 tokens, as in generation.", "photos")
 
     with_prior_preservation: bool = setting(
-        False, "Train on pictures of the class as well, so that the rest of the class is not forgotten.", "prior"
+        False, "Also train on images of the class, so that the model does not forget it.", "prior"
     )
     prior_loss_weight: float = setting(
-        1.0, "How much the class images count against the photos.", "prior", low=0, high=100, only_with=WITH_PRIOR
+        1.0, "Weight of the class images relative to the photos.", "prior", low=0, high=100, only_with=WITH_PRIOR
     )
     num_class_images: int = setting(
         100, "Class images per concept; missing ones are generated.", "prior", unit="pictures", low=1, high=10_000,
@@ -107,7 +111,7 @@ class TrainingConfig:
         only_with=WITH_PRIOR,
     )  # fmt: skip
     keep_class_latents: bool = setting(
-        False, "Train on generated class images as the sampler left them, not decoded and encoded again.", "prior",
+        False, "Train on the latents of generated class images, without another pass through the VAE.", "prior",
         only_with=WITH_PRIOR,
     )  # fmt: skip
     sample_batch_size: int = setting(
@@ -115,122 +119,127 @@ class TrainingConfig:
     )
 
     lora_rank: int = setting(
-        16, "Rank of the LoRA: how much it can learn, and how large its file is.", "training", low=1, high=320,
+        16, "Rank of the LoRA: higher learns more and makes larger files.", "training", low=1, high=320,
         method="lora",
     )  # fmt: skip
     lora_targets: LoraTargets = setting(
-        "linear", "Layers that the LoRA changes: those of attention, all linear ones, or the convolutions too.",
+        "linear", "Layers the LoRA changes: attention, all linear layers, or convolutions too.",
         "training", method="lora",
     )  # fmt: skip
     train_text_encoder: bool = setting(False, "Train the text encoder too: better likeness, more memory.", "training")
     text_encoder_lr: float | None = setting(
-        None, "The text encoder's own learning rate; the UNet's when left out.", "training", low=1e-9, high=1.0,
+        None, "Learning rate of the text encoder; default: that of the UNet.", "training", low=1e-9, high=1.0,
         only_with=WITH_TEXT_ENCODER,
     )  # fmt: skip
     text_encoder_stop_step: int | None = setting(
-        None, "The step from which on the text encoder is left as it is.", "training", unit="steps", low=1, high=10**6,
+        None, "Step at which the text encoder stops training.", "training", unit="steps", low=1, high=10**6,
         only_with=WITH_TEXT_ENCODER,
     )  # fmt: skip
     train_batch_size: int = setting(
-        4, "Photos per micro-batch; with prior preservation as many class images come on top.", "training",
+        4, "Photos per micro-batch; prior preservation adds as many class images.", "training",
         unit="photos", low=1, high=64,
     )  # fmt: skip
     snr_gamma: float | None = setting(
-        None, "Min-SNR weighting: nearly noiseless steps count less, so that shape and colour count more; often 5.",
+        None, "Min-SNR weighting: gives less weight to nearly noiseless timesteps; often 5.",
         "training", low=0.01, high=1000,
     )  # fmt: skip
     stratified_timesteps: bool = setting(
-        False, "Let each photo meet all noise levels evenly over its visits instead of by chance.", "training"
+        False, "Spread each photo's timesteps evenly instead of drawing them independently.", "training"
     )
     caption_dropout: float = setting(
-        0.0, "Share of pictures that are trained without their caption.", "training", low=0, high=1
+        0.0, "Share of training images whose caption is dropped.", "training", low=0, high=1
     )
     noise_offset: float = setting(
-        0.0, "Noise that shifts a whole photo, for very dark and very bright ones; often 0.05.", "training",
+        0.0, "Offset noise, for very dark and very bright pictures; often 0.05.", "training",
         low=0, high=1,
     )  # fmt: skip
     background_weight: float = setting(
-        1.0, "How much a photo's background counts against the subject, which the base finds itself.", "training",
+        1.0, "Weight of a photo's background relative to the subject, which the base model locates.", "training",
         low=0, high=1,
     )  # fmt: skip
     zero_terminal_snr: bool = setting(
-        False, "Let the last noise level be nothing but noise; for v-prediction bases such as SD 2.1.", "training"
+        False, "Zero terminal SNR: the last timestep is pure noise; for v-prediction models such as SD 2.1.", "training"
     )
     stop_when_good: bool = setting(
-        False, "End the run when two saves in a row have added nothing to an earlier one; needs samples.", "training",
+        False, "Stop when two saves in a row are no better than an earlier one; needs sample prompts.", "training",
         only_with=WITH_SAMPLES,
     )  # fmt: skip
     num_train_epochs: int = setting(
-        1, "Passes over the larger of photos and class images; max_train_steps overrides it.", "training",
+        1, "Passes over the photos or class images, whichever are more; max_train_steps overrides it.", "training",
         unit="passes", low=1, high=100_000,
     )  # fmt: skip
     max_train_steps: int | None = setting(
         None, "Optimizer updates in all.", "training", unit="steps", low=1, high=1_000_000, in_identity=False
     )
     gradient_accumulation_steps: int = setting(
-        1, "Micro-batches added up before each update; a step counts once.", "training",
+        1, "Micro-batches accumulated per update; a step is one update.", "training",
         unit="micro-batches", low=1, high=256,
     )  # fmt: skip
 
-    learning_rate: float = setting(5e-6, "Size of the UNet's updates.", "optimizer", low=1e-9, high=1.0)
-    scale_lr: bool = setting(False, "Multiply the rate by accumulation, batch size and number of devices.", "optimizer")
+    learning_rate: float = setting(5e-6, "Learning rate of the UNet.", "optimizer", low=1e-9, high=1.0)
+    scale_lr: bool = setting(
+        False, "Multiply the learning rate by accumulation, batch size and number of processes.", "optimizer"
+    )
     lr_scheduler: Schedule = setting("constant", "How the learning rate changes over the run.", "optimizer")
     lr_warmup_steps: int = setting(
-        500, "Steps over which the rate rises from zero (schedules with a warm-up).", "optimizer",
+        500, "Steps over which the learning rate rises from zero (schedules with warm-up).", "optimizer",
         unit="steps", low=0, high=1_000_000,
     )  # fmt: skip
-    use_8bit_adam: bool = setting(
-        False, "Keep the optimizer's states in 8 bits (bitsandbytes).", "optimizer", method="full"
-    )
+    use_8bit_adam: bool = setting(False, "8-bit AdamW (bitsandbytes): less memory.", "optimizer", method="full")
     adam_beta1: float = setting(0.9, "Decay of AdamW's first moment.", "optimizer", low=0, high=0.9999)
     adam_beta2: float = setting(0.999, "Decay of AdamW's second moment.", "optimizer", low=0, high=0.99999)
     adam_weight_decay: float = setting(1e-2, "AdamW's decoupled weight decay.", "optimizer", low=0, high=10)
-    adam_epsilon: float = setting(1e-8, "AdamW's guard against division by zero.", "optimizer", low=0, high=1)
-    max_grad_norm: float = setting(
-        1.0, "Gradients are scaled down to this global norm; 0 leaves them as they are.", "optimizer", low=0, high=1e6
-    )
+    adam_epsilon: float = setting(1e-8, "AdamW's epsilon, against division by zero.", "optimizer", low=0, high=1)
+    max_grad_norm: float = setting(1.0, "Clip gradients to this global norm; 0: off.", "optimizer", low=0, high=1e6)
     max_tensor_grad_norm: float | None = setting(
-        None, "Each weight tensor's gradient is scaled down to this norm of its own; with update_in_backward.",
+        None, "Clip each tensor's gradient to this norm; needs update_in_backward.",
         "optimizer", low=0, high=1e6, only_with=("update_in_backward",), method="full",
     )  # fmt: skip
-    use_ema: bool = setting(False, "Save a moving average of the weights instead of the last ones.", "optimizer")
+    use_ema: bool = setting(False, "Save an exponential moving average (EMA) of the weights.", "optimizer")
     ema_decay: float = setting(
-        0.999, "How slowly the moving average follows.", "optimizer", low=0.5, high=0.99999, only_with=("use_ema",)
+        0.999,
+        "Decay of the EMA: higher follows more slowly.",
+        "optimizer",
+        low=0.5,
+        high=0.99999,
+        only_with=("use_ema",),
     )
 
-    mixed_precision: Precision = setting("no", "Number format that a step computes in.", "memory")
+    mixed_precision: Precision = setting("no", "Number format of the computation.", "memory")
     weight_precision: WeightPrecision = setting(
-        "fp32", "Number format of the weights that learn; bf16 halves them and rounds each update at random.",
+        "fp32", "Number format of the trained weights; bf16 halves their memory and uses stochastic rounding.",
         "memory", method="full",
     )  # fmt: skip
     update_in_backward: bool = setting(
-        False, "Update each weight as soon as its gradient is there, and free that: gigabytes less, no accumulation.",
+        False, "Update each weight during the backward pass and free its gradient: gigabytes less, no accumulation.",
         "memory", method="full",
     )  # fmt: skip
     capture_step: bool = setting(
-        False, "Record the step once as a CUDA graph and replay it: faster on fast cards, for some more memory.",
+        False, "Record the step as a CUDA graph and replay it: faster on fast GPUs, a little more memory.",
         "memory",
     )  # fmt: skip
     compile_unet: bool = setting(
-        False, "Compile the UNet with torch.compile: minutes at the start, then faster on fast cards.", "memory"
+        False,
+        "Compile the UNet with torch.compile: takes minutes at the start, then runs faster on fast GPUs.",
+        "memory",
     )
     gradient_checkpointing: bool = setting(
         False, "Recompute activations in the backward pass: less memory, more time.", "memory"
     )
     shard_weights: bool = setting(
-        False, "Share weights, gradients and moments out among several processes (FSDP): less memory in each.",
+        False, "Shard weights, gradients and optimizer state across processes (FSDP): less memory in each.",
         "memory", method="full",
     )  # fmt: skip
-    attention: Attention = setting("sdpa", "Attention kernels for training and samples.", "memory")
+    attention: Attention = setting("sdpa", "Attention implementation for training and samples.", "memory")
     not_cache_latents: bool = setting(
-        False, "Encode every crop when its step comes instead of a pool beforehand; keeps the VAE in memory.", "memory"
+        False, "Encode crops during training instead of beforehand; keeps the VAE in memory.", "memory"
     )
 
     save_sample_prompt: str | None = setting(
-        None, "Pictures of this prompt are made at every save, from the same seeds; one prompt a line.", "samples"
+        None, "Prompt for the sample pictures made at every save, with the same seeds; one prompt per line.", "samples"
     )
     save_sample_negative_prompt: str | None = setting(
-        None, "What the sample pictures should not show.", "samples", only_with=WITH_SAMPLES
+        None, "Negative prompt of the sample pictures.", "samples", only_with=WITH_SAMPLES
     )
     n_save_sample: int = setting(
         4, "Sample pictures per save.", "samples", unit="pictures", low=1, high=64, only_with=WITH_SAMPLES
@@ -244,29 +253,29 @@ class TrainingConfig:
     )  # fmt: skip
 
     num_probe_images: int = setting(
-        4, "Pictures of the subject, and as many of its class, that score each save of a run with samples; 0: none.",
+        4, "Pictures of the subject, and as many of its class, that score each save; 0: none.",
         "samples", unit="pictures", low=0, high=64, only_with=WITH_SAMPLES,
     )  # fmt: skip
 
     save_interval: int = setting(
-        10_000, "Steps between saved models; a last one is always saved.", "saving", unit="steps", low=1, high=10**6
+        10_000, "Steps between saved models; the last step is always saved.", "saving", unit="steps", low=1, high=10**6
     )
     save_min_steps: int = setting(0, "No saved models before this step.", "saving", unit="steps", low=0, high=10**6)
     save_precision: SavePrecision = setting("fp16", "Number format of the saved models.", "saving", in_identity=False)
     save_total_limit: int | None = setting(
-        None, "Newest saved models to keep; left out, all. Samples and settings of the others stay.", "saving",
+        None, "Newest saved models to keep; default: all. Samples and settings of the others stay.", "saving",
         unit="models", low=1, high=1000, in_identity=False,
     )  # fmt: skip
     checkpointing_steps: int | None = setting(
-        None, "Steps between exact states to resume from; left out, every 1 to 10 minutes, by size; 0: only at saves.",
+        None, "Steps between exact states to resume from; default: every 1 to 10 minutes, by size; 0: only at saves.",
         "saving", unit="steps", low=0, high=10**6, in_identity=False,
     )  # fmt: skip
     checkpoints_total_limit: int | None = setting(
-        None, "Newest exact states to keep; left out, two where there is room, else one.", "saving",
+        None, "Newest exact states to keep; default: two if they fit, else one.", "saving",
         low=1, high=100, in_identity=False,
     )  # fmt: skip
     drop_final_state: bool = setting(
-        False, "Remove a finished run's exact state; else it stays where there is room, to train more steps from.",
+        False, "Delete the exact state of a finished run; otherwise it is kept if it fits, for training more steps.",
         "saving", in_identity=False,
     )  # fmt: skip
     gauge_interval: int = setting(
@@ -274,10 +283,10 @@ class TrainingConfig:
         unit="steps", low=0, high=10**6, in_identity=False,
     )  # fmt: skip
     log_interval: int = setting(
-        10, "Steps between two lines of the log.", "saving", unit="steps", low=1, high=10_000, in_identity=False
+        10, "Steps between log lines.", "saving", unit="steps", low=1, high=10_000, in_identity=False
     )
     logging_dir: str = setting(
-        "logs", "Folder for TensorBoard under `0/`, where TensorBoard is installed.", "saving", in_identity=False
+        "logs", "TensorBoard's folder under `0/`, if TensorBoard is installed.", "saving", in_identity=False
     )
 
     def __post_init__(self) -> None:
@@ -303,7 +312,7 @@ class TrainingConfig:
 
     @property
     def has_frozen_base(self) -> bool:
-        """Return whether the base's weights stay as they are, and what learns and is saved lies beside them."""
+        """Return whether the base's weights stay as they are, and only additional weights are trained and saved."""
         return self.method == "lora"
 
     @property

@@ -261,7 +261,7 @@ def _unpack_focuses(
 ) -> list[tuple[Path, str]]:
     """Write the squares that the archive's focus files choose, under the stored names; returns what is unreadable.
 
-    A file that cannot be read lies there as it came: training refuses it, as it does in a folder.
+    An unreadable file is kept as it is: training refuses it, as it does in a folder.
     """
     focuses: dict[str, Focus] = {}
     for entry in entries:

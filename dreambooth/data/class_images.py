@@ -18,8 +18,10 @@ from dreambooth.config.limits import as_written
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.durable import new_file, write_json
 from dreambooth.errors import ConfigError, FieldProblem, PhotoError
+from dreambooth.formats.json_file import read_object
 from dreambooth.pictures.generation import Picture, generate_images, save_picture
 from dreambooth.pictures.samplers import DDIM
+from dreambooth.records.workspace import Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +57,7 @@ def ensure_class_images(
     A `class_data_dir` of the user's is filled up with PNGs: nothing of the user's is replaced or deleted, and only
     readable pictures count. Without one, the pictures lie in a folder of `cache_dir` that belongs to everything they
     depend on. A generated picture that is damaged is made again under its own number, from its own seed.
-    `base_factory` is called only when a picture is missing; `report` is told (pictures there, pictures wanted), also
+    `base_factory` is called only when a picture is missing; `report` gets (pictures there, pictures wanted), also
     between the denoising steps. With `keep_latents` each new picture's latents are kept beside it (`kept_latents`).
     """
     if not (concept.class_prompt or "").strip():
@@ -101,6 +103,16 @@ def ensure_class_images(
     return _readable(folder, at_most=num_class_images)
 
 
+def made_class_images(workspace: Workspace, class_prompt: str) -> list[Path]:
+    """Return the newest class images that a training made, or is making, for this prompt."""
+    found: list[tuple[int, list[Path]]] = []
+    for folder in workspace.class_images_dir.iterdir():
+        with contextlib.suppress(OSError, ValueError, KeyError, PhotoError):
+            if read_object(folder / "info.json")["prompt"] == class_prompt.strip():
+                found.append((folder.stat().st_mtime_ns, find_photos(folder).photos))
+    return max(found, default=(0, []))[1]
+
+
 def _everything_they_depend_on(request: GenerationConfig, base_key: str, vae_key: str) -> Mapping[str, Any]:
     return {
         "base": base_key,
@@ -127,7 +139,7 @@ def _readable(folder: Path, at_most: int) -> list[Path]:
         try:
             read_photo(path)
         except PhotoError:
-            continue  # told by whoever loads the concept; here it only does not count
+            continue  # reported by the code that loads the concept; here it only does not count
         readable.append(path)
     return readable
 

@@ -55,7 +55,7 @@ def _same_photos(folders: Sequence[Path]) -> list[str]:
     if not pairs:
         return []
     more = f", and {len(pairs) - MAX_NAMED} more" if len(pairs) > MAX_NAMED else ""
-    return [f"Some photos are there twice and count twice: {'; '.join(pairs[:MAX_NAMED])}{more}."]
+    return [f"Some photos are duplicates and count twice: {'; '.join(pairs[:MAX_NAMED])}{more}."]
 
 
 def photo_findings(concepts: Sequence[Concept], resolution_px: int) -> list[str]:

@@ -74,7 +74,7 @@ def load_concept(
     report: Callable[[str], None],
     reader: int = PHOTO_READER,
 ) -> ConceptPhotos:
-    """Return the concept's readable photos with their captions; what is skipped is told through `report`.
+    """Return the concept's readable photos with their captions; what is skipped is reported through `report`.
 
     With `num_class_images` above 0, that many of the readable pictures of `class_data_dir` come along, in natural
     order. Raises PhotoError when no photo can be read, or a caption or the squares chosen for them cannot.
@@ -117,7 +117,7 @@ def _readable_photos(
     if not readable:
         raise PhotoError(
             f"None of the {len(found.photos)} photos in {folder} can be read.",
-            "Each was tried and is damaged or of another kind than its name says.",
+            "All of them are damaged or not what their file names say.",
             "Copy them again, or save them as JPEGs.",
         )
     return readable
@@ -128,7 +128,7 @@ def _focuses(folder: Path, report: Callable[[str], None]) -> dict[str, Focus]:
     focuses, missing = focus_of_photos(read_focus(folder), [photo.name for photo in find_photos(folder).photos])
     if missing:
         names = ", ".join(f'"{printable(name)}"' for name in missing[:10])
-        report(f"{FOCUS_FILE} in {folder} has squares for photos that are not there: {names}.")
+        report(f"{FOCUS_FILE} in {folder} has crops for photos that do not exist: {names}.")
     return focuses
 
 
@@ -219,7 +219,7 @@ def cropped(image: "Image.Image", crop: Crop, resolution_px: int, focus: Focus |
 
 
 def picture_size(photo: tuple[int, int], crop: Crop, resolution_px: int, focus: Focus | None = None) -> PictureSize:
-    """Return where the crop of an upright photo of this (width, height) comes from, for models that are told of it.
+    """Return where the crop of an upright photo of this (width, height) comes from, for models that take it as input.
 
     `original` is the photo's own size, also where a square of it was chosen; the offset is counted in the mirrored
     photo where the crop is mirrored.

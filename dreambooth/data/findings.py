@@ -275,7 +275,7 @@ def findings(measures: Mapping[str, Measures], resolution_px: int = 512) -> dict
         sentence = f"It is nearly the same picture as photo {names.index(other) + 1}: keep the better one."
         found[name].append(Finding("duplicate", sentence, other))
     for name, like in _like_backgrounds(measures).items():
-        sentence = f"Its background is much like that of {like} other photos: the model may learn it with the subject."
+        sentence = f"Its background resembles that of {like} other photos: the model may learn it with the subject."
         found[name].append(Finding("backgrounds", sentence))
     return found
 
@@ -285,7 +285,7 @@ def _alone(one: Measures, resolution_px: int) -> list[Finding]:
     found: list[Finding] = []
     side = round(one.side_px)
     if side < SMALL_SHARE * resolution_px:
-        text = f"It is small: {side} pixels are enlarged to {resolution_px}, and will look soft."
+        text = f"It is small: {side} pixels are enlarged to {resolution_px} and will look soft."
         found.append(Finding("small", text))
     if one.edge_px > BLURRY_PX:
         found.append(Finding("blurry", "It is blurry: even its sharpest edges are soft."))
@@ -294,14 +294,14 @@ def _alone(one: Measures, resolution_px: int) -> list[Finding]:
         found.append(Finding("dark", "It is very dark: little of the subject can be seen."))
     if max(one.width, one.height) > ODD_ASPECT * min(one.width, one.height):
         how = "wide" if one.width > one.height else "tall"
-        found.append(Finding("aspect", f"It is very {how}: the square leaves out more than half of it."))
+        found.append(Finding("aspect", f"It is very {how}: the crop leaves out more than half of it."))
     if one.has_bars:
-        found.append(Finding("bars", "It has flat bars at its edges inside the square: they would be learned too."))
+        found.append(Finding("bars", "It has flat bars at its edges inside the crop: they would be learned too."))
     if not is_dark and one.tint < TONED_OFF and one.chroma < TONED_CHROMA:
         found.append(Finding("filter", "It is black and white or toned: pictures may come out that way."))
     # In the dark neither colours nor blocks are what they are in the light.
     if not is_dark and one.blockiness > BLOCKINESS:
-        found.append(Finding("compressed", "It was compressed hard: its blocks would be learned too."))
+        found.append(Finding("compressed", "It is heavily compressed: the block artifacts would be learned too."))
     return found
 
 

@@ -69,7 +69,7 @@ class Focus:
         if not right or not (0 <= self.x <= 1 and 0 <= self.y <= 1 and 1 <= self.zoom <= MAX_ZOOM):
             raise PhotoError(
                 "That is not a place in a photo.", f"x and y must be 0 to 1, zoom 1 to {MAX_ZOOM:g}.",
-                "Move the square again.",
+                "Move the crop again.",
             )  # fmt: skip
         return Focus(float(self.x), float(self.y), float(self.zoom))
 
@@ -101,14 +101,16 @@ def parse_focus(text: str) -> dict[str, Focus]:
             raise ValueError("it is not a JSON object")
         return {str(name): _parsed(value) for name, value in values.items()}
     except (ValueError, RecursionError) as error:
-        raise PhotoError("The squares cannot be read.", str(error)[:200]) from None
+        raise PhotoError("The crops cannot be read.", str(error)[:200]) from None
 
 
 def unreadable_focus(name: str, error: Exception) -> PhotoError:
     """Return the refusal of a focus file of this name, with the reason that the error gives."""
     why = error.why if isinstance(error, PhotoError | TextFileError) else str(error)[:200]
     return PhotoError(
-        f"{printable(name)} cannot be read.", why, "Delete it to crop as the settings say, or set the squares again."
+        f"{printable(name)} cannot be read.",
+        why,
+        "Delete it to crop according to the settings, or set the crops again.",
     )
 
 
@@ -129,7 +131,7 @@ def chosen_focuses(folder: Path, names: Iterable[str]) -> tuple[dict[str, Focus]
         chosen, missing = focus_of_photos(read_focus(folder), names)
     except PhotoError as error:
         return {}, [str(error)]
-    return chosen, [f'{FOCUS_FILE} has a square for "{printable(one)}", which is not there.' for one in missing]
+    return chosen, [f'{FOCUS_FILE} has a crop for "{printable(one)}", which does not exist.' for one in missing]
 
 
 def _parsed(value: Any) -> Focus:

@@ -64,7 +64,7 @@ class Verdict:
 
 
 def vocabulary_of(base: str, models_dir: Path | None = None) -> Vocabulary | None:
-    """Return the vocabulary of a base as far as it lies on this machine; nothing is fetched for it."""
+    """Return the vocabulary of a base if it is on this machine; nothing is downloaded for it."""
     source = local_base(base, models_dir)
     if source is not None and source.is_dir():
         return _read(source / "tokenizer")

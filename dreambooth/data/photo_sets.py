@@ -104,7 +104,7 @@ class PhotoSet:
         for photo in self.photos():
             if photo.name == name:
                 return photo
-        raise PhotoError("That photo is not in this set.", "It was removed before.", "")
+        raise PhotoError("That photo is not in this set.", "It was removed already.", "")
 
     # Words -----------------------------------------------------------------------------------------------------------
 
@@ -196,7 +196,7 @@ class PhotoSet:
         found = find_photos(folder)
         if len(found.photos) > MAX_FOLDER_PHOTOS:
             raise PhotoError(
-                f"{folder.name} holds {len(found.photos)} photos.", f"At most {MAX_FOLDER_PHOTOS} are taken in.",
+                f"{folder.name} holds {len(found.photos)} photos.", f"At most {MAX_FOLDER_PHOTOS} can be imported.",
                 "Put the best ones into a folder of their own.",
             )  # fmt: skip
         captions = caption_files(found.photos)
@@ -380,7 +380,7 @@ def photo_sets(workspace: Workspace) -> list[PhotoSet]:
 def photo_set(workspace: Workspace, name: str) -> PhotoSet:
     """Return the set of this name, which need not exist yet; refuses names that could leave the datasets folder."""
     if not isinstance(name, str) or not SET_NAME.fullmatch(name):
-        raise DreamBoothError(f"{name!r} cannot be a photo set's name.", "Names become folders.", "Use letters.")
+        raise DreamBoothError(f"{name!r} cannot be a photo set's name.", "The name becomes a folder.", "Use letters.")
     return PhotoSet(workspace.datasets_dir / name)
 
 

@@ -136,8 +136,8 @@ def ingested(source: Path, folder: Path) -> Photo:
     present = sorted(folder.glob(f"*-{digest}.*")) if folder.is_dir() else []
     if present:
         raise PhotoError(
-            f"{shown(source)} is there already, as {present[0].name}.", "Both files are the same byte for byte.",
-            "Nothing was added; choose another photo.",
+            f"{shown(source)} is there already, as {present[0].name}.", "The files are identical.",
+            "Nothing was added.",
         )  # fmt: skip
     as_png = _has_png_header(source) and photo.image.width * photo.image.height <= 4 * 10**6
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", source.stem).strip("-")[:60] or "photo"
@@ -246,7 +246,7 @@ def _check_pixels(path: Path, image: "Image.Image", reader: int) -> None:
         raise PhotoError(
             f"{shown(path)} is too long.",
             f"It has {image.width} x {image.height} pixels; a side has at most {MAX_SIDE_PX}.",
-            "Cut out the part with the subject.",
+            "Crop it to the subject.",
         )
 
 
@@ -293,7 +293,7 @@ def _orientation(image: "Image.Image", notes: list[str]) -> int:
     try:
         orientation = image.getexif().get(0x0112, 1)
     except (*_DECODER_ERRORS, UserWarning):
-        notes.append("its metadata is damaged, so it may be sideways")
+        notes.append("its metadata is damaged, so it may be rotated wrongly")
         return 1
     return orientation if orientation in range(2, 9) else 1
 
@@ -303,7 +303,7 @@ def _upright(image: "Image.Image", orientation: int, notes: list[str]) -> "Image
 
     if orientation == 1:
         return image
-    notes.append("was sideways, mirrored or upside down: turned upright as its camera says")
+    notes.append("was rotated or mirrored; turned upright by its EXIF orientation")
     turns = (
         Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
         Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
@@ -319,7 +319,7 @@ def _on_white(image: "Image.Image", notes: list[str]) -> "Image.Image":
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         if rgba.getchannel("A").getextrema() != (255, 255):
-            notes.append("transparent parts became white")
+            notes.append("transparent areas became white")
         white = Image.new("RGB", image.size, "white")
         white.paste(rgba, mask=rgba)
         return white
@@ -358,9 +358,9 @@ def _is_silent(path: Path) -> bool:
 
 def _reason_to_skip(path: Path) -> str:
     if path.is_symlink() and not path.exists():
-        return "is a link to nothing: what it points to is gone"
+        return "is a broken link"
     if path.is_dir():
-        return "is a folder; photos are read from one folder only"
+        return "is a folder; subfolders are not read"
     if not path.is_file():
         return "is not a file but a pipe, a socket or a device"
     return f"does not end in {_ENDINGS}"

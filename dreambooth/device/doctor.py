@@ -82,7 +82,7 @@ def judge(facts: Facts) -> list[Finding]:
 
 
 def gather_facts(data_dir: Path) -> Facts:
-    """Ask this machine for everything the doctor wants to know; changes nothing."""
+    """Gather everything that the doctor checks; changes nothing."""
     requirements = _requirements()
     names = [_requirement_name(line) for line in requirements]
     packages = {name: _version(name) for name in (*names, *WATCHED_PACKAGES)}
@@ -175,7 +175,11 @@ def _judge_python(facts: Facts) -> list[Finding]:
     version = ".".join(str(part) for part in facts.python)
     if (3, 11) <= facts.python[:2] <= (3, 13):
         return [Finding("ok", f"Python {version} on {facts.system}.")]
-    return [Finding("bad", f"Python {version} on {facts.system}.", "Make the virtual environment with 3.11 to 3.13.")]
+    return [
+        Finding(
+            "bad", f"Python {version} on {facts.system}.", "Create the virtual environment with Python 3.11 to 3.13."
+        )
+    ]
 
 
 def _judge_packages(facts: Facts) -> list[Finding]:
@@ -188,10 +192,10 @@ def _judge_packages(facts: Facts) -> list[Finding]:
         found = facts.packages.get(wanted.name)
         if found is None:
             level: Level = "warn" if wanted.name == "bitsandbytes" else "bad"
-            findings.append(Finding(level, f"{wanted.name} is missing (wanted: {wanted.specifier}).", install))
+            findings.append(Finding(level, f"{wanted.name} is missing (required: {wanted.specifier}).", install))
         elif not wanted.specifier.contains(found, prereleases=True):
             findings.append(
-                Finding("bad", f"{wanted.name} {found} does not fit: {wanted.specifier} is wanted.", install)
+                Finding("bad", f"{wanted.name} {found} is installed; {wanted.specifier} is required.", install)
             )
         else:
             findings.append(Finding("ok", f"{wanted.name} {found}"))
@@ -212,11 +216,11 @@ def _judge_cuda(facts: Facts) -> list[Finding]:
         findings.append(Finding("bad", f"This torch is a CPU build and cannot use the card: {card}.", todo))
     elif facts.torch_cuda and facts.card.cuda and _major(facts.torch_cuda) > _major(facts.card.cuda):
         todo = f"Update the NVIDIA driver, or install the build for it with this line:\n{line}"
-        what = f"torch was built for CUDA {facts.torch_cuda}, newer than the driver runs: {card}."
+        what = f"torch was built for CUDA {facts.torch_cuda}, which is newer than the driver supports: {card}."
         findings.append(Finding("bad", what, todo))
     elif facts.device.kind != "cuda":
         todo = "Restart the machine; in a container, start it with access to the GPU (--gpus all)."
-        findings.append(Finding("bad", f"torch finds no CUDA device, though there is {card}.", todo))
+        findings.append(Finding("bad", f"torch finds no CUDA device, although {card} is installed.", todo))
     return findings
 
 
@@ -227,14 +231,14 @@ def _judge_optional(facts: Facts) -> list[Finding]:
     torch_version = facts.packages.get("torch")
     if facts.packages.get("bitsandbytes") and facts.eight_bit_problem:
         what = f"8-bit AdamW does not work: {facts.eight_bit_problem}"
-        todo = "Plain AdamW is used instead, which takes more memory; `pip install -U bitsandbytes` may cure it."
+        todo = "AdamW in 32 bits is used instead, which takes more memory; `pip install -U bitsandbytes` may fix it."
         if facts.torch_cuda:
             todo += f" It has to know CUDA {facts.torch_cuda}, torch's."
         findings.append(Finding("warn", what, todo))
     if facts.packages.get("xformers") is None:
-        findings.append(Finding("ok", "xformers is not installed; attention is PyTorch's own (sdpa), the default."))
+        findings.append(Finding("ok", "xformers is not installed; PyTorch's attention (sdpa) is used, the default."))
     elif facts.xformers_problem:
-        built = f" It was built for torch {facts.xformers_built_for}; here is {torch_version}."
+        built = f" It was built for torch {facts.xformers_built_for}; torch {torch_version} is installed."
         findings.append(
             Finding(
                 "warn",

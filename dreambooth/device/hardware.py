@@ -40,6 +40,8 @@ class Device:
     total_bytes: int
     free_bytes: int
     unused_card: str = ""
+    load_percent: int | None = None
+    temperature_c: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class NvidiaGpu:
     total_bytes: int
     free_bytes: int
     cuda: str | None = None
+    load_percent: int | None = None
+    temperature_c: int | None = None
 
 
 # The device ----------------------------------------------------------------------------------------------------------
@@ -103,7 +107,7 @@ def read_nvidia_gpu() -> NvidiaGpu | None:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
-    query = "--query-gpu=name,driver_version,memory.total,memory.free"
+    query = "--query-gpu=name,driver_version,memory.total,memory.free,utilization.gpu,temperature.gpu"
     fields = _output([tool, query, "--format=csv,noheader,nounits"])
     return parse_nvidia_gpu(fields, _output([tool])) if fields else None
 
@@ -111,11 +115,13 @@ def read_nvidia_gpu() -> NvidiaGpu | None:
 def parse_nvidia_gpu(fields: str, overview: str) -> NvidiaGpu | None:
     """Return the card of nvidia-smi's CSV line; `overview` is its plain output, which alone names the CUDA version."""
     parts = [part.strip() for part in (fields.splitlines() or [""])[0].split(",")]
-    if len(parts) != 4 or not (parts[2].isdigit() and parts[3].isdigit()):
+    if len(parts) not in (4, 6) or not (parts[2].isdigit() and parts[3].isdigit()):
         return None
+    # A card that is divided, or an old driver, says `[N/A]`.
+    load, temperature = (int(part) if part.isdigit() else None for part in (parts[4:] or ["", ""]))
     _, found, rest = overview.partition("CUDA Version:")
     cuda = rest.split()[0] if found and rest.split() else None
-    return NvidiaGpu(parts[0], parts[1], int(parts[2]) * 2**20, int(parts[3]) * 2**20, cuda)
+    return NvidiaGpu(parts[0], parts[1], int(parts[2]) * 2**20, int(parts[3]) * 2**20, cuda, load, temperature)
 
 
 def _output(command: list[str]) -> str:
@@ -129,14 +135,17 @@ def _output(command: list[str]) -> str:
 @functools.cache
 def device_name() -> str:
     """Return the name of the device that runs are trained on; torch is not imported."""
-    return look_at_device().name
+    return driver_device().name
 
 
-def look_at_device() -> Device:
+def driver_device() -> Device:
     """Return the device as its driver, the system and torch's build tell it; torch is not imported."""
     card = read_nvidia_gpu()
     if card is not None and not is_cpu_build():
-        return Device("cuda", card.name, card.total_bytes, card.free_bytes)
+        return Device(
+            "cuda", card.name, card.total_bytes, card.free_bytes, load_percent=card.load_percent,
+            temperature_c=card.temperature_c,
+        )  # fmt: skip
     cpu = describe_cpu()
     if card is not None:
         return dataclasses.replace(cpu, unused_card=card.name)
@@ -145,7 +154,7 @@ def look_at_device() -> Device:
     return cpu
 
 
-def in_a_line(device: Device) -> str:
+def device_line(device: Device) -> str:
     """Return a device with its memory in words, such as `GPU: Tesla T4, 14.2 of 15.0 GB free`."""
     free, total = gb(device.free_bytes), gb(device.total_bytes)
     if device.kind == "cuda":
@@ -168,7 +177,7 @@ def precisions(device: Device) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def freed_memory_kept(device_kind: str) -> Iterator[None]:
-    """On the CPU, let the process keep what a step frees for the next one, which wants the same again.
+    """On the CPU, let the process keep what a step frees for the next one, which needs the same again.
 
     glibc gives it back and asks for it anew each time, page by page: an eighth of a small model's step. Tensors from
     32 MiB on still come and go by themselves. Elsewhere nothing changes.
@@ -236,7 +245,7 @@ def eight_bit_adam_available() -> str | None:
                 moved = bool((weight < 0).all())
         except UNFIT as error:
             return first_line(error)
-        return None if moved else "a test step changed nothing"
+        return None if moved else "a test step did not change the weights"
 
 
 @contextlib.contextmanager
@@ -256,7 +265,7 @@ def bitsandbytes_hidden() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keep warnings and log lines of an import or a probe off the terminal: what it comes to is told in one line."""
+    """Keep warnings and log lines of an import or a probe off the terminal: its outcome is reported in one line."""
     with _imports_lock:
         disabled = logging.root.manager.disable
         logging.disable(logging.CRITICAL)

@@ -74,7 +74,7 @@ def zip_files(
 ) -> Path:
     """Write these files, or contents, under these names; raises ExportError when the disk is too full.
 
-    `on_file` is told the name and the SHA-256 of each that was read; what it raises leaves no archive.
+    `on_file` gets the name and the SHA-256 of each file that was read; what it raises leaves no archive.
     """
     sweep_unfinished_beside(out_path, EXPORT_SUFFIXES)
     sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files.items()}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 SETTINGS_FILE = "dreambooth.json"
-# A repository that holds one of these is a model already; one that holds none and is not empty is somebody's work.
+# A repository that holds one of these is a model already; one that holds none and is not empty is something else.
 SIGNS_OF_A_MODEL = (MODEL_INDEX, SETTINGS_FILE)
 EMPTY = {".gitattributes", "README.md"}
 SAMPLE = re.compile(rf"samples/[0-9]+\.png|{re.escape(BLEED_PICTURE)}")
@@ -44,7 +44,9 @@ class PushResult:
     private: bool
 
     def __str__(self) -> str:
-        seen = "private: only you and those you let in see it" if self.private else "public: everyone sees it"
+        seen = (
+            "private: only you and people you give access can see it" if self.private else "public: everyone can see it"
+        )
         return f"{'Made' if self.created else 'Updated'} {self.url} ({seen})."
 
 
@@ -87,7 +89,7 @@ def push(
     there is updated in one commit when it is empty (a README alone counts as that) or holds a diffusers model, of ours
     or not, or a LoRA of ours; its name and visibility stay. What an earlier push put there and this one lacks goes,
     README.md is written anew, every other file stays. Only names that we write are uploaded, and nothing that says
-    where they lay. `on_progress` is told the bytes of weights that are there, and all of them.
+    where they were. `on_progress` gets the uploaded and the total bytes of weights.
 
     Raises ExportError, in a sentence for each reason. The model then shows as it did before; a repository that was made
     for it stays, empty, and the next push fills it.
@@ -147,8 +149,8 @@ def single_file_name(repo_id: str) -> str:
 def _checked_token(token: str | None) -> str:
     if not token:
         raise ExportError(
-            "There is no token for the Hub.", "Uploading is done in the name of an account.",
-            f"Make one that may write, at {WHERE_TOKENS_ARE_MADE}, and put it into HF_TOKEN or .env.",
+            "No Hub token is set.", "Uploads need an account.",
+            f"Create one with write permission at {WHERE_TOKENS_ARE_MADE}, and set HF_TOKEN (or put it into .env).",
         )  # fmt: skip
     hide(token)
     if problem := token_problem(token):
@@ -224,7 +226,7 @@ def _is_weights_of(part: str, name: str) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    """Return whether a push writes this name; what else lies beside it is a person's."""
+    """Return whether a push writes this name; other files there are the user's."""
     file = name.rpartition("/")[2]
     if ".safetensors" in file and not SHARD.fullmatch(file):
         return False
@@ -265,14 +267,14 @@ def _existing(api: "HfApi", repo_id: str) -> "ModelInfo | None":
     if info.id != repo_id:
         raise ExportError(
             f"{repo_id} is called {info.id} on the Hub.",
-            "It was renamed, or is spelled otherwise, and the Hub would put the model there without a word.",
-            f"Push to {info.id} by its name, or choose another.",
+            "It was renamed or is spelled differently, and the Hub would upload there without asking.",
+            f"Push to {info.id}, or choose another name.",
         )
     names = _names(info)
     if names - EMPTY and not names & set(SIGNS_OF_A_MODEL):
         raise ExportError(
             f"{repo_id} holds something else.", f"It has {min(names - EMPTY)}, and no diffusers model.",
-            "Choose another name, or empty it first.",
+            "Choose another name, or empty that repository first.",
         )  # fmt: skip
     return info
 
@@ -303,7 +305,7 @@ def _upload(
         if on_progress is not None:
             on_progress(done, total)
     operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in _stale(repo_id, info, files))]
-    # Against the state that was looked at: what somebody changed meanwhile is told instead of overwritten.
+    # Against the state that was looked at: a change made meanwhile is reported instead of overwritten.
     api.create_commit(repo_id, operations, commit_message="Upload the model", parent_commit=info.sha)
 
 
@@ -338,19 +340,19 @@ def _error_of(repo_id: str, error: BaseException) -> ExportError:
         error = error.__cause__  # the client says of large files only that they failed
     if isinstance(error, errors.GatedRepoError):
         return ExportError(
-            f"{repo_id} is gated.", "The account of this HF_TOKEN has not been let in.",
-            "Ask its owner, or use a name of your own.",
+            f"{repo_id} is gated.", "The account of this HF_TOKEN has no access to it.",
+            "Ask its owner for access, or use a name in your own account.",
         )  # fmt: skip
     if isinstance(error, errors.RepositoryNotFoundError):
         return ExportError(
-            f"{repo_id} cannot be written to.", "It is another account's, or this HF_TOKEN may not see it.",
-            "Use a token of its owner, or a name of your own.",
+            f"{repo_id} cannot be written to.", "It belongs to another account, or this HF_TOKEN cannot access it.",
+            "Use its owner's token, or a name in your own account.",
         )  # fmt: skip
     if isinstance(error, errors.HfHubHTTPError):
         return _refused(repo_id, error)
     words = " ".join(quoted(error).split())
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return ExportError("The Hub cannot be reached.", "HF_HUB_OFFLINE forbids it.", "Unset it, then try again.")
+        return ExportError("The Hub cannot be reached.", "HF_HUB_OFFLINE is set.", "Unset it, then try again.")
     if isinstance(error, (_http_error(), ConnectionError, TimeoutError)):
         return ExportError("The Hub cannot be reached.", words, "Check the network, then try again.")
     return ExportError(
@@ -362,23 +364,25 @@ def _refused(repo_id: str, error: "HfHubHTTPError") -> ExportError:
     # The client's words come on several lines.
     status, words = error.response.status_code, " ".join(quoted(error).split())
     if status == 413 or (status == 403 and "storage" in words):
-        return ExportError("The Hub has no more room for this account.", words, "Delete something there.")
+        return ExportError(
+            "The Hub account is out of storage.", words, "Delete something there, or use another account."
+        )
     if status >= 500:
-        return ExportError("The Hub is out of order.", words, "Try again in a while.")
+        return ExportError("The Hub has a server error.", words, "Try again later.")
     if status == 403:
         return _may_not_write(repo_id)
     reasons = {
-        401: ("The Hub does not know this HF_TOKEN.", "It is mistyped, or was revoked.", "Make a new one."),
-        409: (f"{repo_id} is being changed by somebody else.", "Nothing was uploaded over it.", "Try again."),
-        412: (f"{repo_id} was changed meanwhile.", "Nothing was uploaded over it.", "Look at it, then try again."),
-        429: ("The Hub asks to wait.", "There were too many requests.", "Try again in a while."),
+        401: ("The Hub does not accept this HF_TOKEN.", "It is mistyped or was revoked.", "Create a new one."),
+        409: (f"{repo_id} is being changed by somebody else.", "It was not overwritten.", "Try again."),
+        412: (f"{repo_id} was changed during the upload.", "It was not overwritten.", "Check it, then try again."),
+        429: ("The Hub is limiting requests.", "Too many requests were sent.", "Try again later."),
     }  # fmt: skip
-    what, why, todo = reasons.get(status, ("The Hub refused the upload.", words, "Try again in a while."))
+    what, why, todo = reasons.get(status, ("The Hub refused the upload.", words, "Try again later."))
     return ExportError(what, why, todo)
 
 
 def _may_not_write(repo_id: str) -> ExportError:
     return ExportError(
-        f"This HF_TOKEN may not write to {repo_id}.", "It may only read, or the owner is another one.",
-        f"Make a token that may write, at {WHERE_TOKENS_ARE_MADE}.",
+        f"This HF_TOKEN cannot write to {repo_id}.", "It can only read, or another account owns it.",
+        f"Create a token with write permission at {WHERE_TOKENS_ARE_MADE}.",
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """A model in one file in the original layout, as other tools open it.
 
-The same model gives the same bytes, whatever the file is called and wherever its folder lies.
+The same model gives the same bytes, whatever the file is called and wherever its folder is.
 """
 
 import json

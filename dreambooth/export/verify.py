@@ -96,7 +96,7 @@ def verify(written: Written) -> Verdict:
     misshapen = [name for name, one in weights.items() if (one.dtype, one.shape) != kinds[name]]
     if misshapen:
         raise _differs(path, f"{misshapen[0]} is not the folder's.")
-    same = OnceCompared()
+    same = ComparedPairs()
     with ThreadPoolExecutor(4) as beside:
         on_disk = beside.submit(sync, path)
         unchanged = beside.submit(refuse_changed, model.folder, error=ExportError)
@@ -116,7 +116,7 @@ def verify(written: Written) -> Verdict:
     return Verdict(path, len(weights), sum(tensor.nbytes for tensor in weights.values()))
 
 
-class OnceCompared:
+class ComparedPairs:
     """Holds tensors of a file to their folder's, in the file's number format, and each pair of them once.
 
     The models' weights and the list of all tensors come by the same pairs. A pair is known by its places in memory.
@@ -133,7 +133,7 @@ class OnceCompared:
         return self._verdicts[pair]
 
 
-def _first_difference(written: Written, weights: "dict[str, Tensor]", same: OnceCompared) -> list[str]:
+def _first_difference(written: Written, weights: "dict[str, Tensor]", same: ComparedPairs) -> list[str]:
     """Return the name of a tensor whose bits are not those of the folder's in the file's format, if there is one."""
     cast, folder = Cast(), written.model.weights
     # `_other_weight` begins at the other end: the two meet in the UNet.
@@ -141,7 +141,7 @@ def _first_difference(written: Written, weights: "dict[str, Tensor]", same: Once
     return list(itertools.islice(differing, 1))
 
 
-def _other_weight(file_parts: "dict[str, dict[str, Tensor]]", folder_parts: Parts, same: OnceCompared) -> list[str]:
+def _other_weight(file_parts: "dict[str, dict[str, Tensor]]", folder_parts: Parts, same: ComparedPairs) -> list[str]:
     """Return a weight that a model would have otherwise from the file than from the folder, if there is one.
 
     The file's tensors come under the names that reading it as a base gives them: a name that is mapped wrongly in both

@@ -33,7 +33,7 @@ class DiskNeed:
 
     @property
     def written_bytes(self) -> int:
-        """Return what lies there at the fullest moment."""
+        """Return the bytes on disk at the fullest moment."""
         return self.num_models * self.model_bytes + self.num_states * self.state_bytes + self.picture_bytes
 
     @property
@@ -45,7 +45,7 @@ class DiskNeed:
 def disk_need(config: TrainingConfig, counts: Counts, num_steps: int) -> DiskNeed:
     """Return what the run will write, from the numbers of weights alone: nothing is loaded for it."""
     num_saves = num_saves_left(config, 0, num_steps)
-    # A new one lies beside the old ones until these are removed.
+    # A new one exists beside the old ones until these are removed.
     num_models = num_saves if config.save_total_limit is None else min(num_saves, config.save_total_limit + 1)
     has_states = config.checkpointing_steps != 0 or num_saves > 1
     pictures = config.num_sample_pictures + config.num_probe_pictures
@@ -88,8 +88,8 @@ def refuse_short_disk(need: DiskNeed, folder: Path, *, is_resumed: bool = False)
         return
     if is_resumed:
         raise TrainingError(
-            f"To go on, the run needs {missing / GIB:.1f} GiB more of disk, and {free / GIB:.1f} GiB are free.",
-            f"{there / GIB:.1f} of its {need.written_bytes / GIB:.1f} GiB are there; 1 GiB is in reserve.",
+            f"To continue, the run needs {missing / GIB:.1f} GiB more disk space; {free / GIB:.1f} GiB are free.",
+            f"{there / GIB:.1f} of its {need.written_bytes / GIB:.1f} GiB are written; 1 GiB is kept in reserve.",
             "Free some space, then resume it: `python -m dreambooth clean` lists what can be deleted.",
         )
     raise TrainingError(

@@ -45,6 +45,11 @@ class Pace:
     save_s: float | None = None
 
 
+STARTER_ON_TWO_CORES = Pace(
+    step_s=0.14, loading_s=3.3, crop_s=0.02, class_image_step_s=0.02, sample_step_s=0.02, save_s=0.07
+)
+
+
 # Measuring -----------------------------------------------------------------------------------------------------------
 
 
@@ -191,3 +196,11 @@ def expected_seconds(pace: Pace, config: TrainingConfig, num_photos: int, num_cl
     if not num_steps or any(count and seconds is None for count, seconds in parts):
         return None
     return sum(count * (seconds or 0.0) for count, seconds in parts)
+
+
+def starter_seconds(config: TrainingConfig, num_photos: int) -> float:
+    """Return how long these settings took on the starter with two cores that nothing else used (2026-11-30).
+
+    Shown before a first run, when nothing was timed yet; a GPU or more cores take less.
+    """
+    return expected_seconds(STARTER_ON_TWO_CORES, config, num_photos, config.num_class_images) or 0.0

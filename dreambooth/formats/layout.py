@@ -122,7 +122,7 @@ class Layout:
 
     @property
     def saved_files(self) -> tuple[str, ...]:
-        """Return patterns of every file that a saved model consists of; what else lies in its folder is the user's."""
+        """Return patterns of every file that a saved model consists of; other files in its folder are the user's."""
         return (
             MODEL_INDEX, CARD, SCHEDULER_CONFIG,
             *(part.config_file for part in self.parts),
@@ -133,7 +133,7 @@ class Layout:
     def model_index(self, diffusers_version: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the contents of model_index.json, with keys in the order of the alphabet as diffusers writes them.
 
-        options: what a pipeline is told beside its components.
+        options: what a pipeline takes besides its components.
         """
         index: dict[str, Any] = {
             "_class_name": self.pipeline,

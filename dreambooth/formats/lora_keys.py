@@ -73,7 +73,7 @@ def part_of(module: str) -> str:
 
 
 def kind_of_weight(name: str) -> str:
-    """Return what kind a weight of UNet or text encoder is, as a person is told of those that a LoRA leaves out."""
+    """Return the kind of a weight of UNet or text encoder, for the report on what a LoRA leaves out."""
     if "embed" in name and "time_embedding" not in name:
         return "embeddings"
     if "norm" in name or name.endswith(".bias"):

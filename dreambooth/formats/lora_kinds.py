@@ -1,6 +1,6 @@
 """What an addition to a model is that is no LoRA as read here, and which family of models an addition is for.
 
-All of it is told from names, shapes and the texts of the header.
+All of it follows from names, shapes and the header's texts.
 """
 
 import re

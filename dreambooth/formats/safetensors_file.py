@@ -1,6 +1,6 @@
 """A .safetensors file written one tensor at a time, always as the same bytes.
 
-The library writes the same format, but wants all tensors at once (a full-size model in fp16 beside its fp32 original is
+The library writes the same format, but needs all tensors at once (a full-size model in fp16 beside its fp32 original is
 2 GB more) and orders the metadata anew each time.
 """
 

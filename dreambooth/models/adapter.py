@@ -36,7 +36,7 @@ class Adapter:
     def __init__(
         self, base: "Base", modules: Iterable[AdaptedModule], strength: Strength = WHOLE, notice: str = ""
     ) -> None:
-        """Attach these factors, which lie on the device of the base's weights; `notice` is told of them at each use."""
+        """Attach these factors, which lie on the device of the base's weights; `notice` is reported at each use."""
         self.modules, self.notice = list(modules), notice
         self._handles: list[RemovableHandle] = []
         for one in self.modules:

@@ -73,7 +73,7 @@ class Base:
     text_encoder_2: Any = None
     tokenizer_2: Any = None
 
-    def take_fingerprint(self) -> None:
+    def record_fingerprint(self) -> None:
         """Note what the weights that can learn are now."""
         self.fingerprint = weights_fingerprint(self.unet, *self.text_encoders())
 
@@ -190,7 +190,7 @@ def load_base(
         other_place = vae if part == "vae" else None
         place = source if source.is_file() else source / part
         refuse_not_finite(part, module.eval(), Path(other_place) if other_place is not None else place)
-    base.take_fingerprint()
+    base.record_fingerprint()
     return base
 
 

@@ -131,7 +131,7 @@ def downloaded_vae(name: str, token: str | None) -> Path:
         folder = _downloaded_part(name, "VAE", patterns, token, todo)
         if any((folder / place / weights).exists() for place in ("", "vae")):
             return folder
-    raise BaseModelError(f'The VAE "{name}" cannot be loaded.', "Its repository has no weights of a VAE.", todo)
+    raise BaseModelError(f'The VAE "{name}" cannot be loaded.', "Its repository contains no VAE weights.", todo)
 
 
 def check_vae(source: str, token: str | None) -> None:
@@ -193,12 +193,12 @@ def _not_whole(name: str, missing: list[str], *, from_hub: bool) -> BaseModelErr
     if from_hub:
         return BaseModelError(
             f"{name} is not a complete diffusers model.", what,
-            "Choose a base of SD 1.x, 2.x or SDXL; of a repository with one file, download that file and name it.",
+            "Choose an SD 1.x, 2.x or SDXL model; if it is a single file, download that and give its path.",
         )  # fmt: skip
-    why = "HF_HUB_OFFLINE forbids to download them" if is_offline_mode() else "The Hub cannot be reached"
+    why = "HF_HUB_OFFLINE prevents downloading them" if is_offline_mode() else "The Hub cannot be reached"
     return BaseModelError(
         f"{name} is only partly in the local cache.", f"{what} {why}.",
-        "Connect once without HF_HUB_OFFLINE, or name a folder, a file, or `starter`.",
+        "Connect once without HF_HUB_OFFLINE, or give a folder, a file or `starter`.",
     )  # fmt: skip
 
 
@@ -223,7 +223,9 @@ def _snapshot(
         raise _not_found(name, token) from None
     except errors.RevisionNotFoundError:
         raise BaseModelError(
-            f"{name} has no revision {as_written(revision)}.", "", "Leave it out, or look at its branches."
+            f"{name} has no revision {as_written(revision)}.",
+            "",
+            "Leave it out, or check the branches of the repository.",
         ) from None
     except errors.HFValidationError:
         raise BaseModelError(
@@ -241,21 +243,21 @@ def _snapshot(
 def _gated(name: str, token: str | None) -> BaseModelError:
     if token is None:
         return BaseModelError(
-            f"{name} is gated, and there is no token.", "Its owner wants to know who downloads it.",
+            f"{name} is gated, and no Hub token is set.", "Its owner requires a login to download it.",
             "Accept the terms on its page, then set HF_TOKEN to a token of that account.",
         )  # fmt: skip
     return BaseModelError(
-        f"{name} is gated.", "The account of this HF_TOKEN has not been let in.",
-        "Accept the terms on its page with that account; some owners answer by hand.",
+        f"{name} is gated.", "The account of this HF_TOKEN has no access to it.",
+        "Accept the terms on its page with that account; some owners review requests by hand.",
     )  # fmt: skip
 
 
 def _not_found(name: str, token: str | None) -> BaseModelError:
     # The Hub gives one answer to both, so that nobody learns which private names exist.
-    private = "it is private and there is no HF_TOKEN" if token is None else "this HF_TOKEN may not see it"
+    private = "it is private and no HF_TOKEN is set" if token is None else "this HF_TOKEN cannot access it"
     return BaseModelError(
         f"The Hub has no model {as_written(name)}.", f"The name is mistyped, or {private}.",
-        "Check the name; for a private one set HF_TOKEN to a token that may read it.",
+        "Check the name; for a private model set HF_TOKEN to a token with access.",
     )  # fmt: skip
 
 
@@ -265,17 +267,17 @@ def _unreachable(name: str, error: Exception) -> BaseModelError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
         return BaseModelError(
-            "The Hub does not know this HF_TOKEN.", "It is mistyped, or was revoked.",
-            "Make a new one in the settings of your account, or remove HF_TOKEN for public models.",
+            "The Hub does not accept this HF_TOKEN.", "It is mistyped or was revoked.",
+            "Create a new one in your account settings, or remove HF_TOKEN for public models.",
         )  # fmt: skip
     if is_offline_mode() and isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         return BaseModelError(
-            f"{name} is not in the local cache and could not be downloaded.", "HF_HUB_OFFLINE forbids to download it.",
-            "Connect once without HF_HUB_OFFLINE, or name a folder, a file, or `starter`.",
+            f"{name} is not in the local cache and could not be downloaded.", "HF_HUB_OFFLINE prevents downloading it.",
+            "Connect once without HF_HUB_OFFLINE, or give a folder, a file or `starter`.",
         )  # fmt: skip
     # A snapshot's own error has advice about its arguments around the reason.
     reason = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ else error
     return BaseModelError(
         f"{name} is not in the local cache and could not be downloaded.", quoted(reason),
-        "Check the network, or name a folder, a file, or `starter`.",
+        "Check the network, or give a folder, a file or `starter`.",
     )  # fmt: skip

@@ -62,7 +62,7 @@ Fields = TypeVar("Fields", bound=TensorFields)
 class TextInputs(TensorFields):
     """Captions as the text encoders take them.
 
-    ids: (batch, length) int64; size_ids: what a family's UNet is told of the pictures' sizes, where it is told any;
+    ids: (batch, length) int64; size_ids: the pictures' sizes as the family's UNet takes them, where it takes any;
     ids_2: for a second text encoder; is_left_out: (batch,) bool, the captions that stand for no words at all, where the
     family tells them apart.
     """
@@ -75,7 +75,7 @@ class TextInputs(TensorFields):
 
 @dataclass(frozen=True)
 class Condition(TensorFields):
-    """What the UNet is told beside the noisy latents.
+    """What the UNet takes besides the noisy latents.
 
     states: hidden states of the captions, (batch, length, width); pooled: one vector a caption, (batch, width);
     size_ids: as in `TextInputs`. The last two only where the family has them.
@@ -146,7 +146,7 @@ class Family(Protocol):
         """
 
     def encode_text(self, base: Any, inputs: TextInputs) -> Condition:
-        """Return what the UNet is told of these captions, with a graph where the text encoder is trained."""
+        """Return the UNet's conditioning on these captions, with a graph where the text encoder is trained."""
 
     def single_file_names(self, configs: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any]) -> set[str]:
         """Return every name of a file in the original layout, written down apart from how names are mapped.
@@ -166,7 +166,7 @@ class Family(Protocol):
         """Return the weights of a folder's parts under the names that `from_single_file` gives them."""
 
     def size_ids(self, sizes: Sequence[PictureSize]) -> "Tensor | None":
-        """Return what the UNet is told of these sizes, (batch, numbers) fp32, None where it is told nothing."""
+        """Return the UNet's conditioning on these sizes, (batch, numbers) fp32; None where it has none."""
 
     def predict(self, unet: Any, noisy: "Tensor", timesteps: "Tensor", condition: Condition) -> "Tensor":
         """Return the UNet's prediction for noisy latents (batch, channels, height / 8, width / 8)."""

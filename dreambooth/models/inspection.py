@@ -1,6 +1,6 @@
 """What a file of weights is, for people: a LoRA and what it is for, a whole model, an embedding, or something else.
 
-Told from the file alone, and for a LoRA from what lies beside it; no base is loaded. Its layers are held against those
+It reads the file alone, and for a LoRA the files beside it; no base is loaded. Its layers are held against those
 that its family's models have by their configuration.
 """
 

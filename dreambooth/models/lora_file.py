@@ -96,7 +96,7 @@ def _refuse_other_kinds(path: Path, weights: "Mapping[str, Tensor]", keys: Mappi
     if not keys and not has_lora_keys(weights):
         found = kind_of_file({name: tensor.shape for name, tensor in weights.items()})
         why = "It is a whole model." if is_whole_model(weights) else f"It is {found[0].rstrip(',')}." if found else ""
-        raise BaseModelError(f'"{path.name}" is no LoRA.', why, "Choose a LoRA file.")
+        raise BaseModelError(f'"{path.name}" is not a LoRA.', why, "Choose a LoRA file.")
     if unknown := [name for name in weights if name not in keys and not EMBEDDING.match(name)]:
         raise BaseModelError(
             f'"{path.name}" is a kind of LoRA that cannot be read here.', f'Not known: "{unknown[0][:100]}".', TO_MERGE

@@ -178,7 +178,7 @@ class ModelManager:
 
 
 def _join_freed_memory() -> None:
-    """Let the allocator join freed memory of all sizes, where the driver can: less of it then lies idle."""
+    """Let the allocator join freed memory of all sizes, where the driver can: less of it is then unused."""
     import torch
 
     torch.cuda.memory._set_allocator_settings("expandable_segments:True")

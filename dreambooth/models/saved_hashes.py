@@ -1,6 +1,6 @@
 """What the weights of a saved step were when they were written: SHA-256 by file, in the run's records.
 
-They are compared where the files are read whole anyway, so that a bit that a disk or a copy has turned is told.
+They are compared where the files are read whole anyway, so that a bit flipped by a disk or a copy is reported.
 """
 
 import hashlib

@@ -113,7 +113,7 @@ def load(source: ModelSource, *, models_dir: Path | None = None, token: str | No
         _weaken(trained, base, source)
         del base
         gc.collect()  # its modules hold each other in circles
-        trained.take_fingerprint()
+        trained.record_fingerprint()
     return _merged(trained, source, None)
 
 
@@ -190,7 +190,7 @@ def _merged(base: Base, source: ModelSource, step: Path | None) -> Base:
     for fit, strength, _ in fits:
         merge(base, fit.modules, strength)
     if fits:
-        base.take_fingerprint()
+        base.record_fingerprint()
     return base
 
 

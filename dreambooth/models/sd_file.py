@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def starter_folder() -> Path:
-    """Return where the embedded model lies."""
+    """Return the folder of the embedded model."""
     return Path(__file__).parent / "starter"
 
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL (Podell et al. 2023, arXiv 2307.01952): two text encoders, and a UNet that is told of sizes."""
+"""Stable Diffusion XL (Podell et al. 2023, arXiv 2307.01952): two text encoders, and a UNet with size conditioning."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -145,7 +145,7 @@ def _prediction(
 
 
 def _asked(unet: Any, pooled_width: int, noise: "Tensor", timestep: "Tensor") -> "Tensor":
-    """Return the prediction for noise of a UNet that is told of no words and of square pictures."""
+    """Return the prediction for noise of a UNet conditioned on empty text and on square pictures."""
     import torch
 
     side_px = float(noise.shape[-1] * 8)

@@ -56,7 +56,7 @@ def tokenizer_folder(source: str, token: str | None) -> Path:
 
 
 def _is_vocabulary(folder: Path) -> bool:
-    """Return whether the merges are pairs of the vocabulary's own tokens, as the library under transformers wants them.
+    """Return whether the merges are pairs of the vocabulary's own tokens, as the library under transformers requires.
 
     That library raises nothing more exact than Exception for others, and takes a file without merges in silence.
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WEIGHTS_NAME = re.compile(
     r"(diffusion_pytorch_model|model|pytorch_model)(\.(?P<before>\w+))?(-\d+-of-\d+)?(\.(?P<behind>\w+))?\.(safetensors|bin)"
 )
-# What a pickle of plain tensors names, so that something else is told as the reason.
+# What a pickle of plain tensors names, so that anything else is reported as the reason.
 _HARMLESS = re.compile(r"(torch|collections\.OrderedDict|_codecs\.encode|builtins\.(set|bytearray)|__builtin__\.set)\b")
 MAX_EMBEDDING_BYTES = 10**8
 _READ_ERRORS = (

@@ -63,7 +63,7 @@ def generate_images(
 
     The models are used on the devices and in the number formats they have, with the request's LoRAs on them already
     (`saved_step.resident`). They may be in training: modes and weights are afterwards what they were.
-    `on_step` is told (denoising steps done, in all); `should_stop` is asked after each of them, and its True ends
+    `on_step` gets (denoising steps done, in total); `should_stop` is asked after each of them, and its True ends
     everything without the pictures of that batch. Size left out of the request is `native_px`, else the UNet's own.
     `indices` asks for these pictures of the request instead of the first `num_images_per_prompt`. `notice` is told
     what was cut from a prompt or is read literally in it, and of pictures that overflowed.
@@ -88,7 +88,7 @@ def generate_images(
     with _inference(base, autocast_dtype):
         condition = _condition(base, config, (height, width), say)
     for batch in batches:
-        # Nothing is yielded inside: what surrounds inference must not leak to whoever takes the pictures.
+        # Nothing is yielded inside: the inference context must not leak to the caller.
         with _inference(base, autocast_dtype):
             noise = _noise(base, batch, stream, width, height)
             # While it trains, the UNet's memory is the training's: a recording would keep some of its own.
@@ -237,7 +237,7 @@ def _decoded(base: "Base", latents: "Tensor", say: Callable[[str], None]) -> lis
     for latent in latents:
         values = base.family.decode(base.vae, latent[None])[0]
         if not torch.isfinite(values).all():
-            say("A picture came out black: its numbers overflowed. The model has diverged, or needs fp32.")
+            say("A picture came out black: its values overflowed. The model has diverged, or needs fp32.")
             values = torch.nan_to_num(values, nan=-1, posinf=-1, neginf=-1)
         levels = ((values / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         images.append(Image.fromarray(levels.permute(1, 2, 0).cpu().numpy()))

@@ -49,7 +49,7 @@ class Order:
         return (time.monotonic() - self.began_s) * (1 - self.share) / self.share
 
 
-class PictureLine:
+class PictureQueue:
     """The line. `changed` is shared with the runs; `is_at_work` says whether a run still trains or waits.
 
     `device` surrounds the making: it has a training lend the device for as long.
@@ -62,7 +62,7 @@ class PictureLine:
         device: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._changed, self._is_at_work, self._device = changed, is_at_work, device
-        self._line: list[Order] = []
+        self._queue: list[Order] = []
         self._last: Order | None = None
         self._count = 0
         self._closing = False
@@ -71,14 +71,14 @@ class PictureLine:
     def add(self, title: str, num_pictures: int, work: Work, after: str = "") -> Order:
         """Queue a request, to begin when the run `after` has ended; raises DreamBoothError when too many wait."""
         with self._changed:
-            if len(self._line) >= MAX_WAITING or self._closing:
+            if len(self._queue) >= MAX_WAITING or self._closing:
                 raise DreamBoothError(
-                    f"{len(self._line)} requests for pictures wait already.", "They are made one after the other.",
-                    "Wait for some of them, or cancel them.",
+                    f"{len(self._queue)} requests for pictures are queued.", "They are made one after the other.",
+                    "Wait for some of them, or cancel some.",
                 )  # fmt: skip
             self._count += 1
             order = Order(self._count, title, num_pictures, work, after)
-            self._line.append(order)
+            self._queue.append(order)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="picture-line", daemon=True)
                 self._thread.start()
@@ -88,7 +88,7 @@ class PictureLine:
     def shown(self) -> tuple[Order | None, int]:
         """Return the request that is being made, else the next, else the last one; and how many wait behind it."""
         with self._changed:
-            line = sorted(self._line, key=lambda order: order.state != "making")
+            line = sorted(self._queue, key=lambda order: order.state != "making")
             return (line[0], len(line) - 1) if line else (self._last, 0)
 
     def is_due(self) -> bool:
@@ -98,7 +98,7 @@ class PictureLine:
     def cancel(self, order: Order | None = None) -> int:
         """End a request, or all, after the denoising step it is at, and return how many those were."""
         with self._changed:
-            ending = [one for one in self._line if order is None or one is order]
+            ending = [one for one in self._queue if order is None or one is order]
             for one in ending:
                 one.cancel.set()
                 if one.state == "waiting":
@@ -135,11 +135,11 @@ class PictureLine:
             self._thread.join()
 
     def _next(self) -> Order | None:
-        free = (order for order in self._line if order.state == "making" or not self._is_at_work(order.after))
+        free = (order for order in self._queue if order.state == "making" or not self._is_at_work(order.after))
         return next(free, None)
 
     def _leave(self, order: Order, state: OrderState) -> None:
-        self._line.remove(order)
+        self._queue.remove(order)
         order.state, order.ended_s = state, time.monotonic()
         self._last = order
         self._changed.notify_all()
@@ -163,7 +163,7 @@ class PictureLine:
         try:
             with self._device():
                 self._make(order)
-        # The top of the thread: what is no known error is told on the page, and its traceback where the app runs.
+        # The top of the thread: an unexpected error is shown on the page, and its traceback in the terminal.
         except BaseException as error:
             # What was cancelled while it waited for the device has not failed.
             if not (isinstance(error, DreamBoothError) and order.cancel.is_set()):
@@ -180,12 +180,12 @@ class PictureLine:
 
 
 def unexpected(error: BaseException) -> DreamBoothError:
-    """Return what is told of an error that ended the making of pictures."""
+    """Return the message for an error that ended the making of pictures."""
     print(traceback_text(error), file=sys.stderr)
     if type(error).__name__ == "OutOfMemoryError":
         return DreamBoothError(
-            "The device ran out of memory.", "The pictures are too large for what is free.",
-            "Make smaller ones, or close other programs on the card.",
+            "The device ran out of memory.", "The pictures need more memory than is free.",
+            "Make smaller pictures, or close other programs that use the GPU.",
         )  # fmt: skip
     why = without_secrets(str(error))[:300]
     return DreamBoothError(f"The pictures ended with an unexpected {type(error).__name__}.", why, "")

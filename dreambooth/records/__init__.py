@@ -1,1 +1,1 @@
-"""What lies on the disk: data folder, run folders, a run's log and state, copies on Drive."""
+"""What is on the disk: data folder, run folders, a run's log and state, copies on Drive."""

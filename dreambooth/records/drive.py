@@ -125,7 +125,7 @@ def _files(folder: Path) -> set[Path]:
     return {file for file in found if not any(part.startswith(".") for part in file.parts)}
 
 
-def bring_photos_back(workspace: Workspace) -> None:
+def restore_photos(workspace: Workspace) -> None:
     """Copy the photo sets of the Drive to this machine, where it does not have them."""
     if workspace.drive_dir is None:
         return
@@ -143,7 +143,7 @@ def delete_photos(workspace: Workspace, name: str) -> None:
 class DriveCopier:
     """Copies a run's finished steps to the Drive while it goes on, in a thread of its own.
 
-    What cannot be copied is told as a warning: the run itself lies on the machine's disk and goes on. What a Drive that
+    What cannot be copied is a warning: the run itself is on the machine's disk and continues. What a Drive that
     was lost for a while has missed is copied at the end.
     """
 
@@ -179,7 +179,7 @@ class DriveCopier:
         for step in missed:
             self._copy_step(step)
         # The exact state is large, and with the locks it is of use only where the run was made.
-        stays = {self._run.checkpoints, self._run.lock_path, self._run.line_path}
+        stays = {self._run.checkpoints, self._run.lock_path, self._run.queue_lock_path}
         for entry in sorted(set(self._run.records.iterdir()) - stays):
             if entry.is_dir():
                 self._copy(keep_folder, entry, self._target.records / entry.name)

@@ -65,7 +65,7 @@ class Eta:
 
     def __call__(self, event: Event, now_s: float) -> TimeLeft | None:
         """Take an event in, and return the time left after it, None while it is too early to say."""
-        # A model that was written meanwhile is told of amid the steps, and its pause was the copy of its weights.
+        # A model written meanwhile is reported between steps; its pause was the copy of its weights.
         if isinstance(event, ModelSaved) and self._pause_began_s is not None:
             self._saved = True
         if isinstance(event, PhaseProgress):

@@ -24,7 +24,7 @@ class Removed:
 
 
 def remove_run(workspace: Workspace, run: RunFolder) -> Removed:
-    """Delete a run; raises RunFolderError for one that is at work, waits, or lies elsewhere.
+    """Delete a run; raises RunFolderError for one that runs, is queued, or is elsewhere.
 
     The settings go last: until then a removal that was cut off can be done again.
     """
@@ -36,7 +36,7 @@ def remove_run(workspace: Workspace, run: RunFolder) -> Removed:
             held.enter_context(held_lock(run.lock_path))
         except BlockingIOError:
             raise _busy(run) from None
-        if is_locked(run.line_path):
+        if is_locked(run.queue_lock_path):
             raise _busy(run)
         for step in saved_steps(run):
             remove_weights(run, step)

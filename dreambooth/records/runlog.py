@@ -1,4 +1,4 @@
-"""A run's own records: events, log and state, kept while it goes and read by whoever wants to know.
+"""A run's own records: events, log and state, written while it runs, for anyone to read.
 
 The state file is rewritten at most once a second: a step may take less, and the page asks no oftener.
 """
@@ -113,7 +113,7 @@ class RunLog:
                     print(text, file=sys.stderr)
 
     def bug(self, error: BaseException) -> None:
-        """Keep a traceback in the log, where the page's words would not help whoever mends it."""
+        """Keep a traceback in the log, where the page's message would not help to fix it."""
         with self._lock:
             self._write(self._run.log_path, traceback_text(error))
 
@@ -157,7 +157,7 @@ class RunLog:
     def _beat(self, ended: threading.Event) -> None:
         end_s = time.monotonic() + MAX_BEATING_S
         while not ended.wait(BEAT_S) and time.monotonic() < end_s:
-            with self._lock, contextlib.suppress(OSError):  # a full disk is told by what it hinders
+            with self._lock, contextlib.suppress(OSError):  # a full disk is reported by the write that it stops
                 if not ended.is_set():
                     self._state = dataclasses.replace(self._state, heartbeat_s=time.time())
                     write_json(self._run.state_path, dataclasses.asdict(self._state))
@@ -286,7 +286,7 @@ def read_config(run: RunFolder) -> TrainingConfig | None:
 def read_state(run: RunFolder) -> RunState:
     """Return where the run stands; `interrupted` when it has no owner left and no final status."""
     state = _kept_state(run)
-    # One that lent its device goes on by itself, unless whoever had it is gone.
+    # One that lent its device continues by itself, unless the borrower is gone.
     rests = state.status in FINAL_STATUSES or (state.status == "paused" and not is_lent(state))
     if rests or is_owned(run):
         return state
@@ -311,4 +311,4 @@ def _kept_state(run: RunFolder) -> RunState:
 def is_owned(run: RunFolder) -> bool:
     """Return whether a living process has the run at work or in its line."""
     # The line's lock is let go after the run's own is taken: asked in this order, no moment lies between them.
-    return is_locked(run.line_path) or is_locked(run.lock_path)
+    return is_locked(run.queue_lock_path) or is_locked(run.lock_path)

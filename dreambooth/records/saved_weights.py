@@ -74,7 +74,7 @@ def settings_in(file: Path) -> TrainingConfig | None:
 
 
 def entries(folder: Path) -> list[Path]:
-    """Return what is in a folder, hidden names aside; what lies behind a link is elsewhere, and none of it."""
+    """Return what is in a folder, hidden names aside; what a link points to is elsewhere and does not count."""
     if folder.is_symlink():
         return []
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -36,12 +36,12 @@ RESTED_S = 3600
 NEWBORN_S = 60
 # What is lost with each, so that nobody has to guess.
 COST: dict[Choice, str] = {
-    "intermediate weights": "All saved models of a run but the newest; their samples and settings stay.",
-    "exact states": "Those of finished runs: more steps cannot be trained then, only from a saved model.",
-    "states to resume from": "Runs that were ended before their last step cannot be resumed any more.",
-    "class images": "They are generated again when a training wants them.",
-    "exports": "Files for other tools whose saved models are here, so that they can be made again.",
-    "pictures": "What the Generate tab made.",
+    "intermediate weights": "All saved models of a run except the newest; their samples and settings stay.",
+    "exact states": "Those of finished runs. More steps can then be trained only from a saved model.",
+    "states to resume from": "Runs stopped before their last step can then no longer be resumed.",
+    "class images": "They are generated again when a training needs them.",
+    "exports": "Exported files whose saved models are still here, so that they can be exported again.",
+    "pictures": "Pictures made on the Generate tab.",
     "caches": "Leftovers from interrupted work and closed pages; nothing is lost.",
 }
 OF_RUNS: frozenset[Choice] = frozenset({"intermediate weights", "exact states", "states to resume from"})
@@ -58,7 +58,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Doomed:
+class Deletion:
     """One file or folder that would be deleted, and the run that it belongs to."""
 
     path: Path
@@ -70,7 +70,7 @@ class Doomed:
 class Plan:
     """Exactly what would be deleted, in sentences what stays although it was asked for, and what was asked."""
 
-    doomed: tuple[Doomed, ...]
+    deletions: tuple[Deletion, ...]
     kept: tuple[str, ...]
     choices: tuple[Choice, ...] = ()
     runs: tuple[RunFolder, ...] | None = None
@@ -78,14 +78,14 @@ class Plan:
     @property
     def num_bytes(self) -> int:
         """Return how much becomes free."""
-        return sum(one.num_bytes for one in self.doomed)
+        return sum(one.num_bytes for one in self.deletions)
 
 
 # Looking -------------------------------------------------------------------------------------------------------------
 
 
 def usage(workspace: Workspace) -> list[Usage]:
-    """Return what lies in the data folder and in the Hub's cache, the largest first; each file counts once."""
+    """Return what is in the data folder and in the Hub's cache, the largest first; each file counts once."""
     seen: set[tuple[int, int]] = set()
 
     def room(kind: str, folder: Path, choice: Choice | None = None) -> list[Usage]:
@@ -198,38 +198,38 @@ def _age_s(path: Path) -> float:
 
 def plan(workspace: Workspace, choices: Iterable[Choice], runs: Sequence[RunFolder] | None = None) -> Plan:
     """Return what these choices would delete, of all runs of the data folder or of the given ones alone."""
-    wanted, doomed, kept = frozenset(choices), list[Doomed](), list[str]()
+    wanted, deletions, kept = frozenset(choices), list[Deletion](), list[str]()
     for run in local_runs(workspace) if runs is None else runs:
         if wanted & OF_RUNS and is_owned(run):
-            kept.append(f"{run.name} is running or queued: nothing of it is touched.")
+            kept.append(f"{run.name} is running or queued: nothing of it will be deleted.")
         else:
-            doomed += _doomed_of_run(run, wanted)
+            deletions += _deletions_of_run(run, wanted)
     if runs is None and "class images" in wanted:
-        _plan_class_images(workspace, doomed, kept)
+        _plan_class_images(workspace, deletions, kept)
     if runs is None and "exports" in wanted:
-        _plan_exports(workspace, doomed, kept)
+        _plan_exports(workspace, deletions, kept)
     if runs is None and "pictures" in wanted:
         found = [workspace.pictures_dir, *(path for path in entries(workspace.pictures_dir) if path.is_dir())]
         files = [file for folder in found for file in entries(folder) if PICTURE.fullmatch(file.name)]
-        doomed += [Doomed(file, size_of(file)) for file in files if is_plain_file(file)]
+        deletions += [Deletion(file, size_of(file)) for file in files if is_plain_file(file)]
     if runs is None and "caches" in wanted:
-        doomed += [Doomed(path, size_of(path)) for path in _leftovers(workspace)]
-    return Plan(tuple(doomed), tuple(kept), tuple(sorted(wanted)), None if runs is None else tuple(runs))
+        deletions += [Deletion(path, size_of(path)) for path in _leftovers(workspace)]
+    return Plan(tuple(deletions), tuple(kept), tuple(sorted(wanted)), None if runs is None else tuple(runs))
 
 
-def _doomed_of_run(run: RunFolder, wanted: frozenset[Choice]) -> Iterator[Doomed]:
+def _deletions_of_run(run: RunFolder, wanted: frozenset[Choice]) -> Iterator[Deletion]:
     if "intermediate weights" in wanted:
         saved = saved_steps(run)
         newest = max((step for step in saved if step in run.steps()), default=None)
         for step in (step for step in saved if step != newest):
-            yield from (Doomed(file, size_of(file), run) for file in weight_files(run, step))
+            yield from (Deletion(file, size_of(file), run) for file in weight_files(run, step))
     states: Choice = "exact states" if read_state(run).status == "done" else "states to resume from"
     if states in wanted:
         found = [run.checkpoints / str(step) for step in run.checkpoint_steps()]
-        yield from (Doomed(state, size_of(state), run) for state in found if _is_plainly_in(run.path, state))
+        yield from (Deletion(state, size_of(state), run) for state in found if _is_plainly_in(run.path, state))
 
 
-def _plan_class_images(workspace: Workspace, doomed: list[Doomed], kept: list[str]) -> None:
+def _plan_class_images(workspace: Workspace, deletions: list[Deletion], kept: list[str]) -> None:
     """Add the cache of generated class images, without those that a run reads or has to go on with."""
     runs = local_runs(workspace)
     if busy := [run.name for run in runs if is_owned(run)]:
@@ -247,12 +247,12 @@ def _plan_class_images(workspace: Workspace, doomed: list[Doomed], kept: list[st
             )
         elif _age_s(folder) < RESTED_S:
             kept.append(
-                f"The class images of {as_written(prompt)} stay: they were made within the hour, and may be in use."
+                f"The class images of {as_written(prompt)} stay: they were made within the last hour and may be in use."
             )
         else:
             # The note of what they are goes last: until then the folder is known for what it is.
             files = [file for file in entries(folder) if CLASS_IMAGE.fullmatch(file.name)] + [folder / "info.json"]
-            doomed += [Doomed(file, size_of(file)) for file in files if is_plain_file(file)]
+            deletions += [Deletion(file, size_of(file)) for file in files if is_plain_file(file)]
 
 
 def _resumable(run: RunFolder) -> bool:
@@ -268,9 +268,9 @@ def _class_prompts(run: RunFolder) -> list[str]:
     ]
 
 
-def _plan_exports(workspace: Workspace, doomed: list[Doomed], kept: list[str]) -> None:
+def _plan_exports(workspace: Workspace, deletions: list[Deletion], kept: list[str]) -> None:
     """Add the exports whose model is here and stays, told by their names: any other one may be the only copy."""
-    going, models, gone = {one.path for one in doomed}, {"starter-toy"}, set[str]()
+    going, models, gone = {one.path for one in deletions}, {"starter-toy"}, set[str]()
     models |= {_file_stem(entry.name) for entry in entries(workspace.models_dir)}
     for run in local_runs(workspace):
         steps = [step for step in run.steps() if not going & {*weight_files(run, step)}]
@@ -281,9 +281,9 @@ def _plan_exports(workspace: Workspace, doomed: list[Doomed], kept: list[str]) -
     files = [file for file in entries(workspace.exports_dir) if file.suffix in EXPORT_SUFFIXES]
     for file in filter(is_plain_file, files):
         if file.stem not in gone and {file.stem, file.stem.rpartition("-")[0]} & models:
-            doomed.append(Doomed(file, size_of(file)))
+            deletions.append(Deletion(file, size_of(file)))
         else:
-            kept.append(f"The export {_printable(file.name)} stays: the model that it was made of is not here.")
+            kept.append(f"The export {_printable(file.name)} stays: the model it was made from is not here.")
 
 
 def _file_stem(name: str) -> str:
@@ -307,10 +307,10 @@ def carry_out(workspace: Workspace, approved: Plan) -> int:
     Raises RunFolderError at the first thing that cannot be deleted.
     """
     # Made once more: what may not go any longer, be it that the newest model vanished, is not in it.
-    now = {one.path for one in plan(workspace, approved.choices, approved.runs).doomed}
+    now = {one.path for one in plan(workspace, approved.choices, approved.runs).deletions}
     freed = 0
-    for run in dict.fromkeys(one.run for one in approved.doomed):
-        of_run = [one for one in approved.doomed if one.run == run and one.path in now]
+    for run in dict.fromkeys(one.run for one in approved.deletions):
+        of_run = [one for one in approved.deletions if one.run == run and one.path in now]
         is_elsewhere = run is not None and not run.path.is_relative_to(workspace.data_dir)
         inside = run.path if run is not None and is_elsewhere else workspace.data_dir
         with contextlib.ExitStack() as stack:
@@ -319,14 +319,14 @@ def carry_out(workspace: Workspace, approved: Plan) -> int:
                     stack.enter_context(held_lock(run.lock_path))
                 except BlockingIOError:
                     continue
-                if is_locked(run.line_path):
+                if is_locked(run.queue_lock_path):
                     continue
             freed += sum(_deleted(one.path, inside) for one in of_run)
     return freed
 
 
 def _deleted(path: Path, inside: Path) -> int:
-    """Delete a file or folder and return the bytes freed; one that lies elsewhere by now, behind a link, is left."""
+    """Delete a file or folder and return the bytes freed; one that is now elsewhere, behind a link, is left alone."""
     if not _is_plainly_in(inside, path.parent) or path.is_symlink() or not path.exists():
         return 0
     try:
@@ -339,9 +339,7 @@ def _deleted(path: Path, inside: Path) -> int:
         if path.name in (MODEL_INDEX, CARD):
             sync(path.parent)
     except OSError as error:
-        raise RunFolderError(
-            f"{path} cannot be deleted.", f"{error.strerror}.", "Change that, then try again."
-        ) from error
+        raise RunFolderError(f"{path} cannot be deleted.", f"{error.strerror}.", "Fix that, then try again.") from error
     if path.parent.parent != inside:  # the rooms themselves stay
         with contextlib.suppress(OSError):  # something of the user's is in it
             path.parent.rmdir()
@@ -358,5 +356,7 @@ def run_to_clean(path: Path) -> RunFolder:
     """Return the run at a path; raises RunFolderError where there is none, the seed script's own included."""
     run = RunFolder(path)
     if not run.steps() and not run.config_path.exists():
-        raise RunFolderError(f"{path} holds no run.", "No step folder with a model is in it.", "Name a run's folder.")
+        raise RunFolderError(
+            f"{path} holds no run.", "It contains no step folder with a model.", "Give the folder of a run."
+        )
     return run

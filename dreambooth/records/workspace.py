@@ -83,7 +83,9 @@ class Workspace:
         """Return the run of this name; refuses names that could leave the runs folder."""
         if not RUN_NAME.fullmatch(name) or ".." in name:
             raise RunFolderError(
-                f"{as_written(name)} cannot be a run's name.", "Names become folders.", "Use letters, digits, - and _."
+                f"{as_written(name)} is not a valid run name.",
+                "The name becomes a folder.",
+                "Use letters, digits, - and _.",
             )
         run = RunFolder(self.runs_dir / name)
         if self.drive_dir is not None and not run.path.exists() and (self.drive_dir / "runs" / name).is_dir():
@@ -164,7 +166,7 @@ class RunFolder:
         return self.records / "lock"
 
     @property
-    def line_path(self) -> Path:
+    def queue_lock_path(self) -> Path:
         """Return the file that a server holds locked while the run waits in its line."""
         return self.records / "in-line"
 
@@ -264,12 +266,12 @@ class RunFolder:
 
         With `is_claimed`, this process holds the run's lock.
         """
-        held = is_locked(self.line_path) or (not is_claimed and is_locked(self.lock_path))
+        held = is_locked(self.queue_lock_path) or (not is_claimed and is_locked(self.lock_path))
         if held or self.steps() or self.checkpoint_steps() or any(step for step in self.samples()):
             raise RunFolderError(
                 f"{self.path} already holds a run.",
-                "A new run there would mix its steps with the old ones.",
-                "Choose another --output_dir, or go on with --resume_from_checkpoint latest.",
+                "A new run would mix its steps with the existing ones.",
+                "Choose another --output_dir, or continue it with --resume_from_checkpoint latest.",
             )
 
     def forget_failed_start(self) -> None:
@@ -307,9 +309,9 @@ def held_data_folder(workspace: Workspace) -> Iterator[None]:
             stack.enter_context(held_lock(path))
         except BlockingIOError as error:
             raise DreamBoothError(
-                f"Another server already works on {workspace.data_dir}.",
+                f"Another server is already using {workspace.data_dir}.",
                 f"It is process {_holder(path)}.",
-                "Open its page, or end it first; DREAMBOOTH_HOME gives a second server a folder of its own.",
+                "Open its page, or stop it first; set DREAMBOOTH_HOME to give a second server its own folder.",
             ) from error
         # Written in place: a renamed file would be another one than the locked.
         path.write_text(f"{os.getpid()}, started {time.strftime('%Y-%m-%d %H:%M:%S')}", "utf-8")

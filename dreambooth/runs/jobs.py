@@ -16,7 +16,7 @@ from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.limits import as_written
 from dreambooth.config.recipes import leaner_method
 from dreambooth.config.training import TrainingConfig
-from dreambooth.device.hardware import look_at_device
+from dreambooth.device.hardware import driver_device
 from dreambooth.durable import held_lock, is_locked
 from dreambooth.environment import Secret, Settings
 from dreambooth.errors import DeviceError, RunFolderError, without_secrets
@@ -34,7 +34,7 @@ from dreambooth.pictures.painter import (
     prompts_to_compare,
     steps_to_compare,
 )
-from dreambooth.pictures.queue import Order, PictureLine
+from dreambooth.pictures.queue import Order, PictureQueue
 from dreambooth.records.eta import in_words
 from dreambooth.records.removal import Removed, remove_run
 from dreambooth.records.runlog import RunLog, read_config, read_state
@@ -44,7 +44,7 @@ from dreambooth.runs.resuming import resumable_config
 from dreambooth.runs.run import Training, execute, start_records
 from dreambooth.runs.smaller import record_end, smaller_config
 from dreambooth.runs.view import RunView, read_view
-from dreambooth.scoring.bleed import Bled, bleed_report, report_for_card
+from dreambooth.scoring.bleed import PromptChange, bleed_report, report_for_card
 from dreambooth.scoring.probes import OnPicture, unwatched
 from dreambooth.scoring.records import RunScores
 from dreambooth.scoring.run import score_here
@@ -61,7 +61,7 @@ class _Job:
     is_resumed: bool = False
     explicit: Collection[str] | None = None
     controls: Controls = field(default_factory=Controls)
-    # The lock on the run's place in the line: whoever reads the folder knows by it that the run is not forgotten.
+    # The lock on the run's place in the queue: it tells readers of the folder that the run is still queued.
     place: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
 
@@ -73,16 +73,16 @@ class Jobs:
     ) -> None:
         """`train` takes the place of the real training, `run_training`, for all runs."""
         self._workspace, self._manager, self._token, self._training = workspace, manager, token, train
-        self._line: list[_Job] = []
+        self._queue: list[_Job] = []
         self._loss_readers: dict[Path, LossReader] = {}
         self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
         self._painter = Painter(manager, workspace.models_dir, token)
-        self.pictures = PictureLine(self._changed, self._is_in_line, self._lent_device)
+        self.pictures = PictureQueue(self._changed, self._is_queued, self._lent_device)
 
-    def _is_in_line(self, name: str) -> bool:
-        return any(job.run.name == name for job in self._line)
+    def _is_queued(self, name: str) -> bool:
+        return any(job.run.name == name for job in self._queue)
 
     def start(self, config: TrainingConfig, wish: str = "run", explicit: Collection[str] | None = None) -> str:
         """Queue a run and return its name; raises ConfigError with every mistake before anything is written.
@@ -93,7 +93,7 @@ class Jobs:
         with self._changed:
             self._refuse_at_the_end()
             run = self._workspace.run(self._workspace.new_run_name(wish))
-            self._queue(_Job(run, start_records(config, run, self._workspace.models_dir), explicit=explicit))
+            self._submit(_Job(run, start_records(config, run, self._workspace.models_dir), explicit=explicit))
         return run.name
 
     def resume(self, name: str) -> None:
@@ -116,19 +116,19 @@ class Jobs:
                     f"{name} is on Google Drive only.", "Its exact state is on the machine that trained it.",
                     "Train further from one of its steps: choose it as the base model.",
                 )  # fmt: skip
-            if any(job.run.name == name for job in self._line):
+            if any(job.run.name == name for job in self._queue):
                 raise RunFolderError(f"{name} is already running or queued.", "There is no need to start it again.", "")
             job = _Job(run, resumable_config(run, changes), is_resumed=True)
             # Once its place is held, no other process takes the run up: one that did so just now is seen here.
             with contextlib.ExitStack() as undone:
-                undone.enter_context(job.place).enter_context(held_lock(run.line_path))
+                undone.enter_context(job.place).enter_context(held_lock(run.queue_lock_path))
                 if is_locked(run.lock_path):
                     raise RunFolderError(f"{name} is running.", "Another process is using it.", "Stop it there first.")
                 self._append(job)
                 undone.pop_all()
 
-    def _queue(self, job: _Job) -> None:
-        job.place.enter_context(held_lock(job.run.line_path))
+    def _submit(self, job: _Job) -> None:
+        job.place.enter_context(held_lock(job.run.queue_lock_path))
         try:
             self._append(job)
         except OSError:
@@ -137,7 +137,7 @@ class Jobs:
 
     def _append(self, job: _Job) -> None:
         RunLog(job.run, job.config.max_train_steps or 0)(StatusChanged("queued"))
-        self._line.append(job)
+        self._queue.append(job)
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._work, name="runs", daemon=True)
             self._thread.start()
@@ -148,17 +148,17 @@ class Jobs:
         with self._changed:
             job = self._job(name)
             job.controls.stop.set()
-            if job is not self._line[0]:
+            if job is not self._queue[0]:
                 self._leave(job, "Removed from the queue.")
 
     def _leave(self, job: _Job, why: str) -> None:
-        self._line.remove(job)
+        self._queue.remove(job)
         with job.place:
             RunLog(job.run, job.config.max_train_steps or 0)(StatusChanged("stopped", why))
 
     def _refuse_at_the_end(self) -> None:
         if self._closing:
-            raise DeviceError("The app is about to end.", "It takes no more runs.", "Start it again first.")
+            raise DeviceError("The app is shutting down.", "It no longer accepts runs.", "Start the app again first.")
 
     def save_now(self, name: str) -> None:
         """Ask a run to save its model after this step."""
@@ -175,12 +175,12 @@ class Jobs:
     def active(self) -> str | None:
         """Return the name of the run that trains, or of the next in line."""
         with self._changed:
-            return self._line[0].run.name if self._line else None
+            return self._queue[0].run.name if self._queue else None
 
     def waiting(self) -> list[str]:
         """Return the names of the runs that wait for their turn, the next one first."""
         with self._changed:
-            return [job.run.name for job in self._line[1:]]
+            return [job.run.name for job in self._queue[1:]]
 
     def makes_pictures(self) -> bool:
         """Return whether the device is lent to generation."""
@@ -194,14 +194,14 @@ class Jobs:
             leaner = None if view.config is None else leaner_method(view.config)
             todo = f"Train {leaner[1]} instead, or use a" if leaner else "Use a"
             raise RunFolderError(
-                f"There are no settings of {name} that need less.", "They are as small as they can be.",
+                f"There are no settings of {name} that need less memory.", "They are already the smallest.",
                 f"{todo} device with more memory.",
             )  # fmt: skip
         return self.start(dataclasses.replace(smaller, output_dir=None), name, explicit=())
 
     def _that_fits(self, config: TrainingConfig, num_steps: int | None) -> TrainingConfig | None:
         """Return the fastest plan for the device if it needs less, else the least harmful change that lowers it."""
-        device = look_at_device()
+        device = driver_device()
         shape = read_shape(config.pretrained_model_name_or_path, self._workspace.models_dir)
         plan = fastest_plan(config, shape, device, num_steps=num_steps)
         needs = [memory_need(one, shape, device.kind, num_steps).peak_bytes for one in (plan, config)]
@@ -211,7 +211,7 @@ class Jobs:
         """Delete a run and all that the program wrote into its folder; what others put there stays."""
         run = self._workspace.run(name)
         with self._changed:
-            if any(job.run.name == name for job in self._line):
+            if any(job.run.name == name for job in self._queue):
                 raise RunFolderError(f"{name} is running or queued.", "Its files are in use.", "Stop it first.")
             self._loss_readers.pop(run.path, None)
             return remove_run(self._workspace, run)
@@ -226,9 +226,9 @@ class Jobs:
         if not run.config_path.exists():
             raise RunFolderError(f"There is no run {as_written(name)}.", "Its folder is gone.", "Choose another run.")
         with self._changed:
-            line = [job.run.name for job in self._line]
-            stopping = any(job.run.name == name and job.controls.stop.is_set() for job in self._line)
-        ahead = line[: line.index(name)] if name in line else []
+            names = [job.run.name for job in self._queue]
+            stopping = any(job.run.name == name and job.controls.stop.is_set() for job in self._queue)
+        ahead = names[: names.index(name)] if name in names else []
         return read_view(run, self._loss_reader(run), queued_after=ahead, is_stopping=stopping)
 
     def score(
@@ -246,7 +246,7 @@ class Jobs:
 
     def bleed(
         self, name: str, on_picture: OnPicture = unwatched, *, download: bool = True, base: str | None = None
-    ) -> list[Bled]:
+    ) -> list[PromptChange]:
         """Return what a run's recommended step, or else its last, changed beside its subject."""
         run = self._workspace.run(name)
         step = self.view(name).recommended_step
@@ -318,17 +318,17 @@ class Jobs:
         if when == "after training" or state.status in FINAL_STATUSES:
             return active
         seconds_left = state.seconds_left
-        wait = "It is too early to say how long." if seconds_left is None else f"About {in_words(seconds_left)} left."
+        wait = f"About {in_words(seconds_left)} left." if seconds_left is not None else "Its time left is unknown."
         raise DeviceError(
             f"The device is training {active}.", wait,
-            "Ask for the pictures after the training, have it pause meanwhile, or stop it.",
+            "Make the pictures after the training, let it pause for them, or stop it.",
         )  # fmt: skip
 
     @contextlib.contextmanager
     def _lent_device(self) -> Iterator[None]:
         """Have the run that trains, if there is one, lend the device while the block lasts."""
         with self._changed:
-            lenders = [job.controls.lend for job in self._line[:1]]
+            lenders = [job.controls.lend for job in self._queue[:1]]
         for lend in lenders:
             lend.set()
         try:
@@ -345,29 +345,29 @@ class Jobs:
         """Stop the run that trains, wait until it has saved, and take nothing new; those in line can be resumed."""
         with self._changed:
             self._closing = True
-            for job in self._line[:1]:
+            for job in self._queue[:1]:
                 job.controls.stop.set()
-            for job in self._line[1:]:
-                self._leave(job, "The app ended before its turn came.")
+            for job in self._queue[1:]:
+                self._leave(job, "The app ended before the run started.")
             self._changed.notify_all()
         self.pictures.close()
         if self._thread is not None:
             self._thread.join()
 
     def _job(self, name: str) -> _Job:
-        for job in self._line:
+        for job in self._queue:
             if job.run.name == name:
                 return job
-        raise RunFolderError(f"{name} is not running.", "It has ended or was never started here.", "")
+        raise RunFolderError(f"{name} is not running.", "It has ended, or was not started here.", "")
 
     def _work(self) -> None:
         while True:
             with self._changed:
                 # Pictures that waited for the run before come first.
-                self._changed.wait_for(lambda: self._closing or (self._line and not self.pictures.is_due()))
-                if not self._line:
+                self._changed.wait_for(lambda: self._closing or (self._queue and not self.pictures.is_due()))
+                if not self._queue:
                     return
-                job = self._line[0]
+                job = self._queue[0]
             # A thread of its own: torch's threads in it end with the run, and slow down nothing that comes after.
             training = threading.Thread(target=self._train, args=(job,), name="training", daemon=True)
             try:
@@ -375,7 +375,7 @@ class Jobs:
                 training.join()
             finally:
                 with self._changed:
-                    self._line.remove(job)
+                    self._queue.remove(job)
                     job.place.close()
                     self._changed.notify_all()
 

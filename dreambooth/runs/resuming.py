@@ -49,12 +49,12 @@ def resumable_config(
     if kept is None:
         raise RunFolderError(
             f'"{run.path}" holds no run.', "Its settings cannot be read.",
-            "Name the folder of a run, or start a new one.",
+            "Give the folder of a run, or start a new one.",
         )  # fmt: skip
     is_done, total = read_state(run).status == "done", (changes or {}).get("max_train_steps")
     if is_done and total is None:
         raise _complete(run, kept)
-    if is_locked(run.line_path) or (not is_claimed and is_locked(run.lock_path)):
+    if is_locked(run.queue_lock_path) or (not is_claimed and is_locked(run.lock_path)):
         raise RunFolderError(
             f'"{run.name}" is running or queued.', "A process is using it.", "Wait until it ends, or stop it there."
         )
@@ -74,7 +74,11 @@ def _complete(run: RunFolder, config: TrainingConfig) -> RunFolderError:
     if finish is None:
         return RunFolderError(f'"{run.name}" is complete.', "All its steps are done.", TRAIN_MORE)
     of_all = f" of {config.max_train_steps}" if config.max_train_steps else ""
-    why = "Its last saves had added nothing." if finish.start == finish.end else "Finish now ended it there, complete."
+    why = (
+        "Its last saves were no better than an earlier one."
+        if finish.start == finish.end
+        else "It was ended early with Finish now, and is complete."
+    )
     return RunFolderError(
         f'"{run.name}" was finished early, at step {finish.end}{of_all}.', why, TRAIN_MORE
     )  # fmt: skip
@@ -141,14 +145,14 @@ def with_files_found(config: TrainingConfig, was_in: Path, is_in: Path) -> Train
     for concept in config.concepts:
         place = found(concept.instance_data_dir) or ""
         if not _is_there(place):
-            message = f'"{place}" is gone: name the folder where the photos are now.'
+            message = f'"{place}" is gone: give the folder where the photos are now.'
             problems.append(FieldProblem("instance_data_dir", message))
         concepts.append(
             dataclasses.replace(concept, instance_data_dir=place, class_data_dir=found(concept.class_data_dir))
         )
     bases: dict[str, Any] = {name: found(getattr(config, name)) for name in BASE_PLACES}
     problems += [
-        FieldProblem(name, f'"{place}" is gone: name the place where it is now.')
+        FieldProblem(name, f'"{place}" is gone: give its new path.')
         for name, place in bases.items()
         if name != "initial_lora" and place is not None and os.path.isabs(place) and not _is_there(place)
     ]
@@ -204,11 +208,13 @@ def state_to_resume(run: RunFolder, step: int | None, report: Callable[[Event], 
         return found
     if had_states:
         raise TrainingError(
-            "There is no valid state to go on from.",
+            "There is no valid state to resume from.",
             f"{run.name} had trained, but {run.checkpoints} holds no whole state.",
             "Start a new run; its saved models, if any, can be its base.",
         )
-    report(Notice("The run ended before its first state was kept: it starts again at its first step.", "warning"))
+    report(
+        Notice("The run ended before its first exact state was saved: it starts again at its first step.", "warning")
+    )
     report(Resumed(0))
     return None
 
@@ -230,5 +236,5 @@ def remove_later_states(run: RunFolder, step: int, report: Callable[[Event], Non
         remove_folder(run.checkpoints / str(other))
     if later:
         steps = ", ".join(map(str, later))
-        text = f"The run goes back to step {step}: the exact states after it ({steps}) were removed."
-        report(Notice(f"{text} Models saved after it stay, and are not saved again.", "warning"))
+        text = f"The run goes back to step {step}; the exact states after it ({steps}) were removed."
+        report(Notice(f"{text} Models saved after it stay and are not saved again.", "warning"))

@@ -1,6 +1,6 @@
 """One run, from its records to its final status, and the same work called straight from Python.
 
-The run folder is the truth: whoever wants to know how a run stands reads it there.
+The run folder is the truth: the state of a run is read from there.
 """
 
 import contextlib
@@ -137,7 +137,7 @@ def execute(
                 final = (train or run_training)(config, context)
         except DreamBoothError as error:
             final = failure(error)
-        # The top of a job: whatever ended the run is told by its status, and a bug keeps its traceback in the log.
+        # The top of a job: whatever ended the run shows in its status, and a bug keeps its traceback in the log.
         except Exception as error:
             reserve.unlink(missing_ok=True)
             if not is_disk_full(error):
@@ -171,7 +171,7 @@ class _Reporter:
         # Whatever is wrong with an observer, the run goes on without it.
         except Exception as error:
             self.observers.pop(name, None)
-            self._log(Notice(f"{name} failed, and the run goes on without it: {quoted(error)}", "warning"))
+            self._log(Notice(f"{name} failed; the run continues without it: {quoted(error)}", "warning"))
             if not isinstance(error, OSError | UnicodeError):
                 self._log.bug(error)
 
@@ -382,7 +382,7 @@ def _run_here(
     if final.status in ("failed", "paused"):
         raise DreamBoothError(final.what, final.why, final.todo)
     if final.status == "stopped" and not run.steps():
-        raise StoppedError(final.what, "No model was saved.", "Start again with the same settings.")
+        raise StoppedError(final.what, "No model was saved.", "Start it again with the same settings.")
     return newest_step_folder(run.path)
 
 

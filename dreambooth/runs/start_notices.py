@@ -9,7 +9,7 @@ from dreambooth.config.effects import without_effect
 from dreambooth.config.recipes import rate_warning
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.photos import num_photos_in
-from dreambooth.device.hardware import gb, look_at_device
+from dreambooth.device.hardware import driver_device, gb
 from dreambooth.forecast.offers import cpu_notice, memory_notice
 from dreambooth.forecast.shape import read_shape
 from dreambooth.models.availability import bytes_to_download
@@ -25,7 +25,7 @@ def setting_notices(config: TrainingConfig, explicit: Collection[str] | None, mo
 
 def memory_notices(config: TrainingConfig, models_dir: Path, held_bytes: int = 0) -> list[str]:
     """Return a sentence where this device has too little memory; `held_bytes` of it become free for the run."""
-    device = look_at_device()
+    device = driver_device()
     free_bytes = min(device.total_bytes, device.free_bytes + held_bytes)
     num_steps = num_steps_of(config, num_photos_in(concept.instance_data_dir for concept in config.concepts))
     shape = read_shape(config.pretrained_model_name_or_path, models_dir)
@@ -39,7 +39,7 @@ def base_notices(config: TrainingConfig, token: str | None, workspace: Workspace
     The Hub is asked about models that are not on this machine.
     """
     told = download_notice(config, bytes_to_download(config, token, workspace.models_dir))
-    slow = cpu_notice(workspace, config, look_at_device())
+    slow = cpu_notice(workspace, config, driver_device())
     return [sentence for sentence in (told, slow) if sentence]
 
 

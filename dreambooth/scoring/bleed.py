@@ -1,6 +1,6 @@
 """Side effects of a training: base and trained model on the same prompts and seeds, the most changed first.
 
-None of the prompts has the identifier. What comes out first has changed most; the report lies in the run's folder, and
+None of the prompts has the identifier. The most changed prompt comes first; the report is in the run's folder, and
 its picture goes into the model's card.
 """
 
@@ -47,7 +47,7 @@ STYLES = ("an oil painting of a mountain lake", "portrait photo of Albert Einste
 
 
 @dataclass(frozen=True)
-class Bled:
+class PromptChange:
     """One prompt: how much its pictures changed, and how far they became the subject (None where nothing can tell)."""
 
     prompt: str
@@ -57,11 +57,11 @@ class Bled:
 
 @dataclass(frozen=True)
 class BleedReport:
-    """What a step changed, most first, as it lies in the run's folder: who looked, and the picture of it."""
+    """What a step changed, the most changed prompt first, as recorded in the run's folder."""
 
     step: int
     judged_by: str
-    ranked: tuple[Bled, ...]
+    ranked: tuple[PromptChange, ...]
     picture: Path
 
 
@@ -86,7 +86,7 @@ def bleed_report(
     download: bool = True,
     on_picture: OnPicture = unwatched,
     base: str | None = None,
-) -> list[Bled]:
+) -> list[PromptChange]:
     """Return what a saved step (the last, when left out) changed, most first, and write report and picture.
 
     base: what the run began from, where it is not where the run says. Raises RunFolderError where there is no such
@@ -155,11 +155,11 @@ def ranking(
     before: dict[str, list["Image.Image"]],
     after: dict[str, list["Image.Image"]],
     photos: Sequence["Image.Image"],
-) -> list[Bled]:
+) -> list[PromptChange]:
     """Return the prompts by how much their pictures changed, the most first: in an encoder's eyes, else in pixels."""
     if examiner is None:
         changes = {prompt: measures.pixel_change(after[prompt], before[prompt]) for prompt in before}
-        found = [Bled(prompt, statistics.fmean(of_pairs), None) for prompt, of_pairs in changes.items()]
+        found = [PromptChange(prompt, statistics.fmean(of_pairs), None) for prompt, of_pairs in changes.items()]
         return sorted(found, key=lambda one: one.change, reverse=True)
     found, embed = [], next(iter(examiner.likeness.values()))
     real = embed(photos)
@@ -169,7 +169,7 @@ def ranking(
         change = float(1 - (then * now).sum(1).mean())
         start = measures.similarity(then, real)
         became = measures.share_of_way(measures.similarity(now, real), start, goal)
-        found.append(Bled(prompt, change, became))
+        found.append(PromptChange(prompt, change, became))
     return sorted(found, key=lambda one: one.change, reverse=True)
 
 
@@ -194,7 +194,7 @@ def _write(
     run: RunFolder,
     step: int,
     examiner: Examiner | None,
-    ranked: Sequence[Bled],
+    ranked: Sequence[PromptChange],
     before: dict[str, list["Image.Image"]],
     after: dict[str, list["Image.Image"]],
 ) -> None:
@@ -220,7 +220,7 @@ def kept_report(run: RunFolder) -> BleedReport | None:
         try:
             known = read_object(folder / BLEED_REPORT)
             ranked = tuple(
-                Bled(str(one["prompt"]), float(one["change"]), _number(one["became_subject"]))
+                PromptChange(str(one["prompt"]), float(one["change"]), _number(one["became_subject"]))
                 for one in known["prompts"]
             )
         except (OSError, ValueError, TypeError, KeyError):
@@ -239,7 +239,7 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def report_lines(ranked: Sequence[Bled], folder: Path) -> list[str]:
+def report_lines(ranked: Sequence[PromptChange], folder: Path) -> list[str]:
     """Return the report as lines for a terminal."""
     lines = [f"{'change':>8}{'became the subject':>20}  prompt, without the identifier"]
     for one in ranked:

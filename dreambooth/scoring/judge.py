@@ -1,6 +1,6 @@
 """The starter's judge: two small networks that say what a picture of the painted world shows, and which individual.
 
-Words on paper stand for the truth only as far as the judge is right, so whoever prints its figures prints its own
+Its figures are worth only as much as the judge is right, so every table of them also prints its own
 validity beside them (`dreambooth.starter.judging.validity`).
 """
 

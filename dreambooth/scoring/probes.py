@@ -42,8 +42,8 @@ SHORT_SIDE_PX = 512
 UNRELATED = ("photo of teapot in the snow", "photo of dog on the beach")
 NAME = re.compile(r"([0-9]+)-(identifier|class|unrelated|empty)-([0-9]+)\.png")
 WITHOUT_ENCODERS = (
-    "No encoder is at hand: pixels and losses at fixed noise are all that is known. `python -m dreambooth score RUN` "
-    "fetches DINO and CLIP once (about 1 GB)."
+    "No encoder is installed: only pixels and losses at fixed noise are compared. `python -m dreambooth score RUN` "
+    "downloads DINO and CLIP once (about 1 GB)."
 )
 
 

@@ -12,7 +12,7 @@ from dreambooth.config.checks import PATIENCE
 # Two steps that differ by less cannot be told apart by a dozen pictures: the later one is taken, which saw more. A
 # likeness below it cannot be told from the base model's.
 TOLERANCE = 0.01
-NOTHING_MEASURED = "No step can be recommended: nothing measures its likeness."
+NOTHING_MEASURED = "No step can be recommended: its likeness was not measured."
 SEEN_LOSS, UNSEEN_LOSS, DRIFT_LOSS = "loss on photos", "loss on unseen views", "loss against base"
 
 
@@ -79,7 +79,7 @@ def _by_losses(ordered: Sequence[StepScores], available: Sequence[int] | None) -
     """Return the step to take where nothing looked at the pictures: by the losses at fixed noise alone.
 
     Views of the photos that are never trained on are denoised better while the subject is learned, and worse once the
-    photos are learned by heart.
+    photos are memorized.
     """
     known = [
         (one.step, one.measures[UNSEEN_LOSS])
@@ -90,7 +90,7 @@ def _by_losses(ordered: Sequence[StepScores], available: Sequence[int] | None) -
         return None
     lowest = min(loss for _, loss in known)
     step, loss = next(pair for pair in reversed(known) if pair[1] <= lowest * (1 + TOLERANCE))
-    why = f"Step {step} denoises views of the photos that it never saw the best (loss {loss:.4f} at fixed noise)"
+    why = f"Step {step} has the lowest loss on held-out views of the photos ({loss:.4f} at fixed noise)"
     return Recommendation(step, f"{why}; no encoder has scored its pictures.")
 
 
@@ -133,17 +133,17 @@ def _why_none(steps: Sequence[StepScores]) -> str:
     likest = max(steps, key=lambda one: one.fidelity or 0.0)
     who = f"Step {likest.step}, the only one that was scored," if len(steps) == 1 else "Every saved step"
     if _is_like(likest):
-        lost = f"{who} has lost what prompts ask for or what the base knew ({_figures(likest)})"
-        return f"{lost}: train shorter, at a lower rate, or with prior preservation."
+        lost = f"{who} no longer follows prompts or has drifted too far from the base model ({_figures(likest)})"
+        return f"{lost}: train for fewer steps, at a lower learning rate, or with prior preservation."
     looks = f"{who} does not look" if len(steps) == 1 else "No saved step looks"
     figure = f"likeness {likest.fidelity or 0.0:.2f} of 1{' at most' if len(steps) > 1 else ''}"
-    return f"{looks} like the photos yet ({figure}): train longer, at a higher rate, or with other photos."
+    return f"{looks} like the photos yet ({figure}): train longer, at a higher learning rate, or with other photos."
 
 
 def _figures(one: StepScores) -> str:
     figures = []
     if one.fidelity is not None:
-        far = ", less than half way to the photos" if one.fidelity < 0.5 else ""
+        far = ", less than halfway to the photos" if one.fidelity < 0.5 else ""
         figures.append(f"likeness {one.fidelity:.2f} of 1{far}")
     figures += [f"prompts followed {one.prompt:.2f}"] if one.prompt is not None else []
     figures += [f"drift {one.drift:.2f}"] if one.drift is not None else []
@@ -157,7 +157,7 @@ def _why(chosen: StepScores, all_steps: Sequence[StepScores]) -> str:
     last = all_steps[-1]
     if chosen is last:
         return f"Step {chosen.step}, the last, is the best: no earlier one is clearly better ({figures})."
-    return f"Step {chosen.step} is the best in all ({figures}); {_what_later_steps_lose(chosen, last)}."
+    return f"Step {chosen.step} is the best overall ({figures}); {_what_later_steps_lose(chosen, last)}."
 
 
 def _what_later_steps_lose(chosen: StepScores, last: StepScores) -> str:
@@ -168,7 +168,7 @@ def _what_later_steps_lose(chosen: StepScores, last: StepScores) -> str:
     }
     what = max(losses, key=lambda name: losses[name])
     if losses[what] <= 0.005:
-        return f"step {last.step} adds nothing to it"
+        return f"step {last.step} is no better"
     return f"step {last.step} {what}"
 
 

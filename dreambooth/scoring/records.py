@@ -35,7 +35,7 @@ class RunScores:
 
 
 def examiner_title(name: str) -> str:
-    """Return how a reader is told of an examiner; its name in files stays what it was."""
+    """Return an examiner's name for readers; its name in files does not change."""
     return {"the starter's judge": "the starter's own classifier", "pixels": "pixels alone"}.get(name, name)
 
 

@@ -66,7 +66,9 @@ def score_here(
     """Do what `score_run` does with an app's own folders and device."""
     config = read_config(run)
     if config is None or not run.steps():
-        raise RunFolderError(f"{run.path} has no saved step.", "There is nothing to score.", "Name a run's folder.")
+        raise RunFolderError(
+            f"{run.path} has no saved step.", "There is nothing to score.", "Give the folder of a run."
+        )
     config = on_base(config, base)
     num = num_probes or num_probes_made(run) or NUM_PROBES
     with manager.lease("generation", wait=False):

@@ -159,7 +159,7 @@ class _Opaque:
 def _pose(
     side_px: int, scale: float, angle: float, flip: int, centre_x: float, centre_y: float
 ) -> tuple[float, float, float, float, float, float]:
-    """Return the affine map from picture to drawing, as Pillow wants it."""
+    """Return the affine map from picture to drawing, as Pillow takes it."""
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
     x, y, half = centre_x * side_px, centre_y * side_px, side_px / 2
     return (flip * cos, flip * sin, half - flip * (cos * x + sin * y), -sin, cos, half + sin * x - cos * y)

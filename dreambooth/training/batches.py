@@ -104,7 +104,7 @@ class LatentPool:
         self.num_class_variants = FRESH_CROPS if config.not_cache_latents else (2 if config.hflip else 1)
 
     def fill(self, report: Callable[[int, int], None], should_stop: Callable[[], bool]) -> None:
-        """Encode every crop; `report` is told (done, total)."""
+        """Encode every crop; `report` gets (done, total)."""
         wanted = [
             (role, Pick(concept, photo, variant))
             for concept, pictures in enumerate(self._concepts)

@@ -1,4 +1,4 @@
-"""Captions as the UNet is told of them, remembered while the text encoder does not learn.
+"""Captions encoded for the UNet, cached while the text encoder is frozen.
 
 Every caption of a run is padded to the same length, so that a caption means the same in every batch: to the 77 tokens
 of generation when `pad_tokens` is on, else to the longest caption of the run, as the seed script does within a batch.

@@ -134,7 +134,7 @@ def _gathered(learner: Learner) -> "tuple[dict[str, dict[str, Tensor]], dict[str
 
 
 def newest_checkpoint(run: RunFolder, set_aside: Callable[[str], None]) -> Checkpoint | None:
-    """Return the newest state that verifies; those that do not are renamed, and `set_aside` is told which and why."""
+    """Return the newest state that verifies; those that do not are renamed and reported through `set_aside`."""
     for folder in _states(run):
         try:
             return verified(folder)
@@ -167,17 +167,17 @@ def verified(folder: Path) -> Checkpoint:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder, f"its manifest cannot be read ({type(error).__name__})") from None
     if digest != value_hash(manifest):
-        raise _damaged(folder, "its manifest has other contents than were written")
+        raise _damaged(folder, "its manifest differs from what was written")
     if str(step) != folder.name:
         raise _damaged(folder, f"its manifest is that of step {step}")
     if present != set(files):
-        raise _damaged(folder, f"missing or strange files: {', '.join(sorted(present ^ set(files)))}")
+        raise _damaged(folder, f"missing or unexpected files: {', '.join(sorted(present ^ set(files)))}")
     for name, (num_bytes, sha256) in files.items():
         try:
             if (folder / name).stat().st_size != num_bytes:
-                raise _damaged(folder, f"{name} has another size than was written")
+                raise _damaged(folder, f"{name} has a different size than was written")
             if file_hash(folder / name) != sha256:
-                raise _damaged(folder, f"{name} has other contents than were written")
+                raise _damaged(folder, f"{name} differs from what was written")
         except OSError as error:
             raise _damaged(folder, f"{name} cannot be read ({error.strerror})") from None
     return Checkpoint(folder, int(step), identity)

@@ -2,7 +2,7 @@
 
 At a constant rate the weights hover around where they want to be; a last stretch of falling rate takes them there
 (Hagele et al. 2024, arXiv 2405.18392). Where it begins is written down at once, so that the rate of a step follows from
-the step and the run's folder alone, and a run that is killed amid it goes on as it would have.
+the step and the run's folder alone, and a run that is killed during it continues as it would have.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Finish:
 
 
 def cool_down_from(step: int, num_steps: int) -> Finish:
-    """Return the early end of a run that is told to finish after this step."""
+    """Return the early end of a run that is asked to finish after this step."""
     return Finish(step, min(step + max(round(COOL_DOWN_SHARE * step), MIN_COOL_DOWN_STEPS), num_steps))
 
 

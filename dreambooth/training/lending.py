@@ -20,9 +20,9 @@ BEAT_S = 0.2
 
 LENT = StatusChanged(
     "paused",
-    "The device is lent to make pictures.",
-    "Somebody asked for them now. The run keeps its place.",
-    "It goes on by itself when they are made.",
+    "The device is being used to make pictures.",
+    "They were requested during the training. The run keeps its place.",
+    "It continues by itself when they are done.",
     cause="lent",
 )
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class LossReports:
-    """Keeps the losses of steps on the device until they are told; of several processes each remembers its own."""
+    """Keeps the losses of steps on the device until they are reported; each process keeps its own."""
 
     def __init__(self, num_processes: int, report: Report) -> None:
         self._num_processes, self._report = num_processes, report

@@ -26,7 +26,7 @@ def _ignored(event: Event) -> None:
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where one run works, how it is told what to do, and whom it reports to: the same from its start to its end.
+    """Where a run works, its controls and its reports: the same from its start to its end.
 
     A run that `is_resumed` goes on from its newest exact state, or from that of `state_step`. `explicit` names the
     settings that were asked for; None for all that are no default.
@@ -49,7 +49,7 @@ class RunContext:
 
 @dataclass(frozen=True)
 class Materials:
-    """Everything a step reads; `alpha_bar` (timesteps,) lies on the device.
+    """Everything a step reads; `alpha_bar` (timesteps,) is on the device.
 
     `photo_files`, the `captions` with the roles of their pictures, and `base_key` say what a resumed run has to share.
     """

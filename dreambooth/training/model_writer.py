@@ -30,7 +30,7 @@ class Writing:
 
 
 class ModelWriter:
-    """Writes one model at a time; whoever gave it one asks what became of it before the next."""
+    """Writes one model at a time; the caller checks the outcome of each before it starts the next."""
 
     def __init__(self) -> None:
         self.current: Writing | None = None
@@ -65,7 +65,7 @@ def copied(
 ) -> StepWeights:  # fmt: skip
     """Return the weights in the machine's own memory, to stay as they are now: what is copied is in `dtype`.
 
-    What lies there and does not learn is not copied. Parts of several processes come together one tensor at a time, for
+    Weights that are not trained are not copied. Parts of several processes come together one tensor at a time, for
     which all of them have to call; `is_kept` says whether this one wants the result.
     """
     kept: StepWeights = {part: dict(tensors) for part, tensors in weights.items()}

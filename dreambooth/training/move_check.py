@@ -19,8 +19,8 @@ def refuse_standing_still(before: "Sequence[Tensor]", parameters: "Sequence[Tens
     pairs = zip(before, parameters, strict=True)
     if not any(not row.equal(_first_row(parameter)) for row, parameter in pairs):
         raise TrainingError(
-            f"The weights have not moved in {num_steps} steps.",
-            "The learning rate is too small for the weights' digits, or every update overflowed.",
+            f"The weights have not changed in {num_steps} steps.",
+            "The learning rate is too small for the number format, or every update overflowed.",
             "Raise the learning rate, or train with mixed_precision bf16 or no.",
         )
 

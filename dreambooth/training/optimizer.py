@@ -95,8 +95,8 @@ def _eight_bit_adamw(groups: list[dict[str, Any]], options: dict[str, Any]) -> "
     from bitsandbytes.optim import AdamW8bit
 
     # The library has no types.
-    class Unhurried(AdamW8bit):  # type: ignore[misc]
-        """AdamW in 8 bits whose step waits for the device not at all; the library's own waits once a tensor."""
+    class AsynchronousAdamW8bit(AdamW8bit):  # type: ignore[misc]
+        """8-bit AdamW whose step never waits for the device; the library's own waits once per tensor."""
 
         def step(self, closure: None = None) -> None:
             import torch
@@ -109,7 +109,7 @@ def _eight_bit_adamw(groups: list[dict[str, Any]], options: dict[str, Any]) -> "
                                 self.init_state(group, parameter, group_number, index)
                             self.update_step(group, parameter, group_number, index)
 
-    optimizer: Optimizer = Unhurried(groups, **options)
+    optimizer: Optimizer = AsynchronousAdamW8bit(groups, **options)
     return optimizer
 
 

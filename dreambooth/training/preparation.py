@@ -186,7 +186,7 @@ def _placed_conditions(
     pictures: EvaluationPictures | None,
     context: RunContext,
 ) -> CaptionConditions:
-    """Place what trains on the device, and return what the UNet is told for each caption."""
+    """Place what trains on the device, and return the conditioning of each caption."""
     manager = context.manager
     manager.place(base.unet)
     for encoder in base.text_encoders():
@@ -205,7 +205,7 @@ def _placed_conditions(
 
 
 def _noise_levels(config: TrainingConfig, base: Base) -> "Tensor":
-    """Return alpha_bar_t for every timestep t; the base is told of a schedule that the settings change."""
+    """Return alpha_bar_t for every timestep t; the base's config follows a changed schedule."""
     if config.zero_terminal_snr:
         base.noise_scheduler_config |= zero_terminal_schedule(base.noise_scheduler_config)
     return alphas_cumprod(base)
@@ -286,7 +286,7 @@ def zero_terminal_schedule(scheduler_config: Mapping[str, Any]) -> dict[str, Any
     (Lin et al. 2023, arXiv 2305.08891, section 3.1). Samplers have to start at that level (section 3.3).
     """
     if scheduler_config.get("prediction_type", "epsilon") != "v_prediction":
-        message = "is for bases that predict v, such as SD 2.1 at 768 px; this one predicts the noise itself."
+        message = "is for models that predict v, such as SD 2.1 at 768 px; this one predicts the noise."
         raise ConfigError([FieldProblem("zero_terminal_snr", message)])
     return {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 

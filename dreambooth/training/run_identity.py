@@ -115,7 +115,9 @@ def require_same_run(step: int, before: RunIdentity, now: RunIdentity, kept: Map
     """
     if isinstance(before.settings, str):
         # Of a state that noted no settings nothing can be said.
-        differing = "" if before.settings in ("", *_hashes_of_version_1(kept)) else "They are others than at its start."
+        differing = (
+            "" if before.settings in ("", *_hashes_of_version_1(kept)) else "They have changed since it started."
+        )
     else:
         differing = _differing_settings(before.settings, now.settings)
     if differing:
@@ -126,7 +128,7 @@ def require_same_run(step: int, before: RunIdentity, now: RunIdentity, kept: Map
     }  # fmt: skip
     for name, what in shared.items():
         if getattr(before, name) not in ("", getattr(now, name)):
-            raise _another_run(what, step, "Going on with others would be another run.")
+            raise _another_run(what, step, "Resuming with different ones would be a different run.")
     if (then := before.machine.get(PROCESSES, now.machine[PROCESSES])) != now.machine[PROCESSES]:
         raise TrainingError(
             f"The state of step {step} is that of {then} processes, and these are {now.machine[PROCESSES]}.",

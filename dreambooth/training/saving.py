@@ -122,7 +122,9 @@ class RunSaver:
         elif self._run.checkpoints.is_dir():
             remove_folder(self._run.checkpoints)
         if wanted and not is_kept:
-            text = "There is no room for its exact state: to train more steps, start a new run from its last step."
+            text = (
+                "There is no disk space for its exact state: to train more steps, start a new run from its last step."
+            )
             self._warn(text)
 
     def _refuse_lost_folder(self) -> None:
@@ -146,13 +148,13 @@ class RunSaver:
             # Processes that share the weights have lent their parts, and do not know of a second try.
             if not is_disk_full(error) or self._is_sharded or not prune(self._run, keep=1):
                 raise
-            self._warn("The disk is full: all exact states but the newest were removed for room.")
+            self._warn("The disk is full: all exact states except the newest were removed.")
             write()
 
     # Models ----------------------------------------------------------------------------------------------------------
 
     def save(self, step: int, *, is_last: bool = False) -> None:
-        """Have the model of a step written as a step folder, unless that was done; it is told of when it is there.
+        """Have the model of a step written as a step folder, unless that was done; it is reported when it is complete.
 
         The training goes on meanwhile, unless this is its last act: then there is nothing to go on with, and no copy.
         """
@@ -166,7 +168,7 @@ class RunSaver:
         # What was saved once and then made room for newer ones is not saved again either.
         is_there = self._is_main and (self._run.step_folder(step) / "args.json").exists()
         if is_there:
-            # Here too: the first part may have been killed before, or amid, the removal.
+            # Here too: the first part may have been killed before or during the removal.
             self._remove_older(step)
         if not self._takes_part(not is_there):
             return
@@ -219,7 +221,7 @@ class RunSaver:
             return copied(weights, learning, dtype)
         if not self._has_waited:
             text = f"A copy of the weights takes {gb(needed)} GiB, and {gb(free)} GiB of memory are free"
-            self._warn(f"{text}: the training waits while models are written.")
+            self._warn(f"{text}: the training pauses while models are written.")
         self._has_waited = True
         return None
 

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 def refuse_one_process(num_processes: int) -> None:
     """Raise ConfigError when there are no others to share the weights with."""
     if num_processes == 1:
-        message = (
-            "needs several processes, which share the weights: start it with `accelerate launch`, or leave it out."
-        )
+        message = "needs several processes: start with `accelerate launch`, or leave it out."
         raise ConfigError([FieldProblem("shard_weights", message)])
 
 

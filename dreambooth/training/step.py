@@ -36,7 +36,7 @@ def step_loss(
 ) -> objective.Losses:
     """Return the loss of one micro-batch: a function of the models and the batch, and of nothing else.
 
-    condition: what the UNet is told of each picture. Nothing here waits for the device.
+    condition: the UNet's conditioning for each picture. Nothing here waits for the device.
     """
     import torch
 
@@ -60,7 +60,7 @@ def can_record(config: TrainingConfig, optimizer: "Optimizer", num_processes: in
     capturable = all(group.get("capturable") for group in optimizer.param_groups)
     if capturable and num_processes == 1:
         return True
-    report(Notice("Steps cannot be recorded here: that takes CUDA, plain AdamW and one process.", "warning"))
+    report(Notice("Steps cannot be recorded here: this needs CUDA, AdamW in 32 bits and a single process.", "warning"))
     return False
 
 

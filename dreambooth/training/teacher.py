@@ -34,7 +34,7 @@ def fill_teacher(
     report: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Compute the prediction for every class example of the run; `report` is told (done, total).
+    """Compute the prediction for every class example of the run; `report` gets (done, total).
 
     A resumed run computes the same again from the same base: nothing is kept on the disk that could be another's.
     """

@@ -146,7 +146,7 @@ class Trainer:
         return self._on_any_process(self._controls.stop.is_set())[0]
 
     def _on_any_process(self, *wishes: bool) -> list[bool]:
-        """Return, in all processes, which wishes any of them was told: each is told by itself, in its own time."""
+        """Return, in all processes, which controls any of them has seen set: each sees them in its own time."""
         if self._materials.batches.num_processes == 1:
             return [*wishes]
         import torch
@@ -201,7 +201,9 @@ class Trainer:
             for parameter in self._learner.weights[part].values():
                 parameter.grad = None
         self._step.record_anew()
-        self._report(Notice(f"The text encoder stays as it is from step {self._config.text_encoder_stop_step} on."))
+        self._report(
+            Notice(f"The text encoder is no longer trained from step {self._config.text_encoder_stop_step} on.")
+        )
 
     def _refuse_broken(self, step: int, losses: list[objective.Losses], finite: "Tensor") -> None:
         """Stop at an update that would have broken the weights; they are as the step before left them.
@@ -214,18 +216,18 @@ class Trainer:
         why = "The updates were too large for the number format, or the rate too high."
         todo = "Lower the learning rate, or train with mixed_precision bf16 or no."
         if step == 0 and what == "loss":
-            why = "No weight was updated yet: the base model itself gives no finite numbers in this number format."
+            why = "No weight was updated yet: the base model overflows in this number format."
             todo = "Train with mixed_precision bf16 or no, or choose another base model."
         if self._config.update_in_backward and what == "gradients":
             self._losses.tell()
             raise TrainingError(
-                f"The {what} of step {step + 1} became no finite number.",
-                f"{why} Other weights of that step were updated already: the run goes back to its last exact state.",
+                f"The {what} of step {step + 1} became NaN or infinite.",
+                f"{why} Other weights of that step were already updated: the run goes back to its last exact state.",
                 f"{todo} Then start a new run, or resume this one from that state.",
             )
         self._finish(step)
         raise TrainingError(
-            f"The {what} of step {step + 1} became no finite number; the weights are as step {step} left them.",
+            f"The {what} of step {step + 1} became NaN or infinite; the weights are as step {step} left them.",
             why,
             todo,
         )
@@ -280,7 +282,7 @@ class Trainer:
         # Of several processes only the first has scores, and all must end at the same step.
         alone = self._materials.batches.num_processes == 1
         if config.stop_when_good and alone and self._has_compared(step) and saver.is_past_best():
-            self._end_early(Finish(step, step), "Nothing was gained any more: the run ends here.")
+            self._end_early(Finish(step, step), "The last saves brought no improvement: the run ends here.")
         saver.save(step, is_last=step == self.num_steps)
 
     def _has_compared(self, step: int) -> bool:
@@ -291,7 +293,7 @@ class Trainer:
         return step // every - start // every >= PATIENCE
 
     def _lend_device(self, step: int) -> None:
-        """Pause while somebody else wants the device; a recorded step is recorded anew, for other addresses."""
+        """Pause while something else uses the device; a recorded step is recorded again, for the new addresses."""
         self._losses.tell()
         self._saver.settle()
         self._step.record_anew()
@@ -312,7 +314,9 @@ class Trainer:
         """Begin the cool-down that someone asked for; later wishes change nothing."""
         if step < self.num_steps:
             finish = cool_down_from(step, self.num_steps)
-            self._end_early(finish, f"Finishing: the rate falls to zero over {finish.end - step} more steps.")
+            self._end_early(
+                finish, f"Finishing early: the learning rate ramps down to zero over {finish.end - step} more steps."
+            )
 
     def _end_early(self, finish: Finish, what: str) -> None:
         if self._length.end_early(finish):

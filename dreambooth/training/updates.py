@@ -27,7 +27,7 @@ MAX_SKIPPED_UPDATES = 20
 def refuse_several_processes(num_processes: int) -> None:
     """Raise ConfigError when gradients, which are gone as soon as they are there, would have to be averaged."""
     if num_processes > 1:
-        message = f"works in one process, and these are {num_processes}: shard_weights is what needs less memory there."
+        message = f"works in a single process; for {num_processes} processes use shard_weights to save memory."
         raise ConfigError([FieldProblem("update_in_backward", message)])
 
 

@@ -24,13 +24,12 @@ def photograph(url: str, target: Path) -> None:
         page.locator("#try-sample").wait_for()
         page.wait_for_timeout(3000)
         page.get_by_role("tab", name="Train").click()
-        if "No run yet" in page.locator("#run-status").inner_text():
+        if page.locator("#runs-list a").count():
+            page.locator("#runs-list a").first.click()
+        else:
             page.get_by_role("tab", name="Upload & Concepts").click()
             page.locator("#try-sample").click()
         page.locator("#run-status .db-chip-done").wait_for(timeout=WAIT_MS)
-        settings = page.locator("#settings > button")
-        if page.locator("#field-max_train_steps").is_visible():
-            settings.click()
         page.wait_for_timeout(3000)
         page.screenshot(path=target)
         browser.close()

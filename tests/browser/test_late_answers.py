@@ -84,8 +84,7 @@ def words(visit: Visit) -> list[str]:
 
 
 def new_photos(visit: Visit) -> None:
-    visit.page.locator("#new-set").click()
-    visit.until("report", "No photos yet")
+    visit.new_set()
     visit.page.locator("#photos input[type=file]").first.set_input_files(str(sample_folder() / "1.png"))
     visit.until("report", "1.png was added")
 
@@ -120,6 +119,7 @@ def test_prompts_of_the_browser_are_those_of_the_server(visit: Visit) -> None:
 
 @pytest.mark.reliability
 def test_other_photos_that_come_late_leave_words_typed_meanwhile(visit: Visit) -> None:
+    new_photos(visit)
     with held(photo_handlers, "photo_sets") as looking:
         visit.page.locator("#new-set").click()
         assert looking.asked.wait(HELD_S)
@@ -130,6 +130,7 @@ def test_other_photos_that_come_late_leave_words_typed_meanwhile(visit: Visit) -
     assert words(visit) == ["vbn", "painting", "painting in vbn style", "painting"]
     assert visit.page.locator("#kind input:checked").get_attribute("value") == "style"
     # Without anything typed meanwhile the words are those of the other photos.
+    new_photos(visit)
     visit.page.locator("#new-set").click()
     visit.page.wait_for_function("document.querySelector('#identifier input, #identifier textarea').value == 'zwx'")
     assert words(visit)[2:] == ["photo of zwx dog", "photo of dog"]

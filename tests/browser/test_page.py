@@ -41,6 +41,28 @@ def choose_tiny(visit: Visit, opened: OpenPage, steps: str) -> None:
     visit.page.get_by_role("option", name="no", exact=True).click()
 
 
+def test_a_first_visit_says_what_this_is_and_offers_two_ways_to_begin(browser: "Browser", opened: OpenPage) -> None:
+    visit = Visit(browser, opened.url)
+    page = visit.page
+    visit.new_set()
+    assert "then make new pictures of it" in page.locator("#welcome h2").inner_text()
+    page.wait_for_function("[...document.querySelectorAll('#upload-view img')].every(one => one.naturalWidth > 0)")
+    assert page.locator("#sample-photos img").count() == 5
+    assert "toy model" in page.locator("#sample-photos").inner_text()
+    assert re.search(r"\(about \d+ min here\)", page.locator("#try-sample").inner_text())
+    sample, own = (page.locator(name).bounding_box() for name in ("#sample-photos", "#own-photos"))
+    assert sample is not None
+    assert own is not None
+    assert (sample["width"], sample["height"]) == pytest.approx((own["width"], own["height"]), abs=1)
+    later = ("add-concept", "new-set", "delete-photos", "verdict", "identifier", "class-box", "go-on", "views")
+    assert [name for name in later if page.locator(f"#{name}").is_visible()] == []
+    page.locator("#photos input[type=file]").first.set_input_files(str(sample_folder() / "1.png"))
+    page.locator("#go-on").wait_for()
+    assert [name for name in later if not page.locator(f"#{name}").is_visible()] == []
+    assert not page.locator("#welcome").is_visible()
+    visit.close()
+
+
 @pytest.mark.slow
 def test_from_photos_to_pictures_by_clicking(browser: "Browser", opened: OpenPage, tmp_path: Path) -> None:
     visit = Visit(browser, opened.url)
@@ -114,8 +136,7 @@ def test_every_tab_fits(browser: "Browser", opened: OpenPage, width_px: int, dar
 
 def test_files_that_are_no_photos_are_told(browser: "Browser", opened: OpenPage, tmp_path: Path) -> None:
     visit = Visit(browser, opened.url)
-    visit.page.locator("#new-set").click()
-    visit.until("report", "No photos yet")
+    visit.new_set()
     (tmp_path / "note.txt").write_text("no photo")
     (tmp_path / "damaged.heic").write_bytes(b"\0\0\0\x18ftypheic")
     (tmp_path / "empty.png").touch()

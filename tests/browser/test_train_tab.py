@@ -75,9 +75,25 @@ def test_five_photos_become_a_gallery_in_three_clicks_and_a_drop(visit: Visit, p
     visit.until("run-message", r"^\s*$")  # what was announced is there
     played.go_on.set()
     visit.until("run-status", "Finished after 600 steps")
+    run, step = visit.value("run"), page.locator("#run-steps [data-act=use]").last.get_attribute("data-step")
+    assert step != "600", "Save now saved another"
+    page.locator(f"#run-steps [data-act=convert][data-step='{step}']").click()
+    page.wait_for_function(
+        "step => document.querySelector('#convert-model input')?.value.includes(`step ${step} `)", arg=step
+    )
+    page.go_back()
+    page.locator(f"#run-steps [data-act=compare][data-step='{step}']").click()
+    page.wait_for_function("run => document.querySelector('#compare-run input')?.value == run", arg=run)
+    page.locator("#compare-steps").get_by_text(f"step {step}", exact=True).wait_for()
+    page.go_back()
+    page.locator(f"#run-steps [data-act=use][data-step='{step}']").click()
+    page.wait_for_function(
+        "step => document.querySelector('#generate-model input')?.value.includes(`step ${step} `)", arg=step
+    )
+    page.go_back()
     page.locator("#make-pictures").click()
     page.locator("#pictures img").nth(1).wait_for()
-    assert "step 600" in visit.value("generate-model")
+    page.wait_for_function("document.querySelector('#generate-model input')?.value.includes('step 600')")
     page.wait_for_function("document.querySelector('#recipe textarea').value.includes('played/600')")
     page.locator("#use-settings").click()
     page.wait_for_function("document.querySelector('#generate-seed input, #generate-seed textarea').value == '600'")
@@ -198,7 +214,10 @@ def test_every_place_has_an_address_and_nobody_lands_on_the_run_of_another(
     page.locator("#start").wait_for()
     assert visit.value("field-max_train_steps") == "1234", "the form is as it was left"
     visit.until("plan", "1234 steps")
+    visit.tab("Upload & Concepts")
     page.go_back()
+    page.locator("#start").wait_for()
+    page.go_forward()
     page.locator("#go-on").wait_for()
     visit.until("status-line", r"Training: step \d+ of 1234")
 

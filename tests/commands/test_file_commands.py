@@ -82,7 +82,7 @@ def test_push_needs_a_token_before_anything(
     run: RunFolder, tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["push", str(run.path), "ann/dog"]) == 1
-    assert "There is no token for the Hub" in capsys.readouterr().err
+    assert "No Hub token is set" in capsys.readouterr().err
     flags = ["--instance_data_dir", str(photos), "--instance_prompt", "photo of dog"]
     out = tmp_path / "new"
     assert main(["train", *flags, "--output_dir", str(out), "--push_to_hub"]) == 1

@@ -105,7 +105,7 @@ def test_what_is_there_twice_is_told(photos: Path) -> None:
         '"Photo of  dog" is both the instance prompt and the class prompt: the subject gets no name of its own. '
         "Add an identifier to the instance prompt.",
         f'Concepts 1 and 3 have the same photos: both read "{photos}/../photos".',
-        'Some photos are there twice and count twice: "twin.png in photos" is the same file as "1.png in photos"; '
+        'Some photos are duplicates and count twice: "twin.png in photos" is the same file as "1.png in photos"; '
         '"again.png in others" is the same file as "0.png in photos".',
     ]
 

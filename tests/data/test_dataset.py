@@ -226,7 +226,7 @@ def test_squares_for_photos_that_are_not_there_are_told(tmp_path: Path) -> None:
         Concept("x", str(tmp_path)), read_prompts_from_txts=False, num_class_images=0, report=told.append
     )
     assert [photo.focus for photo in loaded.instance] == [Focus(0.5, 0.5, 2.0)]
-    assert told == [f'focus.json in {tmp_path} has squares for photos that are not there: "gone.png".']
+    assert told == [f'focus.json in {tmp_path} has crops for photos that do not exist: "gone.png".']
 
 
 def test_a_photo_too_long_for_its_copy_costs_no_other(tmp_path: Path) -> None:

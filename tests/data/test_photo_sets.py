@@ -147,8 +147,7 @@ def test_one_bad_file_costs_no_other_wherever_photos_come_in(workspace: Workspac
     ):
         assert sorted(fine for fine, _ in told) == [False, True, True]
         assert [sentence for fine, sentence in told if not fine] == [
-            "IMG 1b.png is too long. It has 66000 x 700 pixels; a side has at most 65500. "
-            "Cut out the part with the subject."
+            "IMG 1b.png is too long. It has 66000 x 700 pixels; a side has at most 65500. Crop it to the subject."
         ]
     assert [len(photo_set(workspace, name).photos()) for name in ("dropped", "folder")] == [2, 2]
     assert len(photo_set(workspace, "class").class_pictures()) == 2

@@ -91,7 +91,7 @@ def test_alpha_lies_on_white(tmp_path: Path) -> None:
     assert [photo.image.getpixel((x, 0)) for x in range(4)] == [
         (255, 255, 255), (200, 0, 0), (244, 204, 204), (255, 255, 255),
     ]  # fmt: skip
-    assert photo.notes == ("transparent parts became white",)
+    assert photo.notes == ("transparent areas became white",)
     Image.new("RGBA", (4, 2), (10, 20, 30, 255)).save(tmp_path / "opaque.png")
     assert read_photo(tmp_path / "opaque.png").notes == ()
 
@@ -231,7 +231,7 @@ def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PhotoError, match='"movie.mp4" does not end in .jpg, .png, .webp, .avif or .heic.'):
         find_photos(tmp_path)
     (tmp_path / "dog.jpg").symlink_to("gone.jpg")
-    with pytest.raises(PhotoError, match='None of its 2 files is a photo: "dog.jpg" is a link to nothing'):
+    with pytest.raises(PhotoError, match='None of its 2 files is a photo: "dog.jpg" is a broken link'):
         find_photos(tmp_path)
 
 

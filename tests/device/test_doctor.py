@@ -49,7 +49,7 @@ def test_a_cpu_build_of_torch_beside_a_card_is_bad() -> None:
 
 def test_a_driver_older_than_torchs_cuda_is_bad() -> None:
     findings = troubles(device=ON_CPU, torch_cuda="13.0")
-    assert "CUDA 13.0, newer than the driver runs: Tesla T4 (driver 550.54, CUDA 12.4)" in findings[1].what
+    assert "CUDA 13.0, which is newer than the driver supports: Tesla T4 (driver 550.54, CUDA 12.4)" in findings[1].what
     assert "Update the NVIDIA driver" in findings[1].todo
     assert findings[1].todo.splitlines()[-1] == install_line()
 

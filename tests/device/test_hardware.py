@@ -15,9 +15,9 @@ from dreambooth.device.hardware import (
     Device,
     NvidiaGpu,
     describe_cpu,
+    device_line,
+    driver_device,
     first_line,
-    in_a_line,
-    look_at_device,
     parse_nvidia_gpu,
     precisions,
     quietly,
@@ -32,6 +32,10 @@ def test_the_card_is_read_from_what_nvidia_smi_prints() -> None:
         "Tesla T4", "550.54.15", 15360 * 2**20, 14540 * 2**20, "12.4"
     )
     assert parse_nvidia_gpu(FIELDS + "Second, 550, 1, 1\n", "").cuda is None  # type: ignore[union-attr]
+    for more, known in (("97, 71", (97, 71)), ("[N/A], [N/A]", (None, None))):
+        live = parse_nvidia_gpu(f"{FIELDS.strip()}, {more}\n", OVERVIEW)
+        assert live is not None
+        assert (live.load_percent, live.temperature_c) == known
 
 
 @pytest.mark.parametrize("fields", ["", "No devices were found", "A, 1, [N/A], [N/A]"])
@@ -42,18 +46,18 @@ def test_what_is_no_card_is_none(fields: str) -> None:
 def test_the_summary_names_the_card_and_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "read_nvidia_gpu", lambda: parse_nvidia_gpu(FIELDS, OVERVIEW))
     monkeypatch.setattr(hardware, "is_cpu_build", lambda: True)
-    beside = look_at_device()
+    beside = driver_device()
     assert (beside.kind, beside.unused_card) == ("cpu", "Tesla T4")
-    assert in_a_line(beside).startswith("Tesla T4 not used: CPU with ")
+    assert device_line(beside).startswith("Tesla T4 not used: CPU with ")
     monkeypatch.setattr(hardware, "is_cpu_build", lambda: False)
-    assert in_a_line(look_at_device()) == "GPU: Tesla T4, 14.2 of 15.0 GB free"
+    assert device_line(driver_device()) == "GPU: Tesla T4, 14.2 of 15.0 GB free"
     monkeypatch.setattr(hardware, "read_nvidia_gpu", lambda: None)
-    assert "memory free" in in_a_line(look_at_device())
+    assert "memory free" in device_line(driver_device())
 
 
 def test_the_summary_needs_no_torch() -> None:
-    code = "import sys; from dreambooth.device.hardware import in_a_line, look_at_device\n"
-    code += "in_a_line(look_at_device()); print('torch' in sys.modules)"
+    code = "import sys; from dreambooth.device.hardware import device_line, driver_device\n"
+    code += "device_line(driver_device()); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
 

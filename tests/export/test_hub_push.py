@@ -197,7 +197,7 @@ def test_the_next_push_updates_it_in_place(hub: HubStandIn, model: Path, tmp_pat
     (model / "scheduler" / "scheduler_config.json").open("a").write("\n")
     (line,) = pushed(hub, (model, "ann/zwx-dog", WRITER, True, None))
     assert line.startswith("pushed | ann/zwx-dog False False |")
-    assert "public: everyone sees it" in line
+    assert "public: everyone can see it" in line
     assert list(hub.repositories) == ["ann/zwx-dog"]
     assert not repository.private
     assert repository.commits == 3
@@ -291,26 +291,26 @@ def test_each_refusal_has_its_own_sentence_and_changes_nothing(hub: HubStandIn, 
         hub.repositories[f"ann/says-{status}"] = Repository(some, refuse_with=status, refusal=said)
     before = {name: dict(repository.files) for name, repository in hub.repositories.items()}
     cases = [
-        ("ann/dog", None, "There is no token"),
-        ("ann/dog", "", "There is no token"),
-        ("ann/dog", "hf_unknown_but_well_formed", "does not know this HF_TOKEN"),
-        ("dog", "hf_unknown_but_well_formed", "does not know this HF_TOKEN"),
+        ("ann/dog", None, "No Hub token is set"),
+        ("ann/dog", "", "No Hub token is set"),
+        ("ann/dog", "hf_unknown_but_well_formed", "does not accept this HF_TOKEN"),
+        ("dog", "hf_unknown_but_well_formed", "does not accept this HF_TOKEN"),
         ("ann/dog", "hf_with_a_line_break_at_its_end\n", "This HF_TOKEN cannot be used"),
         ("ann/dog", "hf_with_a_letter_of_another_kind_\u00e9", "This HF_TOKEN cannot be used"),
-        ("ann/dog", READER, "may not write to ann/dog"),
-        ("bob/dog", WRITER, "may not write to bob/dog"),
-        ("bob/secret", WRITER, "may not write"),
-        ("bob/new", WRITER, "may not write"),
+        ("ann/dog", READER, "cannot write to ann/dog"),
+        ("bob/dog", WRITER, "cannot write to bob/dog"),
+        ("bob/secret", WRITER, "cannot write"),
+        ("bob/new", WRITER, "cannot write"),
         ("bob/gated", WRITER, "is gated"),
         ("ann/data", WRITER, "holds something else. It has train.csv"),
         ("ann/old-name", WRITER, "ann/old-name is called ann/new-name on the Hub"),
         ("ann/says-409", WRITER, "is being changed by somebody else"),
         ("ann/says-412", WRITER, "was changed meanwhile"),
-        ("ann/says-413", WRITER, "no more room"),
-        ("ann/full", WRITER, "no more room"),
+        ("ann/says-413", WRITER, "out of storage"),
+        ("ann/full", WRITER, "out of storage"),
         ("ann/says-418", WRITER, "it was said to ********"),
-        ("ann/says-429", WRITER, "asks to wait"),
-        ("ann/says-500", WRITER, "is out of order"),
+        ("ann/says-429", WRITER, "limiting requests"),
+        ("ann/says-500", WRITER, "has a server error"),
         *((name, WRITER, "is not a repository name") for name in (
             "a b", "../x", "ann/", "http://169.254.169.254/x", "ann/x/y", "--x", "ann/\u00fc", "x" * 200, "",
             "ann/x.git", "-x", "a..b",
@@ -343,7 +343,7 @@ def test_what_somebody_changes_meanwhile_is_not_overwritten(hub: HubStandIn, mod
 
 def test_what_befalls_a_large_file_is_told_and_the_next_push_succeeds(hub: HubStandIn, model: Path) -> None:
     hub.storage_status = 403
-    assert "may not write to ann/dog" in refusal(hub, model)
+    assert "cannot write to ann/dog" in refusal(hub, model)
     repository = hub.repositories["ann/dog"]
     assert (list(repository.files), repository.private) == ([".gitattributes"], True)
     hub.storage_status = 200
@@ -377,7 +377,7 @@ def test_no_network_is_told(hub: HubStandIn, model: Path) -> None:
     assert "The Hub cannot be reached. ConnectError" in refusal(closed, model)
     assert "The Hub cannot be reached" in refusal("http://nowhere.invalid", model)
     (line,) = pushed(hub, (model, "ann/dog", WRITER, False, None), offline=True)
-    assert "HF_HUB_OFFLINE forbids it" in line
+    assert "HF_HUB_OFFLINE is set" in line
     assert hub.requests == []
 
 

@@ -429,7 +429,7 @@ def test_a_push_makes_its_report_with_the_base_that_is_named(
     card = base / "card.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | {"is_toy": True}))
     assert main(["push", str(run), "ann/dog", "--base", str(base)]) == 1
-    assert "There is no token for the Hub" in capsys.readouterr().err
+    assert "No Hub token is set" in capsys.readouterr().err
     assert (run / ".run" / "bleed" / "3" / "bleed.json").is_file()
 
 

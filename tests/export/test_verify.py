@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from dreambooth.errors import ExportError
 from dreambooth.export import single_file
 from dreambooth.export.single_file import Written, convert, read_model
-from dreambooth.export.verify import OnceCompared, convert_verified, verify
+from dreambooth.export.verify import ComparedPairs, convert_verified, verify
 from dreambooth.formats.safetensors_file import Cast, write_safetensors
 from dreambooth.models.weights import file_metadata, read_weights
 from tests.harness.tiny import tiny_base
@@ -120,7 +120,7 @@ def test_names_that_are_swapped_the_same_way_in_both_directions_are_found(
 
 
 def test_a_pair_is_compared_once_and_no_other_pair_takes_its_verdict() -> None:
-    compared, cast = OnceCompared(), Cast()
+    compared, cast = ComparedPairs(), Cast()
     one, other, written = torch.ones(9), torch.zeros(9), torch.ones(9, dtype=torch.float16)
     assert compared(one, written, cast)
     assert not compared(other, written, cast)

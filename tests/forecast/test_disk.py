@@ -112,7 +112,7 @@ def test_a_resumed_run_needs_room_only_for_what_is_not_there_yet(
     left = need.total_bytes - size_bytes(folder, "[24]/**/*.*") - size_bytes(folder, ".run/state/4/*")
     assert left < need.total_bytes - 6 * 10**6
     monkeypatch.setattr(disk, "free_bytes", lambda path: left - (1 << 20))
-    with pytest.raises(DreamBoothError, match=r"To go on, .* more of disk") as refused:
+    with pytest.raises(DreamBoothError, match=r"To continue, .* more disk space") as refused:
         resume(folder)
     assert "save_interval" not in refused.value.todo
     monkeypatch.setattr(disk, "free_bytes", lambda path: left + 4096)

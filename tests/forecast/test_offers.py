@@ -55,13 +55,16 @@ def test_the_fitting_preset_is_chosen_and_the_others_are_greyed_with_the_reason(
     labels = {value: label for label, value in plan_text.preset_choices(offered)}
     assert labels["recommended"].startswith("Recommended\nneeds ")
     assert labels["recommended"].endswith("GB, 7.0 are free")
+    needs = [float(re.findall(r"needs ([\d.]+) GB", label)[0]) for label, _ in plan_text.preset_choices(offered)]
+    assert needs == sorted(needs), "the least first"
+    assert re.fullmatch(r"Leanest\nneeds [\d.]+ GB\nfits (6|8) GB\nslower, and weights in bf16", labels["leanest"])
 
 
 def test_a_preset_that_does_not_fit_says_why_and_which_one_would(workspace: Workspace) -> None:
     offered = forecast.offers(workspace, SD15, "pet", 5, {}, SMALL)
     note = plan_text.preset_note(offered, "full_precision")
     assert "Full precision would run out of memory here. It needs " in note
-    assert "RTX 3060 has 7.0 GB free. Take Leanest, which needs " in note
+    assert "RTX 3060 has 7.0 GB free. Use Leanest, which needs " in note
     told = next(offer.forecast for offer in offered if offer.name == "full_precision")
     assert plan_text.too_little_memory(told, offered, "full_precision").todo in note
 
@@ -80,7 +83,7 @@ def test_a_start_that_would_run_out_of_memory_is_refused_and_one_that_fits_is_no
         values = [shown_value(info, getattr(config, name)) for name, info in form_infos().items()]
         said = handlers.start([], preset, "dog", "photo of zwx dog", "photo of dog", SD15, *values)["message"]
         assert ("Full precision would run out of memory here." in said) == (preset == "full_precision"), said
-        assert ("Take Leanest, which needs" in said) == (preset == "full_precision")
+        assert ("Use Leanest, which needs" in said) == (preset == "full_precision")
     assert [config.weight_precision for config in started] == ["bf16"]
     # What a model for pictures keeps of the card is the next run's.
     monkeypatch.setattr(jobs, "held_bytes", lambda: SMALL.total_bytes)
@@ -106,7 +109,7 @@ def test_the_form_says_what_was_typed_without_effect_before_the_start_and_at_it(
     def said(**typed: object) -> tuple[str, str]:
         values = (proposed | typed).values()
         plan = handlers.tell("recommended", "pet", proposed, *words, *values)["plan"]
-        return plan, handlers.start([], "recommended", *words, *values)["message"]
+        return plan, handlers.start([], "recommended", *words, *values)["run_message"]
 
     assert all("no effect" not in text for text in said())
     for text in said(ema_decay=0.9, num_train_epochs=2, with_prior_preservation=False):

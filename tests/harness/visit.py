@@ -67,6 +67,12 @@ class Visit:
         named.first.click()
         self.page.locator("#run-view").wait_for()
 
+    def new_set(self) -> None:
+        """Have no photos in the first tab; the button for that is there only where there are some."""
+        if self.page.locator("#new-set").is_visible():
+            self.page.locator("#new-set").click()
+        self.until("report", "No photos yet")
+
     def unfold(self, name: str) -> None:
         """Open an accordion and leave its fields the moment in which Gradio still sets their first values.
 

@@ -42,8 +42,8 @@ def test_each_refusal_has_its_own_sentence(tiny_base_folder: Path, tmp_path: Pat
             "", "runwayml/stable-diffusion-v1-5", "", "no such name",
         )  # fmt: skip
     words = (
-        "is gated, and there is no token", "has not been let in", "mistyped, or it is private and there is no HF_TOKEN",
-        "mistyped, or this HF_TOKEN may not see it", "does not know this HF_TOKEN",
+        "is gated, and no Hub token is set", "has no access to it", "mistyped, or it is private and no HF_TOKEN is set",
+        "mistyped, or this HF_TOKEN cannot access it", "does not accept this HF_TOKEN",
         "Use stable-diffusion-v1-5/stable-diffusion-v1-5", "a Hub id has the form owner/name",
     )  # fmt: skip
     assert len(lines) == len(words)
@@ -74,7 +74,7 @@ def test_what_was_loaded_once_is_loaded_without_a_network(tiny_base_folder: Path
     assert "HF_HUB_OFFLINE" in line
     (other,) = asked(address, cache, "", "somebody/other", offline=True)
     assert "not in the local cache" in other
-    assert "HF_HUB_OFFLINE forbids" in other
+    assert "HF_HUB_OFFLINE prevents" in other
 
 
 def test_a_repository_from_before_safetensors_and_one_that_lacks_a_part(tiny_base_folder: Path, tmp_path: Path) -> None:

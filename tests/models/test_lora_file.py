@@ -163,11 +163,11 @@ REFUSED: dict[str, tuple[Tensors, str]] = {
     "biases": (pair(LINEAR) | {f"{DOTTED}.lora_B.bias": ONE}, "is a LoRA with biases"),
     "FLUX": (pair("lora_unet_double_blocks_0_img_attn_proj"), "is a LoRA for a later family"),
     "SD 3": ({"transformer.transformer_blocks.0.attn.to_k.lora_A.weight": ONE}, "is a LoRA for a later family"),
-    "an embedding": ({"emb_params": torch.ones(4, 768)}, r"is no LoRA. It is an embedding \(textual inversion\)"),
+    "an embedding": ({"emb_params": torch.ones(4, 768)}, r"is not a LoRA. It is an embedding \(textual inversion\)"),
     "a whole model": (
-        {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(320, 4, 3, 3)}, "is no LoRA. It is a whole model"
+        {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(320, 4, 3, 3)}, "not a LoRA. It is a whole model"
     ),
-    "a VAE": ({"decoder.conv_in.weight": ONE}, "is no LoRA. It is a VAE alone"),
+    "a VAE": ({"decoder.conv_in.weight": ONE}, "is not a LoRA. It is a VAE alone"),
     "something": ({"a.b": ONE}, "is not a LoRA"),
     "an unknown dialect": ({f"{LINEAR}.lora_left.weight": ONE}, "a kind of LoRA that cannot be read here. Not known"),
     "one factor": ({f"{LINEAR}.lora_down.weight": ONE}, "damaged. lora_unet_mid.* has one of two factors"),

@@ -264,7 +264,7 @@ def test_pictures_asked_for_after_a_training_begin_by_themselves(jobs: Jobs, tra
 
 
 def test_a_request_that_pauses_a_training_asks_it_to_lend_the_device(jobs: Jobs, training: tuple[Stub, str]) -> None:
-    lend = jobs._line[0].controls.lend
+    lend = jobs._queue[0].controls.lend
     work = Work()
     order = jobs.pictures.add("now", 2, work)
     assert work.begun.wait(10)

@@ -17,7 +17,7 @@ from dreambooth.errors import DreamBoothError, RunFolderError
 from dreambooth.events import Event, Notice, StatusChanged, StepLoss
 from dreambooth.models.manager import ModelManager
 from dreambooth.records import drive as drive_module
-from dreambooth.records.drive import bring_photos_back, delete_photos, keep_folder, keep_photos, ready_drive
+from dreambooth.records.drive import delete_photos, keep_folder, keep_photos, ready_drive, restore_photos
 from dreambooth.records.workspace import Workspace
 from dreambooth.runs.jobs import Jobs
 from dreambooth.runs.run import train
@@ -62,7 +62,7 @@ def test_a_run_is_on_the_drive_when_it_has_ended(config: TrainingConfig, setting
 def test_the_next_machine_finds_runs_and_photos(config: TrainingConfig, settings: Settings, tmp_path: Path) -> None:
     name = train(config, settings=settings).parent.name
     next_machine = Workspace(tmp_path / "next", settings.drive_dir)
-    bring_photos_back(next_machine)
+    restore_photos(next_machine)
     assert listing(next_machine.datasets_dir / "dog") == listing(Path(config.concepts[0].instance_data_dir))
     jobs = Jobs(next_machine, ModelManager())
     assert [run.name for run in next_machine.runs()] == [name]

@@ -127,7 +127,7 @@ def test_exports_named_after_a_step_go_while_the_step_stays(home: Path) -> None:
     for name in names:
         (workspace.exports_dir / name).write_bytes(b"lora")
     planned = plan(workspace, ["exports", "intermediate weights"])
-    stay = names - {one.path.name for one in planned.doomed}
+    stay = names - {one.path.name for one in planned.deletions}
     assert stay == {"dog-1.safetensors", "dog-3.safetensors"}
     assert all(any(name in sentence for sentence in planned.kept) for name in stay)
 

@@ -67,7 +67,7 @@ def test_what_a_person_put_there_stays(workspace: Workspace) -> None:
 
 def test_a_run_in_use_is_left_as_it_is(workspace: Workspace) -> None:
     run = workspace.run("r")
-    for lock in (run.lock_path, run.line_path):
+    for lock in (run.lock_path, run.queue_lock_path):
         with held_lock(lock), pytest.raises(RunFolderError, match="Stop it first"):
             remove_run(workspace, run)
     assert run.steps() == [1, 2]

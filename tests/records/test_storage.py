@@ -25,7 +25,7 @@ from dreambooth.records.storage import (
     CHOICES,
     COST,
     Choice,
-    Doomed,
+    Deletion,
     carry_out,
     plan,
     remove_weights,
@@ -141,7 +141,7 @@ def test_a_run_behind_a_link_is_not_ours(workspace: Workspace, tmp_path: Path) -
     exports = workspace.exports_dir
     exports.rename(tmp_path / "moved")
     exports.symlink_to(tmp_path / "moved")
-    assert plan(workspace, ["exports"]).doomed == ()
+    assert plan(workspace, ["exports"]).deletions == ()
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -181,12 +181,12 @@ def test_what_is_not_ours_stays_and_empty_folders_go(workspace: Workspace) -> No
 def test_a_run_at_work_is_not_touched(workspace: Workspace) -> None:
     run = workspace.run("dog")
     before = listing(run.path)
-    for lock in (run.lock_path, run.line_path):
+    for lock in (run.lock_path, run.queue_lock_path):
         with held_elsewhere(lock):
             planned = plan(workspace, CHOICES)
             assert any("dog is running" in sentence for sentence in planned.kept)
             assert any("Class images stay" in sentence for sentence in planned.kept)
-            assert not any(one.path.is_relative_to(run.path) for one in planned.doomed)
+            assert not any(one.path.is_relative_to(run.path) for one in planned.deletions)
         # Taken up, or put into the line, between the list and the deletion.
         planned = plan(workspace, ["intermediate weights", "states to resume from"])
         with held_elsewhere(lock):
@@ -199,7 +199,7 @@ def test_a_run_taken_up_at_the_very_moment_is_passed_over(
 ) -> None:
     run = workspace.run("dog")
     planned = plan(workspace, ["intermediate weights"])
-    for lock in (run.lock_path, run.line_path):
+    for lock in (run.lock_path, run.queue_lock_path):
         with monkeypatch.context() as patch, held_lock(lock):
             patch.setattr("dreambooth.records.storage.is_owned", lambda run: False)
             assert carry_out(workspace, planned) == 0
@@ -236,7 +236,7 @@ def test_links_lead_nowhere(workspace: Workspace, tmp_path: Path) -> None:
     shutil.move(run.step_folder(10), tmp_path / "moved")
     run.step_folder(10).symlink_to(tmp_path / "moved")
     target = run.step_folder(10) / "model_index.json"
-    forged = dataclasses.replace(planned, doomed=(Doomed(target, 1, run), Doomed(target, 1)))
+    forged = dataclasses.replace(planned, deletions=(Deletion(target, 1, run), Deletion(target, 1)))
     carry_out(workspace, forged)
     assert (tmp_path / "moved" / "model_index.json").exists()
 
@@ -308,7 +308,7 @@ def test_an_export_whose_model_is_not_here_or_goes_too_stays(workspace: Workspac
     for name in ("dog-step-10-fp32.safetensors", "dog-step-10.zip", "dog-step-10-samples.zip"):
         written(workspace.exports_dir / name)
     planned = plan(workspace, ["exports", "intermediate weights"])
-    going = {one.path.name for one in planned.doomed if one.run is None}
+    going = {one.path.name for one in planned.deletions if one.run is None}
     again = {"dog-step-10-fp32.safetensors", "dog-step-10.zip", "dog-step-10-samples.zip"}
     assert going == {"dog.safetensors"} | again
     assert [sentence.split()[2] for sentence in planned.kept] == [
@@ -329,12 +329,12 @@ def test_class_images_that_a_run_goes_on_with_stay(workspace: Workspace, photos:
     ):  # fmt: skip
         write_json(run.config_path, settings.to_json())
         planned = plan(workspace, ["class images"])
-        assert bool(planned.doomed) != stays
+        assert bool(planned.deletions) != stays
         assert any("dog can be resumed only with them" in sentence for sentence in planned.kept) == stays
     os.utime(workspace.data_dir / CLASS_IMAGES, (time.time() - 60,) * 2)
     planned = plan(workspace, ["class images"])
-    assert planned.doomed == ()
-    assert "within the hour" in planned.kept[0]
+    assert planned.deletions == ()
+    assert "within the last hour" in planned.kept[0]
 
 
 def test_a_living_or_newborn_servers_copies_stay(workspace: Workspace) -> None:
@@ -343,9 +343,9 @@ def test_a_living_or_newborn_servers_copies_stay(workspace: Workspace) -> None:
     written(living.parent / "upload.png")
     with held_elsewhere(living):
         planned = plan(workspace, ["caches"])
-        assert [one.path.name for one in planned.doomed] == ["dead"]
+        assert [one.path.name for one in planned.deletions] == ["dead"]
     os.utime(workspace.room("page") / "newborn", (1e9, 1e9))
-    assert len(plan(workspace, ["caches"]).doomed) == 3
+    assert len(plan(workspace, ["caches"]).deletions) == 3
 
 
 def test_what_cannot_be_deleted_is_told(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,7 @@ def test_a_run_out_of_memory_is_tried_again_with_the_plan_that_fits(
             name = stub_jobs.retry_with_less(name)
         except RunFolderError as error:
             refusal = str(error)
-    assert "as small as they can be" in refusal
+    assert "already the smallest" in refusal
     assert len(seen) >= 4
     assert len(set(seen)) == len(seen), "no settings are tried twice"
     last = seen[-1]

@@ -69,7 +69,7 @@ def test_photos_that_moved_are_named_anew_and_others_are_refused(
     photos.rename(moved)
     assert resumed(run) == 1
     assert (
-        f'instance_data_dir: "{photos}" is gone: name the folder where the photos are now.' in capsys.readouterr().err
+        f'instance_data_dir: "{photos}" is gone: give the folder where the photos are now.' in capsys.readouterr().err
     )
     shutil.copytree(moved, others)
     shutil.copy(others / "0.png", others / "1.png")

@@ -51,7 +51,7 @@ def test_no_default_is_a_rate_of_the_other_method() -> None:
 def flags(tiny_base_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the flags of a short run with a rate for LoRAs, on a processor with little memory."""
     memory = Device("cpu", "A small machine", GIB, GIB)
-    monkeypatch.setattr(start_notices, "look_at_device", lambda: memory)
+    monkeypatch.setattr(start_notices, "driver_device", lambda: memory)
     return [
         "--pretrained_model_name_or_path", str(tiny_base_folder), "--instance_data_dir", str(photos),
         "--instance_prompt", "photo of zwx dog", "--resolution", "32", "--learning_rate", "1e-4", "--num_crop_variants",
@@ -86,7 +86,7 @@ def test_a_run_that_does_not_fit_names_the_lora_that_does(
 ) -> None:
     """The plan is told of any base; here as if the small one were SD 1.5, on a card with 6 GiB."""
     card = Device("cuda", "A small card", 6 * GIB, 6 * GIB)
-    monkeypatch.setattr(start_notices, "look_at_device", lambda: card)
+    monkeypatch.setattr(start_notices, "driver_device", lambda: card)
     monkeypatch.setattr(start_notices, "read_shape", lambda *names: SD15_SHAPE)
     monkeypatch.setattr("dreambooth.forecast.memory.precisions", lambda device: ("no", "fp16"))
     told = re.compile(

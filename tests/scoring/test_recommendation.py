@@ -25,7 +25,7 @@ def test_a_run_that_overfits_is_cut_before_it_does() -> None:
     found = recommended(OVERFITTING)
     assert found is not None
     assert found.step in (300, 400)
-    assert found.why.startswith(f"Step {found.step} is the best in all (likeness 0.8")
+    assert found.why.startswith(f"Step {found.step} is the best overall (likeness 0.8")
     assert "step 600 has drifted further" in found.why or "step 600 follows prompts less" in found.why
 
 
@@ -66,7 +66,7 @@ def test_nothing_is_recommended_where_nothing_was_measured() -> None:
 
 def test_where_no_step_looks_like_the_photos_none_is_recommended_and_it_says_what_to_do() -> None:
     unlike = [StepScores(step, 0.0, 1.0, 0.0) for step in (100, 200, 300)]
-    what_to_do = "train longer, at a higher rate, or with other photos."
+    what_to_do = "train longer, at a higher learning rate, or with other photos."
     found = recommended(unlike)
     assert found is not None
     assert found.step is None
@@ -89,7 +89,7 @@ def test_where_every_step_follows_no_prompt_none_is_recommended() -> None:
         assert found is not None
         assert found.step is None
         assert "prompts followed 0.00" in found.why
-        assert "train shorter" in found.why
+        assert "train for fewer steps" in found.why
 
 
 def test_without_encoders_the_losses_at_fixed_noise_decide_and_say_so() -> None:
@@ -139,5 +139,5 @@ def test_a_likeness_below_a_half_is_called_what_it_is() -> None:
     good = recommended([StepScores(100, 0.80, 1.0, 0.1), StepScores(200, 0.81, 1.0, 0.1)])
     assert poor is not None
     assert good is not None
-    assert "(likeness 0.41 of 1, less than half way to the photos, prompts followed 1.00" in poor.why
-    assert "half way" not in good.why
+    assert "(likeness 0.41 of 1, less than halfway to the photos, prompts followed 1.00" in poor.why
+    assert "halfway" not in good.why

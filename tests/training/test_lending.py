@@ -94,7 +94,7 @@ def test_pictures_asked_for_now_pause_the_training_and_it_goes_on_by_itself(
     view = finished(jobs, name)
     assert (view.status, view.step) == ("done", 100)
     # Whole: what the page shows of it is its end.
-    assert "The device is lent to make pictures." in RunFolder(view.path).log_path.read_text("utf-8")
+    assert "The device is being used to make pictures." in RunFolder(view.path).log_path.read_text("utf-8")
     alone = train(dataclasses.replace(config, max_train_steps=100, output_dir=str(tmp_path / "alone")))
     assert digest(alone) == digest(view.path / "100")
 
@@ -143,7 +143,7 @@ def test_memory_is_afterwards_where_it_was(
     )  # fmt: skip
     name = jobs.start(settings, "busy")
     until(lambda: jobs.view(name).step, lambda step: step >= 5)
-    job = jobs._line[0]
+    job = jobs._queue[0]
     measured: list[int] = []
 
     def settled() -> int:

@@ -144,7 +144,7 @@ def test_a_run_without_any_bias_is_stopped_when_its_weights_do_not_move(
             group["lr"] = 0.0
 
     monkeypatch.setattr(LearningRates, "lower", at_zero)
-    with pytest.raises(TrainingError, match=f"have not moved in {NUM_STEPS} steps"):
+    with pytest.raises(TrainingError, match=f"have not changed in {NUM_STEPS} steps"):
         Run(config, tmp_path, materials=materials).train()
 
 
@@ -152,7 +152,7 @@ def test_a_run_without_any_bias_is_stopped_when_its_weights_do_not_move(
 def test_one_moved_number_of_a_first_row_is_seen(shape: tuple[int, ...]) -> None:
     parameters = [torch.nn.Parameter(torch.ones(3, 3)), torch.nn.Parameter(torch.ones(shape))]
     before = first_rows(parameters)
-    with pytest.raises(TrainingError, match="have not moved in 5 steps"):
+    with pytest.raises(TrainingError, match="have not changed in 5 steps"):
         refuse_standing_still(before, parameters, 5)
     with torch.no_grad():
         parameters[1].view(-1)[0] += 2**-20

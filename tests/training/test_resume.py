@@ -660,7 +660,7 @@ def test_a_broken_loss_stops_the_run_before_the_update(
 
     monkeypatch.setattr(objective, "prior_preservation", broken)
     part = Run(config(), tmp_path)
-    with pytest.raises(TrainingError, match=f"loss of step {step + 1} became no finite number") as told:
+    with pytest.raises(TrainingError, match=f"loss of step {step + 1} became NaN or infinite") as told:
         part.train()
     assert ("updates were too large" in told.value.why) == (step > 0), "before the first one there was none"
     assert part.folder.steps()[-1:] == ([step] if step else [])
@@ -700,7 +700,7 @@ def test_a_run_whose_weights_do_not_move_is_stopped_and_told(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LearningRates, "lower", at_zero)
-        with pytest.raises(TrainingError, match="have not moved in 8 steps"):
+        with pytest.raises(TrainingError, match="have not changed in 8 steps"):
             part.train()
 
 

@@ -102,7 +102,7 @@ def test_a_model_written_meanwhile_is_byte_for_byte_that_of_a_save_that_was_wait
         assert one == other
     assert not any(isinstance(event, PhaseProgress) and event.phase == "copying" for event in waited)
     notices = [[event.text for event in events if isinstance(event, Notice)] for events in (meanwhile, waited)]
-    assert sum("the training waits while models are written" in text for text in notices[1]) == 1
+    assert sum("the training pauses while models are written" in text for text in notices[1]) == 1
     assert len(notices[1]) == len(notices[0]) + 1
 
 

@@ -91,7 +91,7 @@ def test_a_stopped_text_encoder_stays_and_the_unet_goes_on(make: Make) -> None:
     long.train()
     assert moved(short.weights("text_encoder"), long.weights("text_encoder")) == 0
     assert moved(short.weights(), long.weights()) > 600
-    assert any("text encoder stays" in event.text for event in long.events if isinstance(event, Notice))
+    assert any("text encoder is no longer trained" in event.text for event in long.events if isinstance(event, Notice))
 
 
 def test_the_text_encoders_own_rate(make: Make) -> None:

@@ -95,7 +95,7 @@ def test_a_loss_that_is_no_number_reaches_no_weight(make: Make, monkeypatch: pyt
 def test_updates_inside_backward_are_refused_in_several_processes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     two = types.SimpleNamespace(num_processes=2)
     monkeypatch.setattr("accelerate.PartialState", lambda cpu: two)
-    with pytest.raises(ConfigError, match="update_in_backward: works in one process, and these are 2"):
+    with pytest.raises(ConfigError, match="update_in_backward: works in a single process; for 2"):
         make(**LEAN)
 
 

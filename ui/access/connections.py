@@ -76,8 +76,8 @@ def bounded_server() -> Iterator[None]:
 
     for name in ("asyncio", "uvicorn.error"):
         logger = logging.getLogger(name)
-        if not any(isinstance(one, FewOfAKind) for one in logger.filters):
-            logger.addFilter(FewOfAKind())
+        if not any(isinstance(one, RateLimit) for one in logger.filters):
+            logger.addFilter(RateLimit())
     original = http_server.Server
     http_server.Server = BoundedServer  # type: ignore[misc]
     try:
@@ -188,7 +188,7 @@ class BoundedProtocol(H11Protocol):
             self.transport.abort()
 
 
-class FewOfAKind(logging.Filter):
+class RateLimit(logging.Filter):
     """Passes few messages of a kind a minute: what any visitor can cause must not fill a disk."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from ui.answers import Message, Receive, Refused, Scope, Send
 MAX_BODY_BYTES = 16 * 1024
 BODY_S = 10.0
 FAILED_LOGIN_S = 1.0
-# Of one address; who tries more at once is told to wait.
+# Per address; more attempts at once are asked to wait.
 MAX_WAITING = 8
 
 _PAGE = """<!doctype html>

@@ -133,7 +133,7 @@ class Uploads:
     _measured_bytes: int = field(default=0, init=False)
 
     def kept_bytes(self, known: Iterable[str]) -> int:
-        """Return the size of what lies there: files still coming in, and the `known` whole ones."""
+        """Return the size of the uploads: files still coming in, and the `known` whole ones."""
         return sum(map(_size_of, [*self._coming_in(), *map(Path, known)]))
 
     def has_room(self, known: Iterable[str], came_bytes: int, to_come_bytes: int, *, measure: bool = False) -> bool:
@@ -219,15 +219,15 @@ class RequestChecks:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
         if not self._hosts.knows(host):
-            raise Refused(403, "This page is not known by that name; set DREAMBOOTH_NAMES where the app runs.")
+            raise Refused(403, "This page does not answer to that host name; set DREAMBOOTH_NAMES where the app runs.")
         path = scope["path"] if scope["path"] == "/" else scope["path"].rstrip("/")
         kind = _kind(scope["method"], path)
         origin = headers.get("origin")
         if origin is not None and not self._hosts.is_own(origin, host):
-            raise Refused(403, "Requests from other web pages are not taken.")
+            raise Refused(403, "Requests from other web pages are refused.")
         changes = kind in ("upload", "login", "call") or path == LOGOUT
         if changes and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            raise Refused(403, "Requests from other web pages are not taken.")
+            raise Refused(403, "Requests from other web pages are refused.")
         if kind in ("private", "upload", "call") and not _is_logged_in(scope):
             raise Refused(401, "Log in first.")
         # A form of another page can send these without asking first.
@@ -295,7 +295,7 @@ def _kind(method: str, path: str) -> str:
         if path in CALLS or path.startswith(UNDER_CALLS):
             return "call"
     elif method in ("GET", "HEAD"):
-        # Gradio would fetch an address for whoever asks.
+        # Gradio would fetch any address on request.
         if path.startswith(FILE) and not path[len(FILE) :].lstrip("/").lower().startswith(("http:", "https:")):
             return "private"
         if path in BEFORE_LOGIN or path.startswith(UNDER_BEFORE_LOGIN):

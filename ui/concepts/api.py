@@ -4,6 +4,7 @@ from typing import Any
 
 import gradio as gr
 
+from dreambooth.data.class_images import made_class_images
 from dreambooth.data.focus import Focus
 from dreambooth.data.photo_sets import PhotoSet, photo_sets
 from dreambooth.data.words import KINDS, Words, prompts_for
@@ -119,7 +120,7 @@ def publish(services: Services, handlers: Handlers) -> None:
     def class_pictures(photo_set: str) -> dict[str, int]:
         """Return how many class images of the user's own a set has, and how many were made for its words."""
         kept = there(photo_set)
-        made = handlers.made_class_pictures(kept.words().class_prompt)
+        made = made_class_images(services.workspace, kept.words().class_prompt)
         return {"own": len(kept.class_pictures()), "made": len(made)}
 
     def delete_photos(photo_set: str) -> str:

@@ -11,12 +11,12 @@ import gradio as gr
 
 from dreambooth.config.concepts import Concept, dump_concepts_list, load_concepts_list
 from dreambooth.config.limits import text_problems
+from dreambooth.data.class_images import made_class_images
 from dreambooth.data.identifiers import SHAPE, Verdict, Vocabulary, judged, proposed, vocabulary_of
 from dreambooth.data.photo_sets import SAMPLE_SET, PhotoSet, new_set_name, photo_sets
 from dreambooth.data.photos import find_photos
 from dreambooth.data.words import Words, prompts_for
 from dreambooth.errors import BaseModelError, DreamBoothError, FieldProblem, PhotoError
-from dreambooth.formats.json_file import read_object
 from dreambooth.records.drive import delete_photos
 from ui.address import to
 from ui.bases import offered_base
@@ -214,22 +214,13 @@ class Handlers:
     def class_pictures(self, photo_set: str, class_prompt: str) -> Answer:
         """Return the class images there are, the user's own before those made for this prompt, and what they are."""
         own = self.photos.set_of(photo_set).class_pictures() if photo_set else []
-        pictures = own or self.made_class_pictures(class_prompt)
+        pictures = own or made_class_images(self._services.workspace, class_prompt)
         copies = list(self._services.shown.copies(pictures[:MAX_SHOWN_CLASS_PICTURES]).values())
         return {
             "class_views": copies,
             "class_note": class_pictures_text(len(own), len(pictures)),
             "class_remove": gr.Button(interactive=bool(own)),
         }
-
-    def made_class_pictures(self, class_prompt: str) -> list[Path]:
-        """Return the newest class images that a training made for this prompt."""
-        found: list[tuple[int, list[Path]]] = []
-        for folder in self._services.workspace.class_images_dir.iterdir():
-            with contextlib.suppress(OSError, ValueError, KeyError, PhotoError):
-                if read_object(folder / "info.json")["prompt"] == class_prompt.strip():
-                    found.append((folder.stat().st_mtime_ns, find_photos(folder).photos))
-        return max(found, default=(0, []))[1]
 
     # concepts_list.json ----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from ui.concepts import api as concepts_api
 from ui.concepts.cards import CARDS_CSS, CARDS_JS, CUT_CSS, EDITOR_CSS, EDITOR_JS, cards, set_report
 from ui.concepts.handlers import NOTES, Handlers, class_pictures_text
 from ui.concepts.scripts import FORGET_NEW_SET, KIND_CHOSEN, MAKE_PROMPTS, WORDS_LEFT
+from ui.concepts.welcome import sample_card, sample_label, welcome
 from ui.concepts.words import verdict_html
 from ui.events import connect as connect_events
 from ui.generate.late_answers import Fillable, fillable
@@ -82,26 +83,33 @@ def build(services: Services) -> ConceptsTab:
         "chosen": gr.Textbox("", label="Chosen photo", visible=False, elem_id="chosen-photo"),
         "marked": gr.State([]),
     }
-    made["concepts"] = gr.Radio(
-        [], label="Concepts trained together", visible=False, elem_id="concepts",
-        info="Choose one to see its photos and words.",
-    )  # fmt: skip
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=4, min_width=300):
-            made |= _intake(usual, services)
-        with gr.Column(scale=8, min_width=320):
-            made |= _photos()
-    made |= _words(usual)
-    made["message"] = gr.HTML(elem_id="concept-message")
-    made["go_on"] = gr.Button("Continue to training", variant="primary", elem_id="go-on")
-    made |= _class_pictures()
-    made |= _more()
-    gr.HTML(f"<p class='db-hint'>{RIGHTS}</p>")
+    with gr.Column(elem_id="upload-view"):
+        gr.HTML(welcome(services), elem_id="welcome", elem_classes=["db-first"])
+        made["concepts"] = gr.Radio(
+            [], label="Concepts trained together", visible=False, elem_id="concepts",
+            info="Choose one to see its photos and words.",
+        )  # fmt: skip
+        with gr.Row(equal_height=False, elem_id="intake"):
+            with gr.Column(elem_id="own-photos"):
+                made |= _intake(usual, services)
+            with gr.Column(elem_id="sample-photos"):
+                gr.HTML(sample_card(services))
+                made["sample"] = gr.Button(sample_label(services), elem_id="try-sample")
+            with gr.Column(elem_id="shown-photos", elem_classes=["db-later"]):
+                made |= _photos()
+        with gr.Column(elem_classes=["db-later"]):
+            made |= _words(usual)
+            made["message"] = gr.HTML(elem_id="concept-message")
+            made["go_on"] = gr.Button("Continue to training", variant="primary", elem_id="go-on")
+            made |= _class_pictures()
+        made |= _more()
+        gr.HTML(f"<p class='db-hint'>{RIGHTS}</p>")
     made["said"] = fillable({field.name: made[field.name] for field in fields(Words)}, asdict(usual), together=True)
     return ConceptsTab(**made)
 
 
 def _intake(usual: Words, services: Services) -> dict[str, Any]:
+    gr.HTML("<div class='db-choice'><h3>Use my photos</h3></div>", elem_classes=["db-first"])
     kind = gr.Radio(
         [(word.capitalize(), word) for word in KINDS], value=usual.kind, elem_id="kind",
         label="What do the photos show?", info="Sets the class word, the number of steps and the example prompts.",
@@ -115,10 +123,7 @@ def _intake(usual: Words, services: Services) -> dict[str, Any]:
         folder = gr.Textbox(label="Folder", placeholder="/home/me/photos/dog", max_lines=1, elem_id="folder")
         take_folder = gr.Button("Take its photos in", size="sm", elem_id="take-folder")
     report = gr.HTML(set_report(0, [], {}, usual.kind), elem_id="report")
-    sample = gr.Button("Try it with sample photos", elem_id="try-sample")
-    return {
-        "kind": kind, "files": files, "folder": folder, "take_folder": take_folder, "report": report, "sample": sample,
-    }  # fmt: skip
+    return {"kind": kind, "files": files, "folder": folder, "take_folder": take_folder, "report": report}
 
 
 def _photos() -> dict[str, Any]:

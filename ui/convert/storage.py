@@ -72,7 +72,7 @@ class Handlers:
             if yes:
                 services.check_training()
                 carry_out(services.workspace, planned)
-            files = [str(one.path) for one in planned.doomed]
+            files = [str(one.path) for one in planned.deletions]
             return {"files": files, "bytes": planned.num_bytes, "kept": list(planned.kept), "deleted": yes}
 
         self.list_storage, self.clean_storage = shown(list_storage), shown(clean_storage)
@@ -100,13 +100,13 @@ class Handlers:
     def ask(self, choices: list[str]) -> Answer:
         planned = self._plan(choices or [])
         size = size_in_words(planned.num_bytes)
-        if not planned.doomed:
+        if not planned.deletions:
             message = panel("There is nothing to delete.", " ".join(planned.kept), tone="note")
             return {"message": message, "planned": planned, "delete": gr.Button(visible=False)}
-        first = ", ".join(str(one.path.relative_to(self._services.workspace.data_dir)) for one in planned.doomed[:8])
-        more = f" and {len(planned.doomed) - 8} more" if len(planned.doomed) > 8 else ""
+        first = ", ".join(str(one.path.relative_to(self._services.workspace.data_dir)) for one in planned.deletions[:8])
+        more = f" and {len(planned.deletions) - 8} more" if len(planned.deletions) > 8 else ""
         message = panel(
-            f"{len(planned.doomed)} files and folders, {size}.",
+            f"{len(planned.deletions)} files and folders, {size}.",
             f"{first}{more}. {' '.join(planned.kept)}",
             tone="note",
         )

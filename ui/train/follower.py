@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.device.hardware import in_a_line
+from dreambooth.device.hardware import device_line
 from dreambooth.environment import Settings
 from dreambooth.errors import DreamBoothError
 from dreambooth.runs.view import RunView
@@ -19,6 +19,7 @@ from ui.header import Doing, header
 from ui.status_line import STOP, line_text
 from ui.train import panel as run_panel
 from ui.train.advice import Advice, preselected
+from ui.train.loss_plot import SMOOTHING
 from ui.train.runs import RunsTable, runs_list
 
 BUSY_POLL_S, IDLE_POLL_S = 1.0, 5.0
@@ -57,15 +58,22 @@ class Follower:
         return {**self._look_at(asked or None, {}, ""), "place": begins}
 
     @on(
-        "timer.tick run.change", "run seen message", FOLLOWED, api_name="look", **QUICK,
+        "timer.tick run.change smoothing.change log_scale.change", "run seen message smoothing log_scale", FOLLOWED,
+        api_name="look", **QUICK,
     )  # fmt: skip
-    def look(self, name: str | None, seen: dict[str, Any], message: str) -> Answer:
+    def look(
+        self, name: str | None, seen: dict[str, Any], message: str, smoothing: float = SMOOTHING,
+        log_scale: bool = False,
+    ) -> Answer:  # fmt: skip
         if not seen and not name:
             # On a slow machine the timer asks before the page's own first look is answered: that chooses the run.
             return {}
-        return self._look_at(name, seen, message)
+        return self._look_at(name, seen, message, min(max(float(smoothing or 0), 0.0), 0.99), bool(log_scale))
 
-    def _look_at(self, name: str | None, seen: dict[str, Any], message: str) -> Answer:
+    def _look_at(
+        self, name: str | None, seen: dict[str, Any], message: str, smoothing: float = SMOOTHING,
+        log_scale: bool = False,
+    ) -> Answer:  # fmt: skip
         active = self._services.jobs.active()
         runs = self._shared("runs", lambda: tuple(run.name for run in self._services.workspace.runs()))
         is_chosen = bool(name)
@@ -84,7 +92,7 @@ class Follower:
             "convertible": self._shared("convertible", lambda: tuple(convertible(self._services))),
             "advised": self._shared("advised", self._advice.models),
             "poll_s": BUSY_POLL_S if active else IDLE_POLL_S,
-            **run_panel.run_values(self._services, view, name),
+            **run_panel.run_values(self._services, view, name, smoothing, log_scale),
         }
         first: dict[str, Any] = {} if seen and is_chosen else {"value": name or None}
         updates: dict[str, Callable[[Any], Answer]] = {
@@ -111,7 +119,7 @@ class Follower:
         jobs, settings = self._services.jobs, self._services.settings
         doing = Doing(at_work, len(jobs.waiting()), jobs.makes_pictures())
         device = self._services.device()
-        return header(in_a_line(device), doing, settings.data_dir, keeps_files(settings), device.unused_card)
+        return header(device_line(device), doing, settings.data_dir, keeps_files(settings), device.unused_card)
 
     def _view(self, name: str | None) -> RunView | None:
         if not name:

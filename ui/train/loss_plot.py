@@ -13,6 +13,9 @@ from html import escape
 from dreambooth.events import FixedNoiseLosses, StepLoss
 
 SMOOTHING = 0.95
+GAP = "A widening gap between your photos and the held-out views means overfitting."
+# A logarithmic scale shows at most so many powers of ten.
+MAX_DECADES = 3
 MAX_POINTS = 500
 WIDTH, HEIGHT = 640.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 10.0, 10.0, 26.0
@@ -30,9 +33,11 @@ def smoothed(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:
     return averages
 
 
-def thinned(losses: Sequence[StepLoss], max_points: int = MAX_POINTS) -> list[tuple[int, float, float]]:
+def thinned(
+    losses: Sequence[StepLoss], max_points: int = MAX_POINTS, weight: float = SMOOTHING
+) -> list[tuple[int, float, float]]:
     """Return (step, loss, smoothed loss), at most `max_points` of them, the first and last step among them."""
-    averages = smoothed([loss.loss for loss in losses])
+    averages = smoothed([loss.loss for loss in losses], weight)
     stride = max(1, -(-len(losses) // max(max_points - 1, 1)))
     kept = list(range(0, len(losses), stride))
     if losses and kept[-1] != len(losses) - 1:
@@ -66,39 +71,48 @@ def loss_plot(
     total_steps: int,
     saved_steps: Sequence[int] = (),
     at_fixed_noise: Sequence[FixedNoiseLosses] = (),
+    *,
+    smoothing: float = SMOOTHING,
+    log_scale: bool = False,
 ) -> str:
-    """Return the drawing; without losses, a sentence."""
-    raw = thinned([loss for loss in losses if math.isfinite(loss.loss)])
+    """Return the drawing; without losses, a sentence. `smoothing` weighs what was before, 0 to below 1."""
+    raw = thinned([loss for loss in losses if math.isfinite(loss.loss)], weight=smoothing)
     if not raw:
         return "<div class='db-plot db-empty'>The curve begins with the first steps.</div>"
     curves = [curve for curve in curves_of(at_fixed_noise) if len(curve.points) > 1]
+    course = Curve("db-course", "smoothed", [(step, average) for step, _, average in raw])
     if curves:
         top = _round_up(max(max(value for curve in curves for _, value in curve.points) * 1.1, 1e-9))
         told = ", ".join(f"{curve.points[-1][1]:.4f} {curve.title}" for curve in curves)
         told = f"At fixed noise, step {curves[0].points[-1][0]}: {told}."
         keys = "".join(f"<span class='db-key {curve.style}'>{curve.title}</span>" for curve in curves)
-        note = f"{keys}<br>{escape(told)} A widening gap between your photos and the held-out views means overfitting."
+        note = f"{keys}<br>{escape(told)} {GAP}"
+        behind = [Curve("db-smooth", course.title, course.points)] if smoothing else []
     else:
         top = _top([loss for _, loss, _ in raw], [average for _, _, average in raw])
         (first, _, start), (step, _, average) = raw[0], raw[-1]
-        curves = [Curve("db-course", "smoothed", [(step, average) for step, _, average in raw])]
+        curves, behind = [course], []
         told = f"Loss at step {step}: {average:.4f}, smoothed; it was {start:.4f} at step {first}."
         note = escape(told)
-    frame = Frame(max(total_steps, raw[-1][0], 1), top)
+    faint = Curve("db-raw", "every step", [(step, loss) for step, loss, _ in raw])
+    low = _low([faint, *curves], top) if log_scale else 0.0
+    frame = Frame(max(total_steps, raw[-1][0], 1), top, low)
+    lines = "".join(frame.line(curve.style, curve.points) for curve in (faint, *behind))
     drawn = "".join(frame.line(curve.style, curve.points) + frame.dot(curve) for curve in curves)
-    faint = frame.line("db-raw", [(step, loss) for step, loss, _ in raw])
-    return (
-        f"<figure class='db-plot'><svg viewBox='0 0 {WIDTH:g} {HEIGHT:g}' role='img' aria-label='{escape(told)}'>"
-        f"{frame.grid()}{frame.marks(saved_steps)}{faint}{drawn}</svg><figcaption>{note}</figcaption></figure>"
-    )
+    picture = frame.svg(told, frame.marks(saved_steps) + lines + drawn)
+    return f"<figure class='db-plot'>{picture}<figcaption>{note}</figcaption></figure>"
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a step and a value lie in the drawing; values above the top lie on it."""
+    """Where a step and a value lie in the drawing; values above the top lie on it.
+
+    With a `low` above zero the scale is logarithmic, and values below it lie on it.
+    """
 
     last: int
     top: float
+    low: float = 0.0
 
     def x(self, step: float) -> float:
         """Return the place of a step from the left."""
@@ -106,7 +120,14 @@ class Frame:
 
     def y(self, value: float) -> float:
         """Return the place of a value from above."""
-        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - min(value, self.top) / self.top)
+        value = max(min(value, self.top), self.low)
+        share = math.log(value / self.low) / math.log(self.top / self.low) if self.low else value / self.top
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
+
+    def svg(self, told: str, drawn: str) -> str:
+        """Return the whole drawing; `told` is what it shows in words."""
+        head = f"<svg viewBox='0 0 {WIDTH:g} {HEIGHT:g}' role='img' aria-label='{escape(told)}'>"
+        return f"{head}{self.grid()}{drawn}</svg>"
 
     def line(self, style: str, points: Sequence[tuple[int, float]]) -> str:
         """Return a line through these points."""
@@ -123,7 +144,7 @@ class Frame:
         rows = "".join(
             f"<line x1='{LEFT:g}' x2='{WIDTH - RIGHT:g}' y1='{self.y(value):.1f}' y2='{self.y(value):.1f}'/>"
             f"<text x='{LEFT - 6:g}' y='{self.y(value) + 4:.1f}' text-anchor='end'>{_number(value)}</text>"
-            for value in (self.top * share for share in (0, 0.25, 0.5, 0.75, 1))
+            for value in self._levels()
         )
         ticks = "".join(
             f"<text x='{self.x(step):.1f}' y='{HEIGHT - 8:g}' text-anchor='{_anchor(step, self.last)}'>{step}</text>"
@@ -131,14 +152,27 @@ class Frame:
         )
         return f"<g class='db-grid'>{rows}{ticks}</g>"
 
-    def marks(self, saved_steps: Sequence[int]) -> str:
-        """Return a line at each step whose model was saved."""
+    def _levels(self) -> list[float]:
+        """Return the values that have a line: quarters, or powers of ten."""
+        if not self.low:
+            return [self.top * share for share in (0, 0.25, 0.5, 0.75, 1)]
+        first = math.ceil(math.log10(self.low) - 1e-9)
+        return [10.0**power for power in range(first, math.floor(math.log10(self.top) + 1e-9) + 1)]
+
+    def marks(self, steps: Sequence[int], what: str = "saved at") -> str:
+        """Return a line at each of these steps, those whose model was saved if nothing else is said."""
         return "".join(
             f"<line class='db-saved' x1='{self.x(step):.1f}' x2='{self.x(step):.1f}' y1='{TOP:g}' "
-            f"y2='{HEIGHT - BOTTOM:g}'><title>saved at step {step}</title></line>"
-            for step in saved_steps
+            f"y2='{HEIGHT - BOTTOM:g}'><title>{what} step {step}</title></line>"
+            for step in steps
             if 0 < step <= self.last
         )
+
+
+def _low(curves: Sequence[Curve], top: float) -> float:
+    """Return the foot of a logarithmic scale: the power of ten below the least value, within some decades."""
+    least = min((value for curve in curves for _, value in curve.points if value > 0), default=top / 10)
+    return max(10.0 ** math.floor(math.log10(least)), top / 10**MAX_DECADES) if least < top else top / 10
 
 
 def _top(losses: list[float], averages: list[float]) -> float:

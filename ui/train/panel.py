@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 import gradio as gr
 
+from dreambooth.data.class_images import made_class_images
+from dreambooth.errors import DreamBoothError
+from dreambooth.models.base import read_card
 from dreambooth.models.origin import missing_base
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.view import RunView
@@ -15,6 +18,7 @@ from dreambooth.scoring.bleed import kept_report
 from ui.address import link
 from ui.bases import missing_base_field, missing_base_update
 from ui.boundary import Services
+from ui.concepts.cards import served
 from ui.events import Answer, updates_of_unseen
 from ui.render import (
     bleed_text,
@@ -26,15 +30,18 @@ from ui.render import (
     status_card,
 )
 from ui.status_line import STOP
-from ui.train.loss_plot import loss_plot
+from ui.train import steps
+from ui.train.loss_plot import SMOOTHING, loss_plot
 from ui.train.plan import run_settings
 
 LIVE = ("queued", "running", "stopping", "paused")
 MAX_STEP_COLUMNS = 24
+MAX_BEING_MADE = 12
+TOY_PICTURES = "Made by the toy model at 64 px. Stable Diffusion 1.5 on a GPU makes detailed pictures."
 # The components that show a run, in the order in which a browser is told.
 PARTS = (
-    "details status losses samples log settings scores chart score stop finish_now save_now sample_now resume "
-    "more_steps more retry pictures delete sure bleed bled bled_picture run_base message"
+    "details status verdict making toy losses samples saved log settings scores chart score stop finish_now save_now "
+    "sample_now resume more_steps more retry pictures delete sure bleed bled bled_picture run_base message"
 )
 LOADING = "<div class='db-status'><span class='db-quiet'>Loading...</span></div>"
 Announced = Literal["saves", "samples", "end", "steps"]
@@ -49,6 +56,7 @@ def build() -> dict[str, Any]:
         run = gr.Dropdown([], label="Run", show_label=False, elem_id="run", allow_custom_value=True, container=False)
         gr.HTML(link("New training", view="new", style="db-button"))
     status = gr.HTML(LOADING, elem_id="run-status")
+    verdict = gr.HTML(elem_id="run-verdict")
     with gr.Row(elem_id="run-buttons"):
         stop = gr.Button(STOP, visible=False, elem_id="stop")
         finish_now = gr.Button("Finish now", visible=False, elem_id="finish-now")
@@ -62,22 +70,25 @@ def build() -> dict[str, Any]:
         retry = gr.Button("Retry with the plan that fits", variant="primary", visible=False, elem_id="retry")
         pictures = gr.Button("Make pictures with it", variant="primary", visible=False, elem_id="make-pictures")
     message = gr.HTML(elem_id="run-message")
+    making = gr.HTML(elem_id="run-making")
     with gr.Column(visible=False, elem_id="run-details") as details:
         with gr.Row(equal_height=False):
             with gr.Column(scale=6, min_width=320):
                 gr.HTML("<h3>What it makes <span class='db-hint'>each row one seed, from step to step</span></h3>")
+                toy = gr.HTML(elem_id="run-toy")
                 samples = gr.Gallery(
                     label="Samples", show_label=False, columns=4, height="auto", elem_id="samples",
                     object_fit="contain", interactive=False, buttons=["fullscreen", "download"],
                 )  # fmt: skip
+                saved = gr.HTML(elem_id="run-steps", js_on_load=steps.STEPS_JS)
             with gr.Column(scale=5, min_width=320):
-                gr.HTML("<h3>Loss <span class='db-hint'>it wobbles, that is normal: judge by the pictures</span></h3>")
+                gr.HTML("<h3>Loss <span class='db-hint'>noise is normal here; judge by the samples</span></h3>")
                 losses = gr.HTML(loss_plot([], 0), elem_id="losses")
+                with gr.Row(equal_height=True):
+                    smoothing = gr.Slider(0, 0.99, value=SMOOTHING, step=0.01, label="Smoothing", elem_id="smoothing")
+                    log_scale = gr.Checkbox(False, label="Log scale", elem_id="log-scale", scale=0, min_width=130)
                 scores = gr.HTML(elem_id="run-scores")
-                chart = gr.Image(
-                    label="Likeness and drift of the saved steps", show_label=False, interactive=False, visible=False,
-                    elem_id="scores-chart", buttons=["download", "fullscreen"],
-                )  # fmt: skip
+                chart = gr.HTML(elem_id="scores-chart")
                 base = missing_base_field("run-base")
                 score = gr.Button("Score this run", visible=False, elem_id="score-run")
                 bleed = gr.Button("See what else it changed", visible=False, elem_id="bleed-run")
@@ -97,7 +108,9 @@ def build() -> dict[str, Any]:
                     "Yes, delete it and all it saved", variant="stop", visible=False, elem_id="delete-sure"
                 )
     return {
-        "run": run, "details": details, "status": status, "losses": losses, "samples": samples, "log": log,
+        "run": run, "details": details, "status": status, "making": making, "toy": toy,
+        "verdict": verdict, "saved": saved, "smoothing": smoothing, "log_scale": log_scale,
+        "losses": losses, "samples": samples, "log": log,
         "settings": settings, "scores": scores, "chart": chart, "score": score, "stop": stop,
         "finish_now": finish_now, "save_now": save_now, "sample_now": sample_now, "resume": resume,
         "more_steps": more_steps, "more": more, "retry": retry, "pictures": pictures, "delete": delete, "sure": sure,
@@ -109,27 +122,37 @@ def build() -> dict[str, Any]:
 # What is shown -------------------------------------------------------------------------------------------------------
 
 
-def run_values(services: Services, view: RunView | None, name: str = "") -> dict[str, Any]:
+def run_values(
+    services: Services, view: RunView | None, name: str = "", smoothing: float = SMOOTHING, log_scale: bool = False
+) -> dict[str, Any]:
     """Return what the panel shows of a run, as values that can be compared; of one that is not there its name."""
     if view is None:
-        return dict.fromkeys(("losses", "samples"), ()) | {
+        return dict.fromkeys(("losses", "samples", "making"), ()) | {
+            "toy": "", "verdict": "", "saved": "",
             "details": False, "status": status_card(None, name=name), "log": log_text(""), "settings": "", "live": "",
             "resume": None, "more": None, "retry": False, "pictures": False, "deletable": False, "asked": None,
-            "scores": "", "chart": None, "unscored": False, "bleedable": False, "bleed": None, "standing": {},
+            "scores": "", "chart": "", "unscored": False, "bleedable": False, "bleed": None, "standing": {},
             "missing_base": "",
         }  # fmt: skip
+    changed = kept_report(RunFolder(view.path))
     return {
         "details": True,
+        "making": _being_made(services, view),
+        "toy": toy_notice(view),
         "status": status_card(view, services.device()),
-        "losses": loss_plot(view.losses, view.total_steps, view.steps, view.at_fixed_noise),
+        "losses": loss_plot(
+            view.losses, view.total_steps, view.steps, view.at_fixed_noise, smoothing=smoothing, log_scale=log_scale
+        ),
         "samples": tuple(sample_items(_newest_columns(view.samples))),
         "log": log_text(view.log_tail),
         "settings": "" if view.config is None else run_settings(view.config),
         "scores": scores_text(view),
-        "chart": _chart(view),
+        "chart": steps.score_plot(view.scores.steps, view.recommended_step) if view.scores else "",
         "unscored": bool(view.steps) and view.scores is None and view.status not in LIVE,
         "bleedable": bool(view.steps) and view.status not in LIVE,
-        "bleed": kept_report(RunFolder(view.path)),
+        "bleed": changed,
+        "verdict": steps.verdict(view, changed),
+        "saved": steps.steps_list(view),
         "missing_base": _missing_base(services, view),
         "live": view.status,
         "resume": view.resume_step,
@@ -161,12 +184,16 @@ def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str
     updates: dict[str, Callable[[Any], Answer]] = {
         "details": lambda is_there: {"details": gr.Column(visible=is_there)},
         "status": lambda text: {"status": text},
+        "making": lambda paths: {"making": being_made(services, paths)},
+        "toy": lambda text: {"toy": text},
         "losses": lambda plot: {"losses": plot or loss_plot([], 0)},
         "samples": lambda samples: {"samples": _gallery(services, samples)},
         "log": lambda text: {"log": text},
         "settings": lambda table: {"settings": table},
         "scores": lambda text: {"scores": text},
-        "chart": lambda chart: {"chart": _picture(services, chart and chart[0])},
+        "chart": lambda drawn: {"chart": drawn},
+        "verdict": lambda text: {"verdict": text},
+        "saved": lambda listed: {"saved": listed},
         "unscored": lambda is_unscored: {"score": gr.Button(visible=is_unscored)},
         "live": _buttons_of_a_live_run,
         "resume": lambda step: {"resume": gr.Button(_resume_label(step), visible=step is not None)},
@@ -241,13 +268,34 @@ def _is_past(message: str, standing: Mapping[Any, str]) -> bool:
     return of_run == name and now != then
 
 
-def _chart(view: RunView) -> tuple[Path, int] | None:
-    """Return the picture of the scores and when it was drawn, which tells a page that there is a newer one."""
-    path = RunFolder(view.path).scores_chart_path
+def _being_made(services: Services, view: RunView) -> tuple[Path, ...]:
+    """Return the newest class images while the run makes them."""
+    if view.phase != "class images" or view.status not in ("running", "stopping") or view.config is None:
+        return ()
+    found: list[Path] = []
+    for concept in view.config.concepts:
+        found += made_class_images(services.workspace, concept.class_prompt or "")
+    return tuple(found[-MAX_BEING_MADE:])
+
+
+def being_made(services: Services, paths: Sequence[Path]) -> str:
+    """Return the class images that are there so far, as they are made."""
+    if not paths:
+        return ""
+    images = "".join(f"<img src='{served(services.shown.copy(path))}' alt=''>" for path in paths)
+    return (
+        "<h3>Class images <span class='db-hint'>made by the base model before the first step</span></h3>"
+        f"<p class='db-made'>{images}</p>"
+    )
+
+
+def toy_notice(view: RunView) -> str:
+    """Return the reminder beside a toy model's pictures that they are no measure of a real one."""
     try:
-        return path, path.stat().st_mtime_ns
-    except OSError:
-        return None
+        is_toy = view.config is not None and read_card(view.config.pretrained_model_name_or_path).is_toy
+    except DreamBoothError:
+        return ""
+    return f"<p class='db-hint'>{TOY_PICTURES}</p>" if is_toy else ""
 
 
 def _newest_columns(samples: dict[int, list[Any]]) -> dict[int, list[Any]]:

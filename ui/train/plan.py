@@ -6,8 +6,9 @@ from html import escape
 from dreambooth.config.methods import outcome
 from dreambooth.config.presets import PRESETS
 from dreambooth.config.training import MethodName, TrainingConfig
-from dreambooth.device.hardware import gb
+from dreambooth.device.hardware import GIB, gb
 from dreambooth.errors import DeviceError, FieldProblem
+from dreambooth.forecast.memory import MARGIN
 from dreambooth.forecast.offers import Forecast, Offer, fitting, leaner_offer
 from dreambooth.records.eta import in_words
 from ui.render import field_label, size_in_words
@@ -20,6 +21,16 @@ PRESET_LABELS = {
     "lean": "Lean",
     "leanest": "Leanest",
 }
+# What a preset costs in time, where no like run was timed here.
+PRESET_COSTS = {
+    "minimum": "slower: recomputes activations",
+    "recommended": "fast",
+    "high_speed": "two photos a step",
+    "full_precision": "slowest: 32-bit throughout",
+    "lean": "slower: updates one weight at a time",
+    "leanest": "slower, and weights in bf16",
+}
+CARD_SIZES_GB = (4, 6, 8, 12, 16, 24, 32, 48, 80)
 NONE_FITS = "Close other programs that use its memory, lower the resolution, or choose the starter."
 NOT_TIMED = "time estimate after the first steps"
 
@@ -35,16 +46,30 @@ def method_choices(
 def preset_choices(offered: list[Offer]) -> list[tuple[str, str]]:
     """Return (label, value) of every preset; a label says what the preset takes here."""
     told = {offer.name: offer_text(offer) for offer in offered}
-    return [("\n".join(part for part in (PRESET_LABELS[name], told.get(name, "")) if part), name) for name in PRESETS]
+    names = [offer.name for offer in ranked(offered)] or PRESETS
+    return [("\n".join(part for part in (PRESET_LABELS[name], told.get(name, "")) if part), name) for name in names]
+
+
+def ranked(offered: Sequence[Offer]) -> list[Offer]:
+    """Return the presets by what they need, the least first."""
+    return sorted(offered, key=lambda offer: offer.forecast.need_bytes)
+
+
+def card_size(need_bytes: int) -> str:
+    """Return which size of device a run fits, such as `fits 8 GB`; nothing for one that needs more than there is."""
+    need_gb = need_bytes / (1 - MARGIN) / GIB
+    size = next((size for size in CARD_SIZES_GB if need_gb <= size), None)
+    return f"fits {size} GB" if size else ""
 
 
 def offer_text(offer: Offer) -> str:
-    """Return what a preset takes: memory, and the time where a like run was timed on this device."""
+    """Return what a preset takes: memory, the device that has it, and its time or what it costs in time."""
     forecast = offer.forecast
     need = f"needs {gb(forecast.need_bytes)} GB"
     if not forecast.fits:
         return f"{need}, {gb(forecast.device.free_bytes)} are free"
-    return need if forecast.seconds is None else f"{need} \u00b7 {in_words(forecast.seconds)}"
+    time = PRESET_COSTS[offer.name] if forecast.seconds is None else in_words(forecast.seconds)
+    return "\n".join(part for part in (f"{need}", card_size(forecast.need_bytes), time) if part)
 
 
 def preset_note(offered: list[Offer], chosen: str) -> str:
@@ -52,7 +77,7 @@ def preset_note(offered: list[Offer], chosen: str) -> str:
     small = [offer for offer in offered if not offer.forecast.fits]
     if not small:
         return ""
-    places = [PRESETS.index(offer.name) + 1 for offer in small]
+    places = [place for place, offer in enumerate(ranked(offered), 1) if not offer.forecast.fits]
     greyed = ", ".join(f"#preset label:nth-of-type({place})" for place in places)
     device = small[0].forecast.device
     names = ", ".join(PRESET_LABELS[offer.name] for offer in small)

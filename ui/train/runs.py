@@ -48,7 +48,7 @@ def build() -> dict[str, Any]:
     """Lay out the list, and return its components by name."""
     with gr.Row(elem_classes=["db-view-head"]):
         gr.HTML("<h2>Runs</h2>")
-        gr.HTML(link("New training", view="new", style="db-button"), elem_id="new-training")
+        gr.HTML(link("New training", view="new", style="db-button"), elem_id="new-training", elem_classes=["db-end"])
     return {"runs_message": gr.HTML(elem_id="runs-message"), "table": gr.HTML(elem_id="runs-list")}
 
 

@@ -1,10 +1,12 @@
 """The second tab: what a run starts from, its settings, what it will take, and the start; then the run as it goes."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from dreambooth.config.fields import GROUP_TITLES, FieldInfo
 from dreambooth.forecast.offers import proposed_config
 from dreambooth.models.base import STARTER
 from dreambooth.runs.shell_line import CONFIG_FILE
@@ -12,7 +14,6 @@ from ui.address import link
 from ui.boundary import Services
 from ui.events import connect as connect_events
 from ui.fields import (
-    GROUP_TITLES,
     MAIN_FIELDS,
     field_component,
     form_infos,
@@ -21,6 +22,7 @@ from ui.fields import (
 )
 from ui.generate.late_answers import Fillable, fillable
 from ui.train import actions as run_actions
+from ui.train import find_setting
 from ui.train import panel as run_panel
 from ui.train import runs as runs_section
 from ui.train.current_plan import close_start_while_stale, open_start_after
@@ -95,23 +97,8 @@ def build(services: Services) -> TrainTab:
             field("save_sample_prompt")
             field("stop_when_good")
         made["save_sample_prompt"].placeholder = "The words for your photos, when left empty"
-        with gr.Accordion("Advanced", open=False, elem_id="advanced") as advanced:
-            for group, title in GROUP_TITLES.items():
-                names = [name for name, info in infos.items() if info.group == group and name not in MAIN_FIELDS]
-                gr.Markdown(f"#### {title}")
-                for start in range(0, len(names), 3):
-                    with gr.Row(equal_height=False):
-                        for name in names[start : start + 3]:
-                            field(name)
-        with gr.Accordion("The same as a command line and as JSON", open=False, elem_id="as-command"):
-            command = gr.Code(
-                label="Command line", language="shell", interactive=False, elem_id="command", wrap_lines=True,
-                show_line_numbers=False, buttons=["copy"],
-            )  # fmt: skip
-            as_json = gr.Code(
-                label=f"Settings as JSON, for --config {CONFIG_FILE}", language="json", interactive=False,
-                elem_id="as-json", max_lines=14, buttons=["copy", "download"],
-            )  # fmt: skip
+        advanced = _advanced(infos, field)
+        command, as_json = _as_command()
         with gr.Row(elem_id="start-row", equal_height=True):
             plan = gr.HTML(elem_id="plan")
             planned = gr.Textbox("", visible=False, label="What the plan is of")
@@ -125,6 +112,35 @@ def build(services: Services) -> TrainTab:
         base, preset, note, notice, fields, proposals, gr.State([]), advanced, plan, planned, start_button, message,
         command, as_json, shown_run, listed,
     )  # fmt: skip
+
+
+def _advanced(infos: Mapping[str, FieldInfo], field: Callable[[str], None]) -> gr.Accordion:
+    """Lay out all settings that are not among the main ones, in groups that can be searched."""
+    with gr.Accordion("Advanced", open=False, elem_id="advanced") as advanced:
+        find_setting.build()
+        for group, title in GROUP_TITLES.items():
+            names = [name for name, info in infos.items() if info.group == group and name not in MAIN_FIELDS]
+            with gr.Column(elem_classes=["db-group"]):
+                gr.Markdown(f"#### {title}")
+                for start in range(0, len(names), 3):
+                    with gr.Row(equal_height=False):
+                        for name in names[start : start + 3]:
+                            field(name)
+    return advanced
+
+
+def _as_command() -> tuple[gr.Code, gr.Code]:
+    """Lay out the settings as a command line and as JSON."""
+    with gr.Accordion("The same as a command line and as JSON", open=False, elem_id="as-command"):
+        command = gr.Code(
+            label="Command line", language="shell", interactive=False, elem_id="command", wrap_lines=True,
+            show_line_numbers=False, buttons=["copy"],
+        )  # fmt: skip
+        as_json = gr.Code(
+            label=f"Settings as JSON, for --config {CONFIG_FILE}", language="json", interactive=False,
+            elem_id="as-json", max_lines=14, buttons=["copy", "download"],
+        )  # fmt: skip
+    return command, as_json
 
 
 # Settings ------------------------------------------------------------------------------------------------------------

@@ -198,7 +198,7 @@ def test_when_all_are_being_answered_the_next_is_told_so(hurried: OpenPage) -> N
 
 def test_the_log_takes_few_lines_of_a_kind(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("test of few lines")
-    logger.addFilter(connections.FewOfAKind())
+    logger.addFilter(connections.RateLimit())
     for _ in range(1000):
         logger.warning("Invalid HTTP request received.")
     logger.warning("Another thing")

@@ -80,7 +80,7 @@ def test_the_recommended_step_is_chosen_here_and_in_generate_with_why(opened: Op
     assert [one.get("value") for one in lists].count(best) == 2
     for event in ("advise_convert", "advise_generate"):
         good, late, other = events.call(event, [best], [str(run.step_folder(10))], ["starter"])
-        assert "Recommended.</b> Step 2 is the best in all" in good.as_html
+        assert "Recommended.</b> Step 2 is the best overall" in good.as_html
         assert "Step 2 is recommended instead.</b> Step 2 is the best" in late.as_html
         assert json.loads(other.as_html.strip()) == ""
 
@@ -215,7 +215,7 @@ def test_what_is_not_in_the_list_is_refused(opened: OpenPage, client: Client) ->
 
 def test_the_hubs_words_reach_the_page(opened: OpenPage, client: Client) -> None:
     model = str(opened.workspace.runs_dir / "dog" / "10")
-    with pytest.raises(AppError, match="no token for the Hub"):
+    with pytest.raises(AppError, match="No Hub token is set"):
         client.predict(model, "ann/dog", True, False, api_name="/push_to_hub")
     with pytest.raises(AppError, match="cannot be converted"):
         client.predict("/etc", "ann/dog", True, False, api_name="/push_to_hub")
