@@ -29,11 +29,16 @@ def started(*arguments: str | Path, **options: Any) -> "subprocess.Popen[str]":
     return _in_foreground([sys.executable, "-m", "dreambooth", *map(str, arguments)], **options)
 
 
+def _heed_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _in_foreground(command: list[str], **options: Any) -> "subprocess.Popen[str]":
-    # What these tests are started by in a shell's background, such as CI, ignores Ctrl-C, and hands that down.
+    # What these tests are started by, a shell's background or nohup, ignores Ctrl-C or SIGHUP, and hands that down.
     usual = {
         "cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True,
-        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        "preexec_fn": _heed_signals,
     }  # fmt: skip
     return subprocess.Popen(command, **usual | options)
 

@@ -61,6 +61,9 @@ def offered_models(services: Services, config: TrainingConfig) -> TrainingConfig
         name = getattr(config, field)
         if not isinstance(name, str):  # nothing, or a mistake that the settings' own check tells
             continue
+        if field == "initial_lora" and name in services.workspace.loras():
+            found[field] = str(services.workspace.loras_dir / name)
+            continue
         try:
             found[field] = offered_base(services, name)
         except BaseModelError:

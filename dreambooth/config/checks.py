@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from dreambooth.config.concepts import class_folder_problems, concept_problems
 from dreambooth.config.limits import as_written, place_problem, plain_name_problem, run_path_problem, sizes_off_grid
 from dreambooth.errors import FieldProblem
+from dreambooth.formats.layout import lora_at
 
 if TYPE_CHECKING:
     from dreambooth.config.training import TrainingConfig
@@ -136,12 +137,10 @@ def _lora_problems(config: "TrainingConfig") -> list[FieldProblem]:
     """Return what a LoRA does not go with: each saves memory that only whole weights take."""
     if config.method != "lora":
         return []
-    file = config.initial_lora
-    lost = (
-        [FieldProblem("initial_lora", "is not a file on this machine.")]
-        if file is not None and not Path(file).is_file()
-        else []
-    )
+    begun, lost = config.initial_lora, []
+    if begun is not None and lora_at(Path(begun)) is None:
+        message = "names neither a LoRA file nor a saved step of a LoRA run: check the path."
+        lost.append(FieldProblem("initial_lora", message))
     wrong = {
         "update_in_backward": (config.update_in_backward is True, "off: a LoRA's gradients take little memory"),
         "weight_precision": (config.weight_precision != "fp32", "fp32: a LoRA's own weights take little memory"),

@@ -72,7 +72,8 @@ class TrainingConfig:
         "model",
     )  # fmt: skip
     initial_lora: str | None = setting(
-        None, "A LoRA file to continue from; the optimizer starts from scratch.", "model", in_identity=False,
+        None, "LoRA to continue from: a file, or a saved step of a LoRA run; the optimizer starts from scratch.", "model",
+        in_identity=False,
         method="lora",
     )  # fmt: skip
     seed: int | None = setting(None, "Random seed; drawn and recorded when left out.", "model", low=0, high=2**63 - 1)

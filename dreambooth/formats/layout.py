@@ -199,6 +199,11 @@ def lora_file(folder: Path) -> Path | None:
     return folder / name if (folder / name).is_file() else None
 
 
+def lora_at(place: Path) -> Path | None:
+    """Return the LoRA's file that a path names: the file itself, or the one in a step's folder; None where none is."""
+    return place if place.is_file() else lora_file(place)
+
+
 def _lora_card(folder: Path) -> Mapping[str, Any] | None:
     about = (_read_config(folder / CARD) or {}).get("lora")
     return about if isinstance(about, dict) else None

@@ -13,7 +13,7 @@ from dreambooth.device.precision import dtype_of
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.export.lora_file import write_lora
 from dreambooth.export.lora_metadata import lora_metadata
-from dreambooth.formats.layout import CARD
+from dreambooth.formats.layout import CARD, lora_at
 from dreambooth.formats.lora_keys import DOWN, UP, LoraModule
 from dreambooth.models.adapter import AdaptedModule, Adapter, fitted, module_of, new_factors, places_of
 from dreambooth.models.base import Base
@@ -130,7 +130,9 @@ def _initial_factors(base: Base, config: TrainingConfig, places: Sequence[LoraMo
     Raises ConfigError where it changes what this training does not, or is of a higher rank; BaseModelError for a file
     that is no LoRA.
     """
-    lora = read_lora(Path(str(config.initial_lora)))
+    file = lora_at(Path(str(config.initial_lora)))
+    assert file is not None, "the settings' check found one"
+    lora = read_lora(file)
     fit = fitted(base, lora.factors)
     found = {one.place.name: one.factors for one in fit.modules}
     problems = []

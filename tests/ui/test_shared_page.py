@@ -75,6 +75,10 @@ def test_a_logged_in_visitor_takes_no_model_of_the_machine_home(tmp_path: Path) 
         # What is offered still works, by its path and by its name.
         for base in (str(page.base), "tiny", "starter", "someone/on-the-hub"):
             assert client.predict(photos, base, "recommended", SHORT, api_name="/plan_training")["photos"] == 5
+        (page.workspace.loras_dir / "cat.safetensors").touch()
+        lora = {name: value for name, value in SHORT.items() if name != "use_8bit_adam"} | {"method": "lora"}
+        asked = (photos, str(page.base), "recommended", lora | {"initial_lora": "cat.safetensors"})
+        assert client.predict(*asked, api_name="/plan_training")["photos"] == 5
 
 
 @pytest.mark.slow
