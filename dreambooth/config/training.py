@@ -72,9 +72,8 @@ class TrainingConfig:
         "model",
     )  # fmt: skip
     initial_lora: str | None = setting(
-        None, "LoRA to continue from: a file, or a saved step of a LoRA run; the optimizer starts from scratch.", "model",
-        in_identity=False,
-        method="lora",
+        None, "A LoRA file or saved LoRA step to continue from; the optimizer starts from scratch.", "model",
+        in_identity=False, method="lora",
     )  # fmt: skip
     seed: int | None = setting(None, "Random seed; drawn and recorded when left out.", "model", low=0, high=2**63 - 1)
 

@@ -96,9 +96,9 @@ def through_kills(config: Callable[..., TrainingConfig], tmp_path: Path, num_kil
 def test_runs_killed_at_random_moments_end_bit_for_bit_the_same(
     config: Callable[..., TrainingConfig], tmp_path: Path
 ) -> None:
-    """R1, the push tier: 5 kills."""
-    hits, _ = through_kills(config, tmp_path, 5, seed=1)
-    assert hits >= 5
+    """R1, the push tier: 3 kills, one of each kind of run."""
+    hits, _ = through_kills(config, tmp_path, 3, seed=1)
+    assert hits >= 3
 
 
 @pytest.mark.reliability
@@ -155,7 +155,7 @@ def test_a_run_killed_at_a_write_of_any_phase_goes_on_exactly(
     """R3, the push tier: writes of records, class images, samples, models, states and pruning."""
     settings = config(max_train_steps=4, with_prior_preservation=True, checkpointing_steps=2, save_interval=2)
     wanted = outcome(train(replace(settings, output_dir=str(tmp_path / "whole" / "run"))).parent)
-    for number in (1, 3, 8, 14, 25, 40, 60, 80, 110):
+    for number in (1, 8, 25, 60, 110):
         died = end_after_death(settings, tmp_path / str(number) / "run", number)
         assert died or number > 60
         assert_same_run(tmp_path / str(number) / "run", wanted, f"write {number}")

@@ -79,9 +79,9 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
 def test_pictures_asked_for_now_pause_the_training_and_it_goes_on_by_itself(
     jobs: Jobs, config: TrainingConfig, tiny_base_folder: Path, tmp_path: Path
 ) -> None:
-    # Many steps, asked for in the middle as soon as it runs: a fast machine makes twenty between two looks.
+    # After the first step, before which the device may still be free; a fast machine makes twenty steps meanwhile.
     name = jobs.start(dataclasses.replace(config, max_train_steps=100), "busy")
-    until(lambda: jobs.view(name).status, lambda status: status == "running")
+    until(lambda: jobs.view(name).step, lambda step: step > 0)
     order = jobs.order(str(tiny_base_folder), REQUEST, "pause training")
     paused: Any = until(
         lambda: (jobs.view(name), order.state), lambda seen: seen[0].status == "paused" or seen[1] == "done"

@@ -13,23 +13,25 @@ import pytest
 from safetensors.torch import load_file
 
 from dreambooth.config.concepts import Concept
-from dreambooth.config.training import TrainingConfig
+from dreambooth.config.training import MethodName, TrainingConfig
 from dreambooth.events import StepLoss, read_events
+from dreambooth.formats.layout import lora_file
 from dreambooth.records.runlog import read_state
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.run import train
 from tests.harness.trained import losses_in
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
 def test_two_processes_give_the_losses_of_one_with_the_doubled_batch(
-    tiny_base_folder: Path, photos: Path, tmp_path: Path
+    tiny_base_folder: Path, photos: Path, tmp_path: Path, method: MethodName
 ) -> None:
     shared = [
         "--pretrained_model_name_or_path", str(tiny_base_folder), "--instance_data_dir", str(photos),
         "--instance_prompt", "photo of zwx dog", "--resolution", "32", "--max_train_steps", "3", "--log_interval", "1",
         "--learning_rate", "1e-3", "--num_crop_variants", "1", "--seed", "5", "--save_precision", "fp32",
         "--class_prompt", "photo of dog", "--with_prior_preservation", "--num_class_images", "2",
-        "--save_infer_steps", "2",
+        "--save_infer_steps", "2", "--method", method,
     ]  # fmt: skip
     launch = [
         sys.executable,
@@ -50,15 +52,16 @@ def test_two_processes_give_the_losses_of_one_with_the_doubled_batch(
             pretrained_model_name_or_path=str(tiny_base_folder), seed=5, save_precision="fp32",
             concepts=(Concept("photo of zwx dog", str(photos), "photo of dog"),), resolution=32, max_train_steps=3,
             learning_rate=1e-3, num_crop_variants=1, train_batch_size=2, log_interval=1, with_prior_preservation=True,
-            num_class_images=2, save_infer_steps=2, output_dir=str(tmp_path / "one"),
+            num_class_images=2, save_infer_steps=2, method=method, output_dir=str(tmp_path / "one"),
         )
     )  # fmt: skip
     two, one = (losses_in(tmp_path / name) for name in ("two", "one"))
     assert len(one) == 3
     assert two == pytest.approx(one, rel=1e-5)
-    weights = [
-        load_file(tmp_path / name / "3" / "unet" / "diffusion_pytorch_model.safetensors") for name in ("two", "one")
-    ]
+    steps = [tmp_path / name / "3" for name in ("two", "one")]
+    files = [lora_file(step) or step / "unet" / "diffusion_pytorch_model.safetensors" for step in steps]
+    weights = [load_file(file) for file in files]
+    assert weights[0].keys() == weights[1].keys()
     assert max((weights[0][name] - tensor).abs().max().item() for name, tensor in weights[1].items()) < 1e-4
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -598,8 +598,9 @@ def test_a_full_disk_costs_the_older_state_before_it_pauses_the_run(
     assert any(isinstance(event, Notice) and "disk is full" in event.text for event in events)
 
 
-OUT_OF_MEMORY_AT = {
-    "dreambooth.training.step.step_loss": range(1, 9),
+STEP = "dreambooth.training.step.step_loss"
+OUT_OF_MEMORY_AT: dict[str, Iterable[int]] = {
+    STEP: (1, 5),
     "dreambooth.training.batches.LatentPool._encoded": range(1, 3),
     "dreambooth.models.saving.write_model": range(1, 5),
     "dreambooth.pictures.generation.generate_images": range(1, 5),
@@ -607,11 +608,18 @@ OUT_OF_MEMORY_AT = {
 }
 
 
-@pytest.mark.parametrize("target", OUT_OF_MEMORY_AT, ids=lambda target: target.rsplit(".", 1)[1])
+@pytest.mark.parametrize(
+    ("target", "numbers"),
+    [
+        *(pytest.param(target, numbers, id=target.rsplit(".", 1)[1]) for target, numbers in OUT_OF_MEMORY_AT.items()),
+        pytest.param(STEP, range(1, 9), id="every step", marks=pytest.mark.reliability),
+    ],
+)
 def test_out_of_memory_is_a_plain_failure_and_the_next_run_works(
-    config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
-) -> None:
-    """R11: in a step, the VAE, a save, a sample, a state; 20 in all. It names settings that need less; none changes."""
+    config: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str,
+    numbers: Iterable[int],
+) -> None:  # fmt: skip
+    """R11: in a step, the VAE, a save, a sample, a state. It names settings that need less; none changes."""
     import pkgutil
 
     original = pkgutil.resolve_name(target)
@@ -622,7 +630,7 @@ def test_out_of_memory_is_a_plain_failure_and_the_next_run_works(
         "save_infer_steps": 2,
         "checkpointing_steps": 2,
     }
-    for number in OUT_OF_MEMORY_AT[target]:
+    for number in numbers:
         calls = itertools.count(1)
 
         def run_out(*arguments: Any, calls: Any = calls, number: int = number, **options: Any) -> Any:
