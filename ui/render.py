@@ -169,16 +169,20 @@ def is_before_steps(view: RunView) -> bool:
     return view.phase in ("", *BEFORE_STEPS) or (not view.step and view.phase in ("samples", "scores"))
 
 
-def time_told(view: RunView) -> str:
-    """Return the time left, or why it is not told yet."""
+def time_told(view: RunView, whole_s: float | None = None) -> str:
+    """Return the time left, or why it is not told yet; `whole_s` is what the whole run is expected to take."""
     if view.status == "running" and view.seconds_left is None:
+        if whole_s is not None:
+            return f"about {in_words(whole_s * (1 - whole_share(view)))} left"
         if view.phase_seconds_left is not None:
             return f"{in_words(view.phase_seconds_left)} left in this phase"
         return "time left is shown after the first steps"
     return time_left(view)
 
 
-def status_card(view: RunView | None, device: Device | None = None, name: str = "") -> str:
+def status_card(
+    view: RunView | None, device: Device | None = None, name: str = "", whole_s: float | None = None
+) -> str:
     """Return the run's status, phase, bar and time left; a failed run's panel stands under it."""
     if view is None:
         words = f'There is no run called "{name}" here.' if name else "No run yet. Choose photos, then start training."
@@ -187,7 +191,7 @@ def status_card(view: RunView | None, device: Device | None = None, name: str = 
     return (
         f"<div class='db-status'><div class='db-row'><span class='db-chip db-chip-{escape(view.status)}'>"
         f"{escape(STATUSES[view.status])}</span><b class='db-phase'>{escape(phase_text(view))}</b>"
-        f"<span class='db-quiet'>{escape(time_told(view))}</span></div>"
+        f"<span class='db-quiet'>{escape(time_told(view, whole_s))}</span></div>"
         f"<div class='db-bar' role='progressbar' aria-label='Progress' aria-valuemin='0' aria-valuemax='100' "
         f"aria-valuenow='{percent}'><i style='width:{percent}%'></i></div>"
         f"{phase_list(view)}{_device_memory(view, device)}</div>{_trouble(view)}"

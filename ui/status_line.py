@@ -23,10 +23,10 @@ def build() -> dict[str, Any]:
     return {"line": line, "line_text": text, "line_stop": stop}
 
 
-def line_text(view: RunView, num_waiting: int = 0) -> str:
+def line_text(view: RunView, num_waiting: int = 0, whole_s: float | None = None) -> str:
     """Return what the line says of the run that trains: a link to it, its phase, its bar and the time left."""
     percent = round(whole_share(view) * 100)
-    told = [phase_text(view), time_told(view), f"{num_waiting} waiting" if num_waiting else ""]
+    told = [phase_text(view), time_told(view, whole_s), f"{num_waiting} waiting" if num_waiting else ""]
     rest = " \u00b7 ".join(escape(part) for part in told if part)
     return (
         f"<div class='db-line'>{link(escape(view.name), run=view.name)} <span>{rest}</span>"

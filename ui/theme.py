@@ -204,7 +204,7 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
 .db-key.db-drift::before { border-top: 3px dotted var(--db-bad); }
 #new-view .block:not(:hover, :focus-within, .db-wrong) > * .info-text code,
 #new-view .block:not(:hover, :focus-within, .db-wrong) > .info-text code { visibility: hidden; }
-.db-not-found { display: none !important; }
+.db-not-found:not(.db-wrong, :has(.db-wrong)) { display: none !important; }
 .db-smooth { fill: none; stroke: var(--db-raw); stroke-width: 2; }
 .db-steps { list-style: none; margin: .3rem 0; padding: 0; }
 .db-steps li { display: flex; flex-wrap: wrap; gap: .3rem .6rem; align-items: center; padding: .25rem 0; }

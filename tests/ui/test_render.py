@@ -107,6 +107,7 @@ def test_the_time_left_says_when_it_is_not_known_yet_and_what_is_not_in_it() -> 
     assert render.time_left(run(saves_in_time=False)) == "6 min left, and the saves"
     class_pictures = run(seconds_left=None, phase="class images", phase_seconds_left=130.0)
     assert "2 min left in this phase" in render.status_card(class_pictures)
+    assert "about 8 min left" in render.status_card(class_pictures, whole_s=600.0), "of the whole, where it is known"
 
 
 def test_a_failed_run_says_what_why_and_what_to_do_and_nothing_is_taken_as_html() -> None:

@@ -83,7 +83,7 @@ class Follower:
         values: dict[str, Any] = {
             "header": self._header(at_work),
             "active": active,
-            "line": line_text(at_work, len(self._services.jobs.waiting())) if at_work else "",
+            "line": self._line(at_work) if at_work else "",
             "stopping": at_work is not None and at_work.status == "stopping",
             "runs": runs,
             "run": name,
@@ -114,6 +114,10 @@ class Follower:
             **_model_list("models", "generate_model", values, seen),
             "seen": values,
         }
+
+    def _line(self, at_work: RunView) -> str:
+        whole_s = run_panel.expected_whole(self._services, at_work)
+        return line_text(at_work, len(self._services.jobs.waiting()), whole_s)
 
     def _header(self, at_work: RunView | None) -> str:
         jobs, settings = self._services.jobs, self._services.settings

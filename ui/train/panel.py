@@ -10,7 +10,8 @@ import gradio as gr
 
 from dreambooth.data.class_images import made_class_images
 from dreambooth.errors import DreamBoothError
-from dreambooth.models.base import read_card
+from dreambooth.forecast.pace import STARTER_ON_TWO_CORES, expected_seconds, known_pace
+from dreambooth.models.base import STARTER, read_card
 from dreambooth.models.origin import missing_base
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.view import RunView
@@ -37,6 +38,8 @@ from ui.train.plan import run_settings
 LIVE = ("queued", "running", "stopping", "paused")
 MAX_STEP_COLUMNS = 24
 MAX_BEING_MADE = 12
+# Their crops take so little of a run's time that they are not counted.
+USUAL_PHOTOS = 5
 TOY_PICTURES = "Made by the toy model at 64 px. Stable Diffusion 1.5 on a GPU makes detailed pictures."
 # The components that show a run, in the order in which a browser is told.
 PARTS = (
@@ -139,7 +142,7 @@ def run_values(
         "details": True,
         "making": _being_made(services, view),
         "toy": toy_notice(view),
-        "status": status_card(view, services.device()),
+        "status": status_card(view, services.device(), whole_s=expected_whole(services, view)),
         "losses": loss_plot(
             view.losses, view.total_steps, view.steps, view.at_fixed_noise, smoothing=smoothing, log_scale=log_scale
         ),
@@ -266,6 +269,17 @@ def _is_past(message: str, standing: Mapping[Any, str]) -> bool:
     thing, then, name = until[1], until[2], html.unescape(until[3])
     now, _, of_run = standing.get(thing, "").partition(" ")
     return of_run == name and now != then
+
+
+def expected_whole(services: Services, view: RunView) -> float | None:
+    """Return how long the whole run takes, as a like one did here; None where none was timed, or steps tell it."""
+    if view.config is None or view.seconds_left is not None or view.status != "running":
+        return None
+    pace = known_pace(services.workspace, view.config)
+    if pace is None and view.config.pretrained_model_name_or_path == STARTER:
+        pace = STARTER_ON_TWO_CORES
+    num_class_images = view.config.num_class_images * len(view.config.concepts) * view.config.with_prior_preservation
+    return None if pace is None else expected_seconds(pace, view.config, USUAL_PHOTOS, num_class_images)
 
 
 def _being_made(services: Services, view: RunView) -> tuple[Path, ...]:
