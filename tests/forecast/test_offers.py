@@ -108,7 +108,7 @@ def test_the_form_says_what_was_typed_without_effect_before_the_start_and_at_it(
 
     def said(**typed: object) -> tuple[str, str]:
         values = (proposed | typed).values()
-        plan = handlers.tell("recommended", "pet", proposed, *words, *values)["plan"]
+        plan = handlers.tell("", "recommended", "pet", proposed, *words, *values)["plan"]
         return plan, handlers.start([], "recommended", *words, *values)["run_message"]
 
     assert all("no effect" not in text for text in said())
