@@ -10,7 +10,8 @@ from typing import Any
 
 from dreambooth.config.fields import describe
 from dreambooth.config.training import TrainingConfig
-from dreambooth.formats.layout import Layout
+from dreambooth.formats.layout import MODEL_INDEX, Layout
+from dreambooth.models.sdxl import ZEROS, ZEROS_IN_HEADER
 
 # Settings that name places on this machine, or say nothing about what was learned.
 PRIVATE_SETTINGS = (
@@ -45,6 +46,9 @@ def file_metadata_of(model_dir: Path, layout: Layout, prediction_type: str | Non
     }
     if isinstance(licence, str) and licence:
         metadata["modelspec.license"] = licence
+    zeros = _json(model_dir / MODEL_INDEX).get(ZEROS)
+    if isinstance(zeros, bool):
+        metadata[ZEROS_IN_HEADER] = str(zeros).lower()
     if prompts:
         metadata["modelspec.usage_hint"] = f"Use: {', '.join(prompts)}"
     if settings:

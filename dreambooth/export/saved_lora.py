@@ -154,8 +154,12 @@ def _refuse_incomplete(
     if shapes is None or "lora_targets" not in settings:
         return False
     parts = {part: named for part, named in shapes.items() if part == "unet" or settings.get("train_text_encoder")}
-    expected = {one.name: shapes[one.part][one.weight] for one in lora_modules(parts, settings["lora_targets"])}
+    targets, unseen = settings["lora_targets"], layout_of(model_dir).unseen_layers
+    # Earlier versions had factors beside layers that no picture depends on: these never learned.
+    allowed = {one.name: shapes[one.part][one.weight] for one in lora_modules(parts, targets)}
+    expected = {one.name: shapes[one.part][one.weight] for one in lora_modules(parts, targets, unseen)}
     found = {name: tuple(one.shape) for name, one in factors.items()}
+    expected |= {name: allowed[name] for name in found.keys() & allowed.keys()}
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         raise ExportError(
             f'The LoRA in "{model_dir}" does not have the modules of its base.',

@@ -31,7 +31,8 @@ STATE_INTERVALS_S = (60, 600)
 class Counts:
     """How many weights the parts of a base have, its text encoders together, and in how many tensors they lie.
 
-    per_rank: by part and weight, how many numbers low-rank factors of that weight (out, in, ...) have for each rank.
+    per_rank: by part and weight, how many numbers low-rank factors of that weight (out, in, ...) have for each rank;
+    unseen_layers: as in `Layout`.
     """
 
     unet: int
@@ -39,6 +40,7 @@ class Counts:
     vae: int
     num_tensors: int = NUM_TENSORS
     per_rank: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    unseen_layers: tuple[tuple[str, int], ...] = ()
 
     @property
     def total(self) -> int:
@@ -54,7 +56,10 @@ def counts_of_shape(shape: ModelShape) -> Counts:
         part: {layer.weight: layer.num_per_rank for unit in of_part for layer in unit.layers}
         for part, of_part in units.items()
     }
-    return Counts(shape.num_unet, shape.num_text_encoder, shape.num_vae, per_rank=per_rank)
+    return Counts(
+        shape.num_unet, shape.num_text_encoder, shape.num_vae, per_rank=per_rank,
+        unseen_layers=shape.layout.unseen_layers,
+    )  # fmt: skip
 
 
 def counts_of_base(base: Base) -> Counts:
@@ -72,7 +77,10 @@ def counts_of_base(base: Base) -> Counts:
         }
         for part in base.family.layout.learning_parts
     }
-    return Counts(numel(base.unet), numel(*base.text_encoders()), numel(base.vae), num_tensors, per_rank)
+    return Counts(
+        numel(base.unet), numel(*base.text_encoders()), numel(base.vae), num_tensors, per_rank,
+        base.family.layout.unseen_layers,
+    )  # fmt: skip
 
 
 # Of each weight ------------------------------------------------------------------------------------------------------
@@ -104,7 +112,7 @@ def saved_bytes(config: TrainingConfig) -> int:
 def adapted_modules(config: TrainingConfig, counts: Counts) -> list[LoraModule]:
     """Return the modules that get factors beside a frozen base."""
     learning = {part: per_rank for part, per_rank in counts.per_rank.items() if config.learns(part)}
-    return lora_modules(learning, config.lora_targets)
+    return lora_modules(learning, config.lora_targets, counts.unseen_layers)
 
 
 def num_learning(config: TrainingConfig, counts: Counts) -> int:
@@ -145,18 +153,21 @@ def learning_units(config: TrainingConfig, shape: ModelShape, num_tokens: int) -
     units["unet"] = unet_units(shape.unet, config.resolution // shape.latent_scale, num_tokens)
     for part, of_part in units.items():
         if config.learns(part):
-            found += _beside_frozen(of_part, part, config) if config.has_frozen_base else of_part
+            frozen = config.has_frozen_base
+            found += _beside_frozen(of_part, part, config, shape.layout.unseen_layers) if frozen else of_part
     return found
 
 
-def _beside_frozen(units: list[Unit], part: str, config: TrainingConfig) -> list[Unit]:
+def _beside_frozen(
+    units: list[Unit], part: str, config: TrainingConfig, unseen_layers: tuple[tuple[str, int], ...]
+) -> list[Unit]:
     """Return a part's units as low-rank factors beside its frozen weights have them: these learn, the weights do not.
 
     All that a unit needs for backward is in the format of the base (nothing is normalised in fp32): it counts as
     values of products. Before the first factors there is no graph, and nothing is kept.
     """
     weights = {part: [layer.weight for unit in units for layer in unit.layers]}
-    adapted = {module.weight for module in lora_modules(weights, config.lora_targets)}
+    adapted = {module.weight for module in lora_modules(weights, config.lora_targets, unseen_layers)}
     found, is_in_graph = list[Unit](), False
     for unit in units:
         own = [layer for layer in unit.layers if layer.weight in adapted]

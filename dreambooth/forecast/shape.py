@@ -74,11 +74,15 @@ class Unit:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A base's sizes: its parts' configurations, from which counts follow; of text encoders by their names."""
+    """A base's sizes: its parts' configurations, from which counts follow; of text encoders by their names.
+
+    layout: of its family, which says in which number format its parts compute.
+    """
 
     unet: Mapping[str, Any]
     text_encoders: Mapping[str, Mapping[str, Any]]
     vae: Mapping[str, Any]
+    layout: Layout = SD1
 
     @property
     def num_unet(self) -> int:
@@ -110,7 +114,7 @@ def usual_shape(layout: Layout) -> ModelShape:
     """Return the sizes that models with this layout usually have."""
     configs = usual_configs(layout)
     encoders = {name: configs[name] for name in layout.text_encoders}
-    return ModelShape(UNET_DEFAULTS | dict(configs["unet"]), encoders, VAE_DEFAULTS | dict(configs["vae"]))
+    return ModelShape(UNET_DEFAULTS | dict(configs["unet"]), encoders, VAE_DEFAULTS | dict(configs["vae"]), layout)
 
 
 SD15_SHAPE = usual_shape(SD1)
@@ -134,7 +138,7 @@ def read_shape(name: str, models_dir: Path | None = None) -> ModelShape:
         depths = [one["num_hidden_layers"] for one in encoders.values()]
         if max(*depths, *_depths(parts["unet"]), parts["unet"].get("layers_per_block", 2)) > MAX_LAYERS:
             return SD15_SHAPE
-        shape = ModelShape(UNET_DEFAULTS | parts["unet"], encoders, VAE_DEFAULTS | parts["vae"])
+        shape = ModelShape(UNET_DEFAULTS | parts["unet"], encoders, VAE_DEFAULTS | parts["vae"], layout)
         sizes = shape.num_unet, shape.num_text_encoder, shape.num_vae, shape.native_px
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, OverflowError):
         # What cannot be laid out may still load: it is then told when it does not fit, not before.

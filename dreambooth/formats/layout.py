@@ -14,7 +14,7 @@ from typing import Any, Literal
 from dreambooth.errors import BaseModelError
 from dreambooth.formats import sdxl_keys
 from dreambooth.formats.open_clip import OPEN_CLIP_PREFIX
-from dreambooth.formats.other_kinds import OTHER_INPUTS, refusal, refuse_other_kinds
+from dreambooth.formats.other_kinds import kind_of_unet, refusal, refuse_other_kinds
 from dreambooth.formats.tensor_names import pickled_names, safetensors_header
 
 FamilyName = Literal["sd1", "sd2", "sdxl"]
@@ -64,7 +64,8 @@ class Layout:
     names; open_clip: whether single files have the text encoder under open_clip's names; absent: the components of the
     pipeline that are never there, which its index has to say; architecture, lora_version: what files call the family in
     their headers, by https://github.com/Stability-AI/ModelSpec and by sd-scripts; used_layer: that of the text encoders
-    whose states the UNet sees, counted from the last.
+    whose states the UNet sees, counted from the last; unseen_layers: by text encoder, how many of its last layers no
+    picture depends on.
     """
 
     family: FamilyName
@@ -78,6 +79,7 @@ class Layout:
     lora_version: str = "sd_v1"
     used_layer: int = 1
     absent: tuple[str, ...] = ()
+    unseen_layers: tuple[tuple[str, int], ...] = ()
 
     @property
     def short_title(self) -> str:
@@ -168,6 +170,8 @@ SDXL = Layout(
     "sdxl", "Stable Diffusion XL", "StableDiffusionXLPipeline", SDXL_PARTS, ("tokenizer", "tokenizer_2"),
     scheduler="EulerDiscreteScheduler", architecture="stable-diffusion-xl-v1-base", lora_version="sdxl_base_v1-0",
     used_layer=2, absent=("feature_extractor", "image_encoder"),
+    # The second one's last layer counts: the pooled vector is made of it.
+    unseen_layers=(("text_encoder", 1),),
 )  # fmt: skip
 LAYOUTS: dict[FamilyName, Layout] = {layout.family: layout for layout in (SD1, SD2, SDXL)}
 
@@ -279,9 +283,8 @@ def _family_of_folder(folder: Path) -> FamilyName:
         raise refusal(folder.name, "the refiner of SDXL")
     if ("XL" in kind) != (family == "sdxl") or (family != "sdxl" and unet.get("addition_embed_type")):
         raise refusal(folder.name, f"a {kind} whose UNet is of another kind")
-    inputs = unet.get("in_channels", 4)
-    if inputs != 4:
-        raise refusal(folder.name, OTHER_INPUTS.get(inputs, f"a model whose UNet takes {inputs} numbers a pixel"))
+    if (other := kind_of_unet(unet)) is not None:
+        raise refusal(folder.name, other)
     if kind.startswith("Onnx"):
         raise refusal(folder.name, "an ONNX model")
     if not kind.startswith("StableDiffusion"):

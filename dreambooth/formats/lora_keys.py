@@ -18,6 +18,7 @@ LORA_TARGETS: tuple[LoraTargets, ...] = get_args(LoraTargets)
 PREFIXES = {
     "unet": "lora_unet_", "text_encoder": "lora_te_text_model_", "text_encoder_2": "lora_te2_text_model_",
 }  # fmt: skip
+_TEXT_LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 
 # Each set with the ones before it. `linear` is sd-scripts' own default: 192 + 72 modules in SD 1.5; `all` adds what its
@@ -47,18 +48,32 @@ class LoraModule:
     weight: str
 
 
-def lora_modules(weights: Mapping[str, Iterable[str]], targets: LoraTargets) -> list[LoraModule]:
-    """Return the modules of these parts' weights that the set holds, in the order of their names in the file."""
+def lora_modules(
+    weights: Mapping[str, Iterable[str]], targets: LoraTargets, unseen_layers: Iterable[tuple[str, int]] = ()
+) -> list[LoraModule]:
+    """Return the modules of these parts' weights that the set holds, in the order of their names in the file.
+
+    unseen_layers: by part, how many of its last layers are left out because no picture depends on them: factors there
+    would never get a gradient (`Layout.unseen_layers`).
+    """
+    num_unseen = dict(unseen_layers)
     sets = LORA_TARGETS[: LORA_TARGETS.index(targets) + 1]
     found = []
     for part, names in weights.items():
         kind = "unet" if part == "unet" else "text encoder"
         wanted = re.compile("|".join(_PATHS[one][kind] for one in sets))
-        for weight in names:
+        for weight in _without_last_layers(list(names), num_unseen.get(part, 0)):
             path = weight.removesuffix(".weight").removeprefix("text_model.")
             if weight.endswith(".weight") and wanted.fullmatch(path):
                 found.append(lora_module(part, weight))
     return sorted(found, key=lambda module: module.name)
+
+
+def _without_last_layers(names: list[str], number: int) -> list[str]:
+    """Return a text encoder's names without those of its last layers."""
+    layers = {name: int(match[1]) for name in names if (match := _TEXT_LAYER.search(name))}
+    end = max(layers.values(), default=-1) + 1 - number
+    return [name for name in names if layers.get(name, -1) < end]
 
 
 def lora_module(part: str, weight: str) -> LoraModule:

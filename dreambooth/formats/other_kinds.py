@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 from dreambooth.errors import BaseModelError
 from dreambooth.formats.ldm import EMA_PREFIX, UNET_PREFIX
@@ -28,6 +29,19 @@ OTHER_KINDS: tuple[tuple[str, str, str], ...] = (
     (r"(encoder|decoder)\.conv_in\.weight$", "a VAE alone",
      "Give it as pretrained_vae_name_or_path, beside a base."),
 )  # fmt: skip
+PRUNED = "a pruned relative of SDXL (such as SSD-1B, Segmind Vega or Koala)"
+FEW_STEPS = "a model distilled to few denoising steps (LCM)"
+# Which the UNet of SDXL has in the middle and in the lowest level, ten transformer blocks deep; its relatives have not.
+_DEEPEST = tuple(
+    f"{UNET_PREFIX}{block}.1.transformer_blocks.9.norm1.weight"
+    for block in ("middle_block", "input_blocks.7", "input_blocks.8", "output_blocks.0", "output_blocks.2")
+)
+_SDXL_EMBEDDING = UNET_PREFIX + "label_emb.0.0.weight"
+# What tells a UNet how strong its guidance is to be, which only distilled ones are asked.
+_GUIDANCE_EMBEDDING = UNET_PREFIX + "time_embed.cond_proj.weight"
+SDXL_WIDTHS, SDXL_DEPTHS = [320, 640, 1280], [1, 2, 10]
+# Names of models that were distilled to few denoising steps, where no tensor and no configuration tells.
+_DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper|hyper-?sd|dmd2?)(?![a-z])", re.IGNORECASE)
 # A tensor's shape by its name, None where only the name is known.
 Shapes = Mapping[str, Sequence[int] | None]
 
@@ -56,9 +70,44 @@ def kind_of_file(shapes: Shapes) -> tuple[str, str] | None:
         if any(re.match(pattern, one) for one in shapes) and (first is None or kind.endswith("of SDXL")):
             return kind, todo
     shape = None if first is None else shapes[first]
+    if _GUIDANCE_EMBEDDING in shapes:
+        return FEW_STEPS, BASES
+    # Narrow models of other depths are made for tests.
+    is_wide = _SDXL_EMBEDDING in shapes and shape is not None and shape[0] == SDXL_WIDTHS[0]
+    if is_wide and any(name not in shapes for name in _DEEPEST):
+        return PRUNED, BASES
     if shape is not None and len(shape) == 4 and shape[1] != 4:
         return OTHER_INPUTS.get(shape[1], f"a model whose UNet takes {shape[1]} numbers a pixel"), BASES
     return None
+
+
+def kind_of_unet(config: Mapping[str, Any]) -> str | None:
+    """Return what a model with a UNet of this configuration is that cannot be trained here; None for one that can."""
+    inputs = config.get("in_channels", 4)
+    if inputs != 4:
+        return OTHER_INPUTS.get(inputs, f"a model whose UNet takes {inputs} numbers a pixel")
+    if config.get("time_cond_proj_dim") is not None:
+        return FEW_STEPS
+    is_sdxl = config.get("addition_embed_type") == "text_time"
+    if is_sdxl and list(config.get("block_out_channels") or ()) == SDXL_WIDTHS:
+        own = {
+            "transformer_layers_per_block": SDXL_DEPTHS, "layers_per_block": 2,
+            "reverse_transformer_layers_per_block": None, "mid_block_type": "UNetMidBlock2DCrossAttn",
+        }  # fmt: skip
+        if any(config.get(name, value) != value for name, value in own.items()):
+            return PRUNED
+    return None
+
+
+def distilled_notice(name: str) -> str:
+    """Return what to say of a base whose name tells that it was distilled to few steps, nothing of any other."""
+    found = _DISTILLED.search(name.replace("\\", "/").rstrip("/").rpartition("/")[2])
+    if found is None:
+        return ""
+    return (
+        f'"{name}" looks like a model distilled to few denoising steps ("{found[1]}" is in its name). Training from '
+        "distilled models is not supported: train from the model that it was made from."
+    )
 
 
 def _is_embedding(shapes: Shapes) -> bool:

@@ -59,7 +59,17 @@ def module_of(base: "Base", place: LoraModule) -> Any:
 
 def places_of(base: "Base", targets: LoraTargets, parts: Iterable[str]) -> list[LoraModule]:
     """Return the modules of these parts that a LoRA of these targets changes, in the order of their names."""
-    return lora_modules({part: getattr(base, part).state_dict() for part in parts}, targets)
+    weights = {part: getattr(base, part).state_dict() for part in parts}
+    return lora_modules(weights, targets, base.family.layout.unseen_layers)
+
+
+def unseen_modules(base: "Base") -> set[str]:
+    """Return the names of the modules that no picture depends on: those of other tools' LoRAs are there, and change
+    nothing.
+    """
+    parts = base.family.layout.learning_parts
+    weights = {part: getattr(base, part).state_dict() for part in parts}
+    return {one.name for one in lora_modules(weights, "all")} - {one.name for one in places_of(base, "all", parts)}
 
 
 def new_factors(weight: "Tensor", rank: int, seed: int, number: int) -> Factors:

@@ -24,6 +24,7 @@ from dreambooth.device.hardware import bitsandbytes_hidden
 from dreambooth.errors import BaseModelError, quoted
 from dreambooth.formats.layout import LAYOUTS, SD1, SDXL, FamilyName, Layout, family_of, folder_configs, layout_of
 from dreambooth.formats.ldm import modern_vae_key, without_text_model
+from dreambooth.formats.sdxl_keys import without_prefix
 from dreambooth.models.card import BaseCard, card_of
 from dreambooth.models.config_limits import refuse_wrong_config, refuse_wrong_configs
 from dreambooth.models.download import downloaded_base, downloaded_vae, hub_revision, missing_files
@@ -349,7 +350,9 @@ def _text_encoder_of(class_name: str, folder: Path, variant: str | None) -> Any:
     weights = pickled_weights(folder, variant)
     if weights is not None:
         config = transformers.CLIPTextConfig.from_pretrained(folder)
-        return text_encoder_with(config, without_text_model(weights))
+        has_projection = class_name.endswith("WithProjection")
+        own = without_prefix(weights) if has_projection else without_text_model(weights)
+        return text_encoder_with(config, own, class_name)
     options: dict[str, Any] = {"variant": variant} if variant else {}
     module, report = kind.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True,
@@ -381,7 +384,7 @@ def _from_file(path: Path, tokenizer: str | None, token: str | None) -> Base:
             own[name] = tokenizer_for(found.vocabulary_size, starter_folder(), token, pad_token)
     return Base(
         name=str(path), noise_scheduler_config=found.scheduler_config, card=BaseCard(),
-        family=family_for(found.layout, {}), **found.parts, **own,
+        family=family_for(found.layout, found.index), **found.parts, **own,
     )  # fmt: skip
 
 

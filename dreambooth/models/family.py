@@ -107,7 +107,8 @@ class Posterior:
 class FileParts:
     """What a single file gives: the parts in fp32, and what it says or lets see of the rest.
 
-    pad_tokens: by tokenizer, that of those which pad with another one than CLIP's.
+    pad_tokens: by tokenizer, that of those which pad with another one than CLIP's; index: what the file's header says
+    of what a folder has in its model_index.json.
     """
 
     layout: Layout
@@ -116,6 +117,7 @@ class FileParts:
     vocabulary_size: int
     native_px: int
     pad_tokens: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    index: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # Given a file's tensors, the texts of its header, and its layout; raises KeyError, IndexError or RuntimeError for

@@ -66,11 +66,12 @@ def _text_encoder_of(weights: "dict[str, Tensor]", unsaid: SingleFile) -> Any:
     return text_encoder_with(CLIPTextConfig(**config), weights)
 
 
-def text_encoder_with(config: Any, weights: "Mapping[str, Tensor]") -> Any:
+def text_encoder_with(config: Any, weights: "Mapping[str, Tensor]", class_name: str = "CLIPTextModel") -> Any:
     """Build a text encoder; the weights' names come without `text_model.` and position_ids."""
-    from transformers import CLIPTextModel
+    import transformers
 
-    return filled(lambda: CLIPTextModel(config), weights, optional_prefix="text_model.")
+    kind = getattr(transformers, class_name)
+    return filled(lambda: kind(config), weights, optional_prefix="text_model.")
 
 
 def _widths(weights: "Mapping[str, Tensor]", blocks: str) -> list[int]:

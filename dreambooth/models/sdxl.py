@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ZEROS = "force_zeros_for_empty_prompt"
+# The same in the header of a single file of ours.
+ZEROS_IN_HEADER = f"dreambooth.{ZEROS}"
 # SDXL 1.0's own sizes, before it is here; what is not named is as in SD 1.5.
 SDXL_CONFIGS: dict[str, dict[str, Any]] = {
     "unet": {

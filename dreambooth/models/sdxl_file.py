@@ -10,8 +10,8 @@ from dreambooth.formats import sdxl_keys
 from dreambooth.formats.layout import Layout
 from dreambooth.models.family import Condition, FileParts
 from dreambooth.models.sd import SD15_SCHEDULER
-from dreambooth.models.sd_file import gives_noise_back, native_px_in, prediction_type_in
-from dreambooth.models.sdxl import StableDiffusionXL
+from dreambooth.models.sd_file import gives_noise_back, native_px_in, prediction_type_in, text_encoder_with
+from dreambooth.models.sdxl import ZEROS, ZEROS_IN_HEADER, StableDiffusionXL
 from dreambooth.models.weights import filled
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ def parts_of(weights: "Mapping[str, Tensor]", header: Mapping[str, str], layout:
     }
     vocabulary_size = found["text_encoder"]["embeddings.token_embedding.weight"].shape[0]
     scheduler = SCHEDULER | _prediction(unet, pooled_width, weights, header)
-    return FileParts(layout, parts, scheduler, vocabulary_size, native_px, PAD_TOKENS)
+    # Files of other tools do not say it: it then is as in SDXL 1.0, and as diffusers takes it.
+    index = {ZEROS: False} if header.get(ZEROS_IN_HEADER) == "false" else {}
+    return FileParts(layout, parts, scheduler, vocabulary_size, native_px, PAD_TOKENS, index)
 
 
 def _unet_config(weights: "Mapping[str, Tensor]", pooled_width: int) -> dict[str, Any]:
@@ -112,20 +114,14 @@ def _text_config(weights: "Mapping[str, Tensor]", **others: Any) -> Any:
 
 
 def _first_encoder(weights: "dict[str, Tensor]") -> Any:
-    from transformers import CLIPTextModel
-
     width = weights["embeddings.token_embedding.weight"].shape[1]
     config = _text_config(weights, projection_dim=width, hidden_act="quick_gelu")
-    return filled(lambda: CLIPTextModel(config), weights, optional_prefix="text_model.")
+    return text_encoder_with(config, weights)
 
 
 def _second_encoder(weights: "dict[str, Tensor]", pooled_width: int) -> Any:
-    from transformers import CLIPTextModelWithProjection
-
     config = _text_config(weights, projection_dim=pooled_width, hidden_act="gelu")
-    projection = f"{sdxl_keys.PROJECTION}.weight"
-    named = {name if name == projection else f"text_model.{name}": tensor for name, tensor in weights.items()}
-    return filled(lambda: CLIPTextModelWithProjection(config), named)
+    return text_encoder_with(config, weights, "CLIPTextModelWithProjection")
 
 
 def _prediction(

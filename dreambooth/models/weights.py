@@ -152,7 +152,8 @@ def pickled_weights(folder: Path, variant: str | None) -> "dict[str, Tensor] | N
 def filled(build: Callable[[], Any], weights: "Mapping[str, Tensor]", *, optional_prefix: str = "") -> Any:
     """Return the module that `build` makes, with these weights in the module's own number formats.
 
-    `optional_prefix` is what the module's names begin with in some versions of its library, and the weights' do not.
+    `optional_prefix` is what some of the module's names begin with in some versions of its library, and the weights' do
+    not.
 
     Raises KeyError, which says which are missing, unknown or misshapen, when they are not the module's. That is looked
     at before any memory is taken: a module's configuration and a tensor in a file can both claim to be larger than any.
@@ -163,7 +164,7 @@ def filled(build: Callable[[], Any], weights: "Mapping[str, Tensor]", *, optiona
         module = build()
     own = module.state_dict()
     if optional_prefix and any(name.startswith(optional_prefix) for name in own):
-        weights = {optional_prefix + name: tensor for name, tensor in weights.items()}
+        weights = {name if name in own else optional_prefix + name: tensor for name, tensor in weights.items()}
     if wrong := _differences(own, weights):
         raise KeyError(wrong)
     # Copies: what is mapped from a file would change with it.

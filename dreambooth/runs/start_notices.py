@@ -12,15 +12,25 @@ from dreambooth.data.photos import num_photos_in
 from dreambooth.device.hardware import driver_device, gb
 from dreambooth.forecast.offers import cpu_notice, memory_notice
 from dreambooth.forecast.shape import read_shape
+from dreambooth.formats.other_kinds import distilled_notice
 from dreambooth.models.availability import bytes_to_download
 from dreambooth.models.base import read_card
+from dreambooth.models.origin import origin_of
 from dreambooth.records.workspace import Workspace
 
 
 def setting_notices(config: TrainingConfig, explicit: Collection[str] | None, models_dir: Path) -> list[str]:
-    """Return a sentence for each setting that was asked for without an effect, and for a rate of another method."""
-    warning = rate_warning(config, read_card(config.pretrained_model_name_or_path, models_dir).recipes)
-    return [*without_effect(config, explicit), *([warning] if warning else [])]
+    """Return a sentence for each setting that was asked for without an effect, for a rate of another method, and for a
+    base that was distilled to few denoising steps.
+    """
+    base = config.pretrained_model_name_or_path
+    origin = origin_of(base, models_dir)
+    told = [
+        rate_warning(config, read_card(base, models_dir).recipes),
+        # A trained model is called as somebody liked.
+        distilled_notice(base if origin is None else origin.name),
+    ]
+    return [*without_effect(config, explicit), *filter(None, told)]
 
 
 def memory_notices(config: TrainingConfig, models_dir: Path, held_bytes: int = 0) -> list[str]:

@@ -6,6 +6,7 @@ function of (seed, stream, step), and no pickle. A state is there whole or not a
 aside under a name that begins with `.bad-`.
 """
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -207,11 +208,12 @@ def restore(checkpoint: Checkpoint, learner: Learner) -> None:
     values = json.loads((checkpoint.folder / "values.json").read_text("utf-8"))
     for model, named in learner.weights.items():
         _fill(named, group(model))
+    numbers = _numbers_in(checkpoint, learner)
     states: dict[int, dict[str, Any]] = {}
     for key, value in [*group("optimizer").items(), *values["optimizer"].items()]:
-        number, _, field = key.partition(".")
-        own = learner.shards.part(int(number), value) if learner.shards else value
-        states.setdefault(int(number), {})[field] = own
+        written, _, field = key.partition(".")
+        if (number := numbers.get(int(written))) is not None:
+            states.setdefault(number, {})[field] = learner.shards.part(number, value) if learner.shards else value
     for number, state in states.items():
         parameter = learner.parameters[number]
         # torch's AdamW keeps its count on the CPU on purpose: reading it there waits for no GPU.
@@ -223,10 +225,32 @@ def restore(checkpoint: Checkpoint, learner: Learner) -> None:
     learner.scaler.load_state_dict(values["scaler"])
     if learner.ema is not None:
         shadows = group("ema")
+        written_as = {number: str(written) for written, number in numbers.items()}
         learner.ema.shadow_params = [
-            shadows[str(number)].to(shadow.device) for number, shadow in enumerate(learner.ema.shadow_params)
+            shadows[written_as[number]].to(shadow.device) for number, shadow in enumerate(learner.ema.shadow_params)
         ]
         learner.ema.optimization_step = values["ema"]["optimization_step"]
+
+
+def _numbers_in(checkpoint: Checkpoint, learner: Learner) -> dict[int, int]:
+    """Return the number of each parameter by the one that it has in this state.
+
+    They are the same, but for LoRAs of SDXL from earlier versions: these had factors beside the first text encoder's
+    last layer, which no picture depends on, so that they never got a gradient.
+    """
+    from safetensors import safe_open
+
+    numbers: dict[int, int] = {}
+    written, number = itertools.count(), itertools.count()
+    for model, named in learner.weights.items():
+        with safe_open(checkpoint.folder / f"{model}.safetensors", "pt") as state:
+            names = set(state.keys())
+        # Factors are numbered by their names, other weights in the order of their modules.
+        for name in named if names == named.keys() else sorted(names):
+            place = next(written)
+            if name in named:
+                numbers[place] = next(number)
+    return numbers
 
 
 def _fill(named: "dict[str, nn.Parameter]", values: "dict[str, Tensor]") -> None:

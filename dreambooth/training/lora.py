@@ -15,7 +15,7 @@ from dreambooth.export.lora_file import write_lora
 from dreambooth.export.lora_metadata import lora_metadata
 from dreambooth.formats.layout import CARD, lora_at
 from dreambooth.formats.lora_keys import DOWN, UP, LoraModule
-from dreambooth.models.adapter import AdaptedModule, Adapter, fitted, module_of, new_factors, places_of
+from dreambooth.models.adapter import AdaptedModule, Adapter, fitted, module_of, new_factors, places_of, unseen_modules
 from dreambooth.models.base import Base
 from dreambooth.models.card import BaseCard, LoraBase
 from dreambooth.models.lora_file import read_lora
@@ -135,8 +135,8 @@ def _initial_factors(base: Base, config: TrainingConfig, places: Sequence[LoraMo
     lora = read_lora(file)
     fit = fitted(base, lora.factors)
     found = {one.place.name: one.factors for one in fit.modules}
-    problems = []
-    if strange := sorted(lora.factors.keys() - (found.keys() & {place.name for place in places})):
+    problems, needed = [], lora.factors.keys() - unseen_modules(base)
+    if strange := sorted(needed - (found.keys() & {place.name for place in places})):
         message = (
             f"changes {len(strange)} layers that this training leaves as they are, such as {strange[0]}: choose a LoRA "
             "for this kind of base, --lora_targets all, or --train_text_encoder."

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dreambooth.errors import BaseModelError
 from dreambooth.export.verify import convert_verified
@@ -84,6 +85,17 @@ def test_a_model_of_v_is_marked_and_recognised(tmp_path: Path) -> None:
     header = file_metadata(file)
     assert header["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
     assert header["modelspec.prediction_type"] == "v"
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_what_no_words_are_comes_back_from_a_file(tmp_path: Path, zeros: bool) -> None:
+    """Files of other tools do not say it, and are taken as diffusers takes them."""
+    folder = tiny_sdxl_base(tmp_path / "base", zeros_for_nothing=zeros)
+    file = convert_verified(folder, tmp_path / "model.safetensors").path
+    assert file_metadata(file)["dreambooth.force_zeros_for_empty_prompt"] == str(zeros).lower()
+    assert load_base(str(file)).family.index_options == {"force_zeros_for_empty_prompt": zeros}
+    save_file(read_weights(file), tmp_path / "plain.safetensors")
+    assert load_base(str(tmp_path / "plain.safetensors")).family.index_options["force_zeros_for_empty_prompt"] is True
 
 
 def test_the_refiners_file_is_refused_by_name(tmp_path: Path) -> None:

@@ -8,11 +8,17 @@ import pytest
 import torch
 
 from dreambooth.config.generation import GenerationConfig
+from dreambooth.config.training import TrainingConfig
 from dreambooth.errors import BaseModelError
 from dreambooth.formats.layout import family_of
+from dreambooth.formats.original import sdxl_names
+from dreambooth.formats.other_kinds import FIRST_CONV, kind_of_file
 from dreambooth.models.base import load_base
 from dreambooth.models.family import PictureSize
+from dreambooth.models.sdxl import SDXL_CONFIGS
+from dreambooth.models.weights import read_weights
 from dreambooth.pictures.generation import generate_images
+from dreambooth.runs.start_notices import setting_notices
 from tests.harness.tiny import tiny_sdxl_base
 
 PROMPT = "photo of a dog"
@@ -135,6 +141,77 @@ def test_a_folder_without_its_second_tokenizer_is_told(tmp_path: Path) -> None:
     shutil.rmtree(folder / "tokenizer_2")
     with pytest.raises(BaseModelError, match="tokenizer_2/vocab.json"):
         load_base(str(folder))
+
+
+def test_a_second_encoder_in_a_pickle_is_read_as_the_first_one_is(tmp_path: Path, folder: Path) -> None:
+    """Folders of before safetensors: transformers 4 wrote `text_model.`, the projection beside it, and position_ids."""
+    import shutil
+
+    old = Path(shutil.copytree(folder, tmp_path / "old"))
+    for name in ("text_encoder", "text_encoder_2"):
+        (file,) = (old / name).glob("*.safetensors")
+        weights = read_weights(file) | {"text_model.embeddings.position_ids": torch.arange(77)[None]}
+        torch.save({key: tensor.clone() for key, tensor in weights.items()}, old / name / "pytorch_model.bin")
+        file.unlink()
+    for own, wanted in zip(load_base(str(old)).text_encoders(), load_base(str(folder)).text_encoders(), strict=True):
+        assert own.state_dict().keys() == wanted.state_dict().keys()
+        assert all(torch.equal(own.state_dict()[key], tensor) for key, tensor in wanted.state_dict().items())
+    torch.save({"text_model.embeddings.position_ids": torch.arange(77)[None]}, old / "text_encoder_2/pytorch_model.bin")
+    with pytest.raises(BaseModelError, match="cannot be loaded.*Missing: "):
+        load_base(str(old))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"transformer_layers_per_block": [0, 2, 4]}, "a pruned relative of SDXL"),
+        ({"layers_per_block": 1}, "a pruned relative of SDXL"),
+        ({"mid_block_type": None}, "a pruned relative of SDXL"),
+        ({"time_cond_proj_dim": 256}, "distilled to few denoising steps"),
+    ],
+)
+def test_pruned_and_distilled_relatives_are_refused_by_their_configuration(
+    tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    folder = tmp_path / "model"
+    (folder / "unet").mkdir(parents=True)
+    index = {"_class_name": "StableDiffusionXLPipeline", "text_encoder": ["transformers", "CLIPTextModel"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    own = {name: value for name, value in SDXL_CONFIGS["unet"].items() if name != "sample_size"}
+    (folder / "unet" / "config.json").write_text(json.dumps(own))
+    assert family_of(folder) == "sdxl"
+    (folder / "unet" / "config.json").write_text(json.dumps(own | change))
+    with pytest.raises(BaseModelError, match=told):
+        family_of(folder)
+
+
+def test_pruned_and_distilled_relatives_are_refused_by_their_files_tensors() -> None:
+    names = sdxl_names([320, 640, 1280], [0, 2, 10], [128, 256, 512, 512], (12, 32))
+    whole: dict[str, tuple[int, ...] | None] = dict.fromkeys(names)
+    whole[FIRST_CONV] = (320, 4, 3, 3)
+    assert kind_of_file(whole) is None
+    fewer = {name: shape for name, shape in whole.items() if ".transformer_blocks.9." not in name}
+    for shapes, told in (
+        (fewer, "a pruned relative of SDXL"),
+        (whole | {"model.diffusion_model.time_embed.cond_proj.weight": (320, 256)}, "distilled to few"),
+    ):
+        found = kind_of_file(shapes)
+        assert found is not None
+        assert told in found[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_distilled"),
+    [
+        ("stabilityai/sdxl-turbo", True), ("/models/DreamShaperXL_Turbo_v2.safetensors", True),
+        ("ByteDance/SDXL-Lightning", True), ("latent-consistency/lcm-sdxl", True), ("Hyper-SDXL-8steps", True),
+        ("stabilityai/stable-diffusion-xl-base-1.0", False), ("turbo/photoreal", False), ("hyperrealism-xl", False),
+    ],
+)  # fmt: skip
+def test_a_distilled_base_is_told_by_its_name_where_nothing_else_tells(name: str, is_distilled: bool) -> None:
+    config = TrainingConfig(pretrained_model_name_or_path=name)
+    told = setting_notices(config, None, Path("models"))
+    assert [name in one and "distilled models is not supported" in one for one in told] == [True] * is_distilled
 
 
 def test_a_vae_in_one_file_scales_latents_as_its_family_does() -> None:

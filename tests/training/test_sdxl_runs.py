@@ -1,9 +1,10 @@
 """SDXL trained: both methods, both text encoders, sizes of crops, words that are left out."""
 
+import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from dreambooth.errors import BaseModelError
 from dreambooth.export.extraction import LoraSize, extract_lora
 from dreambooth.export.saved_lora import convert_lora
 from dreambooth.export.verify import convert_verified
+from dreambooth.forecast.counts import adapted_modules, counts_of_shape, num_learning
+from dreambooth.forecast.shape import read_shape
+from dreambooth.formats.lora_keys import LoraModule, LoraTargets, lora_modules
 from dreambooth.formats.sdxl_keys import from_original
-from dreambooth.models.base import load_base, weights_fingerprint
+from dreambooth.models.base import Base, load_base, weights_fingerprint
 from dreambooth.models.lora_file import read_lora
 from dreambooth.models.saved_step import ModelSource, load
 from dreambooth.models.weights import file_metadata, read_weights
@@ -75,6 +79,46 @@ def test_a_whole_run_becomes_a_lora_and_a_lora_a_checkpoint(make: Make, sdxl: Pa
     weights = from_original(read_weights(merged.path))["unet"]
     for name, weight in load(ModelSource(str(step))).unet.state_dict().items():
         assert torch.allclose(weights[name], weight, atol=1e-6), name
+
+
+def test_layers_that_no_picture_depends_on_get_no_factors_and_older_states_and_files_are_read(
+    make: Make, sdxl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The UNet sees the first encoder's states before its last layer; earlier versions had factors there as well."""
+
+    def older(base: Base, targets: LoraTargets, parts: Iterable[str]) -> list[LoraModule]:
+        return lora_modules({part: getattr(base, part).state_dict() for part in parts}, targets)
+
+    settings: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(sdxl), "method": "lora", "train_text_encoder": True, "use_ema": True,
+        "with_prior_preservation": False, "pad_tokens": True, "save_precision": "fp32",
+    }  # fmt: skip
+    before, now = make(**settings, max_train_steps=1), make(**settings, max_train_steps=2)
+    with monkeypatch.context() as patched:
+        patched.setattr("dreambooth.training.lora.places_of", older)
+        before.train_anew()
+    state = before.newest_state()
+    resumed = now.train_anew(state)._learner
+    with monkeypatch.context() as patched:
+        patched.setattr("dreambooth.training.lora.places_of", older)
+        before.config = dataclasses.replace(before.config, max_train_steps=2)
+        wanted = before.train_anew(state)._learner
+    extra = {name for name in wanted.weights["text_encoder"] if "_layers_1_" in name}
+    assert len(extra) == 2 * 6
+    assert resumed.weights["text_encoder"].keys() == wanted.weights["text_encoder"].keys() - extra
+    assert resumed.weights["text_encoder_2"].keys() == wanted.weights["text_encoder_2"].keys()
+    for part, named in resumed.weights.items():
+        for name, factor in named.items():
+            assert torch.equal(factor, wanted.weights[part][name]), name
+            assert factor.any(), f"{name} has not learned"
+    counts = counts_of_shape(read_shape(str(sdxl)))
+    assert 2 * len(adapted_modules(now.config, counts)) == len(resumed.parameters)
+    assert num_learning(now.config, counts) == sum(factor.numel() for factor in resumed.parameters)
+    (file,) = before.folder.step_folder(1).glob("*.safetensors")
+    convert_lora(file.parent, file.with_name("again.safetensors"))
+    further = make(**settings, max_train_steps=1, initial_lora=str(file))
+    begun = further.train_anew()._learner.weights["text_encoder"]
+    assert begun.keys() == resumed.weights["text_encoder"].keys()
 
 
 def test_a_lora_of_another_family_is_refused(make: Make, sdxl: Path, tiny_base_folder: Path) -> None:
