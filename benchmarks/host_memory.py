@@ -48,7 +48,8 @@ def main() -> None:
 
 def load(base: str, folder: Path) -> dict[str, float]:
     """Load the base as a training does, and read every weight once."""
-    from dreambooth.models.base import load_base, weights_fingerprint
+    from dreambooth.models.base import load_base
+    from dreambooth.models.fingerprint import weights_fingerprint
 
     began_s = time.perf_counter()
     loaded = load_base(base)

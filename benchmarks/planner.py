@@ -29,7 +29,8 @@ from benchmarks.measuring import RESULTS, heading, keep, random_pictures, status
 from dreambooth.config.concepts import Concept
 from dreambooth.config.presets import MEMORY_CONFIGURATIONS
 from dreambooth.config.training import TrainingConfig
-from dreambooth.forecast.memory import CONSTANTS, Constants, DeviceKind, memory_need
+from dreambooth.forecast.constants import CONSTANTS, Constants, DeviceKind
+from dreambooth.forecast.memory import memory_need
 from dreambooth.forecast.shape import read_shape
 
 MARKER = "MEASURED "
@@ -49,7 +50,7 @@ INSIDE = {"update_in_backward": True, "max_grad_norm": 0.0}
 BF16 = {"mixed_precision": "bf16", "weight_precision": "bf16"}
 LORA = MINI | {"method": "lora"}
 
-# What the constants of `dreambooth.forecast.memory` are fitted to, by hand, phase by phase.
+# What the constants of `dreambooth.forecast.constants` are fitted to, by hand, phase by phase.
 FITTED: dict[str, dict[str, Any]] = {
     "mini": MINI,
     "mini, batch 4": MINI | {"train_batch_size": 4},

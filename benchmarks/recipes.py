@@ -27,7 +27,8 @@ from dreambooth.config.presets import resolve
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.environment import load_settings
 from dreambooth.events import FixedNoiseLosses, memorisation_of
-from dreambooth.models.base import STARTER, Base, load_base, read_card, starter_folder, weights_fingerprint
+from dreambooth.models.base import STARTER, Base, load_base, read_card, starter_folder
+from dreambooth.models.fingerprint import weights_fingerprint
 from dreambooth.models.manager import ModelManager
 from dreambooth.runs.run import train
 from dreambooth.scoring import measures

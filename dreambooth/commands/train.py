@@ -197,8 +197,9 @@ def _of_preset(preset_name: str, asked: dict[str, Any], kept: TrainingConfig) ->
 
     concepts: dict[str, Any] = {"concepts": kept.concepts, "method": kept.method} | asked
     base = asked.get("pretrained_model_name_or_path", kept.pretrained_model_name_or_path)
-    resolved = resolve(concepts, read_card(base).recipes, preset_name, family_name(base))
-    return {name: getattr(resolved, name) for name in preset(preset_name, resolved.method)}
+    family = family_name(base)
+    resolved = resolve(concepts, read_card(base).recipes, preset_name, family)
+    return {name: getattr(resolved, name) for name in preset(preset_name, resolved.method, family)}
 
 
 def _in_the_runs_folders(concepts: tuple[Concept, ...], kept: TrainingConfig) -> tuple[Concept, ...]:

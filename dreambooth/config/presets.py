@@ -9,7 +9,7 @@ from dreambooth.config.limits import as_written
 from dreambooth.config.recipes import DEFAULTS
 from dreambooth.config.training import Kind, MethodName, TrainingConfig
 from dreambooth.errors import ConfigError, FieldProblem
-from dreambooth.formats.layout import FamilyName
+from dreambooth.formats.layout import LAYOUTS, FamilyName
 
 # The seed notebook's launch cell. Two differences: prompts are padded, because pictures are generated from padded
 # ones, and a model is saved every 200 steps, because the last step is seldom the best.
@@ -58,13 +58,25 @@ LORA_MEMORY_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "lean": LEAN_LORA,
     "leanest": LEAN_LORA | {"lora_targets": "attention"},
 }
-# A recipe of each method under each of its memory configurations.
-RECIPES: dict[MethodName, dict[str, dict[str, Any]]] = {
+METHOD_RECIPES: dict[MethodName, dict[str, dict[str, Any]]] = {
     "full": {
         name: NOTEBOOK_RECIPE | {"learning_rate": LEARNING_RATE} | memory
         for name, memory in MEMORY_CONFIGURATIONS.items()
     },
     "lora": {name: NOTEBOOK_RECIPE | memory for name, memory in LORA_MEMORY_CONFIGURATIONS.items()},
+}
+# SDXL's text encoders have as many weights as SD 1.5's UNet, and most recipes leave them as they are; its pictures are
+# four times as large.
+SDXL_RECIPE: dict[str, Any] = {"train_text_encoder": False}
+SDXL_LEAN: dict[str, Any] = {"sample_batch_size": 1}
+FAMILY_CHANGES: dict[FamilyName, dict[str, dict[str, Any]]] = {
+    "sdxl": {name: SDXL_RECIPE | (SDXL_LEAN if name.startswith("lean") else {}) for name in PRESETS},
+}
+# A recipe of each family and method under each of the method's memory configurations.
+RECIPES: dict[tuple[FamilyName, MethodName], dict[str, dict[str, Any]]] = {
+    (family, method): {name: recipe | FAMILY_CHANGES.get(family, {}).get(name, {}) for name, recipe in recipes.items()}
+    for family in LAYOUTS
+    for method, recipes in METHOD_RECIPES.items()
 }
 
 STEP_RANGES: dict[Kind, tuple[int, int]] = {
@@ -75,21 +87,21 @@ STEP_RANGES: dict[Kind, tuple[int, int]] = {
 def method_asked_for(explicit: Mapping[str, Any]) -> MethodName:
     """Return the method that was asked for; one that does not exist is reported with all other mistakes."""
     asked = explicit.get("method", "full")
-    return asked if asked in list(RECIPES) else "full"
+    return asked if asked in list(METHOD_RECIPES) else "full"
 
 
 def decided_by_presets(method: MethodName) -> tuple[str, ...]:
-    """Return the names of the settings in which the presets of this method differ."""
-    recipes = RECIPES[method].values()
+    """Return the names of the settings in which the presets of this method differ, for whatever family."""
+    recipes = [recipe for (_, one), named in RECIPES.items() if one == method for recipe in named.values()]
     names = dict.fromkeys(name for recipe in recipes for name in recipe)
-    return tuple(name for name in names if any(recipe.get(name) != next(iter(recipes)).get(name) for recipe in recipes))
+    return tuple(name for name in names if any(recipe.get(name) != recipes[0].get(name) for recipe in recipes))
 
 
-def preset(name: str, method: MethodName = "full") -> dict[str, Any]:
-    """Return the notebook's recipe for this method under one of its memory configurations."""
+def preset(name: str, method: MethodName = "full", family: FamilyName = "sd1") -> dict[str, Any]:
+    """Return the notebook's recipe for this family and method under one of the method's memory configurations."""
     if name not in PRESETS:
         raise ConfigError([FieldProblem("preset", f"{as_written(name)} is not one of {', '.join(PRESETS)}.")])
-    return RECIPES[method][name]
+    return RECIPES[family, method][name]
 
 
 def recommended_num_steps(kind: Kind, num_photos: int) -> int:
@@ -113,7 +125,7 @@ def resolve(
     method = method_asked_for(explicit)
     card_recipe = (card_recipes or {}).get(method, {})
     # A preset's recipe was made for SD 1.5: sizes and guidance are the family's own.
-    values = (preset(preset_name, method) if preset_name else {}) | dict(DEFAULTS[family, method])
+    values = (preset(preset_name, method, family) if preset_name else {}) | dict(DEFAULTS[family, method])
     values |= dict(card_recipe) | dict(explicit)
     if "num_train_epochs" in explicit and "max_train_steps" not in explicit:
         values["max_train_steps"] = None

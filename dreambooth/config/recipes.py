@@ -25,6 +25,9 @@ DEFAULTS: dict[tuple[FamilyName, MethodName], Mapping[str, Any]] = {
     ("sdxl", "full"): SDXL,
     ("sdxl", "lora"): LORA | SDXL,
 }
+# Below these sides pictures of a family fall apart: it is no way to make a run fit. SDXL at 512 px is off what it was
+# trained on, and at 768 px it keeps the likeness.
+MIN_PX: dict[FamilyName, int] = {"sd1": 256, "sd2": 256, "sdxl": 768}
 # What comes of each method, in words; and which one needs less memory than another.
 OUTCOMES: dict[MethodName, str] = {"full": "a full fine-tuning", "lora": "a LoRA"}
 LEANER: dict[MethodName, MethodName] = {"full": "lora"}

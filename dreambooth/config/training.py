@@ -321,6 +321,11 @@ class TrainingConfig:
         in_half = self.has_frozen_base and self.mixed_precision != "no"
         return self.mixed_precision if in_half else self.weight_precision
 
+    @property
+    def parks_unet(self) -> bool:
+        """Return whether a GPU's UNet makes room where pictures do not need it: it is frozen, and nothing recorded."""
+        return self.has_frozen_base and not (self.capture_step or self.compile_unet)
+
     def learns(self, part: str) -> bool:
         """Return whether a part of the base is trained, of those that can be: text encoders on request."""
         return part == "unet" or self.train_text_encoder

@@ -24,7 +24,6 @@ from dreambooth.pictures.samplers import DDIM
 from dreambooth.records.workspace import Workspace
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
     from torch import Tensor
 
@@ -48,7 +47,6 @@ def ensure_class_images(
     batch_size: int,
     report: Callable[[int, int], None],
     should_stop: Callable[[], bool],
-    autocast_dtype: "torch.dtype | None" = None,
     notice: Callable[[str], None] | None = None,
     keep_latents: bool = False,
 ) -> list[Path]:
@@ -96,7 +94,7 @@ def ensure_class_images(
     for numbers, indices in ((damaged, again), (missing, missing)):
         _make(
             folder, prefix, request, numbers, indices, base,
-            batch_size=batch_size, autocast_dtype=autocast_dtype, should_stop=should_stop, notice=notice,
+            batch_size=batch_size, should_stop=should_stop, notice=notice,
             keep_latents=keep_latents, report=report, present=present, num_class_images=num_class_images,
         )  # fmt: skip
         present += len(numbers)
@@ -170,7 +168,6 @@ def _make(
     base: "Base",
     *,
     batch_size: int,
-    autocast_dtype: "torch.dtype | None",
     report: Callable[[int, int], None],
     present: int,
     num_class_images: int,
@@ -188,7 +185,6 @@ def _make(
         stream="class_images",
         indices=indices,
         batch_size=batch_size,
-        autocast_dtype=autocast_dtype,
         on_step=lambda done, total: report(present + made, num_class_images),
         should_stop=should_stop,
         notice=notice,

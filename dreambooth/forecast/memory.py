@@ -9,13 +9,14 @@ while steps go on; on a GPU what torch's allocator reserves, without the context
 import dataclasses
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from dreambooth.config.checks import update_problems
 from dreambooth.config.counts import num_saves_before_last
 from dreambooth.config.fields import describe
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.hardware import LARGE_BYTES, Device, precisions
+from dreambooth.forecast.constants import CONSTANTS, DeviceKind
 from dreambooth.forecast.counts import (
     FP32,
     HALF,
@@ -29,9 +30,14 @@ from dreambooth.forecast.counts import (
     saved_bytes,
     weight_bytes,
 )
-from dreambooth.forecast.shape import TOKENS, ModelShape, Unit, skip_values, unet_units
-
-DeviceKind = Literal["cuda", "mps", "cpu"]
+from dreambooth.forecast.pictures import (
+    beside_samples,
+    class_images,
+    forward_values,
+    frozen_text_encoder,
+    most_in_pictures,
+)
+from dreambooth.forecast.shape import TOKENS, ModelShape, Unit
 
 # How many sample pictures a forward takes at once.
 SAMPLES_AT_A_TIME = 4
@@ -47,38 +53,11 @@ LIBRARY_BYTES = 430 * 10**6
 
 
 @dataclass(frozen=True)
-class Constants:
-    """What measurements add to the counts; `measured` says on what and when, nothing when they are not measured yet.
-
-    `fixed_bytes` is there whatever is trained; `slack` is what the allocator holds per byte of what stays, `keeping`
-    per byte of activations, `recomputing` the same where units are recomputed; `workspace` is how many of a unit's
-    widest tensors are at work beside what is kept, `inference` in a forward without gradients; `vae` the same of the
-    VAE's widest picture. `left_bytes` is what lies idle in the heap when steps begin, at most a third of the base:
-    gradients and moments fill it, where there are as many.
-    """
-
-    measured: str
-    fixed_bytes: int
-    slack: float
-    keeping: float
-    recomputing: float
-    workspace: float
-    inference: float
-    vae: float
-    left_bytes: int
-
-
-CONSTANTS: dict[DeviceKind, Constants] = {
-    "cpu": Constants("two cores of a Xeon, 2026-11-27", 60 << 20, 1.04, 1.1, 2.5, 0.0, 2.0, 3.5, 50 << 20),
-    # Of six plans at 512 px; other sizes are counted, and not measured yet.
-    "cuda": Constants("NVIDIA H200, 2026-11-27, 512 px", 64 << 20, 1.03, 1.18, 1.5, 1.0, 2.0, 3.5, 0),
-    "mps": Constants("", 64 << 20, 1.03, 1.18, 1.5, 1.0, 2.0, 3.5, 0),
-}
-
-
-@dataclass(frozen=True)
 class MemoryNeed:
-    """The bytes held at the moment of most memory, by what they are, and which phase of the run that is."""
+    """The bytes held at the moment of most memory, by what they are, and which phase of the run that is.
+
+    measured: what the planner's constants for such a run were measured on; nothing where no such run was.
+    """
 
     weights: int
     gradients: int
@@ -113,6 +92,7 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind, num_ste
     learning = num_learning(config, counts)
     weights = _resident_weights(config, counts, kind)
     state = learning * (moment_bytes(config) + average_bytes(config))
+    is_measured = (shape.layout.family, config.method) in constants.measured_of
     kernels = BF16_KERNEL_BYTES if kind == "cpu" and config.mixed_precision == "bf16" else 0
 
     def need(
@@ -125,7 +105,7 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind, num_ste
             activations=round(activations),
             other=round(other + constants.fixed_bytes + kernels),
             phase=phase,
-            measured=constants.measured,
+            measured=constants.measured if is_measured else "",
         )
 
     # Before the first step all parts are there in fp32, on the CPU at once.
@@ -135,11 +115,11 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind, num_ste
         # The weights of a file share one memory, which is free when the last of them is in the other format.
         yield need("half precision", counts.total * FP32 + counts.unet * WIDTH[config.base_precision], 0, 0, 0)
     if config.with_prior_preservation:
-        pictures = _inference_values(shape, config.resolution, config.sample_batch_size, constants)
-        yield need("class images", counts.total * FP32, 0, 0, pictures * _inference_bytes(kind))
+        held, at_work = class_images(config, shape, counts, kind)
+        yield need("class images", held, 0, 0, at_work)
     if config.teacher_prior:
         examples = max(1, PLACES_AT_ONCE // (config.resolution // 8) ** 2)
-        values = _forward_values(shape, config.resolution, examples, constants)
+        values = forward_values(shape, config.resolution, examples, constants)
         yield need("teacher", weights, 0, 0, values * (FP32 if config.mixed_precision == "no" else HALF))
     gradients, activations = _step_peak(config, shape, kind)
     # A graph has a pool of its own, and the steps that warm it up were made in the common one.
@@ -154,60 +134,29 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind, num_ste
     yield need("update", weights, gathered, state, 0, updating + copied)
     if config.sample_prompts:
         at_a_time = 1 if config.update_in_backward else min(config.n_save_sample, SAMPLES_AT_A_TIME)
-        pictures = _inference_values(shape, config.resolution, at_a_time, constants)
-        pictures *= _inference_bytes(kind)
         averages = learning * average_bytes(config) if kind == "cpu" else 0
-        yield need("samples", weights + _parked(config, counts, kind), 0, state, pictures, averages)
+        beside = beside_samples(config, counts, kind)
+        held, at_work = most_in_pictures(beside, shape, config.resolution, at_a_time, kind)
+        yield need("samples", weights + held, 0, state, at_work, averages)
     if config.gauge_interval and config.use_ema and kind == "cpu":
         # The weights lie aside while the moving average is looked at.
-        values = _forward_values(shape, config.resolution, 2, constants) * FP32
+        values = forward_values(shape, config.resolution, 2, constants) * FP32
         yield need("looks", weights, 0, state, values, learning * FP32 + copied)
 
 
 def _resident_weights(config: TrainingConfig, counts: Counts, kind: DeviceKind) -> int:
     """Return the bytes of the weights that are on the device while steps are made."""
     width = WIDTH[config.base_precision]
-    text_encoder = width if config.train_text_encoder else (_frozen_text_encoder(config) if kind == "cpu" else 0)
+    text_encoder = width if config.train_text_encoder else (frozen_text_encoder(config) if kind == "cpu" else 0)
     vae = FP32 if kind == "cpu" or config.not_cache_latents else 0
     beside = num_learning(config, counts) * weight_bytes(config) if config.has_frozen_base else 0
     return counts.unet * width + counts.text_encoder * text_encoder + counts.vae * vae + beside
-
-
-def _frozen_text_encoder(config: TrainingConfig) -> int:
-    """Return the bytes of a weight of a text encoder that does not learn."""
-    return WIDTH[config.base_precision] if config.has_frozen_base else FP32
 
 
 def _saves_on_the_way(config: TrainingConfig, num_steps: int | None) -> bool:
     """Return whether models are written while steps are made, from a copy of the weights; the last one takes none."""
     num_steps = config.max_train_steps if num_steps is None else num_steps
     return num_steps is None or num_saves_before_last(config, 0, num_steps) > 0
-
-
-def _parked(config: TrainingConfig, counts: Counts, kind: DeviceKind) -> int:
-    """Return the bytes of the weights that come to the device for samples only."""
-    if kind == "cpu":
-        return 0
-    text_encoder = 0 if config.train_text_encoder else counts.text_encoder * _frozen_text_encoder(config)
-    return text_encoder + (0 if config.not_cache_latents else counts.vae * FP32)
-
-
-def _inference_bytes(kind: DeviceKind) -> int:
-    return HALF if kind == "cuda" else FP32
-
-
-def _inference_values(shape: ModelShape, pixels: int, num_pictures: int, constants: Constants) -> float:
-    """Return the values at work when pictures are made: the UNet's under guidance, or the VAE's of one picture."""
-    widths: list[int] = list(shape.vae["block_out_channels"])
-    vae = constants.vae * widths[min(1, len(widths) - 1)] * pixels**2
-    return max(_forward_values(shape, pixels, 2 * num_pictures, constants), vae)
-
-
-def _forward_values(shape: ModelShape, pixels: int, batch: int, constants: Constants) -> float:
-    """Return the values at work in a UNet's forward that keeps nothing for a backward."""
-    latent_px = pixels // shape.latent_scale
-    widest = max(unit.widest for unit in unet_units(shape.unet, latent_px))
-    return batch * (skip_values(shape.unet, latent_px) + constants.inference * widest)
 
 
 # A step --------------------------------------------------------------------------------------------------------------

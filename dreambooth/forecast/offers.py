@@ -29,7 +29,10 @@ FROM_FAST_TO_LEAN = ("recommended", "minimum", "lean", "leanest")
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run of these settings will take here; seconds are None where no like run was timed on this device."""
+    """What a run of these settings will take here; seconds are None where no like run was timed on this device.
+
+    is_measured: whether the planner's constants were measured on runs like it, on such a device.
+    """
 
     config: TrainingConfig
     num_photos: int
@@ -39,6 +42,7 @@ class Forecast:
     disk_bytes: int
     disk_free_bytes: int
     shape: ModelShape
+    is_measured: bool = True
 
     @property
     def fits(self) -> bool:
@@ -82,15 +86,17 @@ def forecast(workspace: Workspace, config: TrainingConfig, num_photos: int, devi
     shape = read_shape(config.pretrained_model_name_or_path, workspace.models_dir)
     pace = known_pace(workspace, config)
     missing = class_pictures_to_make(workspace, config)
+    need = memory_need(config, shape, device.kind)
     return Forecast(
         config=config,
         num_photos=num_photos,
         seconds=None if pace is None else expected_seconds(pace, config, num_photos, missing),
-        need_bytes=memory_need(config, shape, device.kind).peak_bytes,
+        need_bytes=need.peak_bytes,
         device=device,
         disk_bytes=disk_need(config, counts_of_shape(shape), steps).written_bytes,
         disk_free_bytes=free_bytes(workspace.data_dir),
         shape=shape,
+        is_measured=bool(need.measured),
     )
 
 

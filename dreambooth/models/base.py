@@ -1,18 +1,13 @@
-"""What a run starts from: a Hub id, a diffusers folder, one file, or the starter, as parts of known number formats.
-
-transformers 5 loads a part in the format of its file, diffusers in fp32; trained parts must be fp32, so it is always
-said.
-"""
+"""What a run starts from: a Hub id, a diffusers folder, one file, or the starter, as parts of known number formats."""
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib
 import json
 import re
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,30 +18,27 @@ from dreambooth.config.training import SD15, SDXL_BASE
 from dreambooth.device.hardware import bitsandbytes_hidden
 from dreambooth.errors import BaseModelError, quoted
 from dreambooth.formats.layout import LAYOUTS, SD1, SDXL, FamilyName, Layout, family_of, folder_configs, layout_of
-from dreambooth.formats.ldm import modern_vae_key, without_text_model
-from dreambooth.formats.sdxl_keys import without_prefix
 from dreambooth.models.card import BaseCard, card_of
 from dreambooth.models.config_limits import refuse_wrong_config, refuse_wrong_configs
 from dreambooth.models.download import downloaded_base, downloaded_vae, hub_revision, missing_files
 from dreambooth.models.family import Family, family_for, usual_configs
 from dreambooth.models.file_formats import refuse_other_folder, refuse_pointers
+from dreambooth.models.fingerprint import first_numbers, joint_fingerprint
+from dreambooth.models.folder_parts import diffusers_part, text_encoder_of
 from dreambooth.models.original_file import parts_of_file, vae_of_file
 from dreambooth.models.saved_hashes import refuse_changed
 from dreambooth.models.sd import StableDiffusion
-from dreambooth.models.sd_file import starter_folder, text_encoder_with
+from dreambooth.models.sd_file import starter_folder
 from dreambooth.models.tokenizer import load_tokenizer, refuse_other_vocabulary, tokenizer_for
 from dreambooth.models.weights import (
     file_metadata,
-    filled,
     load_errors,
-    named,
-    only_variant,
-    pickled_weights,
     refuse_not_finite,
 )
 from dreambooth.records.workspace import RunFolder
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 STARTER = "starter"
@@ -56,10 +48,11 @@ LICENCE_LINE = re.compile(r"\A---\n(?:(?!---).*\n)*?license: *[\"']?([A-Za-z0-9.
 
 @dataclass
 class Base:
-    """The parts of a model, as loaded in fp32 on the CPU and in evaluation mode, and the family they belong to.
+    """The parts of a model, as loaded on the CPU and in evaluation mode, and the family they belong to.
 
     `name` stands in the settings text of pictures made with it; `fingerprint` is that of the weights that can learn,
-    as they were loaded.
+    as they were loaded; `bring`, where not all parts are on the device at once, is told which are used next;
+    `as_read` holds the `first_numbers` of parts that were put into another number format than they were read in.
     """
 
     name: str
@@ -73,10 +66,16 @@ class Base:
     fingerprint: str = ""
     text_encoder_2: Any = None
     tokenizer_2: Any = None
+    bring: Callable[[Collection[str]], None] | None = None
+    as_read: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
     def record_fingerprint(self) -> None:
         """Note what the weights that can learn are now."""
-        self.fingerprint = weights_fingerprint(self.unet, *self.text_encoders())
+        self.fingerprint = self.fingerprint_of("unet", *self.family.layout.text_encoders)
+
+    def fingerprint_of(self, *parts: str) -> str:
+        """Return the fingerprint of these parts together, whatever format they were put into when they were loaded."""
+        return joint_fingerprint(self.as_read.get(part) or first_numbers(getattr(self, part)) for part in parts)
 
     @property
     def guidance_scale(self) -> float:
@@ -152,8 +151,12 @@ def load_base(
     tokenizer: str | None = None,
     token: str | None = None,
     models_dir: Path | None = None,
+    dtype: "torch.dtype | None" = None,
 ) -> Base:
-    """Load a base's parts; raises BaseModelError saying what is wrong and what to do."""
+    """Load a base's parts in fp32; raises BaseModelError saying what is wrong and what to do.
+
+    `dtype`: the format of the parts that can learn, which never are in memory in a larger one than their files have.
+    """
     quiet_libraries()
     source = local_base(name, models_dir)
     other_tokenizer = None if tokenizer is None else load_tokenizer(tokenizer, token)
@@ -162,7 +165,10 @@ def load_base(
         revision, variant = hub_revision(revision, variant)
         source = downloaded_base(name, revision, variant, token, given=given)
     with _refusing_changed(source):
-        base = _from_file(source, tokenizer, token) if source.is_file() else _from_folder(source, variant, given)
+        if source.is_file():
+            base = _from_file(source, tokenizer, token, dtype)
+        else:
+            base = _from_folder(source, variant, given, dtype)
     base.name, base.card = name, read_card(str(source))
     if source.is_file() or not (source / "card.json").exists():
         base.card = dataclasses.replace(base.card, native_px=8 * int(base.unet.config.sample_size))
@@ -256,28 +262,38 @@ def local_base(name: str, models_dir: Path | None) -> Path | None:
 # Folders -------------------------------------------------------------------------------------------------------------
 
 
-def _from_folder(folder: Path, variant: str | None, given: Collection[str]) -> Base:
+def _from_folder(folder: Path, variant: str | None, given: Collection[str], dtype: "torch.dtype | None") -> Base:
     """Load a folder's parts but those that are `given` from elsewhere, which are None in the result."""
     layout = check_folder(folder, variant, given)
     index, _ = folder_configs(folder) or ({}, {})
-    loaders = {"diffusers": _diffusers_part, "transformers": _text_encoder_of}
+    loaders = {"diffusers": diffusers_part, "transformers": text_encoder_of}
+    as_read: dict[str, bytes] = {}
     try:
         # The cheap parts first: what is wrong with them is said at once.
         scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
-        parts: dict[str, Any] = {
-            name: None if name in given else load_tokenizer(str(folder / name), None) for name in layout.tokenizers
-        }
+        parts: dict[str, Any] = dict.fromkeys((*layout.tokenizers, *layout.part_names))
+        parts |= {name: load_tokenizer(str(folder / name), None) for name in layout.tokenizers if name not in given}
         for part in layout.parts:
             load = loaders[part.library]
-            parts[part.name] = None if part.name in given else load(part.class_name, folder / part.name, variant)
+            is_cast = part.can_learn and dtype is not None
+            if part.name not in given:
+                found = load(part.class_name, folder / part.name, variant, as_stored=is_cast)
+                parts[part.name] = _cast(part.name, found, dtype, as_read) if is_cast else found
     except load_errors() as error:
         raise BaseModelError(
             f"{folder} cannot be loaded.", quoted(error, 400), "Download or save the model again."
         ) from error
     scheduler = {key: value for key, value in scheduler.items() if not key.startswith("_")}
     return Base(
-        name=str(folder), noise_scheduler_config=scheduler, card=BaseCard(), family=family_for(layout, index), **parts
-    )
+        name=str(folder), noise_scheduler_config=scheduler, card=BaseCard(), family=family_for(layout, index),
+        as_read=as_read, **parts,
+    )  # fmt: skip
+
+
+def _cast(name: str, module: Any, dtype: "torch.dtype | None", as_read: dict[str, bytes]) -> Any:
+    """Put a part into this format, tensor by tensor, and note what it was known by before."""
+    as_read[name] = first_numbers(module)
+    return module.to(dtype)
 
 
 def check_folder(folder: Path, variant: str | None, given: Collection[str]) -> Layout:
@@ -313,7 +329,7 @@ def _load_vae(source: str, token: str | None, usual: Mapping[str, Any]) -> Any:
         )  # fmt: skip
     refuse_wrong_config(folder / "config.json", "vae/config.json")
     try:
-        return _diffusers_part("AutoencoderKL", folder, None)
+        return diffusers_part("AutoencoderKL", folder, None)
     except load_errors() as error:
         raise BaseModelError(
             f"The VAE {source} cannot be loaded.", quoted(error),
@@ -321,62 +337,13 @@ def _load_vae(source: str, token: str | None, usual: Mapping[str, Any]) -> Any:
         ) from error  # fmt: skip
 
 
-def _diffusers_part(class_name: str, folder: Path, variant: str | None) -> Any:
-    """Load a UNet or VAE; the library itself is never let near a pickle."""
-    import diffusers
-    import torch
-
-    kind = getattr(diffusers, class_name)
-    variant = variant or only_variant(folder)
-    weights = pickled_weights(folder, variant)
-    if weights is not None:
-        modern = {modern_vae_key(name): tensor for name, tensor in weights.items()}
-        config = kind.load_config(folder)
-        return filled(lambda: kind.from_config(config), modern)
-    options: dict[str, Any] = {"variant": variant} if variant else {}
-    module, report = kind.from_pretrained(
-        folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True,
-        ignore_mismatched_sizes=True, low_cpu_mem_usage=True, **options,
-    )  # fmt: skip
-    return _complete(module, report, folder.name)
-
-
-def _text_encoder_of(class_name: str, folder: Path, variant: str | None) -> Any:
-    import torch
-    import transformers
-
-    kind = getattr(transformers, class_name)
-    variant = variant or only_variant(folder)
-    weights = pickled_weights(folder, variant)
-    if weights is not None:
-        config = transformers.CLIPTextConfig.from_pretrained(folder)
-        has_projection = class_name.endswith("WithProjection")
-        own = without_prefix(weights) if has_projection else without_text_model(weights)
-        return text_encoder_with(config, own, class_name)
-    options: dict[str, Any] = {"variant": variant} if variant else {}
-    module, report = kind.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True,
-        ignore_mismatched_sizes=True, **options,
-    )  # fmt: skip
-    return _complete(module, report, folder.name)
-
-
-def _complete(module: Any, report: Mapping[str, Any], part: str) -> Any:
-    """Return a part whose file had all of its tensors; the libraries leave the others random, or without memory."""
-    wrong = [f"It lacks {named(missing)}." for missing in [sorted(report["missing_keys"])] if missing]
-    shapes = [f"{name} is {list(found)} instead of {list(own)}" for name, found, own in report["mismatched_keys"]]
-    if shapes:
-        wrong.append(f"It has other shapes: {named(sorted(shapes))}.")
-    if wrong:
-        raise BaseModelError(f"The {part} is not whole.", " ".join(wrong), "Download or save the model again.")
-    return module
-
-
 # Single files --------------------------------------------------------------------------------------------------------
 
 
-def _from_file(path: Path, tokenizer: str | None, token: str | None) -> Base:
-    found = parts_of_file(path)
+def _from_file(path: Path, tokenizer: str | None, token: str | None, dtype: "torch.dtype | None") -> Base:
+    found, as_read = parts_of_file(path, as_stored=dtype is not None), dict[str, bytes]()
+    for part in found.layout.learning_parts if dtype is not None else ():
+        _cast(part, found.parts[part], dtype, as_read)
     own: dict[str, Any] = dict.fromkeys(found.layout.tokenizers)
     if tokenizer is None:
         for name in own:
@@ -384,15 +351,5 @@ def _from_file(path: Path, tokenizer: str | None, token: str | None) -> Base:
             own[name] = tokenizer_for(found.vocabulary_size, starter_folder(), token, pad_token)
     return Base(
         name=str(path), noise_scheduler_config=found.scheduler_config, card=BaseCard(),
-        family=family_for(found.layout, found.index), **found.parts, **own,
+        family=family_for(found.layout, found.index), as_read=as_read, **found.parts, **own,
     )  # fmt: skip
-
-
-def weights_fingerprint(*modules: "nn.Module") -> str:
-    """Return 16 hex digits that change with the weights: a hash over the first numbers of every tensor."""
-    digest = hashlib.blake2b(digest_size=8)
-    for module in modules:
-        for name, tensor in module.state_dict().items():
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().flatten()[:64].float().cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -105,7 +105,7 @@ class Posterior:
 
 @dataclass(frozen=True)
 class FileParts:
-    """What a single file gives: the parts in fp32, and what it says or lets see of the rest.
+    """What a single file gives: the parts, and what it says or lets see of the rest.
 
     pad_tokens: by tokenizer, that of those which pad with another one than CLIP's; index: what the file's header says
     of what a folder has in its model_index.json.
@@ -120,9 +120,9 @@ class FileParts:
     index: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-# Given a file's tensors, the texts of its header, and its layout; raises KeyError, IndexError or RuntimeError for
-# tensors that are missing or wrong.
-FileReader = Callable[["Mapping[str, Tensor]", Mapping[str, str], Layout], FileParts]
+# Given a file's tensors, the texts of its header, its layout, and whether the parts that can learn keep the file's
+# number formats; raises KeyError, IndexError or RuntimeError for tensors that are missing or wrong.
+FileReader = Callable[["Mapping[str, Tensor]", Mapping[str, str], Layout, bool], FileParts]
 
 
 class Family(Protocol):

@@ -3,11 +3,12 @@
 import contextlib
 import gc
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.device.threads import use_all_threads
 from dreambooth.errors import DeviceError
+from dreambooth.models.half_precision import dtype_for_pictures
 
 if TYPE_CHECKING:
     import torch
@@ -122,9 +123,7 @@ class ModelManager:
             base = load()
             for part in base.family.layout.parts:
                 module = getattr(base, part.name).requires_grad_(False)
-                # A VAE that was made to fit into fp16 says so.
-                in_fp32 = part.needs_range and module.config.force_upcast
-                self.place(module, dtype=None if in_fp32 else self.inference_dtype)
+                self.place(module, dtype=dtype_for_pictures(part, module, self.inference_dtype))
             if self.device.type == "cuda":
                 import torch
 
@@ -153,6 +152,17 @@ class ModelManager:
         """Move a module off the device."""
         module.to(device="cpu")
         self._empty_cache()
+
+    def only(self, base: "Base", parts: Collection[str]) -> None:
+        """Have these parts of a base on the device and its others off it; on the CPU nothing moves."""
+        if self.device.type == "cpu":
+            return
+        for name, module in base.modules().items():
+            if name not in parts:
+                module.to(device="cpu")
+        self._empty_cache()
+        for name in parts:
+            self.place(getattr(base, name))
 
     def collect(self) -> None:
         """Free models that nothing uses any more, and give their memory back to the device."""

@@ -13,13 +13,16 @@ from dreambooth.models.sd_file import vae_of
 from dreambooth.models.weights import file_metadata, read_weights
 
 
-def parts_of_file(path: Path) -> FileParts:
-    """Read a file's parts; raises BaseModelError that says what the file is instead, or what it lacks."""
+def parts_of_file(path: Path, *, as_stored: bool = False) -> FileParts:
+    """Read a file's parts; raises BaseModelError that says what the file is instead, or what it lacks.
+
+    as_stored: the parts that can learn come in the number formats of the file, not in fp32.
+    """
     weights = read_weights(path)
     refuse_other_kinds(path.name, {name: tensor.shape for name, tensor in weights.items()})
     layout = LAYOUTS[family_of_names(weights)]
     try:
-        return file_reader(layout)(weights, file_metadata(path), layout)
+        return file_reader(layout)(weights, file_metadata(path), layout, as_stored)
     except (KeyError, IndexError, RuntimeError) as error:
         raise BaseModelError(
             f"{path.name} is not a complete Stable Diffusion model.",

@@ -12,7 +12,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreambooth.config.generation import AddedLora
 from dreambooth.errors import BaseModelError
@@ -27,6 +27,9 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.models.saved_hashes import refuse_changed
 from dreambooth.models.strength import WHOLE, Strength, mix, refuse_other_base
 from dreambooth.models.weights import named
+
+if TYPE_CHECKING:
+    import torch
 
 READ_SUFFIXES = (".json", ".safetensors", ".bin")
 
@@ -66,7 +69,8 @@ def resident(
     step = _lora_step(source, models_dir)
     whole = dataclasses.replace(source, loras=()) if step is None else _base_source(source, step)
     key = whole, _files_of(whole.name, models_dir)
-    base = manager.resident(key, lambda: load(whole, models_dir=models_dir, token=token))
+    dtype = manager.inference_dtype if manager.device.type == "cuda" else None
+    base = manager.resident(key, lambda: load(whole, models_dir=models_dir, token=token, dtype=dtype))
     card = base.card
     if step is not None:
         card = read_card(str(step.parent))
@@ -91,11 +95,17 @@ def resident(
     return base if step is None else _named(base, source, card)
 
 
-def load(source: ModelSource, *, models_dir: Path | None = None, token: str | None = None) -> Base:
+def load(
+    source: ModelSource,
+    *,
+    models_dir: Path | None = None,
+    token: str | None = None,
+    dtype: "torch.dtype | None" = None,
+) -> Base:
     """Return the models of this source in memory, not on the device, with the change of a step taken at its strength.
 
     Raises BaseModelError for a strength of a model whose base is not known or cannot be had. Needs both in memory
-    meanwhile.
+    meanwhile. `dtype` is as in `load_base`, and counts where nothing is to be merged: that is done in fp32.
     """
     step = _lora_step(source, models_dir)
     if step is not None:
@@ -103,9 +113,10 @@ def load(source: ModelSource, *, models_dir: Path | None = None, token: str | No
         base = load(whole, models_dir=models_dir, token=token)
         _refuse_other_weights(base, source, step, card.lora)
         return _named(_merged(base, source, step), source, card)
+    is_plain = source.strength.is_whole and not source.loras
     trained = load_base(
         source.name, vae=source.vae, revision=source.revision, variant=source.variant, tokenizer=source.tokenizer,
-        token=token, models_dir=models_dir,
+        token=token, models_dir=models_dir, dtype=dtype if is_plain else None,
     )  # fmt: skip
     if not source.strength.is_whole:
         named: dict[str, Any] = {"name": source.base} if source.base else _base_of(Path(source.name))

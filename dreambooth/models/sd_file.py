@@ -1,8 +1,10 @@
 """The parts of SD 1.x or 2.x as the tensors of one file in the original layout give them."""
 
+import contextlib
+import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from dreambooth.models.sd import SD1_FILE, SD15_CONFIGS, SD15_SCHEDULER, SINGLE_
 from dreambooth.models.weights import filled
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -23,12 +26,15 @@ def starter_folder() -> Path:
     return Path(__file__).parent / "starter"
 
 
-def parts_of(weights: "Mapping[str, Tensor]", header: Mapping[str, str], layout: Layout) -> FileParts:
+def parts_of(
+    weights: "Mapping[str, Tensor]", header: Mapping[str, str], layout: Layout, as_stored: bool = False
+) -> FileParts:
     """Return the parts of a file of this family; raises KeyError, IndexError or RuntimeError for wrong tensors."""
     unsaid = SINGLE_FILES[layout.family]
     unet_weights, vae_weights, text_weights = from_ldm(weights)
-    unet = _unet_of(unet_weights, unsaid)
-    parts = {"unet": unet, "text_encoder": _text_encoder_of(text_weights, unsaid), "vae": vae_of(vae_weights)}
+    unet = _unet_of(unet_weights, unsaid, as_stored=as_stored)
+    text_encoder = _text_encoder_of(text_weights, unsaid, as_stored=as_stored)
+    parts = {"unet": unet, "text_encoder": text_encoder, "vae": vae_of(vae_weights)}
     prediction_type = _prediction_type(unet, header, unsaid)
     v_px = unsaid.v_px if prediction_type == "v_prediction" else None
     native_px = native_px_in(header) or v_px or _own_px(unet)
@@ -40,12 +46,12 @@ def parts_of(weights: "Mapping[str, Tensor]", header: Mapping[str, str], layout:
     )  # fmt: skip
 
 
-def _unet_of(weights: "dict[str, Tensor]", unsaid: SingleFile) -> Any:
+def _unet_of(weights: "dict[str, Tensor]", unsaid: SingleFile, *, as_stored: bool) -> Any:
     """Build the UNet these tensors fit."""
     from diffusers import UNet2DConditionModel
 
     config = _config("unet", _widths(weights, "down_blocks"), unsaid)
-    return filled(lambda: UNet2DConditionModel.from_config(config), weights)
+    return filled(lambda: UNet2DConditionModel.from_config(config), weights, as_stored=as_stored)
 
 
 def vae_of(weights: "dict[str, Tensor]") -> Any:
@@ -56,22 +62,24 @@ def vae_of(weights: "dict[str, Tensor]") -> Any:
     return filled(lambda: AutoencoderKL.from_config(config), weights)
 
 
-def _text_encoder_of(weights: "dict[str, Tensor]", unsaid: SingleFile) -> Any:
+def _text_encoder_of(weights: "dict[str, Tensor]", unsaid: SingleFile, *, as_stored: bool) -> Any:
     from transformers import CLIPTextConfig
 
     width = weights["embeddings.token_embedding.weight"].shape[1]
     config = _config("text_encoder", width, unsaid)
     if "num_hidden_layers" in unsaid.changes.get("text_encoder", {}):  # files differ in it
         config["num_hidden_layers"] = sum(name.endswith(".layer_norm1.bias") for name in weights)
-    return text_encoder_with(CLIPTextConfig(**config), weights)
+    return text_encoder_with(CLIPTextConfig(**config), weights, as_stored=as_stored)
 
 
-def text_encoder_with(config: Any, weights: "Mapping[str, Tensor]", class_name: str = "CLIPTextModel") -> Any:
+def text_encoder_with(
+    config: Any, weights: "Mapping[str, Tensor]", class_name: str = "CLIPTextModel", *, as_stored: bool = False
+) -> Any:
     """Build a text encoder; the weights' names come without `text_model.` and position_ids."""
     import transformers
 
     kind = getattr(transformers, class_name)
-    return filled(lambda: kind(config), weights, optional_prefix="text_model.")
+    return filled(lambda: kind(config), weights, optional_prefix="text_model.", as_stored=as_stored)
 
 
 def _widths(weights: "Mapping[str, Tensor]", blocks: str) -> list[int]:
@@ -106,7 +114,8 @@ def _prediction_type(unet: Any, header: Mapping[str, str], unsaid: SingleFile) -
     import torch
 
     states = torch.zeros(1, 77, unet.config.cross_attention_dim)
-    asked = gives_noise_back(lambda noise, timestep: unet.eval()(noise, timestep, states).sample)
+    with in_fp32_by_layers(unet):
+        asked = gives_noise_back(lambda noise, timestep: unet.eval()(noise, timestep, states).sample)
     return "epsilon" if asked else "v_prediction"
 
 
@@ -128,6 +137,33 @@ def gives_noise_back(predict: "Callable[[Tensor, Tensor], Tensor]") -> bool:
     with torch.no_grad():
         answer = predict(noise, torch.tensor([999]))
     return float(torch.corrcoef(torch.stack([noise.flatten(), answer.flatten()]))[0, 1]) > 0.5
+
+
+@contextlib.contextmanager
+def in_fp32_by_layers(model: Any) -> Iterator[None]:
+    """Have a model in half precision compute in fp32, one layer at a time: processors are slow in the other format."""
+    import torch
+
+    def widened(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        layer.float()
+        return tuple(one.float() if torch.is_tensor(one) and one.is_floating_point() else one for one in inputs)
+
+    handles = []
+    for layer in model.modules():
+        own = next(layer.parameters(recurse=False), None)
+        if own is not None and own.dtype != torch.float32:
+            handles.append(layer.register_forward_pre_hook(widened))
+            # What was made of half precision goes back to it exactly.
+            handles.append(layer.register_forward_hook(functools.partial(_narrowed, own.dtype)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _narrowed(dtype: "torch.dtype", layer: Any, inputs: Any, output: Any) -> None:
+    layer.to(dtype)
 
 
 def native_px_in(header: Mapping[str, str]) -> int | None:

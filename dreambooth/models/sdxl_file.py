@@ -10,7 +10,13 @@ from dreambooth.formats import sdxl_keys
 from dreambooth.formats.layout import Layout
 from dreambooth.models.family import Condition, FileParts
 from dreambooth.models.sd import SD15_SCHEDULER
-from dreambooth.models.sd_file import gives_noise_back, native_px_in, prediction_type_in, text_encoder_with
+from dreambooth.models.sd_file import (
+    gives_noise_back,
+    in_fp32_by_layers,
+    native_px_in,
+    prediction_type_in,
+    text_encoder_with,
+)
 from dreambooth.models.sdxl import ZEROS, ZEROS_IN_HEADER, StableDiffusionXL
 from dreambooth.models.weights import filled
 
@@ -26,7 +32,9 @@ PAD_TOKENS = {"tokenizer_2": "!"}
 SCHEDULER: dict[str, Any] = {**SD15_SCHEDULER, "timestep_spacing": "leading", "interpolation_type": "linear"}
 
 
-def parts_of(weights: "Mapping[str, Tensor]", header: Mapping[str, str], layout: Layout) -> FileParts:
+def parts_of(
+    weights: "Mapping[str, Tensor]", header: Mapping[str, str], layout: Layout, as_stored: bool = False
+) -> FileParts:
     """Return the parts of a file of SDXL; raises KeyError, IndexError or RuntimeError for wrong tensors."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -35,12 +43,12 @@ def parts_of(weights: "Mapping[str, Tensor]", header: Mapping[str, str], layout:
     pooled_width = found["text_encoder_2"]["text_projection.weight"].shape[0]
     unet_config = _unet_config(found["unet"], pooled_width) | {"sample_size": native_px // 8}
     vae_config = _vae_config(found["vae"]) | {"sample_size": native_px}
-    unet = filled(lambda: UNet2DConditionModel.from_config(unet_config), found["unet"])
+    unet = filled(lambda: UNet2DConditionModel.from_config(unet_config), found["unet"], as_stored=as_stored)
     parts = {
         "unet": unet,
         "vae": filled(lambda: AutoencoderKL.from_config(vae_config), found["vae"]),
-        "text_encoder": _first_encoder(found["text_encoder"]),
-        "text_encoder_2": _second_encoder(found["text_encoder_2"], pooled_width),
+        "text_encoder": _first_encoder(found["text_encoder"], as_stored=as_stored),
+        "text_encoder_2": _second_encoder(found["text_encoder_2"], pooled_width, as_stored=as_stored),
     }
     vocabulary_size = found["text_encoder"]["embeddings.token_embedding.weight"].shape[0]
     scheduler = SCHEDULER | _prediction(unet, pooled_width, weights, header)
@@ -113,15 +121,15 @@ def _text_config(weights: "Mapping[str, Tensor]", **others: Any) -> Any:
     )  # fmt: skip
 
 
-def _first_encoder(weights: "dict[str, Tensor]") -> Any:
+def _first_encoder(weights: "dict[str, Tensor]", *, as_stored: bool) -> Any:
     width = weights["embeddings.token_embedding.weight"].shape[1]
     config = _text_config(weights, projection_dim=width, hidden_act="quick_gelu")
-    return text_encoder_with(config, weights)
+    return text_encoder_with(config, weights, as_stored=as_stored)
 
 
-def _second_encoder(weights: "dict[str, Tensor]", pooled_width: int) -> Any:
+def _second_encoder(weights: "dict[str, Tensor]", pooled_width: int, *, as_stored: bool) -> Any:
     config = _text_config(weights, projection_dim=pooled_width, hidden_act="gelu")
-    return text_encoder_with(config, weights, "CLIPTextModelWithProjection")
+    return text_encoder_with(config, weights, "CLIPTextModelWithProjection", as_stored=as_stored)
 
 
 def _prediction(
@@ -134,9 +142,9 @@ def _prediction(
         return {"prediction_type": "v_prediction", **changes}
     prediction_type = prediction_type_in(header)
     if prediction_type is None:
-        prediction_type = (
-            "epsilon" if gives_noise_back(lambda *inputs: _asked(unet, pooled_width, *inputs)) else "v_prediction"
-        )
+        with in_fp32_by_layers(unet):
+            is_noise = gives_noise_back(lambda *inputs: _asked(unet, pooled_width, *inputs))
+        prediction_type = "epsilon" if is_noise else "v_prediction"
     return {"prediction_type": prediction_type}
 
 

@@ -149,8 +149,10 @@ def pickled_weights(folder: Path, variant: str | None) -> "dict[str, Tensor] | N
     return None if file is None else read_weights(file)
 
 
-def filled(build: Callable[[], Any], weights: "Mapping[str, Tensor]", *, optional_prefix: str = "") -> Any:
-    """Return the module that `build` makes, with these weights in the module's own number formats.
+def filled(
+    build: Callable[[], Any], weights: "Mapping[str, Tensor]", *, optional_prefix: str = "", as_stored: bool = False
+) -> Any:
+    """Return the module that `build` makes, with these weights in the module's own number formats, or in theirs.
 
     `optional_prefix` is what some of the module's names begin with in some versions of its library, and the weights' do
     not.
@@ -168,7 +170,12 @@ def filled(build: Callable[[], Any], weights: "Mapping[str, Tensor]", *, optiona
     if wrong := _differences(own, weights):
         raise KeyError(wrong)
     # Copies: what is mapped from a file would change with it.
-    copies = {name: tensor.to(own[name].dtype, copy=True).contiguous() for name, tensor in weights.items()}
+    copies = {
+        name: tensor.to(
+            tensor.dtype if as_stored and tensor.is_floating_point() else own[name].dtype, copy=True
+        ).contiguous()
+        for name, tensor in weights.items()
+    }
     module.load_state_dict(copies, assign=True)
     return module
 

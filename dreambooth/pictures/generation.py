@@ -61,8 +61,9 @@ def generate_images(
 ) -> Iterator[Picture]:
     """Yield the pictures of a request, a batch at a time.
 
-    The models are used on the devices and in the number formats they have, with the request's LoRAs on them already
-    (`saved_step.resident`). They may be in training: modes and weights are afterwards what they were.
+    The models are used on the devices and in the number formats they have, or where the base's `bring` puts them, with
+    the request's LoRAs on them already (`saved_step.resident`). They may be in training: modes and weights are
+    afterwards what they were.
     `on_step` gets (denoising steps done, in total); `should_stop` is asked after each of them, and its True ends
     everything without the pictures of that batch. Size left out of the request is `native_px`, else the UNet's own.
     `indices` asks for these pictures of the request instead of the first `num_images_per_prompt`. `notice` is told
@@ -85,15 +86,24 @@ def generate_images(
             on_step(done, num_steps * len(batches))
         return should_stop is None or not should_stop()
 
+    def bring(*parts: str) -> None:
+        if base.bring is not None:
+            base.bring(parts)
+
+    bring(*base.family.layout.text_encoders)
     with _inference(base, autocast_dtype):
         condition = _condition(base, config, (height, width), say)
     for batch in batches:
         # Nothing is yielded inside: the inference context must not leak to the caller.
+        bring("unet")
         with _inference(base, autocast_dtype):
             noise = _noise(base, batch, stream, width, height)
-            # While it trains, the UNet's memory is the training's: a recording would keep some of its own.
-            records = autocast_dtype is None and noise.device.type == "cuda"
+            # While it trains, the UNet's memory is the training's: a recording would keep some of its own. One that
+            # leaves the device comes back to another place than was recorded.
+            records = autocast_dtype is None and base.bring is None and noise.device.type == "cuda"
             latents = _denoised(base, config, condition, noise, step_done, batch, stream, records=records)
+            if latents is not None:
+                bring("vae")
             images = [] if latents is None else _decoded(base, latents, say)
         if latents is None:
             return
@@ -122,7 +132,8 @@ def _inference(base: "Base", autocast_dtype: "torch.dtype | None") -> Iterator[N
 
     models = list(base.modules().values())
     training = [module for model in models for module in model.modules() if module.training]
-    device_type = _parameter(base.unet).device.type
+    # Parts that are not used yet may wait on the CPU.
+    device_type = next((kind for model in models if (kind := _parameter(model).device.type) != "cpu"), "cpu")
     try:
         for model in models:
             model.eval()
@@ -202,7 +213,7 @@ def _denoised(
 
     scheduler = scheduler_for(config.sampler, base.noise_scheduler_config, config.num_inference_steps)
     guided = len(condition.states) == 2
-    condition = condition.each(lambda tensor: tensor.repeat_interleave(len(noise), dim=0))
+    condition = condition.each(lambda tensor: tensor.to(noise.device).repeat_interleave(len(noise), dim=0))
     number_format = _parameter(base.unet).dtype
     latents: Tensor = noise * scheduler.init_noise_sigma
 

@@ -205,7 +205,7 @@ class Jobs:
         shape = read_shape(config.pretrained_model_name_or_path, self._workspace.models_dir)
         plan = fastest_plan(config, shape, device, num_steps=num_steps)
         needs = [memory_need(one, shape, device.kind, num_steps).peak_bytes for one in (plan, config)]
-        return plan if needs[0] < needs[1] else smaller_config(config)
+        return plan if needs[0] < needs[1] else smaller_config(config, self._workspace.models_dir)
 
     def remove(self, name: str) -> Removed:
         """Delete a run and all that the program wrote into its folder; what others put there stays."""

@@ -22,9 +22,11 @@ from dreambooth.device.hardware import freed_memory_kept, gb
 from dreambooth.durable import free_bytes, scratch_folder
 from dreambooth.errors import TrainingError
 from dreambooth.events import Controls, Event, ModelSaved, PhaseProgress
+from dreambooth.forecast.cards import cards_sentence
+from dreambooth.forecast.constants import DeviceKind
 from dreambooth.forecast.counts import counts_of_base, state_interval_s
 from dreambooth.forecast.disk import DiskNeed, disk_need
-from dreambooth.forecast.memory import DeviceKind, MemoryNeed, memory_need
+from dreambooth.forecast.memory import MemoryNeed, memory_need
 from dreambooth.forecast.shape import read_shape
 from dreambooth.models.manager import ModelManager
 from dreambooth.records.workspace import RunFolder, Workspace
@@ -56,6 +58,7 @@ class Preflight:
     num_steps: int
     disk: DiskNeed
     free_disk_bytes: int
+    cards: str = ""
 
     @property
     def seconds(self) -> float:
@@ -96,6 +99,7 @@ class Preflight:
             f"{gb(disk.state_bytes)}).",
             f"{self.num_steps} steps take {datetime.timedelta(seconds=round(self.seconds))} with all that; "
             f"started now, they are done at {self.finish(start):%H:%M on %Y-%m-%d}.",
+            *([self.cards] if self.cards else []),
         ]
 
 
@@ -125,7 +129,7 @@ def preflight(
         manager.lease("training", wait=True),
         scratch_folder(workspace.data_dir / "preflight") as folder,
         _passed_on(controls, inner),
-        _told_when_too_large(config),
+        _told_when_too_large(config, workspace.models_dir),
     ):
         memory = PeakMemory(kind)
         run = RunFolder(folder)
@@ -156,6 +160,7 @@ def preflight(
             num_steps=steps,
             disk=_disk(config, run, materials, steps),
             free_disk_bytes=free_bytes(workspace.data_dir),
+            cards=cards_sentence(shape, config.method),
         )
 
 
@@ -227,13 +232,13 @@ def _passed_on(controls: Controls | None, inner: Controls) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told_when_too_large(config: TrainingConfig) -> Iterator[None]:
+def _told_when_too_large(config: TrainingConfig, models_dir: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        end = unexpected_end(error, config)
+        end = unexpected_end(error, config, models_dir)
         raise TrainingError(end.what, end.why, end.todo) from error
 
 

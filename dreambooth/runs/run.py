@@ -142,7 +142,7 @@ def execute(
             reserve.unlink(missing_ok=True)
             if not is_disk_full(error):
                 log.bug(error)
-            final = unexpected_end(error, config)
+            final = unexpected_end(error, config, workspace.models_dir)
         reserve.unlink(missing_ok=True)
         report(final)
         report.attempt("TensorBoard's log", board.close)

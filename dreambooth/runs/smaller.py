@@ -2,23 +2,22 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Any
 
 from dreambooth.config.checks import update_problems
 from dreambooth.config.fields import describe
-from dreambooth.config.recipes import leaner_method
+from dreambooth.config.recipes import MIN_PX, leaner_method
 from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import is_disk_full
 from dreambooth.errors import without_secrets
 from dreambooth.events import StatusChanged
+from dreambooth.models.base import family_name
 from dreambooth.records.runlog import RunLog
 from dreambooth.records.workspace import RunFolder
 
-# Below this, pictures of SD 1.5 fall apart: it is no way to make a run fit.
-MIN_RETRY_PX = 256
 
-
-def unexpected_end(error: BaseException, config: TrainingConfig) -> StatusChanged:
+def unexpected_end(error: BaseException, config: TrainingConfig, models_dir: Path | None = None) -> StatusChanged:
     """Return the status of a run that this error ended."""
     if is_disk_full(error):
         return StatusChanged(
@@ -33,7 +32,7 @@ def unexpected_end(error: BaseException, config: TrainingConfig) -> StatusChange
             "failed",
             "The device ran out of memory.",
             without_secrets(str(error)).split(". ", 1)[0] + ".",
-            f"What needs less: {'; '.join(smaller_settings(config))}.",
+            f"What needs less: {'; '.join(smaller_settings(config, models_dir))}.",
             cause="out of memory",
         )
     return StatusChanged(
@@ -44,28 +43,39 @@ def unexpected_end(error: BaseException, config: TrainingConfig) -> StatusChange
     )
 
 
-def smaller_settings(config: TrainingConfig) -> list[str]:
+def smaller_settings(config: TrainingConfig, models_dir: Path | None = None) -> list[str]:
     """Return what would lower the memory of these settings, the least harmful first; never empty.
 
     Another method comes last: it is offered in words, and never taken by itself.
     """
-    ways = [words for _, words in _ways_to_need_less(config)]
-    return ways + ([f"or train {leaner[1]}: --method {leaner[0].method}"] if (leaner := leaner_method(config)) else [])
+    ways = [words for _, words in _ways_to_need_less(config, models_dir)]
+    if leaner := leaner_method(config):
+        ways.append(f"or train {leaner[1]}: --method {leaner[0].method}")
+    return ways or ["a device with more memory"]
 
 
-def smaller_config(config: TrainingConfig) -> TrainingConfig | None:
+def smaller_config(config: TrainingConfig, models_dir: Path | None = None) -> TrainingConfig | None:
     """Return these settings with the least harmful change that lowers their memory, None when none is left."""
-    for changes, _ in _ways_to_need_less(config):
-        if changes.get("resolution", MIN_RETRY_PX) >= MIN_RETRY_PX:
+    least_px = _least_px(config, models_dir)
+    for changes, _ in _ways_to_need_less(config, models_dir):
+        if changes.get("resolution", least_px) >= least_px:
             return dataclasses.replace(config, **changes)
     return None
 
 
-def _ways_to_need_less(config: TrainingConfig) -> list[tuple[dict[str, Any], str]]:
-    """Return changes and their words, the least harmful first; none that excludes itself with what is set."""
+def _least_px(config: TrainingConfig, models_dir: Path | None) -> int:
+    return MIN_PX[family_name(config.pretrained_model_name_or_path, models_dir)]
+
+
+def _ways_to_need_less(config: TrainingConfig, models_dir: Path | None) -> list[tuple[dict[str, Any], str]]:
+    """Return changes and their words, the least harmful first; none that excludes itself with what is set.
+
+    A side that is large enough for the base's family stays so.
+    """
     batch = config.train_batch_size
     as_many = {"train_batch_size": 1, "gradient_accumulation_steps": config.gradient_accumulation_steps * batch}
     lower_px = max(config.resolution * 3 // 4 // 64 * 64, 16)
+    stays_useful = not lower_px < _least_px(config, models_dir) <= config.resolution
     in_fp32 = config.mixed_precision == "no"
     ways: list[tuple[bool, dict[str, Any], str]] = [
         (config.capture_step, {"capture_step": False}, "no --capture_step"),
@@ -83,7 +93,7 @@ def _ways_to_need_less(config: TrainingConfig) -> list[tuple[dict[str, Any], str
             "no --train_text_encoder",
         ),
         (config.lora_targets != "attention", {"lora_targets": "attention"}, "--lora_targets attention"),
-        (True, {"resolution": lower_px}, f"a --resolution below {config.resolution}"),
+        (stays_useful, {"resolution": lower_px}, f"a --resolution below {config.resolution}"),
     ]
     idle = {info.name for info in describe(TrainingConfig) if info.method not in ("", config.method)}
     possible: dict[str, tuple[dict[str, Any], str]] = {}

@@ -293,7 +293,7 @@ def _encoded_world(
     import torch
     from safetensors.torch import load_file, save_file
 
-    from dreambooth.models.base import weights_fingerprint
+    from dreambooth.models.fingerprint import weights_fingerprint
 
     folder = work_dir / f"latents-{weights_fingerprint(parts.vae)}"
     if not folder.exists():

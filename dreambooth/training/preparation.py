@@ -1,6 +1,7 @@
 """Before the first step: the base loaded, class images made, crops encoded, captions tokenized."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,15 @@ from dreambooth.data.decoded import forget_decoded
 from dreambooth.data.focus import FOCUS_FILE
 from dreambooth.data.photo_records import recorded_reader, write_reader
 from dreambooth.data.photos import PHOTO_READER, num_photos_in
+from dreambooth.device.precision import dtype_of
 from dreambooth.errors import BaseModelError, ConfigError, FieldProblem
 from dreambooth.events import PhaseProgress
 from dreambooth.forecast.counts import counts_of_base
 from dreambooth.forecast.disk import bytes_there, disk_need, refuse_short_disk
 from dreambooth.formats.layout import FamilyName
-from dreambooth.models.base import Base, family_name, known_layout, weights_fingerprint
-from dreambooth.models.manager import use_attention
+from dreambooth.models.base import Base, family_name, known_layout
+from dreambooth.models.half_precision import in_half
+from dreambooth.models.manager import ModelManager, use_attention
 from dreambooth.models.saved_step import ModelSource, load
 from dreambooth.records.drive import refuse_full_drive
 from dreambooth.records.workspace import RunFolder
@@ -36,6 +39,7 @@ from dreambooth.training.teacher import fill_teacher
 from dreambooth.training.updates import refuse_several_processes
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -53,7 +57,7 @@ def prepare(config: TrainingConfig, context: RunContext) -> Materials | None:
     base, method = _loaded_base(config, context), method_of(config)
     if not context.is_resumed:
         method.check(base, config)
-    base_key = weights_fingerprint(base.unet, *base.text_encoders(), base.vae)
+    base_key = base.fingerprint_of("unet", *base.family.layout.text_encoders, "vae")
     if process.is_main_process and config.output_dir:
         _refuse_short_disks(config, base, Path(config.output_dir), context, process.num_processes)
     with process.main_process_first():
@@ -106,7 +110,10 @@ def _loaded_base(config: TrainingConfig, context: RunContext) -> Base:
     )
     models_dir = context.workspace.models_dir
     assumed, was_known = family_name(source.name, models_dir), known_layout(source.name, models_dir) is not None
-    base = load(source, models_dir=models_dir, token=context.token)
+    # What a LoRA trains beside is in this format later; nothing is merged or predicted before that on a GPU.
+    in_half = config.has_frozen_base and config.mixed_precision != "no" and context.manager.device.type == "cuda"
+    dtype = dtype_of(config.mixed_precision) if in_half else None
+    base = load(source, models_dir=models_dir, token=context.token, dtype=dtype)
     if not (was_known or context.is_resumed):
         _refuse_defaults_of_another(config, base, assumed, context.explicit or ())
     use_attention([base.unet, base.vae], config.attention, context.warn)
@@ -188,11 +195,8 @@ def _placed_conditions(
 ) -> CaptionConditions:
     """Place what trains on the device, and return the conditioning of each caption."""
     manager = context.manager
-    manager.place(base.unet)
     for encoder in base.text_encoders():
         manager.place(encoder)
-    if config.not_cache_latents:
-        manager.place(base.vae)
     trained = [caption for _, caption in captions] + [""] * (config.caption_dropout > 0)
     untrained = [*(pictures.drift_captions if pictures else ())]
     untrained += [concept.class_prompt or "" for concept in config.concepts] * (config.background_weight != 1)
@@ -201,6 +205,9 @@ def _placed_conditions(
     if not config.train_text_encoder:
         for encoder in base.text_encoders():
             manager.park(encoder)
+    manager.place(base.unet)
+    if config.not_cache_latents:
+        manager.place(base.vae)
     return conditions
 
 
@@ -308,15 +315,20 @@ def class_image_folders(config: TrainingConfig, base: Base, context: RunContext)
     workspace, manager = context.workspace, context.manager
     if config.class_model_name_or_path is not None:
         source = ModelSource(config.class_model_name_or_path, vae=config.pretrained_vae_name_or_path)
-        base = load(source, models_dir=workspace.models_dir, token=context.token)
+        dtype = _class_images_dtype(config, manager) if manager.device.type == "cuda" else None
+        base = load(source, models_dir=workspace.models_dir, token=context.token, dtype=dtype)
     base_key = base.fingerprint
-    vae_key = weights_fingerprint(base.vae)
+    vae_key = base.fingerprint_of("vae")
 
+    # Whose cache they are in tells which base made them; its name may be a path of this machine.
+    @functools.cache
     def placed() -> Base:
-        for part in base.modules().values():
-            manager.place(part)
-        # Whose cache they are in tells which base made them; its name may be a path of this machine.
-        return dataclasses.replace(base, name="")
+        if manager.device.type != "cuda":
+            for part in base.modules().values():
+                manager.place(part)
+            return dataclasses.replace(base, name="")
+        made = dataclasses.replace(_for_class_images(config, base, manager), name="")
+        return dataclasses.replace(made, bring=functools.partial(manager.only, made))
 
     folders = []
     for concept in config.concepts:
@@ -332,14 +344,26 @@ def class_image_folders(config: TrainingConfig, base: Base, context: RunContext)
             seed=config.seed or 0,
             guidance_scale=config.class_guidance_scale,
             batch_size=config.sample_batch_size,
-            autocast_dtype=manager.autocast_dtype,
             keep_latents=config.keep_class_latents,
             report=lambda done, total: context.report(PhaseProgress("class images", done, total)),
             should_stop=context.controls.stop.is_set,
             notice=context.warn,
         )
         folders.append(concept.class_data_dir or (str(files[0].parent) if files else None))
-    if config.class_model_name_or_path is not None:
+    if config.class_model_name_or_path is not None or manager.device.type == "cuda":
         for part in base.modules().values():
             manager.park(part)
     return folders
+
+
+def _for_class_images(config: TrainingConfig, base: Base, manager: ModelManager) -> Base:
+    """Return the base in the half precision of the run, or of all pictures; copied where it trains in fp32."""
+    dtype = _class_images_dtype(config, manager)
+    if config.class_model_name_or_path is not None:
+        return in_half(base, dtype, kept=())
+    is_half_later = config.has_frozen_base and config.mixed_precision != "no"
+    return in_half(base, dtype, kept=("vae",) if is_half_later else base.family.layout.part_names)
+
+
+def _class_images_dtype(config: TrainingConfig, manager: ModelManager) -> "torch.dtype":
+    return dtype_of("bf16") if config.mixed_precision == "bf16" else manager.inference_dtype

@@ -7,7 +7,7 @@ import functools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from dreambooth.config.generation import GenerationConfig
@@ -63,8 +63,10 @@ class RunSaver:
         self._manager, self._report, self._warn = context.manager, context.report, context.warn
         self._learner, self._identity, self._length = learner, identity, length
         self._base, self._method = materials.base, materials.method
-        self._scorer = SavesScorer(config, context.run, materials.base, context.manager, context.report)
         self._is_main, self._is_sharded = materials.batches.rank == 0, learner.shards is not None
+        # For pictures, whose parts come to the device one after the other.
+        self._shown = self._base if self._is_sharded else dataclasses.replace(self._base, bring=self._bring)
+        self._scorer = SavesScorer(config, context.run, self._shown, context.manager, context.report)
         self._writer, self._has_waited = ModelWriter(), False
         # With tokenizers of its own: samples may be asked for while a model is written.
         own = {name: copy.deepcopy(getattr(self._base, name)) for name in self._base.family.layout.tokenizers}
@@ -281,7 +283,7 @@ class RunSaver:
             return
         from dreambooth.pictures.generation import generate_images, save_picture
 
-        base = dataclasses.replace(self._base, name=f"{self._run.name}/{step}")
+        base = dataclasses.replace(self._shown, name=f"{self._run.name}/{step}")
         total = config.num_sample_pictures
         names: list[str] = []
         with averaged_weights(self._learner), self._on_device(), self._new_pictures(folder) as temporary:
@@ -338,18 +340,29 @@ class RunSaver:
 
     @contextlib.contextmanager
     def _on_device(self) -> Iterator[None]:
-        """Have VAE and text encoders on the device, where training does not keep a cached one or a frozen one."""
-        # One that is shared stays where it is.
-        encoders = self._base.text_encoders()
-        is_shared = self._is_sharded and len(self._learner.weights) > 1
-        self._manager.place(self._base.vae)
-        for encoder in [] if is_shared else encoders:
-            self._manager.place(encoder)
+        """Have VAE and text encoders come to the device, and the models as the steps want them afterwards."""
+        if not self._is_sharded:
+            yield
+            self._manager.only(self._base, {"unet", *self._staying()})
+            return
+        # What is shared stays where it is, and the rest is there at once.
+        beside = [self._base.vae, *([] if len(self._learner.weights) > 1 else self._base.text_encoders())]
+        for module in beside:
+            self._manager.place(module)
         yield
-        if not self._config.not_cache_latents:
-            self._manager.park(self._base.vae)
-        for encoder in encoders if not is_shared and self._materials.conditions.is_frozen else []:
-            self._manager.park(encoder)
+        for module in beside[self._config.not_cache_latents :]:
+            self._manager.park(module)
+
+    def _bring(self, parts: Collection[str]) -> None:
+        """Have these parts on the device, beside those that stay on it."""
+        self._manager.only(self._base, {*parts, *self._staying()})
+
+    def _staying(self) -> set[str]:
+        """Return the parts that stay on the device while pictures are made."""
+        staying = set() if self._config.parks_unet else {"unet"}
+        if not self._materials.conditions.is_frozen:
+            staying |= {*self._base.family.layout.text_encoders}
+        return staying | ({"vae"} if self._config.not_cache_latents else set())
 
 
 @contextlib.contextmanager

@@ -87,6 +87,30 @@ def test_a_model_of_v_is_marked_and_recognised(tmp_path: Path) -> None:
     assert header["modelspec.prediction_type"] == "v"
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_base_that_is_loaded_in_half_precision_is_known_as_in_fp32(
+    folder: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """From a folder in fp32, one in fp16 and a file in fp16 that does not say what it predicts, which its UNet is
+    asked.
+    """
+    from dreambooth.models.saving import write_model
+
+    write_model(tmp_path / "fp16", load_base(str(folder)), torch.float16)
+    file = tmp_path / "plain.safetensors"
+    save_file(read_weights(convert_verified(folder, tmp_path / "model.safetensors", precision="fp16").path), file)
+    for source in (folder, tmp_path / "fp16", file):
+        whole, half = load_base(str(source)), load_base(str(source), dtype=dtype)
+        assert half.fingerprint == whole.fingerprint
+        assert half.fingerprint_of("vae") == whole.fingerprint_of("vae")
+        assert half.noise_scheduler_config == whole.noise_scheduler_config
+        for part, module in half.modules().items():
+            wanted = getattr(whole, part).to(torch.float32 if part == "vae" else dtype).state_dict()
+            own = module.state_dict()
+            assert own.keys() == wanted.keys()
+            assert all(own[name].dtype == one.dtype and torch.equal(own[name], one) for name, one in wanted.items())
+
+
 @pytest.mark.parametrize("zeros", [True, False])
 def test_what_no_words_are_comes_back_from_a_file(tmp_path: Path, zeros: bool) -> None:
     """Files of other tools do not say it, and are taken as diffusers takes them."""

@@ -13,7 +13,8 @@ from dreambooth.errors import BaseModelError
 from dreambooth.export.single_file import convert
 from dreambooth.models import base as bases
 from dreambooth.models import sd_file
-from dreambooth.models.base import Base, load_base, read_card, weights_fingerprint
+from dreambooth.models.base import Base, load_base, read_card
+from dreambooth.models.fingerprint import weights_fingerprint
 from dreambooth.models.saving import write_model
 
 PARTS = ("unet", "vae", "text_encoder")

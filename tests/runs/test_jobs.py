@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dreambooth.config.generation import GenerationConfig
-from dreambooth.config.training import TrainingConfig
+from dreambooth.config.training import SD15, SDXL_BASE, MethodName, TrainingConfig
 from dreambooth.durable import held_lock
 from dreambooth.errors import ConfigError, DeviceError, DreamBoothError, RunFolderError
 from dreambooth.events import PhaseProgress, StatusChanged, StepLoss
@@ -185,6 +185,23 @@ def test_what_a_lora_gives_up_is_its_own(config: TrainingConfig) -> None:
     ]
     assert changed == [{"gradient_checkpointing"}, {"train_text_encoder"}, {"lora_targets"}, {"resolution"}]
     assert smaller_settings(dataclasses.replace(config, method="full"))[-1] == "or train a LoRA: --method lora"
+
+
+@pytest.mark.parametrize(("base", "least_px"), [(SD15, 256), (SDXL_BASE, 768)])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_no_side_is_taken_below_what_is_useful_in_the_bases_family(
+    config: TrainingConfig, base: str, least_px: int, method: MethodName
+) -> None:
+    smaller: TrainingConfig | None = dataclasses.replace(
+        config, pretrained_model_name_or_path=base, method=method, resolution=1024
+    )
+    last = smaller
+    while smaller is not None:
+        last, told, smaller = smaller, smaller_settings(smaller), smaller_config(smaller)
+        assert told
+    assert last is not None
+    assert last.resolution == least_px
+    assert not any("--resolution" in words for words in told)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,14 @@ def test_preflight_takes_the_arguments_of_train_and_says_what_a_run_takes(
     ])  # fmt: skip
     told = capsys.readouterr().out
     assert status == 0
-    for word in ("Memory:", "Time:", "Disk:", "800 steps take"):
+    for word in (
+        "Memory:",
+        "Time:",
+        "Disk:",
+        "800 steps take",
+        "Presets that fit cards",
+        "8 GB: `recommended` at 32 px",
+    ):
         assert word in told
 
 

@@ -254,7 +254,8 @@ def test_a_killed_download_goes_on_and_ends_with_the_same_base(
     """R3: killed while the Hub's files come, each time after more of them; the next call has them all."""
     from huggingface_hub import constants
 
-    from dreambooth.models.base import load_base, weights_fingerprint
+    from dreambooth.models.base import load_base
+    from dreambooth.models.fingerprint import weights_fingerprint
 
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_XET"):
         monkeypatch.setattr(constants, name, name == "HF_HUB_DISABLE_XET")

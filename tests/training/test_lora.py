@@ -15,7 +15,8 @@ from dreambooth.device.precision import dtype_of
 from dreambooth.errors import BaseModelError, ConfigError
 from dreambooth.formats.lora_keys import DOWN, UP
 from dreambooth.models.adapter import Adapter, fitted
-from dreambooth.models.base import load_base, weights_fingerprint
+from dreambooth.models.base import load_base
+from dreambooth.models.fingerprint import weights_fingerprint
 from dreambooth.models.lora_file import read_lora
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.saved_step import ModelSource, load, resident

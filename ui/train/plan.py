@@ -8,6 +8,7 @@ from dreambooth.config.presets import PRESETS
 from dreambooth.config.training import MethodName, TrainingConfig
 from dreambooth.device.hardware import GIB, gb
 from dreambooth.errors import DeviceError, FieldProblem
+from dreambooth.forecast.cards import NOT_MEASURED
 from dreambooth.forecast.memory import MARGIN
 from dreambooth.forecast.offers import Forecast, Offer, fitting, leaner_offer
 from dreambooth.records.eta import in_words
@@ -117,12 +118,13 @@ def start_sentence(told: Forecast) -> str:
     time = NOT_TIMED if told.seconds is None else f"about {in_words(told.seconds)} on {where}"
     num_class_pictures = max(len(config.concepts), 1) * config.num_class_images
     class_pictures = [(f"{num_class_pictures} class images", True)] if config.with_prior_preservation else []
+    unmeasured = f" (planned, {NOT_MEASURED})" if device.kind == "cuda" and not told.is_measured else ""
     parts = [
         (f"{photos}: '{words}'" if words and told.num_photos else photos, bool(told.num_photos)),
         *class_pictures,
         (f"{config.max_train_steps} steps", True),
         (time, True),
-        (f"needs {gb(told.need_bytes)} of {gb(device.free_bytes)} GB memory", told.fits),
+        (f"needs {gb(told.need_bytes)} of {gb(device.free_bytes)} GB memory{unmeasured}", told.fits),
         (
             f"writes up to {size_in_words(told.disk_bytes)} ({size_in_words(told.disk_free_bytes)} free)",
             told.disk_bytes < told.disk_free_bytes,
