@@ -13,6 +13,7 @@ import torch
 from dreambooth.config.training import Precision, TrainingConfig
 from dreambooth.device.precision import dtype_of
 from dreambooth.errors import BaseModelError, ConfigError
+from dreambooth.events import StepLoss
 from dreambooth.formats.lora_keys import DOWN, UP
 from dreambooth.models.adapter import Adapter, fitted
 from dreambooth.models.base import load_base
@@ -286,6 +287,21 @@ def test_a_resumed_run_needs_no_file_that_it_began_with(make: Make, tmp_path: Pa
     second.context = dataclasses.replace(second.context, is_resumed=True)
     found = factors_of(second.train_anew(second.newest_state()))
     assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_masks_weigh_a_loras_loss_and_a_resumed_run_finds_the_same(make: Make) -> None:
+    changes = {**BOTH, "max_train_steps": 3}
+    without = factors_of(make(**changes).train_anew())
+    wanted = factors_of(make(**changes, background_weight=0.2).train_anew())
+    assert not all(torch.equal(without[name], wanted[name]) for name in wanted)
+    run = make(**changes, background_weight=0.2)
+    run.press = lambda event: run.controls.stop.set() if isinstance(event, StepLoss) else None
+    run.train_anew()
+    assert len(run.losses) == 1
+    run.controls.stop.clear()
+    run.press = lambda event: None
+    found = factors_of(run.train_anew(run.newest_state()))
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
