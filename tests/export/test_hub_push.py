@@ -403,12 +403,12 @@ def test_all_that_an_upload_needs_is_asked_before_anything_is_made(
     run = str(tmp_path / "run")
     train = ["train", "--instance_data_dir", str(model), "--instance_prompt", "zwx", "--output_dir", run]
     wrong = [
-        ("", ["push", str(model), "ann/dog", "--single_file"], "There is no token for the Hub"),
-        (WRITER, ["push", str(model), "a b"], "is no name of a repository"),
-        (READER, ["push", str(model), "dog"], "may not write to ann/dog"),
-        ("hf_of_nobody", ["push", str(model), "ann/dog"], "does not know this HF_TOKEN"),
+        ("", ["push", str(model), "ann/dog", "--single_file"], "No Hub token is set"),
+        (WRITER, ["push", str(model), "a b"], "is not a repository name"),
+        (READER, ["push", str(model), "dog"], "cannot write to ann/dog"),
+        ("hf_of_nobody", ["push", str(model), "ann/dog"], "does not accept this HF_TOKEN"),
         (WRITER, ["push", str(model), "ann/novel"], "holds something else"),
-        (READER, [*train, "--push_to_hub"], "may not write to the Hub"),
+        (READER, [*train, "--push_to_hub"], "cannot write to the Hub"),
         (WRITER, [*train, "--push_to_hub", "--hub_model_id", "ann/novel"], "holds something else"),
     ]  # fmt: skip
     done = subprocess.run(

@@ -61,7 +61,7 @@ def test_a_hubs_model_tells_its_family_and_size_before_it_is_downloaded(
     ("wrong", "told"),
     [
         ({"pretrained_model_name_or_path": "/no/such folder"}, "There is no base model"),
-        ({"pretrained_model_name_or_path": "somebody/tiny"}, "HF_HUB_OFFLINE forbids"),
+        ({"pretrained_model_name_or_path": "somebody/tiny"}, "HF_HUB_OFFLINE prevents"),
         ({"pretrained_vae_name_or_path": "somebody/vae"}, 'The VAE "somebody/vae" cannot be loaded'),
         ({"tokenizer_name": "/no/tokenizer"}, 'There is no tokenizer "/no/tokenizer"'),
         ({"class_model_name_or_path": "x", "class_prompt": "photo of dog"}, 'There is no base model "x"'),
