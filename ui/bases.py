@@ -124,6 +124,6 @@ class CheckedBases:
 
     def notices(self, config: TrainingConfig) -> list[str]:
         """Return what its models take here: a download, and on a CPU days; raises BaseModelError as above."""
-        told = download_notice(config, self.bytes_to_download(config))
+        download = download_notice(config, self.bytes_to_download(config))
         slow = cpu_notice(self._services.workspace, config, self._services.device())
-        return [sentence for sentence in (told, slow) if sentence]
+        return [sentence for sentence in (download, slow) if sentence]

@@ -34,7 +34,7 @@ from ui.train.follower import BUSY_POLL_S, Follower, keeps_files
 from ui.train.programs import start_sample
 
 CACHE_SWEEP_S, CACHE_AGE_S = 3600, 86400
-ONE_HOUSEHOLD = "One app, one household: whoever can open this page sees every run, photo and picture in it."
+ONE_HOUSEHOLD = "Anyone who can open this page can see all runs, photos and pictures."
 
 
 def build_page(
@@ -133,7 +133,7 @@ class PageHandlers:
         api_name="advise_generate", **QUICK,
     )  # fmt: skip
     def advise(self, model: str | None) -> str:
-        return self._advice.told(model)
+        return self._advice.text_for(model)
 
     @on(
         "sample.click", "", f"place base {CONTENTS}", fills="said", asks=True, api_name="sample_button",

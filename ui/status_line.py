@@ -26,8 +26,8 @@ def build() -> dict[str, Any]:
 def line_text(view: RunView, num_waiting: int = 0, whole_s: float | None = None) -> str:
     """Return what the line says of the run that trains: a link to it, its phase, its bar and the time left."""
     percent = round(whole_share(view) * 100)
-    told = [phase_text(view), time_told(view, whole_s), f"{num_waiting} waiting" if num_waiting else ""]
-    rest = " \u00b7 ".join(escape(part) for part in told if part)
+    parts = [phase_text(view), time_told(view, whole_s), f"{num_waiting} waiting" if num_waiting else ""]
+    rest = " \u00b7 ".join(escape(part) for part in parts if part)
     return (
         f"<div class='db-line'>{link(escape(view.name), run=view.name)} <span>{rest}</span>"
         f"<span class='db-bar db-thin'><i style='width:{percent}%'></i></span></div>"
@@ -47,6 +47,6 @@ class Handlers:
         if name and name == self._services.jobs.active():
             before = self._services.jobs.view(name)
             self._services.jobs.stop(name)
-            told = "Stopping..." if is_before_steps(before) else "Saving..."
-            return gr.Button(told, interactive=False)
+            label = "Stopping..." if is_before_steps(before) else "Saving..."
+            return gr.Button(label, interactive=False)
         return gr.skip()

@@ -48,9 +48,9 @@ def base_notices(config: TrainingConfig, token: str | None, workspace: Workspace
 
     The Hub is asked about models that are not on this machine.
     """
-    told = download_notice(config, bytes_to_download(config, token, workspace.models_dir))
+    download = download_notice(config, bytes_to_download(config, token, workspace.models_dir))
     slow = cpu_notice(workspace, config, driver_device())
-    return [sentence for sentence in (told, slow) if sentence]
+    return [sentence for sentence in (download, slow) if sentence]
 
 
 def download_notice(config: TrainingConfig, num_bytes: int | None) -> str:

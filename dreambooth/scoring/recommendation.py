@@ -135,9 +135,9 @@ def _why_none(steps: Sequence[StepScores]) -> str:
     if _is_like(likest):
         lost = f"{who} no longer follows prompts or has drifted too far from the base model ({_figures(likest)})"
         return f"{lost}: train for fewer steps, at a lower learning rate, or with prior preservation."
-    looks = f"{who} does not look" if len(steps) == 1 else "No saved step looks"
+    subject = f"{who} does not look" if len(steps) == 1 else "No saved step looks"
     figure = f"likeness {likest.fidelity or 0.0:.2f} of 1{' at most' if len(steps) > 1 else ''}"
-    return f"{looks} like the photos yet ({figure}): train longer, at a higher learning rate, or with other photos."
+    return f"{subject} like the photos yet ({figure}): train longer, at a higher learning rate, or with other photos."
 
 
 def _figures(one: StepScores) -> str:

@@ -77,12 +77,12 @@ class _Watcher:
                 (attn.to_q, hidden_states), (attn.to_k, encoder_hidden_states), (attn.to_v, encoder_hidden_states),
             )
         )  # fmt: skip
-        looks = attn.get_attention_scores(query, key, attention_mask)
+        attention = attn.get_attention_scores(query, key, attention_mask)
         num_pictures, num_places = hidden_states.shape[:2]
         side = round(num_places**0.5)
-        of_noun = looks[..., self._positions].sum(-1).float().view(num_pictures, -1, side, side)
+        of_noun = attention[..., self._positions].sum(-1).float().view(num_pictures, -1, side, side)
         self.maps.append(of_noun.mean(1, keepdim=True))
-        out = attn.batch_to_head_dim(torch.bmm(looks, value))
+        out = attn.batch_to_head_dim(torch.bmm(attention, value))
         result: Tensor = attn.to_out[1](attn.to_out[0](out))
         return result
 

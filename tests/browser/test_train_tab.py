@@ -161,7 +161,7 @@ def test_a_second_training_waits_in_line_and_an_old_run_goes(visit: Visit, playe
     visit.until("run-message", "Queued, position 1, after")
     visit.until("run-status", "Queued, position 1, after")
     visit.until("header", "1 waiting")
-    page.locator("#stop", has_text="Take it out of the line").click()
+    page.locator("#stop", has_text="Remove from queue").click()
     visit.until("run-status", "stopped")
     name = visit.value("run")
     visit.unfold("run-more")

@@ -167,9 +167,7 @@ def test_what_launch_does_not_say_is_pinned_too(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_the_page_says_that_all_see_all(opened: OpenPage) -> None:
-    assert (
-        ONE_HOUSEHOLD == "One app, one household: whoever can open this page sees every run, photo and picture in it."
-    )
+    assert ONE_HOUSEHOLD == "Anyone who can open this page can see all runs, photos and pictures."
     assert ONE_HOUSEHOLD in httpx.get(f"{opened.url}config").text
 
 

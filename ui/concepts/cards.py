@@ -132,9 +132,9 @@ def set_report(
 ) -> str:
     """Return what there is to say of all photos: how many, what to mend, what matters for this kind, what just came."""
     head = f"{num_photos} photo{'' if num_photos == 1 else 's'}" if num_photos else "No photos yet"
-    bad = sum(any(one.code not in HARMLESS for one in said) for said in found.values())
-    told = [_of_the_number(num_photos), _of_the_faults(num_photos, bad)]
-    advice = " ".join(filter(None, told))
+    bad = sum(any(one.code not in HARMLESS for one in findings) for findings in found.values())
+    parts = [_of_the_number(num_photos), _of_the_faults(num_photos, bad)]
+    advice = " ".join(filter(None, parts))
     items = "".join(f"<li class='{'db-ok' if fine else 'db-warn'}'>{escape(sentence)}</li>" for fine, sentence in lines)
     return (
         f"<div class='db-report' role='status'><strong>{head}</strong>"

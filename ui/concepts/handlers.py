@@ -151,9 +151,9 @@ class Handlers:
         problems = self.problems(photo_set, words, base)
         updates = marks(NOTES, NOTES, problems, marked or [])
         names = [problem.field for problem in problems]
-        told = "" if not problems else _told(problems)
+        message = "" if not problems else _problems_panel(problems)
         go = {} if problems else {"place": to("train", view="new")}
-        return {**go, "marked": names, "message": told, **updates}
+        return {**go, "marked": names, "message": message, **updates}
 
     # Several concepts ------------------------------------------------------------------------------------------------
 
@@ -168,8 +168,8 @@ class Handlers:
         prompts = prompts_for(words.kind, identifier, words.class_word)
         new.keep_words(Words(words.kind, identifier, words.class_word, *prompts))
         kept.keep_together([*kept.together(), new])
-        said = "A new concept: drop its photos and choose its prompts. All concepts are trained together."
-        return self.photos.contents(new.name, resolution, [(True, said)])
+        message = "A new concept: drop its photos and choose its prompts. All concepts are trained together."
+        return self.photos.contents(new.name, resolution, [(True, message)])
 
     @on("leave.click", "photo_set resolution", CONTENTS, api_name="leave_concepts", **OTHER_SET)
     def leave(self, photo_set: str, resolution: float) -> Answer:
@@ -179,8 +179,8 @@ class Handlers:
         kept = self.photos.set_of(photo_set)
         others = [one for one in kept.together() if one != kept]
         kept.leave()
-        said = "It is trained by itself again; the others are listed under photos used earlier."
-        return self.photos.contents(others[0].name if others else photo_set, resolution, [(True, said)])
+        message = "It is trained by itself again; the others are listed under photos used earlier."
+        return self.photos.contents(others[0].name if others else photo_set, resolution, [(True, message)])
 
     # Class images --------------------------------------------------------------------------------------------------
 
@@ -307,7 +307,7 @@ class Handlers:
         return target
 
 
-def _told(problems: Sequence[FieldProblem]) -> str:
+def _problems_panel(problems: Sequence[FieldProblem]) -> str:
     """Return what is wrong, beside the button that was pressed, with links to the fields above it."""
     items = []
     for problem in problems:

@@ -239,8 +239,8 @@ class PhotoHandlers:
             return [(True, f"{known} was removed.")]
         {"turn": kept.turn, "brighten": kept.brighten, "refocus": kept.propose_again}[act](name)
         self._services.shown.forget([photo])
-        told = {"turn": "was turned", "brighten": "was lightened", "refocus": "was cropped automatically"}
-        return [(True, f"{known} {told[act]}.")]
+        outcome = {"turn": "was turned", "brighten": "was lightened", "refocus": "was cropped automatically"}
+        return [(True, f"{known} {outcome[act]}.")]
 
     @on(
         "editor.release", "photo_set resolution", "report views cut", api_name="square_moved",
@@ -342,8 +342,8 @@ class PhotoHandlers:
 
 def _told_by(event: Any) -> dict[str, Any]:
     """Return what a component of our own tells with its event; nothing when a program calls it by number."""
-    told = getattr(event, "_data", None)
-    return told if isinstance(told, dict) else {}
+    data = getattr(event, "_data", None)
+    return data if isinstance(data, dict) else {}
 
 
 def _side(resolution: float) -> int:

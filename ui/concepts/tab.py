@@ -87,7 +87,7 @@ def build(services: Services) -> ConceptsTab:
         gr.HTML(welcome(services), elem_id="welcome", elem_classes=["db-first"])
         made["concepts"] = gr.Radio(
             [], label="Concepts trained together", visible=False, elem_id="concepts",
-            info="Choose one to see its photos and words.",
+            info="Select one to see its photos and prompts.",
         )  # fmt: skip
         with gr.Row(equal_height=False, elem_id="intake"):
             with gr.Column(elem_id="own-photos"):
@@ -118,30 +118,30 @@ def _intake(usual: Words, services: Services) -> dict[str, Any]:
         label="Drop 3 to 5 photos, or a zip of them", file_count="multiple", height=150, elem_id="photos",
     )  # fmt: skip
     with gr.Accordion(
-        "From a folder of this computer", open=False, visible=services.takes_folders, elem_id="from-folder"
+        "From a folder on this computer", open=False, visible=services.takes_folders, elem_id="from-folder"
     ):
         folder = gr.Textbox(label="Folder", placeholder="/home/me/photos/dog", max_lines=1, elem_id="folder")
-        take_folder = gr.Button("Take its photos in", size="sm", elem_id="take-folder")
+        take_folder = gr.Button("Import photos", size="sm", elem_id="take-folder")
     report = gr.HTML(set_report(0, [], {}, usual.kind), elem_id="report")
     return {"kind": kind, "files": files, "folder": folder, "take_folder": take_folder, "report": report}
 
 
 def _photos() -> dict[str, Any]:
-    gr.HTML("<b>As the model will see them</b> <span class='db-hint'>upright, and cut square</span>")
+    gr.HTML("<b>As the model will see them</b> <span class='db-hint'>upright and cropped to a square</span>")
     views = gr.HTML(cards([], None), elem_id="views", css_template=CARDS_CSS, js_on_load=CARDS_JS)
     with gr.Column(visible=False, elem_id="editor-box") as box, gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=280):
-            gr.HTML("<b>Move the square</b> <span class='db-hint'>drag it, or use the arrow keys, + and -</span>")
+            gr.HTML("<b>Adjust the crop</b> <span class='db-hint'>drag it, or use the arrow keys, + and -</span>")
             editor = gr.HTML("", elem_id="editor", css_template=EDITOR_CSS, js_on_load=EDITOR_JS)
         with gr.Column(scale=4, min_width=220):
             cut = gr.HTML("", elem_id="cut", css_template=CUT_CSS)
             caption = gr.Textbox(
-                label="Words for this photo alone", lines=2, elem_id="caption",
-                info="Left empty, the words for all photos are its caption.",
+                label="Caption for this photo", lines=2, elem_id="caption",
+                info="Leave empty to use the instance prompt.",
             )  # fmt: skip
             with gr.Row():
-                refocus = gr.Button("Guess the square again", size="sm", elem_id="refocus")
-                remove = gr.Button("Remove the chosen photo", size="sm", interactive=False, elem_id="remove")
+                refocus = gr.Button("Auto-crop", size="sm", elem_id="refocus")
+                remove = gr.Button("Remove this photo", size="sm", interactive=False, elem_id="remove")
                 close = gr.Button("Close", size="sm", elem_id="close-editor")
     with gr.Row():
         add_concept = gr.Button("Add another concept", size="sm", elem_id="add-concept")
@@ -159,7 +159,7 @@ def _words(usual: Words) -> dict[str, Any]:
             identifier = gr.Textbox(
                 usual.identifier, label="Identifier", max_lines=1, elem_id="identifier", info=NOTES["identifier"],
             )  # fmt: skip
-            propose = gr.Button("Propose another", size="sm", elem_id="propose")
+            propose = gr.Button("Suggest another", size="sm", elem_id="propose")
         class_word = gr.Textbox(
             usual.class_word, label="Class word", max_lines=1, elem_id="class-word", info=NOTES["class_word"],
             min_width=280,
@@ -172,11 +172,11 @@ def _words(usual: Words) -> dict[str, Any]:
     )  # fmt: skip
     with gr.Row(equal_height=False):
         instance_prompt = gr.Textbox(
-            usual.instance_prompt, label="Words for your photos", elem_id="instance-prompt",
+            usual.instance_prompt, label="Instance prompt", elem_id="instance-prompt",
             info=NOTES["instance_prompt"], min_width=280,
         )  # fmt: skip
         class_prompt = gr.Textbox(
-            usual.class_prompt, label="Words for the class", elem_id="class-prompt", info=NOTES["class_prompt"],
+            usual.class_prompt, label="Class prompt", elem_id="class-prompt", info=NOTES["class_prompt"],
             min_width=280,
         )  # fmt: skip
     return {
@@ -186,31 +186,31 @@ def _words(usual: Words) -> dict[str, Any]:
 
 
 def _class_pictures() -> dict[str, Any]:
-    with gr.Accordion("Class pictures", open=False, elem_id="class-box") as class_box:
+    with gr.Accordion("Class images", open=False, elem_id="class-box") as class_box:
         gr.HTML(
-            "<p class='db-hint'>While it learns your subject, the model also looks at usual pictures of the class, so "
-            "that not every other one becomes yours. It matters most for people and animals.</p>"
+            "<p class='db-hint'>While it learns your subject, the model also trains on images of the class, so that "
+            "others of its kind don't start to look like it. This matters most for people and animals.</p>"
         )
         with gr.Row(equal_height=False):
             class_on = gr.Checkbox(
-                True, label="Train with class pictures", elem_id="class-on",
-                info="For all concepts that are trained together. `with_prior_preservation`",
+                True, label="Train with class images (prior preservation)", elem_id="class-on",
+                info="Applies to all concepts trained together. `with_prior_preservation`",
                 min_width=220,
             )  # fmt: skip
             class_count = gr.Number(
                 50, label="How many", precision=0, elem_id="class-count", min_width=220,
-                info="Of each concept; missing ones are made before the training. `num_class_images`",
+                info="Per concept; missing ones are generated before the training. `num_class_images`",
             )  # fmt: skip
         class_files = gr.File(
-            label="Drop class pictures of your own, if you have some", file_count="multiple", height=120,
+            label="Drop your own class images (optional)", file_count="multiple", height=120,
             elem_id="class-photos",
         )  # fmt: skip
         class_note = gr.HTML(class_pictures_text(0, 0), elem_id="class-note")
         class_views = gr.Gallery(
-            label="Class pictures", show_label=False, columns=6, height=260, object_fit="cover", interactive=False,
+            label="Class images", show_label=False, columns=6, height=260, object_fit="cover", interactive=False,
             format="png", elem_id="class-views", buttons=["fullscreen"],
         )  # fmt: skip
-        class_remove = gr.Button("Remove my own class pictures", size="sm", interactive=False, elem_id="class-remove")
+        class_remove = gr.Button("Remove my own class images", size="sm", interactive=False, elem_id="class-remove")
     return {
         "class_box": class_box, "class_on": class_on, "class_count": class_count, "class_files": class_files,
         "class_note": class_note, "class_views": class_views, "class_remove": class_remove,
@@ -219,11 +219,11 @@ def _class_pictures() -> dict[str, Any]:
 
 def _more() -> dict[str, Any]:
     with gr.Accordion("Photos used earlier, several concepts, concepts_list.json", open=False, elem_id="more"):
-        earlier = gr.Dropdown([], label="Take photos from before", elem_id="earlier", allow_custom_value=True)
+        earlier = gr.Dropdown([], label="Use photos from before", elem_id="earlier", allow_custom_value=True)
         leave = gr.Button("Train this concept by itself again", size="sm", elem_id="leave")
         with gr.Row(equal_height=False):
             listed = gr.File(
-                label="Take concepts from a concepts_list.json", file_types=[".json"], height=110, elem_id="listed",
+                label="Import a concepts_list.json", file_types=[".json"], height=110, elem_id="listed",
             )  # fmt: skip
             with gr.Column():
                 export = gr.Button("Export concepts_list.json", size="sm", elem_id="export")

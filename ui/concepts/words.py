@@ -44,10 +44,10 @@ def _identifier_and_class(instance_prompt: str, class_prompt: str) -> tuple[str,
 def verdict_html(verdict: Verdict, kind: str, identifier: str, class_word: str) -> str:
     """Return what the base makes of the identifier, and prompts to try with it later."""
     tone = "db-ok" if verdict.fine else "db-warn"
-    told = f"<ul><li class='{tone}'>{escape(verdict.sentence)}</li></ul>"
+    verdict_list = f"<ul><li class='{tone}'>{escape(verdict.sentence)}</li></ul>"
     if not identifier.strip() or not class_word.strip():
-        return f"<div class='db-report'>{told}</div>"
+        return f"<div class='db-report'>{verdict_list}</div>"
     subject = subject_of(prompts_for(kind, identifier, class_word)[0])
     examples = [text.format(subject=subject) for text in EXAMPLES[kind_named(kind)][:3]]
     shown_examples = " · ".join(f"<i>{escape(text)}</i>" for text in examples)
-    return f"<div class='db-report'>{told}<p class='db-hint'>Prompts for later: {shown_examples}</p></div>"
+    return f"<div class='db-report'>{verdict_list}<p class='db-hint'>Prompts for later: {shown_examples}</p></div>"

@@ -47,9 +47,9 @@ class Handlers:
         if not is_before_steps(before):
             return announced("The run finishes its step, saves, and stops.", "end", before)
         saved = "what it has saved stays" if before.step else "there is nothing to save yet"
-        looks = "The pictures of the base model are finished first." if before.phase in ("samples", "scores") else ""
+        more = "The pictures of the base model are finished first." if before.phase in ("samples", "scores") else ""
         return announced(f"The run stops before its {'next' if before.step else 'first'} step; {saved}.", "end",
-                          before, looks)  # fmt: skip
+                          before, more)  # fmt: skip
 
     @on("finish_now.click", "run", "message", api_name="finish_shown_run", **QUIET)
     def finish_now(self, name: str) -> str:
@@ -118,8 +118,8 @@ class Handlers:
         if before.more_from is None and before.steps:
             last = str(before.path / str(before.steps[-1]))
             todo = f"Its step {before.steps[-1]} is now the base model in the form: start a new training from it."
-            said = panel(f"{name} cannot be continued.", "Its exact state is gone.", todo, tone="note")
-            return {"message": said, "base": gr.Dropdown(value=last)}
+            message = panel(f"{name} cannot be continued.", "Its exact state is gone.", todo, tone="note")
+            return {"message": message, "base": gr.Dropdown(value=last)}
         total = whole_steps(num_steps)
         jobs.train_more(name, total)
         words = _queued_words(jobs.view(name), f"The run continues to step {total}.")
@@ -132,8 +132,8 @@ class Handlers:
         new = jobs.retry_with_less(name)
         before, now = jobs.view(name).config, jobs.view(new).config
         changed = changes(before, now) if before and now else ""
-        said = panel(f"{new} starts with settings that need less memory.", changed, tone="note")
-        return {"message": said, "place": to("train", run=new)}
+        message = panel(f"{new} starts with settings that need less memory.", changed, tone="note")
+        return {"message": message, "place": to("train", run=new)}
 
     @on("delete.click", outputs="sure", api_name="ask_delete_run", **QUIET)
     def ask_to_delete(self) -> Any:
@@ -144,10 +144,10 @@ class Handlers:
         self._services.check_training()
         removed = self._services.jobs.remove(name)
         left = f"{len(removed.left)} files that do not belong to the run stay in its folder." if removed.left else ""
-        said = panel(f"{name} was deleted; {size_in_words(removed.num_bytes)} freed.", left, tone="good")
+        message = panel(f"{name} was deleted; {size_in_words(removed.num_bytes)} freed.", left, tone="good")
         others = [run.name for run in self._services.workspace.runs()]
         chosen = gr.Dropdown(value=others[0] if others else None)
         return {
-            "runs_message": said, "message": "", "run": chosen, "place": to("train", view="runs"),
+            "runs_message": message, "message": "", "run": chosen, "place": to("train", view="runs"),
             "sure": gr.Button(visible=False),
         }  # fmt: skip

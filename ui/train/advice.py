@@ -35,7 +35,7 @@ class Advice:
         picks = ((run, self.pick(run)) for run in self._services.workspace.runs() if run.name != active)
         return tuple(str(run.step_folder(pick.step)) for run, pick in picks if pick and pick.step is not None)
 
-    def told(self, model: str | None) -> str:
+    def text_for(self, model: str | None) -> str:
         """Return what stands beside the choice of a model: its run's recommended step, and why."""
         folder = Path(model or "")
         run = next((run for run in self._services.workspace.runs() if run.path == folder.parent), None)

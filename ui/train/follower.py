@@ -155,6 +155,6 @@ def _model_list(part: str, component: str, values: dict[str, Any], seen: dict[st
     """Return the update of a list of models: what there is, and the step that one waits for chosen."""
     if all(name in seen and seen[name] == values[name] for name in (part, "advised")):
         return {}
-    here, before = ([value for _, value in told.get(part, ())] for told in (values, seen))
+    here, before = ([value for _, value in state.get(part, ())] for state in (values, seen))
     chosen = preselected(here, before, values["advised"], seen.get("advised", ()))
     return {component: gr.Dropdown(choices=list(values[part]), **({"value": chosen} if chosen else {}))}

@@ -69,13 +69,15 @@ def run_config(
 def notices(config: TrainingConfig, explicit: Collection[str], of_base: Sequence[str] = ()) -> str:
     """Return what to tell as a run starts: of its base, of settings that a person set without effect, of its photos."""
     warning = rate_warning(config, read_card(config.pretrained_model_name_or_path).recipes)
-    told = {
+    notices_by_title = {
         "Check the base model": of_base,
         "Check the learning rate": [warning] if warning else [],
         "Settings without effect": without_effect(config, explicit),
         "Check photos and prompts": concept_notices(config.concepts),
     }
-    return "".join(panel(head, " ".join(sentences), tone="note") for head, sentences in told.items() if sentences)
+    return "".join(
+        panel(head, " ".join(sentences), tone="note") for head, sentences in notices_by_title.items() if sentences
+    )
 
 
 def device_for_a_run(services: Services) -> Device:
@@ -122,9 +124,9 @@ class Handlers:
             return {"answer": {}, "notice": error_panel(error)}
         new = {name: shown_value(info, getattr(config, name)) for name, info in self._infos.items()}
         # What a person typed stays theirs: only proposals are filled in and remembered as such.
-        told = {"preset": preset_name} | {name: value for name, value in new.items() if name not in explicit}
+        values = {"preset": preset_name} | {name: value for name, value in new.items() if name not in explicit}
         asked = {name: shown_value(self._infos[name], value) for name, value in given_up.items()}
-        return {"answer": answer_of(told, asked), "notice": base_notice(base)}
+        return {"answer": answer_of(values, asked), "notice": base_notice(base)}
 
     def _read(self, values: tuple[Any, ...]) -> dict[str, Any]:
         """Return the values by setting; those that the chosen method does not read, and the form hides, as defaults."""
@@ -169,8 +171,8 @@ class Handlers:
             wrong = [one for one in self._problems(photo_set_name, config) if one.field in self._infos]
             if wrong:
                 return unplanned | {"plan": wrong_settings(wrong)}
-            told = forecast(self._services.workspace, config, num_photos, device_for_a_run(self._services))
-            plan = start_sentence(told) + notices(config, asked, self._bases.notices(config))
+            forecasted = forecast(self._services.workspace, config, num_photos, device_for_a_run(self._services))
+            plan = start_sentence(forecasted) + notices(config, asked, self._bases.notices(config))
             command, as_json = command_line(config), settings_text(config)
         except BaseModelError as error:
             return unplanned | {"plan": error_panel(error)}
@@ -269,8 +271,8 @@ class Handlers:
         if self._services.jobs.active():
             # It waits in line: by then the memory that is taken now is free.
             device = dataclasses.replace(device, free_bytes=device.total_bytes)
-        told = forecast(self._services.workspace, config, num_photos, device)
-        if told.fits:
+        forecasted = forecast(self._services.workspace, config, num_photos, device)
+        if forecasted.fits:
             return
         kept = {
             name: value for name, value in self._read(values).items() if name not in decided_by_presets(config.method)
@@ -278,7 +280,7 @@ class Handlers:
         kind = photo_set(self._services.workspace, photo_set_name).words().kind
         base = config.pretrained_model_name_or_path
         offered = offers(self._services.workspace, base, kind, num_photos, kept, device)
-        raise too_little_memory(told, offered, preset_name)
+        raise too_little_memory(forecasted, offered, preset_name)
 
     @on(
         "start.click", "marked preset photo_set prompts base fields",
@@ -300,9 +302,9 @@ class Handlers:
             name = self._services.jobs.start(config, f"{words.identifier}-{words.class_word}", asked)
         except DreamBoothError as error:
             return {"message": error_panel(error)}
-        said = self._started(name) + notices(config, asked)
+        message = self._started(name) + notices(config, asked)
         # What is said of the run is read where it is watched.
-        return {"message": "", "run_message": said, "place": to("train", run=name), **self._marks([], marked)}
+        return {"message": "", "run_message": message, "place": to("train", run=name), **self._marks([], marked)}
 
     def _refused(self, problems: list[FieldProblem], marked: list[str]) -> Answer:
         fields = {problem.field for problem in problems} & set(self._infos)
@@ -325,9 +327,11 @@ class Handlers:
         config = self._services.jobs.view(name).config
         if config is None:
             raise DreamBoothError(f"The settings of {name} cannot be read.", "Their file is gone or damaged.", "")
-        told = panel(f"The form has the settings of {name} now.", "The photos are those of the first tab.", tone="good")
+        message = panel(
+            f"The form has the settings of {name} now.", "The photos are those of the first tab.", tone="good"
+        )
         return {
-            "message": told,
+            "message": message,
             "base": config.pretrained_model_name_or_path,
             "proposed": {"preset": preset_name},
             "place": to("train", view="new"),

@@ -83,23 +83,23 @@ def loss_plot(
     course = Curve("db-course", "smoothed", [(step, average) for step, _, average in raw])
     if curves:
         top = _round_up(max(max(value for curve in curves for _, value in curve.points) * 1.1, 1e-9))
-        told = ", ".join(f"{curve.points[-1][1]:.4f} {curve.title}" for curve in curves)
-        told = f"At fixed noise, step {curves[0].points[-1][0]}: {told}."
+        description = ", ".join(f"{curve.points[-1][1]:.4f} {curve.title}" for curve in curves)
+        description = f"At fixed noise, step {curves[0].points[-1][0]}: {description}."
         keys = "".join(f"<span class='db-key {curve.style}'>{curve.title}</span>" for curve in curves)
-        note = f"{keys}<br>{escape(told)} {GAP}"
+        note = f"{keys}<br>{escape(description)} {GAP}"
         behind = [Curve("db-smooth", course.title, course.points)] if smoothing else []
     else:
         top = _top([loss for _, loss, _ in raw], [average for _, _, average in raw])
         (first, _, start), (step, _, average) = raw[0], raw[-1]
         curves, behind = [course], []
-        told = f"Loss at step {step}: {average:.4f}, smoothed; it was {start:.4f} at step {first}."
-        note = escape(told)
+        description = f"Loss at step {step}: {average:.4f}, smoothed; it was {start:.4f} at step {first}."
+        note = escape(description)
     faint = Curve("db-raw", "every step", [(step, loss) for step, loss, _ in raw])
     low = _low([faint, *curves], top) if log_scale else 0.0
     frame = Frame(max(total_steps, raw[-1][0], 1), top, low)
     lines = "".join(frame.line(curve.style, curve.points) for curve in (faint, *behind))
     drawn = "".join(frame.line(curve.style, curve.points) + frame.dot(curve) for curve in curves)
-    picture = frame.svg(told, frame.marks(saved_steps) + lines + drawn)
+    picture = frame.svg(description, frame.marks(saved_steps) + lines + drawn)
     return f"<figure class='db-plot'>{picture}<figcaption>{note}</figcaption></figure>"
 
 
@@ -124,9 +124,9 @@ class Frame:
         share = math.log(value / self.low) / math.log(self.top / self.low) if self.low else value / self.top
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
 
-    def svg(self, told: str, drawn: str) -> str:
+    def svg(self, description: str, drawn: str) -> str:
         """Return the whole drawing; `told` is what it shows in words."""
-        head = f"<svg viewBox='0 0 {WIDTH:g} {HEIGHT:g}' role='img' aria-label='{escape(told)}'>"
+        head = f"<svg viewBox='0 0 {WIDTH:g} {HEIGHT:g}' role='img' aria-label='{escape(description)}'>"
         return f"{head}{self.grid()}{drawn}</svg>"
 
     def line(self, style: str, points: Sequence[tuple[int, float]]) -> str:

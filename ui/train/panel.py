@@ -49,7 +49,7 @@ PARTS = (
 LOADING = "<div class='db-status'><span class='db-quiet'>Loading...</span></div>"
 Announced = Literal["saves", "samples", "end", "steps"]
 UNTIL = re.compile(r"data-until='(\w+) (\w+) ([^']*)'")
-STOP_WORDS = {"queued": "Take it out of the line"}
+STOP_WORDS = {"queued": "Remove from queue"}
 
 
 def build() -> dict[str, Any]:
@@ -67,17 +67,17 @@ def build() -> dict[str, Any]:
         sample_now = gr.Button("Sample now", visible=False, elem_id="sample-now")
         resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
         more_steps = gr.Number(
-            label="Steps in all", precision=0, visible=False, elem_id="more-steps", scale=0, min_width=140,
+            label="Total steps", precision=0, visible=False, elem_id="more-steps", scale=0, min_width=140,
         )  # fmt: skip
         more = gr.Button("Train more steps", visible=False, elem_id="more")
-        retry = gr.Button("Retry with the plan that fits", variant="primary", visible=False, elem_id="retry")
-        pictures = gr.Button("Make pictures with it", variant="primary", visible=False, elem_id="make-pictures")
+        retry = gr.Button("Retry with less memory", variant="primary", visible=False, elem_id="retry")
+        pictures = gr.Button("Generate pictures with it", variant="primary", visible=False, elem_id="make-pictures")
     message = gr.HTML(elem_id="run-message")
     making = gr.HTML(elem_id="run-making")
     with gr.Column(visible=False, elem_id="run-details") as details:
         with gr.Row(equal_height=False):
             with gr.Column(scale=6, min_width=320):
-                gr.HTML("<h3>What it makes <span class='db-hint'>each row one seed, from step to step</span></h3>")
+                gr.HTML("<h3>Samples <span class='db-hint'>one seed per row, from step to step</span></h3>")
                 toy = gr.HTML(elem_id="run-toy")
                 samples = gr.Gallery(
                     label="Samples", show_label=False, columns=4, height="auto", elem_id="samples",
@@ -97,18 +97,18 @@ def build() -> dict[str, Any]:
                 bleed = gr.Button("See what else it changed", visible=False, elem_id="bleed-run")
                 bled = gr.HTML(elem_id="run-bleed")
                 bled_picture = gr.Image(
-                    label="The base and the taught model side by side", show_label=False, interactive=False,
+                    label="The base model and the trained model side by side", show_label=False, interactive=False,
                     visible=False, elem_id="bleed-picture", buttons=["download", "fullscreen"],
                 )  # fmt: skip
         gr.HTML("<h3>Log</h3>")
         log = gr.HTML(log_text(""), elem_id="log")
-        with gr.Accordion("Settings of this run, and what to do with it", open=False, elem_id="run-more"):
+        with gr.Accordion("Settings and actions of this run", open=False, elem_id="run-more"):
             settings = gr.HTML(elem_id="run-settings")
             with gr.Row():
-                reuse = gr.Button("Take these settings over into the form", elem_id="reuse")
+                reuse = gr.Button("Copy these settings into the form", elem_id="reuse")
                 delete = gr.Button("Delete this run", elem_id="delete-run")
                 sure = gr.Button(
-                    "Yes, delete it and all it saved", variant="stop", visible=False, elem_id="delete-sure"
+                    "Delete it with everything it saved", variant="stop", visible=False, elem_id="delete-sure"
                 )
     return {
         "run": run, "details": details, "status": status, "making": making, "toy": toy,

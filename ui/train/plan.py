@@ -40,15 +40,15 @@ def method_choices(
     methods: Sequence[MethodName], sizes: Mapping[str, int] | None = None, adds_to: str = "other models too"
 ) -> list[tuple[str, str]]:
     """Return (label, value) of every method; a label says what comes out of it, and how large that is."""
-    told = {method: size_in_words(num_bytes) for method, num_bytes in (sizes or {}).items()}
-    return [(outcome(method, told.get(method, ""), adds_to), method) for method in methods]
+    texts = {method: size_in_words(num_bytes) for method, num_bytes in (sizes or {}).items()}
+    return [(outcome(method, texts.get(method, ""), adds_to), method) for method in methods]
 
 
 def preset_choices(offered: list[Offer]) -> list[tuple[str, str]]:
     """Return (label, value) of every preset; a label says what the preset takes here."""
-    told = {offer.name: offer_text(offer) for offer in offered}
+    texts = {offer.name: offer_text(offer) for offer in offered}
     names = [offer.name for offer in ranked(offered)] or PRESETS
-    return [("\n".join(part for part in (PRESET_LABELS[name], told.get(name, "")) if part), name) for name in names]
+    return [("\n".join(part for part in (PRESET_LABELS[name], texts.get(name, "")) if part), name) for name in names]
 
 
 def ranked(offered: Sequence[Offer]) -> list[Offer]:
@@ -82,52 +82,56 @@ def preset_note(offered: list[Offer], chosen: str) -> str:
     greyed = ", ".join(f"#preset label:nth-of-type({place})" for place in places)
     device = small[0].forecast.device
     names = ", ".join(PRESET_LABELS[offer.name] for offer in small)
-    told = f"Not enough memory for: {names}. {device.name} has {gb(device.free_bytes)} GB free."
+    note = f"Not enough memory for: {names}. {device.name} has {gb(device.free_bytes)} GB free."
     if len(small) == len(offered):
-        told = f"No preset fits: {device.name} has {gb(device.free_bytes)} GB free. {_what_fits(small[0].forecast)}"
+        note = f"No preset fits: {device.name} has {gb(device.free_bytes)} GB free. {_what_fits(small[0].forecast)}"
     elif chosen in [offer.name for offer in small]:
         error = too_little_memory(next(one.forecast for one in small if one.name == chosen), offered, chosen)
-        told = f"{error.what} {error.why} {error.todo}"
-    return f"<style>{greyed} {{ opacity: .45; cursor: not-allowed; }}</style><p class='db-hint'>{escape(told)}</p>"
+        note = f"{error.what} {error.why} {error.todo}"
+    return f"<style>{greyed} {{ opacity: .45; cursor: not-allowed; }}</style><p class='db-hint'>{escape(note)}</p>"
 
 
-def too_little_memory(told: Forecast, offered: list[Offer], chosen: str) -> DeviceError:
+def too_little_memory(forecast: Forecast, offered: list[Offer], chosen: str) -> DeviceError:
     """Return what is said of settings that need more memory than there is, with the preset that would do."""
-    device = told.device
-    why = f"It needs {gb(told.need_bytes)} GB, and {device.name} has {gb(device.free_bytes)} GB free."
+    device = forecast.device
+    why = f"It needs {gb(forecast.need_bytes)} GB, and {device.name} has {gb(device.free_bytes)} GB free."
     fit = fitting(offered, "")
     need = next((one.forecast.need_bytes for one in offered if one.name == fit and one.forecast.fits), None)
-    todo = _what_fits(told) if need is None else f"Use {PRESET_LABELS[fit]}, which needs {gb(need)} GB."
+    todo = _what_fits(forecast) if need is None else f"Use {PRESET_LABELS[fit]}, which needs {gb(need)} GB."
     return DeviceError(f"{PRESET_LABELS.get(chosen, 'This')} would run out of memory here.", why, todo)
 
 
-def _what_fits(told: Forecast) -> str:
+def _what_fits(forecast: Forecast) -> str:
     """Return what to do where no preset of the method fits: another method that does, or else other means."""
-    leaner = leaner_offer(told.config, told.shape, told.device)
+    leaner = leaner_offer(forecast.config, forecast.shape, forecast.device)
     return NONE_FITS if leaner is None else f"{leaner.outcome} needs {gb(leaner.need_bytes)} GB: choose it above."
 
 
-def start_sentence(told: Forecast) -> str:
+def start_sentence(forecast: Forecast) -> str:
     """Return the one sentence before the start, with the words that will stand for the photos."""
-    config, device = told.config, told.device
-    photos = f"{told.num_photos} photo{'' if told.num_photos == 1 else 's'}" if told.num_photos else "no photos yet"
+    config, device = forecast.config, forecast.device
+    photos = (
+        f"{forecast.num_photos} photo{'' if forecast.num_photos == 1 else 's'}"
+        if forecast.num_photos
+        else "no photos yet"
+    )
     # With captions each photo has words of its own.
     has_one_prompt = len(config.concepts) == 1 and not config.read_prompts_from_txts
     words = config.concepts[0].instance_prompt if has_one_prompt else ""
     where = "this GPU" if device.kind != "cpu" else "this CPU"
-    time = NOT_TIMED if told.seconds is None else f"about {in_words(told.seconds)} on {where}"
+    time = NOT_TIMED if forecast.seconds is None else f"about {in_words(forecast.seconds)} on {where}"
     num_class_pictures = max(len(config.concepts), 1) * config.num_class_images
     class_pictures = [(f"{num_class_pictures} class images", True)] if config.with_prior_preservation else []
-    unmeasured = f" (planned, {NOT_MEASURED})" if device.kind == "cuda" and not told.is_measured else ""
+    unmeasured = f" (planned, {NOT_MEASURED})" if device.kind == "cuda" and not forecast.is_measured else ""
     parts = [
-        (f"{photos}: '{words}'" if words and told.num_photos else photos, bool(told.num_photos)),
+        (f"{photos}: '{words}'" if words and forecast.num_photos else photos, bool(forecast.num_photos)),
         *class_pictures,
         (f"{config.max_train_steps} steps", True),
         (time, True),
-        (f"needs {gb(told.need_bytes)} of {gb(device.free_bytes)} GB memory{unmeasured}", told.fits),
+        (f"needs {gb(forecast.need_bytes)} of {gb(device.free_bytes)} GB memory{unmeasured}", forecast.fits),
         (
-            f"writes up to {size_in_words(told.disk_bytes)} ({size_in_words(told.disk_free_bytes)} free)",
-            told.disk_bytes < told.disk_free_bytes,
+            f"writes up to {size_in_words(forecast.disk_bytes)} ({size_in_words(forecast.disk_free_bytes)} free)",
+            forecast.disk_bytes < forecast.disk_free_bytes,
         ),
     ]
     items = "".join(
@@ -138,8 +142,8 @@ def start_sentence(told: Forecast) -> str:
 
 def wrong_settings(problems: Sequence[FieldProblem]) -> str:
     """Return what stands in the sentence's place where a setting has a value that no run can have."""
-    told = " ".join(f"{field_label(one.field)} {one.message}" for one in problems)
-    return f"<p class='db-plan' role='status'><span class='db-wrong-part'>{escape(told)}</span></p>"
+    text = " ".join(f"{field_label(one.field)} {one.message}" for one in problems)
+    return f"<p class='db-plan' role='status'><span class='db-wrong-part'>{escape(text)}</span></p>"
 
 
 def run_settings(config: TrainingConfig) -> str:
@@ -155,10 +159,10 @@ def run_settings(config: TrainingConfig) -> str:
 
 def changes(before: TrainingConfig, now: TrainingConfig) -> str:
     """Return in words what is otherwise in the second settings."""
-    told = {name: value for name, value in now.to_json().items() if name not in ("concepts", "output_dir", "seed")}
-    changed = {name: value for name, value in told.items() if value != before.to_json()[name]}
-    return "; ".join(f"{name}: {_said(value)}" for name, value in changed.items())
+    settings = {name: value for name, value in now.to_json().items() if name not in ("concepts", "output_dir", "seed")}
+    changed = {name: value for name, value in settings.items() if value != before.to_json()[name]}
+    return "; ".join(f"{name}: {_shown(value)}" for name, value in changed.items())
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     return "on" if value is True else "off" if value is False else str(value)

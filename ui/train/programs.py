@@ -63,16 +63,16 @@ class Programs:
         """Return what such a run would take, in numbers."""
         config, num_photos = self._set_config(name, base, preset_name, explicit)
         of_base = self._bases.notices(config)
-        told = forecast(self._services.workspace, config, num_photos, device_for_a_run(self._services))
+        forecasted = forecast(self._services.workspace, config, num_photos, device_for_a_run(self._services))
         return {
             "photos": num_photos,
-            "steps": told.config.max_train_steps,
-            "seconds": told.seconds,
-            "memory_bytes": told.need_bytes,
-            "memory_free_bytes": told.device.free_bytes,
-            "fits": told.fits,
-            "disk_bytes": told.disk_bytes,
-            "disk_free_bytes": told.disk_free_bytes,
+            "steps": forecasted.config.max_train_steps,
+            "seconds": forecasted.seconds,
+            "memory_bytes": forecasted.need_bytes,
+            "memory_free_bytes": forecasted.device.free_bytes,
+            "fits": forecasted.fits,
+            "disk_bytes": forecasted.disk_bytes,
+            "disk_free_bytes": forecasted.disk_free_bytes,
             "command": command_line(config),
             "settings": dataclasses.replace(config).to_json(),
             "notices": [

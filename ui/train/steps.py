@@ -82,10 +82,10 @@ def score_plot(scores: Sequence[StepScores], best: int | None) -> str:
         return ""
     frame = Frame(saved[-1].step, 1.0)
     newest = ", ".join(f"{curve.title} {curve.points[-1][1]:.2f}" for curve in curves)
-    told = f"Scores of step {saved[-1].step}, each from 0 to 1: {newest}."
+    description = f"Scores of step {saved[-1].step}, each from 0 to 1: {newest}."
     keys = "".join(f"<span class='db-key {curve.style}'>{curve.title}</span>" for curve in curves)
     lines = "".join(frame.line(curve.style, curve.points) + frame.dot(curve) for curve in curves)
     return (
-        f"<figure class='db-plot'>{frame.svg(told, frame.marks([best] if best else [], 'recommended') + lines)}"
-        f"<figcaption>{keys}<br>{escape(told)}</figcaption></figure>"
+        f"<figure class='db-plot'>{frame.svg(description, frame.marks([best] if best else [], 'recommended') + lines)}"
+        f"<figcaption>{keys}<br>{escape(description)}</figcaption></figure>"
     )

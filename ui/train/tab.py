@@ -73,16 +73,16 @@ def build(services: Services) -> TrainTab:
             gr.HTML("<h2>New training</h2>")
         made["method"] = gr.Radio(
             method_choices(infos["method"].choices), value=config.method, label="Method", elem_id="field-method",
-            info="What comes out of the training. `method`",
+            info="What the training produces. `method`",
         )  # fmt: skip
         base = gr.Dropdown(
             base_choices(services), value=STARTER, label="Base model", allow_custom_value=True, elem_id="base",
-            info="What the training starts from. A Hub id, a folder or one file can be typed in too.",
+            info="The model to start from. You can also enter a Hub id, a folder or a file.",
         )  # fmt: skip
         notice = gr.HTML(base_notice(STARTER), elem_id="base-notice")
         preset = gr.Radio(
             preset_choices([]), value="recommended", label="Preset", elem_id="preset",
-            info="The same recipe, fitted to the memory there is.",
+            info="Same recipe, different memory use.",
         )  # fmt: skip
         note = gr.HTML(elem_id="preset-note")
         for row in (
@@ -96,7 +96,7 @@ def build(services: Services) -> TrainTab:
         with gr.Row(equal_height=False):
             field("save_sample_prompt")
             field("stop_when_good")
-        made["save_sample_prompt"].placeholder = "The words for your photos, when left empty"
+        made["save_sample_prompt"].placeholder = "Leave empty to use the instance prompt"
         advanced = _advanced(infos, field)
         command, as_json = _as_command()
         with gr.Row(elem_id="start-row", equal_height=True):
@@ -131,7 +131,7 @@ def _advanced(infos: Mapping[str, FieldInfo], field: Callable[[str], None]) -> g
 
 def _as_command() -> tuple[gr.Code, gr.Code]:
     """Lay out the settings as a command line and as JSON."""
-    with gr.Accordion("The same as a command line and as JSON", open=False, elem_id="as-command"):
+    with gr.Accordion("As a command line and as JSON", open=False, elem_id="as-command"):
         command = gr.Code(
             label="Command line", language="shell", interactive=False, elem_id="command", wrap_lines=True,
             show_line_numbers=False, buttons=["copy"],
