@@ -198,11 +198,11 @@ def test_dotenv_sets_what_libraries_read_of_the_environment_alone(
     assert (os.environ["HF_ENDPOINT"], os.environ["GRADIO_ROOT_PATH"]) == ("https://mirror.example", "/studio")
 
 
-def test_the_readme_and_the_example_name_the_same_variables() -> None:
-    table = (ROOT / "README.md").read_text("utf-8").split("## Environment")[1].split("\n\n**")[0]
-    in_readme = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
-    assert in_readme == set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text("utf-8"), re.MULTILINE))
-    assert in_readme >= {"DREAMBOOTH_NAMES", "GRADIO_ROOT_PATH", "HF_ENDPOINT"}
+def test_the_documents_and_the_example_name_the_same_variables() -> None:
+    table = (ROOT / "docs" / "settings.md").read_text("utf-8").split("## Set the environment")[1]
+    documented = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    assert documented == set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text("utf-8"), re.MULTILINE))
+    assert documented >= {"DREAMBOOTH_NAMES", "GRADIO_ROOT_PATH", "HF_ENDPOINT"}
 
 
 # An old Python -------------------------------------------------------------------------------------------------------

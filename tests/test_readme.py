@@ -1,6 +1,6 @@
-"""The README's promises: its code runs, its commands parse, its tables are those of the code.
+"""The README's and documents' promises: code runs, commands parse, links lead somewhere, tables are those of the code.
 
-`python -m tests.test_readme` writes the settings table anew.
+`python -m tests.test_readme` writes the generated tables of docs/settings.md again.
 """
 
 import re
@@ -12,37 +12,72 @@ import pytest
 from dreambooth.commands.cli import build_parser
 from dreambooth.commands.train import training_config
 from dreambooth.config.concepts import load_concepts_list
-from dreambooth.config.fields import describe
+from dreambooth.config.fields import GROUP_TITLES, describe
 from dreambooth.config.presets import PRESETS, preset
+from dreambooth.config.recipes import DEFAULTS
 from dreambooth.config.training import TrainingConfig
-from tests.harness.readme import README, ROOT, block_after, run, text
+from tests.harness.readme import DOCUMENTS, README, SETTINGS, block_after, run, text
 from tests.harness.tiny import tiny_base
 
-BEGIN, END = "<!-- settings: written by `python -m tests.test_readme` -->\n", "<!-- end of settings -->"
+SETTINGS_MARKS = "<!-- settings: written by `python -m tests.test_readme` -->\n", "<!-- end of settings -->"
+DEFAULTS_MARKS = "<!-- defaults: written by `python -m tests.test_readme` -->\n", "<!-- end of defaults -->"
+FAMILIES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
 
 
-def settings_table() -> str:
-    """Return the README's table of settings, made from their own descriptions."""
-    rows = ["| setting | default | allowed | |", "|---|---|---|---|"]
-    for info in describe(TrainingConfig):
-        default = "off" if info.type is bool else "" if info.default is None else f"`{info.default}`"
-        allowed = "a switch" if info.type is bool else info.range_text
-        rows.append(f"| `--{info.name}` | {default} | {allowed} | {info.sentence} |")
+def settings_tables() -> str:
+    """Return a table of settings for each group, made from their own descriptions."""
+    infos = describe(TrainingConfig)
+    tables = []
+    for group, title in GROUP_TITLES.items():
+        rows = [f"### {title}\n", "| setting | default | allowed | |", "|---|---|---|---|"]
+        for info in [info for info in infos if info.group == group]:
+            default = "off" if info.type is bool else "" if info.default is None else f"`{info.default}`"
+            allowed = "a switch" if info.type is bool else info.range_text
+            rows.append(f"| `--{info.name}` | {default} | {allowed} | {info.sentence} |")
+        tables.append("\n".join(rows))
+    return "\n" + "\n\n".join(tables) + "\n\n"
+
+
+def defaults_table() -> str:
+    """Return the table of defaults that depend on family and method."""
+    rows = ["| base model | method | defaults |", "|---|---|---|"]
+    for (family, method), values in DEFAULTS.items():
+        shown = ", ".join(f"`{name}` {'on' if value is True else value}" for name, value in values.items())
+        rows.append(f"| {FAMILIES[family]} | {method} | {shown or 'those above'} |")
     return "\n".join(rows) + "\n"
 
 
-def with_settings_table(readme: str) -> str:
-    """Return the README's text with the table as it should be."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}{settings_table()}{END}{rest.split(END)[1]}"
+def with_tables(settings: str) -> str:
+    """Return docs/settings.md with its generated tables as they should be."""
+    for (begin, end), table in ((SETTINGS_MARKS, settings_tables()), (DEFAULTS_MARKS, defaults_table())):
+        before, rest = settings.split(begin)
+        settings = f"{before}{begin}{table}{end}{rest.split(end)[1]}"
+    return settings
 
 
-def test_the_settings_table_is_the_codes() -> None:
-    assert text() == with_settings_table(text()), "python -m tests.test_readme writes it anew"
+def test_the_tables_of_settings_are_the_codes() -> None:
+    written = SETTINGS.read_text("utf-8")
+    assert written == with_tables(written), "run: python -m tests.test_readme"
+    assert set(FAMILIES) == {family for family, _ in DEFAULTS}
+
+
+def test_the_readme_is_a_newcomers() -> None:
+    """What it is, with pictures, then two commands; tables are in docs/."""
+    readme = README.read_text("utf-8")
+    parts = re.split(r"^## (.+)$", readme, flags=re.MULTILINE)
+    assert len(readme.splitlines()) < 260
+    assert "docs/page.png" in parts[0]
+    assert "dreambooth/data/samples/subject/1.png" in parts[0]
+    assert parts[1] == "Install it and open the page"
+    assert re.findall(r"^<!-- (\w+) -->", parts[2], re.MULTILINE) == ["app", "demo"]
+    order = ["first time", "LoRA", "SDXL", "Colab", "Space", "command line", "program", "problem"]
+    places = [next(place for place, title in enumerate(parts[1::2]) if word in title) for word in order]
+    assert places == sorted(places)
+    assert "| setting |" not in readme
 
 
 def test_the_presets_table_is_the_codes() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| (\w+ \| \w+ \| \w+ \| \d) \|$", text(), re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\w+ \| \w+ \| \w+ \| \d) \|$", SETTINGS.read_text("utf-8"), re.MULTILINE))
     assert set(rows) == set(PRESETS)
     for name, row in rows.items():
         values = preset(name)
@@ -52,7 +87,7 @@ def test_the_presets_table_is_the_codes() -> None:
 
 
 def commands() -> list[str]:
-    """Return the README's command lines for `python -m dreambooth`."""
+    """Return the documents' command lines for `python -m dreambooth`."""
     blocks = re.findall(r"```sh\n(.*?)```", text(), re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     return [line.split("-m dreambooth ")[1] for line in lines if "-m dreambooth" in line]
@@ -83,17 +118,20 @@ def test_posix_and_windows_lines_do_the_same() -> None:
         assert translated.replace(".venv/bin/python", ".venv\\Scripts\\python") == windows
 
 
-def test_files_that_it_names_are_there() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)]+)\)", text())
-    assert {"LICENSE", "NOTICE", "docs/page.png"} <= set(links)
-    wrong = []
-    for link in links:
-        name, _, anchor = link.partition("#")
-        file = ROOT / name if name else README
-        titles = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.MULTILINE) if anchor and file.exists() else []
-        anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
-        wrong += [link] if not file.exists() or (anchor and anchor not in anchors) else []
+def test_files_that_they_name_are_there() -> None:
+    wrong, seen = [], set()
+    for document in DOCUMENTS:
+        page = document.read_text("utf-8")
+        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page) + re.findall(r'<img src="([^"]+)"', page):
+            name, _, anchor = link.partition("#")
+            file = document.parent / name if name else document
+            titles = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.MULTILINE) if anchor and file.exists() else []
+            anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+            wrong += [f"{document.name}: {link}"] if not file.exists() or (anchor and anchor not in anchors) else []
+            seen.add(file.resolve())
     assert wrong == []
+    missed = [document.name for document in DOCUMENTS if document != README and document.resolve() not in seen]
+    assert missed == [], "every document can be found from another one"
 
 
 @pytest.mark.slow
@@ -123,4 +161,4 @@ def test_the_python_examples_run(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    README.write_text(with_settings_table(text()), "utf-8")
+    SETTINGS.write_text(with_tables(SETTINGS.read_text("utf-8")), "utf-8")

@@ -173,16 +173,16 @@ def test_the_header_tells_other_tools_of_the_training(run: Path, tmp_path: Path,
         assert first["time_emb_proj"] > max(first["attn2_to_k"], first["self_attn"])
 
 
-def test_the_readmes_lines_for_diffusers_run(
+def test_the_documents_lines_for_diffusers_run(
     run: Path, tiny_base_folder: Path, tmp_path: Path, convert: Convert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    (lines,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "load_lora_weights" in code]
+    document = (Path(__file__).parents[2] / "docs" / "python.md").read_text("utf-8")
+    (lines,) = [code for code in re.findall(r"```python\n(.*?)```", document, re.DOTALL) if "load_lora_weights" in code]
     convert(run, tmp_path / "zwx-dog.safetensors")
     monkeypatch.chdir(tmp_path)
     base = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     assert base in lines
-    exec(lines.replace(base, str(tiny_base_folder)), {})  # the README's own text
+    exec(lines.replace(base, str(tiny_base_folder)), {})  # the document's own text
     with Image.open(tmp_path / "dog.png") as picture:
         assert picture.size == (32, 32)
 

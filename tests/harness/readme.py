@@ -1,4 +1,4 @@
-"""The README, and its examples run as a user would."""
+"""The README and the documents, and their examples run as a user would."""
 
 import subprocess
 import sys
@@ -6,11 +6,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+SETTINGS = ROOT / "docs" / "settings.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def text() -> str:
-    """Return the README."""
-    return README.read_text("utf-8")
+    """Return the README and the documents, one after the other."""
+    return "\n".join(document.read_text("utf-8") for document in DOCUMENTS)
 
 
 def block_after(marker: str, language: str) -> str:

@@ -167,13 +167,14 @@ def test_the_readmes_example_runs(opened: OpenPage, tmp_path: Path) -> None:
         '"starter"': repr(str(opened.base)),
         '{"max_train_steps": 600}': repr(SHORT),
         "time.sleep(5)": "time.sleep(0.5)",
-        '"photo of zwx dog", api_name': '"photo of zwx dog", "", 1, 1, api_name',
+        'instance_prompt, api_name="/generate"': 'instance_prompt, "", 1, 1, api_name="/generate"',
     }.items():
         assert shown in code
         code = code.replace(shown, quick)
     printed = run(code, tmp_path)
     assert "3 photos," in printed
     assert "python -m dreambooth train" in printed
+    assert "--instance_prompt 'photo of zwx cup' --class_prompt 'photo of cup'" in printed
     assert "Finished after 4 steps" in printed
     assert ".png" in printed.splitlines()[-1]
 
