@@ -21,6 +21,7 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.models.saved_step import ModelSource, model_name, resident
 from dreambooth.models.strength import Strength
 from dreambooth.pictures.grid import picture_grid, step_label
+from dreambooth.pictures.settings_text import ON_BASE
 from dreambooth.records.storage import PICTURE
 from dreambooth.records.workspace import RunFolder, Workspace, newest_step_folder
 
@@ -122,7 +123,7 @@ class Painter:
         )
         side_px = models.card.native_px
         config = dataclasses.replace(config, height=config.height or side_px, width=config.width or side_px)
-        named = dataclasses.replace(models, name=model_name(name))
+        named = dataclasses.replace(models, name=model_name(name) + (f"{ON_BASE}{model_name(base)}" if base else ""))
         # One at a time: the first is there sooner, and all of them need no more memory than one.
         made = generate_images(named, config, on_step=on_step, should_stop=should_stop, batch_size=1, notice=notice)
         for number, picture in enumerate(made, first):

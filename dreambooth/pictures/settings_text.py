@@ -24,6 +24,8 @@ STRENGTHS = ("UNet strength", "Text encoder strength")
 # AUTOMATIC1111 writes the hashes, "name: hash, name: hash", and has the strengths in the prompt; a prompt is read
 # literally here, so that they have a list of their own, which it passes over.
 LORA_HASHES, LORA_STRENGTHS = "Lora hashes", "Lora strengths"
+# Between the names of a LoRA run's step and of the base model that it was added to.
+ON_BASE = " on "
 LORA_IN_PROMPT = re.compile(r"<lora:([^<>:]{1,200}):([0-9.]{1,20})[^<>]{0,100}>")
 # How many lines are the prompt: written when one of them begins as the negative prompt does.
 PROMPT_LINES = "Prompt lines"

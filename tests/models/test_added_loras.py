@@ -275,11 +275,14 @@ def test_a_lora_run_goes_onto_another_base_and_compares_with_files_on_it(
     (on_other,) = (tmp_path / "made").glob("*.png")
     (alone,) = generate(run, REQUEST, tmp_path / "alone")
     assert Image.open(on_other).tobytes() != Image.open(alone).tobytes()
+    assert text_of_picture(on_other).endswith(f"Model: {run.name}/2 on other")
     loras = [f"--lora={files['other']}:0.5"]
     assert main(["compare", str(run), "--steps", "0", "1", "2", f"--output_dir={tmp_path / 'rows'}", *loras,
                  f"--base={other_base}", *PICTURE]) == 0  # fmt: skip
     rows = sorted((tmp_path / "rows").glob("*-[0-9].png"))
-    assert len(rows) == 3
+    assert [text_of_picture(path).rpartition("Model: ")[2] for path in rows] == [
+        "other", f"{run.name}/1 on other", f"{run.name}/2 on other"
+    ]  # fmt: skip
     assert all("Lora strengths" in text_of_picture(path) for path in rows)
     assert len({Image.open(path).tobytes() for path in rows}) == 3
     added = (AddedLora(str(files["other"]), 0.5),)

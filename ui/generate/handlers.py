@@ -16,7 +16,7 @@ from dreambooth.models.origin import missing_base
 from dreambooth.models.saved_step import model_name
 from dreambooth.pictures.prompts import NEGATIVE_PROMPT, example_prompts, kind_of
 from dreambooth.pictures.queue import Order
-from dreambooth.pictures.settings_text import Recipe, read_recipe, text_of_picture
+from dreambooth.pictures.settings_text import ON_BASE, Recipe, read_recipe, text_of_picture
 from dreambooth.records.runlog import read_config
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.jobs import When
@@ -225,7 +225,8 @@ class Handlers:
         recipe = _recipe(text)
         # Bases come after the steps of runs, and are known by the last part of their name too.
         models = [value for _, value in self._jobs.models()]
-        named = [value for value in models if recipe.model in (model_name(value), Path(value).name)]
+        asked = recipe.model.partition(ON_BASE)[0]
+        named = [value for value in models if asked in (model_name(value), Path(value).name)]
         model = next(iter(named), None)
         request = recipe.request
         answer = {
