@@ -124,14 +124,14 @@ def test_the_cells_without_a_page_train_make_pictures_and_a_file(colab: Colab, t
     colab.run("1. Where work is kept", keep_on_drive=False)
     colab.run("2. The program", PROJECT=str(ROOT))
     colab.run("3. The Hub's token")
-    colab.run("Your photos and the words for them", class_word="toy")
+    colab.run("Your photos and prompts", class_word="toy")
     few = "--num_class_images 1 --n_save_sample 1 --save_infer_steps 1 --resolution 32 --mixed_precision no"
     few += " --num_crop_variants 1"
     colab.run("Train", BASE=str(tiny_base_folder), steps=2, save_every=1, more=few)
     run = colab.content / "dreambooth-data" / "runs" / "zwx"
     assert (run / "2" / "model_index.json").exists()
     colab.run("What it learned")
-    colab.run("Pictures", prompt="photo of zwx toy", number=2, more="--num_inference_steps 1")
+    colab.run("Generate pictures", prompt="photo of zwx toy", number=2, more="--num_inference_steps 1")
     colab.run("One file for other tools")
     assert colab.shown[0].endswith("grid.png")
     assert len(colab.shown) == 3

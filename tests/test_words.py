@@ -24,7 +24,7 @@ BETTER = {
     r"not in the picture": "negative prompt",
     r"usual words": "default negative prompt",
     r"(waits?|waiting) in line|place \d+ in (the )?line|(in|out of) the line": "queue, queued, position 2 in the queue",
-    r"at work": "running, training",
+    r"(is|was|while|runs) at work|at work or": "running, training",
     r"gauges?|looks at fixed noise|looks at the losses": "evaluation at fixed noise",
     r"views? (it|the model|training) never saw": "held-out views",
     r"steps? to take": "recommended step",
