@@ -140,6 +140,8 @@ def launch_arguments(access: PageAccess, workspace: Workspace, settings: Setting
     """Return what the one launch call is given; nothing is counted, kept in browsers or served that need not be."""
     from starlette.middleware import Middleware
 
+    from ui.access.connection import Resent
+    from ui.access.delivery import Delivery
     from ui.access.login import Logins
     from ui.access.request_checks import RequestChecks, Uploads, known_hosts
     from ui.access.sessions import MAX_SESSIONS
@@ -162,7 +164,11 @@ def launch_arguments(access: PageAccess, workspace: Workspace, settings: Setting
         "blocked_paths": [str(workspace.data_dir / room) for room in rooms],
         "max_file_size": MAX_FILE_SIZE,
         "app_kwargs": {
-            "middleware": [Middleware(RequestChecks, hosts=hosts, uploads=Uploads(copies_dir), logins=logins)],
+            "middleware": [
+                Middleware(RequestChecks, hosts=hosts, uploads=Uploads(copies_dir), logins=logins),
+                Middleware(Resent),
+                Middleware(Delivery),
+            ],
         },
         "strict_cors": True,
         "run_history": False,

@@ -226,6 +226,8 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
 #samples .grid-container { gap: .35rem;
   grid-template-columns: repeat(var(--grid-cols), minmax(5.2rem, 6.8rem)) !important; }
 .db-panel code, .db-hint code { font-size: .82em; opacity: .75; }
+#connection-lost { position: fixed; inset: auto 0 0 0; z-index: 1000; padding: .7rem 1rem; text-align: center;
+  background: #86590f; color: #fff; font-weight: 600; }
 #pictures .grid-wrap { max-height: min(80vh, 60rem) !important; }
 @media (max-width: 640px) { .gradio-container .main.fillable { padding: .5rem .6rem !important; }
   .db-header h1 { font-size: 1.25rem; } #settings .form { flex-direction: column; }

@@ -7,6 +7,7 @@ the training lend the device and go on by itself.
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from dreambooth.pictures.painter import OnNotice, OnStep
 OrderState = Literal["waiting", "making", "done", "cancelled", "failed"]
 ENDED: frozenset[OrderState] = frozenset({"done", "cancelled", "failed"})
 MAX_WAITING = 20
+MAX_ENDED = 50
 
 Work = Callable[[OnStep, Callable[[], bool], OnNotice], Iterator[Path]]
 
@@ -40,6 +42,8 @@ class Order:
     notices: list[str] = field(default_factory=list)
     error: DreamBoothError | None = None
     cancel: threading.Event = field(default_factory=threading.Event)
+    # The browser that asked; empty for programs.
+    owner: str = ""
 
     @property
     def seconds_left(self) -> float | None:
@@ -63,7 +67,7 @@ class PictureQueue:
     ) -> None:
         self._changed, self._is_at_work, self._device = changed, is_at_work, device
         self._queue: list[Order] = []
-        self._last: Order | None = None
+        self._ended: deque[Order] = deque(maxlen=MAX_ENDED)
         self._count = 0
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -85,11 +89,16 @@ class PictureQueue:
             self._changed.notify_all()
         return order
 
-    def shown(self) -> tuple[Order | None, int]:
-        """Return the request that is being made, else the next, else the last one; and how many wait behind it."""
+    def shown(self, owner: str | None = None) -> tuple[Order | None, int]:
+        """Return the request that is being made, else the next, else the last one; and how many wait behind it.
+
+        Of all requests, or of those of one browser.
+        """
         with self._changed:
-            line = sorted(self._queue, key=lambda order: order.state != "making")
-            return (line[0], len(line) - 1) if line else (self._last, 0)
+            line = [order for order in self._queue if owner in (None, order.owner)]
+            line.sort(key=lambda order: order.state != "making")
+            last = next((order for order in reversed(self._ended) if owner in (None, order.owner)), None)
+            return (line[0], len(line) - 1) if line else (last, 0)
 
     def is_due(self) -> bool:
         """Return whether a request could be made now: no further run begins before it. To be asked under `changed`."""
@@ -141,7 +150,7 @@ class PictureQueue:
     def _leave(self, order: Order, state: OrderState) -> None:
         self._queue.remove(order)
         order.state, order.ended_s = state, time.monotonic()
-        self._last = order
+        self._ended.append(order)
         self._changed.notify_all()
 
     def _work(self) -> None:

@@ -158,3 +158,30 @@ def test_files_that_are_no_photos_are_told(browser: "Browser", opened: OpenPage,
     visit.page.locator("#remove").click()
     visit.until("report", "No photos yet")
     visit.close()
+
+
+def test_a_cut_of_the_network_loses_no_click_and_no_place(browser: "Browser", opened: OpenPage) -> None:
+    """In a browser of another language, whose page is English all the same."""
+    context = browser.new_context(locale="de-DE")
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    page.goto(opened.url)
+    page.locator("#tabs:not(.db-opening)").wait_for()
+    assert page.evaluate("document.documentElement.lang") == "en"
+    assert "Click to Upload" in page.locator("#photos").inner_text()
+    page.locator("#new-set").click()
+    page.locator("#report", has_text="No photos yet").wait_for()
+    files = sorted(sample_folder().glob("*.png"))[:2]
+    page.locator("#photos input[type=file]").first.set_input_files([str(path) for path in files])
+    page.locator("#views .db-photo").nth(1).wait_for()
+    page.evaluate("window.sameWindow = true")
+    context.set_offline(True)
+    page.get_by_role("button", name="Remove photo 2").click()
+    page.get_by_text("No connection to the app.").wait_for()
+    page.wait_for_timeout(8000)
+    assert page.locator("#views .db-photo").count() == 2
+    context.set_offline(False)
+    page.locator("#views .db-photo").nth(1).wait_for(state="detached")
+    page.locator("#connection-lost").wait_for(state="detached")
+    assert page.evaluate("window.sameWindow") is True, "the page was not loaded anew"
+    context.close()

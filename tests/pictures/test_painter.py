@@ -199,6 +199,9 @@ def test_requests_are_made_one_after_the_other_and_told_as_they_go(jobs: Jobs) -
     second.go_on.release(2)
     assert ended(two) == "done"
     assert line.shown() == (two, 0)
+    one.owner = "a browser"
+    assert line.shown("a browser") == (one, 0)
+    assert line.shown("another") == (None, 0)
 
 
 def test_cancelling_ends_what_is_made_and_what_waits(jobs: Jobs) -> None:

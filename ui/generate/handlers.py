@@ -35,6 +35,13 @@ NUMBERS = (
 )  # fmt: skip
 BUSY_POLL_S, IDLE_POLL_S = 0.7, 4.0
 AFTER, PAUSE = "after training", "pause training"
+# Which browser asks: a window, a reload and a new window of it show the same requests, another browser its own.
+WHICH_BROWSER = """(_, ...rest) => {
+  const made = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), byte => byte.toString(16)).join('');
+  try { localStorage.dreamboothBrowser ??= made(); } catch (refused) { window.dreamboothBrowser ??= made(); }
+  return [window.dreamboothBrowser ?? localStorage.dreamboothBrowser, ...rest];
+}"""
+OF_BROWSER: dict[str, Any] = {"js": WHICH_BROWSER, **QUICK}
 # What shows how the request stands that is being made, or was made last.
 FOLLOWED = "message pictures files recipe cancel when run lora_files timer seen"
 COMPARED = "steps steps_of prompts base"
@@ -73,36 +80,37 @@ class Handlers:
         base = offered_base(self._services, base) or None
         return self._jobs.order_comparison(run or "", _whole_steps(steps), config, when, base)
 
-    @on("generate.click", "model prompt said seen", FOLLOWED, api_name="ask_for_pictures", **QUICK)
-    def ask(self, *values: Any) -> Answer:
+    @on("generate.click", "browser model prompt said seen", FOLLOWED, api_name="ask_for_pictures", **OF_BROWSER)
+    def ask(self, browser: str, *values: Any) -> Answer:
         *asked, seen = values
-        return self._asked(lambda: self._order(*asked), seen)
+        return self._asked(browser, lambda: self._order(*asked), seen)
 
-    @on("compare.click", "run steps prompts said seen", FOLLOWED, api_name="ask_for_comparison", **QUICK)
-    def ask_comparison(self, *values: Any) -> Answer:
+    @on("compare.click", "browser run steps prompts said seen", FOLLOWED, api_name="ask_for_comparison", **OF_BROWSER)
+    def ask_comparison(self, browser: str, *values: Any) -> Answer:
         *asked, seen = values
-        return self._asked(lambda: self._order_comparison(*asked), seen)
+        return self._asked(browser, lambda: self._order_comparison(*asked), seen)
 
-    def _asked(self, order: Callable[[], Order], seen: dict[str, Any]) -> Answer:
+    def _asked(self, browser: str, order: Callable[[], Order], seen: dict[str, Any]) -> Answer:
         """Queue a request and return what has become of it, or every mistake in it, which stays until the next."""
         try:
-            order()
+            order().owner = browser
         except DreamBoothError as error:
             return {"message": error_panel(error)}
-        return self.look(seen | {"message": None})
+        return self.look(browser, seen | {"message": None})
 
-    @on("cancel.click", "seen", FOLLOWED, api_name="cancel_pictures_here", **QUICK)
-    def cancel(self, seen: dict[str, Any]) -> Answer:
-        order, _ = self._jobs.pictures.shown()
-        self._jobs.pictures.cancel(order)
-        return self.look(seen)
+    @on("cancel.click", "browser seen", FOLLOWED, api_name="cancel_pictures_here", **OF_BROWSER)
+    def cancel(self, browser: str, seen: dict[str, Any]) -> Answer:
+        order, _ = self._jobs.pictures.shown(browser)
+        if order is not None:
+            self._jobs.pictures.cancel(order)
+        return self.look(browser, seen)
 
     # Following -------------------------------------------------------------------------------------------------------
 
-    @on("timer.tick page.load", "seen", FOLLOWED, api_name="look_at_pictures", **QUICK)
-    def look(self, seen: dict[str, Any]) -> Answer:
-        """Return what the page has not seen of the request that is being made, or was made last."""
-        order, num_waiting = self._jobs.pictures.shown()
+    @on("timer.tick page.load", "browser seen", FOLLOWED, api_name="look_at_pictures", **OF_BROWSER)
+    def look(self, browser: str, seen: dict[str, Any]) -> Answer:
+        """Return what the page has not seen of this browser's request that is being made, or was made last."""
+        order, num_waiting = self._jobs.pictures.shown(browser)
         active = self._jobs.active()
         view = self._jobs.view(active) if active else None
         left = time_left(view) if view is not None else ""

@@ -170,7 +170,7 @@ def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
         "made": gr.Gallery(visible=False), "told": gr.HTML(visible=False), "programs": gr.Button(visible=False),
         "num_cancelled": gr.Number(visible=False),
     }  # fmt: skip
-    seen = {"seen": gr.State({}), "page": page}
+    seen = {"seen": gr.State({}), "page": page, "browser": gr.Textbox("", visible=False, label="Browser")}
     connect_events(
         Handlers(services),
         vars(tab) | said | of_loras | {"said": said, "answer": tab.offered.answer} | for_programs | seen,
