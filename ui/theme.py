@@ -229,7 +229,8 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
 #connection-lost { position: fixed; inset: auto 0 0 0; z-index: 1000; padding: .7rem 1rem; text-align: center;
   background: #86590f; color: #fff; font-weight: 600; }
 #pictures .grid-wrap { max-height: min(80vh, 60rem) !important; }
-@media (max-width: 640px) { .gradio-container .main.fillable { padding: .5rem .6rem !important; }
+@media (max-width: 640px) { .tab-container button { padding: .4rem .55rem !important; font-size: .84rem !important; }
+  .gradio-container .main.fillable { padding: .5rem .6rem !important; }
   .db-header h1 { font-size: 1.25rem; } #settings .form { flex-direction: column; }
   .db-runs thead { display: none; } .db-runs tr { display: grid; grid-template-columns: 1fr 1fr; padding: .5rem 0; }
   .db-runs td[data-label]::before { content: attr(data-label) ": "; color: var(--body-text-color-subdued); }

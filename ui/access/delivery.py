@@ -1,20 +1,15 @@
-"""How the page reaches browsers: its HTML packed and in English, its files kept where their names change with them.
+"""How the page reaches browsers: its HTML packed, with what runs first, and its files kept as long as they may be.
 
-Gradio sends the page's HTML, which holds all of its components, as it is: more than half a megabyte. And it translates
-its own texts into the browser's language, beside ours, which are English.
+Gradio sends the page's HTML, which holds all of its components, as it is: more than half a megabyte.
 """
 
 import asyncio
 import gzip
 from collections.abc import Awaitable, Callable, Iterable
 
-from ui.access.connection import RECONNECT
+from ui.access.first_scripts import FIRST_SCRIPTS
 from ui.answers import Message, Receive, Scope, Send
 
-ENGLISH = """for (const [name, value] of [['language', 'en'], ['languages', ['en']]]) {
-  Object.defineProperty(navigator, name, {value, configurable: true});
-}"""
-FIRST_SCRIPTS = f"<script>{ENGLISH}\n{RECONNECT}</script>".encode()
 HASHED = b"public, max-age=31536000, immutable"
 # Fonts and the like have no hash in their names.
 UNHASHED = b"public, max-age=86400"
@@ -80,7 +75,7 @@ class _Packing:
                 await self._send_whole(self._start)
 
     async def _send_whole(self, start: Message) -> None:
-        body = b"".join(self._body).replace(b"<head>", b"<head>" + FIRST_SCRIPTS, 1)
+        body = b"".join(self._body).replace(b"<head>", b"<head>" + FIRST_SCRIPTS.encode(), 1)
         headers = [*_without(start["headers"], b"content-length"), (b"vary", b"accept-encoding")]
         if self._packs:
             body = await asyncio.to_thread(gzip.compress, body, 6)

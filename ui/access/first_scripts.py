@@ -1,0 +1,28 @@
+"""What runs in the browser before Gradio's own scripts: the page's language, and what its components lack."""
+
+from ui.access.connection import RECONNECT
+
+# Gradio translates its own texts into the browser's language, beside ours, which are English.
+ENGLISH = """for (const [name, value] of [['language', 'en'], ['languages', ['en']]]) {
+  Object.defineProperty(navigator, name, {value, configurable: true});
+}"""
+# A picture that says again what stands beside it, a name that is not the one on the button, a name where none may be,
+# and buttons that show a picture alone.
+READABLE = """(() => {
+  const mend = () => {
+    for (const image of document.querySelectorAll('footer img[alt]:not([alt=""])')) image.alt = '';
+    for (const box of document.querySelectorAll('.upload-container[aria-label]')) box.removeAttribute('aria-label');
+    for (const box of document.querySelectorAll('div.empty[aria-label]:not([role])')) box.removeAttribute('aria-label');
+    for (const button of document.querySelectorAll('button:not([aria-label]):not([title])')) {
+      const image = button.querySelector('img, svg');
+      if (image && !button.textContent.trim() && !image.getAttribute('alt')) {
+        button.setAttribute('aria-label', 'Show the picture');
+      }
+    }
+  };
+  let waiting = null;
+  const watch = () => new MutationObserver(() => { waiting ??= setTimeout(() => { waiting = null; mend(); }, 300); })
+    .observe(document.body, {childList: true, subtree: true});
+  document.body ? watch() : addEventListener('DOMContentLoaded', watch);
+})();"""
+FIRST_SCRIPTS = f"<script>{ENGLISH}\n{RECONNECT}\n{READABLE}</script>"
