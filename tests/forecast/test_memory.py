@@ -263,8 +263,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, i
     folder = tmp_path_factory.mktemp("compared")
     shapes = {"starter": read_shape("starter")}
     for size in ("mini", "full"):
-        unet, vae, text_encoder = bases.configurations(size, write_tokenizer(folder / size, bases.WORDS))
-        shapes[size] = ModelShape(UNET_DEFAULTS | unet, {"text_encoder": text_encoder}, VAE_DEFAULTS | vae)
+        parts = bases.configurations(size, write_tokenizer(folder / size, bases.WORDS))
+        texts = {"text_encoder": parts["text_encoder"]}
+        shapes[size] = ModelShape(UNET_DEFAULTS | parts["unet"], texts, VAE_DEFAULTS | parts["vae"])
     rows = json.loads((planner.RESULTS / "planner.json").read_text("utf-8"))["found"]
     return {
         row["setting"]: (

@@ -6,24 +6,30 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.bases import random_base
 from dreambooth.formats import sdxl_keys
 from dreambooth.formats.original import sdxl_names
 from dreambooth.models.base import load_base
-from tests.harness.tiny import tiny_sdxl_base
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tiny_sdxl_base(tmp_path_factory.mktemp("sdxl"), depths=(1, 2, 10), num_text_layers=(12, 32))
-    return load_base(str(folder))
+    return load_base(str(random_base(tmp_path_factory.mktemp("sdxl"), "sdxl_narrow")))
 
 
 def parts_of(base: Any) -> dict[str, dict[str, torch.Tensor]]:
     return {name: module.state_dict() for name, module in base.modules().items()}
 
 
+def test_the_narrow_base_has_every_name_of_sdxls_in_25_million_weights(base: Any) -> None:
+    counts = {name: len(module.state_dict()) for name, module in base.modules().items()}
+    assert counts == {"unet": 1680, "vae": 248, "text_encoder": 196, "text_encoder_2": 517}
+    num_weights = sum(parameter.numel() for module in base.modules().values() for parameter in module.parameters())
+    assert 24e6 < num_weights < 27e6
+
+
 def test_the_names_are_the_originals(base: Any) -> None:
-    wanted = sdxl_names((8, 16, 24), (0, 2, 10), (4, 8, 12, 12), (12, 32))
+    wanted = sdxl_names((32, 64, 128), (0, 2, 10), (16, 32, 64, 64), (12, 32))
     assert set(sdxl_keys.to_original(parts_of(base))) == wanted
     counts = {
         prefix: sum(name.startswith(prefix) for name in wanted)
