@@ -131,7 +131,7 @@ def _with_findings(config: TrainingConfig, show: Callable[[Event], None]) -> Cal
     def shown_event(event: Event) -> None:
         show(event)
         if isinstance(event, StatusChanged) and event.status == "running":
-            for sentence in photo_findings(config.concepts, config.resolution):
+            for sentence in photo_findings(config.concepts, config.resolution, buckets=config.buckets):
                 show(Notice(sentence, "warning"))
 
     return shown_event
@@ -289,7 +289,7 @@ def preflight_command(arguments: dict[str, Any]) -> int:
         *setting_notices(config, asked, workspace.models_dir), *memory_notices(config, workspace.models_dir),
         *base_notices(config, settings.hub_token, workspace), *concept_notices(config.concepts),
     ]  # fmt: skip
-    for sentence in notices + photo_findings(config.concepts, config.resolution):
+    for sentence in notices + photo_findings(config.concepts, config.resolution, buckets=config.buckets):
         print(sentence, file=sys.stderr)
     with stopping_on_signals(controls):
         found = preflight(

@@ -35,6 +35,7 @@ def cross_checks(config: "TrainingConfig") -> list[FieldProblem]:
     if isinstance(config.output_dir, str) and (problem := place_problem(Path(config.output_dir))):
         problems.append(FieldProblem("output_dir", problem))
     problems += sizes_off_grid({"resolution": config.resolution})
+    problems += _bucket_problems(config)
     problems += update_problems(config)
     problems += _recipe_problems(config)
     problems += _stopping_problems(config)
@@ -45,6 +46,21 @@ def cross_checks(config: "TrainingConfig") -> list[FieldProblem]:
             if getattr(config, name) is not None
         ]
     return problems
+
+
+def _bucket_problems(config: "TrainingConfig") -> list[FieldProblem]:
+    """Return what does not go with batches of several sizes."""
+    if config.buckets is not True:
+        return []
+    wrong = {
+        "resolution": (isinstance(config.resolution, int) and config.resolution % 64 != 0, "be a multiple of 64"),
+        "capture_step": (config.capture_step is True, "be off: a recorded step has one size of photos"),
+        "compile_unet": (config.compile_unet is True, "be off: it compiles for one size of photos"),
+        "background_weight": (config.background_weight != 1, "be 1: the subject is only found in square crops"),
+    }
+    return [
+        FieldProblem(name, f"must {wanted} (buckets is on).") for name, (is_wrong, wanted) in wrong.items() if is_wrong
+    ]
 
 
 def _recipe_problems(config: "TrainingConfig") -> list[FieldProblem]:

@@ -82,6 +82,7 @@ class TrainingConfig:
         unit="px", low=16, high=2048,
     )  # fmt: skip
     center_crop: bool = setting(False, "Crop at the center instead of at random along the longer side.", "photos")
+    buckets: bool = setting(False, "Keep each photo near its own aspect ratio instead of cropping squares.", "photos")
     hflip: bool = setting(False, "Flip half of the crops; not for text or asymmetric faces.", "photos")
     num_crop_variants: int = setting(
         8, "Prepared crops and flips per photo; each step uses one of them.", "photos",

@@ -58,18 +58,20 @@ def _same_photos(folders: Sequence[Path]) -> list[str]:
     return [f"Some photos are duplicates and count twice: {'; '.join(pairs[:MAX_NAMED])}{more}."]
 
 
-def photo_findings(concepts: Sequence[Concept], resolution_px: int) -> list[str]:
+def photo_findings(concepts: Sequence[Concept], resolution_px: int, *, buckets: bool = False) -> list[str]:
     """Return a sentence for each thing found of a photo that training will feel, as the page's cards say it.
 
-    A photo without a chosen square is measured on its middle one. What cannot be read the training itself names.
+    A photo without a chosen square is measured on its middle one. What cannot be read the training itself names. With
+    `buckets` no shape is too odd: no square is cut.
     """
     notices = []
+    unsaid = {*HARMLESS, "aspect"} if buckets else HARMLESS
     for folder in dict.fromkeys(Path(concept.instance_data_dir) for concept in concepts):
         there = _photos(folder)
         photos = {photo.name: photo for photo in there[:MAX_MEASURED]}
         records = read_records(folder)
         for name, found in _found(folder, photos, resolution_px).items():
-            sentences = " ".join(_named(one, photos, records) for one in found if one.code not in HARMLESS)
+            sentences = " ".join(_named(one, photos, records) for one in found if one.code not in unsaid)
             if sentences:
                 notices.append(f"{known_name(photos[name], records)}: {sentences}")
         if len(there) > MAX_MEASURED:

@@ -2,7 +2,7 @@
 
 Examples are counted over the whole run: k = ((step * accumulation + micro_step) * num_processes + rank) * batch + i.
 Everything about example k is a function of (seed, k), so batch size, accumulation and number of processes change how
-the sequence is cut up, never the sequence.
+the sequence is cut up, never the sequence. (With buckets a batch has photos of one shape: see `buckets`.)
 """
 
 import functools
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from dreambooth import rng
 from dreambooth.config.concepts import Concept
 from dreambooth.data.captions import caption_files, read_caption
-from dreambooth.data.focus import FOCUS_FILE, Focus, focus_of_photos, focused, read_focus
+from dreambooth.data.focus import FOCUS_FILE, Focus, focus_of_photos, read_focus
 from dreambooth.data.photo_records import known_name, read_records
-from dreambooth.data.photos import PHOTO_READER, crop_box, find_photos, read_photo, shown, square
+from dreambooth.data.photos import PHOTO_READER, crop_box, find_photos, read_photo, resized, shown
 from dreambooth.errors import PhotoError
 from dreambooth.formats.text_files import printable
 from dreambooth.models.family import PictureSize
@@ -30,11 +30,15 @@ INSTANCE, CLASS = 0, 1  # positions in the random streams
 
 @dataclass(frozen=True)
 class CaptionedPhoto:
-    """A readable photo, the words it is trained with, and the square of it that is trained where one was chosen."""
+    """A readable photo, the words it is trained with, and the square of it that is trained where one was chosen.
+
+    size: width and height of the upright photo in pixels.
+    """
 
     path: Path
     caption: str
     focus: Focus | None = None
+    size: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -82,38 +86,39 @@ def load_concept(
     focuses = _focuses(Path(concept.instance_data_dir), report)
     photos = _readable_photos(Path(concept.instance_data_dir), report, reader)
     prompt = concept.instance_prompt
-    captions = _captions(photos, prompt, report) if read_prompts_from_txts else [prompt] * len(photos)
-    class_images: list[Path] = []
+    captions = _captions(list(photos), prompt, report) if read_prompts_from_txts else [prompt] * len(photos)
+    class_images: dict[Path, tuple[int, int]] = {}
     if num_class_images and concept.class_data_dir:
         class_images = _readable_photos(Path(concept.class_data_dir), report, reader, at_most=num_class_images)
     class_prompt = concept.class_prompt or ""
     return ConceptPhotos(
         tuple(
-            CaptionedPhoto(path, caption, focuses.get(path.name))
-            for path, caption in zip(photos, captions, strict=True)
+            CaptionedPhoto(path, caption, focuses.get(path.name), size)
+            for (path, size), caption in zip(photos.items(), captions, strict=True)
         ),
-        tuple(CaptionedPhoto(path, class_prompt) for path in class_images),
+        tuple(CaptionedPhoto(path, class_prompt, size=size) for path, size in class_images.items()),
     )
 
 
 def _readable_photos(
     folder: Path, report: Callable[[str], None], reader: int, at_most: int | None = None
-) -> list[Path]:
+) -> dict[Path, tuple[int, int]]:
+    """Return the folder's readable photos in natural order, with the (width, height) that they have upright."""
     found = find_photos(folder, reader)
     for path, reason in found.skipped:
         report(f"{shown(path)} in {folder} is skipped: it {reason}.")
-    readable: list[Path] = []
+    readable: dict[Path, tuple[int, int]] = {}
     for path in found.photos:
         if len(readable) == at_most:
             break
         try:
-            notes = read_photo(path, reader).notes
+            photo = read_photo(path, reader)
         except PhotoError as error:
             report(f"Skipped: {error}")
             continue
-        readable.append(path)
-        if notes:
-            report(f"{shown(path)}: {'; '.join(notes)}.")
+        readable[path] = photo.image.size
+        if photo.notes:
+            report(f"{shown(path)}: {'; '.join(photo.notes)}.")
     if not readable:
         raise PhotoError(
             f"None of the {len(found.photos)} photos in {folder} can be read.",
@@ -177,20 +182,25 @@ def visit_number(k: int, concept_sizes: Sequence[int]) -> int:
 
 
 def _pick(seed: int, k: int, concept_sizes: Sequence[int], num_variants: int, role: int) -> Pick:
-    import torch
-
     turn, concept = divmod(k, len(concept_sizes))
     passed, place = divmod(turn, concept_sizes[concept])
-    photo = _order(seed, role, concept, passed, concept_sizes[concept])[place]
-    draw = torch.randint(num_variants, (1,), generator=rng.generator(seed, "crops", role, k))
-    return Pick(concept, photo, int(draw))
+    photo = photo_order(seed, role, concept, passed, concept_sizes[concept])[place]
+    return Pick(concept, photo, crop_draw(seed, role, k, num_variants))
+
+
+def crop_draw(seed: int, role: int, k: int, num_variants: int) -> int:
+    """Return the crop variant of example k."""
+    import torch
+
+    return int(torch.randint(num_variants, (1,), generator=rng.generator(seed, "crops", role, k)))
 
 
 @functools.lru_cache(maxsize=64)
-def _order(seed: int, role: int, concept: int, passed: int, num_photos: int) -> tuple[int, ...]:
+def photo_order(seed: int, role: int, concept: int, passed: int, num_photos: int, *part: int) -> tuple[int, ...]:
+    """Return the order in which a pass shows a concept's photos, or, with `part`, some of them that have their own."""
     import torch
 
-    order = torch.randperm(num_photos, generator=rng.generator(seed, "order", role, concept, passed))
+    order = torch.randperm(num_photos, generator=rng.generator(seed, "order", role, concept, passed, *part))
     return tuple(order.tolist())
 
 
@@ -210,26 +220,35 @@ def crop_variant(
 # Pixels --------------------------------------------------------------------------------------------------------------
 
 
-def cropped(image: "Image.Image", crop: Crop, resolution_px: int, focus: Focus | None = None) -> "Image.Image":
-    """Return the crop of an upright photo, `resolution_px` on each side: its focus where it has one."""
+def cropped(image: "Image.Image", crop: Crop, size_px: tuple[int, int], focus: Focus | None = None) -> "Image.Image":
+    """Return the crop of an upright photo at this (height, width): its focus in that shape where it has one."""
     from PIL import Image
 
-    view = square(image, resolution_px, crop.x, crop.y) if focus is None else focused(image, resolution_px, focus)
+    view = resized(image, size_px, _box(image.size, crop, size_px, focus))
     return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.flip else view
 
 
-def picture_size(photo: tuple[int, int], crop: Crop, resolution_px: int, focus: Focus | None = None) -> PictureSize:
+def picture_size(
+    photo: tuple[int, int], crop: Crop, size_px: tuple[int, int], focus: Focus | None = None
+) -> PictureSize:
     """Return where the crop of an upright photo of this (width, height) comes from, for models that take it as input.
 
     `original` is the photo's own size, also where a square of it was chosen; the offset is counted in the mirrored
-    photo where the crop is mirrored.
+    photo where the crop is mirrored. `size_px` is the (height, width) that the crop is trained at.
     """
-    left, top, right, bottom = crop_box(photo, crop.x, crop.y) if focus is None else focus.box(photo)
+    left, top, right, bottom = _box(photo, crop, size_px, focus)
     if crop.flip:
         left = photo[0] - right
-    scale = resolution_px / (bottom - top)
+    scale = size_px[0] / (bottom - top)
     offset = (round(top * scale), round(left * scale))
-    return PictureSize((photo[1], photo[0]), offset, (resolution_px, resolution_px))
+    return PictureSize((photo[1], photo[0]), offset, size_px)
+
+
+def _box(
+    photo: tuple[int, int], crop: Crop, size_px: tuple[int, int], focus: Focus | None
+) -> tuple[float, float, float, float]:
+    shape = size_px[1] / size_px[0]
+    return crop_box(photo, crop.x, crop.y, shape) if focus is None else focus.box(photo, shape)
 
 
 def pixels(image: "Image.Image") -> "Tensor":

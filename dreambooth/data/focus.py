@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.data.photos import largest_part, resized
 from dreambooth.durable import write_json
 from dreambooth.errors import PhotoError, TextFileError
 from dreambooth.formats.text_files import printable, read_text
@@ -49,12 +50,15 @@ class Focus:
         """Return the square's side in pixels of a photo of this size; never less than one."""
         return max(min(size) / self.zoom, 1.0)
 
-    def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Return left, top, right and bottom in pixels; a centre too near the edge is moved in."""
-        side = self.side(size)
-        left = min(max(self.x * size[0] - side / 2, 0.0), size[0] - side)
-        top = min(max(self.y * size[1] - side / 2, 0.0), size[1] - side)
-        return left, top, left + side, top + side
+    def box(self, size: tuple[int, int], shape: float = 1.0) -> tuple[float, float, float, float]:
+        """Return left, top, right and bottom in pixels; a centre too near the edge is moved in.
+
+        With a `shape` it is no square but so many times as wide as high, around the same centre and as much zoomed.
+        """
+        width, height = (max(side / self.zoom, 1.0) for side in largest_part(size, shape))
+        left = min(max(self.x * size[0] - width / 2, 0.0), size[0] - width)
+        top = min(max(self.y * size[1] - height / 2, 0.0), size[1] - height)
+        return left, top, left + width, top + height
 
     def inside(self, size: tuple[int, int]) -> "Focus":
         """Return the same square named by its true centre."""
@@ -76,9 +80,7 @@ class Focus:
 
 def focused(image: "Image.Image", resolution_px: int, focus: Focus) -> "Image.Image":
     """Return the focused square of an upright photo, `resolution_px` on each side."""
-    from PIL import Image
-
-    return image.resize((resolution_px, resolution_px), Image.Resampling.LANCZOS, box=focus.box(image.size))
+    return resized(image, (resolution_px, resolution_px), focus.box(image.size))
 
 
 # The file ------------------------------------------------------------------------------------------------------------

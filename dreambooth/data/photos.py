@@ -173,19 +173,31 @@ def training_view(image: "Image.Image", resolution_px: int) -> "Image.Image":
 
 def square(image: "Image.Image", resolution_px: int, x: float, y: float) -> "Image.Image":
     """Return the largest square at `resolution_px`; x and y in 0..1 say where it lies in what is left over."""
+    return resized(image, (resolution_px, resolution_px), crop_box(image.size, x, y))
+
+
+def resized(image: "Image.Image", size_px: tuple[int, int], box: tuple[float, float, float, float]) -> "Image.Image":
+    """Return this part (left, top, right, bottom) of the image at this (height, width)."""
     from PIL import Image
 
-    # Only the square is resampled: a strip of a picture would be enormous at full length. Lanczos widens its support
+    # Only the part is resampled: a strip of a picture would be enormous at full length. Lanczos widens its support
     # when it shrinks, so that fine patterns do not alias.
-    box = crop_box(image.size, x, y)
-    return image.resize((resolution_px, resolution_px), Image.Resampling.LANCZOS, box=box)
+    return image.resize((size_px[1], size_px[0]), Image.Resampling.LANCZOS, box=box)
 
 
-def crop_box(size: tuple[int, int], x: float, y: float) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom of the largest square of a photo of this (width, height)."""
-    side = min(size)
-    left, top = x * (size[0] - side), y * (size[1] - side)
-    return left, top, left + side, top + side
+def crop_box(size: tuple[int, int], x: float, y: float, shape: float = 1.0) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of the largest square of a photo of this (width, height).
+
+    With a `shape` it is the largest part that is so many times as wide as high.
+    """
+    width, height = largest_part(size, shape)
+    left, top = x * (size[0] - width), y * (size[1] - height)
+    return left, top, left + width, top + height
+
+
+def largest_part(size: tuple[int, int], shape: float) -> tuple[float, float]:
+    """Return the width and height of the largest part of a photo that is `shape` times as wide as high."""
+    return min(size[0], size[1] * shape), min(size[1], size[0] / shape)
 
 
 # Reading -------------------------------------------------------------------------------------------------------------

@@ -44,8 +44,8 @@ class TensorFields:
         """Return a copy in which every tensor is changed."""
         return self.with_tensors([change(tensor) for tensor in self.tensors()])
 
-    def __getitem__(self, part: slice) -> Self:
-        """Return a part of the batch."""
+    def __getitem__(self, part: slice | list[int]) -> Self:
+        """Return a part of the batch, or those of it with these numbers."""
         return self.each(lambda tensor: tensor[part])
 
     def _names(self) -> list[str]:

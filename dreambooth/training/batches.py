@@ -4,17 +4,20 @@ Examples are counted over the whole run, across micro-batches and processes: exa
 and timestep whether it comes in a batch of four, in four accumulated micro-batches, or on one of four devices.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dreambooth import rng
 from dreambooth.config.training import TrainingConfig
+from dreambooth.data.buckets import bucket_of, bucketed_pick
 from dreambooth.data.class_images import kept_latents
 from dreambooth.data.dataset import (
     CLASS,
     INSTANCE,
+    CaptionedPhoto,
     ConceptPhotos,
     Crop,
     Pick,
@@ -49,6 +52,7 @@ class Batch(TensorFields):
     latents and noise: (batch, channels, height / 8, width / 8) fp32; timesteps: (batch,) int64; captions: one each.
     teacher: what the base predicts on the class images, where that is their target; place_weights: (batch, 1,
     height / 8, width / 8), where the places of a picture count differently; sizes: where each crop comes from.
+    of_class: the class images, in a batch of their own where photos have the sizes of buckets and they the square's.
     """
 
     latents: "Tensor"
@@ -59,6 +63,11 @@ class Batch(TensorFields):
     sizes: tuple[PictureSize, ...]
     teacher: "Tensor | None" = None
     place_weights: "Tensor | None" = None
+    of_class: "Batch | None" = None
+
+    def by_size(self) -> "tuple[Batch, ...]":
+        """Return the batches of one size each that a forward takes."""
+        return (self,) if self.of_class is None else (self, self.of_class)
 
 
 @dataclass(frozen=True)
@@ -129,17 +138,23 @@ class LatentPool:
 
     def caption(self, role: int, pick: Pick) -> str:
         """Return the caption of the picture."""
-        caption: str = self._photo(role, pick).caption
-        return caption
+        return self._photo(role, pick).caption
 
-    def view(self, role: int, pick: Pick, crop: Crop, side_px: int) -> "tuple[Image.Image, PictureSize]":
-        """Return a crop of a picture that need not be one of the pool's, and where it comes from."""
+    def size_px(self, role: int, pick: Pick) -> tuple[int, int]:
+        """Return the (height, width) that a picture's crops have: class images are square whatever the photos are."""
+        side_px = self._config.resolution
+        if role == INSTANCE and self._config.buckets:
+            return bucket_of(self._photo(role, pick).size, side_px)
+        return side_px, side_px
+
+    def view(self, role: int, pick: Pick, crop: Crop, size_px: tuple[int, int]) -> "tuple[Image.Image, PictureSize]":
+        """Return a crop of a picture that need not be one of the pool's, (height, width), and where it comes from."""
         photo = self._photo(role, pick)
         image = self._image(photo.path)
-        return cropped(image, crop, side_px, photo.focus), picture_size(image.size, crop, side_px, photo.focus)
+        return cropped(image, crop, size_px, photo.focus), picture_size(image.size, crop, size_px, photo.focus)
 
     def encode(self, image: "Image.Image", size: PictureSize) -> EncodedCrop:
-        """Return the posterior of a square picture of the run's resolution."""
+        """Return the posterior of a picture whose sides are multiples of 8."""
         found = self._base.family.encode(self._base.vae, pixels(image)[None])
         return EncodedCrop(found.mean[0].to(self._device), found.std[0].to(self._device), size)
 
@@ -149,7 +164,7 @@ class LatentPool:
             self._last_image = path, read_photo(path, self._reader).image
         return self._last_image[1]
 
-    def _photo(self, role: int, pick: Pick) -> Any:
+    def _photo(self, role: int, pick: Pick) -> CaptionedPhoto:
         pictures = self._concepts[pick.concept]
         return (pictures.instance if role == INSTANCE else pictures.class_images)[pick.photo]
 
@@ -166,7 +181,7 @@ class LatentPool:
             mean = (kept.flip(-1) if crop.flip else kept).to(self._device) / self._base.vae.config.scaling_factor
             side = config.resolution
             return EncodedCrop(mean, mean.new_zeros(mean.shape), PictureSize((side, side), (0, 0), (side, side)))
-        return self.encode(*self.view(role, pick, crop, config.resolution))
+        return self.encode(*self.view(role, pick, crop, self.size_px(role, pick)))
 
 
 @dataclass(frozen=True)
@@ -186,13 +201,18 @@ class BatchMaker:
 
     def batch(self, step: int, micro_step: int) -> Batch:
         """Return what this process trains on in this micro-step of this update."""
-        import torch
-
         config = self.config
         first = (step * config.gradient_accumulation_steps + micro_step) * self.num_processes + self.rank
         numbers = range(first * config.train_batch_size, (first + 1) * config.train_batch_size)
-        roles = (INSTANCE, CLASS) if config.with_prior_preservation else (INSTANCE,)
-        examples = [self.example(role, k) for role in roles for k in numbers]
+        photos = [self.example(INSTANCE, k) for k in numbers]
+        of_class = [self.example(CLASS, k) for k in numbers] if config.with_prior_preservation else []
+        if config.buckets and of_class:
+            # Apart even where the bucket is the square: processes that share weights do as many forwards each.
+            return dataclasses.replace(self._batch(photos), of_class=self._batch(of_class))
+        return self._batch([*photos, *of_class])
+
+    def _batch(self, examples: Sequence[Example]) -> Batch:
+        import torch
 
         latents, sizes = self.latents(examples)
         noise = torch.stack([self.noise(example, latents.shape[1:]) for example in examples])
@@ -203,7 +223,7 @@ class BatchMaker:
             noise=noise.to(latents.device),
             timesteps=timesteps.to(latents.device),
             captions=tuple(self.caption(example) for example in examples),
-            num_instance=len(numbers),
+            num_instance=sum(example.role == INSTANCE for example in examples),
             sizes=sizes,
             teacher=torch.stack(teacher) if teacher else None,
             place_weights=self._place_weights(examples, latents) if self.subject_weights else None,
@@ -215,6 +235,13 @@ class BatchMaker:
         Where a teacher's predictions stand for the noise, a class image comes with the same few draws in turn.
         """
         concepts, pool = self.concepts, self.pool
+        if role == INSTANCE and self.config.buckets:
+            buckets = [
+                [pool.size_px(role, Pick(number, photo, 0)) for photo in range(len(pictures.instance))]
+                for number, pictures in enumerate(concepts)
+            ]
+            batch_size = self.config.train_batch_size
+            return Example(role, *bucketed_pick(self.seed, k, batch_size, buckets, pool.num_variants), (k, role))
         if role == INSTANCE:
             sizes = [len(pictures.instance) for pictures in concepts]
             return Example(
@@ -277,7 +304,7 @@ class BatchMaker:
                 return ""
         return self.pool.caption(example.role, example.pick)
 
-    def _place_weights(self, examples: list[Example], latents: "Tensor") -> "Tensor":
+    def _place_weights(self, examples: Sequence[Example], latents: "Tensor") -> "Tensor":
         import torch
 
         even = latents.new_ones((1, *latents.shape[-2:]))

@@ -36,15 +36,15 @@ DriftOn = Literal["class pictures", "photos by the class prompt", "photos withou
 
 @dataclass(frozen=True)
 class EvaluationPictures:
-    """The evaluated pictures: clean latents (pictures, channels, height, width), and a caption for each.
+    """The evaluated pictures: clean latents (channels, height, width) each, and a caption for each.
 
     `sizes` are those of the seen, the unseen and the drift pictures, one after the other.
     """
 
-    seen: "Tensor"
-    unseen: "Tensor"
+    seen: "tuple[Tensor, ...]"
+    unseen: "tuple[Tensor, ...]"
     captions: tuple[str, ...]
-    drift: "Tensor"
+    drift: "tuple[Tensor, ...]"
     drift_captions: tuple[str, ...]
     sizes: tuple[PictureSize, ...]
     drift_on: DriftOn
@@ -54,10 +54,9 @@ def evaluation_pictures(
     config: TrainingConfig, seed: int, concepts: Sequence[ConceptPhotos], pool: LatentPool, scaling_factor: float
 ) -> EvaluationPictures:
     """Choose and encode the pictures; the VAE has to be on the device."""
-    import torch
 
-    def clean(crops: list[EncodedCrop]) -> "Tensor":
-        return torch.stack([crop.mean for crop in crops]) * scaling_factor
+    def clean(crops: list[EncodedCrop]) -> "tuple[Tensor, ...]":
+        return tuple(crop.mean * scaling_factor for crop in crops)
 
     photos = [(number, photo) for number, one in enumerate(concepts) for photo in range(len(one.instance))]
     chosen = [photos[number % len(photos)] for number in range(NUM_PAIRS)]
@@ -97,14 +96,14 @@ def _unseen_view(
     x, y, across, down = torch.rand(4, generator=rng.generator(seed, "gauges", number)).tolist()
     if config.center_crop:
         x = y = 0.5
+    height, width = pool.size_px(INSTANCE, pick)
     if is_mirrored:
-        return pool.view(INSTANCE, pick, Crop(x, y, True), config.resolution)
-    side_px = round(config.resolution / ZOOM)
-    left, top = (round(share * (side_px - config.resolution)) for share in (across, down))
-    larger, size = pool.view(INSTANCE, pick, Crop(x, y, False), side_px)
-    side = config.resolution
+        return pool.view(INSTANCE, pick, Crop(x, y, True), (height, width))
+    larger_px = round(height / ZOOM), round(width / ZOOM)
+    left, top = round(across * (larger_px[1] - width)), round(down * (larger_px[0] - height))
+    larger, size = pool.view(INSTANCE, pick, Crop(x, y, False), larger_px)
     offset = (size.offset[0] + top, size.offset[1] + left)
-    return larger.crop((left, top, left + side, top + side)), PictureSize(size.original, offset, (side, side))
+    return larger.crop((left, top, left + width, top + height)), PictureSize(size.original, offset, (height, width))
 
 
 class FixedNoiseEvaluation:
@@ -123,15 +122,19 @@ class FixedNoiseEvaluation:
         import torch
 
         self._pictures, self._base, self._conditions = pictures, base, conditions
-        self._alpha_bar, self._autocast_dtype = alpha_bar.to(pictures.seen.device), autocast_dtype
+        num_pairs, device = len(pictures.seen), pictures.seen[0].device
+        self._alpha_bar, self._autocast_dtype = alpha_bar.to(device), autocast_dtype
         self._kind = objective.checked_prediction_type(prediction_type)
-        num_pairs, device = len(pictures.seen), pictures.seen.device
         levels = (torch.arange(num_pairs) + 0.5) / num_pairs
         # One timestep from each stratum of the schedule; photos and views of them share noise and timestep.
         self._timesteps = (levels * len(alpha_bar)).long().to(device)
-        shape = (2, *pictures.seen.shape)
-        noise = torch.randn(shape, generator=rng.generator(seed, "gauges", num_pairs, 0)).to(device)
-        self._photo_noise, self._class_noise = noise[0], noise[1]
+        most = max(one.numel() for one in (*pictures.seen, *pictures.drift))
+        noise = torch.randn((2, num_pairs, most), generator=rng.generator(seed, "gauges", num_pairs, 0)).to(device)
+        # Of pictures of several sizes, the smaller ones take the first numbers.
+        self._photo_noise, self._class_noise = (
+            tuple(row[: one.numel()].view(one.shape) for row, one in zip(rows, ones, strict=True))
+            for rows, ones in zip(noise, (pictures.seen, pictures.drift), strict=True)
+        )
         self._by_base = self._predictions()[2]
 
     def losses(self, step: int) -> FixedNoiseLosses:
@@ -140,30 +143,45 @@ class FixedNoiseEvaluation:
 
         pictures = self._pictures
         seen, unseen, on_class = self._predictions()
-        level = self._alpha_bar[self._timesteps]
         of_photos = [
-            (prediction - objective.target(latents, self._photo_noise, level, self._kind)).square().mean()
-            for prediction, latents in ((seen, pictures.seen), (unseen, pictures.unseen))
+            self._error(predictions, [self._target(number, latents) for number, latents in enumerate(clean)])
+            for predictions, clean in ((seen, pictures.seen), (unseen, pictures.unseen))
         ]
-        drift = (on_class - self._by_base).square().mean()
+        drift = self._error(on_class, self._by_base)
         seen_loss, unseen_loss, moved = torch.stack([*of_photos, drift]).tolist()
         return FixedNoiseLosses(step, seen_loss, unseen_loss, moved, pictures.drift_on)
 
-    def _predictions(self) -> "tuple[Tensor, ...]":
-        """Return the model's predictions on photos, unseen views and class pictures, all computed together."""
+    def _target(self, number: int, latents: "Tensor") -> "Tensor":
+        level = self._alpha_bar[self._timesteps[number : number + 1]]
+        return objective.target(latents[None], self._photo_noise[number][None], level, self._kind)[0]
+
+    def _error(self, predictions: "Sequence[Tensor]", wanted: "Sequence[Tensor]") -> "Tensor":
+        """Return the mean squared error over pictures, each of which counts the same whatever its size."""
+        import torch
+
+        errors = [(one - other).square().mean() for one, other in zip(predictions, wanted, strict=True)]
+        return torch.stack(errors).mean()
+
+    def _predictions(self) -> "tuple[list[Tensor], list[Tensor], list[Tensor]]":
+        """Return the model's predictions on photos, unseen views and class pictures, those of one size together."""
         import torch
 
         pictures = self._pictures
         with torch.no_grad():
             captions = [*pictures.captions, *pictures.captions, *pictures.drift_captions]
             condition = self._conditions(captions, pictures.sizes)
-        predictions = predicted(
-            self._base,
-            condition,
-            torch.cat([pictures.seen, pictures.unseen, pictures.drift]),
-            torch.cat([self._photo_noise, self._photo_noise, self._class_noise]),
-            self._timesteps.repeat(3),
-            self._alpha_bar,
-            self._autocast_dtype,
-        )
-        return predictions.chunk(3)
+        clean = [*pictures.seen, *pictures.unseen, *pictures.drift]
+        noise = [*self._photo_noise, *self._photo_noise, *self._class_noise]
+        timesteps = self._timesteps.repeat(3)
+        predictions: dict[int, Tensor] = {}
+        for shape in dict.fromkeys(one.shape for one in clean):
+            same = [number for number, one in enumerate(clean) if one.shape == shape]
+            found = predicted(
+                self._base, condition[same],
+                torch.stack([clean[number] for number in same]), torch.stack([noise[number] for number in same]),
+                timesteps[same], self._alpha_bar, self._autocast_dtype,
+            )  # fmt: skip
+            predictions |= dict(zip(same, found, strict=True))
+        in_order = [predictions[number] for number in range(len(clean))]
+        third = len(clean) // 3
+        return in_order[:third], in_order[third : 2 * third], in_order[2 * third :]

@@ -36,21 +36,31 @@ def step_loss(
 ) -> objective.Losses:
     """Return the loss of one micro-batch: a function of the models and the batch, and of nothing else.
 
-    condition: the UNet's conditioning for each picture. Nothing here waits for the device.
+    condition: the UNet's conditioning for each picture. Nothing here waits for the device. Class images of another
+    size than the photos have a forward of their own; the losses of both are one.
     """
     import torch
 
-    level = alpha_bar[batch.timesteps]
-    noisy = objective.noised(batch.latents, batch.noise, level)
-    prediction = family.predict(unet, noisy, batch.timesteps, condition)
     kind = objective.checked_prediction_type(prediction_type)
-    wanted = objective.target(batch.latents, batch.noise, level, kind)
-    weights = None if snr_gamma is None else objective.min_snr_weights(level, snr_gamma, kind)
-    if batch.teacher is not None:
-        wanted = torch.cat([wanted[: batch.num_instance], batch.teacher])
-    return objective.prior_preservation(
-        prediction, wanted, batch.num_instance, prior_loss_weight, weights, batch.place_weights
-    )
+
+    def losses(piece: Batch, own: Condition, num_instance: int) -> objective.Losses:
+        level = alpha_bar[piece.timesteps]
+        noisy = objective.noised(piece.latents, piece.noise, level)
+        prediction = family.predict(unet, noisy, piece.timesteps, own)
+        wanted = objective.target(piece.latents, piece.noise, level, kind)
+        weights = None if snr_gamma is None else objective.min_snr_weights(level, snr_gamma, kind)
+        if piece.teacher is not None:
+            wanted = torch.cat([wanted[: piece.num_instance], piece.teacher])
+        return objective.prior_preservation(
+            prediction, wanted, num_instance, prior_loss_weight, weights, piece.place_weights
+        )
+
+    if batch.of_class is None:
+        return losses(batch, condition, batch.num_instance)
+    num_photos, num_of_class = len(batch.captions), len(batch.of_class.captions)
+    instance = losses(batch, condition[:num_photos], num_photos).instance
+    prior = losses(batch.of_class, condition[num_photos:], num_of_class).instance
+    return objective.Losses(instance + prior_loss_weight * prior, instance, prior)
 
 
 def can_record(config: TrainingConfig, optimizer: "Optimizer", num_processes: int, report: Report) -> bool:
@@ -112,7 +122,9 @@ class TrainingStep:
 
     def condition_inputs(self, batch: Batch) -> TextInputs | Condition:
         """Return what the text encoder is given for a batch, or its output where it does not learn."""
-        return self._materials.conditions.inputs(batch.captions, batch.sizes)
+        pieces = batch.by_size()
+        captions = [caption for piece in pieces for caption in piece.captions]
+        return self._materials.conditions.inputs(captions, [size for piece in pieces for size in piece.sizes])
 
     def losses(self, batch: Batch, inputs: TextInputs | Condition) -> objective.Losses:
         """Return the losses of one micro-batch, attached to the graph: the forward pass in the run's precision."""

@@ -123,7 +123,7 @@ def test_from_dropped_photos_to_the_square_that_is_trained(
     source = page.locator("#cut img").get_attribute("src")
     assert source == page.locator("#views .db-photo").nth(0).locator("img").get_attribute("src")
     with Image.open(io.BytesIO(page.request.get(f"{opened.url}{source}").body())) as shown:
-        trained = cropped(read_photo(photo).image, Crop(0.1, 0.9, False), 512, loaded.focus)
+        trained = cropped(read_photo(photo).image, Crop(0.1, 0.9, False), (512, 512), loaded.focus)
         assert shown.size == (512, 512)
         assert shown.tobytes() == trained.tobytes()
 

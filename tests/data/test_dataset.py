@@ -152,9 +152,9 @@ def test_flipping_does_not_move_the_crop() -> None:
 
 def test_a_crop_is_cut_then_mirrored() -> None:
     image = Image.fromarray(np.arange(3 * 8 * 12, dtype=np.uint8).reshape(8, 12, 3))
-    plain = np.asarray(cropped(image, Crop(1.0, 0.0, False), 8))
+    plain = np.asarray(cropped(image, Crop(1.0, 0.0, False), (8, 8)))
     assert (plain == np.asarray(image)[:, 4:]).all()
-    assert (np.asarray(cropped(image, Crop(1.0, 0.0, True), 8)) == plain[:, ::-1]).all()
+    assert (np.asarray(cropped(image, Crop(1.0, 0.0, True), (8, 8))) == plain[:, ::-1]).all()
 
 
 def test_pixels_are_what_the_vae_takes() -> None:
@@ -177,7 +177,9 @@ def test_a_concept_is_read_in_natural_order_and_strays_are_told(tmp_path: Path) 
     told: list[str] = []
     concept = Concept("photo of zwx dog", str(tmp_path))
     loaded = load_concept(concept, read_prompts_from_txts=False, num_class_images=0, report=told.append)
-    assert loaded == ConceptPhotos(tuple(CaptionedPhoto(path, "photo of zwx dog") for path in photos), ())
+    assert loaded == ConceptPhotos(
+        tuple(CaptionedPhoto(path, "photo of zwx dog", size=(20, 16)) for path in photos), ()
+    )
     assert len(told) == 2
     assert "movie.mp4" in told[0]
     assert "3.png is not a readable photo" in told[1]

@@ -87,13 +87,13 @@ def test_what_is_trained_is_what_is_shown(tmp_path: Path) -> None:
     shown = np.asarray(focused(read_photo(first.path).image, 64, Focus(0.7, 0.4, 1.5)))
     for variant in range(8):
         crop = crop_variant(3, 0, 0, variant, center_crop=False, hflip=False, is_class=False)
-        trained = cropped(read_photo(first.path).image, crop, 64, first.focus)
+        trained = cropped(read_photo(first.path).image, crop, (64, 64), first.focus)
         assert (np.asarray(trained) == shown).all()
     # A photo without one is cropped at random, as the seed script does.
     crops = {crop_variant(3, 0, 1, variant, center_crop=False, hflip=False, is_class=False).x for variant in range(8)}
     assert len(crops) == 8
     # The plain focus is the middle square.
-    middle = np.asarray(cropped(photo, Crop(0, 0, False), 64, Focus()))
+    middle = np.asarray(cropped(photo, Crop(0, 0, False), (64, 64), Focus()))
     assert (middle == np.asarray(training_view(photo, 64))).all()
 
 

@@ -44,7 +44,7 @@ def test_a_recorded_step_gets_the_tensors_that_are_there_and_no_others() -> None
 def test_sizes_say_where_the_crop_lies_in_the_resized_photo(
     photo: tuple[int, int], crop: Crop, focus: Focus | None, offset: tuple[int, int]
 ) -> None:
-    assert picture_size(photo, crop, 512, focus) == PictureSize((photo[1], photo[0]), offset, (512, 512))
+    assert picture_size(photo, crop, (512, 512), focus) == PictureSize((photo[1], photo[0]), offset, (512, 512))
 
 
 @dataclasses.dataclass(frozen=True)

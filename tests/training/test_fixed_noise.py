@@ -75,13 +75,15 @@ def test_losses_at_fixed_noise_are_those_worked_out_by_hand(settings: Settings, 
     timesteps = torch.tensor([62, 187, 312, 437, 562, 687, 812, 937])  # the middles of eight equal parts of 1000
     assert fixed_noise._timesteps.tolist() == timesteps.tolist()
     noisy = DDPMScheduler.from_config(base.noise_scheduler_config).add_noise(
-        fixed_noise._pictures.seen, fixed_noise._photo_noise, timesteps
+        torch.stack(fixed_noise._pictures.seen), torch.stack(fixed_noise._photo_noise), timesteps
     )
     with torch.no_grad():
         prediction = base.unet(
             noisy, timesteps, materials.conditions(["photo of zwx dog"] * 8, fixed_noise._pictures.sizes[:8]).states
         ).sample
-    assert found.seen == pytest.approx((prediction - fixed_noise._photo_noise).square().mean().item(), rel=1e-4)
+    assert found.seen == pytest.approx(
+        (prediction - torch.stack(fixed_noise._photo_noise)).square().mean().item(), rel=1e-4
+    )
     assert (found.drift, found.drift_on) == (0.0, "class pictures")
     assert found.unseen != found.seen
     with torch.no_grad():

@@ -104,7 +104,7 @@ def test_the_view_that_is_served_is_the_crop_that_is_trained(
     ).instance
     crop = crop_variant(5, 0, 0, 3, center_crop=False, hflip=False, is_class=False)
     with Image.open(views[-1]) as shown:
-        assert cropped(read_photo(loaded.path).image, crop, 96, loaded.focus).tobytes() == shown.tobytes()
+        assert cropped(read_photo(loaded.path).image, crop, (96, 96), loaded.focus).tobytes() == shown.tobytes()
 
 
 def test_words_are_checked_all_at_once_and_identifiers_proposed(client: Client, photos: list[Path]) -> None:
