@@ -1,10 +1,12 @@
 """Everything that wants a GPU, measured on one card in one run, its tables printed last.
 
     python -m benchmarks.gpu [--size full|mini|narrow] [--base DIR] [--sections plans,levers,batches,...] [--steps 20]
-                             [--peer NAME=SCRIPT ... --runner RUN_PEER.py] [--json FILE] [--work DIR]
+                             [--peer NAME=SCRIPT ... --runner RUN_PEER.py] [--json FILE] [--work DIR] [--list]
 
-The base is SD 1.5's own sizes with random weights, made on the card. `--size narrow --device cpu` goes through the same
-code in a minute on any machine; its figures say nothing.
+The base is SD 1.5's own sizes with random weights, made on the card; the section `sdxl` makes one of SDXL's, in fp16,
+and takes 40 GB of the machine's own memory. `--size narrow --device cpu` goes through the same code in a minute on any
+machine; its figures say nothing. `--list` measures nothing: it prints the sections, and of SDXL each row with what the
+planner says of it.
 """
 
 import argparse
@@ -21,11 +23,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.bases import CHANGES, native_px, random_base
+from benchmarks import gpu_sdxl
+from benchmarks.bases import Size, native_px, random_base
 from benchmarks.gpu_runs import GIB, HEAD, Ground, Measured, as_json, collect, ground, measured
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.presets import MEMORY_CONFIGURATIONS
-from dreambooth.models.base import Base
+from dreambooth.models.base import Base, quiet_libraries
 from dreambooth.models.manager import ModelManager
 from dreambooth.pictures.generation import generate_images
 
@@ -33,13 +36,15 @@ FAST: dict[str, Any] = {"mixed_precision": "bf16"}
 SEED_PLANS = ("minimum", "recommended", "high_speed", "full_precision")
 LEAN_PLANS = ("lean", "leanest")
 NUM_PLANNER_STEPS = 5
-SECTIONS = ("plans", "levers", "batches", "roofline", "generation", "planner", "peers", "compile")
+SECTIONS = ("plans", "levers", "batches", "roofline", "generation", "planner", "peers", "compile", "sdxl")
+# Of SD 1.5, and of SDXL beside it.
+SIZES: dict[Size, Size] = {"full": "sdxl_full", "mini": "sdxl_narrow", "narrow": "sdxl_narrow"}
 
 
 def main() -> None:
     """Measure what was asked for, section by section, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=list(CHANGES), default="full")
+    parser.add_argument("--size", choices=list(SIZES), default="full")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--base", type=Path, help="a base that is there already; left out, one is made")
     parser.add_argument("--sections", default=",".join(SECTIONS))
@@ -48,17 +53,27 @@ def main() -> None:
     parser.add_argument("--runner", type=Path, help="what runs a peer's script and prints its step time and memory")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--list", action="store_true", help="print what would be measured")
     arguments = parser.parse_args()
+    if arguments.list:
+        print(f"sections: {', '.join(SECTIONS)}", gpu_sdxl.planned(), sep="\n\n")
+        return
+    quiet_libraries()  # before anything imports diffusers
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
-        base_dir = arguments.base or random_base(work / "base", arguments.size, device=arguments.device)
-        collect()
-        here = ground(base_dir, work, arguments.device, native_px(arguments.size))
         report = Report(arguments.json, began_s)
-        report.say("ready")
-        for section in arguments.sections.split(","):
-            sections(arguments)[section](here, report)
+        asked = arguments.sections.split(",")
+        if of_sd := [section for section in asked if section != "sdxl"]:
+            base_dir = arguments.base or random_base(work / "base", arguments.size, device=arguments.device)
+            collect()
+            here = ground(base_dir, work, arguments.device, native_px(arguments.size))
+            report.say("ready")
+            for section in of_sd:
+                sections(arguments)[section](here, report)
+            del here
+        if "sdxl" in asked:
+            sdxl(arguments, work / "sdxl", report)
         print(report.text())
 
 
@@ -230,6 +245,17 @@ def roofline(here: Ground, report: Report, steps: int) -> None:
     share = 8 * 3 * found[0].flops / big / rates.flops_per_s
     text = table(found, rates, whole) + f"\n\nMatrix units at batch 8 + 8: {share:.0%} of their measured rate."
     report.add("Phases of a step and their floors, batch 1 + 1", text, [vars(phase) for phase in found])
+
+
+def sdxl(arguments: argparse.Namespace, work: Path, report: Report) -> None:
+    """Measure SDXL on a base of its own: LoRA and the whole UNet."""
+    size = SIZES[arguments.size]
+    base_dir = random_base(work / "base", size, device=arguments.device, precision="fp16")
+    collect()
+    here = ground(base_dir, work, arguments.device, native_px(size))
+    report.say("SDXL ready")
+    found = gpu_sdxl.measured_rows(here, arguments.steps)
+    report.add("SDXL, batch 1", gpu_sdxl.table(found), as_json(found))
 
 
 # Pictures ------------------------------------------------------------------------------------------------------------

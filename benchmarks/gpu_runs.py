@@ -147,18 +147,18 @@ def prepared(here: Ground, config: TrainingConfig, watch: Watch, tweak: Callable
     """Yield a trainer over a copy of the base, and free all of it afterwards."""
     own = copy.deepcopy(here.base)
     manager = ModelManager(here.device)
-    original = preparation.load_base
+    original = preparation.load
 
     def loaded(*names: Any, copied: Base = own, **options: Any) -> Base:
         return copied
 
-    preparation.load_base = loaded
+    preparation.load = loaded
     run = RunFolder(here.work / "runs" / str(time.time_ns()))
     context = RunContext(run, Workspace(here.work / "data"), manager, report=watch)
     try:
         materials = preparation.prepare(config, context)
     finally:
-        preparation.load_base = original
+        preparation.load = original
     assert materials is not None
     tweak(own)
     trainer = Trainer(config, materials, context)
