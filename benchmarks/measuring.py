@@ -32,8 +32,8 @@ class Watched:
     output: str
 
 
-def watched(command: Sequence[str], environment: dict[str, str] | None = None) -> Watched:
-    """Run a command to its end and watch its memory."""
+def watched(command: Sequence[str], environment: dict[str, str] | None = None, leave_bytes: int = 0) -> Watched:
+    """Run a command to its end and watch its memory; it is killed where the machine has less than `leave_bytes`."""
     began_s = time.monotonic()
     peak = own = 0
     with tempfile.TemporaryFile("w+") as output:
@@ -41,6 +41,8 @@ def watched(command: Sequence[str], environment: dict[str, str] | None = None) -
         while child.poll() is None:
             all_bytes, own_bytes = memory_of(child.pid)
             peak, own = max(peak, all_bytes), max(own, own_bytes)
+            if psutil.virtual_memory().available < leave_bytes:
+                child.kill()
             time.sleep(POLL_S)
         output.seek(0)
         return Watched(child.returncode, time.monotonic() - began_s, peak, own, output.read())
@@ -89,7 +91,7 @@ def random_pictures(folder: Path, count: int, side_px: int) -> Path:
     import numpy
     from PIL import Image
 
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for number in range(count):
         values = numpy.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype="uint8")
         picture = Image.fromarray(values).resize((side_px, side_px), Image.Resampling.BICUBIC)

@@ -175,11 +175,11 @@ def main() -> None:
             print(f"\nBest: {best_constants([(known[what], found[what]['peak_bytes']) for what in found], kind)}")
 
 
-def measured_before(name: str) -> dict[str, dict[str, Any]]:
-    """Return what earlier parts have measured, by setting."""
+def measured_before(name: str, key: str = "setting") -> dict[str, dict[str, Any]]:
+    """Return what earlier parts have measured, by setting or by another key of theirs."""
     file = RESULTS / f"{name}.json"
     rows = json.loads(file.read_text("utf-8"))["found"] if file.exists() else []
-    return {row["setting"]: row for row in rows}
+    return {row[key]: row for row in rows}
 
 
 def bases_of(arguments: argparse.Namespace, folder: Path) -> dict[str, str]:
