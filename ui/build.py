@@ -162,7 +162,7 @@ class PageHandlers:
         act, text = str(asked.get("act", "")), str(asked.get("step", ""))
         view = self._services.jobs.view(name)
         if not text.isdecimal() or int(text) not in view.steps:
-            raise DreamBoothError(f'"{name}" has no saved step {text[:20]}.', "", "Choose one of its list.")
+            raise DreamBoothError(f'"{name}" has no saved step {text[:20]}.', "", "Choose one from its list.")
         step = int(text)
         if act == "convert":
             return {"place": to("convert"), "convert_model": gr.Dropdown(value=str(view.path / text))}

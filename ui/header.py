@@ -44,7 +44,7 @@ def _unused_card_notice(card: str) -> str:
     """Return what to do where torch is a CPU build beside an NVIDIA card."""
     return (
         f"<p class='db-unused-card' role='status'>Your {escape(card)} is not used, because this torch is a CPU build. "
-        f"End the app, run this line, and start it again: <code>{escape(install_line())}</code></p>"
+        f"Stop the app, run this line and start it again: <code>{escape(install_line())}</code></p>"
     )
 
 

@@ -60,7 +60,7 @@ LABELS = {
     "num_probe_images": "Pictures that score each save",
     "save_guidance_scale": "Guidance of the samples",
     "save_infer_steps": "Denoising steps of the samples",
-    "hflip": "Mirror half of the photos",
+    "hflip": "Flip half of the photos",
     "use_8bit_adam": "8-bit Adam",
     "use_ema": "Average the weights (EMA)",
     "ema_decay": "EMA decay",

@@ -176,7 +176,7 @@ def test_mistakes_are_marked_at_their_fields_all_at_once(
     visit.tab("Upload & Concepts")
     assert page.locator("#identifier.db-wrong, #class-prompt.db-wrong").count() == 0
     visit.fill("identifier", "cat")
-    visit.until("verdict", "already means something")
+    visit.until("verdict", "already knows this word")
     visit.close()
 
 

@@ -126,7 +126,7 @@ def test_the_log_folder_stays_in_the_run(name: str, photos: Path) -> None:
     """S5: `logging_dir` is a folder under `0/`, whatever it says."""
     error = refusal(TrainingConfig, "logging_dir", name, photos)
     assert error is not None
-    assert "leads out" in str(error)
+    assert "points outside" in str(error)
     assert refusal(TrainingConfig, "logging_dir", "logs/mine", photos) is None
 
 

@@ -220,7 +220,7 @@ def test_captions_and_squares_of_a_zip_are_found_whatever_system_named_them(tmp_
     assert {one.caption: one.focus for one in loaded.instance} == {
         "asleep": None, "photo of zwx letter": Focus(0.5, 0.5, 2.0)
     }  # fmt: skip
-    assert [one for one in told if '"gone.jpg"' in one and "not there" in one], told
+    assert [one for one in told if '"gone.jpg"' in one and "do not exist" in one], told
 
 
 def test_squares_of_a_zip_that_cannot_be_read_are_named_and_refused_by_training(tmp_path: Path) -> None:

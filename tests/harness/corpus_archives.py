@@ -65,7 +65,7 @@ def hostile_names() -> Iterator[Archive]:
     for name, reason in (
         ("../out.jpg", "leads out"), ("../../../../tmp/out.jpg", "leads out"), ("a/../../out.jpg", "leads out"),
         ("a/..", "leads out"), ("..", "leads out"), ("/etc/out.jpg", "absolute"), ("//server/out.jpg", "absolute"),
-        ("C:/out.jpg", "absolute"), ("c:out.jpg", "absolute"), ("photo.jpg:stream", "is no photo|holds no photos"),
+        ("C:/out.jpg", "absolute"), ("c:out.jpg", "absolute"), ("photo.jpg:stream", "is not a photo|holds no photos"),
         ("x" * 300 + ".jpg", "255 bytes"), ("\u732b" * 90 + ".jpg", "255 bytes"), ("a\x1b[31m.jpg", "control"),
         ("a\nb.jpg", "control"), ("~/out.jpg", ""), ("%2e%2e/out.jpg", ""),
     ):  # fmt: skip

@@ -305,7 +305,7 @@ def test_a_colon_counts_only_before_a_number(text: str, file: str, strength: flo
     ("loras", "told"),
     [((AddedLora("a", 5.5),), "must be -5 to 5"), ((AddedLora("a", float("nan")),), "must be -5 to 5"),
      ((AddedLora("a"), AddedLora("a", 0.5)), "twice"), (tuple(AddedLora(f"{n}") for n in range(17)), "at most 16"),
-     ((AddedLora("a\nb"),), "control characters")],
+     ((AddedLora("a\nb"),), "control or invalid characters")],
 )  # fmt: skip
 def test_a_request_is_checked_with_its_loras(loras: tuple[AddedLora, ...], told: str) -> None:
     with pytest.raises(ConfigError, match=told):

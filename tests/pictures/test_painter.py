@@ -245,7 +245,7 @@ def test_what_ends_a_request_is_told_and_the_next_is_made(jobs: Jobs, capsys: py
 def test_the_line_has_an_end(jobs: Jobs) -> None:
     for _ in range(MAX_WAITING):
         jobs.pictures.add("x", 2, Work())
-    with pytest.raises(DreamBoothError, match="wait already"):
+    with pytest.raises(DreamBoothError, match="requests for pictures are queued"):
         jobs.pictures.add("x", 2, Work())
     assert jobs.pictures.cancel() == MAX_WAITING
 

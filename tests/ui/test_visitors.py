@@ -108,11 +108,11 @@ def test_a_public_space_trains_for_nobody_and_says_what_to_do(opened: OpenPage) 
     for name, given in BEGINNING.items():
         answer = events.call(name, events.defaults(name) if given is None else given)[0]
         told = answer.error + answer.as_html
-        assert "Training is off: everybody can open this Space." in told, name
+        assert "Training is off: anyone can open this Space." in told, name
         assert "DREAMBOOTH_AUTH" in told, name
     assert list(opened.workspace.runs_dir.iterdir()) == []
     config = httpx.get(f"{opened.url}config").text
-    assert "Training is off: everybody can open this Space." in config
+    assert "Training is off: anyone can open this Space." in config
 
 
 # Who is let in -------------------------------------------------------------------------------------------------------

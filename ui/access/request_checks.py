@@ -370,7 +370,7 @@ class _UploadBody:
         try:
             message = await asyncio.wait_for(self._receive(), self._uploads.silence_s)
         except TimeoutError:
-            self.refused = Refused(408, f"Nothing came for {self._uploads.silence_s:g} s.")
+            self.refused = Refused(408, f"No data arrived for {self._uploads.silence_s:g} s.")
             return {"type": "http.disconnect"}
         if message["type"] == "http.request":
             self._over = not message.get("more_body", False)
@@ -393,6 +393,6 @@ class _UploadBody:
             return Refused(413, f"One upload may have at most {uploads.max_files} files.")
         to_come_bytes = told_bytes - self._num_bytes
         if not uploads.has_room(self._known, came_bytes, to_come_bytes, measure=self._num_bytes == 0):
-            limit = f"Uploads may take {uploads.max_kept_bytes // MIB} MB of disk in all"
-            return Refused(413, f"{limit}: wait until those under way are taken up.")
+            limit = f"Uploads may take {uploads.max_kept_bytes // MIB} MB of disk in total"
+            return Refused(413, f"{limit}: wait until the current ones are processed.")
         return None

@@ -26,7 +26,7 @@ def training_refusal(
     if not space_id or has_login or not is_public(space_id, hub):
         return None
     return DreamBoothError(
-        "Training is off: everybody can open this Space.",
+        "Training is off: anyone can open this Space.",
         "Without a login anyone could use its hardware and see the photos.",
         "In the Space's settings add a secret DREAMBOOTH_AUTH with user:password, or make the Space private.",
     )

@@ -161,10 +161,10 @@ def _of_the_faults(num_photos: int, bad: int) -> str:
 
 # What the well-known notebook and its users say matters, by kind.
 PRACTICES = {
-    "person": "People: close-ups and half figures, nobody else in them, other clothes and light each time.",
-    "pet": "Pets: the whole animal and its face, no other animal, other places each time.",
-    "object": "Objects: several sides, before different backgrounds, nothing else of its kind beside it.",
-    "style": "Styles: different things in the same style; ten or more are better than five.",
+    "person": "People: close-ups and half figures, nobody else in them, different clothes and light in each photo.",
+    "pet": "Pets: the whole animal and its face, no other animal, a different place in each photo.",
+    "object": "Objects: several sides, different backgrounds, no other object of its kind.",
+    "style": "Styles: different subjects in the same style; ten or more photos work better than five.",
 }
 
 CARDS_CSS = """

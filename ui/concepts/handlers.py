@@ -282,7 +282,7 @@ class Handlers:
             sets.append(target)
         if len(sets) > 1:
             sets[0].keep_together(sets)
-        head = (True, f"{len(sets)} concept{'s were' if len(sets) > 1 else ' was'} taken from the list.")
+        head = (True, f"{len(sets)} concept{'s were' if len(sets) > 1 else ' was'} imported.")
         return [one.name for one in sets], [head, *lines]
 
     def _source(self, folder: str) -> "PhotoSet | Path":
@@ -313,7 +313,7 @@ def _problems_panel(problems: Sequence[FieldProblem]) -> str:
     for problem in problems:
         place, label = LINKS[problem.field]
         items.append(f"<li><a href='#{place}'>{label}</a> {escape(problem.message)}</li>")
-    return f"<div class='db-panel db-bad' role='alert'><strong>To go on:</strong><ul>{''.join(items)}</ul></div>"
+    return f"<div class='db-panel db-bad' role='alert'><strong>To continue:</strong><ul>{''.join(items)}</ul></div>"
 
 
 def class_pictures_text(num_own: int, num_all: int) -> str:

@@ -75,7 +75,7 @@ class Handlers:
     def _folder_and_stem(self, model: str) -> tuple[Path, str]:
         """Return a listed model's folder and a name for its files; raises ExportError for what is not in the list."""
         if model not in dict((value, label) for label, value in convertible(self._services)):
-            raise ExportError(f"{model!r} cannot be converted.", "It is not in the list.", "Choose one of the list.")
+            raise ExportError(f"{model!r} cannot be converted.", "It is not in the list.", "Choose one from the list.")
         if model == STARTER:
             return starter_folder(), "starter-toy"
         # `dog-3/800` becomes dog-3-step-800.

@@ -26,7 +26,7 @@ LORA_SIZE = (
 # (label, placeholder) by the setting.
 LORA_SIZES = {
     "rank": ("Rank", "16"),
-    "max_mb": ("At most, in MB", "such as 20"),
+    "max_mb": ("Size limit in MB", "such as 20"),
     "max_error": ("Largest error", "0 to 1, such as 0.3"),
 }
 

@@ -78,7 +78,7 @@ def loss_plot(
     """Return the drawing; without losses, a sentence. `smoothing` weighs what was before, 0 to below 1."""
     raw = thinned([loss for loss in losses if math.isfinite(loss.loss)], weight=smoothing)
     if not raw:
-        return "<div class='db-plot db-empty'>The curve begins with the first steps.</div>"
+        return "<div class='db-plot db-empty'>The curve starts with the first steps.</div>"
     curves = [curve for curve in curves_of(at_fixed_noise) if len(curve.points) > 1]
     course = Curve("db-course", "smoothed", [(step, average) for step, _, average in raw])
     if curves:

@@ -45,9 +45,9 @@ def verdict(view: RunView, changed: BleedReport | None) -> str:
     share, prompt = worst.became_subject or 0.0, worst.prompt or "no words"
     if share >= MUCH:
         side = f'Other prompts changed too: "{prompt}" now looks like your subject ({share:.2f} of 1).'
-        todo = "For pictures of other things take an earlier step or a lower strength."
+        todo = "For pictures of other things use an earlier step or a lower strength."
         return panel(f"{named} for your subject, with side effects.", f"{why} {side}", todo, tone="note")
-    kept = f'Other prompts stay what they were: at most {share:.2f} of 1 became the subject ("{prompt}").'
+    kept = f'Other prompts are unchanged: at most {share:.2f} of 1 became the subject ("{prompt}").'
     return panel(f"{named}.", f"{why} {kept}", tone="good")
 
 

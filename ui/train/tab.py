@@ -101,7 +101,7 @@ def build(services: Services) -> TrainTab:
         command, as_json = _as_command()
         with gr.Row(elem_id="start-row", equal_height=True):
             plan = gr.HTML(elem_id="plan")
-            planned = gr.Textbox("", visible=False, label="What the plan is of")
+            planned = gr.Textbox("", visible=False, label="Settings the plan is for")
             start_button = gr.Button("Start training", variant="primary", elem_id="start", scale=0, min_width=220)
         message = gr.HTML(elem_id="start-message")
     # Its fields follow the declaration's order, whatever the layout.

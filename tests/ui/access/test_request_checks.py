@@ -348,7 +348,7 @@ def test_an_upload_over_a_limit_is_refused_by_its_name(small: OpenPage, chunked:
     # Without its size told an upload is measured as it comes: the 8 bytes too many may pass.
     assert upload(small, b"b" * (2 * checks.MIB), chunked=chunked)[0] in ((200, 413) if chunked else (413,))
     status, sentence = upload(small, b"c" * (2 * checks.MIB), chunked=chunked)
-    assert (status, sentence.partition(":")[0]) == (413, "Uploads may take 4 MB of disk in all")
+    assert (status, sentence.partition(":")[0]) == (413, "Uploads may take 4 MB of disk in total")
     assert num_bytes(small) <= 4 * checks.MIB + 2**16
 
 
@@ -392,7 +392,7 @@ def test_the_disk_share_as_shipped_holds_against_many_at_once(opened: OpenPage) 
         measuring.join()
         coming_in.unlink()
     assert {status for status, _ in told} == {413}
-    assert {sentence.partition(":")[0] for _, sentence in told} == {"Uploads may take 2048 MB of disk in all"}
+    assert {sentence.partition(":")[0] for _, sentence in told} == {"Uploads may take 2048 MB of disk in total"}
     assert before_bytes < peak_bytes <= checks.MAX_KEPT_BYTES + 64 * checks.MIB
     print(f"S12: peak {(peak_bytes - checks.MAX_KEPT_BYTES) / checks.MIB:+.1f} MB of the share")
 
