@@ -99,7 +99,7 @@ class LoraVerdict:
         rank = f"rank {self.rank}" if self.rank == self.lowest_rank else f"ranks {self.lowest_rank} to {self.rank}"
         where = " and ".join(name.replace("unet", "UNet").replace("_", " ") for name in self.parts)
         lines = [
-            f"Read again: a LoRA of {self.num_modules} modules in the {where}, {rank}, {self.num_bytes / 1e6:.1f} MB.",
+            f"Verified: a LoRA of {self.num_modules} modules in the {where}, {rank}, {self.num_bytes / 1e6:.1f} MB.",
             f"It lacks {self.error:.0%} of the change of the weights, and {self.prediction_error:.0%} of the change "
             "of the UNet's predictions.",
         ]
@@ -108,7 +108,7 @@ class LoraVerdict:
         kinds = [f"{kind} ({share:.1%})" for kind, share in self.left_out.items() if share >= 0.001]
         if kinds:
             lines.append(f"Not in it, as a share of the squared change: {', '.join(kinds)}.")
-        lines += [f"Beside it: {file.name}" for file in self.sidecars]
+        lines += [f"Also written: {file.name}" for file in self.sidecars]
         return "\n".join(lines)
 
 

@@ -40,12 +40,12 @@ def refuse_name(path: Path) -> None:
     if path.suffix == ".ckpt":
         raise ExportError(
             f'"{path.name}" cannot be a LoRA.', "LoRA files are .safetensors.",
-            "Name it so, or write a whole model with --as checkpoint.",
+            "Use that suffix, or write a whole model with --as checkpoint.",
         )  # fmt: skip
     if not FILE_NAME.fullmatch(path.name):
         raise ExportError(
             f'"{path.name}" is not a name for a LoRA.',
-            "It is the word in prompts, <lora:NAME:1>: letters, digits, - and _, then .safetensors.",
+            "The name is used in prompts, as in <lora:NAME:1>: use letters, digits, - and _, then .safetensors.",
             "Choose another name.",
         )
 
@@ -86,7 +86,7 @@ def refuse_wrong_file(path: Path, factors: Mapping[str, Factors], float_dtype: "
     if name := not_finite(stored):
         raise ExportError(
             "This LoRA cannot be written.", f"Numbers of {name} are not finite, or too large for this number format.",
-            "Write it with --precision fp32, or take an earlier step.",
+            "Write it with --precision fp32, or choose an earlier step.",
         )  # fmt: skip
     written, total, lacking = read_lora(path).factors, 0.0, 0.0
     for name, one in factors.items():
@@ -99,7 +99,7 @@ def refuse_wrong_file(path: Path, factors: Mapping[str, Factors], float_dtype: "
                 "Write it with --precision fp32.",
             )  # fmt: skip
     if not total:
-        raise ExportError("This LoRA changes nothing.", "All its factors are zero.", "Take a later step.")
+        raise ExportError("This LoRA changes nothing.", "All its factors are zero.", "Choose a later step.")
     return math.sqrt(lacking / total)
 
 

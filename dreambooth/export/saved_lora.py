@@ -61,13 +61,13 @@ class SavedLoraVerdict:
             counted = "all that the step has; its base is not on this machine to count them"
         size = f"rank {self.rank}, {self.num_bytes / 1e6:.1f} MB"
         lines = [
-            f"Read again: a LoRA of {self.num_modules} modules, {counted}, {size}.",
+            f"Verified: a LoRA of {self.num_modules} modules, {counted}, {size}.",
             f"Rounding changed it by {self.error:.1g} of what was learned."
             if self.error
             else "It is exactly the run's.",
         ]
         lines += [f"The {part.replace('_', ' ')} is not in it: its strength is 0." for part in self.left_out]
-        lines += [f"Beside it: {file.name}" for file in self.sidecars]
+        lines += [f"Also written: {file.name}" for file in self.sidecars]
         return "\n".join(lines)
 
 
@@ -100,7 +100,7 @@ def convert_lora(
     left_out = tuple(part for part in layout.learning_parts if not strength.of(part))
     wanted = {name: one for name, one in wanted.items() if part_of(name) not in left_out}
     if not wanted:
-        raise ExportError("Nothing would be in the file.", "Its strength is 0.", "Choose a strength above 0.")
+        raise ExportError("The file would be empty.", "Its strength is 0.", "Choose a strength above 0.")
     dtype = _dtype_of(file, precision)
     metadata = file_metadata(file)
     prediction = "v_prediction" if metadata.get("modelspec.prediction_type") == "v" else "epsilon"
@@ -164,7 +164,7 @@ def _refuse_incomplete(
         raise ExportError(
             f'The LoRA in "{model_dir}" does not have the modules of its base.',
             f"{len(wrong)} are missing, unknown or of another shape, such as {wrong[0]}.",
-            "Take another step, or name the base with --base.",
+            "Use another step, or give the base model with --base.",
         )  # fmt: skip
     return True
 

@@ -146,7 +146,7 @@ def _checked_target(out_path: Path, use_safetensors: bool | None) -> tuple[Path,
         use_safetensors = out_path.suffix == ".safetensors"
     if not use_safetensors and out_path.suffix != ".ckpt":
         raise ExportError(
-            f"{out_path.name} is neither .safetensors nor .ckpt.", "The suffix names the format.", "Change the name."
+            f"{out_path.name} is neither .safetensors nor .ckpt.", "The suffix selects the format.", "Change the name."
         )
     if use_safetensors and out_path.suffix == ".ckpt":
         out_path = out_path.with_suffix(".safetensors")

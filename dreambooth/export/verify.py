@@ -40,10 +40,10 @@ class Verdict:
     format_loss: float | None = None
 
     def __str__(self) -> str:
-        text = f"Read again: all {self.num_tensors} tensors are there and equal."
+        text = f"Verified: all {self.num_tensors} tensors match the model."
         if self.format_loss is None:
             return text
-        loss = f"The file's number format loses {self.format_loss:.2%} of its change." if self.format_loss else ""
+        loss = f"Its number format loses {self.format_loss:.2%} of its change." if self.format_loss else ""
         return f"{text} The LoRA was merged in fp32. {loss}".rstrip()
 
 

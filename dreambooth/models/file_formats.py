@@ -14,7 +14,7 @@ CONVERT_FORMAT = "Choose the .safetensors or .ckpt file of an SD 1.x, 2.x or SDX
 FORMATS: tuple[tuple[re.Pattern[bytes], str, str, str], ...] = (
     (
         re.compile(re.escape(LFS_POINTER)), "a Git LFS pointer",
-        "It names the weights and does not hold them: the repository was cloned without Git LFS.",
+        "It refers to the weights but does not contain them: the repository was cloned without Git LFS.",
         "Run `git lfs pull` in that folder, or download the file itself.",
     ),
     (
@@ -47,12 +47,12 @@ def refuse_renamed(path: Path) -> None:
     is_named_so = path.suffix.lower() == ".safetensors"
     if not is_named_so and _safetensors_bytes(path) is not None and not zipfile.is_zipfile(path):
         raise BaseModelError(
-            f'"{path.name}" is a .safetensors file under another name.', "The name tells how a file is read.",
+            f'"{path.name}" is a .safetensors file under another name.', "The suffix decides how a file is read.",
             f'Rename it to "{path.with_suffix(".safetensors").name}".',
         )  # fmt: skip
     if is_named_so and zipfile.is_zipfile(path):
         raise BaseModelError(
-            f'"{path.name}" is a .ckpt file under another name.', "The name tells how a file is read.",
+            f'"{path.name}" is a .ckpt file under another name.', "The suffix decides how a file is read.",
             f'Rename it to "{path.with_suffix(".ckpt").name}".',
         )  # fmt: skip
 

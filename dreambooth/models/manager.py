@@ -86,7 +86,9 @@ class ModelManager:
             taken = self._lease.acquire(timeout=WAIT_S)
         if not taken:
             raise DeviceError(
-                f"The device is busy with {self._holder}.", "One thing runs at a time.", "Try again when it is done."
+                f"The device is busy with {self._holder}.",
+                "Only one task can use it at a time.",
+                "Try again when that is done.",
             )
         self._holder = holder
         try:

@@ -50,8 +50,8 @@ def refuse_other_hash(folder: Path, name: str, found: str, *, error: type[DreamB
     if name in known and known[name] != found:
         raise error(
             f'"{folder / name}" is damaged.',
-            "Its contents are not those that were saved: a bit has turned, or the file was changed.",
-            f"Take another step, or delete .run/hashes/{folder.absolute().name}.json if you changed the file yourself.",
+            "Its contents differ from what was saved: a bit flipped, or the file was changed.",
+            f"Use another step, or delete .run/hashes/{folder.absolute().name}.json if you changed the file yourself.",
         )
 
 

@@ -186,12 +186,12 @@ def _refuse_other_weights(base: Base, source: ModelSource, step: Path, about: Lo
     if about is None or base.family.layout.family != about.family:
         raise BaseModelError(
             f'The LoRA "{name}" does not fit "{base.name}".', "That is another kind of model.",
-            f"Name a base like the one that it was trained on{f', {about.base}' if about else ''}.",
+            f"Use a base model like the one it was trained on{f', {about.base}' if about else ''}.",
         )  # fmt: skip
     if source.base is None and base.fingerprint != about.fingerprint:
         raise BaseModelError(
-            f'"{about.base}" is not the model that the LoRA "{name}" was trained on.', "Its weights are others by now.",
-            "Put that model back, or name a base with --base; a similar one works too.",
+            f'"{about.base}" is not the model that the LoRA "{name}" was trained on.', "Its weights have changed.",
+            "Put that model back, or give a base model with --base; a similar one works too.",
         )  # fmt: skip
 
 
@@ -240,7 +240,7 @@ def _fit(base: Base, lora: LoraFile) -> Fit:
 def _does_not_fit(base: Base, lora: LoraFile, why: str) -> BaseModelError:
     return BaseModelError(
         f'The LoRA "{lora.path.name}" does not fit "{model_name(base.name)}".', why,
-        "Choose a model like the one that it was trained on.",
+        "Choose a model like the one it was trained on.",
     )  # fmt: skip
 
 
@@ -292,7 +292,7 @@ def base_is_gone(name: str, base: str) -> BaseModelError:
     return BaseModelError(
         f'The base of "{name}" is not here.',
         f'It was trained on "{base}".' if base else "It was trained on a model of another machine.",
-        "Name where that model is now with --base.",
+        "Give its current location with --base.",
     )
 
 
@@ -329,7 +329,7 @@ def _base_of(model_dir: Path) -> dict[str, Any]:
         base = str(settings["pretrained_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError):
         raise BaseModelError(
-            f"What {model_dir} learned is not known.", "Nothing says what it was trained from: no args.json.",
+            f"It is not known what {model_dir} was trained from.", "It contains no args.json.",
             "Choose a step of a run.",
         ) from None  # fmt: skip
     if _is_gone(base):

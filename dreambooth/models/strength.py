@@ -51,5 +51,5 @@ def refuse_other_base(taught: Any, base: Any, model_dir: str) -> None:
     if own.keys() != before.keys() or any(own[name].shape != before[name].shape for name in own):
         raise BaseModelError(
             f"{model_dir} is not of the base that its settings name.", "Their weights differ in names or shapes.",
-            "Leave both strengths at 1, or name the base with --base.",
+            "Leave both strengths at 1, or give the base model with --base.",
         )  # fmt: skip

@@ -201,7 +201,7 @@ def refuse_not_finite(part: str, module: Any, place: Path) -> None:
         file = files[0] if len(files) == 1 else place
         raise BaseModelError(
             f'"{file}" is damaged.', f"Its {part} tensor {name} holds numbers that are not finite (NaN or infinity).",
-            "Download the model again, or take an earlier step of the run that saved it.",
+            "Download the model again, or choose an earlier step of the run that saved it.",
         )  # fmt: skip
 
 
@@ -246,7 +246,7 @@ def _unreadable(path: Path, error: Exception) -> BaseModelError:
     if name:
         return BaseModelError(
             f"{path.name} holds more than weights.", f"It would run {name} when opened.",
-            "Ask for a .safetensors file. Or load it on a machine you can lose, and keep only the tensors of its "
+            "Ask for a .safetensors file. Or load it on a disposable machine and keep only the tensors of its "
             "`state_dict`: safetensors.torch.save_file(tensors, 'model.safetensors').",
         )  # fmt: skip
     refuse_renamed(path)

@@ -39,8 +39,8 @@ def ready_drive(folder: Path | None) -> Path | None:
     if not folder.parent.exists():
         raise DreamBoothError(
             f'"{folder.parent}" of DREAMBOOTH_DRIVE is not there.',
-            "Only the last folder of its path is made: a drive that is not mounted would be a folder of this machine.",
-            "Mount the drive, make that folder, or leave DREAMBOOTH_DRIVE out.",
+            "Only the last folder of its path is created, so that an unmounted drive does not become a local folder.",
+            "Mount the drive, create that folder, or unset DREAMBOOTH_DRIVE.",
         )
     try:
         folder.mkdir(exist_ok=True)
@@ -53,7 +53,7 @@ def ready_drive(folder: Path | None) -> Path | None:
     except OSError as error:
         raise DreamBoothError(
             f"Nothing can be written to {folder}.", quoted(error),
-            "Mount the Drive again, free some of it, or leave DREAMBOOTH_DRIVE out.",
+            "Mount Google Drive again, free some space on it, or unset DREAMBOOTH_DRIVE.",
         ) from None  # fmt: skip
     return folder
 
@@ -65,7 +65,7 @@ def lost_drive(folder: Path) -> str:
     except OSError:
         return f'Google Drive is no longer at "{folder}".'
     changed = device != _devices.setdefault(folder, device)
-    return f'Another disk than Google Drive is at "{folder}" now.' if changed else ""
+    return f'A disk other than Google Drive is now at "{folder}" now.' if changed else ""
 
 
 def _mount() -> None:
@@ -89,8 +89,8 @@ def refuse_full_drive(folder: Path, needed_bytes: int, *, is_resumed: bool = Fal
         raise DreamBoothError(
             f"Google Drive is too full: {needed_bytes / 1e9:.1f} GB will be copied there, {free / 1e9:.1f} GB are "
             "free.",
-            "Every saved model and its samples are kept there.",
-            f"Free some of it{'' if is_resumed else ', raise --save_interval'}, or leave DREAMBOOTH_DRIVE out.",
+            "Every saved model and its samples are copied there.",
+            f"Free some of it{'' if is_resumed else ', raise --save_interval'}, or unset DREAMBOOTH_DRIVE.",
         )
 
 

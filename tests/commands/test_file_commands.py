@@ -34,7 +34,7 @@ def test_convert_says_what_it_compared(run: RunFolder, tmp_path: Path, capsys: p
     assert (gc.isenabled(), sys.getswitchinterval()) == before, "what is set for the command stays set"
     path, verdict = capsys.readouterr().out.splitlines()
     assert path == str(out)
-    assert verdict == "Read again: all 971 tensors are there and equal."
+    assert verdict == "Verified: all 971 tensors match the model."
     assert main(["convert", str(run.path), str(tmp_path / "wide.ckpt"), "--precision", "fp32"]) == 0
     assert {str(one.dtype) for one in read_weights(tmp_path / "wide.ckpt").values()} == {"torch.float32", "torch.int64"}
     capsys.readouterr()

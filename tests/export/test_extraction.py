@@ -205,7 +205,7 @@ def test_the_text_encoders_part_is_there_or_told_of(
     ("arguments", "why"),
     [
         (["dog.ckpt", "--as", "lora"], "LoRA files are .safetensors"),
-        (["a dog.safetensors", "--as", "lora"], "It is the word in prompts"),
+        (["a dog.safetensors", "--as", "lora"], "The name is used in prompts"),
         (["dog.safetensors", "--as", "lora", "--rank", "0"], "rank: is 0: it must be 1 to 320"),
         (["dog.safetensors", "--as", "lora", "--max_mb", "0.01"], "No LoRA is that small"),
         (["dog.safetensors", "--as", "lora", "--max_error", "0.001"], "No LoRA of these targets is that close"),
@@ -239,5 +239,5 @@ def test_a_step_that_learned_nothing_and_a_base_that_is_gone_are_told(
     capsys.readouterr()
     (step / "args.json").unlink()
     assert main(["convert", str(step), out, "--as", "lora"]) == 1
-    assert "Nothing says what it was trained from" in capsys.readouterr().err
+    assert "It contains no args.json" in capsys.readouterr().err
     assert main(["convert", str(step), out, "--as", "lora", "--base", str(tiny_base_folder)]) == 0

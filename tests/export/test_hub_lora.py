@@ -152,5 +152,5 @@ except ExportError as error:
         file = lora_file(run / "3")
         assert file is not None
         save_file({name: tensor * 2 for name, tensor in load_file(file).items()}, file)
-        assert "Its contents are not those that were saved" in pushed()
+        assert "Its contents differ from what was saved" in pushed()
         assert dict(hub.repositories["ann/dog"].files) == files

@@ -121,7 +121,7 @@ def test_strengths_are_folded_into_the_up_matrices(run: Path, tmp_path: Path, co
     unet = tmp_path / "unet.safetensors"
     assert "The text encoder is not in it: its strength is 0." in convert(run, unet, "--text_encoder_strength", "0")
     assert {name.split("_")[1] for name in load_file(unet)} == {"unet"}
-    assert "Nothing would be in the file" in convert(
+    assert "The file would be empty" in convert(
         run, unet, "--text_encoder_strength", "0", "--unet_strength", "0", fails=True
     )
 
@@ -218,7 +218,7 @@ def test_what_is_no_whole_lora_is_refused(
 ) -> None:  # fmt: skip
     damage(step_file(run), kind)
     out = tmp_path / "dog.safetensors"
-    assert "Its contents are not those that were saved" in convert(run, out, "--half", fails=True)
+    assert "Its contents differ from what was saved" in convert(run, out, "--half", fails=True)
     shutil.rmtree(run / ".run" / "hashes")
     assert why in convert(run, out, "--half", fails=True)
     assert not list(tmp_path.glob("dog.*"))
@@ -239,7 +239,7 @@ def test_a_disk_without_room_is_told_before_it_is_written(
     ("arguments", "why"),
     [
         (["dog.ckpt"], "write a whole model with --as checkpoint"),
-        (["a dog.safetensors"], "It is the word in prompts"),
+        (["a dog.safetensors"], "The name is used in prompts"),
         (["dog.safetensors", "--lora_targets", "attention"], "add --rank to write another LoRA"),
         (["dog.safetensors", "--as", "checkpoint", "--rank", "2"], "applies only with --as lora"),
         (["dog.safetensors", "--unet_strength", "3"], "it must be 0 to 2"),
@@ -280,7 +280,7 @@ def test_merged_it_is_the_base_with_the_factors(
 ) -> None:
     out = tmp_path / f"whole{suffix}"
     told = convert(run, out, "--as", "checkpoint", "--unet_strength", "0.5")
-    assert "all 971 tensors are there and equal. The LoRA was merged in fp32." in told
+    assert "all 971 tensors match the model. The LoRA was merged in fp32." in told
     assert "loses" not in told, "fp32 loses nothing"
     found, wanted = load_base(str(out)), merged_by_hand(str(tiny_base_folder), step_file(run), unet=0.5)
     for part in ("unet", "text_encoder", "vae"):
@@ -295,7 +295,7 @@ def test_what_the_number_format_loses_is_told(
 ) -> None:
     out = tmp_path / "half.safetensors"
     told = convert(run, out, "--as", "checkpoint", "--half")
-    loss = float(told.split("The file's number format loses ")[1].split("%")[0]) / 100
+    loss = float(told.split("Its number format loses ")[1].split("%")[0]) / 100
     wanted = merged_by_hand(str(tiny_base_folder), step_file(run))
     factors = read_lora(step_file(run)).factors
     lost = change = 0.0

@@ -54,7 +54,7 @@ def test_every_kind_of_file_is_found_equal(tmp_path: Path, suffix: str, precisio
     weights = read_weights(verdict.path)
     assert verdict.num_tensors == len(weights) == (686 + 248 + 37 if not is_sd2 else 686 + 248 + 4 + 2 * 12)
     assert verdict.num_bytes == sum(tensor.nbytes for tensor in weights.values())
-    assert str(verdict) == f"Read again: all {len(weights)} tensors are there and equal."
+    assert str(verdict) == f"Verified: all {len(weights)} tensors match the model."
 
 
 def changed(weights: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:

@@ -93,7 +93,7 @@ def test_the_command_line_says_so_for_a_run_by_name(run: RunFolder, tmp_path: Pa
     )
     assert done.returncode != 0
     assert f'{FILES["unet"]}" is damaged.' in done.stderr
-    assert "Its contents are not those that were saved" in done.stderr
+    assert "Its contents differ from what was saved" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -110,5 +110,5 @@ def test_old_runs_copies_and_damaged_records_are_taken_as_they_are(run: RunFolde
 def test_a_damaged_header_is_told_as_damage(run: RunFolder) -> None:
     file = run.step_folder(2) / "unet" / FILES["unet"]
     file.write_bytes(b"\xff" + file.read_bytes()[1:])
-    with pytest.raises(BaseModelError, match="not those that were saved"):
+    with pytest.raises(BaseModelError, match="differ from what was saved"):
         load_base(str(run.step_folder(2)))

@@ -193,7 +193,7 @@ def test_a_drive_that_is_lost_during_a_run_is_told_and_nothing_takes_its_place(
         assert listing(drive / "runs" / run / "2") == listing(model)
         assert len(told) == 1
         return
-    wanted = "Google Drive is no longer at" if end == "lost" else "Another disk than Google Drive is at"
+    wanted = "Google Drive is no longer at" if end == "lost" else "A disk other than Google Drive is now at"
     assert [text.startswith(wanted) for text in told] == [True, True], "when it is lost, and at the end of the log"
     assert not drive.exists() or list(drive.iterdir()) == []
     # The app goes on without it.

@@ -66,7 +66,7 @@ def test_photos_keep_their_shape_and_a_killed_run_is_resumed_bit_for_bit(
     ]  # fmt: skip
     whole, killed = (RunFolder(tmp_path / name) for name in ("whole", "killed"))
     assert main([*map(str, [*asked, "--output_dir", whole.path])]) == 0
-    assert "the square leaves out" not in "".join(capsys.readouterr())
+    assert "the crop leaves out" not in "".join(capsys.readouterr())
     for batch in trained_batches:
         of_class = batch.of_class
         assert of_class is not None

@@ -222,7 +222,7 @@ def test_a_changed_or_missing_base_is_one_sentence_that_names_the_flag(
     from dreambooth.models.saving import write_model
 
     write_model(base, other, torch.float32)
-    with pytest.raises(BaseModelError, match="Its weights are others"):
+    with pytest.raises(BaseModelError, match="Its weights have changed"):
         load(source)
 
 

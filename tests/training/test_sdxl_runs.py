@@ -257,7 +257,7 @@ def test_the_command_line_does_all_of_it(
     assert main(["score", str(run)]) == 0
     assert main(["convert", str(run), str(tmp_path / "model.safetensors")]) == 0
     assert main(["zip", str(run), str(tmp_path / "model.zip")]) == 0
-    assert "Read again" in capsys.readouterr().out
+    assert "Verified" in capsys.readouterr().out
 
 
 def test_a_base_that_was_just_downloaded_is_not_trained_with_defaults_of_another_family(
