@@ -458,16 +458,16 @@ def config_of(photos: Path, *flags: str) -> TrainingConfig:
 
 
 def test_every_cell_has_its_row() -> None:
-    numbers = re.findall(r"^\| (\d+) \| ", doc().split("## The cells\n")[1].split("\n## ")[0], re.MULTILINE)
+    numbers = re.findall(r"^\| (\d+) \| ", doc().split("## Find each cell\n")[1].split("\n## ")[0], re.MULTILINE)
     assert [int(number) for number in numbers] == list(range(23))
 
 
 def test_every_argument_has_its_row_and_its_reason() -> None:
-    told = verdicts("The arguments of the training")
+    told = verdicts("Find each argument of the training")
     assert told.keys() == SEED_DEFAULTS.keys()
     assert {verdict for verdict, _ in told.values()} == {"same", "differs", "ignored", "refused"}
     assert [name for name, (verdict, why) in told.items() if verdict != "same" and not why.endswith(".")] == []
-    converter = verdicts("The arguments of the converter")
+    converter = verdicts("Find each argument of the converter")
     assert converter.keys() == set(CONVERTER)
     assert all(why.endswith(".") for _, why in converter.values())
 
@@ -477,7 +477,7 @@ def test_the_parser_does_what_the_row_says(
     name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    verdict, _ = verdicts("The arguments of the training")[name]
+    verdict, _ = verdicts("Find each argument of the training")[name]
     default = SEED_DEFAULTS[name]
     value = VALUES.get(name) or (None if default is False else str(int(default or 0) + 1))
     if name == "instance_data_dir":
@@ -518,8 +518,3 @@ def test_the_pages_commands_are_commands() -> None:
     for line in lines:
         if line.split()[0] in known and "ARGUMENTS" not in line:  # type: ignore[operator]
             build_parser().parse_args(shlex.split(line))
-
-
-def test_the_files_it_links_to_are_there() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)]+)\)", doc())
-    assert [link for link in links if not (DOC.parent / link).exists()] == []

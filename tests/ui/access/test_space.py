@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth.config.presets import PRESETS, resolve
+from dreambooth.config.training import MethodName
+from dreambooth.device.hardware import Device
 from dreambooth.environment import Settings, load_settings
+from dreambooth.forecast.cards import CONTEXT_BYTES
+from dreambooth.forecast.memory import memory_need, room_bytes
+from dreambooth.forecast.shape import usual_shape
+from dreambooth.formats.layout import LAYOUTS, FamilyName
 from ui.access.space import space_notice, training_refusal
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -58,3 +65,32 @@ def test_the_page_says_what_the_space_costs(env: dict[str, str], told: str, link
 
 def test_elsewhere_nothing_is_said_of_spaces(tmp_path: Path) -> None:
     assert space_notice(Settings(tmp_path)) == ""
+
+
+def presets_that_fit(card_gb: int, family: FamilyName, method: MethodName) -> str:
+    """Return in the document's words which presets fit a card with nothing else on it, at the base's own size."""
+    # What a driver reports of these cards is near their size in powers of ten: 15 GiB of a T4, 22.4 of an L4.
+    shape, total = usual_shape(LAYOUTS[family]), card_gb * 10**9
+    room = room_bytes(Device("cuda", "", total, total - CONTEXT_BYTES))
+    configs = {name: resolve({"method": method, "save_sample_prompt": "photo"}, None, name, family) for name in PRESETS}
+    # A T4, the only card of 16 GB in the table, does not compute in bf16.
+    fits = [
+        name
+        for name, config in configs.items()
+        if memory_need(config, shape, "cuda").peak_bytes <= room
+        and not (card_gb == 16 and "bf16" in (config.mixed_precision, config.weight_precision))
+    ]
+    missing = [name for name in PRESETS if name not in fits]
+    if not missing or not fits:
+        return "all" if fits else "none"
+    shown = fits if len(fits) <= 3 else missing
+    return ("" if shown is fits else "all but ") + ", ".join(f"`{name}`" for name in shown)
+
+
+def test_the_documents_table_of_hardware_is_the_planners() -> None:
+    document = (ROOT / "docs" / "space.md").read_text("utf-8")
+    rows = re.findall(r"^\| \w[^|]* \| (\d+) GB \| [^|]*\| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", document, re.MULTILINE)
+    assert len(rows) == 5
+    for size, *cells in rows:
+        kinds: list[tuple[FamilyName, MethodName]] = [("sd1", "full"), ("sdxl", "lora"), ("sdxl", "full")]
+        assert cells == [presets_that_fit(int(size), *kind) for kind in kinds], size
