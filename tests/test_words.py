@@ -76,7 +76,8 @@ def texts() -> Iterator[tuple[str, str]]:
     """Yield everything that users read, each with where it is."""
     for path in [*sorted(ROOT.glob("dreambooth/**/*.py")), *sorted(ROOT.glob("ui/**/*.py")), ROOT / "app.py"]:
         for line, text in texts_of_code(path):
-            if (" " in text.strip() or text[:1].isupper()) and text not in CONTRACTS:
+            is_prose = (" " in text.strip() or text[:1].isupper()) and "=>" not in text  # no scripts of the page
+            if is_prose and text not in CONTRACTS:
                 yield f"{path.relative_to(ROOT)}:{line}", text
     for path in [ROOT / "README.md", ROOT / ".env.example", *sorted(ROOT.glob("docs/*.md"))]:
         prose = re.sub(

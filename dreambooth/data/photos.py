@@ -305,7 +305,7 @@ def _orientation(image: "Image.Image", notes: list[str]) -> int:
     try:
         orientation = image.getexif().get(0x0112, 1)
     except (*_DECODER_ERRORS, UserWarning):
-        notes.append("its metadata is damaged, so it may be rotated wrongly")
+        notes.append("its metadata is damaged, so it may be sideways")
         return 1
     return orientation if orientation in range(2, 9) else 1
 
@@ -315,7 +315,7 @@ def _upright(image: "Image.Image", orientation: int, notes: list[str]) -> "Image
 
     if orientation == 1:
         return image
-    notes.append("was rotated or mirrored; turned upright by its EXIF orientation")
+    notes.append("was sideways, mirrored or upside down; turned upright by its EXIF orientation")
     turns = (
         Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
         Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
