@@ -25,6 +25,7 @@ from dreambooth.models.manager import ModelManager
 from dreambooth.pictures.generation import generate_images
 from dreambooth.training import objective
 from dreambooth.training.trainer import Trainer
+from tests.harness.tiny import tiny_sdxl_base
 from tests.harness.trained import Run, quick_settings
 
 pytestmark = pytest.mark.gpu
@@ -214,3 +215,22 @@ def test_the_swap_gives_all_memory_back_ten_times(config: TrainingConfig, tmp_pa
             del base
     print("bytes allocated and reserved after each training:", held)
     assert len(set(held[1:])) == 1, "what the first training leaves (libraries' workspaces) is left by each"
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_parts_of_sdxl_come_to_the_card_for_pictures_and_leave_it(
+    photos: Path, tmp_path: Path, method: str
+) -> None:
+    """Class images in half precision before the steps, samples between them: the VAE and the encoders only then."""
+    base = tiny_sdxl_base(tmp_path / "base")
+    settings = quick_settings(
+        base, photos, method=method, mixed_precision="fp16", with_prior_preservation=True, max_train_steps=3,
+        save_sample_prompt="photo of zwx dog", n_save_sample=1, num_probe_images=1, pad_tokens=True, save_interval=2,
+    )  # fmt: skip
+    run = Run(settings, tmp_path, "cuda")
+    trained(run)
+    places = {name: next(module.parameters()).device.type for name, module in run.materials.base.modules().items()}
+    assert places == {"unet": "cuda", "vae": "cpu", "text_encoder": "cpu", "text_encoder_2": "cpu"}
+    assert run.materials.base.unet.dtype == (torch.float16 if method == "lora" else torch.float32)
+    assert len([*run.context.workspace.class_images_dir.rglob("*.png")]) == 2
+    assert (run.folder.step_folder(2) / "samples" / "0.png").exists()
