@@ -41,7 +41,7 @@ _SDXL_EMBEDDING = UNET_PREFIX + "label_emb.0.0.weight"
 _GUIDANCE_EMBEDDING = UNET_PREFIX + "time_embed.cond_proj.weight"
 SDXL_WIDTHS, SDXL_DEPTHS = [320, 640, 1280], [1, 2, 10]
 # Names of models that were distilled to few denoising steps, where no tensor and no configuration tells.
-_DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper|hyper-?sd|dmd2?)(?![a-z])", re.IGNORECASE)
+_DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper-?sd(?:xl)?|dmd2?)(?![a-z])", re.IGNORECASE)
 # A tensor's shape by its name, None where only the name is known.
 Shapes = Mapping[str, Sequence[int] | None]
 

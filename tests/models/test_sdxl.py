@@ -199,7 +199,7 @@ def test_pruned_and_distilled_relatives_are_refused_by_their_files_tensors() -> 
     [
         ("stabilityai/sdxl-turbo", True), ("/models/DreamShaperXL_Turbo_v2.safetensors", True),
         ("ByteDance/SDXL-Lightning", True), ("latent-consistency/lcm-sdxl", True), ("Hyper-SDXL-8steps", True),
-        ("stabilityai/stable-diffusion-xl-base-1.0", False), ("turbo/photoreal", False), ("hyperrealism-xl", False),
+        ("stabilityai/stable-diffusion-xl-base-1.0", False), ("turbo/photoreal", False), ("hyper-real-xl", False),
     ],
 )  # fmt: skip
 def test_a_distilled_base_is_told_by_its_name_where_nothing_else_tells(name: str, is_distilled: bool) -> None:
