@@ -129,7 +129,7 @@ def preflight(
         manager.lease("training", wait=True),
         scratch_folder(workspace.data_dir / "preflight") as folder,
         _passed_on(controls, inner),
-        _told_when_too_large(config, workspace.models_dir),
+        _told_when_too_large(config, workspace),
     ):
         memory = PeakMemory(kind)
         run = RunFolder(folder)
@@ -232,13 +232,13 @@ def _passed_on(controls: Controls | None, inner: Controls) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told_when_too_large(config: TrainingConfig, models_dir: Path) -> Iterator[None]:
+def _told_when_too_large(config: TrainingConfig, workspace: Workspace) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        end = unexpected_end(error, config, models_dir)
+        end = unexpected_end(error, config, workspace.models_dir)
         raise TrainingError(end.what, end.why, end.todo) from error
 
 
