@@ -202,8 +202,11 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
   vertical-align: middle; border-top: 3px solid var(--db-accent); }
 .db-key.db-unseen::before { border-top: 3px dashed var(--db-warn); }
 .db-key.db-drift::before { border-top: 3px dotted var(--db-bad); }
-#new-view .block:not(:hover, :focus-within, .db-wrong) > * .info-text code,
-#new-view .block:not(:hover, :focus-within, .db-wrong) > .info-text code { visibility: hidden; }
+#new-view .info-text { position: relative; }
+#new-view .info-text code { display: none; position: absolute; right: 0; bottom: 100%; z-index: 5; white-space: nowrap;
+  padding: .15rem .5rem; border-radius: 6px; border: 1px solid var(--border-color-primary);
+  background: var(--background-fill-secondary); color: var(--body-text-color); }
+#new-view .block:is(:hover, :focus-within) .info-text code { display: block; }
 .db-not-found:not(.db-wrong, :has(.db-wrong)) { display: none !important; }
 .db-smooth { fill: none; stroke: var(--db-raw); stroke-width: 2; }
 .db-steps { list-style: none; margin: .3rem 0; padding: 0; }
@@ -231,7 +234,7 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
 #pictures .grid-wrap { max-height: min(80vh, 60rem) !important; }
 @media (max-width: 640px) { .tab-container button { padding: .4rem .55rem !important; font-size: .84rem !important; }
   .gradio-container .main.fillable { padding: .5rem .6rem !important; }
-  .db-header h1 { font-size: 1.25rem; } #settings .form { flex-direction: column; }
+  .db-header h1 { font-size: 1.25rem; } #new-view .form { flex-direction: column; }
   .db-runs thead { display: none; } .db-runs tr { display: grid; grid-template-columns: 1fr 1fr; padding: .5rem 0; }
   .db-runs td[data-label]::before { content: attr(data-label) ": "; color: var(--body-text-color-subdued); }
   .db-runs td, .db-runs th { border-bottom: 0 !important; } .db-runs tr { border-bottom: 1px solid !important;
