@@ -29,9 +29,10 @@ SCRIPT = """(...given) => {
     return location.pathname + (query.size ? '?' + query : '') + location.hash;
   };
   const self = window.dbPlace = {
-    landing: {view: 'runs'}, last: null, ready: false, read,
+    landing: {view: 'runs'}, last: null, shown: '', search: '', ready: false, read,
     paint() {
       const place = read();
+      self.search = location.search;
       const view = place.run ? 'run' : ['new', 'runs'].includes(place.view) ? place.view : self.landing.view;
       document.documentElement.dataset.trainView = view;
       if (tabOf(place) === 'train') self.last = {tab: 'train', run: place.run, view: place.view};
@@ -42,6 +43,7 @@ SCRIPT = """(...given) => {
       self.paint();
     },
     tab(name) {
+      self.shown = name;
       if (!self.ready || tabOf(read()) === name) return;
       self.show(name === 'train' ? self.last ?? {tab: 'train', ...self.landing} : {tab: name});
     },
@@ -59,13 +61,15 @@ SCRIPT = """(...given) => {
     follow() {
       self.paint();
       const place = read(), tab = tabOf(place);
-      return [{__type__: 'update', selected: tab}, place.run || undefined];
+      // A tab that is selected once more would be laid out anew.
+      return [tab === self.shown ? undefined : {__type__: 'update', selected: tab}, place.run || undefined];
     },
   };
   if (!window.dbFollows) {
     window.dbFollows = true;
     const follow = () => document.getElementById('follow-address')?.click();
-    addEventListener('popstate', follow);
+    // A link to a field of the page is no other place.
+    addEventListener('popstate', () => { if (location.search !== window.dbPlace.search) follow(); });
     document.addEventListener('click', event => {
       const link = event.target.closest?.('a[data-place]');
       if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;

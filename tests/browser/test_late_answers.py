@@ -152,7 +152,7 @@ def test_marks_stay_when_answers_to_what_was_typed_come_after_the_click(visit: V
         visit.fill("identifier", "two words")
         visit.fill("class-prompt", "")
         visit.page.locator("#go-on").click()
-        visit.until("concept-message", "2 fields are marked below")
+        visit.until("concept-message", "(?s)Identifier must be one word.*Class prompt is empty")
         visit.until("identifier", "one word of 2 to 20 letters")
         answered(visit, keeping)
     assert visit.page.locator("#identifier.db-wrong, #class-prompt.db-wrong").count() == 2

@@ -15,6 +15,7 @@ import pytest
 from dreambooth.config.concepts import Concept
 from dreambooth.config.training import TrainingConfig
 from dreambooth.events import PhaseProgress, StatusChanged, read_events
+from dreambooth.models.base import STARTER
 from dreambooth.models.manager import ModelManager
 from dreambooth.records.runlog import read_state
 from dreambooth.records.workspace import Workspace, held_data_folder
@@ -40,6 +41,8 @@ ENDINGS: dict[str, BaseException] = {
 def stub_config(photos: Path, **changes: Any) -> TrainingConfig:
     """Return settings that pass every check; the stand-ins do not look at them."""
     concepts = (Concept("photo of zwx dog", str(photos), "photo of dog"),)
+    # A base that is here: one of the Hub is asked for before a run is queued.
+    changes = {"pretrained_model_name_or_path": STARTER} | changes
     return TrainingConfig(concepts=concepts, max_train_steps=STUB_STEPS, **changes).checked()
 
 

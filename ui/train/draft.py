@@ -23,8 +23,11 @@ RESTORE = """() => {
 }"""
 
 
-def keep_in_browser(page: gr.Blocks, fields: Mapping[str, Any]) -> None:
-    """Keep what these fields show as it changes, and put it back when the window loads the page anew."""
+def keep_in_browser(page: gr.Blocks, planned: Any, fields: Mapping[str, Any]) -> None:
+    """Keep what these fields show with each new plan, and put it back when the window loads the page anew.
+
+    A plan follows every change of theirs, once for many: to listen to each of sixty fields would busy the browser.
+    """
     names, shown = json.dumps(list(fields)), list(fields.values())
     page.load(None, None, shown, js=RESTORE.replace("NAMES", names), **QUIET)
-    gr.on([field.change for field in shown], None, shown, None, js=KEEP.replace("NAMES", names), **QUIET)
+    planned.change(None, shown, None, js=KEEP.replace("NAMES", names), **QUIET)

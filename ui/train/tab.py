@@ -178,7 +178,7 @@ def connect(
         "reuse": tab.panel["reuse"], "run_message": tab.panel["message"], "method": tab.fields["method"],
         "of_a_method": {name: tab.fields[name] for name, info in form_infos().items() if info.method},
     }  # fmt: skip
-    keep_in_browser(page, {"base": tab.base, "filled": tab.proposals.filled, **tab.proposals.fields})
+    keep_in_browser(page, tab.planned, {"base": tab.base, "filled": tab.proposals.filled, **tab.proposals.fields})
     close_start_while_stale(form)
     events = connect_events(handlers, form)
     open_start_after(events["propose_settings"], form)
