@@ -61,7 +61,7 @@ SCRIPT = """(...given) => {
     follow() {
       self.paint();
       const place = read(), tab = tabOf(place);
-      // A tab that is selected once more would be laid out anew.
+      // A tab that is selected once more would be laid out again.
       return [tab === self.shown ? undefined : {__type__: 'update', selected: tab}, place.run || undefined];
     },
   };

@@ -24,7 +24,7 @@ RESTORE = """() => {
 
 
 def keep_in_browser(page: gr.Blocks, planned: Any, fields: Mapping[str, Any]) -> None:
-    """Keep what these fields show with each new plan, and put it back when the window loads the page anew.
+    """Keep what these fields show with each new plan, and put it back when the window loads the page again.
 
     A plan follows every change of theirs, once for many: to listen to each of sixty fields would busy the browser.
     """
