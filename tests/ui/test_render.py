@@ -22,7 +22,7 @@ from ui.fields import form_infos
 from ui.header import Doing, header
 from ui.status_line import line_text
 from ui.train import panel as run_panel
-from ui.train import progress, steps
+from ui.train import progress, runs, steps
 from ui.train.advice import preselected
 from ui.train.loss_plot import loss_plot, smoothed, thinned
 
@@ -257,6 +257,17 @@ def test_one_verdict_says_which_step_to_take_and_what_else_it_changed() -> None:
     assert "earlier step or a lower strength" in but
     assert steps.verdict(done, changed(30, 0.96)) == steps.verdict(done, None), "of another step"
     assert "So far: It looks" in steps.verdict(dataclasses.replace(done, status="running"), None)
+
+
+def test_the_list_of_runs_links_to_each_with_all_that_it_says() -> None:
+    row = runs.Row("a <b> & c", "done", "5 \u00b7 photo", "starter", "full", "4 of 4", "", "3 MB", "30 Nov, 15:56")
+    listed = runs.runs_list([row])
+    assert "href='?tab=train&amp;run=a+%3Cb%3E+%26+c'>a &lt;b&gt; &amp; c</a>" in listed
+    assert re.findall(r"data-label='([\w ]+)'>([^<]*)<", listed) == [
+        ("Photos", "5 \u00b7 photo"), ("Base model", "starter"), ("Method", "full"), ("Steps", "4 of 4"),
+        ("Best step", "&ndash;"), ("Size", "3 MB"), ("Started", "30 Nov, 15:56"),
+    ]  # fmt: skip
+    assert "No runs yet" in runs.runs_list([])
 
 
 def test_scores_are_drawn_from_two_saves_on_and_each_saved_step_can_be_used() -> None:

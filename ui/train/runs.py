@@ -63,11 +63,11 @@ def runs_list(rows: Sequence[Row]) -> str:
 
 def _line(row: Row) -> str:
     chip = f"<span class='db-chip db-chip-{row.status}'>{escape(STATUSES[row.status])}</span>"
-    cells = (row.photos, row.base, row.method, row.steps, row.best, row.size, row.when)
+    texts = (row.photos, row.base, row.method, row.steps, row.best, row.size, row.when)
     cells = [f"<th scope='row'>{link(escape(row.name), run=row.name)}</th>", f"<td>{chip}</td>"]
     cells += [
         f"<td data-label='{title}'>{escape(text) or '&ndash;'}</td>"
-        for title, text in zip(HEADERS[2:], cells, strict=True)
+        for title, text in zip(HEADERS[2:], texts, strict=True)
     ]
     return f"<tr data-run='{escape(row.name)}'>{''.join(cells)}</tr>"
 
