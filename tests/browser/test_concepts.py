@@ -218,7 +218,7 @@ def test_concepts_class_pictures_and_lists(
     entries = json.loads(listed.read_text())
     assert [entry.get("class_data_dir") for entry in entries].count(None) == 1
     page.locator("#listed input[type=file]").first.set_input_files(str(listed))
-    visit.until("report", "2 concepts were taken from the list")
+    visit.until("report", "2 concepts were imported")
     folder = tmp_path / "mine"
     folder.mkdir()
     made_photo(7).save(folder / "seven.png")

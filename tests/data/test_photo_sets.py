@@ -171,7 +171,7 @@ def test_bad_captions_and_squares_are_told_and_good_ones_taken(workspace: Worksp
                 archive.write(path, path.name)
         told = kept.add([tmp_path / "mine.zip"])
     problems = " ".join(sentence for fine, sentence in told if not fine)
-    for text in ("IMG 1.txt", "0xE9", "IMG 2.txt", "too long", '"gone.jpg", which is not there'):
+    for text in ("IMG 1.txt", "0xE9", "IMG 2.txt", "too long", '"gone.jpg", which does not exist'):
         assert text in problems
     assert str(workspace.data_dir) not in problems
     photos = kept.photos()

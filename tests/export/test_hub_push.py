@@ -337,7 +337,7 @@ def test_what_somebody_changes_meanwhile_is_not_overwritten(hub: HubStandIn, mod
         repository.files["README.md"] = before["README.md"] = b"by hand"
 
     hub.on_stored = somebody_commits
-    assert "ann/dog was changed meanwhile" in refusal(hub, model)
+    assert "ann/dog was changed during the upload" in refusal(hub, model)
     assert repository.files == before
 
 

@@ -193,7 +193,7 @@ def test_a_state_that_is_named_is_the_one_that_is_taken(
     assert read_state(run).status == "interrupted", "a mistake in the command changes nothing"
     assert main(["train", "--resume_from_checkpoint", str(run.checkpoints / "2")]) == 0
     assert Resumed(2) in [event for _, event in read_events(run.events_path)]
-    assert "goes back to step 2: the exact states after it (4, 6) were removed" in run.log_path.read_text()
+    assert "goes back to step 2; the exact states after it (4, 6) were removed" in run.log_path.read_text()
     assert main(["train", *own, "--output_dir", str(tmp_path / "whole")]) == 0
     for file in sorted((tmp_path / "whole" / "8").rglob("*.safetensors")):
         assert (run.path / "8" / file.relative_to(tmp_path / "whole" / "8")).read_bytes() == file.read_bytes()
