@@ -67,7 +67,7 @@ def test_the_readme_is_a_newcomers() -> None:
     parts = re.split(r"^## (.+)$", readme, flags=re.MULTILINE)
     assert len(readme.splitlines()) < 260
     assert "docs/page.png" in parts[0]
-    assert "dreambooth/data/samples/subject/1.png" in parts[0]
+    assert re.findall(r'<img src="[^"]+/([^"]+)"', parts[0])[-3:] == ["3.png", "before.webp", "after.webp"]
     assert parts[1] == "Install it and open the page"
     assert re.findall(r"^<!-- (\w+) -->", parts[2], re.MULTILINE) == ["app", "demo"]
     order = ["first time", "LoRA", "SDXL", "Colab", "Space", "command line", "program", "problem"]
