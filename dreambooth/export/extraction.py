@@ -137,10 +137,10 @@ def extract_lora(
     refuse_name(out_path)
     sweep_unfinished_beside(out_path, EXPORT_SUFFIXES)
     source = ModelSource(str(model_dir), strength, base=base)
-    taught, before = load_with_base(source, models_dir=models_dir, token=token)
+    trained, before = load_with_base(source, models_dir=models_dir, token=token)
     targets = targets or ("linear" if lora_file(model_dir) is None else "all")
     with torch.no_grad():
-        changes, layout = _changes(model_dir, strength, taught, before), taught.family.layout
+        changes, layout = _changes(model_dir, strength, trained, before), trained.family.layout
         modules = _changed_modules(changes, targets, model_dir)
         dtype = torch.float32 if precision == "fp32" else torch.float16
         found = _best_factors(changes, modules, size or LoraSize(DEFAULT_RANK), dtype.itemsize, on_progress)
@@ -153,7 +153,7 @@ def extract_lora(
             written = read_lora(temporary).factors
             # The last one adds the LoRA to the base, which the others compare with.
             error, left_out = _error(changes, modules, written), _left_out(changes, modules)
-            prediction_error = _prediction_error(taught, before, modules, written, trigger_words(model_dir))
+            prediction_error = _prediction_error(trained, before, modules, written, trigger_words(model_dir))
             verdict = LoraVerdict(
                 path=out_path,
                 num_modules=len(written),
@@ -185,7 +185,7 @@ class _Changes(Mapping[Place, "Tensor"]):
         return len(self._made)
 
 
-def _changes(model_dir: Path, strength: Strength, taught: Base, before: Base) -> _Changes:
+def _changes(model_dir: Path, strength: Strength, trained: Base, before: Base) -> _Changes:
     """Return what became of the weights: of a LoRA what its factors say, which the merged weights have rounded."""
     if (file := lora_file(model_dir)) is not None:
         return _Changes({
@@ -194,9 +194,9 @@ def _changes(model_dir: Path, strength: Strength, taught: Base, before: Base) ->
         })  # fmt: skip
     return _Changes({
         (part, name): partial(_difference, weight, others[name])
-        for part in taught.family.layout.learning_parts
+        for part in trained.family.layout.learning_parts
         for others in (getattr(before, part).state_dict(),)
-        for name, weight in getattr(taught, part).state_dict().items()
+        for name, weight in getattr(trained, part).state_dict().items()
         if weight.is_floating_point()
     })  # fmt: skip
 
@@ -335,13 +335,13 @@ def _left_out(changes: "Mapping[Place, Tensor]", modules: list[LoraModule]) -> d
 
 
 def _prediction_error(
-    taught: Base, before: Base, modules: list[LoraModule], written: Mapping[str, Factors], prompt: str
+    trained: Base, before: Base, modules: list[LoraModule], written: Mapping[str, Factors], prompt: str
 ) -> float:
     """Return how far base + LoRA predicts from the trained model, as a share of what the training changed.
 
     At noise of three levels, under the instance prompt. The base becomes the base with the LoRA.
     """
-    wanted, plain = _predictions(taught, prompt), _predictions(before, prompt)
+    wanted, plain = _predictions(trained, prompt), _predictions(before, prompt)
     for module in modules:
         weight = getattr(before, module.part).state_dict()[module.weight]
         weight.add_(written[module.name].product().to(weight))

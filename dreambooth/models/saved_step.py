@@ -221,7 +221,7 @@ def _fits_of(base: Base, source: ModelSource, step: Path | None) -> list[tuple[F
     for one in source.loras:
         lora = read_lora(_file_of(one))
         fit = _fit(base, lora)
-        found.append((fit, _strength_of(one), _told_of(base, lora, fit)))
+        found.append((fit, _strength_of(one), _fit_notices(base, lora, fit)))
     return found
 
 
@@ -244,7 +244,7 @@ def _does_not_fit(base: Base, lora: LoraFile, why: str) -> BaseModelError:
     )  # fmt: skip
 
 
-def _told_of(base: Base, lora: LoraFile, fit: Fit) -> str:
+def _fit_notices(base: Base, lora: LoraFile, fit: Fit) -> str:
     """Return what of a LoRA is not used, nothing where all of it is."""
     notices = []
     if fit.missing:

@@ -33,21 +33,21 @@ class Strength:
 WHOLE = Strength()
 
 
-def mix(taught: Any, base: Any, strength: float, model_dir: str) -> None:
+def mix(trained: Any, base: Any, strength: float, model_dir: str) -> None:
     """Move the trained weights in place to base + strength (trained - base)."""
     if strength == 1:
         return
-    refuse_other_base(taught, base, model_dir)
-    own, before = taught.state_dict(), base.state_dict()
+    refuse_other_base(trained, base, model_dir)
+    own, before = trained.state_dict(), base.state_dict()
     for name, weight in own.items():
         if weight.is_floating_point():
             # lerp is exact at both ends.
             weight.copy_(before[name].to(weight).lerp(weight, strength))
 
 
-def refuse_other_base(taught: Any, base: Any, model_dir: str) -> None:
+def refuse_other_base(trained: Any, base: Any, model_dir: str) -> None:
     """Raise BaseModelError where a part cannot have been trained from that of this base."""
-    own, before = taught.state_dict(), base.state_dict()
+    own, before = trained.state_dict(), base.state_dict()
     if own.keys() != before.keys() or any(own[name].shape != before[name].shape for name in own):
         raise BaseModelError(
             f"{model_dir} is not of the base that its settings name.", "Their weights differ in names or shapes.",

@@ -94,7 +94,7 @@ class RunLog:
                 isinstance(event, PhaseProgress) and event.phase != self._state.phase
             )
             self._state = self._next_state(event, now_s)
-            self._beat_where_nothing_is_told(event)
+            self._beat_during_silence(event)
             if turned or not isinstance(event, PhaseProgress):
                 self._append(event, now_s)
             if turned or now_s - self._written_s >= STATE_INTERVAL_S:
@@ -140,7 +140,7 @@ class RunLog:
         if self._still is not None:
             self._still.set()
 
-    def _beat_where_nothing_is_told(self, event: Event) -> None:
+    def _beat_during_silence(self, event: Event) -> None:
         """Keep the heartbeat going through work that reports nothing meanwhile, until it is over."""
         if isinstance(event, Resumed):
             self._first_step = event.step

@@ -258,11 +258,11 @@ class Evaluation:
                 return values
         before = _read(wanted, folder / "base")
         reference = Reference(photos_of([concept]), before)
-        taught = step_scores(self.examiner, step, _read(wanted, folder / f"step-{step}"), reference)
-        untaught = step_scores(self.examiner, 0, before, reference)
+        trained = step_scores(self.examiner, step, _read(wanted, folder / f"step-{step}"), reference)
+        untrained = step_scores(self.examiner, 0, before, reference)
         values = {
-            "fidelity": taught.fidelity, "prompt": taught.prompt, "drift": taught.drift,
-            "measures": dict(taught.measures), "base": dict(untaught.measures),
+            "fidelity": trained.fidelity, "prompt": trained.prompt, "drift": trained.drift,
+            "measures": dict(trained.measures), "base": dict(untrained.measures),
             "ceiling": ceiling(self.examiner, reference),
         }  # fmt: skip
         write_json(kept, {"of": key, **values})

@@ -129,7 +129,7 @@ def preflight(
         manager.lease("training", wait=True),
         scratch_folder(workspace.data_dir / "preflight") as folder,
         _passed_on(controls, inner),
-        _told_when_too_large(config, workspace),
+        _explaining_too_large(config, workspace),
     ):
         memory = PeakMemory(kind)
         run = RunFolder(folder)
@@ -232,7 +232,7 @@ def _passed_on(controls: Controls | None, inner: Controls) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told_when_too_large(config: TrainingConfig, workspace: Workspace) -> Iterator[None]:
+def _explaining_too_large(config: TrainingConfig, workspace: Workspace) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:

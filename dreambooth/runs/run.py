@@ -129,7 +129,7 @@ def execute(
             reserve.write_bytes(bytes(RESERVE_BYTES))
             report(StatusChanged("running"))
             if not context.is_resumed:
-                _tell_at_start(config, context)
+                _report_at_start(config, context)
             if workspace.drive_dir is not None:
                 drive_copier = DriveCopier(run, _own_photos(config, workspace), workspace.drive_dir, report)
                 report.observers["The copy to Google Drive"] = drive_copier
@@ -176,7 +176,7 @@ class _Reporter:
                 self._log.bug(error)
 
 
-def _tell_at_start(config: TrainingConfig, context: RunContext) -> None:
+def _report_at_start(config: TrainingConfig, context: RunContext) -> None:
     """Report what is odd about the settings, the memory they need and the concepts, and what the base model is."""
     models_dir, held_bytes = context.workspace.models_dir, context.manager.held_bytes
     for sentence in [

@@ -15,7 +15,7 @@ class LossReports:
 
     def __init__(self, num_processes: int, report: Report) -> None:
         self._num_processes, self._report = num_processes, report
-        self._untold: list[tuple[int, Tensor, Tensor, Tensor | None, float]] = []
+        self._unreported: list[tuple[int, Tensor, Tensor, Tensor | None, float]] = []
 
     def remember(self, step: int, losses: list[Losses], rate: float) -> None:
         """Keep what a step's micro-batches lost, and the rate of its update."""
@@ -24,17 +24,17 @@ class LossReports:
         total = torch.stack([loss.total for loss in losses]).mean()
         instance = torch.stack([loss.instance for loss in losses]).mean()
         priors = [loss.prior for loss in losses if loss.prior is not None]
-        self._untold.append((step, total, instance, torch.stack(priors).mean() if priors else None, rate))
+        self._unreported.append((step, total, instance, torch.stack(priors).mean() if priors else None, rate))
 
-    def tell(self) -> None:
+    def flush(self) -> None:
         """Report what was remembered since the last time, as means over the processes."""
-        for step, *parts, rate in self._untold:
+        for step, *parts, rate in self._unreported:
             means = (None if part is None else _averaged(part, self._num_processes) for part in parts)
             total, instance, prior = (None if mean is None else float(mean) for mean in means)
             assert total is not None
             assert instance is not None
             self._report(StepLoss(step, total, instance, prior, rate))
-        self._untold.clear()
+        self._unreported.clear()
 
 
 def mean_total(losses: list[Losses], num_processes: int) -> "Tensor":

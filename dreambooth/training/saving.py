@@ -185,7 +185,7 @@ class RunSaver:
             return
         self._report(PhaseProgress("saving"))
         self._making_room(write)
-        self._tell_saved(step)
+        self._report_saved(step)
 
     def settle(self, *, wait: bool = True) -> None:
         """Tell of the model that was being written, as soon as it is there; raises what hindered it."""
@@ -196,7 +196,7 @@ class RunSaver:
             self._report(PhaseProgress("saving"))
         self._writer.current = None
         self._making_room(current.write, current.outcome.result)
-        self._tell_saved(current.step)
+        self._report_saved(current.step)
 
     def close(self) -> None:
         """End what is being written, however the training has ended, and tell of it if it is whole."""
@@ -205,7 +205,7 @@ class RunSaver:
         if current is not None and current.outcome.exception() is None:
             self.settle()
 
-    def _tell_saved(self, step: int) -> None:
+    def _report_saved(self, step: int) -> None:
         self._report(ModelSaved(step))
         self._remove_older(step)
         self._scorer.write()
@@ -320,9 +320,9 @@ class RunSaver:
         return self._is_main and self._scorer.is_past_best()
 
     def recommend(self) -> None:
-        """Tell which of the saved steps to take."""
+        """Report which saved step is recommended."""
         if self._is_main and not self._is_sharded:
-            self._scorer.tell()
+            self._scorer.report_recommendation()
 
     def _takes_part(self, is_due: bool) -> bool:
         """Return whether this process has to work: all do where they share the weights, else only the first."""

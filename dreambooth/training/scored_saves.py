@@ -68,8 +68,8 @@ class SavesScorer:
         """Return whether the newest saves have added nothing to an earlier one."""
         return self._scores is not None and is_past_best(self._scores.steps)
 
-    def tell(self) -> None:
-        """Tell which step to take, at the end of a run."""
+    def report_recommendation(self) -> None:
+        """Report the recommended step, at the end of a run."""
         scores = self.score()
         found = scores.recommended(self._run.steps()) if scores else None
         if found is not None:

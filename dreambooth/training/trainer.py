@@ -131,7 +131,7 @@ class Trainer:
             # Report
             self._losses.remember(step, losses, rate)
             if step % config.log_interval == 0 or step in (1, self.num_steps):
-                self._losses.tell()
+                self._losses.flush()
             self._report(PhaseProgress("training", step, self.num_steps))
 
             # Due work
@@ -219,7 +219,7 @@ class Trainer:
             why = "No weight was updated yet: the base model overflows in this number format."
             todo = "Train with mixed_precision bf16 or no, or choose another base model."
         if self._config.update_in_backward and what == "gradients":
-            self._losses.tell()
+            self._losses.flush()
             raise TrainingError(
                 f"The {what} of step {step + 1} became NaN or infinite.",
                 f"{why} Other weights of that step were already updated: the run goes back to its last exact state.",
@@ -294,7 +294,7 @@ class Trainer:
 
     def _lend_device(self, step: int) -> None:
         """Pause while something else uses the device; a recorded step is recorded again, for the new addresses."""
-        self._losses.tell()
+        self._losses.flush()
         self._saver.settle()
         self._step.record_anew()
         models = list(self._base.modules().values())
@@ -323,7 +323,7 @@ class Trainer:
             self._report(Notice(what))
 
     def _finish(self, step: int) -> None:
-        self._losses.tell()
+        self._losses.flush()
         self._saver.settle()
         if step:
             self._saver.save(step, is_last=True)
@@ -338,7 +338,7 @@ class Trainer:
     # The exact state -------------------------------------------------------------------------------------------------
 
     def _save_state(self, step: int) -> None:
-        self._losses.tell()
+        self._losses.flush()
         self._saver.save_state(step)
 
     def _restored(self, checkpoint: Checkpoint) -> int:

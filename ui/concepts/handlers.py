@@ -22,7 +22,7 @@ from ui.address import to
 from ui.bases import offered_base
 from ui.boundary import QUIET, Services
 from ui.concepts.photos import CONTENTS, OTHER_SET, Line, PhotoHandlers
-from ui.concepts.words import kind_named, sample_words, verdict_html, words_of, words_told
+from ui.concepts.words import kind_named, sample_words, verdict_html, words_from, words_of
 from ui.events import Answer, on
 from ui.fields import marks
 from ui.generate.late_answers import answer_of
@@ -102,7 +102,7 @@ class Handlers:
     ) -> None:
         if photo_set:
             self.photos.set_of(photo_set).keep_words(
-                words_told(kind, identifier, class_word, instance_prompt, class_prompt)
+                words_from(kind, identifier, class_word, instance_prompt, class_prompt)
             )
 
     @on("kind_chosen.then", "photo_set words resolution", "report", api_name="keep_kind", **KEEPING)
@@ -147,7 +147,7 @@ class Handlers:
         class_prompt: str, base: str,
     ) -> Answer:  # fmt: skip
         """Go on to the training, or mark every field that has to be mended first."""
-        words = words_told(kind, identifier, class_word, instance_prompt, class_prompt)
+        words = words_from(kind, identifier, class_word, instance_prompt, class_prompt)
         problems = self.problems(photo_set, words, base)
         updates = marks(NOTES, NOTES, problems, marked or [])
         names = [problem.field for problem in problems]

@@ -23,7 +23,7 @@ from dreambooth.records.drive import delete_photos
 from ui.boundary import QUICK, QUIET, Services
 from ui.concepts.cards import PhotoCard, cards, cut_view, editor, set_report
 from ui.concepts.scripts import NAME_NEW_SET
-from ui.concepts.words import sample_words, words_told
+from ui.concepts.words import sample_words, words_from
 from ui.events import Answer, on
 from ui.generate.late_answers import answer_of
 
@@ -68,7 +68,7 @@ class PhotoHandlers:
             lines = target.add(paths, self._painter(resolution))
         finally:
             self.drop_uploads(paths)
-        words = words_told(kind, identifier, class_word, instance_prompt, class_prompt)
+        words = words_from(kind, identifier, class_word, instance_prompt, class_prompt)
         return {**self._taken(target, photo_set, words, lines, resolution), "files": None}
 
     def _painter(self, resolution: float) -> Callable[[Path, Focus], None]:
@@ -122,7 +122,7 @@ class PhotoHandlers:
         """Take in the photos of a folder of this machine; only where the page is this machine's own."""
         target = self.target_of(photo_set, new_set)
         lines = target.add_folder(self.local_folder(folder), self._painter(resolution))
-        words = words_told(kind, identifier, class_word, instance_prompt, class_prompt)
+        words = words_from(kind, identifier, class_word, instance_prompt, class_prompt)
         return self._taken(target, photo_set, words, lines, resolution)
 
     def local_folder(self, folder: str) -> Path:
@@ -199,7 +199,7 @@ class PhotoHandlers:
         event: gr.EventData = None,  # type: ignore[assignment]
     ) -> Answer:
         """Do what a card's button says."""
-        asked = _told_by(event)
+        asked = _event_data(event)
         act, name = str(asked.get("act", "")), str(asked.get("photo", ""))
         if not photo_set or act not in ("choose", *ACTS):
             return {}
@@ -220,7 +220,7 @@ class PhotoHandlers:
         event: gr.EventData = None,  # type: ignore[assignment]
     ) -> Any:
         """Keep the caption that was typed under a photo; the cards stay as they are, somebody types on in them."""
-        asked = _told_by(event)
+        asked = _event_data(event)
         if not photo_set or not {"photo", "caption"} <= set(asked):
             return gr.skip()
         name, caption = str(asked["photo"]), str(asked["caption"])
@@ -253,7 +253,7 @@ class PhotoHandlers:
         event: gr.EventData = None,  # type: ignore[assignment]
     ) -> Answer:
         """Keep the square that was moved by hand, and show the cut that will be trained."""
-        asked = _told_by(event)
+        asked = _event_data(event)
         if not photo_set or not {"photo", "x", "y", "zoom"} <= set(asked):
             return {}
         kept, name = self.set_of(photo_set), str(asked["photo"])
@@ -340,7 +340,7 @@ class PhotoHandlers:
         return gr.Radio(choices=choices, value=kept.name if kept else None, visible=len(members) > 1)
 
 
-def _told_by(event: Any) -> dict[str, Any]:
+def _event_data(event: Any) -> dict[str, Any]:
     """Return what a component of our own tells with its event; nothing when a program calls it by number."""
     data = getattr(event, "_data", None)
     return data if isinstance(data, dict) else {}

@@ -15,7 +15,7 @@ def kind_named(kind: str) -> Any:
     return next((one for one in KINDS if one == kind), KINDS[0])
 
 
-def words_told(kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str) -> Words:
+def words_from(kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str) -> Words:
     """Return the words as a page tells them, whatever is in its fields."""
     texts = [str(text or "").strip() for text in (identifier, class_word, instance_prompt, class_prompt)]
     return Words(kind_named(kind), *texts)

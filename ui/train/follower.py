@@ -55,7 +55,7 @@ class Follower:
         # Such a page has seen nothing, whatever the session remembers: a reload is sent everything.
         active = self._services.jobs.active()
         begins = landing("runs" if self._services.workspace.runs() else "new", active or "")
-        return {**self._look_at(asked or None, {}, ""), "place": begins}
+        return {**self._answer_for(asked or None, {}, ""), "place": begins}
 
     @on(
         "timer.tick run.change smoothing.change log_scale.change", "run seen message smoothing log_scale", FOLLOWED,
@@ -68,9 +68,9 @@ class Follower:
         if not seen and not name:
             # On a slow machine the timer asks before the page's own first look is answered: that chooses the run.
             return {}
-        return self._look_at(name, seen, message, min(max(float(smoothing or 0), 0.0), 0.99), bool(log_scale))
+        return self._answer_for(name, seen, message, min(max(float(smoothing or 0), 0.0), 0.99), bool(log_scale))
 
-    def _look_at(
+    def _answer_for(
         self, name: str | None, seen: dict[str, Any], message: str, smoothing: float = SMOOTHING,
         log_scale: bool = False,
     ) -> Answer:  # fmt: skip
