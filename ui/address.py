@@ -68,9 +68,16 @@ SCRIPT = """(...given) => {
   if (!window.dbFollows) {
     window.dbFollows = true;
     const follow = () => document.getElementById('follow-address')?.click();
-    // A link to a field of the page is no other place.
     addEventListener('popstate', () => { if (location.search !== window.dbPlace.search) follow(); });
     document.addEventListener('click', event => {
+      // Gradio's page has a base address, so that a link to a field would load the page again without its query.
+      const field = event.target.closest?.('a[href^="#"]')?.getAttribute('href').slice(1);
+      if (field) {
+        event.preventDefault();
+        document.getElementById(field)?.scrollIntoView({block: 'center'});
+        document.getElementById(field)?.querySelector('input, textarea')?.focus({preventScroll: true});
+        return;
+      }
       const link = event.target.closest?.('a[data-place]');
       if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();

@@ -28,5 +28,6 @@ def build() -> Any:
     find = gr.Textbox(
         "", label="Find a setting", placeholder="memory, learning rate, seed ...", max_lines=1, elem_id="find-setting",
     )  # fmt: skip
-    find.input(None, find, None, js=FIND, **QUIET)
+    # `input` would be told the text before the last letter.
+    find.change(None, find, None, js=FIND, **QUIET)
     return find
