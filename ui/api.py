@@ -7,6 +7,8 @@ import gradio as gr
 
 from dreambooth.errors import DreamBoothError
 from dreambooth.models.base import STARTER
+from dreambooth.records.notes import keep_notes, read_notes
+from dreambooth.records.workspace import RunFolder
 from ui.boundary import Services, shown
 from ui.render import phase_text
 from ui.train.actions import whole_steps
@@ -105,6 +107,12 @@ def publish(services: Services) -> None:
         removed = jobs.remove(run)
         return {"run": run, "bytes": removed.num_bytes, "left": [str(path) for path in removed.left]}
 
+    def set_notes(run: str, notes: str = "") -> str:
+        """Keep a text about a run in its folder, and return it; without words the notes are removed."""
+        services.check_training()
+        keep_notes(services.workspace.run(run), notes)
+        return read_notes(services.workspace.run(run))
+
     def list_runs() -> list[dict[str, Any]]:
         """Return every run, newest first."""
         return [_status(services, run.name) for run in services.workspace.runs()]
@@ -120,7 +128,7 @@ def publish(services: Services) -> None:
     for function in (
         start_training, plan_training, training_status, stop_training, finish_now, save_now, sample_now,
         resume_training, train_more_steps, score_run, bleed_report, retry_with_less_memory, delete_run, list_runs,
-        list_models, try_sample,
+        list_models, try_sample, set_notes,
     ):  # fmt: skip
         gr.api(shown(function), api_name=function.__name__, concurrency_limit=None)
 
@@ -168,4 +176,5 @@ def _status(services: Services, name: str) -> dict[str, Any]:
         "why_recommended": view.why_recommended,
         "models": [str(view.path / str(step)) for step in view.steps],
         "error": error,
+        "notes": read_notes(RunFolder(view.path)),
     }

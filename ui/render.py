@@ -3,6 +3,7 @@
 Everything that came from a person or a file is escaped here; what leaves this module is safe to show.
 """
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -282,15 +283,34 @@ def log_text(log_tail: str) -> str:
     return f"<div class='db-logbox' tabindex='0' aria-label='Log'><pre class='db-log'>{text}</pre></div>"
 
 
-def sample_items(samples: dict[int, list[Path]]) -> list[tuple[Path, str]]:
-    """Return (file, caption) of every sample picture, one seed after the other, each over the steps from 0 on."""
+def sample_items(samples: dict[int, list[Path]], prompts: Sequence[str] = ()) -> list[tuple[Path, str]]:
+    """Return (file, caption) of every sample picture in rows of `sample_columns`.
+
+    Of one prompt a row is a seed over the steps from 0 on; of several it is a step, with the pictures of each prompt.
+    """
     most = max(map(len, samples.values()), default=0)
+    if len(prompts) > 1:
+        per_prompt = max(most // len(prompts), 1)
+        return [
+            (path, f"{_step_name(step)}: {prompts[min(place // per_prompt, len(prompts) - 1)]}")
+            for step in sorted(samples)
+            for place, path in enumerate(samples[step])
+        ]
     return [
-        (samples[step][place], "before" if step == 0 else f"step {step}")
+        (samples[step][place], _step_name(step))
         for place in range(most)
         for step in sorted(samples)
         if place < len(samples[step])
     ]
+
+
+def sample_columns(samples: dict[int, list[Path]], prompts: Sequence[str] = ()) -> int:
+    """Return how many pictures make a row of `sample_items`."""
+    return max(map(len, samples.values()), default=1) if len(prompts) > 1 else len(samples)
+
+
+def _step_name(step: int) -> str:
+    return "before" if step == 0 else f"step {step}"
 
 
 def size_in_words(num_bytes: int) -> str:

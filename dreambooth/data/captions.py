@@ -66,6 +66,26 @@ def write_caption(photo: Path, text: str) -> None:
         file.unlink(missing_ok=True)
 
 
+def edit_captions(
+    photos: Iterable[Path], usual: str, *, find: str = "", replacement: str = "", prefix: str = ""
+) -> int:
+    """Replace words in the captions of these photos, then put a prefix before each; return how many changed.
+
+    A photo without a caption of its own has the `usual` one, which only a prefix changes. Raises PhotoError for a
+    caption that became too long; those before it are changed then.
+    """
+    count, prefix = 0, " ".join(prefix.split())
+    for photo in photos:
+        own = caption_beside(photo)
+        new = own.replace(find, replacement) if find else own
+        if prefix and not new.startswith(prefix):
+            new = f"{prefix} {new or usual}"
+        if new != own:
+            write_caption(photo, new)
+            count += 1
+    return count
+
+
 def read_caption(file: Path) -> str:
     """Return the caption in one line, empty where the file holds no words; raises PhotoError naming the file."""
     try:

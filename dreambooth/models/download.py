@@ -119,7 +119,7 @@ def downloaded_tokenizer(name: str, token: str | None, todo: str) -> Path:
     Raises BaseModelError, with this advice, when they cannot be had.
     """
     patterns = [*TOKENIZER_FILES, *(f"tokenizer/{file}" for file in TOKENIZER_FILES)]
-    return _downloaded_part(name, "tokenizer", patterns, token, todo)
+    return downloaded_files(name, "tokenizer", patterns, token, todo)
 
 
 def downloaded_vae(name: str, token: str | None) -> Path:
@@ -128,7 +128,7 @@ def downloaded_vae(name: str, token: str | None) -> Path:
     for infix, suffix in (("", ".safetensors"), ("", ".bin"), (".fp16", ".safetensors")):
         weights = f"{VAE_STEM}{infix}{suffix}"
         patterns = [f"{place}{file}" for place in ("", "vae/") for file in ("config.json", weights)]
-        folder = _downloaded_part(name, "VAE", patterns, token, todo)
+        folder = downloaded_files(name, "VAE", patterns, token, todo)
         if any((folder / place / weights).exists() for place in ("", "vae")):
             return folder
     raise BaseModelError(f'The VAE "{name}" cannot be loaded.', "Its repository contains no VAE weights.", todo)
@@ -139,12 +139,13 @@ def check_vae(source: str, token: str | None) -> None:
     if Path(source).exists():
         return
     todo = "Check the name, or leave pretrained_vae_name_or_path out."
-    folder = _downloaded_part(source, "VAE", ["config.json", "vae/config.json"], token, todo)
+    folder = downloaded_files(source, "VAE", ["config.json", "vae/config.json"], token, todo)
     if not any((folder / place / "config.json").exists() for place in ("", "vae")):
         raise BaseModelError(f'The VAE "{source}" cannot be loaded.', "Its repository has no VAE.", todo)
 
 
-def _downloaded_part(name: str, kind: str, patterns: list[str], token: str | None, todo: str) -> Path:
+def downloaded_files(name: str, kind: str, patterns: list[str], token: str | None, todo: str) -> Path:
+    """Return the folder of those files of a Hub repository; raises BaseModelError, with this advice, without them."""
     _refuse_no_hub_id(name, kind)
     with_variants = any(".fp16." in pattern for pattern in patterns)
     try:

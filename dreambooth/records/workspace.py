@@ -151,6 +151,11 @@ class RunFolder:
         return self.records / "photo_reader.json"
 
     @property
+    def notes_path(self) -> Path:
+        """Return the file of what its user notes about the run."""
+        return self.records / "notes.txt"
+
+    @property
     def log_path(self) -> Path:
         """Return the log as text."""
         return self.records / "log.txt"

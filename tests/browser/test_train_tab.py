@@ -196,6 +196,12 @@ def test_a_run_of_the_past_is_chosen_in_the_table_and_its_settings_are_taken_ove
     page.wait_for_function("name => document.querySelector('#run input').value == name", arg=name)
     visit.unfold("run-more")
     visit.until("run-settings", r"learning_rate\s+0.00123")
+    with page.expect_response(lambda answer: "queue/join" in answer.url):
+        visit.fill("run-note", "a high rate")
+    page.wait_for_timeout(500)
+    visit.reload()
+    page.wait_for_function("document.querySelector('#run-note textarea')?.value == 'a high rate'")
+    visit.unfold("run-more")
     page.locator("#reuse").click()
     page.wait_for_function("document.querySelector('#field-max_train_steps input').value == '17'")
     assert visit.value("field-learning_rate") == "0.00123"

@@ -40,6 +40,7 @@ PUBLIC = {
     "/generate", "/try_sample", "/push_to_hub", "/list_storage", "/clean_storage",
     "/compare", "/cancel_pictures", "/read_recipe", "/list_pictures", "/zip_pictures", "/list_sizes",
     "/list_photo_sets", "/check_photos", "/add_folder", "/set_focus", "/change_photo", "/set_caption", "/set_words",
+    "/edit_captions", "/write_captions", "/set_notes",
     "/check_identifier", "/propose_identifier", "/train_together", "/export_concepts", "/class_pictures",
     "/delete_photos",
 }  # fmt: skip
@@ -111,7 +112,12 @@ def test_from_photos_to_a_file_and_pictures(client: Client, opened: OpenPage, tm
     early = client.submit(str(opened.base), "photo of dog", "", 1, 1, 3.0, "", "", "9", api_name="/generate")
     status = finished(client, run)
     assert (status["status"], status["error"]) == ("done", None)
-    assert (status["step"], status["steps"]) == (4, [2, 4])
+    assert (status["step"], status["steps"], status["notes"]) == (4, [2, 4], "")
+    assert client.predict(run, "Too red.\nNext: fewer steps", api_name="/set_notes") == "Too red.\nNext: fewer steps"
+    assert client.predict(run, api_name="/training_status")["notes"].startswith("Too red.")
+    assert (opened.workspace.runs_dir / run / ".run" / "notes.txt").read_text("utf-8").endswith("fewer steps")
+    with pytest.raises(AppError, match="There is no run"):
+        client.predict("nothing", "x", api_name="/set_notes")
     pictures, sentence = early.result(timeout=60)
     assert "Done: 1 picture in" in sentence, "asked for while it trained, made after it"
     assert len(pictures) == 1

@@ -206,6 +206,12 @@ def test_samples_begin_before_training() -> None:
     assert shown == [
         ("0/a.png", "before"), ("100/a.png", "step 100"), ("0/b.png", "before"), ("100/b.png", "step 100")
     ], "one seed after the other, over the steps"  # fmt: skip
+    assert render.sample_columns(found) == 2
+    prompts = ["a cat", "a dog"]
+    assert [caption for _, caption in render.sample_items(found, prompts)] == [
+        "before: a cat", "before: a dog", "step 100: a cat", "step 100: a dog"
+    ], "one step after the other, a column for each prompt"  # fmt: skip
+    assert render.sample_columns(found | {200: [Path("x.png")] * 4}, prompts) == 4
     assert render.sample_items({}) == []
 
 

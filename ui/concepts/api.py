@@ -11,6 +11,7 @@ from dreambooth.data.words import KINDS, Words, prompts_for
 from dreambooth.errors import ConfigError, DreamBoothError, PhotoError
 from dreambooth.models.base import STARTER
 from ui.boundary import Services, shown
+from ui.concepts.captions import CaptionHandlers, functions_for_programs
 from ui.concepts.handlers import Handlers
 from ui.concepts.photos import ACTS
 
@@ -62,11 +63,6 @@ def publish(services: Services, handlers: Handlers) -> None:
         if act not in ACTS:
             raise PhotoError("That is not an action for a photo.", "", f"Use one of {', '.join(ACTS)}.")
         return handlers.photos.change(there(photo_set), photo, act)[0][1]
-
-    def set_caption(photo_set: str, photo: str, caption: str = "") -> str:
-        """Give a photo words of its own; empty, it has those for all photos."""
-        there(photo_set).keep_caption(photo, caption)
-        return there(photo_set).caption(photo)
 
     def set_words(
         photo_set: str, kind: str = "", identifier: str = "", class_word: str = "", instance_prompt: str = "",
@@ -130,7 +126,8 @@ def publish(services: Services, handlers: Handlers) -> None:
         return f"{photo_set} and all copies of its photos were deleted."
 
     for function in (
-        list_photo_sets, check_photos, add_folder, set_focus, change_photo, set_caption, set_words, check_identifier,
+        list_photo_sets, check_photos, add_folder, set_focus, change_photo, set_words, check_identifier,
         propose_identifier, train_together, export_concepts, class_pictures, delete_photos,
+        *functions_for_programs(CaptionHandlers(services, handlers.photos), there),
     ):  # fmt: skip
         gr.api(shown(function), api_name=function.__name__, concurrency_limit=None)

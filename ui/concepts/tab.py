@@ -10,6 +10,8 @@ from dreambooth.data.words import KINDS, Words
 from dreambooth.models.base import STARTER
 from ui.boundary import QUIET, Services
 from ui.concepts import api as concepts_api
+from ui.concepts import captions as caption_section
+from ui.concepts.captions import CaptionHandlers
 from ui.concepts.cards import CARDS_CSS, CARDS_JS, CUT_CSS, EDITOR_CSS, EDITOR_JS, cards, set_report
 from ui.concepts.handlers import NOTES, Handlers, class_pictures_text
 from ui.concepts.scripts import FORGET_NEW_SET, KIND_CHOSEN, MAKE_PROMPTS, WORDS_LEFT
@@ -45,6 +47,7 @@ class ConceptsTab:
     editor: gr.HTML
     cut: gr.HTML
     caption: gr.Textbox
+    captions: dict[str, Any]
     remove: gr.Button
     close: gr.Button
     refocus: gr.Button
@@ -143,13 +146,15 @@ def _photos() -> dict[str, Any]:
                 refocus = gr.Button("Auto-crop", size="sm", elem_id="refocus")
                 remove = gr.Button("Remove this photo", size="sm", interactive=False, elem_id="remove")
                 close = gr.Button("Close", size="sm", elem_id="close-editor")
+    captions = caption_section.build()
     with gr.Row():
         add_concept = gr.Button("Add another concept", size="sm", elem_id="add-concept")
         new_set = gr.Button("Start with new photos", size="sm", elem_id="new-set")
         delete = gr.Button("Delete my photos", size="sm", variant="stop", elem_id="delete-photos")
     return {
         "views": views, "box": box, "editor": editor, "cut": cut, "caption": caption, "refocus": refocus,
-        "remove": remove, "close": close, "add_concept": add_concept, "new_set": new_set, "delete": delete,
+        "remove": remove, "close": close, "captions": captions, "add_concept": add_concept, "new_set": new_set,
+        "delete": delete,
     }  # fmt: skip
 
 
@@ -241,6 +246,7 @@ def connect(
     handlers = Handlers(services)
     named = by_name(tab) | {"page": page, "place": place, "base": base, "resolution": settings["resolution"]}
     events = connect_events(handlers.photos, named)
+    connect_events(CaptionHandlers(services, handlers.photos), named | tab.captions)
     events |= connect_events(handlers, named, events | _scripts(tab))
     _connect_class_settings(tab, settings)
     concepts_api.publish(services, handlers)

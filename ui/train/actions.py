@@ -6,6 +6,7 @@ import gradio as gr
 
 from dreambooth.config.limits import as_written
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.records.notes import keep_notes, read_notes
 from dreambooth.runs.view import RunView
 from dreambooth.scoring.recommendation import NOTHING_MEASURED
 from ui.address import to
@@ -88,6 +89,15 @@ class Handlers:
         )  # fmt: skip
         most = ranked[0].prompt or "a picture without words"
         return panel("See What else it changed, next to the scores.", f"Most of all: {most}.", tone="good")
+
+    @on("note.blur", "run note", "message", api_name="keep_shown_notes", **QUIET)
+    def keep_notes(self, name: str, text: str) -> Any:
+        """Keep what was noted about the run; where that cannot be done the message says so."""
+        run = self._services.workspace.run(name) if name else None
+        if run is None or (text or "") == read_notes(run):
+            return gr.skip()
+        keep_notes(run, text or "")
+        return gr.skip()
 
     @on("save_now.click", "run", "message", api_name="save_shown_run", **QUIET)
     def save_now(self, name: str) -> str:

@@ -13,6 +13,7 @@ from dreambooth.errors import DreamBoothError
 from dreambooth.forecast.pace import STARTER_ON_TWO_CORES, expected_seconds, known_pace
 from dreambooth.models.base import STARTER, read_card
 from dreambooth.models.origin import missing_base
+from dreambooth.records.notes import read_notes
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.view import RunView
 from dreambooth.scoring.bleed import kept_report
@@ -26,6 +27,7 @@ from ui.render import (
     is_before_steps,
     log_text,
     panel,
+    sample_columns,
     sample_items,
     scores_text,
     status_card,
@@ -44,7 +46,7 @@ TOY_PICTURES = "Made by the toy model at 64 px. Stable Diffusion 1.5 on a GPU ma
 # The components that show a run, in the order in which a browser is told.
 PARTS = (
     "details status verdict making toy losses samples saved log settings scores chart score stop finish_now save_now "
-    "sample_now resume more_steps more retry pictures delete sure bleed bled bled_picture run_base message"
+    "sample_now resume more_steps more retry pictures delete sure bleed bled bled_picture run_base message note"
 )
 LOADING = "<div class='db-status'><span class='db-quiet'>Loading...</span></div>"
 Announced = Literal["saves", "samples", "end", "steps"]
@@ -77,7 +79,7 @@ def build() -> dict[str, Any]:
     with gr.Column(visible=False, elem_id="run-details") as details:
         with gr.Row(equal_height=False):
             with gr.Column(scale=6, min_width=320):
-                gr.HTML("<h3>Samples <span class='db-hint'>one seed per row, from step to step</span></h3>")
+                gr.HTML("<h3>Samples <span class='db-hint'>the same seeds at each step</span></h3>")
                 toy = gr.HTML(elem_id="run-toy")
                 samples = gr.Gallery(
                     label="Samples", show_label=False, columns=4, height="auto", elem_id="samples",
@@ -100,6 +102,7 @@ def build() -> dict[str, Any]:
                     label="The base model and the trained model side by side", show_label=False, interactive=False,
                     visible=False, elem_id="bleed-picture", buttons=["download", "fullscreen"],
                 )  # fmt: skip
+        note = _note_field()
         gr.HTML("<h3>Log</h3>")
         log = gr.HTML(log_text(""), elem_id="log")
         with gr.Accordion("Settings and actions of this run", open=False, elem_id="run-more"):
@@ -118,8 +121,15 @@ def build() -> dict[str, Any]:
         "finish_now": finish_now, "save_now": save_now, "sample_now": sample_now, "resume": resume,
         "more_steps": more_steps, "more": more, "retry": retry, "pictures": pictures, "delete": delete, "sure": sure,
         "bleed": bleed, "bled": bled, "bled_picture": bled_picture, "run_base": base, "message": message,
-        "reuse": reuse,
+        "reuse": reuse, "note": note,
     }  # fmt: skip
+
+
+def _note_field() -> gr.Textbox:
+    return gr.Textbox(
+        label="Notes on this run", lines=2, max_lines=12, elem_id="run-note",
+        placeholder="What you tried, and what came of it", info="Kept in the run's folder.",
+    )  # fmt: skip
 
 
 # What is shown -------------------------------------------------------------------------------------------------------
@@ -135,7 +145,7 @@ def run_values(
             "details": False, "status": status_card(None, name=name), "log": log_text(""), "settings": "", "live": "",
             "resume": None, "more": None, "retry": False, "pictures": False, "deletable": False, "asked": None,
             "scores": "", "chart": "", "unscored": False, "bleedable": False, "bleed": None, "standing": {},
-            "missing_base": "",
+            "missing_base": "", "notes": "",
         }  # fmt: skip
     changed = kept_report(RunFolder(view.path))
     return {
@@ -146,7 +156,7 @@ def run_values(
         "losses": loss_plot(
             view.losses, view.total_steps, view.steps, view.at_fixed_noise, smoothing=smoothing, log_scale=log_scale
         ),
-        "samples": tuple(sample_items(_newest_columns(view.samples))),
+        "samples": _sample_rows(view),
         "log": log_text(view.log_tail),
         "settings": "" if view.config is None else run_settings(view.config),
         "scores": scores_text(view),
@@ -157,6 +167,7 @@ def run_values(
         "verdict": steps.verdict(view, changed),
         "saved": steps.steps_list(view),
         "missing_base": _missing_base(services, view),
+        "notes": read_notes(RunFolder(view.path)),
         "live": view.status,
         "resume": view.resume_step,
         "more": _more_steps(view),
@@ -190,9 +201,10 @@ def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str
         "making": lambda paths: {"making": being_made(services, paths)},
         "toy": lambda text: {"toy": text},
         "losses": lambda plot: {"losses": plot or loss_plot([], 0)},
-        "samples": lambda samples: {"samples": _gallery(services, samples)},
+        "samples": lambda rows: {"samples": _gallery(services, *rows) if rows else gr.Gallery([])},
         "log": lambda text: {"log": text},
         "settings": lambda table: {"settings": table},
+        "notes": lambda text: {"note": text},
         "scores": lambda text: {"scores": text},
         "chart": lambda drawn: {"chart": drawn},
         "verdict": lambda text: {"verdict": text},
@@ -230,11 +242,17 @@ def _resume_label(step: int | None) -> str:
     return "Start again" if step == 0 else f"Resume at step {step}"
 
 
-def _gallery(services: Services, samples: Sequence[tuple[Path, str]]) -> Any:
-    """Return the update of the samples: a column for each step."""
-    columns = len({caption for _, caption in samples}) or 1
+def _sample_rows(view: RunView) -> tuple[int, tuple[tuple[Path, str], ...]]:
+    """Return how many samples make a row, and all of them: a column for each step, or for each of several prompts."""
+    shown = _newest_columns(view.samples)
+    prompts = view.config.sample_prompts if view.config else []
+    return sample_columns(shown, prompts), tuple(sample_items(shown, prompts))
+
+
+def _gallery(services: Services, columns: int, samples: Sequence[tuple[Path, str]]) -> Any:
+    """Return the update of the samples."""
     copies = services.shown.copies(path for path, _ in samples)
-    return gr.Gallery([(copies[path], caption) for path, caption in samples if path in copies], columns=columns)
+    return gr.Gallery([(copies[path], caption) for path, caption in samples if path in copies], columns=columns or 1)
 
 
 def _picture(services: Services, path: Path | None) -> Any:

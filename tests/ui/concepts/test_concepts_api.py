@@ -61,7 +61,9 @@ def uploaded(client: Client, paths: list[Path]) -> str:
     return str(client.predict([handle_file(str(path)) for path in paths], api_name="/upload_photos")[0])
 
 
-def test_photos_are_checked_and_mended_by_name(client: Client, photos: list[Path]) -> None:
+def test_photos_are_checked_and_mended_by_name(
+    client: Client, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = uploaded(client, photos)
     told = client.predict(name, 512, api_name="/check_photos")
     assert [one["name"] for one in told] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
@@ -74,6 +76,20 @@ def test_photos_are_checked_and_mended_by_name(client: Client, photos: list[Path
     assert client.predict(name, first, "refocus", api_name="/change_photo").endswith("was cropped automatically.")
     assert client.predict(name, told[3]["photo"], "remove", api_name="/change_photo") == "3.jpg was removed."
     assert client.predict(name, first, "photo of zwx dog asleep", api_name="/set_caption") == "photo of zwx dog asleep"
+    assert client.predict(name, "asleep", "awake", api_name="/edit_captions") == 1, "one has words of its own"
+    assert client.predict(name, "", "", "sharp", api_name="/edit_captions") == 3
+    captions = [one["caption"] for one in client.predict(name, api_name="/check_photos")]
+    assert captions == ["sharp photo of zwx dog awake", *["sharp photo of zwx dog"] * 2]
+    assert client.predict(name, "", "", "sharp", api_name="/edit_captions") == 0, "it is there already"
+    assert client.predict(name, api_name="/write_captions") == 0, "all have one"
+    client.predict(name, first, "", api_name="/set_caption")
+    with pytest.raises(AppError, match="HF_HUB_OFFLINE"):
+        client.predict(name, api_name="/write_captions")
+    with monkeypatch.context() as patch:
+        patch.setattr("ui.concepts.captions.load_captioner", lambda token: lambda image: "a toy on a rug")
+        assert client.predict(name, api_name="/write_captions") == 1
+    (captioned, *_) = client.predict(name, api_name="/check_photos")
+    assert captioned["caption"] == "photo of zwx dog, a toy on a rug"
     assert len(client.predict(name, 512, api_name="/check_photos")) == 3
     with pytest.raises(AppError, match="not a place in a photo"):
         client.predict(name, first, 2.0, 0.5, 1.0, api_name="/set_focus")
