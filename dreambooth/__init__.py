@@ -1,4 +1,4 @@
-"""DreamBooth Studio's engine: teach Stable Diffusion a subject from a few photos.
+"""DreamBooth Studio's engine: train Stable Diffusion on a subject from a few photos.
 
 from dreambooth import Concept, TrainingConfig, GenerationConfig, train, generate
 """

@@ -1,4 +1,4 @@
-"""How anything is written: at once or not at all; and locks that end with the process that holds them.
+"""Atomic writes, and locks that end with the process that holds them.
 
 Incomplete files are written beside their place under a name that begins with a dot, synced, then renamed.
 """

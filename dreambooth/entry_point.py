@@ -1,4 +1,4 @@
-"""What the command line and the app have in common as programs: output, signals, exit status, errors in words."""
+"""What the command line and the app share as programs: output, signals, exit status, error messages."""
 
 import _thread
 import contextlib

@@ -1,4 +1,4 @@
-"""What the surroundings say: the only reader of the environment and of `.env`.
+"""The only reader of the environment and of `.env`.
 
 Everybody else is handed a `Settings`, or the one value needed of it.
 """

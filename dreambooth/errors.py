@@ -1,4 +1,4 @@
-"""Every error a user can cause or cure, in one tree.
+"""Every error a user can cause or fix, in one tree.
 
     DreamBoothError            what happened, why, what to do
     ├── ConfigError            settings that cannot be run: every mistake of a form at once

@@ -1,1 +1,1 @@
-"""The page: four tabs over the engine. Nothing below this package knows of it."""
+"""The page: four tabs over the engine, which does not depend on it."""

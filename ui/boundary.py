@@ -1,4 +1,4 @@
-"""Where the engine's errors become sentences on the page, and the things every tab is handed."""
+"""Turns the engine's errors into messages on the page, and holds the services of every tab."""
 
 import contextlib
 import functools

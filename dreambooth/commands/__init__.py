@@ -1,1 +1,1 @@
-"""The command line: arguments in, the engine's functions called, sentences and bars out."""
+"""The command line: parses arguments, calls the engine, prints sentences and progress bars."""

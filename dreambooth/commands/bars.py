@@ -1,4 +1,4 @@
-"""Progress on the terminal: one bar for a count, or bars one below the other for what goes on in stages."""
+"""Progress on the terminal: one bar for a count, or stacked bars for work in stages."""
 
 import contextlib
 from collections.abc import Callable, Iterator

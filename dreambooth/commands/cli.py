@@ -1,4 +1,4 @@
-"""The command line: one face of the engine, the page being the other.
+"""The command line, which uses the same engine as the page.
 
 Commands that train, handle files or measure quality have files of their own; the others are here.
 """

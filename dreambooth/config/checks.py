@@ -1,4 +1,4 @@
-"""What a training's settings may not be beside each other; each one's own type and range are checked by `fields`."""
+"""Checks of settings against each other; the type and range of a single one are checked by `fields`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

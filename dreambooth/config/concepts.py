@@ -1,4 +1,4 @@
-"""What a run is to learn: each concept's photos and words, and the list of them that the seed's notebook writes."""
+"""Concepts of a run: photos and prompts, and the concepts list that the seed's notebook writes."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""How much a training makes in all: its steps and its saves. The plan, the trial and the run itself count them here."""
+"""Counts of a training: its steps and its saves. The plan, the trial and the run itself count them here."""
 
 import math
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Settings that were asked for and change nothing beside the others, to be reported before a run starts.
+"""Settings that have no effect beside the others, reported before a run starts.
 
 Which settings a setting builds on stands beside its field (`only_with`); what depends on their values is here.
 """

@@ -1,4 +1,4 @@
-"""What a setting carries beside its value: range, unit and a sentence, and the checks that follow from them.
+"""Metadata of settings: range, unit and help sentence, and the checks that follow from them.
 
 The form, the command line and the README are made from these, so that they say the same.
 """

@@ -1,4 +1,4 @@
-"""The settings of one request for pictures, and the samplers that may make them."""
+"""The settings of one request for pictures, and the samplers."""
 
 import math
 import re

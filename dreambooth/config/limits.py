@@ -1,4 +1,4 @@
-"""What texts and names from outside may be, whatever they are for."""
+"""Limits of texts and names from outside."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The methods of training as a person chooses between them: what each is called, and what comes out of it."""
+"""The methods of training as the user sees them: their names and results."""
 
 from dataclasses import dataclass
 

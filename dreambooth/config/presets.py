@@ -1,4 +1,4 @@
-"""Recipes by name: the seed notebook's, under one of several memory configurations, merged with what else is said."""
+"""Presets: the seed notebook's recipe in several memory configurations, merged with the other settings."""
 
 from collections.abc import Collection, Mapping
 from typing import Any

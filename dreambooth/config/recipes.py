@@ -1,4 +1,4 @@
-"""Defaults per family and method, as data: what counts where neither the user, the base's card nor a preset says more.
+"""Defaults per family and method, as data, used where neither user, base card nor preset sets a value.
 
 A full fine-tuning has those of the seed script, which are the fields' own.
 """

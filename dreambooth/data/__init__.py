@@ -1,1 +1,1 @@
-"""Photos in: reading, cropping, captions, class images."""
+"""Reading photos: files, crops, captions, class images."""

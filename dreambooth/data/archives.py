@@ -1,4 +1,4 @@
-"""A zip of photos becomes a folder of upright photos without metadata, or an error that says what is wrong with it.
+"""Unpacks a zip of photos into a folder of upright photos without metadata, or explains what is wrong with it.
 
 The whole directory is checked before anything is unpacked, every byte is counted while it is, and no name of the
 archive's ever becomes a path here.

@@ -1,4 +1,4 @@
-"""Pictures that were decoded lately: one of a phone takes a second, and is read several times as a training starts."""
+"""Cache of decoded pictures: a phone's photo takes a second, and is read several times when a training starts."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What is wrong with photos, in plain words: measured on the very square that is trained, without any weights.
+"""Findings about photos, measured on the crop that is trained, without any model.
 
 `measure` looks at one photo, `findings` at all of a set. How often each finding is right, and what cannot be found this
 way, stands in docs/photos.md.

@@ -1,4 +1,4 @@
-"""Which square of a photo is trained: a centre and a zoom per photo, kept in one small file beside the photos.
+"""The crop of each photo that is trained: centre and zoom, stored in one file beside the photos.
 
 A folder without that file is cropped as the settings say. Where the file names a photo, every step sees exactly this
 square of it. What matters in a photo is guessed from its colours and sharpness alone; no weights are needed for that.

@@ -1,4 +1,4 @@
-"""The word that will mean the subject: how a base reads it, and whether it already means something there.
+"""The identifier: how the base model tokenizes it, and whether it already has a meaning there.
 
 No list of words is needed: a base's own vocabulary says what it has often read. A whole word of it is one piece, and
 the earlier a piece was learnt, the more frequent it was (Sennrich et al. 2016, arXiv 1508.07909).

@@ -1,4 +1,4 @@
-"""What was measured of photos, remembered as long as neither a photo nor its square changes."""
+"""Cache of measurements of photos, valid as long as neither a photo nor its crop changes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is known of photos beside their pixels: names, notes of their files, and the reader a run began with."""
+"""Records about photos: names, notes on their files, and the reader a run began with."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One untrusted file becomes an upright RGB picture, or an error that says what is wrong with it.
+"""Reads one untrusted file as an upright RGB picture, or explains what is wrong with it.
 
 What a file is, its content decides, not its name; its limits are checked on the header, before anything is decoded.
 """

@@ -1,4 +1,4 @@
-"""What a subject is called: the words of a photo set, and the prompts that are made of them."""
+"""The names of a subject: identifier, class word, and the prompts made of them."""
 
 from dataclasses import dataclass
 from typing import get_args

@@ -1,1 +1,1 @@
-"""What hardware this is, how many threads compute on it, and CUDA-graph capture."""
+"""Hardware, CPU threads and CUDA-graph capture."""

@@ -1,4 +1,4 @@
-"""What device this is, and what works on it; torch is imported only by the functions that cannot do without it."""
+"""The device and what works on it; only functions that need torch import it."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""The number formats that a device computes in, and the one place where autocast is asked for."""
+"""The number formats of a device, and the one place that enables autocast."""
 
 import contextlib
 from typing import TYPE_CHECKING, Any, Literal

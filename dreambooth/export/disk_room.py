@@ -1,4 +1,4 @@
-"""Whether the disk has room for a file, asked before it is written."""
+"""Checks that the disk has room for a file before it is written."""
 
 from pathlib import Path
 

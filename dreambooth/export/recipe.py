@@ -1,4 +1,4 @@
-"""What an exported file says of itself: the run's recipe, and the header that other tools show.
+"""Metadata of an exported file: the run's recipe, and the header that other tools show.
 
 Everything comes from inside the model's folder, and no path of this machine nor a date, so that the same model always
 says the same.

@@ -1,4 +1,4 @@
-"""An export is held to the folder it was made from before it is called done: every name, every number.
+"""Verifies an export against the folder it was made from: every name, every number.
 
 What is read here is the written file itself, by the way that a base is read from such a file.
 """

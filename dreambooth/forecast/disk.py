@@ -1,4 +1,4 @@
-"""How much disk a run will take, told before it starts: models, exact states, sample pictures, and a reserve."""
+"""How much disk a run will take, computed before it starts: models, exact states, sample pictures, and a reserve."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How much memory a run will take at its most, told before it starts and without its weights.
+"""The peak memory of a run, computed before it starts and without its weights.
 
 The step is walked unit by unit, forward and backward, as the base's configuration lays it out (`models.shape`); what
 else a run does (class images, crops, samples) are phases beside it, and the largest counts. On the CPU the need is

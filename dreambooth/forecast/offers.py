@@ -1,4 +1,4 @@
-"""What a run will take, told before it starts: steps, minutes, memory and disk, for the form and for each preset."""
+"""What a run will take, computed before it starts: steps, minutes, memory and disk, for form and presets."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How long the parts of a run take on this device, as earlier runs with like settings took them; never a guess.
+"""How long the parts of a run take on this device, measured from earlier runs with similar settings; never a guess.
 
 Kept in `paces.json` of the data folder, so that it outlives the runs it was measured on.
 """

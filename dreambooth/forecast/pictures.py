@@ -1,4 +1,4 @@
-"""What making pictures takes beside a training: class images, samples, and forwards that are only looked at."""
+"""Memory of generation beside a training: class images, samples, and forward passes without gradients."""
 
 from dataclasses import dataclass
 

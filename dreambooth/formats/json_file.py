@@ -1,4 +1,4 @@
-"""The one reader of the JSON files that this program keeps, whatever a kill, a disk or a hand has made of them."""
+"""The one reader of this program's JSON files, which may be damaged by a kill, a disk or an editor."""
 
 import json
 import math

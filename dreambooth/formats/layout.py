@@ -1,4 +1,4 @@
-"""How the models of each family lie on disk: their parts, files and index, as data; and which family a model is of.
+"""The layout of each family's models on disk, as data: parts, files and index; and the family of a model.
 
 Everything here is known without torch and before a model is loaded.
 """

@@ -1,4 +1,4 @@
-"""What an addition to a model is that is no LoRA as read here, and which family of models an addition is for.
+"""Kinds of additions to a model other than LoRAs, and the family that an addition is for.
 
 All of it follows from names, shapes and the header's texts.
 """

@@ -1,4 +1,4 @@
-"""What a file or folder of weights may be instead of a text-to-image model known here, and what to do with it."""
+"""Kinds of weights other than the supported text-to-image models, and what to do with them."""
 
 import re
 from collections.abc import Container, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a file of weights holds, from its header or from the names in its pickle: nothing is loaded, nothing is run."""
+"""Tensor names and shapes of a weights file, from its header or pickle, without loading or running anything."""
 
 import json
 import pickletools

@@ -1,1 +1,1 @@
-"""Models on their way into memory, and the one owner of the device they live on."""
+"""Loading models, and the one owner of the device."""

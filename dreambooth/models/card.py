@@ -1,4 +1,4 @@
-"""What a model says of itself in its card.json, and a saved LoRA of what it adds to."""
+"""The card.json of models and saved LoRAs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The limits of a model's configuration files, looked at before anything is built from them.
+"""Limits of a model's configuration files, checked before anything is built from them.
 
 A configuration comes with its model from wherever that is from. The libraries build what it says: a million layers for
 ten minutes, or a schedule of nonsense.

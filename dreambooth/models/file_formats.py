@@ -1,4 +1,4 @@
-"""What a file that should hold weights is instead, told from its first bytes, with what to do about it."""
+"""Recognizes files that are not weights by their first bytes, and says what to do."""
 
 import re
 import zipfile

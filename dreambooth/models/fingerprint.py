@@ -1,4 +1,4 @@
-"""By what a model's weights are known again: a hash over the first numbers of every tensor."""
+"""The fingerprint of a model's weights: a hash over the first numbers of every tensor."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What a file of weights is, for people: a LoRA and what it is for, a whole model, an embedding, or something else.
+"""Describes a weights file to the user: a LoRA, a whole model, an embedding or something else.
 
 It reads the file alone, and for a LoRA the files beside it; no base is loaded. Its layers are held against those
 that its family's models have by their configuration.

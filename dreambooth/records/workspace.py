@@ -1,4 +1,4 @@
-"""The folders: datasets, class images, runs, exports."""
+"""The data folder: datasets, class images, runs, exports."""
 
 import contextlib
 import os

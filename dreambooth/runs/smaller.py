@@ -1,4 +1,4 @@
-"""Settings that need less memory than those that ran out of it, the least harmful change first; and how a run ended."""
+"""Settings that need less memory, the least harmful change first; and the error that ends a run."""
 
 import dataclasses
 import sys

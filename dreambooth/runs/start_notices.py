@@ -1,4 +1,4 @@
-"""What to tell of a run's settings before it starts, the same on every route: nothing of it is a mistake."""
+"""Notices about a run's settings before it starts, the same on every route; none of them is an error."""
 
 import dataclasses
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""What the page shows of a run, read from its folder: the folder is the truth."""
+"""The state of a run for the page, read from its folder."""
 
 import time
 from collections.abc import Sequence

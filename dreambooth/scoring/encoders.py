@@ -1,4 +1,4 @@
-"""What looks at pictures: the starter's judge on its own world, DINO and CLIP on everything else.
+"""Image encoders for scoring: the starter's own judge for its world, DINO and CLIP for everything else.
 
 The DreamBooth paper (Ruiz et al. 2023, arXiv 2208.12242, 4.2) takes DINO ViT-S/16 for subject fidelity and CLIP for
 CLIP-I and CLIP-T, and does not say which CLIP; here it is ViT-B/32, so figures compare only within this project.

@@ -1,4 +1,4 @@
-"""Which saved step to take, and why in one sentence: a function of the scores and of nothing else.
+"""The recommended step, and why in one sentence: a function of the scores alone.
 
 Three figures count, each from 0 to 1: fidelity (from the base model to the real photos among each other), prompt (how
 far prompts are still followed) and drift (how far pictures that should not have changed became the subject).

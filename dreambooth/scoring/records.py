@@ -1,4 +1,4 @@
-"""A run's scores as they lie in `.run/scores.json`; read without any of the libraries that made them."""
+"""A run's scores in `.run/scores.json`; read without any of the libraries that made them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A run on disk scored afterwards: missing probe pictures made, every step looked at, the best one named."""
+"""A run on disk scored afterwards: missing probe pictures are made, every step is scored, the best one recommended."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""What a step trains on, as a function of (seed, example number).
+"""Batches: what a step trains on, as a function of (seed, example number).
 
 Examples are counted over the whole run, across micro-batches and processes: example k has the same photo, crop, noise
 and timestep whether it comes in a batch of four, in four accumulated micro-batches, or on one of four devices.

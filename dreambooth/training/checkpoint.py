@@ -1,4 +1,4 @@
-"""The exact state of a run, so that one that was ended goes on as if it had not been.
+"""The exact state of a run, from which it resumes as if it had not been interrupted.
 
 A state is `.run/state/<step>/`: the learning weights in fp32, the optimizer's moments, the moving average, the loss
 scale, and a manifest, written last, with the SHA-256 of each file. No random state is kept, since all randomness is a

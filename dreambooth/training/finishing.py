@@ -1,4 +1,4 @@
-"""A run that ends before its last step, and ends well: a short cool-down to rate zero, the final average, a save.
+"""Finishing a run early: a short cool-down to learning rate zero, the final average, a save.
 
 At a constant rate the weights hover around where they want to be; a last stretch of falling rate takes them there
 (Hagele et al. 2024, arXiv 2405.18392). Where it begins is written down at once, so that the rate of a step follows from

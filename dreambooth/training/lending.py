@@ -1,4 +1,4 @@
-"""Lending the device in the middle of a run: everything large leaves it, and comes back bit for bit.
+"""Lending the device during a run: everything large is moved off it and back, bit for bit.
 
 What stays is small: the prepared latents, the captions, a batch made ahead.
 """

@@ -1,4 +1,4 @@
-"""After how many steps a run is done: those of its settings, or fewer when it was told to finish early."""
+"""The length of a run: the steps of its settings, or fewer when it finishes early."""
 
 from collections.abc import Sequence
 from pathlib import Path

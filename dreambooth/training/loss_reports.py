@@ -1,4 +1,4 @@
-"""What steps lost, told an interval at a time: reading a number waits for the GPU, so they stay there until then."""
+"""Reports losses once per interval: reading a number waits for the GPU, so they stay there until then."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a run works with: its place and its wishes, and what preparation hands to the loop."""
+"""What a run works with: its folder and controls, and what preparation hands to the loop."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field

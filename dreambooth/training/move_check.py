@@ -1,4 +1,4 @@
-"""Whether a training moves its weights at all: one that does not would train nothing to its end."""
+"""Checks that a training changes its weights at all."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What is learned, as pure tensor mathematics.
+"""The training objective, as pure tensor mathematics.
 
 Notation: x_0 clean latents (batch, channels, height, width), eps noise of the same shape, t integer timesteps (batch,),
 alpha_bar_t the cumulative signal level of Ho et al. 2020 (DDPM, arXiv 2006.11239, eq. 4).

@@ -1,4 +1,4 @@
-"""What a UNet says of noised pictures when nothing is learned from it: what is computed once, or only looked at."""
+"""Predictions of a UNet without gradients, for targets computed once and for evaluation."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""A run scored as it goes: probe pictures at every save, looked at by whatever is at hand without a download."""
+"""A run scored as it goes: probe pictures at every save, scored by the encoders that are installed."""
 
 import dataclasses
 from collections.abc import Callable

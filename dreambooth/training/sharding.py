@@ -1,4 +1,4 @@
-"""Weights, gradients and moments cut into as many parts as there are processes, each of which keeps its own.
+"""Weights, gradients and moments sharded across processes.
 
 torch's `fully_shard` (FSDP2, Zhao et al. 2023, arXiv 2304.11277) brings a unit's weights together for its forward and
 its backward only, and hands every process the mean of its part of the gradients. All else works on plain parameters

@@ -1,4 +1,4 @@
-"""The base as its own teacher: what it says of the class images, computed once while it is still the base.
+"""The base as its own teacher: its predictions on class images, computed once before it is trained.
 
 The paper's prior has the model denoise class images; the picture's noise is then a noisy word on what the base knew.
 With a teacher the target is the base's own prediction, as in Li & Hoiem 2016 (Learning without Forgetting, arXiv

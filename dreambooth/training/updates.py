@@ -1,4 +1,4 @@
-"""What a step's gradients do to the weights: all together after backward, or each as soon as it is there.
+"""Weight updates: all together after the backward pass, or each during it.
 
 Both ways hold one optimizer whose state belongs to the parameters, and neither lets a number that is none into the
 weights.

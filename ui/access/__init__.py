@@ -1,1 +1,1 @@
-"""Who may come in and what may be sent: login, request checks, limits of connections, the Space."""
+"""Access to the page: login, request checks, connection limits, the Space."""

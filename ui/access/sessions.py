@@ -1,4 +1,4 @@
-"""What Gradio keeps of each visit, and how little of it stays.
+"""What Gradio stores of each visit, and its removal.
 
 It copies the settings of every component for each session, about 0.75 MB, and counts a call that names no session as
 one of its own: a script that asks for a run's status every five seconds would cost half a gigabyte an hour.

@@ -1,4 +1,4 @@
-"""The photos as the page shows them: a card each with what is found, and the editor of one photo's square.
+"""Photo cards with their findings, and the editor of a photo's crop.
 
 Pure HTML with its behaviour beside it. Names, findings and paths are escaped here.
 """

@@ -1,4 +1,4 @@
-"""What the first tab does with photos, as functions of values: taken in, shown as they will be trained, put right."""
+"""Photo handlers of the first tab: import, preview, fix."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""What somebody who has no photos here yet sees first: what this does, before and after, and two ways to begin."""
+"""The first visit: what the app does, before and after, and two ways to start."""
 
 from html import escape
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The words of a concept: as they were typed, as its prompts tell them, and what a base makes of its identifier."""
+"""The words of a concept: typed, derived from its prompts, and the verdict on its identifier."""
 
 from html import escape
 from typing import Any

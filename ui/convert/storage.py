@@ -1,4 +1,4 @@
-"""What takes the disk, at the foot of the third tab: told first, deleted only when it was seen."""
+"""Disk usage at the foot of the third tab: listed first, deleted only after that."""
 
 from dataclasses import dataclass
 from typing import Any, get_args

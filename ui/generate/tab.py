@@ -1,4 +1,4 @@
-"""The fourth tab: words in, pictures out, each with its recipe in the file; steps of a run side by side."""
+"""The fourth tab: prompts to pictures, each with its settings in the file; steps of a run side by side."""
 
 from dataclasses import dataclass
 from typing import Any

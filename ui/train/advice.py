@@ -1,4 +1,4 @@
-"""Which saved step to take: chosen before anyone asks, with the sentence that says why beside the choice."""
+"""The recommended steps, preselected in the lists, with the reason beside the choice."""
 
 from collections.abc import Sequence
 from pathlib import Path

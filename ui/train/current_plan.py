@@ -1,4 +1,4 @@
-"""The plan that stands on the page is that of the settings on the page, or Start is closed.
+"""Keeps Start disabled until the plan on the page is that of the settings on the page.
 
 A plan takes the server a moment. The browser gives each question a ticket, which is what the form showed then, and the
 answer brings it back: while that is not what the form shows now, or proposals are on their way, nothing can be started.

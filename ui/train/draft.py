@@ -1,4 +1,4 @@
-"""What is typed into the form for a new training stays in the browser's window: a reload or Back does not lose it.
+"""Keeps the edits of the form for a new training in the browser's window, across reloads and Back.
 
 The settings are put back together with what the page had proposed, so that those that were typed still count as typed.
 """

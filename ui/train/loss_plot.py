@@ -1,4 +1,4 @@
-"""The loss over the steps as a drawing in HTML: every step faint, what it can be judged by clear, saved steps marked.
+"""The loss over the steps as a drawing in HTML: every step faint, the smoothed curve clear, saved steps marked.
 
 That is the losses at fixed noise, which compare from step to step; without them, the smoothed course of the raw ones.
 

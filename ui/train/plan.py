@@ -1,4 +1,4 @@
-"""What the page says before a run begins: presets with what they take, and the sentence about the whole of it."""
+"""The plan before a run starts: presets with their needs, and a summary sentence."""
 
 from collections.abc import Mapping, Sequence
 from html import escape

@@ -1,4 +1,4 @@
-"""A run's saved steps: which to take in one verdict, what each can be used for, and its scores over the steps.
+"""A run's saved steps: the recommendation, what each can be used for, and the scores over the steps.
 
 Pure functions, no Gradio.
 """
