@@ -178,6 +178,13 @@ def test_a_run_of_the_past_is_chosen_in_the_table_and_its_settings_are_taken_ove
     with_photos(visit)
     visit.new_training()
     page = visit.page
+    # Nothing is planned of settings that cannot be, and nothing started while the plan is that of others.
+    page.evaluate("""new MutationObserver(() => window.wasClosed = true).observe(
+      document.documentElement, {attributes: true, attributeFilter: ['data-stale-plan']})""")
+    visit.fill("field-max_train_steps", "-5")
+    visit.until("plan", "Steps is -5: it must be 1 to")
+    assert page.evaluate("window.wasClosed") is True
+    page.wait_for_function("!document.documentElement.hasAttribute('data-stale-plan')")
     visit.fill("field-max_train_steps", "17")
     visit.fill("field-learning_rate", "0.00123")
     played.go_on.set()

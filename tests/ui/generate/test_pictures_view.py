@@ -5,6 +5,7 @@ from typing import Any
 
 from dreambooth.errors import DreamBoothError
 from dreambooth.pictures.queue import Order
+from ui.boundary import Shown
 from ui.generate.view import MAX_FIRST_ROWS, compared_at_first, request_status
 
 
@@ -55,3 +56,11 @@ def test_a_comparison_begins_with_the_base_and_of_many_steps_with_a_few() -> Non
         assert (chosen[0], chosen[-1]) == (0, 2000)
         assert best is None or best in chosen
         assert chosen == sorted(chosen)
+
+
+def test_a_picture_that_has_just_gone_is_left_out(tmp_path: Path) -> None:
+    shown, there = Shown(tmp_path / "page"), tmp_path / "there.png"
+    there.write_bytes(b"x")
+    copies = shown.copies([there, tmp_path / "gone.png"])
+    assert list(copies) == [there]
+    assert Path(copies[there]).read_bytes() == b"x"
