@@ -73,7 +73,7 @@ def test_a_click_tells_how_far_it_is_and_then_shows_the_ranked_report_with_its_p
     go_on.set()
     visit.until("run-message", "See What else it changed, next to the scores")
     told = visit.until("run-bleed", "(?s)What else it changed.*Step 60")
-    assert "scored by pixels" in told
+    assert "Scored by pixels" in told
     cells = page.locator("#run-bleed td:nth-child(2)").all_inner_texts()
     changes = [float(cell) for cell in cells]
     assert len(changes) == 10
