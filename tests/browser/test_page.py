@@ -85,6 +85,8 @@ def test_from_photos_to_pictures_by_clicking(browser: "Browser", opened: OpenPag
 
     # A reload and a second window show the same run, further on, and the same photos.
     visit.reload()
+    visit.until("run-status", r"step [1-9]\d* of 3000")
+    visit.tab("Upload & Concepts")
     page.locator("#views img").nth(4).wait_for()
     assert visit.value("instance-prompt") == "photo of qxz robot"
     second = Visit(browser, opened.url)
