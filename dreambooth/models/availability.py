@@ -22,8 +22,8 @@ def bytes_to_download(config: TrainingConfig, token: str | None, models_dir: Pat
         tokenizer_folder(tokenizer, token)
     if vae is not None:
         check_vae(vae, token)
-    revision, variant = hub_revision(config.revision, config.variant)
-    sizes = [_missing_bytes(config.pretrained_model_name_or_path, token, models_dir, revision, variant, given)]
+    base, revision, variant = config.pretrained_model_name_or_path, config.revision, config.variant
+    sizes = [_missing_bytes(base, token, models_dir, revision, variant, given)]
     if config.with_prior_preservation and config.class_model_name_or_path is not None:
         sizes.append(_missing_bytes(config.class_model_name_or_path, token, models_dir))
     known = [size for size in sizes if size is not None]
@@ -40,7 +40,7 @@ def _missing_bytes(
 ) -> int | None:
     source = local_base(name, models_dir)
     if source is None:
-        folder, missing_bytes = downloaded_configs(name, revision, variant, token, given=given)
+        folder, missing_bytes = downloaded_configs(name, *hub_revision(revision, variant), token, given=given)
         family_of(folder)
         return missing_bytes
     if source.is_file():

@@ -97,7 +97,7 @@ def test_what_a_card_or_preset_or_file_turns_on_is_turned_off_by_flag(
     on |= {needs[name]: True} if name in needs else {}
     (base / "card.json").write_text(json.dumps({"native_px": 32, "recipe": on}))
     (tmp_path / "settings.json").write_text(json.dumps(on))
-    common = [*concept_flags, "--save_sample_prompt", "x", "--max_grad_norm", "0", "--resolution", "32"]
+    common = [*concept_flags, "--save_sample_prompt", "x", "--max_grad_norm", "0", "--resolution", "64"]
     for recipe in (["--pretrained_model_name_or_path", str(base)], ["--config", str(tmp_path / "settings.json")]):
         assert getattr(config_of(*common, *recipe), name) is True
         off = config_of(*common, *recipe, f"--no_{name}")
