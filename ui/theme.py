@@ -74,6 +74,8 @@ def theme() -> Base:
         slider_color_dark="#2aa395",
         link_text_color="#0f6b63",
         link_text_color_dark="#4cc3b5",
+        link_text_color_visited="#0f6b63",
+        link_text_color_visited_dark="#4cc3b5",
     )
 
 
@@ -101,7 +103,7 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
 .db-view-head > :is(.db-end, :nth-child(3)) { margin-left: auto; }
 .gradio-container .db-view-head h2 { font-size: 1.15rem; font-weight: 650; margin: 0; }
 .gradio-container a.db-button { display: inline-block; padding: .45rem 1.1rem; border-radius: 10px; font-weight: 600;
-  color: #fff; background: var(--button-primary-background-fill); text-decoration: none; }
+  color: #fff !important; background: var(--button-primary-background-fill); text-decoration: none; }
 #status-line { position: sticky; top: 0; z-index: 40; align-items: center; padding: .45rem .8rem; gap: .8rem;
   flex-wrap: nowrap; background: var(--block-background-fill);
   border: 1px solid var(--db-accent); border-radius: 10px; }
