@@ -37,7 +37,7 @@ from ui.train.plan import (
     wrong_settings,
 )
 
-TOY_NOTICE = "A toy model to try everything with; for real results use Stable Diffusion 1.5 and a GPU."
+TOY_NOTICE = "A toy model to try everything with; for real results use Stable Diffusion 1.5 or SDXL and a GPU."
 LATEST: dict[str, Any] = {"trigger_mode": "always_last", **QUICK}
 
 

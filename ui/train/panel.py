@@ -42,7 +42,7 @@ MAX_STEP_COLUMNS = 24
 MAX_BEING_MADE = 12
 # Their crops take so little of a run's time that they are not counted.
 USUAL_PHOTOS = 5
-TOY_PICTURES = "Made by the toy model at 64 px. Stable Diffusion 1.5 on a GPU makes detailed pictures."
+TOY_PICTURES = "Made by the toy model at 64 px. Stable Diffusion 1.5 or SDXL on a GPU makes detailed pictures."
 # The components that show a run, in the order in which a browser is told.
 PARTS = (
     "details status verdict making toy losses samples saved log settings scores chart score stop finish_now save_now "
