@@ -171,7 +171,8 @@ def test_a_cut_of_the_network_loses_no_click_and_no_place(browser: "Browser", op
     page.locator("#tabs:not(.db-opening)").wait_for()
     assert page.evaluate("document.documentElement.lang") == "en"
     assert "Click to Upload" in page.locator("#photos").inner_text()
-    page.locator("#new-set").click()
+    if page.locator("#new-set").is_visible():  # photos of another test
+        page.locator("#new-set").click()
     page.locator("#report", has_text="No photos yet").wait_for()
     files = sorted(sample_folder().glob("*.png"))[:2]
     page.locator("#photos input[type=file]").first.set_input_files([str(path) for path in files])
