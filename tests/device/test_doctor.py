@@ -80,7 +80,7 @@ def test_an_xformers_for_another_torch_is_a_note_with_both_versions() -> None:
     packages = HEALTHY.packages | {"xformers": "0.0.35"}
     (finding,) = troubles(packages=packages, xformers_problem="cannot load", xformers_built_for="2.10.0+cu128")
     assert finding.level == "warn"
-    assert "built for torch 2.10.0+cu128; here is 2.13.0" in finding.what
+    assert "built for torch 2.10.0+cu128; torch 2.13.0 is installed" in finding.what
 
 
 def test_a_torchvision_for_another_torch_is_bad() -> None:

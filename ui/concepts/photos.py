@@ -290,7 +290,8 @@ class PhotoHandlers:
 
     @on("resolution.change", SEEN, PARTS, api_name="photo_views", **QUIET)
     def views(self, photo_set: str, chosen: str | None, resolution: float) -> Answer:
-        return self.parts(photo_set or "", [], resolution, chosen, chosen)
+        # Without photos nothing changes; and a page just opened, whose form got its edits back, has no set yet.
+        return self.parts(photo_set, [], resolution, chosen, chosen) if photo_set else {}
 
     def _earlier(self, value: str) -> Any:
         sets = photo_sets(self._services.workspace)

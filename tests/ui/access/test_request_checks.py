@@ -16,6 +16,7 @@ import httpx
 import pytest
 from gradio_client import Client
 
+from dreambooth.data.samples import sample_folder
 from tests.harness.open_page import OpenPage, open_page
 from ui.access import request_checks as checks
 from ui.access.login import Logins
@@ -56,9 +57,14 @@ def routes(page: OpenPage) -> list[tuple[str, str]]:
     return sorted(found)
 
 
+# Of the first visit: the sample photos, and what became of them. The uploads of these tests have other names.
+PAGE_PICTURES = {"before.webp", "after.webp", *(path.name for path in sample_folder().glob("*.png"))}
+
+
 def stored(page: OpenPage) -> list[str]:
-    """Return every file in the page's own folder."""
-    return sorted(str(path) for path in page.copies_dir.rglob("*") if path.is_file() and path.name != "lock")
+    """Return every file in the page's own folder but its lock and the pictures that it shows to everybody."""
+    own = {"lock"} | PAGE_PICTURES
+    return sorted(str(path) for path in page.copies_dir.rglob("*") if path.is_file() and path.name not in own)
 
 
 def request(page: OpenPage, method: str, path: str, **given: Any) -> int:
