@@ -183,8 +183,9 @@ def test_nothing_of_a_visit_is_kept_in_browsers_or_told_to_anyone(tmp_path: Path
     sources = {path.name: path.read_text("utf-8") for path in Path(app.__file__).parent.joinpath("ui").rglob("*.py")}
     kept = ("localStorage", "sessionStorage", "indexedDB", "document.cookie")
     places = {(name, word) for name, source in sources.items() for word in kept if word in source}
-    # The edits of the training form, for as long as the window is open.
-    assert places == {("draft.py", "sessionStorage")}
+    # The edits of the training form, for as long as the window is open; and a random number by which Generate knows
+    # which pictures this browser asked for.
+    assert places == {("draft.py", "sessionStorage"), ("handlers.py", "localStorage")}
 
 
 def test_telemetry_is_off_in_the_page_and_on_the_command_line(tmp_path: Path) -> None:
