@@ -1,6 +1,7 @@
 """What a visitor of somebody else's page may name of that machine: no folder and no file, in any argument."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,8 +74,10 @@ def test_a_logged_in_visitor_takes_no_model_of_the_machine_home(tmp_path: Path) 
                 client.predict(model, api_name=endpoint)
         assert list(page.workspace.runs_dir.iterdir()) == []
         # What is offered still works, by its path and by its name.
-        for base in (str(page.base), "tiny", "starter", "someone/on-the-hub"):
+        for base in (str(page.base), "tiny", "starter"):
             assert client.predict(photos, base, "recommended", SHORT, api_name="/plan_training")["photos"] == 5
+        with pytest.raises(AppError, match="on-the-hub is not in the local cache"):
+            client.predict(photos, "someone/on-the-hub", "recommended", SHORT, api_name="/plan_training")
         (page.workspace.loras_dir / "cat.safetensors").touch()
         lora = {name: value for name, value in SHORT.items() if name != "use_8bit_adam"} | {"method": "lora"}
         asked = (photos, str(page.base), "recommended", lora | {"initial_lora": "cat.safetensors"})
@@ -99,7 +102,8 @@ def test_no_answer_tells_whether_a_path_exists(opened: OpenPage) -> None:
 
 def without(answer: Answer, *paths: Path) -> str:
     """Return what an event answered, with one name for all the paths."""
-    text = json.dumps(answer.outputs) + answer.error
+    # What leads the page somewhere is numbered, whatever was asked.
+    text = re.sub(r'"number\W+\d+', "NUMBER", json.dumps(answer.outputs) + answer.error)
     for shown in (answer.sent, answer.sent[:60]):  # a long value is shown in part
         text = text.replace(json.dumps(shown)[1:-1], "PATH")
     for path in paths:
@@ -116,7 +120,7 @@ def test_the_training_forms_bases_are_checked_too(opened: OpenPage, photo_set: s
         assert model in given, event
         answer = events.call(event, given)[0]
         told = answer.error + answer.as_html
-        assert ("settings" if event == "tell_plan" else "cannot be used here") in told, (event, told)
+        assert "cannot be used here" in told, (event, told)
     assert sorted(opened.workspace.runs_dir.iterdir()) == before
 
 
