@@ -5,7 +5,8 @@ from dreambooth import Concept, TrainingConfig, GenerationConfig, train, generat
 
 import sys
 
-# Said here, before anything is imported that an older Python lacks; what pip would refuse is run all the same.
+# Checked before anything is imported that an older Python lacks: a clone can be run without pip, which would refuse.
+# For ruff the comparison is always false, since pyproject.toml requires 3.11.
 if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit(f"DreamBooth Studio needs Python 3.11, 3.12 or 3.13; this is {sys.version_info[0]}.{sys.version_info[1]}.")
 

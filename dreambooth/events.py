@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, get_args, get_type_hints
@@ -17,7 +18,13 @@ from dreambooth.hints import fits
 Status = Literal["queued", "running", "stopping", "stopped", "done", "failed", "paused", "interrupted"]
 FINAL_STATUSES: frozenset[Status] = frozenset({"stopped", "done", "failed"})
 Cause = Literal["", "out of memory", "disk full", "lent"]
+# How many pieces of some work are done, and of how many.
+OnProgress = Callable[[int, int], None]
 PhaseName = Literal["loading", "class images", "latents", "training", "saving", "copying", "samples", "scores", "lent"]
+
+
+def unwatched(done: int, total: int) -> None:
+    """Take the progress of work that nobody watches."""
 
 
 @dataclass(frozen=True)

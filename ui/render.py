@@ -161,7 +161,7 @@ def time_left(view: RunView) -> str:
         return ""
     if view.total_steps and view.step >= view.total_steps:
         # Only steps are timed by then.
-        return "saving the final model"
+        return "making the last pictures" if view.phase in ("samples", "scores") else "saving the final model"
     return f"{in_words(view.seconds_left)} left" + ("" if view.saves_in_time else ", and the saves")
 
 

@@ -1,17 +1,17 @@
 """Progress on the terminal: one bar for a count, or stacked bars for work in stages."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self
 
-from dreambooth.events import Event, PhaseProgress, StepLoss
+from dreambooth.events import Event, OnProgress, PhaseProgress, StepLoss
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, unit: str, *, delay_s: float = 0) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str, unit: str, *, delay_s: float = 0) -> Iterator[OnProgress]:
     """Yield what shows (done, in all) as a bar, which appears after `delay_s` if there is anything to show."""
     from tqdm import tqdm
 

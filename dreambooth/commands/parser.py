@@ -17,6 +17,7 @@ WRONG_VALUE = re.compile(
 class Parser(argparse.ArgumentParser):
     """Parses as argparse does; mistakes are one line on standard error and exit status 2."""
 
+    # Its types have an overload for namespaces of other classes, which nobody here passes.
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:

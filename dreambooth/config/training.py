@@ -127,7 +127,7 @@ class TrainingConfig:
         "linear", "Layers the LoRA changes: attention, all linear layers, or convolutions too.",
         "training", method="lora",
     )  # fmt: skip
-    train_text_encoder: bool = setting(False, "Train the text encoder too: better likeness, more memory.", "training")
+    train_text_encoder: bool = setting(False, "Better likeness, above all of people; more memory.", "training")
     text_encoder_lr: float | None = setting(
         None, "Learning rate of the text encoder; default: that of the UNet.", "training", low=1e-9, high=1.0,
         only_with=WITH_TEXT_ENCODER,

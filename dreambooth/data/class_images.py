@@ -18,6 +18,7 @@ from dreambooth.config.limits import as_written
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.durable import new_file, write_json
 from dreambooth.errors import ConfigError, FieldProblem, PhotoError
+from dreambooth.events import OnProgress
 from dreambooth.formats.json_file import read_object
 from dreambooth.pictures.generation import Picture, generate_images, save_picture
 from dreambooth.pictures.samplers import DDIM
@@ -45,7 +46,7 @@ def ensure_class_images(
     guidance_scale: float,
     seed: int,
     batch_size: int,
-    report: Callable[[int, int], None],
+    report: OnProgress,
     should_stop: Callable[[], bool],
     notice: Callable[[str], None] | None = None,
     keep_latents: bool = False,
@@ -168,7 +169,7 @@ def _make(
     base: "Base",
     *,
     batch_size: int,
-    report: Callable[[int, int], None],
+    report: OnProgress,
     present: int,
     num_class_images: int,
     should_stop: Callable[[], bool],

@@ -23,16 +23,16 @@ def removed_folder(folder: Path) -> Path:
 
 def set_aside(photo: Path) -> None:
     """Move a photo out of its set, with its caption, its square and its place among the others."""
-    folder, room, name = photo.parent, removed_folder(photo.parent), photo.name
+    folder, aside, name = photo.parent, removed_folder(photo.parent), photo.name
     forget_removed(folder)
     focuses, records = _focuses(folder), read_records(folder)
     focus, place = focuses.pop(name, None), list(records).index(name) if name in records else len(records)
     known = {"focus": asdict(focus) if focus else None, "record": records.pop(name, None), "place": place}
-    room.mkdir(exist_ok=True)
-    write_json(room / f"{name}.json", known)
+    aside.mkdir(exist_ok=True)
+    write_json(aside / f"{name}.json", known)
     for file in (photo.with_suffix(CAPTION_SUFFIX), photo):
         if file.exists():
-            file.replace(room / file.name)
+            file.replace(aside / file.name)
     if focus:
         keep_focus(folder, focuses)
     if known["record"]:
@@ -41,14 +41,14 @@ def set_aside(photo: Path) -> None:
 
 def bring_back(folder: Path, name: str) -> Path:
     """Put a removed photo back into its set, and return it; raises PhotoError when it is deleted for good."""
-    room, note = removed_folder(folder), removed_folder(folder) / f"{name}.json"
-    if name not in _names(room) or note.name not in _names(room):
+    aside, note = removed_folder(folder), removed_folder(folder) / f"{name}.json"
+    if name not in _names(aside) or note.name not in _names(aside):
         raise PhotoError("That photo cannot be brought back.", "It was deleted for good.", "Drop it again.")
     known = read_object(note)
     folder.mkdir(exist_ok=True)
     for file in (Path(name).with_suffix(CAPTION_SUFFIX).name, name):
-        if file in _names(room):
-            (room / file).replace(folder / file)
+        if file in _names(aside):
+            (aside / file).replace(folder / file)
     if known["focus"]:
         keep_focus(folder, _focuses(folder) | {name: Focus(**known["focus"])})
     if known["record"]:
@@ -61,23 +61,23 @@ def bring_back(folder: Path, name: str) -> Path:
 
 def forget_removed(folder: Path, kept_s: float = KEPT_S) -> None:
     """Delete what was removed from a set longer ago than that."""
-    room = removed_folder(folder)
-    for note in sorted(room.glob("*.json")) if room.is_dir() else []:
+    aside = removed_folder(folder)
+    for note in sorted(aside.glob("*.json")) if aside.is_dir() else []:
         if time.time() - note.stat().st_mtime > kept_s:
-            for file in (room / note.stem, (room / note.stem).with_suffix(CAPTION_SUFFIX), note):
+            for file in (aside / note.stem, (aside / note.stem).with_suffix(CAPTION_SUFFIX), note):
                 file.unlink(missing_ok=True)
-    if room.is_dir() and not any(room.iterdir()):
-        remove_folder(room)
+    if aside.is_dir() and not any(aside.iterdir()):
+        remove_folder(aside)
 
 
 def forget_all_removed(datasets_dir: Path, kept_s: float = KEPT_S) -> None:
     """Delete what was removed from any set longer ago than that."""
-    for room in datasets_dir.glob(f".*{SUFFIX}"):
-        forget_removed(room.with_name(room.name[1 : -len(SUFFIX)]), kept_s)
+    for aside in datasets_dir.glob(f".*{SUFFIX}"):
+        forget_removed(aside.with_name(aside.name[1 : -len(SUFFIX)]), kept_s)
 
 
-def _names(room: Path) -> set[str]:
-    return {path.name for path in room.iterdir()} if room.is_dir() else set()
+def _names(aside: Path) -> set[str]:
+    return {path.name for path in aside.iterdir()} if aside.is_dir() else set()
 
 
 def _focuses(folder: Path) -> dict[str, Focus]:

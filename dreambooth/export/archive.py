@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dreambooth.durable import new_file, sweep_unfinished_beside
 from dreambooth.errors import ExportError
+from dreambooth.events import OnProgress
 from dreambooth.export.disk_room import refuse_full_disk
 from dreambooth.export.lora_file import sidecars
 from dreambooth.export.model_card import card_json, settings_json
@@ -26,7 +27,7 @@ EXPORT_SUFFIXES = (".safetensors", ".ckpt", ".zip")
 NO_DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def zip_model(model_dir: Path, out_path: Path, on_progress: Callable[[int, int], None] | None = None) -> Path:
+def zip_model(model_dir: Path, out_path: Path, on_progress: OnProgress | None = None) -> Path:
     """Write a step's folder with all that is in it but hidden files; raises ExportError when nothing is saved in it.
 
     Its settings, and of a LoRA the card, come along without what names places on this machine; a LoRA has its sidecar
@@ -46,7 +47,7 @@ def zip_model(model_dir: Path, out_path: Path, on_progress: Callable[[int, int],
     )
 
 
-def zip_samples(run: RunFolder, out_path: Path, on_progress: Callable[[int, int], None] | None = None) -> Path:
+def zip_samples(run: RunFolder, out_path: Path, on_progress: OnProgress | None = None) -> Path:
     """Write a run's sample pictures as `<step>/<picture>`; raises ExportError when it has none."""
     found = {f"{step}/{file.name}": file for step, files in run.samples().items() for file in files}
     if not found:
@@ -68,7 +69,7 @@ def model_files(folder: Path) -> list[Path]:
 def zip_files(
     files: Mapping[str, Path | bytes],
     out_path: Path,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
     *,
     on_file: Callable[[str, str], None] = lambda name, sha256: None,
 ) -> Path:

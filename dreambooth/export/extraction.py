@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from dreambooth.durable import new_file, sweep_unfinished_beside
 from dreambooth.errors import ConfigError, ExportError, FieldProblem
+from dreambooth.events import OnProgress, unwatched
 from dreambooth.export.archive import EXPORT_SUFFIXES
 from dreambooth.export.disk_room import refuse_full_disk
 from dreambooth.export.lora_file import (
@@ -123,7 +124,7 @@ def extract_lora(
     base: str | None = None,
     models_dir: Path | None = None,
     token: str | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unwatched,
 ) -> LoraVerdict:
     """Write what a step learned as a LoRA and return what was found when it was read again.
 
@@ -236,7 +237,7 @@ def _best_factors(
     modules: list[LoraModule],
     size: LoraSize,
     number_bytes: int,
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> dict[str, Factors]:
     """Return the factors by module that this size allows."""
     budget = None

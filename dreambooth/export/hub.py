@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.config.limits import as_written, token_problem
 from dreambooth.errors import ExportError, hide, quoted
+from dreambooth.events import OnProgress
 from dreambooth.export.model_card import BLEED_PICTURE, bleed_dir, card_json, lora_name, model_card, settings_json
 from dreambooth.export.saved_lora import convert_lora
 from dreambooth.formats.layout import ALL_SAVED_FILES, CARD, MODEL_INDEX, layout_of, lora_file, saved_step_kind
@@ -81,7 +82,7 @@ def push(
     token: str | None,
     private: bool = True,
     single_file: Path | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> PushResult:
     """Upload a step, its samples, a card and perhaps its single file; return where it is.
 
@@ -110,7 +111,7 @@ def _pushed(
     token: str,
     private: bool,
     single_file: Path | None,
-    on_progress: Callable[[int, int], None] | None,
+    on_progress: OnProgress | None,
 ) -> PushResult:
     """Upload these files and what is made for the repository."""
     if single_file is not None and lora_file(model_dir) is None:  # a LoRA is one file for web UIs already
@@ -288,7 +289,7 @@ def _upload(
     repo_id: str,
     info: "ModelInfo",
     files: dict[str, Path | bytes],
-    on_progress: Callable[[int, int], None] | None,
+    on_progress: OnProgress | None,
     on_hash: Callable[[str, str], None],
 ) -> None:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete

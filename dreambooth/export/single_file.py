@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dreambooth.device.precision import dtype_of
 from dreambooth.durable import new_file, sweep_unfinished_beside
 from dreambooth.errors import BaseModelError, ExportError
+from dreambooth.events import OnProgress
 from dreambooth.export.archive import EXPORT_SUFFIXES
 from dreambooth.export.disk_room import refuse_full_disk
 from dreambooth.export.recipe import file_metadata_of
@@ -61,7 +62,7 @@ def convert(
     *,
     precision: Precision | None = None,
     use_safetensors: bool | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
     check: Callable[[Written], None] | None = None,
 ) -> Path:
     """Write the diffusers folder as one `.safetensors` or `.ckpt`, and return the file's path.

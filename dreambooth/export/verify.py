@@ -5,7 +5,7 @@ What is read here is the written file itself, by the way that a base is read fro
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dreambooth.device.threads import one_thread_here
 from dreambooth.durable import sync
 from dreambooth.errors import ExportError
+from dreambooth.events import OnProgress
 from dreambooth.export.merged import whole_model
 from dreambooth.export.single_file import OriginalModel, Precision, Written, convert
 from dreambooth.formats.safetensors_file import Cast, same_bits, stored_dtype
@@ -55,7 +56,7 @@ def convert_verified(
     use_safetensors: bool | None = None,
     strength: Strength = WHOLE,
     models_dir: Path | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
     base: str | None = None,
     token: str | None = None,
 ) -> Verdict:

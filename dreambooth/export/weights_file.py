@@ -1,12 +1,12 @@
 """One file of a saved step's weights, of the kind that is asked for: a checkpoint or a LoRA, whatever the step is."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dreambooth.config.limits import as_written
 from dreambooth.errors import ConfigError, FieldProblem
+from dreambooth.events import OnProgress, unwatched
 from dreambooth.export.extraction import LoraSize, extract_lora
 from dreambooth.export.saved_lora import convert_lora
 from dreambooth.export.single_file import Precision
@@ -61,7 +61,7 @@ def write_weights_file(
     base: str | None = None,
     models_dir: Path | None = None,
     token: str | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unwatched,
 ) -> WrittenFile:
     """Write a step's weights as one verified file.
 

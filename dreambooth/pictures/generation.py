@@ -18,6 +18,7 @@ from dreambooth.config.generation import GenerationConfig
 from dreambooth.device.capture import CapturedWork
 from dreambooth.device.precision import autocast
 from dreambooth.durable import new_file
+from dreambooth.events import OnProgress
 from dreambooth.models.family import Condition, PictureSize
 from dreambooth.pictures.prompts import literal_notice
 from dreambooth.pictures.samplers import adds_noise, scheduler_for
@@ -50,7 +51,7 @@ def generate_images(
     base: "Base",
     config: GenerationConfig,
     *,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnProgress | None = None,
     should_stop: Callable[[], bool] | None = None,
     stream: rng.Stream = "generation",
     batch_size: int = 4,

@@ -20,7 +20,7 @@ from dreambooth.device.hardware import driver_device
 from dreambooth.durable import held_lock, is_locked
 from dreambooth.environment import Secret, Settings
 from dreambooth.errors import DeviceError, RunFolderError, without_secrets
-from dreambooth.events import FINAL_STATUSES, Controls, LossReader, StatusChanged
+from dreambooth.events import FINAL_STATUSES, Controls, LossReader, OnProgress, StatusChanged, unwatched
 from dreambooth.forecast.memory import fastest_plan, memory_need
 from dreambooth.forecast.shape import read_shape
 from dreambooth.models.availability import bytes_to_download
@@ -45,7 +45,6 @@ from dreambooth.runs.run import Training, execute, start_records
 from dreambooth.runs.smaller import record_end, smaller_config
 from dreambooth.runs.view import RunView, read_view
 from dreambooth.scoring.bleed import PromptChange, bleed_report, report_for_card
-from dreambooth.scoring.probes import OnPicture, unwatched
 from dreambooth.scoring.records import RunScores
 from dreambooth.scoring.run import score_here
 from dreambooth.training.materials import RunContext
@@ -232,7 +231,7 @@ class Jobs:
         return read_view(run, self._loss_reader(run), queued_after=ahead, is_stopping=stopping)
 
     def score(
-        self, name: str, on_picture: OnPicture = unwatched, *, download: bool = True, base: str | None = None
+        self, name: str, on_picture: OnProgress = unwatched, *, download: bool = True, base: str | None = None
     ) -> RunScores:
         """Score every saved step of a run that has ended, LoRAs on `base` where it is not what the run says."""
         run = self._workspace.run(name)
@@ -245,7 +244,7 @@ class Jobs:
         return self._manager.held_bytes
 
     def bleed(
-        self, name: str, on_picture: OnPicture = unwatched, *, download: bool = True, base: str | None = None
+        self, name: str, on_picture: OnProgress = unwatched, *, download: bool = True, base: str | None = None
     ) -> list[PromptChange]:
         """Return what a run's recommended step, or else its last, changed beside its subject."""
         run = self._workspace.run(name)
@@ -259,7 +258,7 @@ class Jobs:
         token = None if self._token is None else Secret(self._token)
         return Settings(self._workspace.data_dir, token=token)
 
-    def report_for_card(self, model: Path, on_picture: OnPicture, base: str | None = None) -> bool:
+    def report_for_card(self, model: Path, on_picture: OnProgress, base: str | None = None) -> bool:
         """Make what a model's card says of other things, where it is missing and does not take hours."""
         return report_for_card(
             model, settings=self._settings(), manager=self._manager, on_picture=on_picture, base=base

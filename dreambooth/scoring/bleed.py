@@ -17,6 +17,7 @@ from dreambooth.config.training import TrainingConfig
 from dreambooth.durable import new_file, write_json
 from dreambooth.environment import Settings, load_settings
 from dreambooth.errors import RunFolderError
+from dreambooth.events import OnProgress, unwatched
 from dreambooth.export.model_card import BLEED_PICTURE, BLEED_REPORT, bleed_dir
 from dreambooth.formats.json_file import read_object
 from dreambooth.models.base import Base, read_card
@@ -28,7 +29,7 @@ from dreambooth.records.runlog import read_config
 from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.scoring import measures
 from dreambooth.scoring.encoders import Examiner
-from dreambooth.scoring.probes import OnPicture, photos_of, unwatched
+from dreambooth.scoring.probes import photos_of
 from dreambooth.scoring.run import examiner_of, on_base, source_of
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def bleed_report(
     settings: Settings | None = None,
     manager: ModelManager | None = None,
     download: bool = True,
-    on_picture: OnPicture = unwatched,
+    on_picture: OnProgress = unwatched,
     base: str | None = None,
 ) -> list[PromptChange]:
     """Return what a saved step (the last, when left out) changed, most first, and write report and picture.
@@ -122,7 +123,7 @@ def report_for_card(
     *,
     settings: Settings | None = None,
     manager: ModelManager | None = None,
-    on_picture: OnPicture = unwatched,
+    on_picture: OnProgress = unwatched,
     base: str | None = None,
 ) -> bool:
     """Make the report of a run's step, if it has none yet, before its card is written; return whether it has one.

@@ -7,7 +7,7 @@ the empty prompt. The last three should look after training as they did before.
 import dataclasses
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.durable import new_folder
-from dreambooth.events import FixedNoiseLosses, fixed_noise_losses_of, read_events
+from dreambooth.events import FixedNoiseLosses, OnProgress, fixed_noise_losses_of, read_events, unwatched
 from dreambooth.pictures.generation import generate_images, save_picture
 from dreambooth.records.workspace import RunFolder
 from dreambooth.scoring.chart import write_chart
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from dreambooth.models.base import Base
 
-# How many pictures are made, and of how many.
-OnPicture = Callable[[int, int], None]
 PLACES = (
     "in the snow", "on the beach", "in the jungle", "with a city in the background", "on top of a wooden floor",
     "floating on top of water", "with a mountain in the background", "on top of pink fabric",
@@ -85,10 +83,6 @@ def _unrelated_to(known: str) -> str:
     return next(prompt for prompt in UNRELATED if prompt.split()[2] not in known.lower().split())
 
 
-def unwatched(done: int, total: int) -> None:
-    """Take how many pictures are made, for callers that nobody watches."""
-
-
 def probes_dir(run: RunFolder, step: int) -> Path:
     """Return where the probe pictures of a step lie."""
     return run.probes / str(step)
@@ -102,7 +96,7 @@ def make_probes(
     probes: Sequence[Probe],
     *,
     autocast_dtype: "torch.dtype | None",
-    on_picture: OnPicture = unwatched,
+    on_picture: OnProgress = unwatched,
 ) -> None:
     """Make the pictures of these probes with the models of a step, unless they are there."""
     folder = probes_dir(run, step)

@@ -7,6 +7,7 @@ from pathlib import Path
 from dreambooth.config.training import TrainingConfig
 from dreambooth.environment import Settings, load_settings
 from dreambooth.errors import RunFolderError
+from dreambooth.events import OnProgress, unwatched
 from dreambooth.models.base import read_card
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.saved_step import ModelSource, base_is_gone, resident
@@ -15,12 +16,10 @@ from dreambooth.records.workspace import RunFolder, Workspace
 from dreambooth.scoring.encoders import Examiner, examiner_for
 from dreambooth.scoring.probes import (
     WITHOUT_ENCODERS,
-    OnPicture,
     make_probes,
     num_probes_made,
     probes_dir,
     probes_of,
-    unwatched,
     update_scores,
 )
 from dreambooth.scoring.recommendation import NOTHING_MEASURED
@@ -36,7 +35,7 @@ def score_run(
     num_probes: int | None = None,
     download: bool = True,
     manager: ModelManager | None = None,
-    on_picture: OnPicture = unwatched,
+    on_picture: OnProgress = unwatched,
     base: str | None = None,
 ) -> RunScores:
     """Score every saved step of a run and return its scores, which then lie in its folder.
@@ -60,7 +59,7 @@ def score_here(
     *,
     num_probes: int | None = None,
     download: bool = True,
-    on_picture: OnPicture = unwatched,
+    on_picture: OnProgress = unwatched,
     base: str | None = None,
 ) -> RunScores:
     """Do what `score_run` does with an app's own folders and device."""
@@ -121,7 +120,7 @@ def _fill_up(
     manager: ModelManager,
     workspace: Workspace,
     token: str | None,
-    on_picture: OnPicture,
+    on_picture: OnProgress,
     base: str | None,
 ) -> None:
     """Make the probe pictures that are missing, a model at a time."""
@@ -145,7 +144,7 @@ def _fill_up(
         )  # fmt: skip
 
 
-def _from(first: int, total: int, on_picture: OnPicture, done: int, of: int) -> None:
+def _from(first: int, total: int, on_picture: OnProgress, done: int, of: int) -> None:
     on_picture(first + done, total)
 
 

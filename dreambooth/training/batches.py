@@ -30,6 +30,7 @@ from dreambooth.data.dataset import (
     visit_number,
 )
 from dreambooth.data.photos import PHOTO_READER, read_photo
+from dreambooth.events import OnProgress
 from dreambooth.models.family import PictureSize, TensorFields
 from dreambooth.training import objective
 
@@ -112,7 +113,7 @@ class LatentPool:
         self.num_variants = FRESH_CROPS if config.not_cache_latents else config.num_crop_variants
         self.num_class_variants = FRESH_CROPS if config.not_cache_latents else (2 if config.hflip else 1)
 
-    def fill(self, report: Callable[[int, int], None], should_stop: Callable[[], bool]) -> None:
+    def fill(self, report: OnProgress, should_stop: Callable[[], bool]) -> None:
         """Encode every crop; `report` gets (done, total)."""
         wanted = [
             (role, Pick(concept, photo, variant))

@@ -2,12 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.config.counts import num_steps_of
-from dreambooth.config.recipes import DEFAULTS
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.class_images import ensure_class_images
 from dreambooth.data.dataset import ConceptPhotos, load_concept
@@ -16,12 +15,11 @@ from dreambooth.data.focus import FOCUS_FILE
 from dreambooth.data.photo_records import recorded_reader, write_reader
 from dreambooth.data.photos import PHOTO_READER, num_photos_in
 from dreambooth.device.precision import dtype_of
-from dreambooth.errors import BaseModelError, ConfigError, FieldProblem
+from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.events import PhaseProgress
 from dreambooth.forecast.counts import counts_of_base
 from dreambooth.forecast.disk import bytes_there, disk_need, refuse_short_disk
-from dreambooth.formats.layout import FamilyName
-from dreambooth.models.base import Base, family_name, known_layout
+from dreambooth.models.base import Base
 from dreambooth.models.half_precision import in_half
 from dreambooth.models.manager import ModelManager, use_attention
 from dreambooth.models.saved_step import ModelSource, load
@@ -108,34 +106,11 @@ def _loaded_base(config: TrainingConfig, context: RunContext) -> Base:
         variant=config.variant,
         tokenizer=config.tokenizer_name,
     )
-    models_dir = context.workspace.models_dir
-    assumed, was_known = family_name(source.name, models_dir), known_layout(source.name, models_dir) is not None
     # What a LoRA trains beside is in this format later; nothing is merged or predicted before that on a GPU.
-    in_half = config.has_frozen_base and config.mixed_precision != "no" and context.manager.device.type == "cuda"
-    dtype = dtype_of(config.mixed_precision) if in_half else None
-    base = load(source, models_dir=models_dir, token=context.token, dtype=dtype)
-    if not (was_known or context.is_resumed):
-        _refuse_defaults_of_another(config, base, assumed, context.explicit or ())
+    dtype = dtype_of(config.mixed_precision) if _is_half(config) and context.manager.device.type == "cuda" else None
+    base = load(source, models_dir=context.workspace.models_dir, token=context.token, dtype=dtype)
     use_attention([base.unet, base.vae], config.attention, context.warn)
     return base
-
-
-def _refuse_defaults_of_another(
-    config: TrainingConfig, base: Base, assumed: FamilyName, explicit: Collection[str]
-) -> None:
-    """Raise BaseModelError where a base that was just downloaded is of another family than its defaults were taken for.
-
-    Which it is could not be known before; settings that were asked for are nobody's defaults.
-    """
-    layout = base.family.layout
-    own, taken = DEFAULTS[layout.family, config.method], DEFAULTS[assumed, config.method]
-    wrong = [name for name in own if own[name] != taken.get(name) and name not in explicit]
-    if any(getattr(config, name) != own[name] for name in wrong):
-        raise BaseModelError(
-            f'"{config.pretrained_model_name_or_path}" is a model of {layout.title}.',
-            "That was not known before it was downloaded, and the defaults of another family were taken.",
-            "Start again: now the defaults of its own family are taken.",
-        )
 
 
 def _refuse_short_disks(
@@ -361,8 +336,12 @@ def _for_class_images(config: TrainingConfig, base: Base, manager: ModelManager)
     dtype = _class_images_dtype(config, manager)
     if config.class_model_name_or_path is not None:
         return in_half(base, dtype, kept=())
-    is_half_later = config.has_frozen_base and config.mixed_precision != "no"
-    return in_half(base, dtype, kept=("vae",) if is_half_later else base.family.layout.part_names)
+    return in_half(base, dtype, kept=("vae",) if _is_half(config) else base.family.layout.part_names)
+
+
+def _is_half(config: TrainingConfig) -> bool:
+    """Return whether the weights of the base are in half precision while the run trains."""
+    return config.has_frozen_base and config.mixed_precision != "no"
 
 
 def _class_images_dtype(config: TrainingConfig, manager: ModelManager) -> "torch.dtype":

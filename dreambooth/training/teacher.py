@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dreambooth.data.dataset import CLASS
+from dreambooth.events import OnProgress
 from dreambooth.training.batches import BatchMaker, Example
 from dreambooth.training.captions import CaptionConditions
 from dreambooth.training.predictions import predicted
@@ -31,7 +32,7 @@ def fill_teacher(
     alpha_bar: "Tensor",
     num_steps: int,
     autocast_dtype: "torch.dtype | None",
-    report: Callable[[int, int], None],
+    report: OnProgress,
     should_stop: Callable[[], bool],
 ) -> None:
     """Compute the prediction for every class example of the run; `report` gets (done, total).

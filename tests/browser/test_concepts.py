@@ -127,6 +127,12 @@ def test_from_dropped_photos_to_the_square_that_is_trained(
         assert shown.size == (512, 512)
         assert shown.tobytes() == trained.tobytes()
 
+    # A photo without a caption shows the prompt, as it is now.
+    second = "document.querySelectorAll('#views .db-caption')[1].placeholder"
+    for word in ("cat", "dog"):
+        visit.fill("class-word", word)
+        page.wait_for_function(f"{second} == 'photo of zwx {word}'")
+
     # Words for one photo alone, in the editor and under the photo.
     field = "document.querySelector('#views .db-caption').value"
     visit.fill("caption", "photo of zwx dog <b>asleep</b>")

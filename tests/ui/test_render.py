@@ -100,6 +100,8 @@ def test_a_finished_run_has_no_time_left() -> None:
 
 def test_after_the_last_step_no_seconds_are_promised() -> None:
     assert render.time_left(run(step=100, total_steps=100, seconds_left=0.0)) == "saving the final model"
+    ending = run(step=100, total_steps=100, seconds_left=0.0, phase="scores")
+    assert render.time_left(ending) == "making the last pictures"
 
 
 def test_the_time_left_says_when_it_is_not_known_yet_and_what_is_not_in_it() -> None:

@@ -9,6 +9,7 @@ from dreambooth.data.captioner import load_captioner
 from dreambooth.data.captioner import write_captions as write_missing
 from dreambooth.data.captions import edit_captions
 from dreambooth.data.photo_sets import PhotoSet
+from dreambooth.events import OnProgress, unwatched
 from ui.boundary import QUIET, Services
 from ui.concepts.photos import PARTS, PhotoHandlers
 from ui.events import Answer, on
@@ -63,7 +64,7 @@ class CaptionHandlers:
     def add_prefix(self, photo_set: str, prefix: str, resolution: float) -> Answer:
         return self._changed(photo_set, resolution, self.edit(photo_set, prefix=prefix) if photo_set else 0)
 
-    def write(self, photo_set: str, on_photo: Callable[[int, int], None] = lambda done, total: None) -> int:
+    def write(self, photo_set: str, on_photo: OnProgress = unwatched) -> int:
         """Caption the photos of a set that have none; return how many those were."""
         self._services.check_training()
         kept = self._photos.set_of(photo_set)

@@ -38,6 +38,10 @@ _NAME_NEW_SET = """(from, set, ...rest) => {
   return [from, set, ...rest.slice(0, -1), name];
 }"""
 NAME_NEW_SET = _NAME_NEW_SET.replace("SAMPLE", json.dumps(SAMPLE_SET))
+# A photo without a caption of its own shows the prompt that it is trained with.
+SHOW_USUAL_CAPTION = """(prompt) => {
+  document.querySelectorAll('.db-caption').forEach(field => { field.placeholder = prompt ?? ''; });
+}"""
 FORGET_NEW_SET = "(set) => { if (!set || set === SAMPLE) window.dbNewSet = undefined; }".replace(
     "SAMPLE", json.dumps(SAMPLE_SET)
 )

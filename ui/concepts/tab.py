@@ -14,8 +14,8 @@ from ui.concepts import captions as caption_section
 from ui.concepts.captions import CaptionHandlers
 from ui.concepts.cards import CARDS_CSS, CARDS_JS, CUT_CSS, EDITOR_CSS, EDITOR_JS, cards, set_report
 from ui.concepts.handlers import NOTES, Handlers, class_pictures_text
-from ui.concepts.scripts import FORGET_NEW_SET, KIND_CHOSEN, MAKE_PROMPTS, WORDS_LEFT
-from ui.concepts.welcome import sample_card, sample_label, welcome
+from ui.concepts.scripts import FORGET_NEW_SET, KIND_CHOSEN, MAKE_PROMPTS, SHOW_USUAL_CAPTION, WORDS_LEFT
+from ui.concepts.welcome import sample_card, sample_time, welcome
 from ui.concepts.words import verdict_html
 from ui.events import connect as connect_events
 from ui.generate.late_answers import Fillable, fillable
@@ -96,8 +96,9 @@ def build(services: Services) -> ConceptsTab:
             with gr.Column(elem_id="own-photos"):
                 made |= _intake(usual, services)
             with gr.Column(elem_id="sample-photos"):
-                gr.HTML(sample_card(services))
-                made["sample"] = gr.Button(sample_label(services), elem_id="try-sample")
+                time = sample_time(services)
+                gr.HTML(sample_card(services, time))
+                made["sample"] = gr.Button(f"Try it with sample photos ({time})", elem_id="try-sample")
             with gr.Column(elem_id="shown-photos", elem_classes=["db-later"]):
                 made |= _photos()
         with gr.Column(elem_classes=["db-later"]):
@@ -263,6 +264,7 @@ def by_name(tab: ConceptsTab) -> dict[str, Any]:
 def _scripts(tab: ConceptsTab) -> dict[str, Any]:
     """Join the words to what the browser does by itself when they are typed; returns the events by name."""
     prompts, named = [tab.instance_prompt, tab.class_prompt], [tab.kind, tab.identifier, tab.class_word]
+    tab.instance_prompt.change(None, tab.instance_prompt, None, js=SHOW_USUAL_CAPTION, api_name="prompt_shown", **QUIET)
     tab.photo_set.change(None, tab.photo_set, None, js=FORGET_NEW_SET, api_name="set_shown", **QUIET)
     return {
         "kind_chosen": tab.kind.input(

@@ -61,22 +61,17 @@ def welcome(services: Services) -> str:
     )
 
 
-def sample_card(services: Services) -> str:
+def sample_card(services: Services, time: str) -> str:
     """Return what stands over the button that trains on the sample: its photos, its time, and that it is a toy."""
     photos = sorted(sample_folder().glob("*.png"))
     shown = "".join(_image(services.shown.copy(path), "") for path in photos)
     return (
         f"<div class='db-choice db-first'><h3>Try it with sample photos</h3><p class='db-samples'>{shown}</p>"
-        f"<p class='db-hint'>{escape(TOY)} Training and its samples take {_time_here(services)}.</p></div>"
+        f"<p class='db-hint'>{escape(TOY)} Training and its samples take {time}.</p></div>"
     )
 
 
-def sample_label(services: Services) -> str:
-    """Return the button's label, with the time that the sample's training takes here."""
-    return f"Try it with sample photos ({_time_here(services)})"
-
-
-def _time_here(services: Services) -> str:
+def sample_time(services: Services) -> str:
     """Return the time of the sample's run as it was timed here, else as it follows from what other machines took."""
     device = services.device()
     config = proposed_config(STARTER, "recommended", "object", NUM_SAMPLES, {}, device)

@@ -110,9 +110,8 @@ def build() -> dict[str, Any]:
             with gr.Row():
                 reuse = gr.Button("Copy these settings into the form", elem_id="reuse")
                 delete = gr.Button("Delete this run", elem_id="delete-run")
-                sure = gr.Button(
-                    "Delete it with everything it saved", variant="stop", visible=False, elem_id="delete-sure"
-                )
+            # Below, so that it does not come under the pointer of a double click.
+            sure = gr.Button("Delete it with everything it saved", variant="stop", visible=False, elem_id="delete-sure")
     return {
         "run": run, "details": details, "status": status, "making": making, "toy": toy,
         "verdict": verdict, "saved": saved, "smoothing": smoothing, "log_scale": log_scale,

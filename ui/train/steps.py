@@ -35,7 +35,8 @@ def verdict(view: RunView, changed: BleedReport | None) -> str:
         return ""
     why = view.why_recommended or NOTHING_MEASURED
     if view.status not in FINAL_STATUSES and view.status != "interrupted":
-        return panel(f"So far: {why}", tone="note")
+        # What is not measured yet may be in a moment.
+        return panel(f"So far: {why}", tone="note") if view.why_recommended else ""
     if view.recommended_step is None:
         return panel(NONE_RECOMMENDED, why, tone="note")
     named = f"Step {view.recommended_step} is recommended"
