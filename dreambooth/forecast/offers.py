@@ -85,7 +85,7 @@ def forecast(workspace: Workspace, config: TrainingConfig, num_photos: int, devi
     config = dataclasses.replace(config, max_train_steps=steps)
     shape = read_shape(config.pretrained_model_name_or_path, workspace.models_dir)
     pace = known_pace(workspace, config)
-    missing = class_pictures_to_make(workspace, config)
+    missing = class_images_to_make(workspace, config)
     need = memory_need(config, shape, device.kind)
     return Forecast(
         config=config,
@@ -163,7 +163,7 @@ def cpu_notice(workspace: Workspace, config: TrainingConfig, device: Device) -> 
     return f"A training of this size takes days on a CPU: use a GPU, or try {STARTER}, which takes minutes."
 
 
-def class_pictures_to_make(workspace: Workspace, config: TrainingConfig) -> int:
+def class_images_to_make(workspace: Workspace, config: TrainingConfig) -> int:
     """Return how many class images of the concepts are not there yet, whatever base made those that are."""
     if not config.with_prior_preservation:
         return 0

@@ -18,6 +18,7 @@ from dreambooth.device.hardware import device_name
 from dreambooth.durable import write_json
 from dreambooth.events import Event, ModelSaved, PhaseProgress, SamplesMade, StatusChanged, StepLoss, read_events
 from dreambooth.formats.json_file import read_json
+from dreambooth.models.base import STARTER
 from dreambooth.records.workspace import RunFolder, Workspace
 
 MIN_STEPS_MEASURED = 10
@@ -45,6 +46,7 @@ class Pace:
     save_s: float | None = None
 
 
+# Its own recipe, on two cores that nothing else used (2026-11-30).
 STARTER_ON_TWO_CORES = Pace(
     step_s=0.14, loading_s=3.3, crop_s=0.02, class_image_step_s=0.02, sample_step_s=0.02, save_s=0.07
 )
@@ -148,6 +150,17 @@ def known_pace(workspace: Workspace, config: TrainingConfig) -> Pace | None:
     return None
 
 
+def usual_pace(workspace: Workspace, config: TrainingConfig) -> Pace | None:
+    """Return what a like run took on this device, else for the starter what it took elsewhere; None for other bases.
+
+    It is for what a page shows before a first run. A GPU or more cores take less.
+    """
+    pace = known_pace(workspace, config)
+    if pace is None and config.pretrained_model_name_or_path == STARTER:
+        return STARTER_ON_TWO_CORES
+    return pace
+
+
 def likeness(config: TrainingConfig) -> dict[str, Any]:
     """Return the device and the settings that a step's time depends on."""
     names = [*LIKENESS, *(info.name for info in describe(TrainingConfig) if info.group == "memory")]
@@ -196,11 +209,3 @@ def expected_seconds(pace: Pace, config: TrainingConfig, num_photos: int, num_cl
     if not num_steps or any(count and seconds is None for count, seconds in parts):
         return None
     return sum(count * (seconds or 0.0) for count, seconds in parts)
-
-
-def starter_seconds(config: TrainingConfig, num_photos: int) -> float:
-    """Return how long these settings took on the starter with two cores that nothing else used (2026-11-30).
-
-    Shown before a first run, when nothing was timed yet; a GPU or more cores take less.
-    """
-    return expected_seconds(STARTER_ON_TWO_CORES, config, num_photos, config.num_class_images) or 0.0

@@ -172,7 +172,7 @@ def test_time_is_told_only_where_a_like_run_was_timed_here(workspace: Workspace)
 def test_class_pictures_that_are_there_are_not_made_again(workspace: Workspace, photos: Path) -> None:
     concept = Concept("photo of zwx dog", str(photos), "photo of dog")
     config = forecast.proposed_config(STARTER, "recommended", "pet", 5, {"concepts": (concept,)}, PROCESSOR)
-    assert forecast.class_pictures_to_make(workspace, config) == 50
+    assert forecast.class_images_to_make(workspace, config) == 50
     folder = workspace.class_images_dir / "0123456789abcdef"
     folder.mkdir()
     write_json(folder / "info.json", {"prompt": "photo of dog"})
@@ -180,7 +180,7 @@ def test_class_pictures_that_are_there_are_not_made_again(workspace: Workspace, 
         (folder / f"{number:05}.png").touch()
     (workspace.class_images_dir / "odd").mkdir()
     (workspace.class_images_dir / "odd" / "info.json").write_text("[")
-    assert forecast.class_pictures_to_make(workspace, config) == 20
+    assert forecast.class_images_to_make(workspace, config) == 20
 
 
 def test_the_sentence_before_the_start_says_photos_steps_minutes_memory_and_disk(workspace: Workspace) -> None:

@@ -20,7 +20,7 @@ from dreambooth.data.photo_records import RECORDS_FILE
 from dreambooth.data.photo_sets import TOGETHER_FILE, WORDS_FILE, PhotoSet
 from dreambooth.errors import BaseModelError, DreamBoothError, TrainingError
 from dreambooth.events import losses_of, read_events
-from dreambooth.forecast.offers import class_pictures_to_make
+from dreambooth.forecast.offers import class_images_to_make
 from dreambooth.forecast.pace import known_pace
 from dreambooth.models.base import read_card
 from dreambooth.records.runlog import RunState, as_text, read_state
@@ -192,7 +192,7 @@ def try_notes(content: Any, folder: Path) -> None:
     pictures.mkdir(exist_ok=True)
     for note in (workspace.data_dir / "paces.json", pictures / "info.json", folder / "finish.json"):
         note.write_bytes(as_bytes(content))
-    assert class_pictures_to_make(workspace, config) == 3
+    assert class_images_to_make(workspace, config) == 3
     plan(workspace, CHOICES)
     known_pace(workspace, config)
     read_finish(folder / "finish.json")

@@ -4,8 +4,8 @@ from html import escape
 from pathlib import Path
 
 from dreambooth.data.samples import sample_folder
-from dreambooth.forecast.offers import forecast, proposed_config
-from dreambooth.forecast.pace import starter_seconds
+from dreambooth.forecast.offers import class_images_to_make, proposed_config
+from dreambooth.forecast.pace import expected_seconds, usual_pace
 from dreambooth.models.base import STARTER
 from dreambooth.records.eta import in_words
 from ui.boundary import Services
@@ -73,10 +73,11 @@ def sample_card(services: Services, time: str) -> str:
 
 def sample_time(services: Services) -> str:
     """Return the time of the sample's run as it was timed here, else as it follows from what other machines took."""
-    device = services.device()
-    config = proposed_config(STARTER, "recommended", "object", NUM_SAMPLES, {}, device)
-    timed = forecast(services.workspace, config, NUM_SAMPLES, device).seconds
-    seconds = starter_seconds(config, NUM_SAMPLES) if timed is None else timed
+    config = proposed_config(STARTER, "recommended", "object", NUM_SAMPLES, {}, services.device())
+    pace = usual_pace(services.workspace, config)
+    assert pace is not None, "the starter has one"
+    num_class_images = class_images_to_make(services.workspace, config)
+    seconds = expected_seconds(pace, config, NUM_SAMPLES, num_class_images) or 0.0
     return f"about {in_words(max(seconds, 60))} here"
 
 

@@ -10,8 +10,8 @@ import gradio as gr
 
 from dreambooth.data.class_images import made_class_images
 from dreambooth.errors import DreamBoothError
-from dreambooth.forecast.pace import STARTER_ON_TWO_CORES, expected_seconds, known_pace
-from dreambooth.models.base import STARTER, read_card
+from dreambooth.forecast.pace import expected_seconds, usual_pace
+from dreambooth.models.base import read_card
 from dreambooth.models.origin import missing_base
 from dreambooth.records.notes import read_notes
 from dreambooth.records.workspace import RunFolder
@@ -292,9 +292,7 @@ def expected_whole(services: Services, view: RunView) -> float | None:
     """Return how long the whole run takes, as a like one did here; None where none was timed, or steps tell it."""
     if view.config is None or view.seconds_left is not None or view.status != "running":
         return None
-    pace = known_pace(services.workspace, view.config)
-    if pace is None and view.config.pretrained_model_name_or_path == STARTER:
-        pace = STARTER_ON_TWO_CORES
+    pace = usual_pace(services.workspace, view.config)
     num_class_images = view.config.num_class_images * len(view.config.concepts) * view.config.with_prior_preservation
     return None if pace is None else expected_seconds(pace, view.config, USUAL_PHOTOS, num_class_images)
 

@@ -1,6 +1,5 @@
 """Trainings for programs: a run of a photo set planned and started in plain values, and the bundled sample's."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,7 +73,7 @@ class Programs:
             "disk_bytes": forecasted.disk_bytes,
             "disk_free_bytes": forecasted.disk_free_bytes,
             "command": command_line(config),
-            "settings": dataclasses.replace(config).to_json(),
+            "settings": config.to_json(),
             "notices": [
                 *of_base,
                 *setting_notices(config, explicit, self._services.workspace.models_dir),
