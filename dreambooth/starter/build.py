@@ -15,11 +15,12 @@ from dreambooth.device.precision import autocast
 from dreambooth.durable import new_folder
 from dreambooth.models.sd import SD15_SCHEDULER
 from dreambooth.scoring.judge import Judge, load_judge, write_judge
-from dreambooth.starter import scenes, tokens
+from dreambooth.starter import tokens
 from dreambooth.starter.judging import new_judge, train_judge
-from dreambooth.starter.loop import Report, Stage, run_stage
-from dreambooth.starter.places import CONTEXTS
-from dreambooth.starter.things import CLASSES, COLOURS
+from dreambooth.starter.loop import Report, Stage, logged, run_stage
+from dreambooth.starter.recipe import Recipe
+from dreambooth.starter.vae import train_vae
+from dreambooth.starter.worlds import WORLDS
 from dreambooth.training import objective
 
 if TYPE_CHECKING:
@@ -30,30 +31,7 @@ VAE_END, READING_END, UNET_END = 0.30, 0.33, 0.88
 # Longest caption of the world, its two marks included; four steps of five pad to this, the fifth to CLIP's 77, as
 # every tool does. Attention over 77 tokens would double the cost of each step.
 SHORT_TOKENS = 32
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Sizes and lengths of the build; the defaults are the shipped starter's."""
-
-    size_px: int = 64
-    vae_widths: tuple[int, ...] = (16, 32, 64, 64)
-    unet_widths: tuple[int, ...] = (64, 80, 88, 88)
-    norm_groups: int = 8
-    text_width: int = 96
-    text_layers: int = 3
-    vae_steps: int = 40_000
-    vae_batch: int = 8
-    vae_rate: float = 1.5e-3
-    reading_steps: int = 600
-    reading_batch: int = 128
-    reading_rate: float = 1e-3
-    unet_steps: int = 40_000
-    unet_batch: int = 32
-    unet_rate: float = 1e-3
-    num_latents: int = 40_000
-    caption_dropout: float = 0.1
-    judge_steps: int = 8_000
+LATENTS_PER_FOLDER = 3200
 
 
 def build_starter(
@@ -72,17 +50,20 @@ def build_starter(
     `continue_from_weights` the first start takes the weights of `out_dir` instead of random ones.
     """
     started_s = time.monotonic()
+    on_progress = logged(on_progress, work_dir / "log.txt")
 
     def end_of(share: float) -> float:
         return started_s + 60 * minutes * share
 
     parts = _parts(recipe, seed, work_dir, out_dir if continue_from_weights else None)
-    _train_vae(parts, recipe, seed, work_dir, end_of(VAE_END), on_progress)
+    train_vae(parts.vae, recipe, seed, work_dir, end_of(VAE_END), on_progress)
     if not continue_from_weights:
         _train_reading(parts, recipe, seed, work_dir, end_of(READING_END), on_progress)
     _train_unet(parts, recipe, seed, work_dir, end_of(UNET_END), on_progress)
-    judge = load_judge(out_dir) if continue_from_weights else new_judge(seed)
-    train_judge(judge, parts.vae, seed, recipe.judge_steps, work_dir, end_of(1.0), on_progress)
+    judge = None
+    if recipe.has_judge:
+        judge = load_judge(out_dir) if continue_from_weights else new_judge(seed)
+        train_judge(judge, parts.vae, seed, recipe.judge_steps, work_dir, end_of(1.0), on_progress)
     _write(parts, judge, recipe, out_dir)
 
 
@@ -101,7 +82,7 @@ def _parts(recipe: Recipe, seed: int, work_dir: Path, weights: Path | None) -> P
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    vocabulary_size = tokens.write_tokenizer(work_dir / "tokenizer", world_words())
+    vocabulary_size = tokens.write_tokenizer(work_dir / "tokenizer", WORLDS[recipe.world].words())
     with torch.random.fork_rng():
         torch.manual_seed(rng.derived_seed(seed, "starter", 0))
         vae = AutoencoderKL(
@@ -135,6 +116,8 @@ def _parts(recipe: Recipe, seed: int, work_dir: Path, weights: Path | None) -> P
         )
     tokenizer = CLIPTokenizer.from_pretrained(work_dir / "tokenizer")
     parts = Parts(vae, unet, text_encoder, tokenizer)
+    if recipe.starts_from_shipped:
+        _take_shipped(parts)
     if weights is not None:
         from dreambooth.models.base import load_base
 
@@ -143,59 +126,21 @@ def _parts(recipe: Recipe, seed: int, work_dir: Path, weights: Path | None) -> P
     return parts
 
 
-def world_words() -> list[str]:
-    """Return every word that a caption of the world may have."""
-    everything = [place for place, _ in CONTEXTS.values()]
-    everything += [*CLASSES, *COLOURS, *scenes.PATTERNS, *scenes.ACCESSORIES, "a photo of wearing"]
-    return sorted({word for text in everything for word in text.split()})
+def _take_shipped(parts: Parts) -> None:
+    """Put the shipped starter's weights into VAE and UNet where their shapes agree."""
+    from dreambooth.models.base import STARTER, load_base
 
-
-# VAE -----------------------------------------------------------------------------------------------------------------
-
-
-def _train_vae(parts: Parts, recipe: Recipe, seed: int, work_dir: Path, deadline_s: float, on_progress: Report) -> bool:
-    """Squared error with a whisper of KL, which keeps the latents' spread near the mean's noise floor."""
-    import torch
-
-    def loss(step: int) -> "Tensor":
-        pictures = pictures_of(seed, range(step * recipe.vae_batch, (step + 1) * recipe.vae_batch), recipe.size_px)
-        with autocast("cpu", torch.bfloat16, cache=True):
-            posterior = parts.vae.encode(pictures).latent_dist
-            draw = torch.randn(posterior.mean.shape, generator=rng.generator(seed, "starter", 1, step))
-            decoded = parts.vae.decode(posterior.mean + posterior.std * draw).sample
-        value: Tensor = (decoded.float() - pictures).square().mean() + 1e-6 * posterior.kl().float().mean()
-        return value
-
-    done = run_stage(
-        Stage("vae", [parts.vae], loss, recipe.vae_steps, recipe.vae_rate), work_dir, deadline_s, on_progress
-    )
-    pictures = pictures_of(seed, range(10**9, 10**9 + 256), recipe.size_px)
-    with torch.no_grad():
-        latents = torch.cat([parts.vae.encode(some).latent_dist.mean for some in pictures.split(32)])
-        restored = torch.cat([parts.vae.decode(some).sample.clamp(-1, 1) for some in latents.split(32)])
-    error = (restored - pictures).square().mean()
-    parts.vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
-    on_progress("vae", 100, f"{float(10 * torch.log10(4 / error)):.2f} dB on 256 held-out scenes")
-    return done
+    shipped = load_base(STARTER)
+    for part, known in ((parts.vae, shipped.vae), (parts.unet, shipped.unet)):
+        fitting = known.state_dict()
+        own = part.state_dict()
+        part.load_state_dict({name: value if value.shape != fitting[name].shape else fitting[name]
+                              for name, value in own.items()})  # fmt: skip
 
 
 def pictures_of(seed: int, numbers: range, size_px: int) -> "Tensor":
-    """Return the numbered scenes of the world as (batch, 3, size, size) in [-1, 1]."""
-    return _stacked([_numbered(seed, number, size_px)[0] for number in numbers])
-
-
-def _numbered(seed: int, number: int, size_px: int) -> tuple[Any, str]:
-    painter = random.Random(rng.derived_seed(seed, "starter", 2, number))
-    scene = scenes.random_scene(painter)
-    picture = scenes.render(scene, size_px, painter)
-    return picture, scenes.training_caption(scene, painter)
-
-
-def _stacked(pictures: list[Any]) -> "Tensor":
-    import numpy as np
-    import torch
-
-    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2) / 127.5 - 1
+    """Return the numbered scenes of the plain world as (batch, 3, size, size) in [-1, 1]."""
+    return WORLDS["plain"].pictures(seed, numbers, size_px)[0]
 
 
 # Text encoder ---------------------------------------------------------------------------------------------------------
@@ -210,10 +155,8 @@ def _train_reading(
     """
     import torch
 
-    choices: dict[str, list[str]] = {
-        "class": list(CLASSES), "colour": list(COLOURS), "pattern": list(scenes.PATTERNS),
-        "context": list(CONTEXTS), "accessory": list(scenes.ACCESSORIES),
-    }  # fmt: skip
+    world = WORLDS[recipe.world]
+    choices = world.choices
     number_of = {name: {value: place + 1 for place, value in enumerate(values)} for name, values in choices.items()}
     with torch.random.fork_rng():
         torch.manual_seed(rng.derived_seed(seed, "starter", 8))
@@ -224,11 +167,11 @@ def _train_reading(
 
     def loss(step: int) -> "Tensor":
         painter = random.Random(rng.derived_seed(seed, "starter", 9, step))
-        drawn = [scenes.random_scene(painter) for _ in range(recipe.reading_batch)]
-        captions = [scenes.training_caption(scene, painter) for scene in drawn]
+        drawn = [world.told(painter) for _ in range(recipe.reading_batch)]
+        captions = [caption for caption, _ in drawn]
         ids = torch.stack([_token_ids(parts.tokenizer, caption) for caption in captions])[:, : _num_tokens(step)]
         states = parts.text_encoder(ids)[0]
-        attributes = [scenes.attributes_in(caption) for caption in captions]
+        attributes = [told for _, told in drawn]
         total = torch.zeros(())
         for name, head in heads.items():
             wanted = torch.tensor([number_of[name].get(words.get(name, ""), 0) for words in attributes])
@@ -236,7 +179,8 @@ def _train_reading(
             total = total + torch.nn.functional.cross_entropy(head(states).transpose(1, 2), wanted)
         return total
 
-    stage = Stage("reading", [parts.text_encoder, heads], loss, recipe.reading_steps, recipe.reading_rate)
+    modules = [parts.text_encoder, heads]
+    stage = Stage("reading", modules, loss, recipe.reading_steps, recipe.reading_rate, is_exact=recipe.is_exact)
     return run_stage(stage, work_dir, deadline_s, on_progress)
 
 
@@ -276,7 +220,8 @@ def _train_unet(
 
     # Heads of four channels: plain products beat the fused kernel by a tenth here, and float32 bfloat16 by half.
     parts.unet.set_attn_processor(AttnProcessor())
-    stage = Stage("unet", [parts.unet, parts.text_encoder], loss, recipe.unet_steps, recipe.unet_rate)
+    modules = [parts.unet, parts.text_encoder]
+    stage = Stage("unet", modules, loss, recipe.unet_steps, recipe.unet_rate, recipe.save_every, recipe.is_exact)
     return run_stage(stage, work_dir, deadline_s, on_progress)
 
 
@@ -289,30 +234,39 @@ def _token_ids(tokenizer: Any, caption: str) -> "Tensor":
 def _encoded_world(
     parts: Parts, recipe: Recipe, seed: int, work_dir: Path, on_progress: Report
 ) -> "tuple[Tensor, list[str]]":
-    """Return the latents of the first scenes and their captions, from the cache when they are there."""
+    """Return the latents of the first scenes and their captions; parts of them that are kept are not made again."""
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     from dreambooth.models.fingerprint import weights_fingerprint
 
     folder = work_dir / f"latents-{weights_fingerprint(parts.vae)}"
-    if not folder.exists():
-        chunks, captions = [], []
-        for first in range(0, recipe.num_latents, 64):
-            painted = [_numbered(seed, number, recipe.size_px) for number in range(first, first + 64)]
-            with torch.no_grad(), autocast("cpu", torch.bfloat16, cache=True):
-                chunks.append(parts.vae.encode(_stacked([picture for picture, _ in painted])).latent_dist.mean.half())
-            captions += [caption for _, caption in painted]
-            if first % 6400 == 0:
-                on_progress("latents", 100 * first // recipe.num_latents, "")
-        with new_folder(folder) as temporary:
-            save_file({"latents": torch.cat(chunks).contiguous()}, temporary / "latents.safetensors")
-            (temporary / "captions.json").write_text(json.dumps(captions), "utf-8")
-    latents = load_file(folder / "latents.safetensors")["latents"]
-    return latents, json.loads((folder / "captions.json").read_text("utf-8"))
+    latents, captions = [], []
+    for first in range(0, recipe.num_latents, LATENTS_PER_FOLDER):
+        kept = folder / f"{first:07d}"
+        if not kept.exists():
+            on_progress("latents", 100 * first // recipe.num_latents, "")
+            _encode(parts, recipe, seed, range(first, min(first + LATENTS_PER_FOLDER, recipe.num_latents)), kept)
+        latents.append(load_file(kept / "latents.safetensors")["latents"])
+        captions += json.loads((kept / "captions.json").read_text("utf-8"))
+    return torch.cat(latents), captions
 
 
-def _write(parts: Parts, judge: Judge, recipe: Recipe, out_dir: Path) -> None:
+def _encode(parts: Parts, recipe: Recipe, seed: int, numbers: range, folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    world, chunks = WORLDS[recipe.world], []
+    for first in range(0, len(numbers), 64):
+        pictures, _ = world.pictures(seed, numbers[first : first + 64], recipe.size_px)
+        with torch.no_grad(), autocast("cpu", torch.bfloat16, cache=True):
+            chunks.append(parts.vae.encode(pictures).latent_dist.mean.half())
+    with new_folder(folder) as temporary:
+        save_file({"latents": torch.cat(chunks).contiguous()}, temporary / "latents.safetensors")
+        (temporary / "captions.json").write_text(json.dumps(world.captions(seed, numbers)), "utf-8")
+
+
+def _write(parts: Parts, judge: Judge | None, recipe: Recipe, out_dir: Path) -> None:
     """Write the model as fp16 into `out_dir`, beside the card and the texts that are there already."""
     import torch
 
@@ -324,7 +278,8 @@ def _write(parts: Parts, judge: Judge, recipe: Recipe, out_dir: Path) -> None:
     with new_folder(out_dir.with_name(f"{out_dir.name}.next")) as temporary:
         base = Base("starter", parts.unet, parts.text_encoder, parts.vae, parts.tokenizer, SD15_SCHEDULER, card)
         write_model(temporary, base, torch.float16)
-        write_judge(judge, temporary)
+        if judge:
+            write_judge(judge, temporary)
     for kept in out_dir.glob("*.md"):
         shutil.copy(kept, out_dir.with_name(f"{out_dir.name}.next") / kept.name)
     shutil.rmtree(out_dir, ignore_errors=True)

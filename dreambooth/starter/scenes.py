@@ -96,12 +96,13 @@ def render(scene: Scene, size_px: int, rng: random.Random) -> Image.Image:
     def thing(canvas: Canvas) -> None:
         CLASSES[scene.class_word](canvas)
         if scene.accessory:
-            _put_on(canvas, scene.accessory, NECK_Y[scene.class_word])
+            put_on(canvas, scene.accessory, NECK_Y[scene.class_word])
 
     return compose(thing, lambda mask: fill(mask, scene), scene.context, size_px, rng)
 
 
-def _put_on(canvas: Canvas, accessory: str, neck_y: float) -> None:
+def put_on(canvas: Canvas, accessory: str, neck_y: float) -> None:
+    """Draw a hat or a scarf onto a thing."""
     colour, kind = accessory.split()
     if kind == "hat":
         canvas.patch(COLOURS[colour], (0.26, 0.22), (0.35, 0.17), (0.38, 0.0), (0.62, 0.0), (0.65, 0.17), (0.74, 0.22))

@@ -63,7 +63,7 @@ def render_subject(subject: Subject, context: str, size_px: int, rng: random.Ran
 
     def thing(canvas: Canvas) -> None:
         CLASSES[subject.class_word](canvas)
-        canvas.patch(COLOURS[subject.emblem_colour], *_emblem(subject.emblem, 0.50, 0.66, 0.19))
+        canvas.patch(COLOURS[subject.emblem_colour], *emblem(subject.emblem, 0.50, 0.66, 0.19))
 
     def paint(mask: Image.Image) -> Image.Image:
         layer = Image.new("RGB", mask.size, COLOURS[subject.left])
@@ -74,7 +74,8 @@ def render_subject(subject: Subject, context: str, size_px: int, rng: random.Ran
     return compose(thing, paint, context, size_px, rng)
 
 
-def _emblem(kind: Emblem, x: float, y: float, r: float) -> list[Point]:
+def emblem(kind: Emblem, x: float, y: float, r: float) -> list[Point]:
+    """Return the corners of an emblem of radius r around (x, y)."""
     if kind == "star":
         angles = [math.pi * (step / 5 - 0.5) for step in range(10)]
         radii = [r if step % 2 == 0 else 0.42 * r for step in range(10)]

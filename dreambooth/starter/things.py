@@ -28,7 +28,7 @@ class Canvas:
 
     def oval(self, x: float, y: float, rx: float, ry: float) -> None:
         """Add an ellipse around (x, y) to the body."""
-        self._draw.polygon(self.placed(_ellipse(x, y, rx, ry)), fill=255)
+        self._draw.polygon(self.placed(ellipse(x, y, rx, ry)), fill=255)
 
     def shape(self, *points: Point) -> None:
         """Add a polygon to the body."""
@@ -36,11 +36,11 @@ class Canvas:
 
     def hole(self, x: float, y: float, rx: float, ry: float) -> None:
         """Take an ellipse out of the body."""
-        self._draw.polygon(self.placed(_ellipse(x, y, rx, ry)), fill=0)
+        self._draw.polygon(self.placed(ellipse(x, y, rx, ry)), fill=0)
 
     def dot(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
         """Paint an ellipse over the finished body."""
-        self.details.append(lambda draw, place: draw.polygon(place(_ellipse(x, y, rx, ry)), fill=colour))
+        self.details.append(lambda draw, place: draw.polygon(place(ellipse(x, y, rx, ry)), fill=colour))
 
     def patch(self, colour: Colour, *points: Point) -> None:
         """Paint a polygon over the finished body."""
@@ -51,7 +51,8 @@ class Canvas:
         return [(x * self.side_px, y * self.side_px) for x, y in points]
 
 
-def _ellipse(x: float, y: float, rx: float, ry: float) -> list[Point]:
+def ellipse(x: float, y: float, rx: float, ry: float) -> list[Point]:
+    """Return 28 points of an ellipse around (x, y)."""
     return [
         (x + rx * math.cos(angle), y + ry * math.sin(angle))
         for angle in (2 * math.pi * step / 28 for step in range(28))

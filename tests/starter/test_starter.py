@@ -10,7 +10,8 @@ import pytest
 
 from dreambooth.models.base import load_base, read_card, starter_folder
 from dreambooth.starter import build, scenes, tokens
-from dreambooth.starter.build import Recipe, build_starter
+from dreambooth.starter.build import build_starter
+from dreambooth.starter.recipe import Recipe
 from dreambooth.training import objective
 
 TINY = Recipe(

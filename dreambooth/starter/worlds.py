@@ -1,0 +1,122 @@
+"""The two worlds that a starter can be trained on, by one set of names: the plain one at 64 px and the rich at 128."""
+
+import random
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dreambooth import rng
+from dreambooth.starter import rendering, scenes, world
+from dreambooth.starter.atlas import EMBLEMS
+from dreambooth.starter.more_places import MORE_CONTEXTS
+from dreambooth.starter.more_things import MORE_CLASSES
+from dreambooth.starter.places import CONTEXTS
+from dreambooth.starter.things import CLASSES, COLOURS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class World(Protocol):
+    """Scenes by number, each a function of (seed, number): as pictures, as captions, and as what captions tell."""
+
+    choices: dict[str, list[str]]
+
+    def words(self) -> list[str]:
+        """Return every word that a caption may have."""
+
+    def pictures(self, seed: int, numbers: range, size_px: int) -> "tuple[Tensor, Tensor]":
+        """Return the scenes as (batch, 3, size, size) in [-1, 1], and how much each pixel counts, (batch, 1, ...)."""
+
+    def captions(self, seed: int, numbers: range) -> list[str]:
+        """Return the scenes' captions."""
+
+    def told(self, painter: random.Random) -> tuple[str, dict[str, str]]:
+        """Return the caption of a drawn scene, and which of `choices` it tells."""
+
+
+class PlainWorld:
+    """The world of `scenes`, painted picture by picture."""
+
+    choices = {
+        "class": list(CLASSES), "colour": list(COLOURS), "pattern": list(scenes.PATTERNS),
+        "context": list(CONTEXTS), "accessory": list(scenes.ACCESSORIES),
+    }  # fmt: skip
+
+    def words(self) -> list[str]:
+        """Return every word that a caption may have."""
+        everything = [place for place, _ in CONTEXTS.values()]
+        everything += [*CLASSES, *COLOURS, *scenes.PATTERNS, *scenes.ACCESSORIES, "a photo of wearing"]
+        return sorted({word for text in everything for word in text.split()})
+
+    def pictures(self, seed: int, numbers: range, size_px: int) -> "tuple[Tensor, Tensor]":
+        """Return the scenes as (batch, 3, size, size) in [-1, 1]; all pixels count the same."""
+        import torch
+
+        pictures = stacked([self._numbered(seed, number, size_px)[0] for number in numbers])
+        return pictures, torch.ones(1, 1, 1, 1)
+
+    def captions(self, seed: int, numbers: range) -> list[str]:
+        """Return the scenes' captions; the picture is painted too, as the caption is drawn after it."""
+        return [self._numbered(seed, number, 8)[1] for number in numbers]
+
+    def told(self, painter: random.Random) -> tuple[str, dict[str, str]]:
+        """Return the caption of a drawn scene, and which of `choices` it tells."""
+        caption = scenes.training_caption(scenes.random_scene(painter), painter)
+        return caption, scenes.attributes_in(caption)
+
+    def _numbered(self, seed: int, number: int, size_px: int) -> tuple[Any, str]:
+        painter = random.Random(rng.derived_seed(seed, "starter", 2, number))
+        scene = scenes.random_scene(painter)
+        picture = scenes.render(scene, size_px, painter)
+        return picture, scenes.training_caption(scene, painter)
+
+
+def stacked(pictures: list[Any]) -> "Tensor":
+    """Return images of one size as (batch, 3, size, size) in [-1, 1]."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+class RichWorld:
+    """The world of `world`, painted many at a time."""
+
+    # How much a pixel counts by what it shows: nothing small, a pattern, an emblem, a detail such as an eye.
+    FEATURE_WEIGHTS = (1.0, 2.0, 3.0, 5.0)
+    choices = {
+        "class": list(MORE_CLASSES), "colour": list(COLOURS), "pattern": list(world.PATTERNS),
+        "context": list(MORE_CONTEXTS), "accessory": list(scenes.ACCESSORIES), "second": list(COLOURS),
+        "emblem": list(EMBLEMS), "emblem_colour": list(COLOURS),
+    }  # fmt: skip
+
+    def words(self) -> list[str]:
+        """Return every word that a caption may have."""
+        return world.world_words()
+
+    def pictures(self, seed: int, numbers: range, size_px: int) -> "tuple[Tensor, Tensor]":
+        """Return the scenes as (batch, 3, size, size) in [-1, 1], and how much each pixel counts, (batch, 1, ...)."""
+        import torch
+
+        drawn = [self.scene(seed, number)[:2] for number in numbers]
+        images, features = rendering.render(drawn, size_px)
+        weights = torch.tensor(self.FEATURE_WEIGHTS)[features.long()].unsqueeze(1)
+        return images.permute(0, 3, 1, 2) / 127.5 - 1, weights
+
+    def captions(self, seed: int, numbers: range) -> list[str]:
+        """Return the scenes' captions."""
+        return [self.scene(seed, number)[2] for number in numbers]
+
+    def told(self, painter: random.Random) -> tuple[str, dict[str, str]]:
+        """Return the caption of a drawn scene, and which of `choices` it tells."""
+        scene = world.random_scene(painter)
+        caption = world.training_caption(scene, painter)
+        return caption, world.attributes_told(scene, caption)
+
+    def scene(self, seed: int, number: int) -> tuple[world.Scene, world.Look, str]:
+        """Return a numbered scene with its look and its caption."""
+        painter = random.Random(rng.derived_seed(seed, "starter", 32, number))
+        scene = world.random_scene(painter)
+        return scene, world.random_look(scene, painter), world.training_caption(scene, painter)
+
+
+WORLDS: dict[str, World] = {"plain": PlainWorld(), "rich": RichWorld()}
