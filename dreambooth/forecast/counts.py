@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.config.training import TrainingConfig
 from dreambooth.forecast.shape import ModelShape, Unit, text_units, unet_units
-from dreambooth.formats.lora_keys import LoraModule, lora_modules
+from dreambooth.formats.lora_keys import LoraModule, lora_modules, without_last_layers
 from dreambooth.models.base import Base
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Counts:
     """How many weights the parts of a base have, its text encoders together, and in how many tensors they lie.
 
     per_rank: by part and weight, how many numbers low-rank factors of that weight (out, in, ...) have for each rank;
-    unseen_layers: as in `Layout`.
+    unseen_layers: as in `Layout`; unseen: how many weights of the text encoders no picture depends on.
     """
 
     unet: int
@@ -41,6 +41,7 @@ class Counts:
     num_tensors: int = NUM_TENSORS
     per_rank: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     unseen_layers: tuple[tuple[str, int], ...] = ()
+    unseen: int = 0
 
     @property
     def total(self) -> int:
@@ -56,9 +57,11 @@ def counts_of_shape(shape: ModelShape) -> Counts:
         part: {layer.weight: layer.num_per_rank for unit in of_part for layer in unit.layers}
         for part, of_part in units.items()
     }
+    numbers = {part: {f"{unit.name}.": unit.num_weights for unit in of_part} for part, of_part in units.items()}
+    unseen_layers = shape.layout.unseen_layers
     return Counts(
-        shape.num_unet, shape.num_text_encoder, shape.num_vae, per_rank=per_rank,
-        unseen_layers=shape.layout.unseen_layers,
+        shape.num_unet, shape.num_text_encoder, shape.num_vae, per_rank=per_rank, unseen_layers=unseen_layers,
+        unseen=_unseen(numbers, unseen_layers),
     )  # fmt: skip
 
 
@@ -77,10 +80,20 @@ def counts_of_base(base: Base) -> Counts:
         }
         for part in base.family.layout.learning_parts
     }
+    numbers = {
+        part: {name: weight.numel() for name, weight in getattr(base, part).named_parameters()} for part in per_rank
+    }
+    unseen_layers = base.family.layout.unseen_layers
     return Counts(
-        numel(base.unet), numel(*base.text_encoders()), numel(base.vae), num_tensors, per_rank,
-        base.family.layout.unseen_layers,
+        numel(base.unet), numel(*base.text_encoders()), numel(base.vae), num_tensors, per_rank, unseen_layers,
+        _unseen(numbers, unseen_layers),
     )  # fmt: skip
+
+
+def _unseen(numbers: Mapping[str, Mapping[str, int]], unseen_layers: tuple[tuple[str, int], ...]) -> int:
+    """Return how many weights no picture depends on, of these numbers of weights by part and name."""
+    seen = {part: without_last_layers(list(numbers[part]), number) for part, number in unseen_layers}
+    return sum(number for part in seen for name, number in numbers[part].items() if name not in seen[part])
 
 
 # Of each weight ------------------------------------------------------------------------------------------------------
@@ -118,7 +131,7 @@ def adapted_modules(config: TrainingConfig, counts: Counts) -> list[LoraModule]:
 def num_learning(config: TrainingConfig, counts: Counts) -> int:
     """Return how many numbers learn: weights of the base, or factors beside them."""
     if not config.has_frozen_base:
-        return counts.unet + (counts.text_encoder if config.train_text_encoder else 0)
+        return counts.unet + (counts.text_encoder - counts.unseen if config.train_text_encoder else 0)
     return config.lora_rank * sum(counts.per_rank[one.part][one.weight] for one in adapted_modules(config, counts))
 
 

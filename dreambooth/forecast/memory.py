@@ -108,12 +108,17 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind, num_ste
             measured=constants.measured if is_measured else "",
         )
 
-    # Before the first step all parts are there in fp32, on the CPU at once.
-    if kind == "cpu":
+    # Before the first step all parts are there, on the CPU at once.
+    width = WIDTH[config.base_precision] if config.has_frozen_base else FP32
+    if kind == "cpu" and width < FP32 and not config.with_prior_preservation:
+        # Each is put into the other format before the next is read; a part's weights may share one memory, which is
+        # free when the last of them is.
+        whole = counts.unet * (FP32 + width)
+        yield need("loading", max(whole, _resident_weights(config, counts, kind)), 0, 0, 0)
+    elif kind == "cpu":
         yield need("loading", counts.total * FP32, 0, 0, 0)
-    if kind == "cpu" and config.has_frozen_base and config.mixed_precision != "no":
-        # The weights of a file share one memory, which is free when the last of them is in the other format.
-        yield need("half precision", counts.total * FP32 + counts.unet * WIDTH[config.base_precision], 0, 0, 0)
+        if width < FP32:
+            yield need("half precision", counts.total * FP32 + counts.unet * width, 0, 0, 0)
     if config.with_prior_preservation:
         held, at_work = class_images(config, shape, counts, kind)
         yield need("class images", held, 0, 0, at_work)

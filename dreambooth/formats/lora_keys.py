@@ -62,18 +62,18 @@ def lora_modules(
     for part, names in weights.items():
         kind = "unet" if part == "unet" else "text encoder"
         wanted = re.compile("|".join(_PATHS[one][kind] for one in sets))
-        for weight in _without_last_layers(list(names), num_unseen.get(part, 0)):
+        for weight in without_last_layers(list(names), num_unseen.get(part, 0)):
             path = weight.removesuffix(".weight").removeprefix("text_model.")
             if weight.endswith(".weight") and wanted.fullmatch(path):
                 found.append(lora_module(part, weight))
     return sorted(found, key=lambda module: module.name)
 
 
-def _without_last_layers(names: list[str], number: int) -> list[str]:
-    """Return a text encoder's names without those of its last layers."""
+def without_last_layers(names: list[str], number: int) -> list[str]:
+    """Return a text encoder's names without those of its last layers, and of the norm that comes after these."""
     layers = {name: int(match[1]) for name in names if (match := _TEXT_LAYER.search(name))}
     end = max(layers.values(), default=-1) + 1 - number
-    return [name for name in names if layers.get(name, -1) < end]
+    return [name for name in names if layers.get(name, -1) < end and not (number and "final_layer_norm" in name)]
 
 
 def lora_module(part: str, weight: str) -> LoraModule:

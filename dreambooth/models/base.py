@@ -291,8 +291,13 @@ def _from_folder(folder: Path, variant: str | None, given: Collection[str], dtyp
 
 
 def _cast(name: str, module: Any, dtype: "torch.dtype | None", as_read: dict[str, bytes]) -> Any:
-    """Put a part into this format, tensor by tensor, and note what it was known by before."""
+    """Put copies of a part's weights into this format, one after the other, and note what it was known by before.
+
+    Copies of those that have it already too: they may be mapped from a file, and would change with it.
+    """
     as_read[name] = first_numbers(module)
+    for weight in module.parameters():
+        weight.data = weight.data.to(dtype, copy=True).contiguous()
     return module.to(dtype)
 
 

@@ -92,9 +92,14 @@ def _textual_inversion(path: Path) -> BaseModelError:
 
 
 def file_metadata(path: Path) -> dict[str, str]:
-    """Return the texts in the header of a .safetensors file; none where there is no header, or no such file."""
+    """Return the texts in the header of a .safetensors file, or under `metadata` in a .ckpt, as those of ours have it.
+
+    None where there are none, or no such file.
+    """
     from safetensors import SafetensorError, safe_open
 
+    if path.suffix.lower() == ".ckpt":
+        return _pickled_metadata(path)
     if path.suffix.lower() != ".safetensors":
         return {}
     try:
@@ -102,6 +107,21 @@ def file_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError):
         return {}
+
+
+def _pickled_metadata(path: Path) -> dict[str, str]:
+    import torch
+
+    try:
+        if not zipfile.is_zipfile(path):
+            return {}  # it could not be mapped, and would be read whole
+        _refuse_other_zips(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (BaseModelError, pickle.UnpicklingError, *_READ_ERRORS):
+        return {}
+    found = loaded.get("metadata") if isinstance(loaded, dict) else None
+    texts = found.items() if isinstance(found, dict) else ()
+    return {name: text for name, text in texts if isinstance(name, str) and isinstance(text, str)}
 
 
 def load_errors() -> tuple[type[Exception], ...]:
@@ -152,8 +172,9 @@ def pickled_weights(folder: Path, variant: str | None) -> "dict[str, Tensor] | N
 def filled(
     build: Callable[[], Any], weights: "Mapping[str, Tensor]", *, optional_prefix: str = "", as_stored: bool = False
 ) -> Any:
-    """Return the module that `build` makes, with these weights in the module's own number formats, or in theirs.
+    """Return the module that `build` makes, with these weights in the module's own number formats.
 
+    as_stored: it has the very tensors that are given, which may be mapped from a file, for a caller that copies them.
     `optional_prefix` is what some of the module's names begin with in some versions of its library, and the weights' do
     not.
 
@@ -169,14 +190,10 @@ def filled(
         weights = {name if name in own else optional_prefix + name: tensor for name, tensor in weights.items()}
     if wrong := _differences(own, weights):
         raise KeyError(wrong)
-    # Copies: what is mapped from a file would change with it.
-    copies = {
-        name: tensor.to(
-            tensor.dtype if as_stored and tensor.is_floating_point() else own[name].dtype, copy=True
-        ).contiguous()
-        for name, tensor in weights.items()
-    }
-    module.load_state_dict(copies, assign=True)
+    if not as_stored:
+        # Copies: what is mapped from a file would change with it.
+        weights = {name: tensor.to(own[name].dtype, copy=True).contiguous() for name, tensor in weights.items()}
+    module.load_state_dict(weights, assign=True)
     return module
 
 

@@ -235,8 +235,8 @@ def restore(checkpoint: Checkpoint, learner: Learner) -> None:
 def _numbers_in(checkpoint: Checkpoint, learner: Learner) -> dict[int, int]:
     """Return the number of each parameter by the one that it has in this state.
 
-    They are the same, but for LoRAs of SDXL from earlier versions: these had factors beside the first text encoder's
-    last layer, which no picture depends on, so that they never got a gradient.
+    They are the same, but for SDXL's text encoders in earlier versions: the last layer of the first one, or factors
+    beside it, were numbered too, although no picture depends on them, so that they never got a gradient.
     """
     from safetensors import safe_open
 
@@ -245,8 +245,9 @@ def _numbers_in(checkpoint: Checkpoint, learner: Learner) -> dict[int, int]:
     for model, named in learner.weights.items():
         with safe_open(checkpoint.folder / f"{model}.safetensors", "pt") as state:
             names = set(state.keys())
-        # Factors are numbered by their names, other weights in the order of their modules.
-        for name in named if names == named.keys() else sorted(names):
+        # Factors are numbered by their names, other weights in the order of their modules, where that layer is last.
+        by_name = list(named) == sorted(named)
+        for name in sorted(names) if by_name else [*named, *sorted(names - named.keys())]:
             place = next(written)
             if name in named:
                 numbers[place] = next(number)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.config.training import TrainingConfig
 from dreambooth.device.precision import dtype_of
+from dreambooth.formats.lora_keys import without_last_layers
 from dreambooth.models.base import Base
 from dreambooth.models.card import BaseCard
 from dreambooth.training.method import LearningWeights, StepWeights
@@ -29,10 +30,18 @@ class FullFineTuning:
         return dtype_of(config.mixed_precision)
 
     def attach(self, base: Base, config: TrainingConfig) -> None:
-        """Have gradients reach every weight of the models that learn, in the settings' number format and memory use."""
+        """Have gradients reach every weight of the models that learn, in the settings' number format and memory use.
+
+        Every weight that pictures depend on: of SDXL's first text encoder the last layer is not among them.
+        """
         learns = {part: config.learns(part) for part in base.family.layout.learning_parts}
         for part, module in base.modules().items():
             module.requires_grad_(learns.get(part, False))
+        for part, number in base.family.layout.unseen_layers:
+            named = dict(getattr(base, part).named_parameters())
+            # No gradient ever reaches them.
+            for name in named.keys() - set(without_last_layers(list(named), number)):
+                named[name].requires_grad_(False)
         for part, it_learns in learns.items():
             getattr(base, part).train(it_learns)
             if it_learns and config.weight_precision == "bf16":

@@ -106,8 +106,9 @@ def _loaded_base(config: TrainingConfig, context: RunContext) -> Base:
         variant=config.variant,
         tokenizer=config.tokenizer_name,
     )
-    # What a LoRA trains beside is in this format later; nothing is merged or predicted before that on a GPU.
-    dtype = dtype_of(config.mixed_precision) if _is_half(config) and context.manager.device.type == "cuda" else None
+    # What a LoRA trains beside is in this format later; before that class images are made, on a CPU in fp32.
+    is_read_in_half = _is_half(config) and (context.manager.device.type == "cuda" or not config.with_prior_preservation)
+    dtype = dtype_of(config.mixed_precision) if is_read_in_half else None
     base = load(source, models_dir=context.workspace.models_dir, token=context.token, dtype=dtype)
     use_attention([base.unet, base.vae], config.attention, context.warn)
     return base

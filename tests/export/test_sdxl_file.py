@@ -108,10 +108,11 @@ def test_a_base_that_is_loaded_in_half_precision_is_known_as_in_fp32(folder: Pat
             assert all(own[name].dtype == one.dtype and torch.equal(own[name], one) for name, one in wanted.items())
 
 
-def test_what_no_words_are_comes_back_from_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
+def test_what_no_words_are_comes_back_from_a_file(tmp_path: Path, name: str) -> None:
     """Files of other tools do not say it, and are taken as diffusers takes them."""
     folder = tiny_sdxl_base(tmp_path / "base", zeros_for_nothing=False)
-    file = convert_verified(folder, tmp_path / "model.safetensors").path
+    file = convert_verified(folder, tmp_path / name).path
     assert file_metadata(file)["dreambooth.force_zeros_for_empty_prompt"] == "false"
     assert load_base(str(file)).family.index_options == {"force_zeros_for_empty_prompt": False}
     save_file(read_weights(file), tmp_path / "plain.safetensors")

@@ -131,6 +131,37 @@ def test_layers_that_no_picture_depends_on_get_no_factors_and_older_states_and_f
     assert begun.keys() == resumed.weights["text_encoder"].keys()
 
 
+def test_the_first_encoders_last_layer_does_not_train_and_older_states_are_read(
+    make: Make, sdxl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a full fine-tuning: earlier versions listed these weights, and no gradient ever reached them."""
+    settings: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(sdxl), "train_text_encoder": True, "use_ema": True,
+        "with_prior_preservation": False, "pad_tokens": True,
+    }  # fmt: skip
+    before, now = make(**settings, max_train_steps=1), make(**settings, max_train_steps=2)
+    with monkeypatch.context() as patched:
+        patched.setattr("dreambooth.training.full.without_last_layers", lambda names, number: names)
+        before.train_anew()
+    state = before.newest_state()
+    resumed = now.train_anew(state)._learner
+    with monkeypatch.context() as patched:
+        patched.setattr("dreambooth.training.full.without_last_layers", lambda names, number: names)
+        before.config = dataclasses.replace(before.config, max_train_steps=2)
+        with_all = before.train_anew(state)._learner
+    extra = with_all.weights["text_encoder"].keys() - resumed.weights["text_encoder"].keys()
+    assert {name.removeprefix("text_model.").rsplit(".", 2)[0] for name in extra} >= {"encoder.layers.1.self_attn"}
+    assert len(extra) == 16 + 2
+    for part, named in resumed.weights.items():
+        for name, weight in named.items():
+            assert torch.equal(weight, with_all.weights[part][name]), name
+    shadows = {id(one): shadow for one, shadow in zip(with_all.parameters, with_all.ema.shadow_params, strict=True)}
+    wanted = [shadows[id(with_all.weights[part][name])] for part in resumed.weights for name in resumed.weights[part]]
+    assert all(map(torch.equal, resumed.ema.shadow_params, wanted))
+    counts = counts_of_shape(read_shape(str(sdxl)))
+    assert num_learning(now.config, counts) == sum(weight.numel() for weight in resumed.parameters)
+
+
 def test_a_lora_of_another_family_is_refused(make: Make, sdxl: Path, tiny_base_folder: Path) -> None:
     run = make(pretrained_model_name_or_path=str(sdxl), method="lora", max_train_steps=1, pad_tokens=True)
     run.train()
