@@ -38,7 +38,6 @@ def read_weights(path: Path, *, is_safetensors: bool | None = None) -> "dict[str
     What is not .safetensors is a pickle, of which only plain tensors are read: anything else may be a program. Weights
     may lie under `state_dict`, as trainers leave them. The suffix tells which it is unless `is_safetensors` does.
     """
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -49,12 +48,19 @@ def read_weights(path: Path, *, is_safetensors: bool | None = None) -> "dict[str
         if is_safetensors:
             tensors: dict[str, Tensor] = load_file(path)
             return tensors
-        _refuse_other_zips(path)
-        # Files of before torch 1.6 are no archives, and cannot be mapped.
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        loaded = _unpickled(path)
     except (pickle.UnpicklingError, SafetensorError, *_READ_ERRORS) as error:
         raise _unreadable(path, error) from None
     return _tensors_in(path, loaded)
+
+
+def _unpickled(path: Path) -> Any:
+    """Return what a pickle of plain tensors holds; raises a multitude of errors for another."""
+    import torch
+
+    _refuse_other_zips(path)
+    # Files of before torch 1.6 are no archives, and cannot be mapped.
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def _tensors_in(path: Path, loaded: Any) -> "dict[str, Tensor]":
@@ -110,14 +116,10 @@ def file_metadata(path: Path) -> dict[str, str]:
 
 
 def _pickled_metadata(path: Path) -> dict[str, str]:
-    import torch
-
     try:
-        if not zipfile.is_zipfile(path):
-            return {}  # it could not be mapped, and would be read whole
-        _refuse_other_zips(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (BaseModelError, pickle.UnpicklingError, *_READ_ERRORS):
+        # What is no archive would be read whole.
+        loaded = _unpickled(path) if zipfile.is_zipfile(path) else None
+    except (pickle.UnpicklingError, *_READ_ERRORS):
         return {}
     found = loaded.get("metadata") if isinstance(loaded, dict) else None
     texts = found.items() if isinstance(found, dict) else ()

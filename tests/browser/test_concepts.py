@@ -212,6 +212,11 @@ def test_concepts_class_pictures_and_lists(
     visit.fill("class-count", "7")
     visit.new_training()
     page.wait_for_function("document.querySelector('#field-num_class_images input').value == '7'")
+    # The cards show squares, which is not what buckets train.
+    visit.unfold("advanced")
+    for now, told in ((True, "near its own aspect ratio"), (False, "cropped to a square")):
+        page.locator("#field-buckets input").set_checked(now)
+        page.wait_for_function("told => document.querySelector('#photo-shape').textContent.includes(told)", arg=told)
     visit.tab("Upload & Concepts")
 
     visit.unfold("more")

@@ -1,5 +1,6 @@
 """The first tab: photos in, shown as they will be trained, and the words for them."""
 
+import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -41,6 +42,7 @@ class ConceptsTab:
     folder: gr.Textbox
     take_folder: gr.Button
     report: gr.HTML
+    shape: gr.HTML
     views: gr.HTML
     chosen: gr.Textbox
     box: gr.Column
@@ -131,7 +133,7 @@ def _intake(usual: Words, services: Services) -> dict[str, Any]:
 
 
 def _photos() -> dict[str, Any]:
-    gr.HTML("<b>As the model will see them</b> <span class='db-hint'>upright and cropped to a square</span>")
+    shape = gr.HTML(shape_hint(buckets=False), elem_id="photo-shape")
     views = gr.HTML(cards([], None), elem_id="views", css_template=CARDS_CSS, js_on_load=CARDS_JS)
     with gr.Column(visible=False, elem_id="editor-box") as box, gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=280):
@@ -153,10 +155,20 @@ def _photos() -> dict[str, Any]:
         new_set = gr.Button("Start with new photos", size="sm", elem_id="new-set")
         delete = gr.Button("Delete my photos", size="sm", variant="stop", elem_id="delete-photos")
     return {
-        "views": views, "box": box, "editor": editor, "cut": cut, "caption": caption, "refocus": refocus,
-        "remove": remove, "close": close, "captions": captions, "add_concept": add_concept, "new_set": new_set,
-        "delete": delete,
+        "shape": shape, "views": views, "box": box, "editor": editor, "cut": cut, "caption": caption,
+        "refocus": refocus, "remove": remove, "close": close, "captions": captions, "add_concept": add_concept,
+        "new_set": new_set, "delete": delete,
     }  # fmt: skip
+
+
+def shape_hint(*, buckets: bool) -> str:
+    """Return what stands above the photo cards, whose squares are not what buckets train."""
+    if not buckets:
+        return "<b>As the model will see them</b> <span class='db-hint'>upright and cropped to a square</span>"
+    return (
+        "<b>Your photos</b> <span class='db-hint'>Buckets is on: each is trained near its own aspect ratio, around the "
+        "centre of the square shown here</span>"
+    )
 
 
 def _words(usual: Words) -> dict[str, Any]:
@@ -250,6 +262,10 @@ def connect(
     connect_events(CaptionHandlers(services, handlers.photos), named | tab.captions)
     events |= connect_events(handlers, named, events | _scripts(tab))
     _connect_class_settings(tab, settings)
+    hints = {str(on).lower(): shape_hint(buckets=on) for on in (False, True)}
+    settings["buckets"].change(
+        None, settings["buckets"], tab.shape, js=f"on => ({json.dumps(hints)})[!!on]", api_name="shape_told", **QUIET
+    )
     concepts_api.publish(services, handlers)
     return events
 
