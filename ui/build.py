@@ -1,5 +1,6 @@
 """The page as a whole: the header, the four tabs, and what happens across them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,14 @@ def build_page(
             train, services, page=page, photo_set=concepts.photo_set, photos=concepts.report,
             kind=concepts.kind, place=place,
             prompts={"instance_prompt": concepts.instance_prompt, "class_prompt": concepts.class_prompt},
+            events=events,
         )  # fmt: skip
-        convert_tab.connect(convert, services, page)
-        generate_tab.connect(generate, services, page)
+        convert_tab.connect(convert, services, events)
+        generate_tab.connect(generate, services, events)
         across = {"page": page, "header": top, "tabs": tabs, "place": place, **at_work}
         each = dict(zip(address.TABS, (first, second, third, fourth), strict=True))
         address.connect(places, page, tabs, each, train.panel["run"])
-        _connect_whole(across, services, concepts, train, convert, generate, events["newest_photos"])
+        _connect_whole(across, services, concepts, train, convert, generate, events)
         publish(services)
         page.show_hidden_progress_on(concepts.photo_set)
     return page
@@ -101,7 +103,7 @@ def _connect_whole(
     train: train_tab.TrainTab,
     convert: convert_tab.ConvertTab,
     generate: generate_tab.GenerateTab,
-    newest: Any,
+    events: Mapping[str, Any],
 ) -> None:
     named = concepts_tab.by_name(concepts) | across | train.runs | {
         "base": train.base, "run": train.panel["run"], "make_pictures": train.panel["pictures"],
@@ -112,9 +114,14 @@ def _connect_whole(
         "recipe": generate.recipe,
     }  # fmt: skip
     looks = connect(Follower(services), named | train.panel)
-    connect(PageHandlers(services), named)
+    connect(PageHandlers(services), named, events)
     connect(status_line.Handlers(services), named)
-    closed_until(across["page"], [looks["first_look"], concepts.said.after(newest)], or_failed=[newest])
+    large = [
+        concepts.class_views, train.command, train.as_json, train.panel["samples"], convert.storage.table,
+        generate.pictures,
+    ]  # fmt: skip
+    newest = events["newest_photos"]
+    closed_until(across["page"], [looks["first_look"], concepts.said.after(newest)], or_failed=[newest], large=large)
 
 
 class PageHandlers:
@@ -125,11 +132,11 @@ class PageHandlers:
         self._advice = Advice(services)
 
     @on(
-        "convert_model.change advised.change page.load", "convert_model", "convert_advice", api_name="advise_convert",
-        **QUICK,
+        "convert_model.change advised.change newest_photos.then", "convert_model", "convert_advice",
+        api_name="advise_convert", **QUICK,
     )  # fmt: skip
     @on(
-        "generate_model.change advised.change page.load", "generate_model", "generate_advice",
+        "generate_model.change advised.change newest_photos.then", "generate_model", "generate_advice",
         api_name="advise_generate", **QUICK,
     )  # fmt: skip
     def advise(self, model: str | None) -> str:

@@ -83,11 +83,21 @@ def _joined(handler: Callable[..., Any], event: Event, named: Named, events: Map
     arguments: dict[str, Any] = {
         "inputs": [*components(event.inputs, named).values()] or None, "outputs": [*outputs.values()] or None,
     }  # fmt: skip
-    if len(triggers) == 1:
-        happened = triggers[0](answer, **arguments, **options)
-    else:
-        happened = gr.on(triggers, answer, **arguments, **options)
-    return named[event.fills].after(happened) if event.fills else happened
+    made = [_begun(group, answer, arguments | options) for group in _groups(triggers)]
+    if event.fills:
+        made = [named[event.fills].after(happened) for happened in made]
+    return made[0]
+
+
+def _groups(triggers: list[Any]) -> list[list[Any]]:
+    """Return the triggers that are joined to one event, and by itself each that follows another event."""
+    of_components = [one for one in triggers if not isinstance(one, functools.partial)]
+    following = [[one] for one in triggers if isinstance(one, functools.partial)]
+    return [of_components, *following] if of_components else following
+
+
+def _begun(triggers: list[Any], answer: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    return triggers[0](answer, **arguments) if len(triggers) == 1 else gr.on(triggers, answer, **arguments)
 
 
 def _triggers(name: str, named: Named, events: Mapping[str, Any]) -> list[Any]:

@@ -25,6 +25,12 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
         yield page
 
 
+# The names of what was fetched before the page opened, the large components' scripts left out.
+FETCHED = """() => performance.getEntriesByType('resource').filter(one => one.startTime
+  < performance.getEntriesByName('db-opened')[0].startTime)
+  .map(one => new URL(one.name)).filter(one => one.protocol.startsWith('http')).map(one => one.pathname.split('/').pop())"""
+
+
 def choose_tiny(visit: Visit, opened: OpenPage, steps: str) -> None:
     """Set the Train tab to a short run on the tiny base."""
     visit.new_training()
@@ -44,6 +50,11 @@ def choose_tiny(visit: Visit, opened: OpenPage, steps: str) -> None:
 def test_a_first_visit_says_what_this_is_and_offers_two_ways_to_begin(browser: "Browser", opened: OpenPage) -> None:
     visit = Visit(browser, opened.url)
     page = visit.page
+    # On a slow connection each file takes seconds: until the page can be used there are no more than these.
+    fetched = page.evaluate(FETCHED)
+    scripts = [name for name in fetched if name.endswith((".js", ".css"))]
+    assert len([name for name in scripts if name.startswith("bundle-")]) == 1
+    assert len(fetched) < 25, fetched
     visit.new_set()
     assert "then make new pictures of it" in page.locator("#welcome h2").inner_text()
     page.wait_for_function("[...document.querySelectorAll('#upload-view img')].every(one => one.naturalWidth > 0)")

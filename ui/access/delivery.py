@@ -1,35 +1,95 @@
 """How the page reaches browsers: its HTML packed, with what runs first, and its files kept as long as they may be.
 
-Gradio sends the page's HTML, which holds all of its components, as it is: more than half a megabyte.
+Gradio sends the page's HTML, which holds all of its components, as it is: more than half a megabyte. It has the browser
+fetch its scripts and styles one by one: here they are one file.
 """
 
 import asyncio
 import gzip
+import hashlib
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
+import brotli
+import gradio
+
+from ui.access.bundle import BROTLI_QUALITY, Bundle, bundled
 from ui.access.first_scripts import FIRST_SCRIPTS
 from ui.answers import Message, Receive, Scope, Send
 
 HASHED = b"public, max-age=31536000, immutable"
 # Fonts and the like have no hash in their names.
 UNHASHED = b"public, max-age=86400"
+ASSETS = Path(gradio.__file__).parent / "templates" / "frontend" / "assets"
+# One for the page, one for its login, and those of a page that was open before.
+MAX_PAGES = 4
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A page as it is sent, plain and packed with gzip and Brotli."""
+
+    plain: bytes
+    gzip: bytes
+    brotli: bytes
 
 
 class Delivery:
     """ASGI middleware between the request checks and Gradio's own app."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
-        self._app = app
+    def __init__(self, app: Callable[..., Awaitable[None]], assets: Path = ASSETS) -> None:
+        self._app, self._assets = app, assets
+        self._pages: dict[bytes, Whole] = {}
+        self._bundles: dict[str, Bundle] = {}
+        self._making = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the page packed and its files with how long they may be kept; everything else as it is."""
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
             await self._app(scope, receive, send)
         elif scope["path"] == "/" and scope["method"] == "GET":
-            await self._app(_unpacked(scope), receive, _Packing(scope, send).sent)
+            await self._app(_unpacked(scope), receive, _Packing(scope, send, self._whole).sent)
+        elif bundle := self._bundles.get(scope["path"].removeprefix("/assets/")):
+            await _send_bundle(scope, send, bundle)
         else:
             kept = _kept_for(scope["path"], scope.get("query_string", b""))
             await self._app(scope, receive, _with_header(send, b"cache-control", kept) if kept else send)
+
+    async def _whole(self, body: bytes) -> Whole:
+        """Return the page with what is added to it: made once for each page, as packing it well takes a moment."""
+        async with self._making:
+            key = hashlib.sha256(body).digest()
+            if key not in self._pages:
+                whole, bundle = await asyncio.to_thread(_made_whole, body, self._assets)
+                for kept in (self._pages, self._bundles):
+                    while len(kept) >= MAX_PAGES:
+                        kept.pop(next(iter(kept)))  # type: ignore[call-overload]  # the key is of its own dictionary
+                self._pages[key] = whole
+                if bundle is not None:
+                    self._bundles[bundle.name] = bundle
+            return self._pages[key]
+
+
+def _made_whole(body: bytes, assets: Path) -> tuple[Whole, Bundle | None]:
+    text, bundle = bundled(body.decode(), assets)
+    plain = text.replace("<head>", "<head>" + FIRST_SCRIPTS, 1).encode()
+    return Whole(plain, gzip.compress(plain, 6), brotli.compress(plain, quality=BROTLI_QUALITY)), bundle
+
+
+async def _send_bundle(scope: Scope, send: Send, bundle: Bundle) -> None:
+    headers = [(b"content-type", b"text/javascript"), (b"cache-control", HASHED), (b"vary", b"accept-encoding")]
+    packed = b"br" in _accepted(scope)
+    body = bundle.packed if packed else gzip.compress(bundle.script, 6)
+    headers += [(b"content-encoding", b"br" if packed else b"gzip"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+def _accepted(scope: Scope) -> list[bytes]:
+    """Return the ways of packing that the browser understands."""
+    values = b",".join(value for name, value in scope["headers"] if name.lower() == b"accept-encoding")
+    return [one.partition(b";")[0].strip() for one in values.split(b",")]
 
 
 def _kept_for(path: str, query: bytes) -> bytes | None:
@@ -58,9 +118,8 @@ def _without(headers: Iterable[tuple[bytes, bytes]], *names: bytes) -> list[tupl
 class _Packing:
     """Holds back the page's HTML until it is whole, adds what has to run first, and packs it."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        accepted = b",".join(value for name, value in scope["headers"] if name.lower() == b"accept-encoding")
-        self._packs, self._send = b"gzip" in accepted, send
+    def __init__(self, scope: Scope, send: Send, whole: Callable[[bytes], Awaitable[Whole]]) -> None:
+        self._accepted, self._send, self._whole = _accepted(scope), send, whole
         self._start: Message | None = None
         self._body: list[bytes] = []
 
@@ -75,11 +134,14 @@ class _Packing:
                 await self._send_whole(self._start)
 
     async def _send_whole(self, start: Message) -> None:
-        body = b"".join(self._body).replace(b"<head>", b"<head>" + FIRST_SCRIPTS.encode(), 1)
+        whole = await self._whole(b"".join(self._body))
         headers = [*_without(start["headers"], b"content-length"), (b"vary", b"accept-encoding")]
-        if self._packs:
-            body = await asyncio.to_thread(gzip.compress, body, 6)
-            headers.append((b"content-encoding", b"gzip"))
+        way, body = next(
+            ((way, body) for way, body in ((b"br", whole.brotli), (b"gzip", whole.gzip)) if way in self._accepted),
+            (None, whole.plain),
+        )
+        if way is not None:
+            headers.append((b"content-encoding", way))
         await self._send({**start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
         await self._send({"type": "http.response.body", "body": body})
 

@@ -89,7 +89,7 @@ def build(services: Services) -> ConceptsTab:
         "marked": gr.State([]),
     }
     with gr.Column(elem_id="upload-view"):
-        gr.HTML(welcome(services), elem_id="welcome", elem_classes=["db-first"])
+        gr.HTML(welcome(), elem_id="welcome", elem_classes=["db-first"])
         made["concepts"] = gr.Radio(
             [], label="Concepts trained together", visible=False, elem_id="concepts",
             info="Select one to see its photos and prompts.",
@@ -99,7 +99,7 @@ def build(services: Services) -> ConceptsTab:
                 made |= _intake(usual, services)
             with gr.Column(elem_id="sample-photos"):
                 time = sample_time(services)
-                gr.HTML(sample_card(services, time))
+                gr.HTML(sample_card(time))
                 made["sample"] = gr.Button(f"Try it with sample photos ({time})", elem_id="try-sample")
             with gr.Column(elem_id="shown-photos", elem_classes=["db-later"]):
                 made |= _photos()
@@ -226,7 +226,7 @@ def _class_pictures() -> dict[str, Any]:
         class_note = gr.HTML(class_pictures_text(0, 0), elem_id="class-note")
         class_views = gr.Gallery(
             label="Class images", show_label=False, columns=6, height=260, object_fit="cover", interactive=False,
-            format="png", elem_id="class-views", buttons=["fullscreen"],
+            format="png", elem_id="class-views", buttons=["fullscreen"], visible=False,
         )  # fmt: skip
         class_remove = gr.Button("Remove my own class images", size="sm", interactive=False, elem_id="class-remove")
     return {

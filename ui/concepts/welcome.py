@@ -1,7 +1,11 @@
 """The first visit: what the app does, before and after, and two ways to start."""
 
+import base64
+import io
 from html import escape
 from pathlib import Path
+
+from PIL import Image
 
 from dreambooth.data.samples import sample_folder
 from dreambooth.forecast.offers import class_images_to_make, proposed_config
@@ -9,10 +13,11 @@ from dreambooth.forecast.pace import expected_seconds, usual_pace
 from dreambooth.models.base import STARTER
 from dreambooth.records.eta import in_words
 from ui.boundary import Services
-from ui.concepts.cards import served
 
 PURPOSE = "Teach an image model your pet, person, object or style from 3 to 5 photos, then make new pictures of it."
 NUM_SAMPLES = 5
+# A little larger than they are shown.
+THUMBNAIL_PX = 128
 # Samples of one prompt and seed before and after the training of the sample subject with the starter's own recipe.
 BEFORE, AFTER = (Path(__file__).parent / "before_after" / f"{name}.webp" for name in ("before", "after"))
 TOY = "This uses a small built-in toy model (64 px), so that everything can be tried at once on any computer."
@@ -45,26 +50,23 @@ WELCOME_CSS = f"""
 """
 
 
-def welcome(services: Services) -> str:
+def welcome() -> str:
     """Return the purpose, and what a training made of the sample subject."""
-    photos = sorted(sample_folder().glob("*.png"))[:3]
-    before, after = (services.shown.copy(path) for path in (BEFORE, AFTER))
-    shown = "".join(_image(services.shown.copy(path), "") for path in photos)
+    shown = "".join(_image(path, "") for path in sorted(sample_folder().glob("*.png"))[:3])
     prompt = "&ldquo;photo of zwx toy&rdquo;"
     return (
         f"<h2 class='db-purpose'>{escape(PURPOSE)}</h2><div class='db-strip'>"
         f"<figure><figcaption>Photos of one toy</figcaption>{shown}</figure><span class='db-arrow'>&rarr;</span>"
         f"<figure><figcaption>{prompt} before training</figcaption>"
-        f"{_image(before, 'Three other things: the model does not know the word')}</figure>"
+        f"{_image(BEFORE, 'Three other things: the model does not know the word')}</figure>"
         f"<figure><figcaption>{prompt} after training</figcaption>"
-        f"{_image(after, 'The toy of the photos in three other places')}</figure></div>"
+        f"{_image(AFTER, 'The toy of the photos in three other places')}</figure></div>"
     )
 
 
-def sample_card(services: Services, time: str) -> str:
+def sample_card(time: str) -> str:
     """Return what stands over the button that trains on the sample: its photos, its time, and that it is a toy."""
-    photos = sorted(sample_folder().glob("*.png"))
-    shown = "".join(_image(services.shown.copy(path), "") for path in photos)
+    shown = "".join(_image(path, "") for path in sorted(sample_folder().glob("*.png")))
     return (
         f"<div class='db-choice db-first'><h3>Try it with sample photos</h3><p class='db-samples'>{shown}</p>"
         f"<p class='db-hint'>{escape(TOY)} Training and its samples take {time}.</p></div>"
@@ -81,5 +83,16 @@ def sample_time(services: Services) -> str:
     return f"about {in_words(max(seconds, 60))} here"
 
 
-def _image(path: str, alt: str) -> str:
-    return f"<img src='{served(path)}' alt='{escape(alt)}'>"
+def _image(path: Path, alt: str) -> str:
+    """Return a picture as part of the page's own text: asking for each of them would take a slow connection seconds."""
+    return f"<img src='data:image/webp;base64,{_thumbnail(path)}' alt='{escape(alt)}'>"
+
+
+def _thumbnail(path: Path) -> str:
+    content = io.BytesIO(path.read_bytes())
+    if path.suffix != ".webp":
+        with Image.open(path) as photo:
+            small = photo.convert("RGB")
+        small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        small.save(content := io.BytesIO(), "WEBP", quality=70)
+    return base64.b64encode(content.getvalue()).decode()

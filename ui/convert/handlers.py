@@ -111,7 +111,8 @@ class Handlers:
         return saved_step_bytes(config)
 
     @on(
-        "model.change half.change suffix.change kind.change lora_size.change targets.change base.change page.load",
+        "model.change half.change suffix.change kind.change lora_size.change targets.change base.change "
+        "newest_photos.then",
         "model suffix half kind lora_size targets base", "suffix half weaker room prepare kind lora_part base",
         api_name="export_sizes", **QUICK,
     )  # fmt: skip
@@ -169,7 +170,7 @@ class Handlers:
             ),
         }  # fmt: skip
 
-    @on("page.load", "", "exports", api_name="exports", **QUICK)
+    @on("newest_photos.then", "", "exports", api_name="exports", **QUICK)
     def exports(self) -> str:
         """List the files of the exports folder with their sizes, each to download."""
         folder = self._services.workspace.exports_dir

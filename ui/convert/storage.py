@@ -34,7 +34,7 @@ def build() -> StorageSection:
         look = gr.Button("Show disk usage", elem_id="storage-look")
         table = gr.Dataframe(
             headers=["size", "what", "name", "delete with"], datatype="str", interactive=False, show_label=False,
-            elem_id="storage-table",
+            elem_id="storage-table", visible=False,
         )  # fmt: skip
         choices = gr.CheckboxGroup(
             [(f"{choice}: {COST[choice]}", choice) for choice in CHOICES], label="What to delete",

@@ -1,5 +1,6 @@
 """The third tab: a saved step as files for other tools, their downloads, the Hub, and what takes the disk."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,9 +143,9 @@ def _lora_size_field(name: str) -> gr.Textbox:
     return gr.Textbox("", label=label, placeholder=placeholder, max_lines=1, elem_id=f"convert-{name}", min_width=120)
 
 
-def connect(tab: ConvertTab, services: Services, page: gr.Blocks) -> None:
-    """Join the tab's components to what they do."""
+def connect(tab: ConvertTab, services: Services, events: Mapping[str, Any]) -> None:
+    """Join the tab's components to what they do; some of it follows `events` of other tabs."""
     handlers = Handlers(services)
-    connect_events(handlers, vars(tab) | {"page": page})
+    connect_events(handlers, vars(tab), events)
     gr.api(handlers.list_sizes, api_name="list_sizes", concurrency_limit=1)
     storage_section.connect(tab.storage, services)

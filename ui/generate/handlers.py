@@ -107,7 +107,7 @@ class Handlers:
 
     # Following -------------------------------------------------------------------------------------------------------
 
-    @on("timer.tick page.load", "browser seen", FOLLOWED, api_name="look_at_pictures", **OF_BROWSER)
+    @on("timer.tick newest_photos.then", "browser seen", FOLLOWED, api_name="look_at_pictures", **OF_BROWSER)
     def look(self, browser: str, seen: dict[str, Any]) -> Answer:
         """Return what the page has not seen of this browser's request that is being made, or was made last."""
         order, num_waiting = self._jobs.pictures.shown(browser)
@@ -157,7 +157,7 @@ class Handlers:
     # Choosing --------------------------------------------------------------------------------------------------------
 
     @on(
-        "model.change page.load", "model prompt", "answer examples run base", fills="offered",
+        "model.change newest_photos.then", "model prompt", "answer examples run base", fills="offered",
         api_name="model_chosen", **QUICK,
     )  # fmt: skip
     def model_chosen(self, model: str, prompt: str) -> Answer:

@@ -67,7 +67,7 @@ class Handlers:
         return history(folder_of(model, workspace)) if model else []
 
     @on(
-        "model.change scope.change page.load num_shown.change ended.change", "model scope num_shown",
+        "model.change scope.change newest_photos.then num_shown.change ended.change", "model scope num_shown",
         "pictures files count more pack packed", api_name="read_history", trigger_mode="always_last", **QUICK,
     )  # fmt: skip
     def read(self, model: str, scope: str, num_shown: int) -> Answer:

@@ -29,13 +29,15 @@ FILL = """(answer, filled, ...now) => {
 REMEMBER = "(...now) => [Object.fromEntries(NAMES.map((name, place) => [name, now[place]]))]"
 
 # The first answers fill the whole page, so nothing can be clicked before the last of them is there.
-OPENING = "db-opening"
+OPENING, OPENED = "db-opening", "db-opened"
 BEGIN = "() => { window.dbAwaited = NUMBER; document.getElementById('tabs')?.toggleAttribute('inert', true); }"
 ARRIVED = f"""() => {{
-  if (--window.dbAwaited > 0) return;
+  if (--window.dbAwaited > 0) return NOTHING_YET;
   const tabs = document.getElementById('tabs');
   tabs?.toggleAttribute('inert', false);
   tabs?.classList.remove('{OPENING}');
+  performance.mark('{OPENED}');
+  return SHOWN;
 }}"""
 
 
@@ -74,13 +76,16 @@ def answer_of(told: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -
     return {"told": dict(told), "asked": dict(asked or {})}
 
 
-def closed_until(page: gr.Blocks, events: list[Any], or_failed: list[Any]) -> None:
+def closed_until(page: gr.Blocks, events: list[Any], or_failed: list[Any], large: list[Any]) -> None:
     """Let nothing be clicked on a fresh page until these events of its loading have ended, or those before them failed.
 
-    `or_failed` are the events that others of them follow only when there was an answer.
+    `or_failed` are the events that others of them follow only when there was an answer. The `large` components are
+    hidden until then: a browser fetches their scripts, half of all, once the page can be used.
     """
+    script = ARRIVED.replace("NOTHING_YET", json.dumps([{"__type__": "update"}] * len(large)))
+    script = script.replace("SHOWN", json.dumps([{"__type__": "update", "visible": True}] * len(large)))
     page.load(None, js=BEGIN.replace("NUMBER", str(len(events))), **QUIET)
     for event in events:
-        event.then(None, js=ARRIVED, **QUIET)
+        event.then(None, None, large, js=script, **QUIET)
     for event in or_failed:
-        event.failure(None, js=ARRIVED, **QUIET)
+        event.failure(None, None, large, js=script, **QUIET)

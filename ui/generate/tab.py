@@ -1,5 +1,6 @@
 """The fourth tab: prompts to pictures, each with its settings in the file; steps of a run side by side."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +65,7 @@ def build(services: Services) -> GenerateTab:
             message = gr.HTML(request_status(None, 0), elem_id="generate-message")
             pictures = gr.Gallery(
                 label="Pictures", columns=2, height="auto", object_fit="contain", interactive=False, elem_id="pictures",
-                buttons=["download", "fullscreen"],
+                buttons=["download", "fullscreen"], visible=False,
             )  # fmt: skip
             recipe = gr.Textbox(
                 label="Settings of the selected picture", placeholder=NO_RECIPE, lines=3, max_lines=8,
@@ -153,8 +154,8 @@ def _build_request(services: Services) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
-    """Join the tab's components to what they do."""
+def connect(tab: GenerateTab, services: Services, events: Mapping[str, Any]) -> None:
+    """Join the tab's components to what they do; some of it follows `events` of other tabs."""
     said = {
         "negative_prompt": tab.negative_prompt, **tab.numbers, "when": tab.when, **tab.strengths,
         "loras": tab.loras.chosen, "base": tab.base,
@@ -170,10 +171,11 @@ def connect(tab: GenerateTab, services: Services, page: gr.Blocks) -> None:
         "made": gr.Gallery(visible=False), "told": gr.HTML(visible=False), "programs": gr.Button(visible=False),
         "num_cancelled": gr.Number(visible=False),
     }  # fmt: skip
-    seen = {"seen": gr.State({}), "page": page, "browser": gr.Textbox("", visible=False, label="Browser")}
+    seen = {"seen": gr.State({}), "browser": gr.Textbox("", visible=False, label="Browser")}
     connect_events(
         Handlers(services),
         vars(tab) | said | of_loras | {"said": said, "answer": tab.offered.answer} | for_programs | seen,
+        events,
     )
     history = vars(tab.history) | {"model": tab.model, "recipe": tab.recipe, "ended": gr.State(None)}
-    connect_events(picture_history.Handlers(services), history | for_programs | seen)
+    connect_events(picture_history.Handlers(services), history | for_programs | seen, events)

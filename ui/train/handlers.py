@@ -150,7 +150,8 @@ class Handlers:
         return len(photo_set(self._services.workspace, name).photos()) if name else 0
 
     @on(
-        "page.load proposed.change preset.change base.change kind.change photos.change fields.change prompts.change",
+        "newest_photos.then proposed.change preset.change base.change kind.change photos.change fields.change "
+        "prompts.change",
         f"planned {ASKED}", "planned method preset preset_note plan command as_json", api_name="tell_plan", js=TICKET,
         **LATEST,
     )  # fmt: skip
@@ -202,7 +203,7 @@ class Handlers:
         adds_to = f"any {layout.title} checkpoint" if layout and of_a_family else "models like this base"
         return method_choices(methods, sizes, adds_to)
 
-    @on("method.change page.load", "method", "of_a_method", api_name="method_chosen", **QUICK)
+    @on("method.change newest_photos.then", "method", "of_a_method", api_name="method_chosen", **QUICK)
     def method_chosen(self, method: str) -> Answer:
         """Show the settings that this method reads."""
         return {info.name: gr.update(visible=has_effect(info, method)) for info in self._infos.values() if info.method}

@@ -83,7 +83,7 @@ def build() -> dict[str, Any]:
                 toy = gr.HTML(elem_id="run-toy")
                 samples = gr.Gallery(
                     label="Samples", show_label=False, columns=4, height="auto", elem_id="samples",
-                    object_fit="contain", interactive=False, buttons=["fullscreen", "download"],
+                    object_fit="contain", interactive=False, buttons=["fullscreen", "download"], visible=False,
                 )  # fmt: skip
                 saved = gr.HTML(elem_id="run-steps", js_on_load=steps.STEPS_JS)
             with gr.Column(scale=5, min_width=320):

@@ -134,11 +134,11 @@ def _as_command() -> tuple[gr.Code, gr.Code]:
     with gr.Accordion("As a command line and as JSON", open=False, elem_id="as-command"):
         command = gr.Code(
             label="Command line", language="shell", interactive=False, elem_id="command", wrap_lines=True,
-            show_line_numbers=False, buttons=["copy"],
+            show_line_numbers=False, buttons=["copy"], visible=False,
         )  # fmt: skip
         as_json = gr.Code(
             label=f"Settings as JSON, for --config {CONFIG_FILE}", language="json", interactive=False,
-            elem_id="as-json", max_lines=14, buttons=["copy", "download"],
+            elem_id="as-json", max_lines=14, buttons=["copy", "download"], visible=False,
         )  # fmt: skip
     return command, as_json
 
@@ -165,20 +165,21 @@ def connect(
     kind: gr.Radio,
     prompts: dict[str, gr.Textbox],
     place: gr.JSON,
+    events: Mapping[str, Any],
 ) -> None:
-    """Join the tab's components to what they do."""
+    """Join the tab's components to what they do; some of it follows `events` of other tabs."""
     notes = {name: str(component.info or "") for name, component in prompts.items()}
     handlers = Handlers(services, notes)
     shown_run = tab.panel | tab.runs | {"base": tab.base, "place": place}
     connect_events(run_actions.Handlers(services), shown_run)
     form = vars(tab) | {
         "place": place,
-        "page": page, "photo_set": photo_set, "photos": photos, "kind": kind, "prompts": prompts,
+        "photo_set": photo_set, "photos": photos, "kind": kind, "prompts": prompts,
         "proposed": tab.proposals.filled, "answer": tab.proposals.answer, "run": tab.panel["run"],
         "reuse": tab.panel["reuse"], "run_message": tab.panel["message"], "method": tab.fields["method"],
         "of_a_method": {name: tab.fields[name] for name, info in form_infos().items() if info.method},
     }  # fmt: skip
     keep_in_browser(page, tab.planned, {"base": tab.base, "filled": tab.proposals.filled, **tab.proposals.fields})
     close_start_while_stale(form)
-    events = connect_events(handlers, form)
-    open_start_after(events["propose_settings"], form)
+    made = connect_events(handlers, form, events)
+    open_start_after(made["propose_settings"], form)

@@ -2,14 +2,17 @@
 
 import asyncio
 import gzip
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import brotli
 import pytest
 
+from ui.access.bundle import bundled
 from ui.access.connection import JOIN, Resent
-from ui.access.delivery import HASHED, Delivery
+from ui.access.delivery import ASSETS, HASHED, Delivery
 
 Header = tuple[bytes, bytes]
 PAGE = b"<!doctype html><html lang='en'><head><title>x</title></head><body>" + b"component " * 5000 + b"</body></html>"
@@ -51,17 +54,58 @@ def answering(body: bytes, kind: bytes, status: int = 200) -> Any:
 
 def test_the_page_is_packed_and_begins_with_our_scripts() -> None:
     app = answering(PAGE, b"text/html; charset=utf-8")
-    status, headers, body = asked(Delivery(app), "/", [(b"accept-encoding", b"gzip, br")])
+    status, headers, body = asked(Delivery(app), "/", [(b"accept-encoding", b"gzip, deflate;q=0.5")])
     assert status == 200
     assert headers[b"content-encoding"] == b"gzip"
     assert int(headers[b"content-length"]) == len(body) < len(PAGE) / 10
     text = gzip.decompress(body)
+    _, headers, body = asked(Delivery(app), "/", [(b"accept-encoding", b"gzip, br;q=0.9")])
+    assert headers[b"content-encoding"] == b"br"
+    assert brotli.decompress(body) == text
     assert text.startswith(b"<!doctype html><html lang='en'><head><script>")
     assert text.endswith(PAGE[40:])
     _, headers, plain = asked(Delivery(app), "/")
     assert b"content-encoding" not in headers
     assert plain == text
     assert asked(Delivery(answering(b"Not here.", b"text/plain", 404)), "/")[2] == b"Not here."
+
+
+def gradio_page(*components: dict[str, Any]) -> str:
+    """Return the page of the installed Gradio, with these components."""
+    config = json.dumps({"components": list(components), "theme_hash": "8bf5"})
+    template = (ASSETS.parent / "index.html").read_text("utf-8")
+    return template.replace("{{ config | toorjson }}", config)
+
+
+def component(kind: str, *, visible: bool = True) -> dict[str, Any]:
+    return {"type": kind, "props": {"visible": visible}}
+
+
+def test_a_page_comes_with_the_scripts_of_what_it_shows_in_one_file() -> None:
+    page = gradio_page(component("textbox"), component("gallery", visible=False))
+    whole, bundle = bundled(page, ASSETS)
+    assert bundle is not None
+    assert whole.index("rel=\"preload\"") < whole.index(f'<script src="./assets/{bundle.name}">')
+    assert 'crossorigin src="./assets/' not in whole
+    _, with_gallery = bundled(gradio_page(component("textbox"), component("gallery")), ASSETS)
+    assert with_gallery is not None
+    assert b'"hls-' not in bundle.script
+    assert len(with_gallery.packed) > len(bundle.packed) + 100_000
+    assert brotli.decompress(bundle.packed) == bundle.script
+    app = Delivery(answering(page.encode(), b"text/html"))
+    sent = brotli.decompress(asked(app, "/", [(b"accept-encoding", b"br")])[2]).decode()
+    assert f"./assets/{bundle.name}" in sent
+    _, headers, body = asked(app, f"/assets/{bundle.name}", [(b"accept-encoding", b"br")])
+    assert headers[b"cache-control"] == HASHED
+    assert body == bundle.packed
+    _, headers, body = asked(app, f"/assets/{bundle.name}")
+    assert gzip.decompress(body) == bundle.script
+
+
+def test_a_page_that_is_laid_out_otherwise_is_left_alone() -> None:
+    assert bundled(PAGE.decode(), ASSETS) == (PAGE.decode(), None)
+    gone = gradio_page(component("textbox")).replace("./assets/index-", "./assets/other-")
+    assert bundled(gone, ASSETS) == (gone, None)
 
 
 @pytest.mark.parametrize(
