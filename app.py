@@ -138,6 +138,7 @@ def check_port(host: str, port: int) -> None:
 
 def launch_arguments(access: PageAccess, workspace: Workspace, settings: Settings, copies_dir: Path) -> dict[str, Any]:
     """Return what the one launch call is given; nothing is counted, kept in browsers or served that need not be."""
+    import gradio as gr
     from starlette.middleware import Middleware
 
     from ui.access.connection import Resent
@@ -180,6 +181,8 @@ def launch_arguments(access: PageAccess, workspace: Workspace, settings: Setting
         # A browser can install it as an app of its own where it is at home; a link that ends is no home.
         "pwa": is_local(access.host) and not (access.share or settings.on_space or settings.on_colab),
         "favicon_path": str(ICON),
+        # What Gradio says to screen readers, and has no English text of.
+        "i18n": gr.I18n(en={"common.complete": "Done"}),
         # What a handler says is shown all the same; what Gradio itself trips over is not.
         "show_error": False,
         "footer_links": ["api", "settings"],

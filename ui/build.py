@@ -109,7 +109,7 @@ def _connect_whole(
         "base": train.base, "run": train.panel["run"], "make_pictures": train.panel["pictures"],
         "advised": gr.State(()), "timer": gr.Timer(BUSY_POLL_S), "seen": gr.State({}), "convert_model": convert.model,
         "convert_advice": convert.advice, "generate_model": generate.model, "generate_advice": generate.advice,
-        "ways": generate.ways, "compare_run": generate.run, "steps": generate.steps,
+        "ways": generate.ways, "compare_run": generate.run, "steps": generate.steps, "steps_of": generate.steps_of,
         "saved": train.panel["saved"], "generated": generate.pictures, "files": generate.files,
         "recipe": generate.recipe,
     }  # fmt: skip
@@ -155,7 +155,8 @@ class PageHandlers:
         }
 
     @on(
-        "saved.click", "run", "place ways generate_model convert_model compare_run steps generated files recipe",
+        "saved.click", "run",
+        "place ways generate_model convert_model compare_run steps steps_of generated files recipe",
         api_name="use_saved_step", **QUICK,
     )  # fmt: skip
     def use_step(
@@ -178,7 +179,7 @@ class PageHandlers:
             choices = [("base model", 0), *((f"step {one}", one) for one in view.steps)]
             return {
                 "place": to("generate"), "ways": gr.Tabs(selected="compare"), "compare_run": gr.Dropdown(value=name),
-                "steps": gr.Dropdown(choices=choices, value=shown),
+                "steps": gr.Dropdown(choices=choices, value=shown), "steps_of": [name, *view.steps],
             }  # fmt: skip
         return {"place": to("generate"), "ways": gr.Tabs(selected="make"), **self._samples(view, step)}
 

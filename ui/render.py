@@ -16,7 +16,7 @@ from dreambooth.runs.view import RunView
 from dreambooth.scoring.bleed import BleedReport
 from dreambooth.scoring.recommendation import Recommendation
 from dreambooth.scoring.records import examiner_title
-from ui.train.progress import phase_list, whole_share
+from ui.train.progress import phase_list, planned_seconds_left, whole_share
 
 NONE_RECOMMENDED = "No step is recommended."
 # Told within a minute: the page asks once a second, and the heartbeat is up to a second old when it stops.
@@ -90,8 +90,8 @@ def field_note(info: FieldInfo) -> str:
     """Return what stands under a setting's field: its sentence, and as short help its technical name and range."""
     # A bound of a size that no one reaches is no news.
     is_shown = not info.choices and info.range_text and (info.high is None or info.high <= 10**4)
-    allowed = f": {info.range_text}" if is_shown else ""
-    return f"{info.sentence.rstrip('.')}. `{info.name}{allowed}`"
+    allowed = f", {info.range_text}" if is_shown else ""
+    return f"{info.sentence.rstrip('.')}. `{info.name}`{allowed}"
 
 
 # Errors --------------------------------------------------------------------------------------------------------------
@@ -161,7 +161,9 @@ def time_left(view: RunView) -> str:
         return ""
     if view.total_steps and view.step >= view.total_steps:
         # Only steps are timed by then.
-        return "making the last pictures" if view.phase in ("samples", "scores") else "saving the final model"
+        return {"samples": "making the last samples", "scores": "scoring the last save"}.get(
+            view.phase, "saving the final model"
+        )
     return f"{in_words(view.seconds_left)} left" + ("" if view.saves_in_time else ", and the saves")
 
 
@@ -174,7 +176,7 @@ def time_told(view: RunView, whole_s: float | None = None) -> str:
     """Return the time left, or why it is not told yet; `whole_s` is what the whole run is expected to take."""
     if view.status == "running" and view.seconds_left is None:
         if whole_s is not None:
-            return f"about {in_words(whole_s * (1 - whole_share(view)))} left"
+            return f"about {in_words(planned_seconds_left(view, whole_s))} left"
         if view.phase_seconds_left is not None:
             return f"{in_words(view.phase_seconds_left)} left in this phase"
         return "time left is shown after the first steps"

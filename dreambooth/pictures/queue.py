@@ -44,6 +44,8 @@ class Order:
     cancel: threading.Event = field(default_factory=threading.Event)
     # The browser that asked; empty for programs.
     owner: str = ""
+    # The folder that the models lie in.
+    source: Path | None = None
 
     @property
     def seconds_left(self) -> float | None:
@@ -72,7 +74,7 @@ class PictureQueue:
         self._closing = False
         self._thread: threading.Thread | None = None
 
-    def add(self, title: str, num_pictures: int, work: Work, after: str = "") -> Order:
+    def add(self, title: str, num_pictures: int, work: Work, after: str = "", source: Path | None = None) -> Order:
         """Queue a request, to begin when the run `after` has ended; raises DreamBoothError when too many wait."""
         with self._changed:
             if len(self._queue) >= MAX_WAITING or self._closing:
@@ -81,7 +83,7 @@ class PictureQueue:
                     "Wait for some of them, or cancel some.",
                 )  # fmt: skip
             self._count += 1
-            order = Order(self._count, title, num_pictures, work, after)
+            order = Order(self._count, title, num_pictures, work, after, source=source)
             self._queue.append(order)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="picture-line", daemon=True)
@@ -99,6 +101,10 @@ class PictureQueue:
             line.sort(key=lambda order: order.state != "making")
             last = next((order for order in reversed(self._ended) if owner in (None, order.owner)), None)
             return (line[0], len(line) - 1) if line else (last, 0)
+
+    def uses(self, folder: Path) -> bool:
+        """Return whether a request is being made, or waits, whose models lie there. To be asked under `changed`."""
+        return any(order.source == folder and not order.cancel.is_set() for order in self._queue)
 
     def is_due(self) -> bool:
         """Return whether a request could be made now: no further run begins before it. To be asked under `changed`."""

@@ -60,6 +60,8 @@ class RunState:
     saves_in_time: bool = True
     # How long the class images or the photos' crops will still take, while they are made.
     phase_seconds_left: float | None = None
+    # When this process began to work on it, in seconds since 1970; 0 before that.
+    began_s: float = 0.0
     owner_pid: int = 0
     heartbeat_s: float = 0.0
     error: StatusChanged | None = None
@@ -123,6 +125,8 @@ class RunLog:
             case StatusChanged():
                 error = event if event.status in ("failed", "paused") else None
                 changes |= {"status": event.status, "error": error}
+                if event.status == "running" and not self._state.began_s:
+                    changes["began_s"] = now_s
                 if event.status in FINAL_STATUSES:
                     changes["seconds_left"] = None
             case PhaseProgress():

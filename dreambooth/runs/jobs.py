@@ -212,6 +212,9 @@ class Jobs:
         with self._changed:
             if any(job.run.name == name for job in self._queue):
                 raise RunFolderError(f"{name} is running or queued.", "Its files are in use.", "Stop it first.")
+            if self.pictures.uses(run.path):
+                todo = "Wait for them, or cancel them on the Generate tab."
+                raise RunFolderError(f'Pictures are being made with "{name}".', "Its files are in use.", todo)
             self._loss_readers.pop(run.path, None)
             return remove_run(self._workspace, run)
 
@@ -282,7 +285,7 @@ class Jobs:
             )
 
         after = self._blocking_run(when)
-        return self.pictures.add(model_name(model), config.num_images_per_prompt, work, after)
+        return self.pictures.add(model_name(model), config.num_images_per_prompt, work, after, Path(model).parent)
 
     def order_comparison(
         self, name: str, steps: Sequence[int], config: GenerationConfig, when: When = "ask", base: str | None = None
@@ -305,7 +308,7 @@ class Jobs:
 
         after = self._blocking_run(when)
         num_pictures = len(models) * len(prompts) * config.num_images_per_prompt
-        return self.pictures.add(f"{name}: {len(models)} steps", num_pictures, work, after)
+        return self.pictures.add(f"{name}: {len(models)} steps", num_pictures, work, after, run.path)
 
     def _blocking_run(self, when: When) -> str:
         """Return the run that a request waits for; raises DeviceError when one trains and nothing was said for that."""

@@ -46,6 +46,8 @@ class RunView:
     more_from: int | None = None
     # The runs that come first while this one is in the queue, in their order.
     queued_after: list[str] = field(default_factory=list)
+    # How long it has been at work, without what it did before it was resumed; 0 while it waits.
+    elapsed_s: float = 0.0
 
 
 def read_view(
@@ -83,6 +85,7 @@ def read_view(
         at_fixed_noise=losses.at_fixed_noise(),
         more_from=None if is_owned(run) else max(run.checkpoint_steps(), default=None),
         queued_after=list(queued_after),
+        elapsed_s=max(time.time() - state.began_s, 0.0) if state.began_s and status == "running" else 0.0,
     )
 
 

@@ -16,7 +16,11 @@ PANEL_PX, LEFT_PX, RIGHT_PX = (440, 220), 60, 150
 ROW_PX, TOP_PX, FONT_PX = 320, 45, 16
 INK, FAINT, PICK = "#30303a", "#d8d8de", "#b03a2e"
 # Told apart without colour too: by shape of the marks and by the names at their ends.
-CURVES = (("fidelity", "likeness", "#1f6fb4"), ("prompt", "prompts followed", "#2e8b57"), ("drift", "drift", "#b8860b"))
+CURVES = (
+    ("fidelity", "likeness", "#1f6fb4"),
+    ("prompt", "prompts followed", "#2e8b57"),
+    ("drift", "side effects", "#b8860b"),
+)
 
 
 def write_chart(scores: RunScores, pick: Recommendation | None, path: Path) -> bool:
@@ -66,7 +70,7 @@ def _over_steps(draw: Any, steps: Sequence[StepScores], picked: int | None, corn
 
 
 def _against_drift(draw: Any, steps: Sequence[StepScores], picked: int | None, corner: tuple[int, int]) -> None:
-    _frame(draw, corner, "likeness against drift: up and left is better", "drift")
+    _frame(draw, corner, "likeness against side effects: up and left is better", "side effects")
     known = [one for one in steps if one.drift is not None]
     # Zoomed to what there is, since a run with its prior kept drifts by hundredths.
     widest = max([0.05, *(one.drift or 0.0 for one in known)])

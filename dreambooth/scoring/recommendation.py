@@ -133,7 +133,7 @@ def _why_none(steps: Sequence[StepScores]) -> str:
     likest = max(steps, key=lambda one: one.fidelity or 0.0)
     who = f"Step {likest.step}, the only one that was scored," if len(steps) == 1 else "Every saved step"
     if _is_like(likest):
-        lost = f"{who} no longer follows prompts or has drifted too far from the base model ({_figures(likest)})"
+        lost = f"{who} no longer follows prompts or changes other pictures too much ({_figures(likest)})"
         return f"{lost}: train for fewer steps, at a lower learning rate, or with prior preservation."
     subject = f"{who} does not look" if len(steps) == 1 else "No saved step looks"
     figure = f"likeness {likest.fidelity or 0.0:.2f} of 1{' at most' if len(steps) > 1 else ''}"
@@ -146,7 +146,7 @@ def _figures(one: StepScores) -> str:
         far = ", less than halfway to the photos" if one.fidelity < 0.5 else ""
         figures.append(f"likeness {one.fidelity:.2f} of 1{far}")
     figures += [f"prompts followed {one.prompt:.2f}"] if one.prompt is not None else []
-    figures += [f"drift {one.drift:.2f}"] if one.drift is not None else []
+    figures += [f"side effects {one.drift:.2f}"] if one.drift is not None else []
     return ", ".join(figures)
 
 
@@ -163,7 +163,7 @@ def _why(chosen: StepScores, all_steps: Sequence[StepScores]) -> str:
 def _what_later_steps_lose(chosen: StepScores, last: StepScores) -> str:
     losses = {
         "follows prompts less": _difference(chosen.prompt, last.prompt),
-        "has drifted further from the base": _difference(last.drift, chosen.drift),
+        "changes other pictures more": _difference(last.drift, chosen.drift),
         "is less like the photos": _difference(chosen.fidelity, last.fidelity),
     }
     what = max(losses, key=lambda name: losses[name])

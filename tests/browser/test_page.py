@@ -28,7 +28,8 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
 # The names of what was fetched before the page opened, the large components' scripts left out.
 FETCHED = """() => performance.getEntriesByType('resource').filter(one => one.startTime
   < performance.getEntriesByName('db-opened')[0].startTime)
-  .map(one => new URL(one.name)).filter(one => one.protocol.startsWith('http')).map(one => one.pathname.split('/').pop())"""
+  .map(one => new URL(one.name)).filter(one => one.protocol.startsWith('http'))
+  .map(one => one.pathname.split('/').pop())"""
 
 
 def choose_tiny(visit: Visit, opened: OpenPage, steps: str) -> None:

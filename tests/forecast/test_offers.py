@@ -127,7 +127,12 @@ def test_the_form_says_what_was_typed_without_effect_before_the_start_and_at_it(
 def test_a_wish_that_fits_is_kept_and_nothing_is_greyed_on_the_starter(workspace: Workspace) -> None:
     offered = forecast.offers(workspace, STARTER, "pet", 5, {}, PROCESSOR)
     assert forecast.fitting(offered, "high_speed") == "high_speed"
-    assert plan_text.preset_note(offered, "high_speed") == ""
+    note = plan_text.preset_note(offered, "high_speed")
+    assert "keep Recommended" in note
+    assert "opacity" not in note
+    values = [value for _, value in plan_text.preset_choices(offered)]
+    assert values[0] == "recommended", "what is best for most comes first where nothing forbids it"
+    assert sorted(values) == sorted(PRESETS)
 
 
 def test_where_nothing_fits_it_is_said(workspace: Workspace) -> None:

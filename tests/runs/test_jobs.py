@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -239,6 +240,28 @@ def test_a_run_is_deleted_only_when_it_is_over(stub_jobs: Jobs, config: Training
     path = finished(stub_jobs, names[0]).path
     until(lambda: stub_jobs.active() != names[0], bool)
     assert stub_jobs.remove(names[0]).num_bytes > 0
+    assert not path.exists()
+
+
+def test_a_run_is_not_deleted_while_pictures_are_made_with_it(
+    stub_jobs: Jobs, config: TrainingConfig, stub: Stub
+) -> None:
+    stub.go_on.set()
+    name = stub_jobs.start(config)
+    path = finished(stub_jobs, name).path
+    until(lambda: stub_jobs.active() != name, bool)
+    may_end = threading.Event()
+
+    def slow(*_: object) -> Iterator[Path]:
+        may_end.wait(60)
+        yield from ()
+
+    order = stub_jobs.pictures.add("a step of it", 1, slow, source=path)
+    with pytest.raises(RunFolderError, match="cancel them on the Generate tab"):
+        stub_jobs.remove(name)
+    may_end.set()
+    until(lambda: order.state == "done", bool)
+    stub_jobs.remove(name)
     assert not path.exists()
 
 

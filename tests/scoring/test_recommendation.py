@@ -26,7 +26,7 @@ def test_a_run_that_overfits_is_cut_before_it_does() -> None:
     assert found is not None
     assert found.step in (300, 400)
     assert found.why.startswith(f"Step {found.step} is the best overall (likeness 0.8")
-    assert "step 600 has drifted further" in found.why or "step 600 follows prompts less" in found.why
+    assert "step 600 changes other pictures more" in found.why or "step 600 follows prompts less" in found.why
 
 
 def test_a_run_too_short_to_overfit_gives_its_last_step() -> None:

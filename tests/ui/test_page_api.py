@@ -414,7 +414,9 @@ def test_the_scores_are_drawn_beside_the_recommendation_and_their_file_stays_pri
     write_chart(scores, None, run.scores_chart_path)
     (look,) = RawEvents(opened.url).call("look", ["scored", {}, ""])
     assert "Step 2 is the best overall" in look.as_html
-    assert "Scores of step 4, each from 0 to 1: likeness 0.90, prompts followed 0.30, drift 0.70." in look.as_html
+    assert (
+        "Scores of step 4, each from 0 to 1: likeness 0.90, prompts followed 0.30, side effects 0.70." in look.as_html
+    )
     assert answer(f"{opened.url}gradio_api/file={urllib.parse.quote(str(run.scores_chart_path))}") == 403
     assert client.predict("scored", api_name="/training_status")["recommended_step"] == 2
     with pytest.raises(AppError, match="scored is not running"):

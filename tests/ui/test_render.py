@@ -101,7 +101,25 @@ def test_a_finished_run_has_no_time_left() -> None:
 def test_after_the_last_step_no_seconds_are_promised() -> None:
     assert render.time_left(run(step=100, total_steps=100, seconds_left=0.0)) == "saving the final model"
     ending = run(step=100, total_steps=100, seconds_left=0.0, phase="scores")
-    assert render.time_left(ending) == "making the last pictures"
+    assert render.time_left(ending) == "scoring the last save"
+    assert render.time_left(dataclasses.replace(ending, phase="samples")) == "making the last samples"
+
+
+def test_before_the_steps_the_time_left_follows_how_late_the_run_is() -> None:
+    config = TrainingConfig(concepts=(Concept("photo of zwx dog", "photos", "photo of dog"),), num_class_images=50)
+    loading = run(config=config, step=0, total_steps=100, phase="loading", phase_total=0, elapsed_s=1.0)
+    planned_s = progress.planned_seconds_left(loading, 100.0)
+    assert planned_s == pytest.approx(100.0)
+    late = dataclasses.replace(loading, elapsed_s=60.0)
+    assert progress.planned_seconds_left(late, 100.0) > 3 * planned_s
+    part = run(config=config, step=0, total_steps=100, phase="latents", phase_done=45, phase_total=90, elapsed_s=80.0)
+    share = progress.whole_share(part)
+    assert progress.planned_seconds_left(part, 100.0) == pytest.approx(80.0 * (1 - share) / share)
+    assert progress.planned_seconds_left(dataclasses.replace(part, elapsed_s=1.0), 100.0) == pytest.approx(
+        100.0 * (1 - share)
+    )
+    slow = dataclasses.replace(part, phase="class images", elapsed_s=1.0, phase_seconds_left=700.0)
+    assert progress.planned_seconds_left(slow, 100.0) == 700.0
 
 
 def test_the_time_left_says_when_it_is_not_known_yet_and_what_is_not_in_it() -> None:
@@ -221,7 +239,7 @@ def test_sizes_and_notes_in_words() -> None:
     sizes = [render.size_in_words(size) for size in (962_000, 53_400_000, 2_130_000_000)]
     assert sizes == ["962 kB", "53 MB", "2.1 GB"]
     notes = {info.name: render.field_note(info) for info in describe(TrainingConfig)}
-    assert notes["resolution"].endswith(". `resolution: 16 to 2048 px`"), "range and name are short help"
+    assert notes["resolution"].endswith(". `resolution`, 16 to 2048 px"), "only the name is set as code"
     labels = [render.field_label(name) for name in form_infos()] + [*GROUP_TITLES.values(), "Base model", "Preset"]
     assert len(set(labels)) == len(labels), "no label twice"
     assert "e+" not in "".join(notes.values())
@@ -265,6 +283,8 @@ def test_one_verdict_says_which_step_to_take_and_what_else_it_changed() -> None:
     assert "earlier step or a lower strength" in but
     assert steps.verdict(done, changed(30, 0.96)) == steps.verdict(done, None), "of another step"
     assert "So far: It looks" in steps.verdict(dataclasses.replace(done, status="running"), None)
+    first = run(steps=[30], phase="scores")
+    assert "Step 30 is being scored." in steps.verdict(first, None), "and not that nothing was measured"
 
 
 def test_the_list_of_runs_links_to_each_with_all_that_it_says() -> None:
@@ -283,7 +303,7 @@ def test_scores_are_drawn_from_two_saves_on_and_each_saved_step_can_be_used() ->
     assert steps.score_plot([first], 30) == ""
     drawn = steps.score_plot([StepScores(0, 0.0, 1.0, 0.0), first, second], 90)
     assert drawn.count("<polyline") == 2, "a curve of one point is none"
-    assert "likeness 0.90, drift 0.10" in drawn
+    assert "likeness 0.90, side effects 0.10" in drawn
     assert "recommended step 90" in drawn
     listed = steps.steps_list(run(steps=[30, 90], recommended_step=30))
     assert re.findall(r"data-act='(\w+)' data-step='(\d+)'", listed) == [

@@ -18,6 +18,8 @@ FIXES: dict[Code, tuple[str, str]] = {
     "aspect": ("choose", "Adjust the crop"),
     "bars": ("refocus", "Crop the bars off"),
 }
+# A card is about as wide: smaller squares are blurred in it.
+CLEAR_PX = 160
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,23 @@ def served(path: str) -> str:
 
 
 def cards(
-    photos: Sequence[PhotoCard], chosen: str | None, prompt: str = "", removed: tuple[str, str] | None = None
-) -> str:
+    photos: Sequence[PhotoCard], chosen: str | None, prompt: str = "", removed: tuple[str, str] | None = None,
+    side_px: int = CLEAR_PX,
+) -> str:  # fmt: skip
     """Return the photos of a set as cards, each with its caption, which is `prompt` where it has none of its own.
 
-    `removed` is the file and the name of a photo that was just removed and can be brought back.
+    `removed` is the file and the name of a photo that was just removed and can be brought back. `side_px` is the size
+    that they are trained at.
     """
     bar = "" if removed is None else _undo(*removed)
     if not photos:
         return f"{bar}<div class='db-none'>Your photos appear here, upright and cropped to a square.</div>"
     items = "".join(_card(number, photo, photo.file == chosen, prompt) for number, photo in enumerate(photos, 1))
+    if side_px < CLEAR_PX:
+        bar += (
+            f"<p class='db-hint'>They look blurred because the chosen base model trains at {side_px} x {side_px} px. "
+            "Your photos are kept as they are.</p>"
+        )
     return f"{bar}<ol class='db-photos'>{items}</ol>"
 
 

@@ -162,7 +162,7 @@ class PhotoHandlers:
         forget_decoded()
         if chosen and chosen == before:
             del parts["caption"]
-        views = cards(shown_cards, chosen, words.instance_prompt, removed)
+        views = cards(shown_cards, chosen, words.instance_prompt, removed, side_px)
         return {"report": report, "views": views, "chosen": chosen or "", **parts}
 
     def _card(self, photo: StoredPhoto, found: Sequence[Finding], side_px: int) -> PhotoCard:

@@ -105,9 +105,9 @@ def build(services: Services) -> ConceptsTab:
                 made |= _photos()
         with gr.Column(elem_classes=["db-later"]):
             made |= _words(usual)
+            made |= _class_pictures()
             made["message"] = gr.HTML(elem_id="concept-message")
             made["go_on"] = gr.Button("Continue to training", variant="primary", elem_id="go-on")
-            made |= _class_pictures()
         made |= _more()
         gr.HTML(f"<p class='db-hint'>{RIGHTS}</p>")
     made["said"] = fillable({field.name: made[field.name] for field in fields(Words)}, asdict(usual), together=True)

@@ -10,6 +10,7 @@ import gradio as gr
 from dreambooth.config.fields import describe
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.limits import as_written
+from dreambooth.data.photo_sets import photo_sets
 from dreambooth.errors import ConfigError, DreamBoothError, FieldProblem
 from dreambooth.models.base import STARTER, guidance_of, read_card
 from dreambooth.models.origin import missing_base
@@ -176,7 +177,7 @@ class Handlers:
         empty = {} if prompt.strip() else {"prompt": prompt}
         if run is None or config is None or not config.concepts:
             guidance = guidance_of(model, self._services.workspace.models_dir) if model else None
-            samples = example_prompts("pet", "photo of a dog", is_toy=model == STARTER)
+            samples = self._class_examples(is_toy=model == STARTER)
             fields = {"prompt": samples[0]} | ({} if guidance is None else {"guidance_scale": guidance})
             return {"answer": answer_of(fields, empty), "examples": _dataset(samples)}
         words = config.concepts[0].instance_prompt
@@ -187,9 +188,15 @@ class Handlers:
         fields = {"prompt": words, "guidance_scale": config.save_guidance_scale}
         return {"answer": answer_of(fields, empty), "examples": _dataset(samples), "run": run.name}
 
-    @on("run.change", "run prompts", COMPARED, api_name="run_chosen", **QUICK)
-    def run_chosen(self, name: str, prompts: str) -> Answer:
-        """Offer the run's steps, its base among them, and its own words."""
+    def _class_examples(self, *, is_toy: bool) -> list[str]:
+        """Return example prompts of the class of the photos last worked with, which a base model knows; else a dog."""
+        newest = next(iter(photo_sets(self._services.workspace)), None)
+        words = (newest.words().class_prompt if newest else "") or "photo of a dog"
+        return example_prompts(kind_of(words), words, is_toy=is_toy)
+
+    @on("run.change", "run prompts steps_of", COMPARED, api_name="run_chosen", **QUICK)
+    def run_chosen(self, name: str, prompts: str, steps_of: list[Any] | None = None) -> Answer:
+        """Offer the run's steps, its base among them, and its own words; what is chosen of its listed steps stays."""
         run = self._services.workspace.run(name) if name else None
         config = None if run is None else read_config(run)
         if run is None or config is None:
@@ -198,7 +205,8 @@ class Handlers:
         choices = [("base model", 0), *((f"step {step}", step) for step in steps)]
         first = compared_at_first(steps, pick.step if pick else None)
         words = "\n".join(concept.instance_prompt for concept in config.concepts)
-        offered = {"steps": gr.Dropdown(choices=choices, value=first), "steps_of": [name, *steps]}
+        listed = [name, *steps]
+        offered = {} if listed == steps_of else {"steps": gr.Dropdown(choices=choices, value=first), "steps_of": listed}
         offered["base"] = self._base_field(str(run.step_folder(steps[-1])) if steps else "")
         return offered if prompts.strip() else {**offered, "prompts": words}
 

@@ -14,8 +14,10 @@ from ui.bases import offered_base
 from ui.boundary import QUIET, Services
 from ui.events import Answer, on
 from ui.render import is_before_steps, panel, phase_text, size_in_words
+from ui.train.advice import Advice
 from ui.train.panel import announced
 from ui.train.plan import changes
+from ui.train.runs import RunsTable, runs_list
 
 
 def whole_steps(number: object) -> int:
@@ -38,6 +40,7 @@ class Handlers:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._table = RunsTable(services, Advice(services))
 
     @on("stop.click", "run", "message", api_name="stop_shown_run", **QUIET)
     def stop(self, name: str) -> str:
@@ -58,7 +61,7 @@ class Handlers:
         self._services.jobs.finish_now(name)
         why = "This usually gives a better model than stopping abruptly."
         words = "Finishing early: the learning rate ramps down to zero, then the model is saved."
-        return announced(words, "end", before, why)
+        return announced(words, "saves", before, why)
 
     @on(
         "score.click", "run run_base", "message", api_name="score_shown_run", api_visibility="private",
@@ -149,7 +152,7 @@ class Handlers:
     def ask_to_delete(self) -> Any:
         return gr.Button(visible=True)
 
-    @on("sure.click", "run", "runs_message message run place sure", api_name="delete_shown_run", **QUIET)
+    @on("sure.click", "run", "runs_message message table run place sure", api_name="delete_shown_run", **QUIET)
     def delete(self, name: str) -> Answer:
         self._services.check_training()
         removed = self._services.jobs.remove(name)
@@ -159,5 +162,5 @@ class Handlers:
         chosen = gr.Dropdown(value=others[0] if others else None)
         return {
             "runs_message": message, "message": "", "run": chosen, "place": to("train", view="runs"),
-            "sure": gr.Button(visible=False),
+            "sure": gr.Button(visible=False), "table": runs_list(self._table.rows()),
         }  # fmt: skip

@@ -33,6 +33,7 @@ PRESET_COSTS = {
 }
 CARD_SIZES_GB = (4, 6, 8, 12, 16, 24, 32, 48, 80)
 NONE_FITS = "Close other programs that use its memory, lower the resolution, or choose the starter."
+ALL_FIT = "Every preset fits here: keep Recommended, unless you want to leave memory to other programs."
 NOT_TIMED = "time estimate after the first steps"
 
 
@@ -52,8 +53,10 @@ def preset_choices(offered: list[Offer]) -> list[tuple[str, str]]:
 
 
 def ranked(offered: Sequence[Offer]) -> list[Offer]:
-    """Return the presets by what they need, the least first."""
-    return sorted(offered, key=lambda offer: offer.forecast.need_bytes)
+    """Return the presets by what they need, the least first, and before them the recommended one where it fits."""
+    return sorted(
+        offered, key=lambda one: (one.name != "recommended" or not one.forecast.fits, one.forecast.need_bytes)
+    )
 
 
 def card_size(need_bytes: int) -> str:
@@ -74,10 +77,10 @@ def offer_text(offer: Offer) -> str:
 
 
 def preset_note(offered: list[Offer], chosen: str) -> str:
-    """Return the reasons of the presets that do not fit, and what greys them."""
+    """Return which preset to choose where all fit, else the reasons of those that do not and what greys them."""
     small = [offer for offer in offered if not offer.forecast.fits]
     if not small:
-        return ""
+        return f"<p class='db-hint'>{ALL_FIT}</p>" if offered else ""
     places = [place for place, offer in enumerate(ranked(offered), 1) if not offer.forecast.fits]
     greyed = ", ".join(f"#preset label:nth-of-type({place})" for place in places)
     device = small[0].forecast.device

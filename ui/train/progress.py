@@ -51,6 +51,21 @@ def whole_share(view: RunView) -> float:
     return float(min(done / (sum(before.values()) + view.total_steps), 1.0))
 
 
+def planned_seconds_left(view: RunView, whole_s: float) -> float:
+    """Return the time left of a run that is planned to take `whole_s`: later by what it is behind that plan so far.
+
+    What it is at counts as done, unless it is counted itself: a phase that has taken longer than planned shows that.
+    """
+    share, reached = whole_share(view), whole_share(view)
+    before = _work_before(view)
+    if not view.phase_total and view.phase in before and not view.step:
+        names = list(before)
+        through = sum(before[name] for name in names[: names.index(view.phase) + 1])
+        reached = through / (sum(before.values()) + view.total_steps)
+    behind = max(view.elapsed_s / (whole_s * reached), 1.0) if reached and whole_s else 1.0
+    return float(max(whole_s * (1 - share) * behind, view.phase_seconds_left or 0.0))
+
+
 def _work_before(view: RunView) -> Mapping[str, float]:
     """Return what each phase before the first step weighs, in training steps, in their order."""
     config = view.config

@@ -18,7 +18,8 @@ MAX_STEPS_LISTED = 24
 MUCH = 0.5
 ACTS = (("use", "Make pictures"), ("convert", "Convert"), ("compare", "Compare"))
 SCORES = (
-    ("fidelity", "likeness", "db-seen"), ("prompt", "prompts followed", "db-unseen"), ("drift", "drift", "db-drift"),
+    ("fidelity", "likeness", "db-seen"), ("prompt", "prompts followed", "db-unseen"),
+    ("drift", "side effects", "db-drift"),
 )  # fmt: skip
 
 STEPS_JS = """
@@ -31,10 +32,14 @@ element.addEventListener('click', (event) => {
 
 def verdict(view: RunView, changed: BleedReport | None) -> str:
     """Return which step to take and what else that step changed, as one panel; nothing where nothing was scored."""
+    is_over = view.status in FINAL_STATUSES or view.status == "interrupted"
+    if view.steps and view.phase == "scores" and not is_over:
+        so_far = f"So far: {view.why_recommended}" if view.why_recommended else ""
+        return panel(f"Step {view.steps[-1]} is being scored.", so_far, tone="note")
     if not view.steps or view.scores is None:
         return ""
     why = view.why_recommended or NOTHING_MEASURED
-    if view.status not in FINAL_STATUSES and view.status != "interrupted":
+    if not is_over:
         # What is not measured yet may be in a moment.
         return panel(f"So far: {why}", tone="note") if view.why_recommended else ""
     if view.recommended_step is None:

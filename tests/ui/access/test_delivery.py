@@ -85,7 +85,7 @@ def test_a_page_comes_with_the_scripts_of_what_it_shows_in_one_file() -> None:
     page = gradio_page(component("textbox"), component("gallery", visible=False))
     whole, bundle = bundled(page, ASSETS)
     assert bundle is not None
-    assert whole.index("rel=\"preload\"") < whole.index(f'<script src="./assets/{bundle.name}">')
+    assert whole.index('rel="preload"') < whole.index(f'<script src="./assets/{bundle.name}">')
     assert 'crossorigin src="./assets/' not in whole
     _, with_gallery = bundled(gradio_page(component("textbox"), component("gallery")), ASSETS)
     assert with_gallery is not None
