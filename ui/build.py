@@ -116,10 +116,7 @@ def _connect_whole(
     looks = connect(Follower(services), named | train.panel)
     connect(PageHandlers(services), named, events)
     connect(status_line.Handlers(services), named)
-    large = [
-        concepts.class_views, train.command, train.as_json, train.panel["samples"], convert.storage.table,
-        generate.pictures,
-    ]  # fmt: skip
+    large = [train.command, train.as_json, train.panel["samples"], convert.storage.table, generate.pictures]
     newest = events["newest_photos"]
     closed_until(across["page"], [looks["first_look"], concepts.said.after(newest)], or_failed=[newest], large=large)
 

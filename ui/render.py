@@ -90,8 +90,8 @@ def field_note(info: FieldInfo) -> str:
     """Return what stands under a setting's field: its sentence, and as short help its technical name and range."""
     # A bound of a size that no one reaches is no news.
     is_shown = not info.choices and info.range_text and (info.high is None or info.high <= 10**4)
-    allowed = f", {info.range_text}" if is_shown else ""
-    return f"{info.sentence.rstrip('.')}. `{info.name}`{allowed}"
+    allowed = f": {info.range_text}" if is_shown else ""
+    return f"{info.sentence.rstrip('.')}. `{info.name}{allowed}`"
 
 
 # Errors --------------------------------------------------------------------------------------------------------------

@@ -204,11 +204,13 @@ html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !importan
   vertical-align: middle; border-top: 3px solid var(--db-accent); }
 .db-key.db-unseen::before { border-top: 3px dashed var(--db-warn); }
 .db-key.db-drift::before { border-top: 3px dotted var(--db-bad); }
-#new-view .info-text { position: relative; }
-#new-view .info-text code { display: none; position: absolute; right: 0; bottom: 100%; z-index: 5; white-space: nowrap;
+:is(#new-view, [id^='generate-']) .info-text { position: relative; }
+:is(#new-view, [id^='generate-']) .info-text code { display: none; position: absolute; right: 0; bottom: 100%;
+  z-index: 5; white-space: nowrap;
   padding: .15rem .5rem; border-radius: 6px; border: 1px solid var(--border-color-primary);
   background: var(--background-fill-secondary); color: var(--body-text-color); }
-#new-view .block:is(:hover, :focus-within) .info-text code { display: block; }
+#new-view .block:is(:hover, :focus-within) .info-text code,
+[id^='generate-'].block:is(:hover, :focus-within) .info-text code { display: block; }
 .db-not-found:not(.db-wrong, :has(.db-wrong)) { display: none !important; }
 .db-smooth { fill: none; stroke: var(--db-raw); stroke-width: 2; }
 .db-steps { list-style: none; margin: .3rem 0; padding: 0; }

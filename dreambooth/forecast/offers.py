@@ -14,7 +14,7 @@ from dreambooth.durable import free_bytes
 from dreambooth.forecast.counts import counts_of_shape
 from dreambooth.forecast.disk import disk_need
 from dreambooth.forecast.memory import fastest_plan, memory_need, room_bytes
-from dreambooth.forecast.pace import expected_seconds, known_pace
+from dreambooth.forecast.pace import expected_seconds, known_pace, usual_pace
 from dreambooth.forecast.shape import ModelShape, read_shape
 from dreambooth.formats.json_file import read_object
 from dreambooth.models.base import STARTER, family_name, read_card
@@ -43,6 +43,8 @@ class Forecast:
     disk_free_bytes: int
     shape: ModelShape
     is_measured: bool = True
+    # For the starter: how long it takes on two cores that nothing else uses.
+    usual_seconds: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -84,7 +86,7 @@ def forecast(workspace: Workspace, config: TrainingConfig, num_photos: int, devi
     steps = num_steps_of(config, num_photos)
     config = dataclasses.replace(config, max_train_steps=steps)
     shape = read_shape(config.pretrained_model_name_or_path, workspace.models_dir)
-    pace = known_pace(workspace, config)
+    pace, usual = known_pace(workspace, config), usual_pace(workspace, config)
     missing = class_images_to_make(workspace, config)
     need = memory_need(config, shape, device.kind)
     return Forecast(
@@ -97,6 +99,7 @@ def forecast(workspace: Workspace, config: TrainingConfig, num_photos: int, devi
         disk_free_bytes=free_bytes(workspace.data_dir),
         shape=shape,
         is_measured=bool(need.measured),
+        usual_seconds=None if usual is None else expected_seconds(usual, config, num_photos, missing),
     )
 
 

@@ -18,7 +18,7 @@ from dreambooth.device.hardware import device_name
 from dreambooth.durable import write_json
 from dreambooth.events import Event, ModelSaved, PhaseProgress, SamplesMade, StatusChanged, StepLoss, read_events
 from dreambooth.formats.json_file import read_json
-from dreambooth.models.base import STARTER
+from dreambooth.models.base import STARTER, read_card
 from dreambooth.records.workspace import RunFolder, Workspace
 
 MIN_STEPS_MEASURED = 10
@@ -151,12 +151,13 @@ def known_pace(workspace: Workspace, config: TrainingConfig) -> Pace | None:
 
 
 def usual_pace(workspace: Workspace, config: TrainingConfig) -> Pace | None:
-    """Return what a like run took on this device, else for the starter what it took elsewhere; None for other bases.
+    """Return what a like run took on this device, else for the starter at its own size what it took elsewhere.
 
-    It is for what a page shows before a first run. A GPU or more cores take less.
+    None for other bases. It is for what a page shows before a first run; a GPU or more cores take less.
     """
     pace = known_pace(workspace, config)
-    if pace is None and config.pretrained_model_name_or_path == STARTER:
+    base = config.pretrained_model_name_or_path
+    if pace is None and base == STARTER and config.resolution == read_card(base).native_px:
         return STARTER_ON_TWO_CORES
     return pace
 

@@ -158,7 +158,11 @@ def test_where_only_a_lora_fits_it_is_offered(workspace: Workspace) -> None:
 
 def test_time_is_told_only_where_a_like_run_was_timed_here(workspace: Workspace) -> None:
     config = forecast.proposed_config(STARTER, "recommended", "pet", 5, {}, PROCESSOR)
-    assert forecast.forecast(workspace, config, 5, PROCESSOR).seconds is None
+    untimed = forecast.forecast(workspace, config, 5, PROCESSOR)
+    assert untimed.seconds is None
+    assert re.search(r"about \d+ min on two free cores", plan_text.start_sentence(untimed)), (
+        "of the starter it is known"
+    )
     pace = {"step_s": 0.5, "class_image_step_s": 0.1, "sample_step_s": 0.1, "save_s": 2.0, "loading_s": 10.0}
     write_json(workspace.data_dir / "paces.json", [{"likeness": likeness(config), "pace": pace}])
     told = forecast.forecast(workspace, config, 5, PROCESSOR)

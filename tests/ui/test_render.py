@@ -239,7 +239,7 @@ def test_sizes_and_notes_in_words() -> None:
     sizes = [render.size_in_words(size) for size in (962_000, 53_400_000, 2_130_000_000)]
     assert sizes == ["962 kB", "53 MB", "2.1 GB"]
     notes = {info.name: render.field_note(info) for info in describe(TrainingConfig)}
-    assert notes["resolution"].endswith(". `resolution`, 16 to 2048 px"), "only the name is set as code"
+    assert notes["resolution"].endswith(". `resolution: 16 to 2048 px`"), "range and name are short help"
     labels = [render.field_label(name) for name in form_infos()] + [*GROUP_TITLES.values(), "Base model", "Preset"]
     assert len(set(labels)) == len(labels), "no label twice"
     assert "e+" not in "".join(notes.values())

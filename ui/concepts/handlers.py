@@ -217,7 +217,7 @@ class Handlers:
         pictures = own or made_class_images(self._services.workspace, class_prompt)
         copies = list(self._services.shown.copies(pictures[:MAX_SHOWN_CLASS_PICTURES]).values())
         return {
-            "class_views": copies,
+            "class_views": gr.Gallery(copies, visible=bool(copies)),
             "class_note": class_pictures_text(len(own), len(pictures)),
             "class_remove": gr.Button(interactive=bool(own)),
         }

@@ -122,7 +122,9 @@ def start_sentence(forecast: Forecast) -> str:
     has_one_prompt = len(config.concepts) == 1 and not config.read_prompts_from_txts
     words = config.concepts[0].instance_prompt if has_one_prompt else ""
     where = "this GPU" if device.kind != "cpu" else "this CPU"
-    time = NOT_TIMED if forecast.seconds is None else f"about {in_words(forecast.seconds)} on {where}"
+    time = f"about {in_words(forecast.usual_seconds)} on two free cores" if forecast.usual_seconds else NOT_TIMED
+    if forecast.seconds is not None:
+        time = f"about {in_words(forecast.seconds)} on {where}"
     num_class_pictures = max(len(config.concepts), 1) * config.num_class_images
     class_pictures = [(f"{num_class_pictures} class images", True)] if config.with_prior_preservation else []
     unmeasured = f" (planned, {NOT_MEASURED})" if device.kind == "cuda" and not forecast.is_measured else ""
