@@ -95,6 +95,8 @@ CSS = """
 .gradio-container :focus-visible { outline: 2px solid var(--db-accent); outline-offset: 2px; }
 .db-opening { pointer-events: none; } .db-opening[inert] { opacity: .6; transition: opacity .3s .5s; }
 .db-offscreen { display: none !important; }
+.gradio-container .db-spoken { position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden;
+  clip-path: inset(50%); }
 html[data-train-view="runs"] :is(#run-view, #new-view), html[data-train-view="run"] :is(#runs-view, #new-view),
 html[data-train-view="new"] :is(#runs-view, #run-view) { display: none !important; }
 .db-view-head { align-items: center; } .db-view-head > .block { flex: 0 0 auto !important; width: auto !important;

@@ -278,7 +278,7 @@ def test_the_launch_call(tmp_path: Path) -> None:
     hosts = guard.kwargs["hosts"]
     assert (guard.cls, hosts.names, hosts.any_address) == (RequestChecks, ("localhost",), False)
     assert guard.kwargs["uploads"] == Uploads(tmp_path / "page", 2 * 1024**3, 1024**3, 500, 30)
-    looks = {"theme", "css", "app_kwargs"}
+    looks = {"theme", "css", "app_kwargs", "i18n"}
     assert {name: value for name, value in given.items() if name not in looks} == {
         "server_name": "127.0.0.1",
         "server_port": 7860,

@@ -57,7 +57,7 @@ STOP_WORDS = {"queued": "Remove from queue"}
 def build() -> dict[str, Any]:
     """Lay out the panel, and return its components by name."""
     with gr.Row(elem_classes=["db-view-head"]):
-        gr.HTML(link("&larr; All runs", view="runs"))
+        gr.HTML(f"{link('&larr; All runs', view='runs')}<h2 class='db-spoken'>One run</h2>")
         run = gr.Dropdown([], label="Run", show_label=False, elem_id="run", allow_custom_value=True, container=False)
         gr.HTML(link("New training", view="new", style="db-button"))
     status = gr.HTML(LOADING, elem_id="run-status")
