@@ -65,13 +65,13 @@ def photo_findings(concepts: Sequence[Concept], resolution_px: int, *, buckets: 
     `buckets` no shape is too odd: no square is cut.
     """
     notices = []
-    unsaid = {*HARMLESS, "aspect"} if buckets else HARMLESS
+    ignored = {*HARMLESS, "aspect"} if buckets else HARMLESS
     for folder in dict.fromkeys(Path(concept.instance_data_dir) for concept in concepts):
         there = _photos(folder)
         photos = {photo.name: photo for photo in there[:MAX_MEASURED]}
         records = read_records(folder)
         for name, found in _found(folder, photos, resolution_px).items():
-            sentences = " ".join(_named(one, photos, records) for one in found if one.code not in unsaid)
+            sentences = " ".join(_named(one, photos, records) for one in found if one.code not in ignored)
             if sentences:
                 notices.append(f"{known_name(photos[name], records)}: {sentences}")
         if len(there) > MAX_MEASURED:

@@ -52,10 +52,10 @@ def plan_for_card(shape: ModelShape, method: MethodName, card_gb: int) -> CardPl
 def cards_sentence(shape: ModelShape, method: MethodName) -> str:
     """Return what fits which card when models like this one are trained by this method."""
     plans = {size: plan_for_card(shape, method, size) for size in CARDS_GB}
-    told = "; ".join(f"{size} GB: {plan or 'none'}" for size, plan in plans.items())
+    fits = "; ".join(f"{size} GB: {plan or 'none'}" for size, plan in plans.items())
     measured = next((plan.measured for plan in plans.values() if plan and plan.measured), "")
     by_what = f"by constants of {measured}" if measured else NOT_MEASURED
-    return f"Presets that fit cards, for {OUTCOMES[method]} with class images and samples (planned, {by_what}): {told}."
+    return f"Presets that fit cards, for {OUTCOMES[method]} with class images and samples (planned, {by_what}): {fits}."
 
 
 def cards_table(families: tuple[FamilyName, ...] = ("sd1", "sdxl")) -> str:

@@ -70,7 +70,7 @@ SD2_CHANGES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class SingleFile:
-    """What a single file of a family does not say of its model.
+    """What is assumed of the model in a single file of a family, because the file does not say it.
 
     changes: what the parts' configurations have otherwise than SD 1.5's; pad_token: the tokenizer's, where it is
     another than CLIP's; v_px: the side of the pictures of models that predict v, None where a file's model predicts the

@@ -30,27 +30,27 @@ def parts_of(
     weights: "Mapping[str, Tensor]", header: Mapping[str, str], layout: Layout, as_stored: bool = False
 ) -> FileParts:
     """Return the parts of a file of this family; raises KeyError, IndexError or RuntimeError for wrong tensors."""
-    unsaid = SINGLE_FILES[layout.family]
+    assumed = SINGLE_FILES[layout.family]
     unet_weights, vae_weights, text_weights = from_ldm(weights)
-    unet = _unet_of(unet_weights, unsaid, as_stored=as_stored)
-    text_encoder = _text_encoder_of(text_weights, unsaid, as_stored=as_stored)
+    unet = _unet_of(unet_weights, assumed, as_stored=as_stored)
+    text_encoder = _text_encoder_of(text_weights, assumed, as_stored=as_stored)
     parts = {"unet": unet, "text_encoder": text_encoder, "vae": vae_of(vae_weights)}
-    prediction_type = _prediction_type(unet, header, unsaid)
-    v_px = unsaid.v_px if prediction_type == "v_prediction" else None
+    prediction_type = _prediction_type(unet, header, assumed)
+    v_px = assumed.v_px if prediction_type == "v_prediction" else None
     native_px = native_px_in(header) or v_px or _own_px(unet)
     unet.register_to_config(sample_size=native_px // 8)
     return FileParts(
         layout, parts, SD15_SCHEDULER | {"prediction_type": prediction_type},
         text_weights["embeddings.token_embedding.weight"].shape[0], native_px,
-        {} if unsaid.pad_token is None else {"tokenizer": unsaid.pad_token},
+        {} if assumed.pad_token is None else {"tokenizer": assumed.pad_token},
     )  # fmt: skip
 
 
-def _unet_of(weights: "dict[str, Tensor]", unsaid: SingleFile, *, as_stored: bool) -> Any:
+def _unet_of(weights: "dict[str, Tensor]", assumed: SingleFile, *, as_stored: bool) -> Any:
     """Build the UNet these tensors fit."""
     from diffusers import UNet2DConditionModel
 
-    config = _config("unet", _widths(weights, "down_blocks"), unsaid)
+    config = _config("unet", _widths(weights, "down_blocks"), assumed)
     return filled(lambda: UNet2DConditionModel.from_config(config), weights, as_stored=as_stored)
 
 
@@ -62,12 +62,12 @@ def vae_of(weights: "dict[str, Tensor]") -> Any:
     return filled(lambda: AutoencoderKL.from_config(config), weights)
 
 
-def _text_encoder_of(weights: "dict[str, Tensor]", unsaid: SingleFile, *, as_stored: bool) -> Any:
+def _text_encoder_of(weights: "dict[str, Tensor]", assumed: SingleFile, *, as_stored: bool) -> Any:
     from transformers import CLIPTextConfig
 
     width = weights["embeddings.token_embedding.weight"].shape[1]
-    config = _config("text_encoder", width, unsaid)
-    if "num_hidden_layers" in unsaid.changes.get("text_encoder", {}):  # files differ in it
+    config = _config("text_encoder", width, assumed)
+    if "num_hidden_layers" in assumed.changes.get("text_encoder", {}):  # files differ in it
         config["num_hidden_layers"] = sum(name.endswith(".layer_norm1.bias") for name in weights)
     return text_encoder_with(CLIPTextConfig(**config), weights, as_stored=as_stored)
 
@@ -86,10 +86,10 @@ def _widths(weights: "Mapping[str, Tensor]", blocks: str) -> list[int]:
     return [weights[f"{blocks}.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4)]
 
 
-def _config(part: str, width: int | list[int], unsaid: SingleFile) -> dict[str, Any]:
+def _config(part: str, width: int | list[int], assumed: SingleFile) -> dict[str, Any]:
     """Return what a single file does not say of a part: the configuration of its family, or of the starter."""
     key = "hidden_size" if part == "text_encoder" else "block_out_channels"
-    changes = dict(unsaid.changes.get(part, {}))
+    changes = dict(assumed.changes.get(part, {}))
     starter: dict[str, Any] = json.loads((starter_folder() / part / "config.json").read_text("utf-8"))
     # A narrow model keeps its sizes and takes on the rest.
     narrow = starter | {name: value for name, value in changes.items() if isinstance(value, bool | str)}
@@ -98,7 +98,7 @@ def _config(part: str, width: int | list[int], unsaid: SingleFile) -> dict[str, 
         if config[key] == width:
             return {name: value for name, value in config.items() if not name.startswith("_")}
     raise BaseModelError(
-        f"The file's {part} is {width} wide.", f"That of {unsaid.title} is {full[key]} wide.",
+        f"The file's {part} is {width} wide.", f"That of {assumed.title} is {full[key]} wide.",
         "Choose an SD 1.x or 2.x file.",
     )  # fmt: skip
 
@@ -106,10 +106,10 @@ def _config(part: str, width: int | list[int], unsaid: SingleFile) -> dict[str, 
 # What the tensors do not say ------------------------------------------------------------------------------------------
 
 
-def _prediction_type(unet: Any, header: Mapping[str, str], unsaid: SingleFile) -> str:
+def _prediction_type(unet: Any, header: Mapping[str, str], assumed: SingleFile) -> str:
     """Return what the UNet was trained to predict: as the file says, else as it shows where both are usual."""
     prediction_type = prediction_type_in(header)
-    if prediction_type is not None or unsaid.v_px is None:
+    if prediction_type is not None or assumed.v_px is None:
         return prediction_type or "epsilon"
     import torch
 

@@ -143,12 +143,12 @@ def _prediction(
     prediction_type = prediction_type_in(header)
     if prediction_type is None:
         with in_fp32_by_layers(unet):
-            is_noise = gives_noise_back(lambda *inputs: _asked(unet, pooled_width, *inputs))
+            is_noise = gives_noise_back(lambda *inputs: _unprompted(unet, pooled_width, *inputs))
         prediction_type = "epsilon" if is_noise else "v_prediction"
     return {"prediction_type": prediction_type}
 
 
-def _asked(unet: Any, pooled_width: int, noise: "Tensor", timestep: "Tensor") -> "Tensor":
+def _unprompted(unet: Any, pooled_width: int, noise: "Tensor", timestep: "Tensor") -> "Tensor":
     """Return the prediction for noise of a UNet conditioned on empty text and on square pictures."""
     import torch
 

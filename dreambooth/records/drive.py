@@ -152,7 +152,7 @@ class DriveCopier:
     ) -> None:
         self._run, self._drive_dir, self._report = run, drive_dir, report
         self._missed: list[int] = []
-        self._has_told_loss = False
+        self._has_reported_loss = False
         self._photos = {folder: drive_dir / "datasets" / folder.name for folder in photo_folders}
         self._target = RunFolder(drive_dir / "runs" / run.name)
         self._due: queue.Queue[int | None] = queue.Queue()
@@ -175,7 +175,7 @@ class DriveCopier:
         while (step := self._due.get()) is not None:
             self._copy_step(step)
         # If the Drive is still lost, that is said again, at the end of the log.
-        missed, self._missed, self._has_told_loss = self._missed, [], False
+        missed, self._missed, self._has_reported_loss = self._missed, [], False
         for step in missed:
             self._copy_step(step)
         # The exact state is large, and with the locks it is of use only where the run was made.
@@ -193,10 +193,10 @@ class DriveCopier:
     def _copy(self, copy: Callable[[Path, Path], object], source: Path, target: Path) -> bool:
         """Copy, and return whether the Drive was there for it."""
         if lost := lost_drive(self._drive_dir):
-            if not self._has_told_loss:
+            if not self._has_reported_loss:
                 only_here = "Finished work is on this machine only: mount Google Drive again, or download it."
                 self._report(Notice(f"{lost} {only_here}", "warning"))
-            self._has_told_loss = True
+            self._has_reported_loss = True
             return False
         try:
             copy(source, target)

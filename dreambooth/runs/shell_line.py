@@ -22,11 +22,11 @@ def command_line(config: TrainingConfig) -> str:
     """
     base = config.pretrained_model_name_or_path
     recipes, family = read_card(base).recipes, family_name(base)
-    unsaid = {info.name: info.default for info in describe(TrainingConfig)}
-    unsaid |= dict(DEFAULTS[family, config.method]) | dict(recipes.get(config.method, {}))
+    defaults = {info.name: info.default for info in describe(TrainingConfig)}
+    defaults |= dict(DEFAULTS[family, config.method]) | dict(recipes.get(config.method, {}))
     wanted = {info.name: getattr(config, info.name) for info in describe(TrainingConfig)}
     differing = {
-        name: value for name, value in wanted.items() if value != unsaid[name] and value is not None and value != ""
+        name: value for name, value in wanted.items() if value != defaults[name] and value is not None and value != ""
     }
     understood = resolve({**differing, "concepts": config.concepts}, recipes, family=family)
     if len(config.concepts) != 1 or understood != config:

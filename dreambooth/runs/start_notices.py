@@ -25,12 +25,12 @@ def setting_notices(config: TrainingConfig, explicit: Collection[str] | None, mo
     """
     base = config.pretrained_model_name_or_path
     origin = origin_of(base, models_dir)
-    told = [
+    found = [
         rate_warning(config, read_card(base, models_dir).recipes),
         # A trained model is called as somebody liked.
         distilled_notice(base if origin is None else origin.name),
     ]
-    return [*without_effect(config, explicit), *filter(None, told)]
+    return [*without_effect(config, explicit), *filter(None, found)]
 
 
 def memory_notices(config: TrainingConfig, models_dir: Path, held_bytes: int = 0) -> list[str]:

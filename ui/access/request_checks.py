@@ -352,7 +352,7 @@ class _UploadBody:
         self._receive, self._uploads, self._known = receive, uploads, known
         given = dict(headers)
         # A body that tells its size is refused before any of it is written.
-        self._told_bytes = int(given.get(b"content-length", b"0") or 0)
+        self._declared_bytes = int(given.get(b"content-length", b"0") or 0)
         self._mark = b"--" + given.get(b"content-type", b"").partition(b"boundary=")[2].strip(b'" ')
         self._num_bytes = self._num_marks = 0
         self._tail = b""
@@ -386,12 +386,12 @@ class _UploadBody:
         self._tail = b"" if joined.endswith(self._mark) else joined[max(len(joined) - len(self._mark) + 1, 0) :]
 
     def _broken_limit(self, came_bytes: int) -> Refused | None:
-        uploads, told_bytes = self._uploads, max(self._told_bytes, self._num_bytes)
-        if told_bytes > uploads.max_request_bytes + MIB:
+        uploads, declared_bytes = self._uploads, max(self._declared_bytes, self._num_bytes)
+        if declared_bytes > uploads.max_request_bytes + MIB:
             return Refused(413, f"One upload may have at most {uploads.max_request_bytes // MIB} MB.")
         if self._num_marks > uploads.max_files + 1:
             return Refused(413, f"One upload may have at most {uploads.max_files} files.")
-        to_come_bytes = told_bytes - self._num_bytes
+        to_come_bytes = declared_bytes - self._num_bytes
         if not uploads.has_room(self._known, came_bytes, to_come_bytes, measure=self._num_bytes == 0):
             limit = f"Uploads may take {uploads.max_kept_bytes // MIB} MB of disk in total"
             return Refused(413, f"{limit}: wait until the current ones are processed.")

@@ -91,8 +91,8 @@ class CaptionHandlers:
         return {**self._changed(photo_set, resolution, count), "written": ""}
 
     def _changed(self, photo_set: str, resolution: float, count: int) -> Answer:
-        told = f"{count} caption{'' if count == 1 else 's'} changed."
-        return self._photos.parts(photo_set or "", [(count > 0, told)], resolution, None)
+        message = f"{count} caption{'' if count == 1 else 's'} changed."
+        return self._photos.parts(photo_set or "", [(count > 0, message)], resolution, None)
 
 
 def functions_for_programs(
