@@ -86,7 +86,7 @@ def build_page(
             events=events,
         )  # fmt: skip
         convert_tab.connect(convert, services, events)
-        generate_tab.connect(generate, services, events)
+        generate_tab.connect(generate, services, page, events)
         across = {"page": page, "header": top, "tabs": tabs, "place": place, **at_work}
         each = dict(zip(address.TABS, (first, second, third, fourth), strict=True))
         address.connect(places, page, tabs, each, train.panel["run"])

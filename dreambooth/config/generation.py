@@ -39,7 +39,9 @@ class GenerationConfig:
 
     prompt: str = setting("", "What the pictures show; include the identifier to get your subject.", "samples")
     negative_prompt: str = setting("", "What the pictures should not show.", "samples")
-    num_images_per_prompt: int = setting(4, "How many pictures.", "samples", unit="pictures", low=1, high=64)
+    num_images_per_prompt: int = setting(
+        4, "Pictures made for each prompt, each with a seed of its own.", "samples", unit="pictures", low=1, high=64
+    )
     num_inference_steps: int = setting(24, "Denoising steps.", "samples", unit="steps", low=1, high=1000)
     guidance_scale: float = setting(7.5, "How closely the pictures follow the prompt.", "samples", low=0, high=50)
     height: int | None = setting(

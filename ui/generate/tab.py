@@ -17,6 +17,7 @@ from ui.generate import loras as lora_files
 from ui.generate.handlers import AFTER, IDLE_POLL_S, NUMBERS, PAUSE, Handlers
 from ui.generate.late_answers import Fillable, fillable
 from ui.generate.view import request_status
+from ui.train.draft import keep_in_browser
 
 NO_RECIPE = "Select a picture to see its settings."
 
@@ -154,7 +155,7 @@ def _build_request(services: Services) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def connect(tab: GenerateTab, services: Services, events: Mapping[str, Any]) -> None:
+def connect(tab: GenerateTab, services: Services, page: gr.Blocks, events: Mapping[str, Any]) -> None:
     """Join the tab's components to what they do; some of it follows `events` of other tabs."""
     said = {
         "negative_prompt": tab.negative_prompt, **tab.numbers, "when": tab.when, **tab.strengths,
@@ -164,6 +165,9 @@ def connect(tab: GenerateTab, services: Services, events: Mapping[str, Any]) -> 
         "lora_rows": tab.loras.rows, "lora_files": tab.loras.files, "lora_strengths": tab.loras.strengths,
         "lora_section": tab.loras.section,
     } | tab.loras.files  # fmt: skip
+    typed = {"prompt": tab.prompt, "negative_prompt": tab.negative_prompt, **tab.numbers}
+    kept = {"filled": tab.offered.filled, **typed}
+    keep_in_browser(page, "dreambooth-pictures", [field.input for field in typed.values()], kept)
     lora_files.connect(tab.loras)
     connect_events(lora_files.Handlers(), of_loras)
     # What programs are answered, in plain values: nobody sees these.

@@ -1,10 +1,10 @@
-"""Keeps the edits of the form for a new training in the browser's window, across reloads and Back.
+"""Keeps the edits of a form in the browser's window, across reloads and Back.
 
 The settings are put back together with what the page had proposed, so that those that were typed still count as typed.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -13,21 +13,25 @@ from ui.boundary import QUIET
 
 KEEP = """(...now) => {
   const draft = Object.fromEntries(NAMES.map((name, place) => [name, now[place]]));
-  try { sessionStorage.setItem('dreambooth-form', JSON.stringify(draft)); } catch (full) { console.warn(full); }
+  try { sessionStorage.setItem(PLACE, JSON.stringify(draft)); } catch (full) { console.warn(full); }
 }"""
 # What is undefined is left alone by Gradio: settings that the draft of an earlier version did not have.
 RESTORE = """() => {
   let draft = {};
-  try { draft = JSON.parse(sessionStorage.getItem('dreambooth-form') ?? '{}'); } catch (damaged) { draft = {}; }
+  try { draft = JSON.parse(sessionStorage.getItem(PLACE) ?? '{}'); } catch (damaged) { draft = {}; }
   return NAMES.map(name => draft[name] ?? undefined);
 }"""
 
 
-def keep_in_browser(page: gr.Blocks, planned: Any, fields: Mapping[str, Any]) -> None:
-    """Keep what these fields show with each new plan, and put it back when the window loads the page again.
+def keep_in_browser(page: gr.Blocks, place: str, edited: Sequence[Any], fields: Mapping[str, Any]) -> None:
+    """Keep what these fields show whenever one of `edited` happens, and put it back when the window loads the page.
 
-    A plan follows every change of theirs, once for many: to listen to each of sixty fields would busy the browser.
+    `place` is the name that it is kept under.
     """
-    names, shown = json.dumps(list(fields)), list(fields.values())
-    page.load(None, None, shown, js=RESTORE.replace("NAMES", names), **QUIET)
-    planned.change(None, shown, None, js=KEEP.replace("NAMES", names), **QUIET)
+    shown = list(fields.values())
+    keep, restore = (
+        script.replace("NAMES", json.dumps(list(fields))).replace("PLACE", json.dumps(place))
+        for script in (KEEP, RESTORE)
+    )
+    page.load(None, None, shown, js=restore, **QUIET)
+    gr.on(edited, None, shown, None, js=keep, **QUIET)

@@ -179,7 +179,9 @@ def connect(
         "reuse": tab.panel["reuse"], "run_message": tab.panel["message"], "method": tab.fields["method"],
         "of_a_method": {name: tab.fields[name] for name, info in form_infos().items() if info.method},
     }  # fmt: skip
-    keep_in_browser(page, tab.planned, {"base": tab.base, "filled": tab.proposals.filled, **tab.proposals.fields})
+    kept = {"base": tab.base, "filled": tab.proposals.filled, **tab.proposals.fields}
+    # A plan follows every change of theirs, once for many: to listen to each of sixty fields would busy the browser.
+    keep_in_browser(page, "dreambooth-form", [tab.planned.change], kept)
     close_start_while_stale(form)
     made = connect_events(handlers, form, events)
     open_start_after(made["propose_settings"], form)
