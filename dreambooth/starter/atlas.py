@@ -45,6 +45,7 @@ class LabelCanvas(Canvas):
         super().__init__(GRID)
         self.colours: dict[int, Colour] = {}
         self.areas: dict[int, float] = {}
+        self.centres: dict[int, Point] = {}
         self._pieces = 0
         self._queue: list[tuple[list[Point], int]] = []
 
@@ -65,9 +66,15 @@ class LabelCanvas(Canvas):
         """Add a detail."""
         label = FIRST_DETAIL + len(self._queue)
         self.colours[label] = colour
+        self.centres[label] = (sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points))
         turns = zip(points, [*points[1:], points[0]], strict=True)
         self.areas[label] = abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in turns)) / 2
         self._queue.append((self.placed(points), label))
+
+    @property
+    def small(self) -> list[int]:
+        """Return the numbers of the details that are small: eyes, beaks, buttons."""
+        return [label for label, area in self.areas.items() if area < SMALL_DETAIL]
 
     def placed(self, points: Sequence[Point]) -> list[Point]:
         """Return these points on the grid."""
@@ -121,7 +128,7 @@ def atlas(size_px: int, seed: int) -> Atlas:
         names[thing_name(class_word, accessory)] = len(names)
         labels.append(_tensor(canvas.finished()))
         colours.append(canvas.colours)
-        small.append([label for label, area in canvas.areas.items() if area < SMALL_DETAIL])
+        small.append(canvas.small)
     emblems = torch.stack([_tensor(_emblem_mask(name)) for name in EMBLEMS])
     things = torch.stack(labels)
     return Atlas(

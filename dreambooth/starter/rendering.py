@@ -173,6 +173,8 @@ def _palettes(pictures: list[Painted], maps: Atlas) -> "tuple[np.ndarray, np.nda
             rows[label, :3] = colour
         if scene.accessory and scene.accessory.endswith("hat"):
             rows[max(maps.colours[thing]), :3] = COLOURS[scene.accessory.split()[0]]
+        for label, share, other in look.mixed:
+            rows[label, :3] = (1 - share) * rows[label, :3] + share * np.array(other)
         rows[RIM, :3] = look.rim_colour
         rows[SECOND_ROW, :3] = np.add(second or first, look.jitter[3:6])
         rows[PATTERN, :3] = np.add(_pattern_colour(scene.colour), look.jitter[6:9])

@@ -61,6 +61,7 @@ def ellipse(x: float, y: float, rx: float, ry: float) -> list[Point]:
 
 DARK: Colour = (30, 28, 32)
 LIGHT: Colour = (250, 250, 246)
+SKIN: Colour = (236, 188, 152)
 
 
 def _face(canvas: Canvas, x: float, y: float, spread: float) -> None:
@@ -97,7 +98,7 @@ def person(canvas: Canvas) -> None:
     canvas.shape((0.64, 0.42), (0.82, 0.62), (0.75, 0.68), (0.58, 0.52))
     canvas.shape((0.34, 0.68), (0.48, 0.68), (0.46, 0.96), (0.34, 0.96))
     canvas.shape((0.52, 0.68), (0.66, 0.68), (0.66, 0.96), (0.54, 0.96))
-    canvas.dot(0.50, 0.25, 0.145, 0.165, (236, 188, 152))
+    canvas.dot(0.50, 0.25, 0.145, 0.165, SKIN)
     canvas.patch((74, 48, 32), (0.35, 0.24), (0.37, 0.10), (0.50, 0.06), (0.63, 0.10), (0.65, 0.24), (0.50, 0.16))
     _face(canvas, 0.50, 0.26, 0.06)
 

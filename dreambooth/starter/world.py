@@ -6,7 +6,7 @@ the judge are kept from this world too. A scene, its look and its caption are fu
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from dreambooth.starter.atlas import BACKDROPS_PER_PLACE, EMBLEMS, NUM_TEXTURES
@@ -119,7 +119,8 @@ class Look:
 
     `affine` takes a place of the picture (x, y) to one of the drawing: u = a x + b y + c, v = d x + e y + f; then u is
     moved by `bend` sin(2 pi v). `light` is red, green, blue; `ramp` brightens toward x and y, `shade` the thing toward
-    its top; `shadow` is its strength, then centre and radii.
+    its top; `shadow` is its strength, then centre and radii. `jitter` is added to the colours of body, second colour,
+    pattern and emblem; `mixed` names details by label whose colour gives way, by a share, to another.
     """
 
     affine: tuple[float, ...]
@@ -137,7 +138,8 @@ class Look:
     grain: tuple[float, float] = (0.0, 0.0)
     emblem_place: tuple[float, float, float] = (0.5, 0.66, 0.19)
     second_pieces: tuple[bool, ...] = ()
-    jitter: tuple[float, ...] = field(default=(0.0,) * 12)
+    jitter: tuple[float, ...] = (0.0,) * 12
+    mixed: tuple[tuple[int, float, tuple[float, float, float]], ...] = ()
 
 
 def affine_of(
@@ -152,22 +154,10 @@ def affine_of(
 
 def random_look(scene: Scene, rng: random.Random) -> Look:
     """Return a pose, light and backdrop; a third of them are as plain as the pictures of `scenes`."""
-    place = PLACES.index(scene.context) * BACKDROPS_PER_PLACE + rng.randrange(BACKDROPS_PER_PLACE)
-    shared = {
-        "backdrop": place,
-        "offset": (rng.random(), rng.random()),
-        "is_mirrored": rng.random() < 0.5,
-        "second_pieces": tuple(rng.random() < 0.5 for _ in range(23)),
-    }
-    flip = -1 if rng.random() < 0.5 else 1
+    plain = plain_look(scene, rng)
     if rng.random() < 0.35:
-        scale, level = rng.uniform(0.80, 0.96), rng.uniform(0.90, 1.04)
-        angle, x, y = (
-            math.radians(rng.uniform(-10, 10)),
-            0.5 + rng.uniform(-0.06, 0.06),
-            0.54 + rng.uniform(-0.04, 0.04),
-        )
-        return Look(affine_of(scale, scale, angle, flip, x, y), light=(level, level, level), **shared)  # type: ignore[arg-type]
+        return plain
+    flip = -1 if rng.random() < 0.5 else 1
     scale = rng.uniform(0.72, 0.98) if rng.random() < 0.75 else rng.uniform(0.50, 0.72)
     stretch, shear = math.exp(rng.uniform(-0.12, 0.12)), rng.uniform(-0.12, 0.12)
     angle = math.radians(rng.gauss(0, 10))
@@ -175,8 +165,9 @@ def random_look(scene: Scene, rng: random.Random) -> Look:
     x, y = 0.5 + rng.uniform(-slack, slack), 0.54 + rng.uniform(-0.05, 0.05) + 0.3 * max(0.7 - scale, 0)
     level = rng.uniform(0.82, 1.06)
     is_grained = rng.random() < 0.4
-    return Look(
-        affine_of(scale * stretch, scale / stretch, angle, flip, x, y, shear),
+    return replace(
+        plain,
+        affine=affine_of(scale * stretch, scale / stretch, angle, flip, x, y, shear),
         bend=rng.uniform(-0.025, 0.025),
         rim=rng.choice((0.0, 5 / 512, 7 / 512, 7 / 512, 10 / 512)),
         rim_colour=rng.choice(((60, 58, 66), (60, 58, 66), (30, 28, 34), (96, 70, 58), (70, 84, 110))),
@@ -188,5 +179,19 @@ def random_look(scene: Scene, rng: random.Random) -> Look:
         grain=(rng.uniform(0, 0.035), rng.uniform(0, 0.05)) if is_grained else (0.0, 0.0),
         emblem_place=(0.5 + rng.uniform(-0.04, 0.04), 0.65 + rng.uniform(-0.06, 0.06), rng.uniform(0.13, 0.20)),
         jitter=tuple(rng.uniform(-12, 12) for _ in range(12)),
-        **shared,  # type: ignore[arg-type]
+    )
+
+
+def plain_look(scene: Scene, rng: random.Random) -> Look:
+    """Return a pose and light as the pictures of `scenes` have them, without texture and shadow."""
+    place = PLACES.index(scene.context) * BACKDROPS_PER_PLACE + rng.randrange(BACKDROPS_PER_PLACE)
+    scale, angle, level = rng.uniform(0.80, 0.96), math.radians(rng.uniform(-10, 10)), rng.uniform(0.90, 1.04)
+    x, y = 0.5 + rng.uniform(-0.06, 0.06), 0.54 + rng.uniform(-0.04, 0.04)
+    return Look(
+        affine_of(scale, scale, angle, -1 if rng.random() < 0.5 else 1, x, y),
+        backdrop=place,
+        offset=(rng.random(), rng.random()),
+        is_mirrored=rng.random() < 0.5,
+        second_pieces=tuple(rng.random() < 0.5 for _ in range(23)),
+        light=(level, level, level),
     )
