@@ -442,7 +442,7 @@ def test_a_resumed_run_with_few_models_is_the_same_run(config: TrainingConfig, t
     }
 
 
-@pytest.mark.parametrize("moment", ["before", "amid"])
+@pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.reliability), "amid"])
 def test_a_run_killed_at_the_last_removal_resumes_to_the_same_files(
     config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

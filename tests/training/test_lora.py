@@ -69,6 +69,7 @@ def test_checkpointing_and_accumulation_change_no_numbers(make: Make) -> None:
     assert checkpointed.losses == plain.losses
 
 
+@pytest.mark.reliability
 def test_a_compiled_unet_learns_the_same(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and differentiated as for any backend; the one that writes C++ takes minutes."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
