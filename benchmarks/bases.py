@@ -141,7 +141,9 @@ def random_base(
 
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     family = family or (StableDiffusionXL() if is_sdxl(size) else StableDiffusion())
-    vocabulary_sizes = [write_tokenizer(folder / name, WORDS) for name in family.layout.tokenizers]
+    # A text encoder of its own size knows as many tokens as CLIP's.
+    num_tokens = 0 if CHANGES[size] else int(SD15_CONFIGS["text_encoder"]["vocab_size"])
+    vocabulary_sizes = [write_tokenizer(folder / name, WORDS, num_tokens) for name in family.layout.tokenizers]
     draw = _tiled if tiled else _drawn
     models = draw(configurations(size, vocabulary_sizes[0], changes), seed, device, dtype)
     base = Base(

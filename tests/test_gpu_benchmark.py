@@ -1,8 +1,12 @@
-"""The GPU benchmark can be imported and tells what it would measure on a machine without a GPU."""
+"""The GPU benchmark tells what it would measure on a machine without a GPU, and its bases can be loaded."""
 
 import sys
+from pathlib import Path
 
 import pytest
+
+from benchmarks.bases import CHANGES, Size, is_sdxl, random_base
+from dreambooth.models.base import load_base
 
 
 def test_it_lists_its_sections_and_what_is_planned_of_sdxl(
@@ -24,3 +28,12 @@ def test_it_lists_its_sections_and_what_is_planned_of_sdxl(
         from dreambooth.config.training import TrainingConfig
 
         assert update_problems(TrainingConfig(**changes)) == [], name
+
+
+@pytest.mark.parametrize("size", ["full", "sdxl_full"])
+def test_a_base_with_clips_vocabulary_has_a_tokenizer_that_fits(tmp_path: Path, size: Size) -> None:
+    """What is measured at full size has to load; made narrow here, with all tokens."""
+    folder = random_base(tmp_path / "base", size, changes=CHANGES["sdxl_tiny" if is_sdxl(size) else "tiny"])
+    base = load_base(str(folder))
+    assert len(base.tokenizer) == base.text_encoder.config.vocab_size == 49408
+    assert base.tokenizer("photo of zwx dog").input_ids[-1] == base.text_encoder.config.eos_token_id

@@ -50,12 +50,17 @@ def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
     return result
 
 
-def write_tokenizer(folder: Path, words: Iterable[str]) -> int:
-    """Write vocab.json, merges.txt and the configs for these words; returns the vocabulary's size."""
+def write_tokenizer(folder: Path, words: Iterable[str], num_tokens: int = 0) -> int:
+    """Write vocab.json, merges.txt and the configs for these words; returns the vocabulary's size.
+
+    It is at least `num_tokens`, filled up with tokens that no text has: nothing merges into them.
+    """
     alphabet = byte_alphabet()
     merges = learn_merges(words)
     tokens = [*alphabet, *(piece + WORD_END for piece in alphabet), *dict.fromkeys("".join(pair) for pair in merges)]
-    vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*tokens, BEGIN, END]))}
+    tokens = list(dict.fromkeys(tokens))
+    tokens += [f"<|unused {number}|>" for number in range(num_tokens - len(tokens) - 2)]
+    vocabulary = {token: number for number, token in enumerate([*tokens, BEGIN, END])}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
