@@ -38,7 +38,7 @@ class PhaseTime:
         if not isinstance(event, PhaseProgress):
             return
         if event.phase != self._phase or event.done < self._last[0]:
-            # Each concept's class images, and the latents of class images after those of photos, count anew.
+            # The latents of class images, after those of photos, count anew.
             self._phase, self._first, self._last = event.phase, (event.done, now_s), (event.done, now_s)
         elif event.done > self._last[0]:
             self._last = (event.done, now_s)

@@ -306,8 +306,12 @@ def class_image_folders(config: TrainingConfig, base: Base, context: RunContext)
         made = dataclasses.replace(_for_class_images(config, base, manager), name="")
         return dataclasses.replace(made, bring=functools.partial(manager.only, made))
 
+    def report(before: int, done: int, _: int) -> None:
+        total = len(config.concepts) * config.num_class_images
+        context.report(PhaseProgress("class images", before + done, total))
+
     folders = []
-    for concept in config.concepts:
+    for place, concept in enumerate(config.concepts):
         files = ensure_class_images(
             concept,
             base_factory=placed,
@@ -321,7 +325,7 @@ def class_image_folders(config: TrainingConfig, base: Base, context: RunContext)
             guidance_scale=config.class_guidance_scale,
             batch_size=config.sample_batch_size,
             keep_latents=config.keep_class_latents,
-            report=lambda done, total: context.report(PhaseProgress("class images", done, total)),
+            report=functools.partial(report, place * config.num_class_images),
             should_stop=context.controls.stop.is_set,
             notice=context.warn,
         )

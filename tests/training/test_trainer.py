@@ -312,6 +312,11 @@ def test_several_concepts_are_mixed_evenly_each_with_its_own_class(make: Make, p
         Concept("photo of ukj cat", str(other), "photo of cat"),
     )
     run = make(concepts=concepts, with_prior_preservation=True, train_batch_size=2)
+    told = [one for one in run.events if isinstance(one, PhaseProgress) and one.phase == "class images"]
+    counts, total = [one.done for one in told], 2 * run.config.num_class_images
+    assert {one.total for one in told} == {total}, "one count for all concepts"
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (0, total)
     for step in range(4):
         captions = run.materials.batches.batch(step, 0).captions
         assert sorted(captions[:2]) == ["photo of ukj cat", "photo of zwx dog"]
