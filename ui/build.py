@@ -24,7 +24,7 @@ from ui.concepts.photos import CONTENTS, PhotoHandlers
 from ui.convert import tab as convert_tab
 from ui.events import Answer, connect, on
 from ui.generate import tab as generate_tab
-from ui.generate.handlers import recipe_unasked
+from ui.generate.handlers import recipe_unasked, way_shown
 from ui.generate.late_answers import OPENING, closed_until
 from ui.generate.view import compared_at_first
 from ui.header import Doing, header
@@ -109,7 +109,8 @@ def _connect_whole(
         "base": train.base, "run": train.panel["run"], "make_pictures": train.panel["pictures"],
         "advised": gr.State(()), "timer": gr.Timer(BUSY_POLL_S), "seen": gr.State({}), "convert_model": convert.model,
         "convert_advice": convert.advice, "generate_model": generate.model, "generate_advice": generate.advice,
-        "ways": generate.ways, "compare_run": generate.run, "steps": generate.steps, "steps_of": generate.steps_of,
+        "ways": generate.ways, "generate": generate.generate, "compare": generate.compare, "compare_run": generate.run,
+        "steps": generate.steps, "steps_of": generate.steps_of,
         "saved": train.panel["saved"], "generated": generate.pictures, "files": generate.files,
         "recipe": generate.recipe,
     }  # fmt: skip
@@ -153,7 +154,7 @@ class PageHandlers:
 
     @on(
         "saved.click", "run",
-        "place ways generate_model convert_model compare_run steps steps_of generated files recipe",
+        "place ways generate compare generate_model convert_model compare_run steps steps_of generated files recipe",
         api_name="use_saved_step", **QUICK,
     )  # fmt: skip
     def use_step(
@@ -175,17 +176,20 @@ class PageHandlers:
             shown = sorted({*compared_at_first(view.steps, step), step})
             choices = [("base model", 0), *((f"step {one}", one) for one in view.steps)]
             return {
-                "place": to("generate"), "ways": gr.Tabs(selected="compare"), "compare_run": gr.Dropdown(value=name),
+                "place": to("generate"), **way_shown("compare"), "compare_run": gr.Dropdown(value=name),
                 "steps": gr.Dropdown(choices=choices, value=shown), "steps_of": [name, *view.steps],
             }  # fmt: skip
-        return {"place": to("generate"), "ways": gr.Tabs(selected="make"), **self._samples(view, step)}
+        return {"place": to("generate"), **way_shown("make"), **self._samples(view, step)}
 
-    @on("make_pictures.click", "run", "tabs generate_model generated files recipe", api_name="open_gallery", **QUICK)
+    @on(
+        "make_pictures.click", "run", "tabs ways generate compare generate_model generated files recipe",
+        api_name="open_gallery", **QUICK,
+    )  # fmt: skip
     def open_gallery(self, name: str) -> Answer:
         """Show the best step's own samples in the Generate tab, the newest's where none is known, and choose it."""
         view = self._services.jobs.view(name)
         step = view.recommended_step or (view.steps[-1] if view.steps else None)
-        return {"tabs": gr.Tabs(selected="generate"), **self._samples(view, step)}
+        return {"tabs": gr.Tabs(selected="generate"), **way_shown("make"), **self._samples(view, step)}
 
     def _samples(self, view: RunView, step: int | None) -> Answer:
         """Return the choice of a step as the model, with its own samples shown."""

@@ -85,6 +85,8 @@ def test_five_photos_become_a_gallery_in_three_clicks_and_a_drop(visit: Visit, p
     page.locator(f"#run-steps [data-act=compare][data-step='{step}']").click()
     page.wait_for_function("run => document.querySelector('#compare-run input')?.value == run", arg=run)
     page.locator("#compare-steps").get_by_text(f"step {step}", exact=True).wait_for()
+    page.locator("#compare").wait_for()
+    assert not page.locator("#generate").is_visible(), "the button is that of the way that is shown"
     page.go_back()
     page.locator(f"#run-steps [data-act=use][data-step='{step}']").click()
     page.wait_for_function(

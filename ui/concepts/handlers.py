@@ -35,7 +35,7 @@ KEEPING: dict[str, Any] = {
 }  # fmt: skip
 NOTES = {
     "identifier": "A short made-up word that stands for your subject.",
-    "class_word": "One or two words for what it is, such as dog.",
+    "class_word": "What the photos show, in one or two words. Write your own if this is not it.",
     "instance_prompt": "Use this prompt later to get your subject. `instance_prompt`",
     "class_prompt": "Describes the class without your subject. `class_prompt`",
 }

@@ -233,7 +233,8 @@ class Handlers:
 
     @on(
         "use_settings.click", "recipe",
-        "model prompt negative_prompt numbers strengths lora_files lora_strengths lora_section ways message",
+        "model prompt negative_prompt numbers strengths lora_files lora_strengths lora_section ways generate compare "
+        "message",
         api_name="use_settings", **QUICK,
     )  # fmt: skip
     def use_settings(self, text: str) -> Answer:
@@ -246,7 +247,7 @@ class Handlers:
         model = next(iter(named), None)
         request = recipe.request
         answer = {
-            "prompt": request.prompt, "negative_prompt": request.negative_prompt, "ways": gr.Tabs(selected="make"),
+            "prompt": request.prompt, "negative_prompt": request.negative_prompt, **way_shown("make"),
             **{name: getattr(request, name) for name in STRENGTHS},
             **{name: shown_value(self._infos[name], getattr(request, name)) for name in NUMBERS},
         }  # fmt: skip
@@ -316,6 +317,12 @@ class Handlers:
     def cancel_all(self) -> int:
         """End the pictures that are being made and all that wait, and return how many requests those were."""
         return self._jobs.pictures.cancel()
+
+
+def way_shown(way: str) -> dict[str, Any]:
+    """Return the answer that shows one of the tab's two ways, with its button: a tab not yet seen reports no choice."""
+    buttons = {name: gr.Button(visible=way == one) for name, one in (("generate", "make"), ("compare", "compare"))}
+    return {"ways": gr.Tabs(selected=way), **buttons}
 
 
 def recipe_of_first(files: Sequence[str]) -> str:
