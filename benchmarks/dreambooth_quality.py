@@ -23,7 +23,7 @@ from dreambooth.models.base import STARTER, Base, load_base, read_card
 from dreambooth.models.saved_step import ModelSource, load
 from dreambooth.runs.run import train
 from dreambooth.scoring import measures
-from dreambooth.scoring.judge import Judge, as_pictures
+from dreambooth.scoring.judge import Judge
 from dreambooth.starter.places import CONTEXTS
 from dreambooth.starter.subjects import Subject, random_subject, render_subject
 
@@ -66,17 +66,19 @@ class Exam:
         """
         from PIL import Image
 
-        real = self.judge.embeddings_of(as_pictures([Image.open(file) for file in sorted(self.photos.glob("*.png"))]))
+        real = self.judge.embeddings_of(
+            self.judge.pictures([Image.open(file) for file in sorted(self.photos.glob("*.png"))])
+        )
         words = f"{identifier} {self.class_word}".strip()
         shown = [
             pictures_for(base, f"a photo of {words} {phrase}", 1, seed + number, self.guidance_scale)[0]
             for number, (phrase, _) in enumerate(CONTEXTS.values())
         ]
         plain = pictures_for(base, f"photo of {self.class_word}", NUM_CLASS_PICTURES, seed + 100, self.guidance_scale)
-        taught, of_class = (self.judge.embeddings_of(as_pictures(images)) for images in (shown, plain))
+        taught, of_class = (self.judge.rows_of(images) for images in (shown, plain))
         obeyed = [
             said["context"] == context
-            for said, context in zip(self.judge.attributes_of(as_pictures(shown)), CONTEXTS, strict=True)
+            for said, context in zip(self.judge.attributes_of(self.judge.pictures(shown)), CONTEXTS, strict=True)
         ]
         if sheet:
             contact_sheet([*shown, *plain], len(shown), sheet)
@@ -91,11 +93,13 @@ class Exam:
         """Return the ceiling among the real photos, and how surely base pictures are told from the individual."""
         from PIL import Image
 
-        real = self.judge.embeddings_of(as_pictures([Image.open(file) for file in sorted(self.photos.glob("*.png"))]))
+        real = self.judge.embeddings_of(
+            self.judge.pictures([Image.open(file) for file in sorted(self.photos.glob("*.png"))])
+        )
         painter = random.Random(rng.derived_seed(seed, "starter", 23))
         others = [render_subject(subject, painter.choice(list(CONTEXTS)), 64, painter) for _ in range(20)]
         plain = pictures_for(base, f"photo of {self.class_word}", 20, seed + 200, self.guidance_scale)
-        near, far = ((self.judge.embeddings_of(as_pictures(images)) @ real.T).mean(1) for images in (others, plain))
+        near, far = ((self.judge.rows_of(images) @ real.T).mean(1) for images in (others, plain))
         return {"ceiling": measures.own_similarity(real), "auc": measures.area_under_curve(near, far)}
 
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dreambooth import rng
 from dreambooth.models.base import starter_folder
 from dreambooth.scoring import measures
-from dreambooth.scoring.judge import Judge, as_pictures, load_judge
+from dreambooth.scoring.judge import Judge, load_judge
 from dreambooth.starter import rendering
 from dreambooth.starter.degradations import DEGRADATIONS, WITH_EYES, degraded, portrait, random_individual
 from dreambooth.starter.places import CONTEXTS
@@ -65,7 +65,7 @@ def examined(judge: Judge, number: int) -> dict[str, list[float]]:
              for scene, _ in shown]  # fmt: skip
 
     def rows(images: list[Image.Image]) -> Any:
-        return judge.embeddings_of(as_pictures(images))
+        return judge.rows_of(images)
 
     real = rows(degraded(individual, photos, "blurred", 0.0, SIZE_PX))
     clean = measures.similarity(rows(degraded(individual, shown, "blurred", 0.0, SIZE_PX)), real)

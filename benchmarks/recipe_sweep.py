@@ -94,10 +94,9 @@ def _ceiling(exam: Exam) -> float:
     from PIL import Image
 
     from dreambooth.scoring import measures
-    from dreambooth.scoring.judge import as_pictures
 
     photos = [Image.open(file) for file in sorted(exam.photos.glob("*.png"))]
-    return measures.own_similarity(exam.judge.embeddings_of(as_pictures(photos)))
+    return measures.own_similarity(exam.judge.rows_of(photos))
 
 
 def _merit(values: dict[str, float]) -> float:

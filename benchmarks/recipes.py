@@ -32,7 +32,7 @@ from dreambooth.models.fingerprint import weights_fingerprint
 from dreambooth.models.manager import ModelManager
 from dreambooth.runs.run import train
 from dreambooth.scoring import measures
-from dreambooth.scoring.judge import Judge, as_pictures, load_judge
+from dreambooth.scoring.judge import Judge, load_judge
 from dreambooth.starter.places import CONTEXTS
 from dreambooth.starter.subjects import Subject, random_subject, render_subject
 
@@ -174,8 +174,8 @@ def exam(judge: Judge, base: Base, photos: Path, class_word: str, seed: int) -> 
     seeds = [seed + number for number in range(len(contexts))]
     seeds += [seed + 100 + number for number in range(NUM_CLASS_PICTURES)]
     images = pictures_of(base, prompts, seeds, guidance_scale)
-    real = judge.embeddings_of(as_pictures([Image.open(file) for file in sorted(photos.glob("*.png"))]))
-    shown, plain = as_pictures(images[: len(contexts)]), as_pictures(images[len(contexts) :])
+    real = judge.rows_of([Image.open(file) for file in sorted(photos.glob("*.png"))])
+    shown, plain = judge.pictures(images[: len(contexts)]), judge.pictures(images[len(contexts) :])
     read = [said["context"] for said in judge.attributes_of(shown)]
     of_class = judge.embeddings_of(plain)
     return {

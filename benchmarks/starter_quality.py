@@ -12,7 +12,6 @@ from pathlib import Path
 from benchmarks.judged import add_common_arguments, contact_sheet, judge_with_validity, pictures_for
 from dreambooth import rng
 from dreambooth.models.base import STARTER, load_base
-from dreambooth.scoring.judge import as_pictures
 from dreambooth.starter import scenes
 from dreambooth.starter.judging import WORDS, attributes_of
 
@@ -37,7 +36,7 @@ def main() -> None:
     for number in range(arguments.prompts):
         scene = scenes.random_scene(random.Random(rng.derived_seed(arguments.seed, "starter", 20, number)))
         picture = pictures_for(base, scene.caption, 1, arguments.seed + number, guidance_scale)
-        said, wanted = judge.attributes_of(as_pictures(picture))[0], attributes_of(scene)
+        said, wanted = judge.attributes_of(judge.pictures(picture))[0], attributes_of(scene)
         for name in right:
             right[name] += said[name] == wanted[name]
         all_right += said == wanted

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.models.sd_file import starter_folder
-from dreambooth.scoring.judge import Judge, as_pictures, load_judge
+from dreambooth.scoring.judge import Judge, load_judge
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -85,13 +85,13 @@ def judge_examiner(judge: Judge) -> Examiner:
 
     def obedience(images: Sequence["Image.Image"], prompts: Sequence[str]) -> list[float | None]:
         places = [place_named(prompt, judge.words["context"]) for prompt in prompts]
-        seen = judge.attributes_of(as_pictures(images))
+        seen = judge.attributes_of(judge.pictures(images))
         return [
             None if place is None else float(one["context"] == place) for place, one in zip(places, seen, strict=True)
         ]
 
     def embed(images: Sequence["Image.Image"]) -> "Tensor":
-        return judge.embeddings_of(as_pictures(images))
+        return judge.rows_of(images)
 
     def knows(prompt: str) -> bool:
         return place_named(prompt, judge.words["context"]) is not None

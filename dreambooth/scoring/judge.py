@@ -21,13 +21,16 @@ EMBEDDING_SIZE = 64
 WIDTHS = (32, 64, 96, 128)
 
 
-def network(num_outputs: int) -> "nn.Sequential":
-    """Return a plain convolutional network: (batch, 3, 64, 64) in [-1, 1] to (batch, num_outputs); 0.6 M weights."""
+def network(num_outputs: int, side_px: int = SIDE_PX) -> "nn.Sequential":
+    """Return a plain convolutional network: (batch, 3, side, side) in [-1, 1] to (batch, num_outputs); 0.6 M weights.
+
+    Each width halves the side; at 128 px a narrow one comes first, so that all sizes end at 4 x 4.
+    """
     from torch import nn
 
     layers: list[nn.Module] = []
     channels = 3
-    for width in WIDTHS:
+    for width in (*((WIDTHS[0] // 2,) if side_px > SIDE_PX else ()), *WIDTHS):
         for stride, inputs in ((2, channels), (1, width)):
             convolution = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
             layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
@@ -42,15 +45,24 @@ class Judge:
     attributes: "nn.Sequential"
     instance: "nn.Sequential"
     words: dict[str, list[str]]
+    side_px: int = SIDE_PX
+
+    def pictures(self, images: Sequence["Image.Image"]) -> "Tensor":
+        """Return images as this judge takes them."""
+        return as_pictures(images, self.side_px)
 
     def attributes_of(self, pictures: "Tensor") -> list[dict[str, str]]:
-        """Return the likeliest word for each attribute; pictures: (batch, 3, 64, 64) in [-1, 1]."""
+        """Return the likeliest word for each attribute; pictures: (batch, 3, side, side) in [-1, 1]."""
         import torch
 
         with torch.no_grad():
             scores = self.attributes(pictures).split([len(values) for values in self.words.values()], dim=1)
         best = {name: part.argmax(1).tolist() for name, part in zip(self.words, scores, strict=True)}
         return [{name: self.words[name][best[name][row]] for name in self.words} for row in range(len(pictures))]
+
+    def rows_of(self, images: Sequence["Image.Image"]) -> "Tensor":
+        """Return the embeddings of images of any size."""
+        return self.embeddings_of(self.pictures(images))
 
     def embeddings_of(self, pictures: "Tensor") -> "Tensor":
         """Return one unit vector a picture, (batch, 64); pictures of one individual point the same way."""
@@ -60,12 +72,12 @@ class Judge:
             return torch.nn.functional.normalize(self.instance(pictures), dim=1)
 
 
-def as_pictures(images: Sequence["Image.Image"]) -> "Tensor":
-    """Return images as (batch, 3, 64, 64) in [-1, 1], scaled where they are of another size."""
+def as_pictures(images: Sequence["Image.Image"], side_px: int = SIDE_PX) -> "Tensor":
+    """Return images as (batch, 3, side, side) in [-1, 1], scaled where they are of another size."""
     import numpy as np
     import torch
 
-    scaled = [image.convert("RGB").resize((SIDE_PX, SIDE_PX)) for image in images]
+    scaled = [image.convert("RGB").resize((side_px, side_px)) for image in images]
     return torch.from_numpy(np.stack([np.asarray(image) for image in scaled])).permute(0, 3, 1, 2) / 127.5 - 1
 
 
@@ -79,7 +91,7 @@ def write_judge(judge: Judge, folder: Path) -> None:
     for name, part in (("attributes", judge.attributes), ("instance", judge.instance)):
         for key, value in part.state_dict().items():
             weights[f"{name}.{key}"] = value.half().contiguous() if value.is_floating_point() else value
-    save_file(weights, folder / JUDGE_FILE, {"words": json.dumps(judge.words)})
+    save_file(weights, folder / JUDGE_FILE, {"words": json.dumps(judge.words), "side_px": str(judge.side_px)})
 
 
 def load_judge(folder: Path) -> Judge:
@@ -96,13 +108,14 @@ def load_judge(folder: Path) -> Judge:
         )
     with safe_open(path, "pt") as opened:
         words: dict[str, list[str]] = json.loads(opened.metadata()["words"])
+        side_px = int(opened.metadata().get("side_px", SIDE_PX))
     weights = load_file(path)
     parts: dict[str, Any] = {
-        "attributes": network(sum(map(len, words.values()))),
-        "instance": network(EMBEDDING_SIZE),
+        "attributes": network(sum(map(len, words.values())), side_px),
+        "instance": network(EMBEDDING_SIZE, side_px),
     }
     for name, part in parts.items():
         own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
         part.load_state_dict(own)
         part.eval().requires_grad_(False)
-    return Judge(parts["attributes"], parts["instance"], words)
+    return Judge(parts["attributes"], parts["instance"], words, side_px)

@@ -60,10 +60,8 @@ def build_starter(
     if not continue_from_weights:
         _train_reading(parts, recipe, seed, work_dir, end_of(READING_END), on_progress)
     _train_unet(parts, recipe, seed, work_dir, end_of(UNET_END), on_progress)
-    judge = None
-    if recipe.has_judge:
-        judge = load_judge(out_dir) if continue_from_weights else new_judge(seed)
-        train_judge(judge, parts.vae, seed, recipe.judge_steps, work_dir, end_of(1.0), on_progress)
+    judge = load_judge(out_dir) if continue_from_weights else new_judge(recipe, seed)
+    train_judge(judge, parts.vae, recipe, seed, work_dir, end_of(1.0), on_progress)
     _write(parts, judge, recipe, out_dir)
 
 
@@ -266,7 +264,7 @@ def _encode(parts: Parts, recipe: Recipe, seed: int, numbers: range, folder: Pat
         (temporary / "captions.json").write_text(json.dumps(world.captions(seed, numbers)), "utf-8")
 
 
-def _write(parts: Parts, judge: Judge | None, recipe: Recipe, out_dir: Path) -> None:
+def _write(parts: Parts, judge: Judge, recipe: Recipe, out_dir: Path) -> None:
     """Write the model as fp16 into `out_dir`, beside the card and the texts that are there already."""
     import torch
 
@@ -278,8 +276,7 @@ def _write(parts: Parts, judge: Judge | None, recipe: Recipe, out_dir: Path) -> 
     with new_folder(out_dir.with_name(f"{out_dir.name}.next")) as temporary:
         base = Base("starter", parts.unet, parts.text_encoder, parts.vae, parts.tokenizer, SD15_SCHEDULER, card)
         write_model(temporary, base, torch.float16)
-        if judge:
-            write_judge(judge, temporary)
+        write_judge(judge, temporary)
     for kept in out_dir.glob("*.md"):
         shutil.copy(kept, out_dir.with_name(f"{out_dir.name}.next") / kept.name)
     shutil.rmtree(out_dir, ignore_errors=True)

@@ -17,7 +17,7 @@ from dreambooth.starter.subjects import Emblem, random_subject
 from dreambooth.starter.things import COLOURS, SKIN, Colour
 from dreambooth.starter.world import Look, Scene, plain_look
 
-BLUR_PX = 6 / 128
+BLUR_RADIUS = 6 / 128
 EYE_COLOUR: Colour = COLOURS["red"]
 # What is behind a person's eyes; the others' are on the body itself.
 FACES: dict[str, Colour] = {"person": SKIN}
@@ -43,10 +43,15 @@ def random_individual(rng: random.Random, class_word: str, *, held_out: bool = T
     return Individual(scene, rng.choice([name for name in COLOURS if name not in taken]))
 
 
-def portrait(individual: Individual, context: str, rng: random.Random) -> rendering.Painted:
-    """Return the individual somewhere, in a plain pose."""
+def portrait(
+    individual: Individual,
+    context: str,
+    rng: random.Random,
+    look_of: Callable[[Scene, random.Random], Look] = plain_look,
+) -> rendering.Painted:
+    """Return the individual somewhere, in a pose as `look_of` draws it."""
     scene = replace(individual.scene, context=context)
-    return scene, plain_look(scene, rng)
+    return scene, look_of(scene, rng)
 
 
 def eyes_of(class_word: str) -> list[list[int]]:
@@ -105,6 +110,11 @@ def _unchanged(individual: Individual, scene: Scene, look: Look, strength: float
     return scene, look
 
 
+# How much less like its individual a picture is with this wholly lost: what a judge is trained to say.
+LOSSES = {
+    "blurred": 0.8, "emblem gone": 0.7, "another emblem": 0.5, "emblem recoloured": 0.6, "half recoloured": 0.7,
+    "eye wrong": 0.3, "eyes gone": 0.5,
+}  # fmt: skip
 DEGRADATIONS: dict[str, Degrade] = {
     "blurred": _unchanged,
     "emblem gone": _emblem_gone,
@@ -123,6 +133,9 @@ def degraded(
     changed = [DEGRADATIONS[kind](individual, scene, look, strength) for scene, look in portraits]
     pictures, _ = rendering.render(changed, size_px)
     images = [Image.fromarray(one.numpy()) for one in pictures]
-    if kind == "blurred" and strength > 0:
-        return [image.filter(ImageFilter.GaussianBlur(strength * BLUR_PX * size_px)) for image in images]
-    return images
+    return [blurred(image, strength) for image in images] if kind == "blurred" else images
+
+
+def blurred(image: Image.Image, strength: float) -> Image.Image:
+    """Return the image blurred with a radius of at most BLUR_RADIUS of its side."""
+    return image.filter(ImageFilter.GaussianBlur(strength * BLUR_RADIUS * image.width)) if strength else image

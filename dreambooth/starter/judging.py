@@ -5,7 +5,7 @@ A quarter of its pictures have gone through the starter's VAE, as everything tha
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from dreambooth.scoring import measures
 from dreambooth.starter import scenes
 from dreambooth.starter.loop import Report, Stage, run_stage
 from dreambooth.starter.places import CONTEXTS
+from dreambooth.starter.recipe import Recipe
+from dreambooth.starter.rich_judging import RICH_WORDS, rich_attribute_loss, rich_instance_loss
 from dreambooth.starter.scenes import PATTERNS, Scene
 from dreambooth.starter.subjects import Subject, near_misses, random_subject, render_subject
 from dreambooth.starter.things import CLASSES, COLOURS
@@ -35,27 +37,38 @@ RATE = 2e-3
 RETRIEVAL_GALLERY = 20
 
 
-def new_judge(seed: int) -> judges.Judge:
-    """Return a judge that knows nothing yet."""
+def new_judge(recipe: Recipe, seed: int) -> judges.Judge:
+    """Return a judge of the recipe's world that knows nothing yet."""
     import torch
 
+    words, side_px = WORDS, judges.SIDE_PX
+    if recipe.world == "rich":
+        words, side_px = RICH_WORDS, side_px if recipe.size_px <= side_px else 2 * side_px
     with torch.random.fork_rng():
         torch.manual_seed(rng.derived_seed(seed, "starter", 10))
-        attributes = judges.network(sum(map(len, WORDS.values())))
-        return judges.Judge(attributes, judges.network(judges.EMBEDDING_SIZE), WORDS)
+        attributes = judges.network(sum(map(len, words.values())), side_px)
+        return judges.Judge(attributes, judges.network(judges.EMBEDDING_SIZE, side_px), words, side_px)
 
 
 def train_judge(
-    judge: judges.Judge, vae: Any, seed: int, num_steps: int, work_dir: Path, deadline_s: float, on_progress: Report
+    judge: judges.Judge, vae: Any, recipe: Recipe, seed: int, work_dir: Path, deadline_s: float, on_progress: Report
 ) -> None:
-    """Train both networks for `num_steps` each, or until the deadline with half the time for each."""
+    """Train both networks for the recipe's steps each, or until the deadline with half the time for each."""
     attributes, instance = judge.attributes.requires_grad_(True), judge.instance.requires_grad_(True)
-    stages = (
-        Stage(
-            "judge-attributes", [attributes], lambda step: _attribute_loss(attributes, vae, seed, step), num_steps, RATE
-        ),
-        Stage("judge-instance", [instance], lambda step: _instance_loss(instance, vae, seed, step), num_steps, RATE),
+    losses: tuple[Callable[[int], Tensor], ...] = (
+        lambda step: _attribute_loss(attributes, vae, seed, step),
+        lambda step: _instance_loss(instance, vae, seed, step),
     )
+    if recipe.world == "rich":
+        losses = (
+            lambda step: rich_attribute_loss(judge, seed, step),
+            lambda step: rich_instance_loss(judge, seed, step),
+        )
+    named = zip(("judge-attributes", "judge-instance"), (attributes, instance), losses, strict=True)
+    stages = [
+        Stage(name, [part], loss, recipe.judge_steps, RATE, recipe.save_every, recipe.is_exact)
+        for name, part, loss in named
+    ]
     halfway_s = (time.monotonic() + deadline_s) / 2
     for stage, end_s in zip(stages, (halfway_s, deadline_s), strict=True):
         run_stage(stage, work_dir, end_s, on_progress)

@@ -24,6 +24,8 @@ class Recipe:
     vae_steps: int = 40_000
     vae_batch: int = 8
     vae_rate: float = 1.5e-3
+    # On how many scenes that it never saw the VAE's latents are scaled.
+    vae_held_out: int = 256
     reading_steps: int = 600
     reading_batch: int = 128
     reading_rate: float = 1e-3
@@ -33,8 +35,6 @@ class Recipe:
     num_latents: int = 40_000
     caption_dropout: float = 0.1
     judge_steps: int = 8_000
-    # A judge reads the plain world so far; one for the rich is still to be made.
-    has_judge: bool = True
     # Whether VAE and UNet begin as the shipped starter's, where their shapes agree.
     starts_from_shipped: bool = False
 
@@ -54,7 +54,7 @@ RECIPES = {
         reading_steps=1_500,
         unet_steps=60_000,
         num_latents=64_000,
-        has_judge=False,
+        judge_steps=12_000,
         starts_from_shipped=True,
     ),
 }

@@ -48,11 +48,15 @@ def train_vae(vae: Any, recipe: Recipe, seed: int, work_dir: Path, deadline_s: f
         check if recipe.is_exact else None,
     )  # fmt: skip
     is_complete = run_stage(stage, work_dir, deadline_s, on_progress)
-    pictures, _ = world.pictures(seed, range(HELD_OUT, HELD_OUT + 256), recipe.size_px)
+    pictures, _ = world.pictures(seed, range(HELD_OUT, HELD_OUT + recipe.vae_held_out), recipe.size_px)
     with torch.no_grad():
         latents = torch.cat([vae.encode(some).latent_dist.mean for some in pictures.split(32)])
     vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
-    on_progress("vae", 100, f"{decibels(restored(vae, pictures), pictures).mean():.2f} dB on 256 held-out scenes")
+    on_progress(
+        "vae",
+        100,
+        f"{decibels(restored(vae, pictures), pictures).mean():.2f} dB on {recipe.vae_held_out} held-out scenes",
+    )
     return is_complete
 
 

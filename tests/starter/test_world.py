@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from dreambooth.models.base import load_base
-from dreambooth.starter import rendering, vae, world
+from dreambooth.scoring.judge import load_judge
+from dreambooth.starter import judging, rendering, vae, world
 from dreambooth.starter.atlas import EMBLEMS
 from dreambooth.starter.build import build_starter
 from dreambooth.starter.more_places import MORE_CONTEXTS
@@ -144,7 +145,7 @@ def test_the_measure_of_small_features_falls_with_what_is_lost() -> None:
 TINY = replace(
     RECIPES[128], size_px=SIDE, vae_widths=(4, 8, 12, 12), unet_widths=(8, 16, 24, 24), norm_groups=4, text_width=16,
     text_layers=1, vae_steps=4, vae_batch=2, reading_steps=2, reading_batch=2, unet_steps=4, unet_batch=4,
-    num_latents=64, save_every=2,
+    num_latents=64, save_every=2, judge_steps=2, vae_held_out=8,
 )  # fmt: skip
 
 
@@ -163,12 +164,12 @@ def build(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_a_build_that_was_cut_off_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = build(tmp_path / "whole")
-    for module, name in ((vae, "restoration_loss"), (objective, "noised")):
+    for module, name in ((vae, "restoration_loss"), (objective, "noised"), (judging, "rich_instance_loss")):
         calls, real = [], getattr(module, name)
 
-        def cut(*arguments: Any, calls: list[int] = calls, real: Any = real) -> Any:
+        def cut(*arguments: Any, calls: list[int] = calls, real: Any = real, module: Any = module) -> Any:
             calls.append(1)
-            if len(calls) == 4:
+            if len(calls) == (2 if module is judging else 4):
                 raise PowerCut
             return real(*arguments)
 
@@ -183,6 +184,7 @@ def test_a_build_that_was_cut_off_ends_in_the_same_weights(tmp_path: Path, monke
     assert "vae, step 2: sample photos" in log
     base = load_base(str(tmp_path / "cut" / "model"))
     assert base.card.native_px == SIDE
+    assert load_judge(tmp_path / "cut" / "model").words["emblem"] == ["none", *EMBLEMS]
     assert len(base.unet.state_dict()) == 686
     caption = RichWorld().scene(1, 0)[2]
     assert len(base.tokenizer(caption, add_special_tokens=False).input_ids) == len(caption.split())
