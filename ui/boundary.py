@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import gradio as gr
 from gradio.blocks import BlockFunction
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
 
 from dreambooth.data.focus import Focus, focused
+from dreambooth.data.masks import guessed_subject
 from dreambooth.data.photos import read_photo
 from dreambooth.device.hardware import Device, driver_device
 from dreambooth.durable import new_file
@@ -30,6 +31,9 @@ from dreambooth.runs.jobs import Jobs
 from ui.access.connections import bounded_server
 from ui.access.sessions import bound_answers, bound_numbers, forget_state
 from ui.render import error_text
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Events that run on the page's own account: no bar over what they answer to, and no name in the API.
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -43,6 +47,8 @@ DEVICE_POLL_S = 10.0
 # A card's load and temperature are shown while a run is at work.
 CARD_POLL_S = 3.0
 PREVIEW_PX = 900
+# What is painted as the subject, over a photo.
+MASK_COLOUR, MASK_SHARE, MASK_PX = "#ff3b30", 0.55, 256
 NOT_UPLOADED = "This page cannot accept that; upload the file here first."
 
 log = logging.getLogger(__name__)
@@ -92,6 +98,27 @@ class Shown:
                 image.save(temporary, format="JPEG", quality=88)
         return str(target)
 
+    def mask_view(self, photo: Path, mask: Path, focus: Focus) -> str:
+        """Return the mask of the square of the photo that is trained, in colour, to be laid over it."""
+        target = self._place(f"{photo.stem}.png", mask, mask.stat().st_mtime_ns, focus)
+        if not target.exists():
+            _save_coloured(focused(read_photo(mask).image.convert("L"), MASK_PX, focus), MASK_SHARE, target)
+        return str(target)
+
+    def whole_mask(self, photo: Path, mask: Path, size: tuple[int, int]) -> str:
+        """Return the mask of the whole photo at this (width, height), in colour, to be painted on."""
+        target = self._place(f"{photo.stem}.png", mask, mask.stat().st_mtime_ns, size)
+        if not target.exists():
+            _save_coloured(read_photo(mask).image.convert("L").resize(size), 1.0, target)
+        return str(target)
+
+    def guessed_mask(self, photo: Path, size: tuple[int, int]) -> str:
+        """Return a guess of what the subject is, by colour and sharpness alone, as `whole_mask` returns masks."""
+        target = self._place(f"{photo.stem}.png", photo, photo.stat().st_mtime_ns, size, "guess")
+        if not target.exists():
+            _save_coloured(guessed_subject(read_photo(photo).image).resize(size), 1.0, target)
+        return str(target)
+
     def note(self, name: str, text: str) -> str:
         """Return a text as a file that can be downloaded under this name."""
         target = self._place(name, text)
@@ -109,6 +136,16 @@ class Shown:
         for path in list(self.folder.rglob("*")):
             if path.stem in stems:
                 path.unlink(missing_ok=True)
+
+
+def _save_coloured(mask: "Image.Image", share: float, target: Path) -> None:
+    """Write a grey mask as a picture in one colour, which is transparent where the mask is black."""
+    from PIL import Image
+
+    view = Image.new("RGBA", mask.size, MASK_COLOUR)
+    view.putalpha(mask.point(lambda level: round(level * share)))
+    with new_file(target) as temporary:
+        view.save(temporary, format="PNG")
 
 
 def _digest(*parts: object) -> str:

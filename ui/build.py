@@ -81,7 +81,7 @@ def build_page(
         events = concepts_tab.connect(concepts, services, page, place, train.base, train.fields)
         train_tab.connect(
             train, services, page=page, photo_set=concepts.photo_set, photos=concepts.report,
-            kind=concepts.kind, place=place,
+            masked=concepts.masked, kind=concepts.kind, place=place,
             prompts={"instance_prompt": concepts.instance_prompt, "class_prompt": concepts.class_prompt},
             events=events,
         )  # fmt: skip

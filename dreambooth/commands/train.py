@@ -204,13 +204,16 @@ def _of_preset(preset_name: str, asked: dict[str, Any], kept: TrainingConfig) ->
 
 def _in_the_runs_folders(concepts: tuple[Concept, ...], kept: TrainingConfig) -> tuple[Concept, ...]:
     """Return the concepts with the folders in which an earlier version unpacked a run's archives."""
-    from dreambooth.data.archives import earlier_folder
+    from dreambooth.data.archives import earlier_folders
 
     folders = {concept.instance_data_dir for concept in kept.concepts}
     return tuple(
-        dataclasses.replace(concept, instance_data_dir=earlier)
-        if (earlier := earlier_folder(concept.instance_data_dir)) in folders
-        else concept
+        dataclasses.replace(
+            concept,
+            instance_data_dir=next(
+                (one for one in earlier_folders(concept.instance_data_dir) if one in folders), concept.instance_data_dir
+            ),
+        )
         for concept in concepts
     )
 
@@ -287,7 +290,8 @@ def preflight_command(arguments: dict[str, Any]) -> int:
     workspace = Workspace(settings.data_dir)
     notices = [
         *setting_notices(config, asked, workspace.models_dir), *memory_notices(config, workspace.models_dir),
-        *base_notices(config, settings.hub_token, workspace), *concept_notices(config.concepts),
+        *base_notices(config, settings.hub_token, workspace),
+        *concept_notices(config.concepts, config.background_weight),
     ]  # fmt: skip
     for sentence in notices + photo_findings(config.concepts, config.resolution, buckets=config.buckets):
         print(sentence, file=sys.stderr)

@@ -4,9 +4,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.config.concepts import class_folder_problems, concept_problems
-from dreambooth.config.limits import as_written, place_problem, plain_name_problem, run_path_problem, sizes_off_grid
+from dreambooth.config.limits import (
+    as_written,
+    is_folder,
+    place_problem,
+    plain_name_problem,
+    run_path_problem,
+    sizes_off_grid,
+)
 from dreambooth.errors import FieldProblem
 from dreambooth.formats.layout import lora_at
+from dreambooth.formats.photo_files import counted_masks
 
 if TYPE_CHECKING:
     from dreambooth.config.training import TrainingConfig
@@ -56,7 +64,10 @@ def _bucket_problems(config: "TrainingConfig") -> list[FieldProblem]:
         "resolution": (isinstance(config.resolution, int) and config.resolution % 64 != 0, "be a multiple of 64"),
         "capture_step": (config.capture_step is True, "be off: a recorded step has one size of photos"),
         "compile_unet": (config.compile_unet is True, "be off: it compiles for one size of photos"),
-        "background_weight": (config.background_weight != 1, "be 1: the subject is only found in square crops"),
+        "background_weight": (
+            _finds_subjects(config),
+            "be 1, or every photo needs a mask: the subject is only found in square crops",
+        ),
     }
     return [
         FieldProblem(name, f"must {wanted} (buckets is on).") for name, (is_wrong, wanted) in wrong.items() if is_wrong
@@ -75,13 +86,23 @@ def _recipe_problems(config: "TrainingConfig") -> list[FieldProblem]:
     if config.teacher_prior and config.zero_terminal_snr:
         message = "cannot be combined with zero_terminal_snr: the base was not trained on those noise levels."
         problems.append(FieldProblem("teacher_prior", message))
-    if config.background_weight != 1:
+    if _finds_subjects(config):
         if config.not_cache_latents:
-            problems.append(FieldProblem("background_weight", "needs cached latents: leave out not_cache_latents."))
+            message = "needs cached latents (leave out not_cache_latents) or a mask for every photo."
+            problems.append(FieldProblem("background_weight", message))
         if not all((concept.class_prompt or "").strip() for concept in config.concepts):
             message = "needs a class_prompt for every concept: its last word tells the base what to find."
             problems.append(FieldProblem("background_weight", message))
     return problems
+
+
+def _finds_subjects(config: "TrainingConfig") -> bool:
+    """Return whether the base has to find the subject in any photo: a mask says where it is."""
+    if config.background_weight == 1:
+        return False
+    folders = [concept.instance_data_dir for concept in config.concepts]
+    masked, unmasked = counted_masks(Path(folder) for folder in folders if is_folder(folder))
+    return unmasked > 0 or masked == 0
 
 
 def _stopping_problems(config: "TrainingConfig") -> list[FieldProblem]:

@@ -155,8 +155,8 @@ class TrainingConfig:
         low=0, high=1,
     )  # fmt: skip
     background_weight: float = setting(
-        1.0, "Weight of a photo's background relative to the subject, which the base model locates.", "training",
-        low=0, high=1,
+        1.0, "Weight of a photo's background relative to the subject, which masks show or the base model locates.",
+        "training", low=0, high=1,
     )  # fmt: skip
     zero_terminal_snr: bool = setting(
         False, "Zero terminal SNR: the last timestep is pure noise; for v-prediction models such as SD 2.1.", "training"

@@ -26,11 +26,13 @@ from dreambooth.data.focus import (
     parse_focus,
     unreadable_focus,
 )
+from dreambooth.data.masks import read_mask
 from dreambooth.data.photo_records import add_records, record
-from dreambooth.data.photos import MAX_PHOTO_BYTES, PHOTO_READER, SUFFIXES, PhotoFolder, find_photos, ingest, shown
+from dreambooth.data.photos import MAX_PHOTO_BYTES, PHOTO_READER, PhotoFolder, find_photos, ingest, read_photo, shown
 from dreambooth.durable import new_folder
 from dreambooth.errors import DreamBoothError, PhotoError, TextFileError
 from dreambooth.formats.natural_order import in_natural_order
+from dreambooth.formats.photo_files import PHOTO_SUFFIXES, is_mask_name, mask_name, matching_masks
 from dreambooth.formats.text_files import decoded, printable
 
 MAX_ARCHIVE_BYTES = 1024**3
@@ -52,7 +54,7 @@ _ZIP_ERRORS = (
 
 
 def unpack_photos(archive: Path, folder: Path) -> PhotoFolder:
-    """Unpack a zip's photos, captions and squares into `folder`, which must not exist; photos go through `ingest`.
+    """Unpack a zip's photos, captions, squares and masks into a new `folder`; photos go through `ingest`.
 
     Returns the stored photos and what was skipped with the reason. Raises PhotoError, and leaves nothing behind, when
     the archive is damaged, breaks a limit, or holds no readable photo.
@@ -90,10 +92,13 @@ def unpacked_folder(archive: Path, datasets_dir: Path) -> PhotoFolder:
     return unpack_photos(archive, folder)
 
 
-def earlier_folder(folder: str) -> str:
-    """Return where the first reader of photos put what `unpacked_folder` puts here; other folders as they are."""
+def earlier_folders(folder: str) -> list[str]:
+    """Return where earlier readers of photos put what `unpacked_folder` puts here; for other folders none."""
     path = Path(folder)
-    return str(path.with_name(path.name.removesuffix(f"-{PHOTO_READER}"))) if path.name.startswith("zip-") else folder
+    if not path.name.startswith("zip-"):
+        return []
+    stem = path.name.removesuffix(f"-{PHOTO_READER}")
+    return [str(path.with_name(name)) for name in (f"{stem}-2", stem)]
 
 
 class _CheckedFile(io.BufferedIOBase):
@@ -202,9 +207,8 @@ def _unpacked(
 ) -> tuple[list[str], list[tuple[Path, str]]]:
     """Fill `folder` and return the stored photos' names and what was skipped with the reason."""
     photos = [entry for entry in entries if _is_photo(entry)]
-    skipped = [
-        (Path(entry.filename), "is not a photo") for entry in entries if not (_is_photo(entry) or _silent(entry))
-    ]
+    others = [entry for entry in entries if not (_is_photo(entry) or _is_mask(entry) or _silent(entry))]
+    skipped = [(Path(entry.filename), "is not a photo") for entry in others]
     stored: dict[str, Path] = {}
     stored_bytes = 0
     for number, entry in enumerate(photos, 1):
@@ -221,6 +225,7 @@ def _unpacked(
     if not stored:
         raise _refusal(archive, _nothing_in_it(len(photos), skipped))
     skipped += _unpack_captions(opened, entries, stored)
+    skipped += _unpack_masks(opened, entries, stored)
     skipped += _unpack_focuses(opened, entries, stored, folder)
     add_records(folder, {path.name: record(PurePosixPath(name).name) for name, path in stored.items()})
     return [path.name for path in stored.values()], skipped
@@ -253,6 +258,23 @@ def _unpack_captions(
                 target.unlink()
         except (PhotoError, *_ZIP_ERRORS) as error:
             skipped.append((Path(text), _reason_to_skip(error, PurePosixPath(text).name)))
+    return skipped
+
+
+def _unpack_masks(
+    opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], stored: dict[str, Path]
+) -> list[tuple[Path, str]]:
+    """Put each photo's mask beside it as it came; returns those that cannot be used, with the reason."""
+    masks = {entry.filename: entry for entry in entries if _is_mask(entry)}
+    found = matching_masks(stored, masks)
+    skipped = [(Path(mask), "is the mask of no photo in the archive") for mask in masks if mask not in found.values()]
+    for photo, mask in found.items():
+        target = stored[photo].with_name(mask_name(stored[photo].name))
+        try:
+            target.write_bytes(_content(opened, masks[mask], MAX_PHOTO_BYTES))
+            read_mask(target, read_photo(stored[photo]).image.size)
+        except (PhotoError, *_ZIP_ERRORS) as error:
+            skipped.append((Path(mask), _reason_to_skip(error, target.name).lstrip('" ')))
     return skipped
 
 
@@ -323,7 +345,13 @@ def _chunks(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, at_most: int) -> It
 
 
 def _is_photo(entry: zipfile.ZipInfo) -> bool:
-    return PurePosixPath(entry.filename).suffix.lower() in SUFFIXES and not _silent(entry)
+    path = PurePosixPath(entry.filename)
+    return path.suffix.lower() in PHOTO_SUFFIXES and not (_silent(entry) or is_mask_name(path.name))
+
+
+def _is_mask(entry: zipfile.ZipInfo) -> bool:
+    path = PurePosixPath(entry.filename)
+    return is_mask_name(path.name) and not _is_hidden(path)
 
 
 def _silent(entry: zipfile.ZipInfo) -> bool:

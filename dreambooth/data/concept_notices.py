@@ -7,6 +7,7 @@ from pathlib import Path
 from dreambooth.config.concepts import Concept
 from dreambooth.data.findings import HARMLESS, Finding, findings, measure
 from dreambooth.data.focus import Focus, focus_of_photos, read_focus
+from dreambooth.data.masks import mask_notices
 from dreambooth.data.photo_records import known_name, read_records
 from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.errors import PhotoError
@@ -16,8 +17,11 @@ MAX_NAMED = 5
 MAX_MEASURED = 200
 
 
-def concept_notices(concepts: Sequence[Concept]) -> list[str]:
-    """Return a sentence for each folder used twice, prompt that names no subject, and photo that is there twice."""
+def concept_notices(concepts: Sequence[Concept], background_weight: float = 1.0) -> list[str]:
+    """Return a sentence for each folder used twice, prompt that names no subject, and photo that is there twice.
+
+    With the weight of the background, also on masks without effect, and on masks without a photo.
+    """
     notices: list[str] = []
     folders: dict[Path, int] = {}
     for number, concept in enumerate(concepts, 1):
@@ -30,7 +34,7 @@ def concept_notices(concepts: Sequence[Concept]) -> list[str]:
                 f'"{concept.instance_prompt}" is both the instance prompt and the class prompt: the subject gets no '
                 "name of its own. Add an identifier to the instance prompt."
             )
-    return notices + _same_photos(list(folders))
+    return notices + _same_photos(list(folders)) + mask_notices(list(folders), background_weight)
 
 
 def _words(prompt: str) -> list[str]:

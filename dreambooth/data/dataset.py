@@ -15,6 +15,7 @@ from dreambooth import rng
 from dreambooth.config.concepts import Concept
 from dreambooth.data.captions import caption_files, read_caption
 from dreambooth.data.focus import FOCUS_FILE, Focus, focus_of_photos, read_focus
+from dreambooth.data.masks import checked_masks
 from dreambooth.data.photo_records import known_name, read_records
 from dreambooth.data.photos import PHOTO_READER, crop_box, find_photos, read_photo, resized, shown
 from dreambooth.errors import PhotoError
@@ -32,13 +33,14 @@ INSTANCE, CLASS = 0, 1  # positions in the random streams
 class CaptionedPhoto:
     """A readable photo, the words it is trained with, and the square of it that is trained where one was chosen.
 
-    size: width and height of the upright photo in pixels.
+    size: width and height of the upright photo in pixels; mask: the file that says what of it is the subject.
     """
 
     path: Path
     caption: str
     focus: Focus | None = None
     size: tuple[int, int] = (0, 0)
+    mask: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -77,23 +79,26 @@ def load_concept(
     num_class_images: int,
     report: Callable[[str], None],
     reader: int = PHOTO_READER,
+    with_masks: bool = False,
 ) -> ConceptPhotos:
     """Return the concept's readable photos with their captions; what is skipped is reported through `report`.
 
     With `num_class_images` above 0, that many of the readable pictures of `class_data_dir` come along, in natural
-    order. Raises PhotoError when no photo can be read, or a caption or the squares chosen for them cannot.
+    order. Raises PhotoError when no photo can be read, or a caption, the squares chosen for them or, `with_masks`, a
+    mask cannot.
     """
     focuses = _focuses(Path(concept.instance_data_dir), report)
     photos = _readable_photos(Path(concept.instance_data_dir), report, reader)
     prompt = concept.instance_prompt
     captions = _captions(list(photos), prompt, report) if read_prompts_from_txts else [prompt] * len(photos)
+    masks = checked_masks(photos) if with_masks and reader >= 3 else {}  # photos themselves, to earlier readers
     class_images: dict[Path, tuple[int, int]] = {}
     if num_class_images and concept.class_data_dir:
         class_images = _readable_photos(Path(concept.class_data_dir), report, reader, at_most=num_class_images)
     class_prompt = concept.class_prompt or ""
     return ConceptPhotos(
         tuple(
-            CaptionedPhoto(path, caption, focuses.get(path.name), size)
+            CaptionedPhoto(path, caption, focuses.get(path.name), size, masks.get(path))
             for (path, size), caption in zip(photos.items(), captions, strict=True)
         ),
         tuple(CaptionedPhoto(path, class_prompt, size=size) for path, size in class_images.items()),

@@ -1,8 +1,8 @@
 """The photos of one subject and the words for it, as the page keeps them: a folder under the data folder's datasets.
 
-Beside the photos lie their squares (`focus.json`), their captions (`<photo>.txt`), what is known of them
-(`photos.json`), the words (`words.json`) and the sets trained together with this one (`together.json`). Class images
-of the user's own lie in a folder of the same name that ends in `.class`.
+Beside the photos lie their squares (`focus.json`), captions (`<photo>.txt`), masks (`<photo>-masklabel.png`), what is
+known of them (`photos.json`), the words (`words.json`) and the sets trained together with this one (`together.json`).
+Class images of the user's own lie in a folder of the same name that ends in `.class`.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from dreambooth.data.colour import lightened
 from dreambooth.data.decoded import keep_decoded
 from dreambooth.data.findings import Finding, findings
 from dreambooth.data.focus import Focus, chosen_focuses, keep_focus, proposed_focus, read_focus
+from dreambooth.data.masks import mask_beside, mask_files, take_mask, take_named_mask, turn_mask, usable_masks
 from dreambooth.data.measured import measured
 from dreambooth.data.photo_records import add_records, read_records, record
 from dreambooth.data.photos import (
     PHOTO_READER,
-    SUFFIXES,
     Photo,
     find_photos,
     ingest,
@@ -41,6 +41,7 @@ from dreambooth.durable import remove_folder, write_json
 from dreambooth.errors import DreamBoothError, PhotoError
 from dreambooth.events import checked_record
 from dreambooth.formats.json_file import read_json, read_object
+from dreambooth.formats.photo_files import is_mask_name, is_photo_name
 from dreambooth.records.workspace import Workspace
 
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
@@ -62,6 +63,7 @@ class StoredPhoto:
     notes: tuple[str, ...]
     focus: Focus
     caption: str
+    mask: Path | None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class PhotoSet:
     def _in_order(self, records: Mapping[str, Any]) -> list[Path]:
         if not self.folder.is_dir():
             return []
-        files = [path for path in self.folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith(".")]
+        files = [path for path in self.folder.iterdir() if is_photo_name(path.name)]
         place = {name: number for number, name in enumerate(records)}
         return sorted(files, key=lambda path: (place.get(path.name, len(place)), path.stat().st_mtime_ns, path.name))
 
@@ -93,7 +95,7 @@ class PhotoSet:
         return [
             StoredPhoto(
                 photo, str(known["name"] or photo.name), tuple(known["notes"]), focuses.get(photo.name, Focus()),
-                caption_beside(photo),
+                caption_beside(photo), mask_beside(photo),
             )
             for photo in self._in_order(records)
             for known in [records.get(photo.name, nothing_known)]
@@ -138,14 +140,17 @@ class PhotoSet:
     # Photos ----------------------------------------------------------------------------------------------------------
 
     def add(self, files: Iterable[Path], taken: Taken | None = None) -> list[Line]:
-        """Take photos and zips of photos in; returns per file whether it was taken and a sentence about it.
+        """Take photos, masks and zips of them in; returns per file whether it was taken and a sentence about it.
 
         `taken` is called with each new photo and its square while the photo's picture need not be decoded again.
         """
         report: list[Line] = []
-        for file in files:
+        for file in sorted(files, key=lambda file: is_mask_name(file.name)):
             try:
-                if file.suffix.lower() == ".zip":
+                if is_mask_name(file.name):
+                    photo = take_named_mask(file, {one.known_as: one.path for one in self.contents()})
+                    report.append((True, f"{shown(file)} was added as the mask of {photo}."))
+                elif file.suffix.lower() == ".zip":
                     report += self._add_archive(file, taken)
                 else:
                     report.append(self._take(file, taken)[1])
@@ -179,7 +184,7 @@ class PhotoSet:
             new = [photo for photo in unpacked.photos if not (self.folder / photo.name).exists()]
             captions = [photo.with_suffix(CAPTION_SUFFIX) for photo in new if caption_beside(photo)]
             chosen, problems = chosen_focuses(room, [photo.name for photo in unpacked.photos])
-            for file in captions + new:
+            for file in [*captions, *usable_masks(new), *new]:
                 file.rename(self.folder / file.name)
             records = read_records(room)
             add_records(self.folder, {photo.name: records[photo.name] for photo in new})
@@ -199,7 +204,7 @@ class PhotoSet:
                 f"{folder.name} holds {len(found.photos)} photos.", f"At most {MAX_FOLDER_PHOTOS} can be imported.",
                 "Put the best ones into a folder of their own.",
             )  # fmt: skip
-        captions = caption_files(found.photos)
+        captions, masks = caption_files(found.photos), mask_files(found.photos)
         chosen, problems = chosen_focuses(folder, [photo.name for photo in found.photos])
         report: list[Line] = []
         for photo in found.photos:
@@ -208,6 +213,8 @@ class PhotoSet:
                 report.append(line)
                 if photo in captions:
                     write_caption(stored, read_caption(captions[photo]))
+                if photo in masks:
+                    take_mask(masks[photo], stored)
             except PhotoError as error:
                 report.append((False, str(error)))
         problems += [f"{shown(path)} {reason}." for path, reason in found.skipped]
@@ -233,11 +240,12 @@ class PhotoSet:
         return photos
 
     def turn(self, name: str) -> None:
-        """Turn a photo by a quarter to the right, its square with it."""
+        """Turn a photo by a quarter to the right, its square and its mask with it."""
         from PIL import Image
 
         photo, focus = self.photo(name), self.focus(name)
         save_photo(read_photo(photo).image.transpose(Image.Transpose.ROTATE_270), photo)
+        turn_mask(photo)
         keep_focus(self.folder, self.focuses() | {name: Focus(1 - focus.y, focus.x, focus.zoom)})
 
     def brighten(self, name: str) -> None:

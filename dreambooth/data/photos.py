@@ -18,6 +18,7 @@ from dreambooth.data.decoded import decoded_once
 from dreambooth.durable import new_file
 from dreambooth.errors import PhotoError
 from dreambooth.formats.natural_order import in_natural_order
+from dreambooth.formats.photo_files import PHOTO_SUFFIXES, is_mask_name
 from dreambooth.formats.text_files import printable
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 MAX_PHOTO_BYTES = 30 * 1024**2
 MAX_PHOTO_PIXELS = 50 * 10**6
 MAX_SIDE_PX = 65_500  # of a JPEG, as which copies are stored
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".hif")
 # What a run reads photos by, so that one that was begun by an earlier reader goes on with the same pixels.
 # 1: colours as they are in the file, no AVIF, no limit to a side, names that are alike in the directory's order.
 # 2: converted to sRGB, and in an order of their names alone.
-PHOTO_READER = 2
+# 3: masks are no photos.
+PHOTO_READER = 3
 
 _ENDINGS = ".jpg, .png, .webp, .avif or .heic"
 _HEIC_SUFFIXES = (".heic", ".heif", ".hif")
@@ -89,7 +90,7 @@ def find_photos(folder: Path, reader: int = PHOTO_READER) -> PhotoFolder:
     if not folder.is_dir():
         raise PhotoError(f"{folder} is not a folder.", "Photos are read from a folder.", "Check its name.")
     files = in_natural_order(folder.iterdir(), lambda path: path.name) if reader >= 2 else _as_listed(folder)
-    photos = [path for path in files if _is_photo_name(path) and (reader >= 2 or path.suffix.lower() != ".avif")]
+    photos = [path for path in files if _is_photo(path, reader)]
     others = [path for path in files if path not in photos and not _is_silent(path)]
     skipped = [(path, _reason_to_skip(path)) for path in others]
     if not photos:
@@ -359,13 +360,18 @@ def _in_8_bit(image: "Image.Image") -> "Image.Image":
 # Names ---------------------------------------------------------------------------------------------------------------
 
 
-def _is_photo_name(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _is_photo(path: Path, reader: int) -> bool:
+    name, suffix = path.name.lower(), path.suffix.lower()
+    if suffix not in PHOTO_SUFFIXES or name.startswith(".") or not path.is_file():
+        return False
+    return (reader >= 2 or suffix != ".avif") and (reader < 3 or not is_mask_name(name))
 
 
 def _is_silent(path: Path) -> bool:
     name = path.name.lower()
-    return name.startswith(".") or name in _SILENT_NAMES or path.suffix.lower() in _SILENT_SUFFIXES
+    return (
+        name.startswith(".") or name in _SILENT_NAMES or path.suffix.lower() in _SILENT_SUFFIXES or is_mask_name(name)
+    )
 
 
 def _reason_to_skip(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Photos that were removed from a set: kept beside it for an hour with their caption and square, to be brought back."""
+"""Photos that were removed from a set: kept beside it for an hour with all that belongs to them, to be brought back."""
 
 import contextlib
 import time
@@ -11,6 +11,7 @@ from dreambooth.data.photo_records import RECORDS_FILE, read_records
 from dreambooth.durable import remove_folder, write_json
 from dreambooth.errors import PhotoError
 from dreambooth.formats.json_file import read_object
+from dreambooth.formats.photo_files import mask_name
 
 SUFFIX = ".removed"
 KEPT_S = 3600.0
@@ -22,7 +23,7 @@ def removed_folder(folder: Path) -> Path:
 
 
 def set_aside(photo: Path) -> None:
-    """Move a photo out of its set, with its caption, its square and its place among the others."""
+    """Move a photo out of its set, with its caption, its square, its mask and its place among the others."""
     folder, aside, name = photo.parent, removed_folder(photo.parent), photo.name
     forget_removed(folder)
     focuses, records = _focuses(folder), read_records(folder)
@@ -30,7 +31,7 @@ def set_aside(photo: Path) -> None:
     known = {"focus": asdict(focus) if focus else None, "record": records.pop(name, None), "place": place}
     aside.mkdir(exist_ok=True)
     write_json(aside / f"{name}.json", known)
-    for file in (photo.with_suffix(CAPTION_SUFFIX), photo):
+    for file in (*_beside(photo), photo):
         if file.exists():
             file.replace(aside / file.name)
     if focus:
@@ -46,9 +47,9 @@ def bring_back(folder: Path, name: str) -> Path:
         raise PhotoError("That photo cannot be brought back.", "It was deleted for good.", "Drop it again.")
     known = read_object(note)
     folder.mkdir(exist_ok=True)
-    for file in (Path(name).with_suffix(CAPTION_SUFFIX).name, name):
-        if file in _names(aside):
-            (aside / file).replace(folder / file)
+    for file in (*_beside(Path(name)), Path(name)):
+        if file.name in _names(aside):
+            (aside / file.name).replace(folder / file.name)
     if known["focus"]:
         keep_focus(folder, _focuses(folder) | {name: Focus(**known["focus"])})
     if known["record"]:
@@ -64,7 +65,7 @@ def forget_removed(folder: Path, kept_s: float = KEPT_S) -> None:
     aside = removed_folder(folder)
     for note in sorted(aside.glob("*.json")) if aside.is_dir() else []:
         if time.time() - note.stat().st_mtime > kept_s:
-            for file in (aside / note.stem, (aside / note.stem).with_suffix(CAPTION_SUFFIX), note):
+            for file in (aside / note.stem, *_beside(aside / note.stem), note):
                 file.unlink(missing_ok=True)
     if aside.is_dir() and not any(aside.iterdir()):
         remove_folder(aside)
@@ -74,6 +75,11 @@ def forget_all_removed(datasets_dir: Path, kept_s: float = KEPT_S) -> None:
     """Delete what was removed from any set longer ago than that."""
     for aside in datasets_dir.glob(f".*{SUFFIX}"):
         forget_removed(aside.with_name(aside.name[1 : -len(SUFFIX)]), kept_s)
+
+
+def _beside(photo: Path) -> tuple[Path, Path]:
+    """Return where the caption and the mask of a photo lie."""
+    return photo.with_suffix(CAPTION_SUFFIX), photo.with_name(mask_name(photo.name))
 
 
 def _names(aside: Path) -> set[str]:

@@ -181,7 +181,8 @@ def _report_at_start(config: TrainingConfig, context: RunContext) -> None:
     models_dir, held_bytes = context.workspace.models_dir, context.manager.held_bytes
     for sentence in [
         *setting_notices(config, context.explicit, models_dir), *memory_notices(config, models_dir, held_bytes),
-        *base_notices(config, context.token, context.workspace), *concept_notices(config.concepts),
+        *base_notices(config, context.token, context.workspace),
+        *concept_notices(config.concepts, config.background_weight),
     ]:  # fmt: skip
         context.warn(sentence)
     for sentence in _about_base(config, context.workspace.models_dir):

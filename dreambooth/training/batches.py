@@ -29,6 +29,7 @@ from dreambooth.data.dataset import (
     pixels,
     visit_number,
 )
+from dreambooth.data.masks import read_mask
 from dreambooth.data.photos import PHOTO_READER, read_photo
 from dreambooth.events import OnProgress
 from dreambooth.models.family import PictureSize, TensorFields
@@ -159,6 +160,17 @@ class LatentPool:
         found = self._base.family.encode(self._base.vae, pixels(image)[None])
         return EncodedCrop(found.mean[0].to(self._device), found.std[0].to(self._device), size)
 
+    def painted(self, pick: Pick) -> "Tensor":
+        """Return how much of each place of a photo's crop its mask paints, 0 to 1, (1, height / 8, width / 8)."""
+        import numpy as np
+        import torch
+
+        photo, crop = self._photo(INSTANCE, pick), self._crop(INSTANCE, pick)
+        assert photo.mask is not None, "asked of photos with a mask"
+        view = cropped(read_mask(photo.mask, photo.size), crop, self.size_px(INSTANCE, pick), photo.focus)
+        values = torch.from_numpy(np.array(view, dtype=np.float32)) / 255
+        return torch.nn.functional.avg_pool2d(values[None], 8).to(self._device)
+
     def _image(self, path: Path) -> "Image.Image":
         # A phone's photo takes a second to decode, and its crops are asked for one after the other.
         if self._last_image is None or self._last_image[0] != path:
@@ -169,13 +181,14 @@ class LatentPool:
         pictures = self._concepts[pick.concept]
         return (pictures.instance if role == INSTANCE else pictures.class_images)[pick.photo]
 
-    def _encoded(self, role: int, pick: Pick) -> EncodedCrop:
-        config = self._config
-        crop = crop_variant(
+    def _crop(self, role: int, pick: Pick) -> Crop:
+        return crop_variant(
             self._seed, pick.concept, pick.photo, pick.variant,
-            center_crop=config.center_crop, hflip=config.hflip, is_class=role == CLASS,
+            center_crop=self._config.center_crop, hflip=self._config.hflip, is_class=role == CLASS,
         )  # fmt: skip
-        photo = self._photo(role, pick)
+
+    def _encoded(self, role: int, pick: Pick) -> EncodedCrop:
+        config, crop, photo = self._config, self._crop(role, pick), self._photo(role, pick)
         kept = kept_latents(photo.path) if role == CLASS and config.keep_class_latents else None
         if kept is not None and kept.shape[-1] * 8 == config.resolution:
             # They are the picture: of no spread, and mirrored as they are.
@@ -227,7 +240,7 @@ class BatchMaker:
             num_instance=sum(example.role == INSTANCE for example in examples),
             sizes=sizes,
             teacher=torch.stack(teacher) if teacher else None,
-            place_weights=self._place_weights(examples, latents) if self.subject_weights else None,
+            place_weights=self._place_weights(examples, latents) if self.config.background_weight != 1 else None,
         )
 
     def example(self, role: int, k: int) -> Example:
@@ -309,8 +322,15 @@ class BatchMaker:
         import torch
 
         even = latents.new_ones((1, *latents.shape[-2:]))
-        weights = [even if one.role == CLASS else self.subject_weights[one.pick] for one in examples]
+        weights = [even if one.role == CLASS else self._photo_weights(one.pick) for one in examples]
         return torch.stack(weights)
+
+    def _photo_weights(self, pick: Pick) -> "Tensor":
+        return self.subject_weights[pick] if pick in self.subject_weights else self.painted_weights(pick)
+
+    def painted_weights(self, pick: Pick) -> "Tensor":
+        """Return the weight of each place of a photo's crop as its mask says, (1, height / 8, width / 8)."""
+        return objective.place_weights(self.pool.painted(pick), self.config.background_weight)
 
 
 def stratified(start: float, visit: int, num_timesteps: int) -> int:

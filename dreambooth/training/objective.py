@@ -80,6 +80,12 @@ def offset_noise(noise: "Tensor", shift: "Tensor", strength: float) -> "Tensor":
     return noise + strength * shift
 
 
+def place_weights(subject: "Tensor", background_weight: float) -> "Tensor":
+    """Return the weight of each place of a photo, with a mean of 1, so that the loss stays as large as it was."""
+    weights = background_weight + (1 - background_weight) * subject
+    return weights / weights.mean().clamp(min=1e-12)
+
+
 @dataclass(frozen=True)
 class Losses:
     """The parts of a step's loss, as scalar tensors; attached to the graph until they are `detached`."""

@@ -231,8 +231,9 @@ def _query_base(
 def _photo_files(config: TrainingConfig, concepts: Sequence[ConceptPhotos]) -> list[Path]:
     """Return the files that a resumed run has to share."""
     files = [photo.path for pictures in concepts for photo in (*pictures.instance, *pictures.class_images)]
-    # Another square of a photo is another photo to the run.
-    return files + [file for one in config.concepts if (file := Path(one.instance_data_dir) / FOCUS_FILE).is_file()]
+    # Another square of a photo is another photo to the run, and so is another mask.
+    files += [file for one in config.concepts if (file := Path(one.instance_data_dir) / FOCUS_FILE).is_file()]
+    return files + [photo.mask for one in concepts for photo in one.instance if photo.mask is not None]
 
 
 def _loaded_concepts(
@@ -245,6 +246,7 @@ def _loaded_concepts(
             num_class_images=config.num_class_images if config.with_prior_preservation else 0,
             report=notice,
             reader=reader,
+            with_masks=config.background_weight != 1,
         )
         for concept, class_folder in zip(config.concepts, class_folders, strict=True)
     ]

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import rng
 from dreambooth.data.dataset import INSTANCE, Pick
+from dreambooth.data.decoded import forget_decoded
 from dreambooth.models.family import Condition
 from dreambooth.training.batches import BatchMaker
 from dreambooth.training.captions import CaptionConditions
-from dreambooth.training.objective import noised
+from dreambooth.training.objective import noised, place_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,10 +35,16 @@ def find_subjects(
     alpha_bar: "Tensor",
     should_stop: Callable[[], bool],
 ) -> None:
-    """Weigh the places of every prepared crop of every photo; to be called while the model is still the base."""
+    """Weigh the places of every prepared crop of every photo; to be called while the model is still the base.
+
+    Where a mask was painted over a photo it says where the subject is. With crops that are not prepared all photos
+    have one, and are weighed as their crops come.
+    """
     import torch
 
     config = batches.config
+    if config.not_cache_latents:
+        return
     for number, (concept, photos) in enumerate(zip(config.concepts, batches.concepts, strict=True)):
         prompt = concept.class_prompt or ""
         positions = noun_positions(base.tokenizer, prompt)
@@ -46,12 +53,16 @@ def find_subjects(
                 if should_stop():
                     return
                 pick = Pick(number, photo, variant)
+                if photos.instance[photo].mask is not None:
+                    batches.subject_weights[pick] = batches.painted_weights(pick)
+                    continue
                 crop = batches.pool.encoded(INSTANCE, pick)
                 with torch.no_grad():
                     condition = conditions([prompt], [crop.size])
                 latents = crop.mean * batches.scaling_factor
                 found = subject_map(base, condition, positions, latents, alpha_bar, batches.seed, pick)
                 batches.subject_weights[pick] = place_weights(found, config.background_weight)
+    forget_decoded()  # masks are read from their files as photos are
 
 
 class _Watcher:
@@ -139,9 +150,3 @@ def _together(maps: "list[Tensor]", side: int) -> "Tensor":
     mean: Tensor = torch.cat(scaled).mean(0)
     low, high = mean.min(), mean.max()
     return (mean - low) / (high - low).clamp(min=1e-12)
-
-
-def place_weights(subject: "Tensor", background_weight: float) -> "Tensor":
-    """Return the weight of each place of a photo, with a mean of 1, so that the loss stays as large as it was."""
-    weights = background_weight + (1 - background_weight) * subject
-    return weights / weights.mean().clamp(min=1e-12)

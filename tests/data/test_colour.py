@@ -205,6 +205,6 @@ def test_a_run_goes_on_with_the_reader_of_photos_it_began_with(
 
     converted = trained(config, tmp_path / "now")
     run = interrupted(config, tmp_path / "now-killed", monkeypatch)
-    assert json.loads(run.photo_reader_path.read_text()) == {"version": 2}
+    assert json.loads(run.photo_reader_path.read_text()) == {"version": 3}
     assert (resume(run.path) / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == converted
     assert converted != unconverted

@@ -137,15 +137,16 @@ def test_the_command_line_takes_a_zip_for_a_folder(tmp_path: Path, own_home: Pat
     assert len(list(folder.glob("*.jpg"))) == 2
 
 
+@pytest.mark.parametrize("ending", ["", "-2"])
 def test_the_same_zip_resumes_a_run_that_an_earlier_version_began(
-    tmp_path: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, own_home: Path, capsys: pytest.CaptureFixture[str], ending: str
 ) -> None:
-    """That version unpacked it into a folder without the number of the reader of photos."""
+    """Those versions unpacked it into folders without the number of the reader of photos, or with an earlier one."""
     from dreambooth.commands.cli import main
 
     (tmp_path / "dog.zip").write_bytes(zipped(("1.jpg", photo(1)), ("2.jpg", photo(2))))
     now = unpacked_folder(tmp_path / "dog.zip", own_home / "datasets").photos[0].parent
-    earlier = now.rename(now.with_name(now.name.removesuffix("-2")))
+    earlier = now.rename(now.with_name(now.name.removesuffix("-3") + ending))
     assert earlier != now
     run = RunFolder(tmp_path / "run")
     write_json(run.config_path, TrainingConfig(concepts=(Concept("photo of zwx dog", str(earlier)),)).to_json())

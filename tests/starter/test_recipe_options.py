@@ -15,7 +15,8 @@ from dreambooth.models.base import load_base
 from dreambooth.models.family import PictureSize
 from dreambooth.training.batches import TEACHER_DRAWS, stratified
 from dreambooth.training.materials import Materials
-from dreambooth.training.subject_mask import noun_positions, place_weights, subject_map
+from dreambooth.training.objective import place_weights
+from dreambooth.training.subject_mask import noun_positions, subject_map
 from tests.harness.tiny import tiny_base
 from tests.harness.trained import Run, quick_settings
 

@@ -106,7 +106,8 @@ def test_what_has_no_part_in_batches_of_several_sizes_is_refused(
         "resolution: must be a multiple of 64 (buckets is on).",
         "capture_step: must be off: a recorded step has one size of photos (buckets is on).",
         "compile_unet: must be off: it compiles for one size of photos (buckets is on).",
-        "background_weight: must be 1: the subject is only found in square crops (buckets is on).",
+        "background_weight: must be 1, or every photo needs a mask: the subject is only found in square crops "
+        "(buckets is on).",
     ):
         assert problem in told
 

@@ -40,7 +40,7 @@ PUBLIC = {
     "/generate", "/try_sample", "/push_to_hub", "/list_storage", "/clean_storage",
     "/compare", "/cancel_pictures", "/read_recipe", "/list_pictures", "/zip_pictures", "/list_sizes",
     "/list_photo_sets", "/check_photos", "/add_folder", "/set_focus", "/change_photo", "/set_caption", "/set_words",
-    "/edit_captions", "/write_captions", "/set_notes",
+    "/edit_captions", "/write_captions", "/set_notes", "/set_mask",
     "/check_identifier", "/propose_identifier", "/train_together", "/export_concepts", "/class_pictures",
     "/delete_photos",
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Who is let in, what they are told, what is kept of a visit, and what "delete my photos" leaves."""
 
+import base64
 import contextlib
 import io
 import shutil
@@ -21,6 +22,7 @@ import app
 from dreambooth.data.focus import focused, proposed_focus
 from dreambooth.data.photos import read_photo
 from dreambooth.environment import Secret, Settings
+from dreambooth.formats.photo_files import mask_name
 from dreambooth.models.manager import ModelManager
 from dreambooth.records.workspace import Workspace
 from dreambooth.runs.jobs import Jobs
@@ -250,6 +252,14 @@ def copies(page: OpenPage, originals: list[bytes], pictures: list[Image.Image]) 
 
 
 @pytest.mark.slow
+def white(page: OpenPage, photo_set: str, name: str) -> str:
+    """Return a mask of a whole photo of a set, in base64."""
+    content = io.BytesIO()
+    with Image.open(page.workspace.datasets_dir / photo_set / name) as image:
+        Image.new("L", image.size, 255).save(content, format="PNG")
+    return base64.b64encode(content.getvalue()).decode()
+
+
 def test_delete_my_photos_removes_every_copy(tmp_path: Path) -> None:
     """Originals, re-encoded copies, views at two sizes, the removed photo, Gradio's cache: none is left anywhere."""
     taken = [photo(tmp_path / f"me-{number}.{kind}", number) for number, kind in enumerate(("jpg", "png", "jpg"))]
@@ -272,6 +282,9 @@ def test_delete_my_photos_removes_every_copy(tmp_path: Path) -> None:
         photo_name = client.predict(photo_set, 64, api_name="/check_photos")[0]["photo"]
         events.call("photo_views", [photo_set, photo_name, 32])  # with the whole photo for its editor
         client.predict(photo_set, photo_name, "photo of my-own-caption", api_name="/set_caption")
+        client.predict(photo_set, photo_name, white(page, photo_set, photo_name), api_name="/set_mask")
+        events.call("mask_opened", [photo_set, photo_name])
+        mask = (page.workspace.datasets_dir / photo_set / mask_name(photo_name)).read_bytes()
         run = client.predict(
             photo_set, str(page.base), "recommended",
             {"max_train_steps": 2, "mixed_precision": "no", "use_8bit_adam": False, "n_save_sample": 1,
@@ -289,7 +302,8 @@ def test_delete_my_photos_removes_every_copy(tmp_path: Path) -> None:
         in_photos = [
             content for path, content in everything(page).items() if page.workspace.runs_dir not in path.parents
         ]
-        assert not any(b"my-own-caption" in content for content in in_photos)
+        assert not any(words in content for content in in_photos for words in (b"my-own-caption", mask))
+        assert not [path for path in everything(page) if path.stem == Path(photo_name).stem]
         # Runs and what they made stay.
         assert client.predict(api_name="/list_runs")[0]["run"] == run
     assert copies(page, [*originals, *kept], pictures) == set()

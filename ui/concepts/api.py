@@ -13,6 +13,7 @@ from dreambooth.models.base import STARTER
 from ui.boundary import Services, shown
 from ui.concepts.captions import CaptionHandlers, functions_for_programs
 from ui.concepts.handlers import Handlers
+from ui.concepts.masks import function_for_programs
 from ui.concepts.photos import ACTS
 
 
@@ -40,6 +41,7 @@ def publish(services: Services, handlers: Handlers) -> None:
                 "photo": photo.path.name,
                 "name": photo.known_as,
                 "caption": photo.caption,
+                "mask": photo.mask is not None,
                 **vars(photo.focus),
                 "findings": [vars(one) for one in found.get(photo.path.name, [])],
             }
@@ -128,6 +130,6 @@ def publish(services: Services, handlers: Handlers) -> None:
     for function in (
         list_photo_sets, check_photos, add_folder, set_focus, change_photo, set_words, check_identifier,
         propose_identifier, train_together, export_concepts, class_pictures, delete_photos,
-        *functions_for_programs(CaptionHandlers(services, handlers.photos), there),
+        *functions_for_programs(CaptionHandlers(services, handlers.photos), there), function_for_programs(there),
     ):  # fmt: skip
         gr.api(shown(function), api_name=function.__name__, concurrency_limit=None)

@@ -24,13 +24,14 @@ CLEAR_PX = 160
 
 @dataclass(frozen=True)
 class PhotoCard:
-    """One photo: its file, the name the user knows it by, the copy that is shown, and what is found."""
+    """One photo: its file, the name the user knows it by, the copy that is shown, what is found, and its mask."""
 
     file: str
     name: str
     view: str
     findings: Sequence[Finding]
     caption: str = ""
+    mask: str = ""
 
 
 def served(path: str) -> str:
@@ -70,6 +71,8 @@ def _card(number: int, photo: PhotoCard, is_chosen: bool, prompt: str) -> str:
     lines = "".join(_finding(photo.file, one) for one in photo.findings)
     if not lines:
         lines = "<li class='db-ok'>Looks good</li>"
+    if photo.mask:
+        lines += "<li class='db-ok' data-code='mask'>Mask painted: the red part is the subject</li>"
     caption = (
         f"<textarea class='db-caption' rows='2' data-photo='{file}' placeholder='{escape(prompt)}' "
         f"aria-label='Caption of photo {number}, {name}'>{escape(photo.caption)}</textarea>"
@@ -90,7 +93,8 @@ def _card(number: int, photo: PhotoCard, is_chosen: bool, prompt: str) -> str:
 def _view(number: int, photo: PhotoCard) -> str:
     if not photo.view:
         return "<span class='db-none'>cannot be read</span>"
-    return f"<img src='{served(photo.view)}' alt='Photo {number} as it is trained' loading='lazy'>"
+    mask = f"<img class='db-mask' src='{served(photo.mask)}' alt='' loading='lazy'>" if photo.mask else ""
+    return f"<img src='{served(photo.view)}' alt='Photo {number} as it is trained' loading='lazy'>{mask}"
 
 
 def _finding(file: str, one: Finding) -> str:
@@ -185,7 +189,9 @@ CARDS_CSS = """
   overflow: hidden; background: var(--block-background-fill); margin: 0; min-width: 0; }
 .db-photo.db-warned { border-color: #c58a1f; }
 .db-photo.db-chosen { outline: 3px solid var(--slider-color); outline-offset: -1px; }
-.db-view { padding: 0; border: 0; background: var(--background-fill-secondary); cursor: pointer; display: block; }
+.db-view { padding: 0; border: 0; background: var(--background-fill-secondary); cursor: pointer; display: block;
+  position: relative; }
+.db-view .db-mask { position: absolute; inset: 0; height: 100%; }
 .db-view img { width: 100%; aspect-ratio: 1; object-fit: cover; display: block; margin: 0; }
 .db-view:focus-visible, .db-act:focus-visible { outline: 3px solid var(--slider-color); outline-offset: -3px; }
 .db-tell { padding: .5rem .7rem .2rem; font-size: .88rem; flex: 1; min-width: 0; }

@@ -12,6 +12,7 @@ from dreambooth.config.limits import text_problems
 from dreambooth.data.decoded import forget_decoded
 from dreambooth.data.findings import Finding
 from dreambooth.data.focus import Focus
+from dreambooth.data.masks import mask_beside
 from dreambooth.data.measured import measured
 from dreambooth.data.photo_sets import SAMPLE_SET, Line, PhotoSet, StoredPhoto, new_set_name, photo_set, photo_sets
 from dreambooth.data.photos import read_photo
@@ -30,7 +31,9 @@ from ui.generate.late_answers import answer_of
 # What can be done with a photo.
 ACTS = ("remove", "restore", "turn", "brighten", "refocus")
 # What shows the photos and the chosen one of them, and what shows a whole set.
-PARTS = "report views chosen box editor cut caption remove"
+PARTS = "report views chosen box editor cut caption remove mask_note use_found masked painter"
+MASK = "Has a mask, which says what of this photo is the subject; the rest counts by the background weight."
+NO_MASK = "No mask: with a background weight below 1 the base model finds the subject itself."
 CONTENTS = f"photo_set answer concepts earlier {PARTS}"
 SEEN = "photo_set chosen resolution"
 OTHER_SET: dict[str, Any] = {"fills": "said", "asks": True, **QUIET}
@@ -144,9 +147,9 @@ class PhotoHandlers:
         self, name: str, lines: Sequence[Line], resolution: float, chosen: str | None, before: str | None = None,
         kind: str = "", removed: tuple[str, str] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """Return what shows the photos: report, cards, the chosen one, its editor, its cut, its caption.
+        """Return what shows the photos: report, cards, the chosen one, its editor, its cut, its caption, its mask.
 
-        The caption of the photo that was chosen `before` is left as it is: somebody may be typing it. `removed` is the
+        Of the photo that was chosen `before` the caption and the mask that is being painted are left. `removed` is the
         file and the name of a photo that can be brought back.
         """
         kept = self.set_of(name) if name else None
@@ -161,21 +164,28 @@ class PhotoHandlers:
         parts = self._editor_parts(kept, chosen, side_px)
         forget_decoded()
         if chosen and chosen == before:
-            del parts["caption"]
+            del parts["caption"], parts["painter"]
         views = cards(shown_cards, chosen, words.instance_prompt, removed, side_px)
-        return {"report": report, "views": views, "chosen": chosen or "", **parts}
+        # A set with other masks is another one to the settings that are proposed for it.
+        num_masked = sum(photo.mask is not None for photo in photos)
+        masked = f"{name} {num_masked}" if num_masked else ""
+        return {"report": report, "views": views, "chosen": chosen or "", "masked": masked, **parts}
 
     def _card(self, photo: StoredPhoto, found: Sequence[Finding], side_px: int) -> PhotoCard:
+        view = mask = ""
         try:
             view = self._services.shown.training_view(photo.path, side_px, photo.focus)
+            if photo.mask is not None:
+                mask = self._services.shown.mask_view(photo.path, photo.mask, photo.focus)
         except PhotoError as error:  # damaged since it was stored: the others are shown all the same
-            view, found = "", [Finding("unreadable", str(error))]
-        return PhotoCard(photo.path.name, photo.known_as, view, found, photo.caption)
+            found = [Finding("unreadable", str(error))]
+        return PhotoCard(photo.path.name, photo.known_as, view, found, photo.caption, mask)
 
     def _editor_parts(self, kept: PhotoSet | None, chosen: str | None, side_px: int) -> dict[str, Any]:
         if kept is None or chosen is None:
-            nothing = {"box": gr.Column(visible=False), "editor": "", "cut": "", "caption": ""}
-            return nothing | {"remove": gr.Button(interactive=False)}
+            nothing = {"box": gr.Column(visible=False), "editor": "", "cut": "", "caption": "", "mask_note": ""}
+            off = gr.Button(interactive=False)
+            return nothing | {"remove": off, "use_found": off, "painter": ""}
         photo, focus = kept.photo(chosen), kept.focus(chosen)
         size = read_photo(photo).image.size
         return {
@@ -184,6 +194,9 @@ class PhotoHandlers:
             "cut": self._cut(kept, chosen, side_px),
             "caption": kept.caption(chosen),
             "remove": gr.Button(interactive=True),
+            "mask_note": f"<p class='db-hint'>{MASK if mask_beside(photo) else NO_MASK}</p>",
+            "use_found": gr.Button(interactive=mask_beside(photo) is not None),
+            "painter": "",
         }
 
     def _cut(self, kept: PhotoSet, chosen: str, side_px: int) -> str:
@@ -199,7 +212,7 @@ class PhotoHandlers:
         event: gr.EventData = None,  # type: ignore[assignment]
     ) -> Answer:
         """Do what a card's button says."""
-        asked = _event_data(event)
+        asked = event_data(event)
         act, name = str(asked.get("act", "")), str(asked.get("photo", ""))
         if not photo_set or act not in ("choose", *ACTS):
             return {}
@@ -208,9 +221,10 @@ class PhotoHandlers:
             return self.parts(photo_set, [], resolution, None if chosen == name else name, chosen)
         known = kept.shown_name(name)
         lines = self.change(kept, name, act)
-        return self.parts(
+        parts = self.parts(
             photo_set, lines, resolution, chosen, chosen, removed=(name, known) if act == "remove" else None
         )
+        return parts | ({"painter": ""} if name == chosen else {})  # what is painted is the photo as it was
 
     @on("views.edit", "photo_set chosen", "caption", api_name="caption_edited", **QUIET)
     def caption_edited(
@@ -220,7 +234,7 @@ class PhotoHandlers:
         event: gr.EventData = None,  # type: ignore[assignment]
     ) -> Any:
         """Keep the caption that was typed under a photo; the cards stay as they are, somebody types on in them."""
-        asked = _event_data(event)
+        asked = event_data(event)
         if not photo_set or not {"photo", "caption"} <= set(asked):
             return gr.skip()
         name, caption = str(asked["photo"]), str(asked["caption"])
@@ -253,7 +267,7 @@ class PhotoHandlers:
         event: gr.EventData = None,  # type: ignore[assignment]
     ) -> Answer:
         """Keep the square that was moved by hand, and show the cut that will be trained."""
-        asked = _event_data(event)
+        asked = event_data(event)
         if not photo_set or not {"photo", "x", "y", "zoom"} <= set(asked):
             return {}
         kept, name = self.set_of(photo_set), str(asked["photo"])
@@ -341,7 +355,7 @@ class PhotoHandlers:
         return gr.Radio(choices=choices, value=kept.name if kept else None, visible=len(members) > 1)
 
 
-def _event_data(event: Any) -> dict[str, Any]:
+def event_data(event: Any) -> dict[str, Any]:
     """Return what a component of our own tells with its event; nothing when a program calls it by number."""
     data = getattr(event, "_data", None)
     return data if isinstance(data, dict) else {}

@@ -12,9 +12,12 @@ from dreambooth.models.base import STARTER
 from ui.boundary import QUIET, Services
 from ui.concepts import api as concepts_api
 from ui.concepts import captions as caption_section
+from ui.concepts import masks as mask_section
 from ui.concepts.captions import CaptionHandlers
 from ui.concepts.cards import CARDS_CSS, CARDS_JS, CUT_CSS, EDITOR_CSS, EDITOR_JS, cards, set_report
 from ui.concepts.handlers import NOTES, Handlers, class_pictures_text
+from ui.concepts.masks import MaskHandlers
+from ui.concepts.painter import PAINTER_CSS, PAINTER_JS
 from ui.concepts.scripts import FORGET_NEW_SET, KIND_CHOSEN, MAKE_PROMPTS, SHOW_USUAL_CAPTION, WORDS_LEFT
 from ui.concepts.welcome import sample_card, sample_time, welcome
 from ui.concepts.words import verdict_html
@@ -49,6 +52,11 @@ class ConceptsTab:
     editor: gr.HTML
     cut: gr.HTML
     caption: gr.Textbox
+    mask_note: gr.HTML
+    paint: gr.Button
+    use_found: gr.Button
+    painter: gr.HTML
+    masked: gr.Textbox
     captions: dict[str, Any]
     remove: gr.Button
     close: gr.Button
@@ -86,6 +94,7 @@ def build(services: Services) -> ConceptsTab:
         "photo_set": gr.Textbox("", label="Photo set", visible=False, elem_id="photo-set"),
         "new_name": gr.Textbox("", label="Name of a new photo set", visible=False),
         "chosen": gr.Textbox("", label="Chosen photo", visible=False, elem_id="chosen-photo"),
+        "masked": gr.Textbox("", label="Number of masks", visible=False),
         "marked": gr.State([]),
     }
     with gr.Column(elem_id="upload-view"):
@@ -135,20 +144,23 @@ def _intake(usual: Words, services: Services) -> dict[str, Any]:
 def _photos() -> dict[str, Any]:
     shape = gr.HTML(shape_hint(buckets=False), elem_id="photo-shape")
     views = gr.HTML(cards([], None), elem_id="views", css_template=CARDS_CSS, js_on_load=CARDS_JS)
-    with gr.Column(visible=False, elem_id="editor-box") as box, gr.Row(equal_height=False):
-        with gr.Column(scale=6, min_width=280):
-            gr.HTML("<b>Adjust the crop</b> <span class='db-hint'>drag it, or use the arrow keys, + and -</span>")
-            editor = gr.HTML("", elem_id="editor", css_template=EDITOR_CSS, js_on_load=EDITOR_JS)
-        with gr.Column(scale=4, min_width=220):
-            cut = gr.HTML("", elem_id="cut", css_template=CUT_CSS)
-            caption = gr.Textbox(
-                label="Caption for this photo", lines=2, elem_id="caption",
-                info="Leave empty to use the instance prompt.",
-            )  # fmt: skip
-            with gr.Row():
-                refocus = gr.Button("Auto-crop", size="sm", elem_id="refocus")
-                remove = gr.Button("Remove this photo", size="sm", interactive=False, elem_id="remove")
-                close = gr.Button("Close", size="sm", elem_id="close-editor")
+    with gr.Column(visible=False, elem_id="editor-box") as box:
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=6, min_width=280):
+                gr.HTML("<b>Adjust the crop</b> <span class='db-hint'>drag it, or use the arrow keys, + and -</span>")
+                editor = gr.HTML("", elem_id="editor", css_template=EDITOR_CSS, js_on_load=EDITOR_JS)
+            with gr.Column(scale=4, min_width=220):
+                cut = gr.HTML("", elem_id="cut", css_template=CUT_CSS)
+                caption = gr.Textbox(
+                    label="Caption for this photo", lines=2, elem_id="caption",
+                    info="Leave empty to use the instance prompt.",
+                )  # fmt: skip
+                with gr.Row():
+                    refocus = gr.Button("Auto-crop", size="sm", elem_id="refocus")
+                    remove = gr.Button("Remove this photo", size="sm", interactive=False, elem_id="remove")
+                    close = gr.Button("Close", size="sm", elem_id="close-editor")
+                masks = mask_section.build()
+        painter = gr.HTML("", elem_id="painter", css_template=PAINTER_CSS, js_on_load=PAINTER_JS)
     captions = caption_section.build()
     with gr.Row():
         add_concept = gr.Button("Add another concept", size="sm", elem_id="add-concept")
@@ -157,7 +169,7 @@ def _photos() -> dict[str, Any]:
     return {
         "shape": shape, "views": views, "box": box, "editor": editor, "cut": cut, "caption": caption,
         "refocus": refocus, "remove": remove, "close": close, "captions": captions, "add_concept": add_concept,
-        "new_set": new_set, "delete": delete,
+        "new_set": new_set, "delete": delete, "painter": painter, **masks,
     }  # fmt: skip
 
 
@@ -260,6 +272,7 @@ def connect(
     named = by_name(tab) | {"page": page, "place": place, "base": base, "resolution": settings["resolution"]}
     events = connect_events(handlers.photos, named)
     connect_events(CaptionHandlers(services, handlers.photos), named | tab.captions)
+    connect_events(MaskHandlers(services, handlers.photos), named)
     events |= connect_events(handlers, named, events | _scripts(tab))
     _connect_class_settings(tab, settings)
     hints = {str(on).lower(): shape_hint(buckets=on) for on in (False, True)}

@@ -28,7 +28,7 @@ _END = "(...now) => { window.dbProposing = 0; (SHOW)(...now); }".replace("SHOW",
 def close_start_while_stale(form: dict[str, Any]) -> None:
     """Close Start as soon as the form changes; to be joined before the events that answer to the same changes."""
     shown = _shown(form)
-    asking = [form[name].change for name in ("base", "kind", "photo_set")] + [form["preset"].input]
+    asking = [form[name].change for name in ("base", "kind", "photo_set", "masked")] + [form["preset"].input]
     gr.on([*asking, form["method"].input], None, shown, None, js=_BEGIN, **QUIET)
     fields = components("planned preset proposed prompts fields", form).values()
     gr.on([one.change for one in fields], None, shown, None, js=_SHOW, **QUIET)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,6 +13,7 @@ from dreambooth.config.presets import decided_by_presets, method_asked_for, with
 from dreambooth.config.recipes import rate_warning
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.concept_notices import concept_notices
+from dreambooth.data.masks import weighed
 from dreambooth.data.photo_sets import photo_set
 from dreambooth.device.hardware import Device
 from dreambooth.errors import BaseModelError, ConfigError, DreamBoothError, FieldProblem
@@ -73,7 +75,7 @@ def notices(config: TrainingConfig, explicit: Collection[str], of_base: Sequence
         "Check the base model": of_base,
         "Check the learning rate": [warning] if warning else [],
         "Settings without effect": without_effect(config, explicit),
-        "Check photos and prompts": concept_notices(config.concepts),
+        "Check photos and prompts": concept_notices(config.concepts, config.background_weight),
     }
     return "".join(
         panel(head, " ".join(sentences), tone="note") for head, sentences in notices_by_title.items() if sentences
@@ -100,7 +102,7 @@ class Handlers:
 
     # One event, so that no two answers are on their way: what is asked meanwhile is asked after the first.
     @on(
-        "base.change kind.change photo_set.change preset.input method.input",
+        "base.change kind.change photo_set.change masked.change preset.input method.input",
         "base preset kind photo_set proposed fields", "answer notice",
         fills="proposals", api_name="propose_settings", **LATEST,
     )  # fmt: skip
@@ -120,6 +122,7 @@ class Handlers:
             if not is_chosen:
                 preset_name = fitting(self._offers(base, kind, num_photos, method_in(explicit)), preset_name)
             config = proposed_config(base, preset_name, kind, num_photos, explicit, device_for_a_run(self._services))
+            config = weighed(config, self._folders(photo_set_name), explicit)
         except DreamBoothError as error:
             return {"answer": {}, "notice": error_panel(error)}
         new = {name: shown_value(info, getattr(config, name)) for name, info in self._infos.items()}
@@ -148,6 +151,9 @@ class Handlers:
 
     def _num_photos(self, name: str) -> int:
         return len(photo_set(self._services.workspace, name).photos()) if name else 0
+
+    def _folders(self, name: str) -> list[Path]:
+        return [one.folder for one in photo_set(self._services.workspace, name).together()] if name else []
 
     @on(
         "newest_photos.then proposed.change preset.change base.change kind.change photos.change fields.change "
@@ -215,6 +221,7 @@ class Handlers:
         base, num_photos = offered_base(self._services, base), self._num_photos(photo_set_name)
         read = self._read(values)
         config = proposed_config(base, preset_name, kind, num_photos, method_in(read), device_for_a_run(self._services))
+        config = weighed(config, self._folders(photo_set_name), ())
         differing = {name for name, value in read.items() if value != getattr(config, name)}
         return frozenset(name for name in differing if has_effect(self._infos[name], config.method))
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.concept_notices import concept_notices
+from dreambooth.data.masks import weighed
 from dreambooth.data.photo_sets import photo_set
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.forecast.offers import forecast, proposed_config
@@ -37,6 +38,7 @@ class Programs:
         config = proposed_config(
             base, preset_name, words.kind, num_photos, method_in(explicit), device_for_a_run(self._services)
         )
+        config = weighed(config, [one.folder for one in chosen.together()], explicit)
         unknown = [
             FieldProblem(str(key), "is not a setting of this form.") for key in explicit if key not in self._infos
         ]
@@ -77,7 +79,7 @@ class Programs:
             "notices": [
                 *of_base,
                 *setting_notices(config, explicit, self._services.workspace.models_dir),
-                *concept_notices(config.concepts),
+                *concept_notices(config.concepts, config.background_weight),
             ],
         }
 

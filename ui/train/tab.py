@@ -162,6 +162,7 @@ def connect(
     page: gr.Blocks,
     photo_set: gr.Textbox,
     photos: gr.HTML,
+    masked: gr.Textbox,
     kind: gr.Radio,
     prompts: dict[str, gr.Textbox],
     place: gr.JSON,
@@ -174,7 +175,7 @@ def connect(
     connect_events(run_actions.Handlers(services), shown_run)
     form = vars(tab) | {
         "place": place,
-        "photo_set": photo_set, "photos": photos, "kind": kind, "prompts": prompts,
+        "photo_set": photo_set, "photos": photos, "masked": masked, "kind": kind, "prompts": prompts,
         "proposed": tab.proposals.filled, "answer": tab.proposals.answer, "run": tab.panel["run"],
         "reuse": tab.panel["reuse"], "run_message": tab.panel["message"], "method": tab.fields["method"],
         "of_a_method": {name: tab.fields[name] for name, info in form_infos().items() if info.method},

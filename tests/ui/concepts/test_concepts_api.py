@@ -1,5 +1,7 @@
 """The first tab as an API: what its buttons do, a real client does; what it must not get, it does not get."""
 
+import base64
+import io
 import json
 import zipfile
 from collections.abc import Iterator
@@ -97,6 +99,39 @@ def test_photos_are_checked_and_mended_by_name(
         client.predict(name, "../words.json", "remove", api_name="/change_photo")
     with pytest.raises(AppError, match="There is no photo set"):
         client.predict("nothing", 512, api_name="/check_photos")
+
+
+def test_a_mask_is_set_by_name_and_the_settings_that_are_proposed_train_by_it(
+    client: Client, photos: list[Path]
+) -> None:
+    name = uploaded(client, photos[:2])
+    photo = client.predict(name, api_name="/check_photos")[0]["photo"]
+    with Image.open(photos[0]) as image:
+        width, height = image.size
+    painted = io.BytesIO()
+    mask = Image.new("L", (width // 2, height // 2))
+    mask.paste(255, (0, 0, width // 4, height // 4))
+    mask.save(painted, format="PNG")
+    encoded = base64.b64encode(painted.getvalue()).decode()
+
+    def planned(settings: dict[str, Any] | None = None) -> tuple[float, str]:
+        plan = client.predict(name, "starter", "recommended", settings, api_name="/plan_training")
+        return plan["settings"].get("background_weight", 1.0), " ".join(plan["notices"])
+
+    assert planned()[0] == 1
+    assert client.predict(name, photo, f"data:image/png;base64,{encoded}", api_name="/set_mask") is True
+    assert [one["mask"] for one in client.predict(name, api_name="/check_photos")] == [True, False]
+    weight, told = planned()
+    assert weight == 0.1
+    assert "1 photo has a mask of the subject; the base model finds the subject of the other 1" in told
+    weight, told = planned({"background_weight": 1.0})
+    assert weight == 1
+    assert "1 photo has a mask without effect: set background_weight to 0.1" in told
+    for wrong, why in (("no picture", "not base64"), (base64.b64encode(b"GIF").decode(), "not a readable photo")):
+        with pytest.raises(AppError, match=why):
+            client.predict(name, photo, wrong, api_name="/set_mask")
+    assert client.predict(name, photo, api_name="/set_mask") is False
+    assert planned()[0] == 1
 
 
 def test_the_view_that_is_served_is_the_crop_that_is_trained(

@@ -1,0 +1,111 @@
+"""The mask of a photo, painted over it by hand or set by a program."""
+
+import base64
+import binascii
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from dreambooth.data.masks import mask_beside, remove_mask, take_mask
+from dreambooth.data.photo_sets import PhotoSet
+from dreambooth.data.photos import MAX_PHOTO_BYTES
+from dreambooth.errors import PhotoError
+from ui.boundary import QUIET, Services
+from ui.concepts.painter import painter
+from ui.concepts.photos import PARTS, PhotoHandlers, event_data
+from ui.events import Answer, on
+
+
+def build() -> dict[str, Any]:
+    """Lay out what stands beside the crop of the chosen photo, and return it by name."""
+    note = gr.HTML("", elem_id="mask-note")
+    with gr.Row():
+        paint = gr.Button("Paint a mask", size="sm", elem_id="paint-mask")
+        found = gr.Button("Use the found mask again", size="sm", interactive=False, elem_id="remove-mask")
+    return {"mask_note": note, "paint": paint, "use_found": found}
+
+
+class MaskHandlers:
+    """What the tab does with masks."""
+
+    def __init__(self, services: Services, photos: PhotoHandlers) -> None:
+        self._services, self._photos = services, photos
+
+    @on("paint.click", "photo_set chosen", "painter", api_name="mask_opened", **QUIET)
+    def open(self, photo_set: str, chosen: str | None) -> str:
+        """Return the chosen photo with its mask, to be painted."""
+        if not photo_set or not chosen:
+            return ""
+        photo, shown = self._photos.set_of(photo_set).photo(chosen), self._services.shown
+        preview, mask = shown.preview(photo), mask_beside(photo)
+        with Image.open(preview) as image:
+            size = image.size
+        begin = shown.whole_mask(photo, mask, size) if mask else ""
+        return painter(chosen, preview, begin, shown.guessed_mask(photo, size), size)
+
+    @on(
+        "painter.release", "photo_set chosen resolution", f"{PARTS} painter", api_name="mask_painted", **QUIET,
+    )  # fmt: skip
+    def painted(
+        self,
+        photo_set: str,
+        chosen: str | None,
+        resolution: float,
+        event: gr.EventData = None,  # type: ignore[assignment]
+    ) -> Answer:
+        """Keep what was painted as the photo's mask, and close the editor; without a mask only close it."""
+        asked = event_data(event)
+        if not photo_set or not {"photo", "mask"} <= set(asked):
+            return {}
+        name, mask = str(asked["photo"]), str(asked["mask"])
+        if not mask:
+            return {"painter": ""}
+        kept = self._photos.set_of(photo_set)
+        keep_encoded_mask(kept.photo(name), mask)
+        said = f"The mask of {kept.shown_name(name)} was saved."
+        return self._photos.parts(photo_set, [(True, said)], resolution, chosen, chosen) | {"painter": ""}
+
+    @on("use_found.click", "photo_set chosen resolution", f"{PARTS} painter", api_name="mask_removed", **QUIET)
+    def remove(self, photo_set: str, chosen: str | None, resolution: float) -> Answer:
+        if not photo_set or not chosen:
+            return {}
+        kept = self._photos.set_of(photo_set)
+        remove_mask(kept.photo(chosen))
+        said = f"The mask of {kept.shown_name(chosen)} was removed: the base model finds the subject."
+        return self._photos.parts(photo_set, [(True, said)], resolution, chosen, chosen) | {"painter": ""}
+
+
+def keep_encoded_mask(photo: Path, encoded: str) -> None:
+    """Write the mask of a photo of a set from a picture in base64, a data URL or its end alone.
+
+    Raises PhotoError for what is no picture, all black, or of another shape than the photo.
+    """
+    try:
+        content = base64.b64decode(encoded.rpartition(",")[2], validate=True)
+    except (binascii.Error, ValueError):
+        raise PhotoError("That is not a mask.", "It is not base64.", "Encode the bytes of a PNG.") from None
+    if len(content) > MAX_PHOTO_BYTES:
+        raise PhotoError("That mask is too large.", f"At most {MAX_PHOTO_BYTES // 1024**2} MB are read.", "")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{photo.stem}.png"
+        file.write_bytes(content)
+        take_mask(file, photo)
+
+
+def function_for_programs(there: Callable[[str], PhotoSet]) -> Callable[..., bool]:
+    """Return what programs can do with masks; `there` raises DreamBoothError for a set that is not there."""
+
+    def set_mask(photo_set: str, photo: str, mask: str = "") -> bool:
+        """Set a photo's mask from a picture in base64 (white is the subject), or remove it; return if it has one."""
+        target = there(photo_set).photo(photo)
+        if mask:
+            keep_encoded_mask(target, mask)
+        else:
+            remove_mask(target)
+        return bool(mask)
+
+    return set_mask
