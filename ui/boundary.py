@@ -112,6 +112,13 @@ class Shown:
             _save_coloured(read_photo(mask).image.convert("L").resize(size), 1.0, target)
         return str(target)
 
+    def found_mask(self, photo: Path, mask: "Image.Image", size: tuple[int, int]) -> str:
+        """Return a mask that a base model found, as `whole_mask` returns masks."""
+        target = self._place(f"{photo.stem}.png", photo, size, mask.tobytes())
+        if not target.exists():
+            _save_coloured(mask.resize(size), 1.0, target)
+        return str(target)
+
     def guessed_mask(self, photo: Path, size: tuple[int, int]) -> str:
         """Return a guess of what the subject is, by colour and sharpness alone, as `whole_mask` returns masks."""
         target = self._place(f"{photo.stem}.png", photo, photo.stat().st_mtime_ns, size, "guess")

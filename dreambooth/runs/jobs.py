@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.config.generation import GenerationConfig
 from dreambooth.config.limits import as_written
@@ -26,19 +26,13 @@ from dreambooth.forecast.shape import read_shape
 from dreambooth.models.availability import bytes_to_download
 from dreambooth.models.manager import ModelManager
 from dreambooth.models.saved_step import model_name
-from dreambooth.pictures.painter import (
-    OnNotice,
-    OnStep,
-    Painter,
-    folder_of,
-    prompts_to_compare,
-    steps_to_compare,
-)
+from dreambooth.pictures.painter import OnNotice, OnStep, Painter, folder_of, prompts_to_compare, steps_to_compare
 from dreambooth.pictures.queue import Order, PictureQueue
 from dreambooth.records.eta import in_words
 from dreambooth.records.removal import Removed, remove_run
 from dreambooth.records.runlog import RunLog, read_config, read_state
 from dreambooth.records.workspace import RunFolder, Workspace
+from dreambooth.runs.found_subject import found_subject
 from dreambooth.runs.model_list import listed_models
 from dreambooth.runs.resuming import resumable_config
 from dreambooth.runs.run import Training, execute, start_records
@@ -48,6 +42,11 @@ from dreambooth.scoring.bleed import PromptChange, bleed_report, report_for_card
 from dreambooth.scoring.records import RunScores
 from dreambooth.scoring.run import score_here
 from dreambooth.training.materials import RunContext
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from dreambooth.data.focus import Focus
 
 # What a request for pictures does while a run trains.
 When = Literal["ask", "after training", "pause training"]
@@ -265,6 +264,12 @@ class Jobs:
         """Make what a model's card says of other things, where it is missing and does not take hours."""
         return report_for_card(
             model, settings=self._settings(), manager=self._manager, on_picture=on_picture, base=base
+        )
+
+    def found_subject(self, photo: Path, focus: "Focus", class_prompt: str, base: str, side_px: int) -> "Image.Image":
+        """Return where a base that is on this machine finds the subject of a photo; see `found_subject`."""
+        return found_subject(
+            photo, focus, class_prompt, base, side_px, manager=self._manager, models_dir=self._workspace.models_dir
         )
 
     def generate(self, model: str, config: GenerationConfig, when: When = "ask") -> Iterator[Path]:

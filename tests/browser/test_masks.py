@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
+# How much of the canvas is painted, 0 to 1.
+INK = """() => {
+  const canvas = document.querySelector('#painter canvas');
+  const all = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  return all.reduce((sum, level, place) => sum + (place % 4 === 3 && level > 127), 0) / (all.length / 4);
+}"""
+
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPage]:
@@ -91,12 +98,28 @@ def test_a_mask_is_painted_saved_trained_by_and_taken_back(
     assert "(background_weight is 0.1)" in told
     visit.tab("Upload & Concepts")
 
+    # What the base finds is another place to begin from; closed without saving, it changes nothing.
+    page.locator("#paint-mask").click()
+    canvas.wait_for()
+    page.get_by_role("button", name="Clear").click()
+    assert ink(visit) == 0
+    page.get_by_role("button", name="Start from the found mask").click()
+    page.wait_for_function(f"({INK})() > 0")
+    page.get_by_role("button", name="Close", exact=True).last.click()
+    canvas.wait_for(state="detached")
+    assert np.abs(mask_of(kept) - painted).mean() < 0.01
+
     page.locator("#remove-mask").click()
     visit.until("report", "was removed: the base model finds the subject")
     card.locator("[data-code=mask]").wait_for(state="detached")
     assert mask_beside(kept.photos()[0]) is None
     assert visit.problems == []
     visit.close()
+
+
+def ink(visit: Visit) -> float:
+    """Return how much of the canvas is painted, 0 to 1."""
+    return float(visit.page.evaluate(f"({INK})()"))
 
 
 def stroke(visit: Visit, x: int, y: int) -> None:

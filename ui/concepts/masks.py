@@ -10,10 +10,12 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from dreambooth.config.training import TrainingConfig
 from dreambooth.data.masks import mask_beside, remove_mask, take_mask
 from dreambooth.data.photo_sets import PhotoSet
 from dreambooth.data.photos import MAX_PHOTO_BYTES
 from dreambooth.errors import PhotoError
+from ui.bases import CheckedBases, offered_base
 from ui.boundary import QUIET, Services
 from ui.concepts.painter import painter
 from ui.concepts.photos import PARTS, PhotoHandlers, event_data
@@ -33,7 +35,7 @@ class MaskHandlers:
     """What the tab does with masks."""
 
     def __init__(self, services: Services, photos: PhotoHandlers) -> None:
-        self._services, self._photos = services, photos
+        self._services, self._photos, self._bases = services, photos, CheckedBases(services)
 
     @on("paint.click", "photo_set chosen", "painter", api_name="mask_opened", **QUIET)
     def open(self, photo_set: str, chosen: str | None) -> str:
@@ -41,14 +43,39 @@ class MaskHandlers:
         if not photo_set or not chosen:
             return ""
         photo, shown = self._photos.set_of(photo_set).photo(chosen), self._services.shown
-        preview, mask = shown.preview(photo), mask_beside(photo)
-        with Image.open(preview) as image:
-            size = image.size
-        begin = shown.whole_mask(photo, mask, size) if mask else ""
-        return painter(chosen, preview, begin, shown.guessed_mask(photo, size), size)
+        mask = mask_beside(photo)
+        return self._painter(photo, shown.whole_mask(photo, mask, self._size(photo)) if mask else "")
+
+    def _size(self, photo: Path) -> tuple[int, int]:
+        with Image.open(self._services.shown.preview(photo)) as image:
+            return image.size
+
+    def _painter(self, photo: Path, begin: str) -> str:
+        shown, size = self._services.shown, self._size(photo)
+        return painter(photo.name, shown.preview(photo), begin, shown.guessed_mask(photo, size), size)
 
     @on(
-        "painter.release", "photo_set chosen resolution", f"{PARTS} painter", api_name="mask_painted", **QUIET,
+        "painter.edit", "photo_set chosen class_prompt base resolution", "painter", api_name="mask_found",
+        api_visibility="private", show_progress_on="painter",
+    )  # fmt: skip
+    def find(self, photo_set: str, chosen: str | None, class_prompt: str, base: str, resolution: float) -> str:
+        """Return the chosen photo with the mask that a training would find in it, to be painted on."""
+        if not photo_set or not chosen:
+            return ""
+        self._services.check_training()
+        base = offered_base(self._services, base)
+        if self._bases.bytes_to_download(TrainingConfig(pretrained_model_name_or_path=base)):
+            what = "The base model, which finds the subject, is not on this machine yet."
+            raise PhotoError(what, "A training downloads it.", "Start from a guess, or paint by hand.")
+        if not class_prompt.strip():
+            raise PhotoError("There is no class prompt.", "Its last word says what to find.", "Write one below.")
+        kept = self._photos.set_of(photo_set)
+        photo, side_px = kept.photo(chosen), max(64, min(int(resolution or 512), 1024)) // 8 * 8
+        found = self._services.jobs.found_subject(photo, kept.focus(chosen), class_prompt, base, side_px)
+        return self._painter(photo, self._services.shown.found_mask(photo, found, self._size(photo)))
+
+    @on(
+        "painter.release", "photo_set chosen resolution", PARTS, api_name="mask_painted", **QUIET,
     )  # fmt: skip
     def painted(
         self,
@@ -69,7 +96,7 @@ class MaskHandlers:
         said = f"The mask of {kept.shown_name(name)} was saved."
         return self._photos.parts(photo_set, [(True, said)], resolution, chosen, chosen) | {"painter": ""}
 
-    @on("use_found.click", "photo_set chosen resolution", f"{PARTS} painter", api_name="mask_removed", **QUIET)
+    @on("use_found.click", "photo_set chosen resolution", PARTS, api_name="mask_removed", **QUIET)
     def remove(self, photo_set: str, chosen: str | None, resolution: float) -> Answer:
         if not photo_set or not chosen:
             return {}

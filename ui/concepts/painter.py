@@ -21,8 +21,8 @@ def painter(file: str, preview: str, mask: str, guess: str, size: tuple[int, int
         f"<button type='button' class='db-act' data-tool='{tool}'{pressed}>{label}</button>"
         for tool, label, pressed in (
             ("paint", "Paint", " aria-pressed='true'"), ("erase", "Erase", " aria-pressed='false'"),
-            ("undo", "Undo", ""), ("clear", "Clear", ""), ("guess", "Start from a guess", ""),
-            ("save", "Save mask", ""), ("close", "Close", ""),
+            ("undo", "Undo", ""), ("clear", "Clear", ""), ("found", "Start from the found mask", ""),
+            ("guess", "Start from a guess", ""), ("save", "Save mask", ""), ("close", "Close", ""),
         )
     )  # fmt: skip
     return (
@@ -134,6 +134,7 @@ element.addEventListener('click', (event) => {
   if (!tool) return;
   if (tool === 'save') trigger('release', {photo: at().photo, mask: painted()});
   else if (tool === 'close') trigger('release', {photo: at().photo, mask: ''});
+  else if (tool === 'found') trigger('edit', {photo: at().photo});
   else if (tool === 'undo') { const last = before.pop(); if (last) context().putImageData(last, 0, 0); }
   else if (tool === 'clear') { remember(); context().clearRect(0, 0, canvas().width, canvas().height); }
   else if (tool === 'guess') { remember(); lay(at().guess); }
