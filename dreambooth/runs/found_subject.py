@@ -24,7 +24,6 @@ def found_subject(
     class_prompt: str,
     base_name: str,
     side_px: int,
-    *,
     manager: ModelManager,
     models_dir: Path,
 ) -> "Image.Image":
