@@ -94,6 +94,7 @@ def _add_starter(commands: Any) -> None:
     build.add_argument("--minutes", type=float, default=240.0, help="Time limit for the whole build.")
     build.add_argument("--continue", action="store_true", dest="go_on", help="Continue from the existing weights.")
     build.add_argument("--size", type=int, choices=(64, 128), default=64, help="Native size in pixels.")
+    build.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="Where to train.")
     build.add_argument("--output_dir", type=Path, help="Where to write the model (default: the embedded starter).")
     build.add_argument("--work_dir", type=Path, default=Path("outputs/starter-build"), help="Where progress is kept.")
 
@@ -196,12 +197,12 @@ def starter_build_command(arguments: dict[str, Any]) -> int:
     """Make the starter model; interrupted, the same command goes on where it was."""
     from dreambooth.models.sd_file import starter_folder
     from dreambooth.starter.build import build_starter
-    from dreambooth.starter.recipe import RECIPES
+    from dreambooth.starter.recipe import recipe_for
 
     with StageBars(unit="%") as bars:
         build_starter(
             arguments["seed"], arguments["minutes"], arguments["go_on"], arguments["output_dir"] or starter_folder(),
             on_progress=lambda stage, percent, note: bars(stage, percent, 100, note),
-            recipe=RECIPES[arguments["size"]], work_dir=arguments["work_dir"],
+            recipe=recipe_for(arguments["size"], arguments["device"]), work_dir=arguments["work_dir"],
         )  # fmt: skip
     return 0

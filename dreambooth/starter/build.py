@@ -56,12 +56,16 @@ def build_starter(
         return started_s + 60 * minutes * share
 
     parts = _parts(recipe, seed, work_dir, out_dir if continue_from_weights else None)
+    for part in (parts.vae, parts.unet, parts.text_encoder):
+        part.to(recipe.device)
     train_vae(parts.vae, recipe, seed, work_dir, end_of(VAE_END), on_progress)
     if not continue_from_weights:
         _train_reading(parts, recipe, seed, work_dir, end_of(READING_END), on_progress)
     _train_unet(parts, recipe, seed, work_dir, end_of(UNET_END), on_progress)
     judge = load_judge(out_dir) if continue_from_weights else new_judge(recipe, seed)
     train_judge(judge, parts.vae, recipe, seed, work_dir, end_of(1.0), on_progress)
+    for part in (parts.vae, parts.unet, parts.text_encoder, judge.attributes, judge.instance):
+        part.to("cpu")
     _write(parts, judge, recipe, out_dir)
 
 
@@ -160,19 +164,20 @@ def _train_reading(
         torch.manual_seed(rng.derived_seed(seed, "starter", 8))
         heads = torch.nn.ModuleDict(
             {name: torch.nn.Linear(recipe.text_width, len(values) + 1) for name, values in choices.items()}
-        )
+        ).to(recipe.device)
     end = parts.tokenizer.eos_token_id
 
     def loss(step: int) -> "Tensor":
         painter = random.Random(rng.derived_seed(seed, "starter", 9, step))
         drawn = [world.told(painter) for _ in range(recipe.reading_batch)]
         captions = [caption for caption, _ in drawn]
-        ids = torch.stack([_token_ids(parts.tokenizer, caption) for caption in captions])[:, : _num_tokens(step)]
+        ids = torch.stack([_token_ids(parts.tokenizer, caption) for caption in captions])
+        ids = ids[:, : _num_tokens(step)].to(recipe.device)
         states = parts.text_encoder(ids)[0]
         attributes = [told for _, told in drawn]
-        total = torch.zeros(())
+        total = torch.zeros((), device=recipe.device)
         for name, head in heads.items():
-            wanted = torch.tensor([number_of[name].get(words.get(name, ""), 0) for words in attributes])
+            wanted = torch.tensor([number_of[name].get(words.get(name, ""), 0) for words in attributes]).to(ids)
             wanted = torch.where(ids == end, wanted[:, None], -100)
             total = total + torch.nn.functional.cross_entropy(head(states).transpose(1, 2), wanted)
         return total
@@ -200,6 +205,7 @@ def _train_unet(
     latents, captions = _encoded_world(parts, recipe, seed, work_dir, on_progress)
     ids = {caption: _token_ids(parts.tokenizer, caption) for caption in {*captions, ""}}
     alpha_bar = DDPMScheduler.from_config(SD15_SCHEDULER).alphas_cumprod
+    format_there = torch.float32 if recipe.device == "cpu" else torch.bfloat16
 
     def loss(step: int) -> "Tensor":
         draws = rng.generator(seed, "starter", 3, step)
@@ -211,13 +217,17 @@ def _train_unet(
         noise = torch.randn(clean.shape, generator=draws)
         shown = zip(picked.tolist(), dropped.tolist(), strict=True)
         words = ["" if is_dropped else captions[number] for number, is_dropped in shown]
-        states = parts.text_encoder(torch.stack([ids[text] for text in words])[:, : _num_tokens(step)])[0]
-        prediction = parts.unet(objective.noised(clean, noise, level), timesteps, states).sample
+        told = torch.stack([ids[text] for text in words])[:, : _num_tokens(step)]
+        clean, noise, level, timesteps, told = (one.to(recipe.device) for one in (clean, noise, level, timesteps, told))
+        with autocast(recipe.device, format_there, cache=True):
+            states = parts.text_encoder(told)[0]
+            prediction = parts.unet(objective.noised(clean, noise, level), timesteps, states).sample.float()
         wanted = objective.target(clean, noise, level, "epsilon")
         return objective.prior_preservation(prediction, wanted, recipe.unet_batch, 0.0).total
 
-    # Heads of four channels: plain products beat the fused kernel by a tenth here, and float32 bfloat16 by half.
-    parts.unet.set_attn_processor(AttnProcessor())
+    if recipe.device == "cpu":
+        # Heads of few channels: plain products beat the fused kernel by a tenth here, and float32 bfloat16 by half.
+        parts.unet.set_attn_processor(AttnProcessor())
     modules = [parts.unet, parts.text_encoder]
     stage = Stage("unet", modules, loss, recipe.unet_steps, recipe.unet_rate, recipe.save_every, recipe.is_exact)
     return run_stage(stage, work_dir, deadline_s, on_progress)
@@ -256,9 +266,9 @@ def _encode(parts: Parts, recipe: Recipe, seed: int, numbers: range, folder: Pat
 
     world, chunks = WORLDS[recipe.world], []
     for first in range(0, len(numbers), 64):
-        pictures, _ = world.pictures(seed, numbers[first : first + 64], recipe.size_px)
-        with torch.no_grad(), autocast("cpu", torch.bfloat16, cache=True):
-            chunks.append(parts.vae.encode(pictures).latent_dist.mean.half())
+        pictures, _ = world.pictures(seed, numbers[first : first + 64], recipe.size_px, recipe.device)
+        with torch.no_grad(), autocast(recipe.device, torch.bfloat16, cache=True):
+            chunks.append(parts.vae.encode(pictures).latent_dist.mean.half().cpu())
     with new_folder(folder) as temporary:
         save_file({"latents": torch.cat(chunks).contiguous()}, temporary / "latents.safetensors")
         (temporary / "captions.json").write_text(json.dumps(world.captions(seed, numbers)), "utf-8")

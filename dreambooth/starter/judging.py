@@ -54,7 +54,7 @@ def train_judge(
     judge: judges.Judge, vae: Any, recipe: Recipe, seed: int, work_dir: Path, deadline_s: float, on_progress: Report
 ) -> None:
     """Train both networks for the recipe's steps each, or until the deadline with half the time for each."""
-    attributes, instance = judge.attributes.requires_grad_(True), judge.instance.requires_grad_(True)
+    attributes, instance = (part.requires_grad_(True).to(recipe.device) for part in (judge.attributes, judge.instance))
     losses: tuple[Callable[[int], Tensor], ...] = (
         lambda step: _attribute_loss(attributes, vae, seed, step),
         lambda step: _instance_loss(instance, vae, seed, step),

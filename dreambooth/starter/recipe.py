@@ -1,6 +1,6 @@
 """Sizes and lengths of a starter's build."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -9,6 +9,7 @@ class Recipe:
     """Sizes and lengths of the build; the defaults are the shipped starter's."""
 
     size_px: int = 64
+    device: str = "cpu"
     world: Literal["plain", "rich"] = "plain"
     # Whether stages go by steps alone, so that a build that was interrupted ends in the same weights.
     is_exact: bool = False
@@ -58,3 +59,14 @@ RECIPES = {
         starts_from_shipped=True,
     ),
 }
+
+
+def recipe_for(size_px: int, device: str) -> Recipe:
+    """Return the recipe for a size; on a GPU stages end by time, not by steps, with larger batches, in bfloat16."""
+    recipe = RECIPES[size_px]
+    if device == "cpu":
+        return recipe
+    return replace(
+        recipe, device=device, is_exact=False, save_every=1000, vae_steps=10**6, vae_batch=32, unet_steps=10**6,
+        unet_batch=256, judge_steps=10**6,
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dreambooth import rng
-from dreambooth.scoring.judge import Judge, as_pictures
+from dreambooth.scoring.judge import Judge
 from dreambooth.starter import rendering, world
 from dreambooth.starter.atlas import EMBLEMS
 from dreambooth.starter.degradations import DEGRADATIONS, LOSSES, WITH_EYES, blurred, portrait, random_individual
@@ -48,13 +48,13 @@ def rich_attribute_loss(judge: Judge, seed: int, step: int) -> "Tensor":
     painter = random.Random(rng.derived_seed(seed, "starter", 33, step))
     drawn = [world.random_scene(painter) for _ in range(BATCH)]
     pictures = _pictures(
-        [(scene, world.random_look(scene, painter)) for scene in drawn], [0.0] * BATCH, judge.side_px, seed, step
+        [(scene, world.random_look(scene, painter)) for scene in drawn], [0.0] * BATCH, judge, seed, step
     )
     scores = judge.attributes(pictures).split([len(values) for values in RICH_WORDS.values()], dim=1)
     truths = [rich_attributes_of(scene) for scene in drawn]
-    total = torch.zeros(())
+    total = torch.zeros((), device=scores[0].device)
     for (name, values), part in zip(RICH_WORDS.items(), scores, strict=True):
-        wanted = torch.tensor([values.index(truth[name]) for truth in truths])
+        wanted = torch.tensor([values.index(truth[name]) for truth in truths]).to(part.device)
         total = total + torch.nn.functional.cross_entropy(part, wanted)
     return total
 
@@ -84,27 +84,32 @@ def rich_instance_loss(judge: Judge, seed: int, step: int) -> "Tensor":
     plain = [replace(world.random_scene(painter), class_word=class_word, accessory=None) for _ in range(NUM_PLAIN)]
     painted = [*clean, *lost, *((scene, looks(scene, painter)) for scene in plain)]
     blurs = [*[0.0] * len(clean), *blurs, *[0.0] * NUM_PLAIN]
-    pictures = _pictures(painted, blurs, judge.side_px, seed, step)
+    pictures = _pictures(painted, blurs, judge, seed, step)
     vectors = torch.nn.functional.normalize(judge.instance(pictures), dim=1)
     first, second, degraded_rows, others = vectors.split([NUM_INDIVIDUALS] * 3 + [NUM_PLAIN])
     both = torch.cat([first, second])
     scores = both @ torch.cat([both, others]).T / TEMPERATURE
-    scores = scores - 1e4 * torch.eye(*scores.shape)
-    told_apart = torch.nn.functional.cross_entropy(scores, torch.arange(len(both)).roll(NUM_INDIVIDUALS))
-    wanted = torch.tensor(targets)
+    scores = scores - 1e4 * torch.eye(*scores.shape, device=scores.device)
+    told_apart = torch.nn.functional.cross_entropy(
+        scores, torch.arange(len(both), device=both.device).roll(NUM_INDIVIDUALS)
+    )
+    wanted = torch.tensor(targets).to(vectors)
     likeness = [(degraded_rows * one).sum(1) for one in (first, second)]
-    off = sum(((found - wanted).square().mean() for found in likeness), torch.zeros(()))
+    off = sum(((found - wanted).square().mean() for found in likeness), torch.zeros_like(told_apart))
     return told_apart + CALIBRATION_SHARE * off
 
 
-def _pictures(painted: list[rendering.Painted], blurs: list[float], side_px: int, seed: int, step: int) -> "Tensor":
+def _pictures(painted: list[rendering.Painted], blurs: list[float], judge: Judge, seed: int, step: int) -> "Tensor":
     """Return the pictures in [-1, 1], blurred so far, with a little noise: what is judged later is never as clean."""
     import torch
     from PIL import Image
 
-    images, _ = rendering.render(painted, side_px)
-    shown = [blurred(Image.fromarray(one.numpy()), blur) for one, blur in zip(images, blurs, strict=True)]
-    pictures = as_pictures(shown, side_px)
+    device = next(judge.instance.parameters()).device
+    images, _ = rendering.render(painted, judge.side_px, str(device))
+    pictures = images.permute(0, 3, 1, 2) / 127.5 - 1
+    for place, blur in enumerate(blurs):
+        if blur:
+            pictures[place] = judge.pictures([blurred(Image.fromarray(images[place].cpu().numpy()), blur)])[0]
     draws = rng.generator(seed, "starter", 35, step)
     level = NOISE * torch.rand(len(pictures), 1, 1, 1, generator=draws)
-    return pictures + level * torch.randn(pictures.shape, generator=draws)
+    return pictures + (level * torch.randn(pictures.shape, generator=draws)).to(pictures)

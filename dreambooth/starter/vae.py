@@ -31,10 +31,10 @@ def train_vae(vae: Any, recipe: Recipe, seed: int, work_dir: Path, deadline_s: f
 
     def loss(step: int) -> "Tensor":
         numbers = range(step * recipe.vae_batch, (step + 1) * recipe.vae_batch)
-        pictures, weights = world.pictures(seed, numbers, recipe.size_px)
-        with autocast("cpu", torch.float32 if recipe.is_exact else torch.bfloat16, cache=True):
+        pictures, weights = world.pictures(seed, numbers, recipe.size_px, recipe.device)
+        with autocast(recipe.device, torch.float32 if recipe.is_exact else torch.bfloat16, cache=True):
             posterior = vae.encode(pictures).latent_dist
-            draw = torch.randn(posterior.mean.shape, generator=rng.generator(seed, "starter", 1, step))
+            draw = torch.randn(posterior.mean.shape, generator=rng.generator(seed, "starter", 1, step)).to(pictures)
             decoded = vae.decode(posterior.mean + posterior.std * draw).sample
         value = restoration_loss(decoded.float() - pictures, weights, recipe)
         return value + 1e-6 * posterior.kl().float().mean()  # type: ignore[no-any-return]
@@ -48,7 +48,7 @@ def train_vae(vae: Any, recipe: Recipe, seed: int, work_dir: Path, deadline_s: f
         check if recipe.is_exact else None,
     )  # fmt: skip
     is_complete = run_stage(stage, work_dir, deadline_s, on_progress)
-    pictures, _ = world.pictures(seed, range(HELD_OUT, HELD_OUT + recipe.vae_held_out), recipe.size_px)
+    pictures, _ = world.pictures(seed, range(HELD_OUT, HELD_OUT + recipe.vae_held_out), recipe.size_px, recipe.device)
     with torch.no_grad():
         latents = torch.cat([vae.encode(some).latent_dist.mean for some in pictures.split(32)])
     vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
@@ -97,7 +97,7 @@ def sample_restoration(vae: Any, size_px: int) -> list[float]:
     from dreambooth.data.samples import sample_folder
 
     opened = [Image.open(file).convert("RGB") for file in sorted(sample_folder().glob("*.png"))]
-    pictures = stacked([image.resize((size_px, size_px), Image.Resampling.BOX) for image in opened])
+    pictures = stacked([image.resize((size_px, size_px), Image.Resampling.BOX) for image in opened]).to(vae.device)
     return [float(value) for value in decibels(restored(vae, pictures), pictures)]
 
 
@@ -122,7 +122,7 @@ def feature_restoration(vae: Any, seed: int, size_px: int, num_pictures: int = 1
     drawn = [rich.scene(seed, HELD_OUT + number)[:2] for number in range(num_pictures)]
     images, features = rendering.render(drawn, size_px)
     pictures = images.permute(0, 3, 1, 2) / 127.5 - 1
-    found = restored(vae, pictures)
+    found = restored(vae, pictures.to(vae.device)).cpu()
     return {name: _feature(pictures, found, features == kind) for name, kind in FEATURES.items()}
 
 

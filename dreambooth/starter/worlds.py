@@ -23,7 +23,7 @@ class World(Protocol):
     def words(self) -> list[str]:
         """Return every word that a caption may have."""
 
-    def pictures(self, seed: int, numbers: range, size_px: int) -> "tuple[Tensor, Tensor]":
+    def pictures(self, seed: int, numbers: range, size_px: int, device: str = "cpu") -> "tuple[Tensor, Tensor]":
         """Return the scenes as (batch, 3, size, size) in [-1, 1], and how much each pixel counts, (batch, 1, ...)."""
 
     def captions(self, seed: int, numbers: range) -> list[str]:
@@ -47,12 +47,12 @@ class PlainWorld:
         everything += [*CLASSES, *COLOURS, *scenes.PATTERNS, *scenes.ACCESSORIES, "a photo of wearing"]
         return sorted({word for text in everything for word in text.split()})
 
-    def pictures(self, seed: int, numbers: range, size_px: int) -> "tuple[Tensor, Tensor]":
+    def pictures(self, seed: int, numbers: range, size_px: int, device: str = "cpu") -> "tuple[Tensor, Tensor]":
         """Return the scenes as (batch, 3, size, size) in [-1, 1]; all pixels count the same."""
         import torch
 
         pictures = stacked([self._numbered(seed, number, size_px)[0] for number in numbers])
-        return pictures, torch.ones(1, 1, 1, 1)
+        return pictures.to(device), torch.ones(1, 1, 1, 1, device=device)
 
     def captions(self, seed: int, numbers: range) -> list[str]:
         """Return the scenes' captions; the picture is painted too, as the caption is drawn after it."""
@@ -93,13 +93,13 @@ class RichWorld:
         """Return every word that a caption may have."""
         return world.world_words()
 
-    def pictures(self, seed: int, numbers: range, size_px: int) -> "tuple[Tensor, Tensor]":
+    def pictures(self, seed: int, numbers: range, size_px: int, device: str = "cpu") -> "tuple[Tensor, Tensor]":
         """Return the scenes as (batch, 3, size, size) in [-1, 1], and how much each pixel counts, (batch, 1, ...)."""
         import torch
 
         drawn = [self.scene(seed, number)[:2] for number in numbers]
-        images, features = rendering.render(drawn, size_px)
-        weights = torch.tensor(self.FEATURE_WEIGHTS)[features.long()].unsqueeze(1)
+        images, features = rendering.render(drawn, size_px, device)
+        weights = torch.tensor(self.FEATURE_WEIGHTS, device=device)[features.long()].unsqueeze(1)
         return images.permute(0, 3, 1, 2) / 127.5 - 1, weights
 
     def captions(self, seed: int, numbers: range) -> list[str]:
