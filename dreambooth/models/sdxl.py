@@ -92,10 +92,9 @@ class StableDiffusionXL:
         """
         import torch
 
-        first = base.text_encoder(inputs.ids, output_hidden_states=True)
-        second = base.text_encoder_2(inputs.ids_2, output_hidden_states=True)
-        states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        pooled = second.text_embeds
+        first, _ = _before_last_layer(base.text_encoder, inputs.ids)
+        second, output = _before_last_layer(base.text_encoder_2, inputs.ids_2)
+        states, pooled = torch.cat([first, second], dim=-1), output.text_embeds
         if inputs.is_left_out is not None:
             states = states.masked_fill(inputs.is_left_out[:, None, None], 0.0)
             pooled = pooled.masked_fill(inputs.is_left_out[:, None], 0.0)
@@ -165,6 +164,22 @@ class StableDiffusionXL:
             scaled = (latents.float() / vae.config.scaling_factor).to(next(vae.parameters()))
             pictures: Tensor = vae.decode(scaled).sample
         return pictures.float()
+
+
+def _before_last_layer(text_encoder: Any, ids: "Tensor | None") -> "tuple[Tensor, Any]":
+    """Return the states that go into a text encoder's last layer, and its output.
+
+    transformers returns all states, but records none where the class has another name, as weights that several
+    processes share give it (`fully_shard`).
+    """
+    found: list[Tensor] = []
+    last = getattr(text_encoder, "text_model", text_encoder).encoder.layers[-1]
+    handle = last.register_forward_pre_hook(lambda layer, arguments: found.append(arguments[0]))
+    try:
+        output = text_encoder(ids)
+    finally:
+        handle.remove()
+    return found[0], output
 
 
 def _markers(scheduler: Mapping[str, Any]) -> list[str]:

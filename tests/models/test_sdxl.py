@@ -63,6 +63,18 @@ def test_conditions_are_the_pipelines(
     assert bool(found.states[0].any()) == (bool(avoid) or not zeros)
 
 
+def test_encoders_whose_weights_are_shared_give_the_same_condition(folder: Path) -> None:
+    """`fully_shard` gives a model a class of another name, by which transformers knows which states to record."""
+    base = load_base(str(folder))
+    inputs = base.family.text_inputs(base, [PROMPT], length=None)
+    with torch.no_grad():
+        wanted = base.family.encode_text(base, inputs)
+        for encoder in base.text_encoders():
+            encoder.__class__ = type(f"FSDP{type(encoder).__name__}", (type(encoder),), {})
+        found = base.family.encode_text(base, inputs)
+    assert all(map(torch.equal, found.tensors(), wanted.tensors()))
+
+
 def test_pictures_are_the_pipelines(folder: Path, pipeline: Any) -> None:
     """Same latents at the start, same sampler: the same latents at the end, and through the VAE."""
     from diffusers import DDIMScheduler
