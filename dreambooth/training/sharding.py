@@ -23,14 +23,18 @@ def refuse_one_process(num_processes: int) -> None:
 
 
 def shard(module: Any, device: "torch.device", num_processes: int) -> None:
-    """Cut a UNet or text encoder on the device into parts, unit by unit; each process keeps one of each."""
+    """Cut a UNet or text encoder on the device into parts, unit by unit; each process keeps one of each.
+
+    Weights that do not learn stay whole in each process: nobody would bring them together to be saved.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (num_processes,))
+    frozen = {weight for weight in module.parameters() if not weight.requires_grad}
     for unit in [*_units(module), module]:
         # The last to be brought together are not kept either: between steps there are only parts.
-        fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=frozen)
 
 
 def _units(module: Any) -> list[Any]:

@@ -15,6 +15,7 @@ from dreambooth.models.base import load_base
 from dreambooth.records.workspace import RunFolder
 from dreambooth.runs.run import train
 from dreambooth.training.run_identity import RunIdentity, require_same_run
+from tests.harness.tiny import tiny_sdxl_base
 from tests.harness.trained import losses_in
 
 STEPS = 5
@@ -63,6 +64,31 @@ def test_two_processes_that_share_the_weights_train_as_one_in_half_the_memory_an
 
     assert files_of(parts) == files_of(whole)
     assert losses_in(parts) == losses_in(whole)
+
+
+@pytest.mark.reliability
+def test_sdxl_trains_both_text_encoders_with_shared_weights_through_the_command_line(
+    photos: Path, tmp_path: Path
+) -> None:
+    base = tiny_sdxl_base(tmp_path / "base")
+    asked = [
+        "train", "--pretrained_model_name_or_path", base, "--instance_data_dir", photos, "--instance_prompt",
+        "photo of zwx dog", "--train_text_encoder", "--resolution", "32", "--max_train_steps", "2", "--learning_rate",
+        "1e-3", "--num_crop_variants", "1", "--gauge_interval", "0", "--seed", "5", "--save_precision", "fp32",
+    ]  # fmt: skip
+    shared = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "dreambooth"]
+    for name, start, options in (
+        ("one", ["dreambooth"], ["--train_batch_size", "2"]),
+        ("two", shared, ["--train_batch_size", "1", "--shard_weights"]),
+    ):
+        command = [sys.executable, "-m", *start, *asked, *options, "--output_dir", tmp_path / name]
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+    one, two = (load_base(str(tmp_path / name / "2")) for name in ("one", "two"))
+    for part, module in one.modules().items():
+        theirs = getattr(two, part).state_dict()
+        far = max((theirs[name] - weight).abs().max().item() for name, weight in module.state_dict().items())
+        assert far < 1e-3, part
 
 
 def test_one_process_has_nobody_to_share_with(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> None:
