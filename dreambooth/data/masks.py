@@ -58,7 +58,7 @@ def read_mask(file: Path, size: tuple[int, int]) -> "Image.Image":
     if abs(width - size[0] * height / size[1]) > 1 and abs(height - size[1] * width / size[0]) > 1:
         raise PhotoError(
             f"{name} has another shape than its photo.",
-            f"It has {width} x {height} pixels, and the upright photo {size[0]} x {size[1]}.", "Paint it anew.",
+            f"It has {width} x {height} pixels, and the upright photo {size[0]} x {size[1]}.", "Paint it again.",
         )  # fmt: skip
     grey = photo.image.convert("L")
     if grey.getextrema() == (0, 0):
