@@ -179,4 +179,9 @@ def test_mistakes_are_told_all_at_once_before_anything_starts(browser: "Browser"
     for name in ("num_images_per_prompt", "num_inference_steps", "seed"):
         assert name in told
     assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
+    # What was typed outlives a reload, and the prompt that the page offers for its model.
+    visit.fill("prompt", "photo of zwx dog in a hat")
+    visit.reload()
+    visit.page.wait_for_function("document.querySelector('#prompt textarea')?.value == 'photo of zwx dog in a hat'")
+    assert visit.value("generate-seed") == "x"
     visit.close()

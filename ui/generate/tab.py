@@ -167,7 +167,9 @@ def connect(tab: GenerateTab, services: Services, page: gr.Blocks, events: Mappi
     } | tab.loras.files  # fmt: skip
     typed = {"prompt": tab.prompt, "negative_prompt": tab.negative_prompt, **tab.numbers}
     kept = {"filled": tab.offered.filled, **typed}
-    keep_in_browser(page, "dreambooth-pictures", [field.input for field in typed.values()], kept)
+    # Gradio keeps to itself the first input into a field that the page has filled in.
+    edited = [getattr(field, event) for field in typed.values() for event in ("input", "blur") if hasattr(field, event)]
+    keep_in_browser(page, "dreambooth-pictures", edited, kept)
     lora_files.connect(tab.loras)
     connect_events(lora_files.Handlers(), of_loras)
     # What programs are answered, in plain values: nobody sees these.
