@@ -118,6 +118,8 @@ def test_a_caption_tells_what_it_says_in_words_of_the_world() -> None:
 class Softened:
     """Stands for a VAE that averages over squares of so many pixels."""
 
+    device = torch.device("cpu")
+
     def __init__(self, side: int) -> None:
         self._side = side
 
