@@ -104,6 +104,8 @@ def without(answer: Answer, *paths: Path) -> str:
     """Return what an event answered, with one name for all the paths."""
     # What leads the page somewhere is numbered, whatever was asked.
     text = re.sub(r'"number\W+\d+', "NUMBER", json.dumps(answer.outputs) + answer.error)
+    # The machine's free memory changes by itself.
+    text = re.sub(r"[\d.]+ of [\d.]+ GB", "MEMORY", text)
     for shown in (answer.sent, answer.sent[:60]):  # a long value is shown in part
         text = text.replace(json.dumps(shown)[1:-1], "PATH")
     for path in paths:
