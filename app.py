@@ -27,7 +27,7 @@ from dreambooth.records.workspace import Workspace, held_data_folder
 
 MAX_FILE_SIZE = "1gb"
 MAX_WAITING_EVENTS = 32
-# Guesses take a second each for every address, and an attacker may have many.
+# Guesses take a second each per address, and an attacker may have many.
 MIN_PASSWORD_CHARS = 8
 ICON = Path(__file__).parent / "ui" / "icon.svg"
 
@@ -89,7 +89,7 @@ def page_access(arguments: argparse.Namespace, settings: Settings) -> PageAccess
 
 
 def is_own(access: PageAccess, settings: Settings) -> bool:
-    """Return whether nobody but this machine's user can open the page; where there is a login, others are expected."""
+    """Return whether only this machine's user can open the page; with a login, others are expected."""
     others = access.auth is not None or access.share or settings.on_space or settings.on_colab or settings.names
     return is_local(access.host) and not others
 
@@ -106,7 +106,7 @@ def is_local(host: str) -> bool:
 
 @contextlib.contextmanager
 def private_folder(workspace: Workspace) -> Iterator[Path]:
-    """Yield a folder that only this process uses for uploads and copies; those of killed ones are removed."""
+    """Yield a folder that only this process uses for uploads and copies; folders of killed processes are removed."""
     room = workspace.room("page")
     for old in room.iterdir():
         if old.is_dir() and not is_locked(old / "lock"):
@@ -120,16 +120,16 @@ def private_folder(workspace: Workspace) -> Iterator[Path]:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raise DreamBoothError when that address cannot be listened on, before anything is built for it."""
+    """Raise DreamBoothError if that address cannot be listened on, before anything is built for it."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As servers do: a port whose last connections are still fading counts as free.
+        # As servers do: a port whose last connections are still closing counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(os.name != "nt"))
         try:
             probe.bind((host, port))
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
             why = "That port is taken by another program." if taken else f"{error.strerror or error}."
-            # A low port is not for everybody; all else is wrong with the address.
+            # A low port needs privileges; other errors mean that the address is wrong.
             argument = "--port" if taken or error.errno == errno.EACCES else "--host"
             raise DreamBoothError(
                 f"The page cannot be opened at {host}:{port}.", why, f"Choose another one with {argument}."
@@ -137,7 +137,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def launch_arguments(access: PageAccess, workspace: Workspace, settings: Settings, copies_dir: Path) -> dict[str, Any]:
-    """Return what the one launch call is given; nothing is counted, kept in browsers or served that need not be."""
+    """Return the arguments of the one launch call; nothing is counted, stored in browsers or served unnecessarily."""
     import gradio as gr
     from starlette.middleware import Middleware
 
@@ -155,7 +155,7 @@ def launch_arguments(access: PageAccess, workspace: Workspace, settings: Setting
     logins = Logins(on_space=settings.on_space, behind_tunnel=access.share)
     rooms = ("runs", "datasets", "class_images", "models", "pictures")
     return {
-        # An IPv6 address becomes part of one of the web.
+        # An IPv6 address becomes part of a URL.
         "server_name": f"[{access.host}]" if ":" in access.host else access.host,
         "server_port": access.port,
         "share": access.share,
@@ -178,12 +178,12 @@ def launch_arguments(access: PageAccess, workspace: Workspace, settings: Setting
         "ssr_mode": False,
         "num_workers": 0,
         "state_session_capacity": MAX_SESSIONS,
-        # A browser can install it as an app of its own where it is at home; a link that ends is no home.
+        # On its own machine the page can be installed as an app; a temporary link cannot.
         "pwa": is_local(access.host) and not (access.share or settings.on_space or settings.on_colab),
         "favicon_path": str(ICON),
         # What Gradio says to screen readers, and has no English text of.
         "i18n": gr.I18n(en={"common.complete": "Done"}),
-        # What a handler says is shown all the same; what Gradio itself trips over is not.
+        # Handlers' errors are shown anyway; Gradio's own problems are not.
         "show_error": False,
         "footer_links": ["api", "settings"],
         "theme": theme(),
@@ -194,7 +194,7 @@ def launch_arguments(access: PageAccess, workspace: Workspace, settings: Setting
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Open the page and keep it until told to end; a run that trains is then stopped and saved."""
+    """Open the page and serve it until told to end; a run that is training is then stopped and saved."""
 
     def run() -> int:
         arguments = parse_arguments(argv)
@@ -208,7 +208,7 @@ def serve(arguments: argparse.Namespace, settings: Settings) -> int:
     """Build the page, launch it, and wait."""
     access = page_access(arguments, settings)
     workspace = Workspace(settings.data_dir, ready_drive(settings.drive_dir))
-    # First of all: that a server is there already says more than that its port is taken.
+    # First of all: that a server is running says more than that its port is taken.
     with held_data_folder(workspace):
         restore_photos(workspace)
         check_port(access.host, access.port)
@@ -222,7 +222,7 @@ def _serve_page(access: PageAccess, workspace: Workspace, settings: Settings) ->
     ending = threading.Event()
     with calling_on_signals(ending.set), private_folder(workspace) as copies_dir:
         keep_to_itself(copies_dir)
-        # Gradio makes a client for the files of other hosts as it is imported; the page never asks any.
+        # When imported, Gradio creates a client for files of other hosts, which the page never requests.
         with bypassing_proxies(["*"]):
             from ui.access.space import training_refusal
             from ui.build import build_page

@@ -5,7 +5,7 @@ from dreambooth import Concept, TrainingConfig, GenerationConfig, train, generat
 
 import sys
 
-# Checked before anything is imported that an older Python lacks: a clone can be run without pip, which would refuse.
+# Checked before importing anything that an older Python lacks: a clone can be run without pip, which would refuse it.
 # For ruff the comparison is always false, since pyproject.toml requires 3.11.
 if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit(f"DreamBooth Studio needs Python 3.11, 3.12 or 3.13; this is {sys.version_info[0]}.{sys.version_info[1]}.")
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # These stand on everything else: imported when first used, so that `import dreambooth` stays cheap.
+    # Imported on first use, because these import everything else and `import dreambooth` should stay cheap.
     if name in ("train", "resume"):
         from dreambooth.runs import run
 

@@ -6,6 +6,6 @@ import sys
 from dreambooth.commands.cli import main
 
 status = main()
-# As it ends, Python looks for cycles in all that is left: 0.8 s with the libraries loaded, and nothing is gained by it.
+# At exit Python searches everything that is left for cycles: 0.8 s with the libraries loaded, and pointless.
 gc.freeze()
 sys.exit(status)

@@ -1,6 +1,6 @@
 """Atomic writes, and locks that end with the process that holds them.
 
-Incomplete files are written beside their place under a name that begins with a dot, synced, then renamed.
+Incomplete files are written next to their destination under a name that begins with a dot, synced, then renamed.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import IO, Any
 
 UNFINISHED = re.compile(r"\..+\.([0-9]+)-[0-9a-f]{8}")
-# Whoever only looks whether a lock is held has it for an instant: a taker waits that out.
+# Checking whether a lock is held takes it for an instant: acquiring waits that out.
 LOCK_PATIENCE_S = 0.25
-# Windows locks a byte, not a file: one far behind what is written there.
+# Windows locks a byte, not a file: one far beyond the content.
 LOCKED_BYTE = 1 << 30
-# Clocks of files and of process starts differ by their ticks.
+# Timestamps of files and process starts differ by their resolution.
 CLOCK_SLACK_S = 2.0
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write; it becomes `path` when the block ends well, and vanishes when it does not."""
+    """Yield a temporary path to write; it becomes `path` if the block succeeds, and is removed if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _unfinished(path)
     try:
@@ -40,7 +40,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill; it becomes `path`, which must not exist, when the block ends well."""
+    """Yield a temporary folder to fill; it becomes `path`, which must not exist, if the block succeeds."""
     with scratch_folder(path) as temporary:
         yield temporary
         sync_all(temporary)
@@ -50,7 +50,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_folder(beside: Path) -> Iterator[Path]:
-    """Yield an empty folder beside this path for the time of the block; what a kill leaves of it is swept away."""
+    """Yield an empty folder beside this path for the duration of the block; after a kill it is swept later."""
     beside.parent.mkdir(parents=True, exist_ok=True)
     temporary = _unfinished(beside)
     temporary.mkdir()
@@ -61,21 +61,21 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
 
 
 def _unfinished(path: Path) -> Path:
-    """Return a name beside `path` for what is not whole yet; it tells which process makes it."""
+    """Return a temporary name beside `path` that identifies the process that writes it."""
     return path.with_name(f".{path.name[:80]}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
 def sweep_unfinished(folder: Path) -> None:
-    """Remove what processes that are no more left half-written anywhere under this folder."""
-    # Others may write and finish there meanwhile: what vanishes under the walk is no error.
+    """Remove unfinished files of dead processes anywhere under this folder."""
+    # Other processes may write there meanwhile: a file that vanishes during the walk is no error.
     for entry in unfinished_in(folder):
         _remove(entry)
 
 
 def sweep_unfinished_beside(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Remove what processes that are no more left half-written of this file, or of others of these kinds beside it.
+    """Remove unfinished versions of this file, or of others with these suffixes beside it, left by dead processes.
 
-    The folder may be anybody's: nothing below it is looked at, and no other name.
+    The folder may be anyone's: neither subfolders nor other names are touched.
     """
     names = sorted(path.parent.glob(".*")) if path.parent.is_dir() else []
     for entry in names:
@@ -93,7 +93,7 @@ def _remove(entry: Path) -> None:
 
 
 def unfinished_in(folder: Path) -> list[Path]:
-    """Return what processes that are no more left half-written anywhere under this folder."""
+    """Return the unfinished files of dead processes anywhere under this folder."""
     found = []
     for place, folders, files in os.walk(folder):
         for name in [*folders, *files]:
@@ -108,7 +108,7 @@ def unfinished_in(folder: Path) -> list[Path]:
 
 
 def _is_being_made(entry: Path, pid: int) -> bool:
-    """Return whether the process that began this entry still lives; a later one may have got its number."""
+    """Return whether the process that began this entry is still alive; its number may have been reused."""
     import psutil
 
     try:
@@ -116,7 +116,7 @@ def _is_being_made(entry: Path, pid: int) -> bool:
     except FileNotFoundError:
         return True
     try:
-        # A restarted container gives its server the same number again.
+        # A restarted container gives its server the same process number again.
         return bool(psutil.Process(pid).create_time() <= begun_s + CLOCK_SLACK_S)
     except psutil.NoSuchProcess:
         return False
@@ -125,25 +125,25 @@ def _is_being_made(entry: Path, pid: int) -> bool:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that nothing ever takes what is left of it for whole."""
+    """Remove a folder so that its remains can never be mistaken for a complete one."""
     hidden = _unfinished(folder)
     folder.rename(hidden)
     shutil.rmtree(hidden)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file at once or not at all."""
+    """Write a text file atomically."""
     with new_file(path) as temporary:
         temporary.write_text(text, "utf-8")
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write a JSON file at once or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def sync(path: Path) -> None:
-    """Force a file or folder to the disk; folders cannot be opened on Windows, which syncs renames by itself."""
+    """Flush a file or folder to disk; Windows cannot open folders, and syncs renames by itself."""
     if os.name == "nt" and path.is_dir():
         return
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
@@ -154,7 +154,7 @@ def sync(path: Path) -> None:
 
 
 def sync_all(folder: Path) -> None:
-    """Force a folder and all that is in it to the disk."""
+    """Flush a folder and everything in it to disk."""
     for place, _, files in os.walk(folder, topdown=False):
         for name in files:
             sync(Path(place, name))
@@ -162,15 +162,15 @@ def sync_all(folder: Path) -> None:
 
 
 def free_bytes(path: Path) -> int:
-    """Return the free space of the disk that holds `path`, which need not exist yet."""
+    """Return the free space of the disk that holds `path`, which need not exist."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return whether the disk, or one's share of it, had no room for what was being written."""
-    # safetensors and torch wrap the system's error in their own and leave its number out.
+    """Return whether the error means that the disk, or the user's quota, is full."""
+    # safetensors and torch wrap the system's error without its number.
     full = (errno.ENOSPC, errno.EDQUOT)
     return (isinstance(error, OSError) and error.errno in full) or os.strerror(errno.ENOSPC) in str(error)
 
@@ -180,7 +180,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def held_lock(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with this process, however it ends; raises BlockingIOError when another holds it."""
+    """Hold a lock that ends with this process, however it ends; raises BlockingIOError if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
         end_s = time.monotonic() + LOCK_PATIENCE_S
@@ -196,7 +196,7 @@ def is_locked(path: Path) -> bool:
     if not path.exists():
         return False
     with open(path, "a+b") as file:
-        # Shared, so that two who look at once do not take each other for the holder.
+        # Shared, so that two concurrent checks do not mistake each other for the holder.
         return not _try_lock(file, shared=True)
 
 
@@ -206,7 +206,7 @@ def _try_lock(file: IO[bytes], *, shared: bool) -> bool:
             import msvcrt
 
             file.seek(LOCKED_BYTE)
-            # A checker that is not on Windows knows nothing of it.
+            # A type checker on another system does not know Windows modules.
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
         else:
             import fcntl

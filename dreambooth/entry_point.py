@@ -14,22 +14,22 @@ from typing import Any, TextIO, cast
 from dreambooth.durable import is_disk_full
 from dreambooth.errors import DreamBoothError, StoppedError, hide_in_tracebacks, without_secrets
 
-# A shell reports 128 and the signal's number of a program that a signal ended.
+# A shell reports 128 plus the signal's number for a program ended by a signal.
 SIGNAL_STATUS = 128
-# Long enough for what tidies up after the first one.
+# Long enough for the cleanup after the first one.
 INTERRUPT_AGAIN_S = 5.0
 SIGHUP = getattr(signal, "SIGHUP", None)  # Windows has none.
 
 
 def run_program(command: Callable[[], int]) -> int:
-    """Run a program's work and return its exit status: 1 for a mistake of the user's, told in words, 130 for Ctrl-C."""
+    """Run a program and return its exit status: 1 for a user's mistake, reported in words, 130 for Ctrl-C."""
     hide_in_tracebacks()
     with lasting_output(), _insisting_on_interrupts() as interrupts:
         try:
             return command()
         except (Exception, KeyboardInterrupt) as error:
             interrupts.over.set()
-            # What fails once a library has lost an interrupt, such as the import that it came into, is no fault.
+            # A failure after a library has lost an interrupt, such as that of the interrupted import, is no bug.
             if isinstance(error, KeyboardInterrupt) or (
                 interrupts.begun.is_set() and not isinstance(error, StoppedError)
             ):
@@ -39,7 +39,7 @@ def run_program(command: Callable[[], int]) -> int:
 
 
 def _report(error: Exception) -> int:
-    """Tell of an error in words and return the exit status; raises it again when it may be a bug."""
+    """Report an error in words and return the exit status; re-raise it if it may be a bug."""
     if isinstance(error, StoppedError):
         print(_in_lines(error), file=sys.stderr)
         return SIGNAL_STATUS + error.signal_number
@@ -57,7 +57,7 @@ def _in_lines(error: DreamBoothError) -> str:
 
 
 def _in_words(error: OSError) -> str | None:
-    """Return a sentence on a file or folder that the system refused; None for other errors, which may be bugs."""
+    """Return a sentence about a file or folder that the system refused; None for other errors, which may be bugs."""
     if is_disk_full(error):
         todo = "Free some space, then run the command again; `python -m dreambooth clean` lists what can be deleted."
         return f"The disk is full.\n{todo}"
@@ -71,13 +71,13 @@ def _in_words(error: OSError) -> str | None:
 
 
 class _LastingStream:
-    """A stream that drops what it cannot write, and goes on: hours of work do not end with their terminal."""
+    """A stream that drops what it cannot write and continues: hours of work must not end with their terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.lost: Exception | None = None
         if reconfigure := getattr(stream, "reconfigure", None):
-            # A letter that the terminal's encoding lacks is written as its number.
+            # A character that the terminal's encoding lacks is written as an escape.
             reconfigure(errors="backslashreplace")
 
     def __getattr__(self, name: str) -> Any:
@@ -93,7 +93,7 @@ class _LastingStream:
             self._stream.flush()
 
     def end(self) -> None:
-        """Flush, and give up what still cannot be written: Python would try it again at its end, and complain."""
+        """Flush, and give up what still cannot be written: at exit Python would try again and complain."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:
@@ -105,16 +105,16 @@ class _LastingStream:
     def _noting(self) -> Iterator[None]:
         try:
             yield
-        # RuntimeError: a signal's handler wrote while the same stream was being written to.
+        # RuntimeError: a signal handler wrote while the same stream was being written to.
         except (OSError, ValueError, RuntimeError) as error:
             self.lost = self.lost or error
 
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Let nothing that standard output or error cannot take end the work in the block.
+    """Let no failure of standard output or error end the work in the block.
 
-    A reader that went away (`| head`) is not an error; another lost output is reported on standard error.
+    A reader that went away (`| head`) is not an error; any other lost output is reported on standard error.
     """
     kept = sys.stdout, sys.stderr
     out, err = (None if stream is None else _LastingStream(stream) for stream in kept)
@@ -136,7 +136,7 @@ def lasting_output() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Interrupts:
-    """Whether one has come, and whether no more are wanted."""
+    """Whether an interrupt has arrived, and whether further ones are ignored."""
 
     begun: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
@@ -146,14 +146,14 @@ class _Interrupts:
 def _insisting_on_interrupts() -> Iterator[_Interrupts]:
     """Raise KeyboardInterrupt at Ctrl-C, and again every few seconds until it has arrived or the block has ended.
 
-    Libraries catch everything here and there, mostly while they are imported: a first one may be lost.
+    Libraries sometimes catch every exception, mostly during imports: the first one may be lost.
     """
     interrupts = _Interrupts()
 
     def repeat() -> None:
         interrupts.begun.wait()
         while not interrupts.over.wait(INTERRUPT_AGAIN_S):
-            # A signal ends what the system is waited for; what Python offers for it would wait along.
+            # A signal interrupts system calls; Python's own way of interrupting would wait for them.
             if hasattr(signal, "pthread_kill"):
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             else:  # Windows
@@ -165,12 +165,12 @@ def _insisting_on_interrupts() -> Iterator[_Interrupts]:
         interrupts.begun.set()
         raise KeyboardInterrupt
 
-    # In another thread, and where interrupts are ignored (a shell's background job), they are left as they are.
+    # In other threads, and where interrupts are ignored (a shell's background job), nothing is changed.
     is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not is_ours or threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
-    # Begun here: the handler may run while another thread starts, and would wait for its locks.
+    # Started here: the handler may run while another thread starts, and would wait for its locks.
     repeater = threading.Thread(target=repeat, daemon=True)
     repeater.start()
     signal.signal(signal.SIGINT, handle)
@@ -185,9 +185,9 @@ def _insisting_on_interrupts() -> Iterator[_Interrupts]:
 
 @contextlib.contextmanager
 def calling_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at the first Ctrl-C, SIGTERM or SIGHUP in the block; a second Ctrl-C or SIGTERM ends at once.
+    """Call `stop` at the first Ctrl-C, SIGTERM or SIGHUP in the block; a second Ctrl-C or SIGTERM exits at once.
 
-    A SIGHUP that is ignored (`nohup`) stays so. A closed terminal sends several: the later ones count for nothing.
+    A SIGHUP that is ignored (`nohup`) stays ignored. A closed terminal sends several; the later ones are ignored.
     """
     received: list[int] = []
 

@@ -1,6 +1,6 @@
 """The only reader of the environment and of `.env`.
 
-Everybody else is handed a `Settings`, or the one value needed of it.
+All other modules are passed a `Settings`, or the one value they need.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 class Secret:
-    """A text that is shown as stars wherever it is printed or formatted, and in every error; see `reveal`."""
+    """A text that prints and formats as asterisks, and is masked in every error; see `reveal`."""
 
     __slots__ = ("_hidden",)
 
@@ -68,7 +68,7 @@ class Secret:
 
 @dataclass(frozen=True)
 class Settings:
-    """The data folder, who may come in and where, and the Hub's token; nothing here belongs to one run."""
+    """The data folder, access and address of the page, and the Hub token; nothing here belongs to a single run."""
 
     data_dir: Path
     token: Secret | None = None
@@ -85,22 +85,22 @@ class Settings:
 
     @property
     def hub_token(self) -> str | None:
-        """The Hub token as the libraries want it, None without one."""
+        """The Hub token as libraries take it, None without one."""
         return self.token.reveal() if self.token else None
 
 
 def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = None) -> Settings:
-    """Return the settings of the environment, which wins, and of `.env`; raises ConfigError with every mistake.
+    """Return the settings of the environment, which takes precedence, and `.env`; raises ConfigError with all mistakes.
 
-    With `env` given, only that mapping and the `dotenv` file given count: no Colab secret and no login of the Hub's.
+    With `env` given, only that mapping and the given `dotenv` file count: no Colab secret and no Hub login.
     """
     if env is None:
-        # huggingface_hub reads it when it is imported, and would tell its servers what is installed here.
+        # huggingface_hub reads it when imported, and would send its servers a list of what is installed.
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     values = _dotenv_values(dotenv or (Path(".env") if env is None else None))
     values |= {name: text for name, text in (os.environ if env is None else env).items() if text.strip()}
     if env is None:
-        # The libraries that obey these read the environment only.
+        # Libraries that read these only from the environment.
         os.environ.update({name: values[name] for name in FOR_LIBRARIES if name in values})
         if not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & values.keys():
             os.environ["OMP_NUM_THREADS"] = str(default_num_threads())
@@ -108,10 +108,10 @@ def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = No
     problems = _endpoint_problems(values.get("HF_ENDPOINT"))
     settings = Settings(
         data_dir=_data_dir(values.get("DREAMBOOTH_HOME"), on_space, problems),
-        # The Hub's client cannot even be imported with an address that is none.
+        # The Hub's client cannot even be imported with an invalid address.
         token=_token(values, on_colab, problems, own_login=env is None and not problems),
         auth=_auth(values.get("DREAMBOOTH_AUTH"), problems),
-        # A Space shows nothing that does not listen on all addresses.
+        # A Space only shows servers that listen on all addresses.
         host=values.get("DREAMBOOTH_HOST", "0.0.0.0" if on_space else "127.0.0.1").strip(),
         port=_port(values.get("DREAMBOOTH_PORT"), problems),
         on_space=on_space,
@@ -119,7 +119,7 @@ def load_settings(env: Mapping[str, str] | None = None, dotenv: Path | None = No
         names=_names(values.get("DREAMBOOTH_NAMES"), values.get("SPACE_HOST"), problems),
         space_id=values.get("SPACE_ID", "").strip(),
         drive_dir=_drive_dir(values.get("DREAMBOOTH_DRIVE")),
-        # What a Space says of its hardware: `none`, `t4`, ...
+        # A Space's hardware: `none`, `t4`, ...
         zero_gpu=values.get("SPACES_ZERO_GPU", "").strip().lower() in ("1", "true", "t", "yes"),
         accelerator=values.get("ACCELERATOR", "").strip().lower(),
     )
@@ -140,7 +140,7 @@ def _dotenv_values(path: Path | None) -> dict[str, str]:
 
 def _data_dir(text: str | None, on_space: bool, problems: list[FieldProblem]) -> Path:
     if text is None:
-        # Without paid storage a Space has no /data, or one that cannot be written.
+        # Without paid storage a Space has no /data, or one that cannot be written to.
         kept = on_space and SPACE_STORAGE.is_dir() and os.access(SPACE_STORAGE, os.W_OK)
         return SPACE_STORAGE if kept else Path("outputs").absolute()
     named = user_path(text.strip())
@@ -153,7 +153,7 @@ def _data_dir(text: str | None, on_space: bool, problems: list[FieldProblem]) ->
 
 
 def _drive_dir(text: str | None) -> Path | None:
-    """Return the folder on Google Drive: its usual place for a plain yes, else the one that is named."""
+    """Return the folder on Google Drive: the default one for a plain yes, else the given one."""
     word = (text or "").strip()
     if word.lower() in ("", "0", "no", "false", "off"):
         return None
@@ -192,7 +192,7 @@ def _names(text: str | None, space_host: str | None, problems: list[FieldProblem
 
 
 def _endpoint_problems(text: str | None) -> list[FieldProblem]:
-    """Return what is wrong with the address of a mirror of the Hub, which is complained of in hours otherwise."""
+    """Return what is wrong with the address of a Hub mirror, which would otherwise fail only after hours."""
     with contextlib.suppress(ValueError):  # a bracket that is not closed
         address = urlsplit((text or "https://huggingface.co").strip())
         if address.scheme in ("http", "https") and address.netloc:
@@ -201,7 +201,7 @@ def _endpoint_problems(text: str | None) -> list[FieldProblem]:
 
 
 def _certificate_problems(name: str | None) -> list[FieldProblem]:
-    """Return what is wrong with the file of certificates that every connection of this process reads."""
+    """Return what is wrong with the certificate file that every connection of this process reads."""
     if name is None:
         return []
     import ssl
@@ -217,7 +217,7 @@ def _certificate_problems(name: str | None) -> list[FieldProblem]:
 
 @contextlib.contextmanager
 def bypassing_proxies(addresses: Iterable[str]) -> Iterator[None]:
-    """Have requests of this process to these addresses, `*` for all, go to them directly in the block."""
+    """Have this process's requests to these hosts, `*` for all, bypass proxies in the block."""
     names = ("no_proxy", "NO_PROXY")
     before = {name: os.environ[name] for name in names if name in os.environ}
     present = next(iter(before.values()), "").split(",")
@@ -232,13 +232,13 @@ def bypassing_proxies(addresses: Iterable[str]) -> Iterator[None]:
 
 
 def keep_to_itself(folder: Path) -> None:
-    """Let this process and those it starts put temporary files into `folder` only, and report nothing to anyone."""
-    # Read by Gradio and huggingface_hub when they are imported: there is no argument for these.
+    """Have this process and its children put temporary files only into `folder`, and disable telemetry."""
+    # Gradio and huggingface_hub read these when imported: there are no arguments for them.
     os.environ |= {
         "GRADIO_TEMP_DIR": str(folder),
         "TMPDIR": str(folder),
         "GRADIO_ANALYTICS_ENABLED": "False",
-        # Gradio sums up its last thousand events after each one, for a page of figures that is off here.
+        # After every event Gradio summarizes its last thousand, for an analytics page that is off here.
         "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
     }
     tempfile.tempdir = str(folder)
@@ -263,9 +263,9 @@ def _token(
 
 
 def _colab_secret(name: str) -> str | None:
-    """Return a secret of the notebook, None when it has none or this process may not ask for it."""
+    """Return a secret of the notebook, None if it does not exist or access was not granted."""
     if "google.colab" not in sys.modules:
-        # Only the notebook's own kernel can ask; a process started by it has to be given the variable.
+        # Only the notebook's own kernel can ask; a process started by it must be passed the variable.
         return None
     userdata = importlib.import_module("google.colab.userdata")
     try:

@@ -32,46 +32,46 @@ _forms: set[str] = set()
 
 
 def hide(secret: str) -> None:
-    """Have this token shown as stars in every error, log and traceback from here on.
+    """Mask this token in every error, log and traceback from now on.
 
-    Shorter secrets are left: a password may be a word, and stars in its place would tell it.
+    Shorter secrets are not masked: a password may be a common word, and asterisks in its place would reveal it.
     """
-    # A line break in it is shown as "\\n" by clients that complain of it: what stands on each side is hidden too.
+    # Clients that complain of a line break show it as "\\n": the text on both sides is masked too.
     for text in (secret, *re.split(r"[\s\"'#]+", secret)):
         if len(text) >= MIN_SECRET_CHARS:
-            # Services abbreviate a token to its end.
+            # Services shorten a token to its end.
             _forms.update((text, quote(text, safe=""), text[-8:], *_in_base64(text)))
 
 
 def _in_base64(secret: str) -> list[str]:
-    """Return how it looks inside of a longer text in base64, at each of the three places a byte can have there."""
+    """Return how a secret appears inside a longer base64 text, at each of its three possible byte offsets."""
     found = []
     for offset in range(3):
         encoded = base64.b64encode(bytes(offset) + secret.encode()).decode().rstrip("=")
-        # The characters at both ends are shared with what stands beside it.
+        # The characters at both ends are shared with their neighbours.
         found.append(encoded[-(-offset * 4 // 3) : len(encoded) - 1])
     return found
 
 
 def without_secrets(text: str) -> str:
-    """Return the text with stars for every hidden secret: raw, URL-encoded, in base64, or a token's last 8."""
+    """Return the text with every hidden secret masked: raw, URL-encoded, in base64, or a token's last 8 characters."""
     for form in sorted(_forms, key=len, reverse=True):
         text = text.replace(form, STARS)
     return text
 
 
 def quoted(error: BaseException, max_chars: int = 300) -> str:
-    """Return what kind of error it is and what it says; cut only when it holds no secret, of which a part is left."""
+    """Return the error's type and message; shortened only if it holds no secret, so that no part of one is left."""
     return without_secrets(f"{type(error).__name__}: {error}")[:max_chars]
 
 
 def traceback_text(error: BaseException) -> str:
-    """Return the error with where it came from, for a log."""
+    """Return the error with its traceback, for a log."""
     return without_secrets("".join(traceback.format_exception(error)))
 
 
 def hide_in_tracebacks() -> None:
-    """Have what ends this process, or one of its threads, printed without secrets."""
+    """Mask secrets in what is printed when an exception ends this process or one of its threads."""
 
     def report(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
         print(traceback_text(error), file=sys.stderr, end="")
@@ -87,7 +87,7 @@ def hide_in_tracebacks() -> None:
 
 
 class DreamBoothError(Exception):
-    """What happened, why, and what to do about it, in words for the person at the page."""
+    """What happened, why, and what to do about it, in words for the user."""
 
     def __init__(self, what: str, why: str = "", todo: str = "") -> None:
         self.what, self.why, self.todo = map(without_secrets, (what, why, todo))
@@ -116,7 +116,7 @@ class PhotoError(DreamBoothError):
 
 
 class TextFileError(DreamBoothError):
-    """A text file that cannot be read: missing, too long, or in an encoding that is not known."""
+    """A text file that cannot be read: missing, too long, or in an unknown encoding."""
 
 
 class BaseModelError(DreamBoothError):
@@ -128,7 +128,7 @@ class RunFolderError(DreamBoothError):
 
 
 class DeviceError(DreamBoothError):
-    """The device is taken, too small for what was asked, or absent."""
+    """The device is in use, too small for what was asked, or absent."""
 
 
 class TrainingError(DreamBoothError):
@@ -136,7 +136,7 @@ class TrainingError(DreamBoothError):
 
 
 class StoppedError(DreamBoothError):
-    """Work that its user stopped before it had a result; no mistake."""
+    """Work that its user stopped before it had a result; not a mistake."""
 
     signal_number: int = signal.SIGINT
 

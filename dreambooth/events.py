@@ -1,6 +1,6 @@
-"""What a run reports, as typed records, and the JSON-lines file that keeps them.
+"""What a run reports, as typed records, and the JSON-lines file that stores them.
 
-The file is the truth that the page, the command line and the tests read; a record is one line, appended whole.
+The page, the command line and the tests all read this file; a record is one line, appended whole.
 """
 
 import dataclasses
@@ -18,18 +18,18 @@ from dreambooth.hints import fits
 Status = Literal["queued", "running", "stopping", "stopped", "done", "failed", "paused", "interrupted"]
 FINAL_STATUSES: frozenset[Status] = frozenset({"stopped", "done", "failed"})
 Cause = Literal["", "out of memory", "disk full", "lent"]
-# How many pieces of some work are done, and of how many.
+# How much of some work is done, and how much there is.
 OnProgress = Callable[[int, int], None]
 PhaseName = Literal["loading", "class images", "latents", "training", "saving", "copying", "samples", "scores", "lent"]
 
 
 def unwatched(done: int, total: int) -> None:
-    """Take the progress of work that nobody watches."""
+    """Ignore the progress of work that nobody watches."""
 
 
 @dataclass(frozen=True)
 class PhaseProgress:
-    """A phase began or moved on: `done` of `total` pieces."""
+    """A phase began or advanced: `done` of `total`."""
 
     phase: PhaseName
     done: int = 0
@@ -38,7 +38,7 @@ class PhaseProgress:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """One update: its loss, the two parts of it, and the learning rate."""
+    """One update: its loss, the loss's two parts, and the learning rate."""
 
     step: int
     loss: float
@@ -49,10 +49,10 @@ class StepLoss:
 
 @dataclass(frozen=True)
 class FixedNoiseLosses:
-    """Losses of a step at noise and timesteps that are the same at every step, so that they compare from step to step.
+    """Losses at noise and timesteps that are the same at every step, so that steps can be compared.
 
-    `seen` is that of the photos as they are trained, `unseen` that of other crops and mirrored views of them; `drift`
-    is how far (squared, per number) the model's predictions have moved from the base's on what `drift_on` says.
+    `seen` is the loss on the photos as they are trained, `unseen` on other crops and mirrored views of them; `drift` is
+    how far (squared, per number) the model's predictions have moved from the base's on what `drift_on` says.
     """
 
     step: int
@@ -64,7 +64,7 @@ class FixedNoiseLosses:
 
 @dataclass(frozen=True)
 class SamplesMade:
-    """Sample pictures of a step were saved in `<step>/samples`."""
+    """Sample images of a step were saved in `<step>/samples`."""
 
     step: int
     files: tuple[str, ...]
@@ -87,7 +87,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class StatusChanged:
-    """The run's status changed; a failed one says what, why and what to do, and names a cause the page can mend."""
+    """The run's status changed; a failed one says what, why and what to do, and names a cause the page can fix."""
 
     status: Status
     what: str = ""
@@ -98,7 +98,7 @@ class StatusChanged:
 
 @dataclass(frozen=True)
 class Resumed:
-    """The run goes on after this step; what was reported beyond it is done again."""
+    """The run continues after this step; what was reported beyond it is repeated."""
 
     step: int
 
@@ -114,7 +114,7 @@ def event_to_line(event: Event, time_s: float) -> str:
 
 
 def read_events(path: Path) -> list[tuple[float, Event]]:
-    """Return (seconds since the epoch, event) for every whole line; what a kill left half-written is passed over."""
+    """Return (seconds since the epoch, event) for every complete line; a line cut off by a kill is skipped."""
     if not path.exists():
         return []
     events = []
@@ -126,7 +126,7 @@ def read_events(path: Path) -> list[tuple[float, Event]]:
 
 
 def losses_of(events: list[tuple[float, Event]]) -> list[StepLoss]:
-    """Return the loss of every update, once each: what a resumed run did again counts as it was done last."""
+    """Return the loss of every update once; for steps repeated by a resume, the last one."""
     losses: list[StepLoss] = []
     for _, event in events:
         losses = _with_loss(losses, event)
@@ -142,7 +142,7 @@ def _with_loss(losses: list[StepLoss], event: Event) -> list[StepLoss]:
 
 
 class LossReader:
-    """Reads both kinds of losses of a run that goes on, each time only what was written since the last."""
+    """Reads both kinds of losses of a running run incrementally."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -178,7 +178,7 @@ class LossReader:
             self._losses, self._at_fixed_noise = [], {}
         file.seek(self._read_bytes)
         new = file.read()
-        # A line that is not whole yet is read the next time.
+        # An incomplete line is read next time.
         new = new[: new.rfind(b"\n") + 1]
         self._read_bytes += len(new)
         for line in new.decode("utf-8", errors="replace").splitlines():
@@ -189,7 +189,7 @@ class LossReader:
 
 
 def fixed_noise_losses_of(events: list[tuple[float, Event]]) -> list[FixedNoiseLosses]:
-    """Return the losses at fixed noise in the order of their steps, as `losses_of` does with those of the updates."""
+    """Return the losses at fixed noise in the order of steps; for steps repeated by a resume, the last ones."""
     found: dict[int, FixedNoiseLosses] = {}
     for _, event in events:
         found = _with_evaluation(found, event)
@@ -209,10 +209,10 @@ def _in_order(found: dict[int, FixedNoiseLosses]) -> list[FixedNoiseLosses]:
 
 
 def memorisation_of(found: list[FixedNoiseLosses]) -> list[float]:
-    """Return for each entry how far the gap between unseen views and seen ones has grown since the first.
+    """Return for each entry how much the gap between unseen and seen views has grown since the first.
 
-    It rises when a model learns the photos' pixels rather than what they show. The first gap is the views' own: a
-    crop that shows less is denoised more or less easily by any model.
+    It rises when a model memorizes the photos' pixels rather than what they show. The first gap comes from the views: a
+    crop that shows less is easier or harder to denoise for any model.
     """
     return [(one.unseen - one.seen) - (found[0].unseen - found[0].seen) for one in found]
 
@@ -228,7 +228,7 @@ def _event_from_line(line: str) -> tuple[float, Event] | None:
 
 
 def checked_record(kind: type, values: dict[str, Any]) -> Any:
-    """Return the record of this kind that JSON values say; raises ValueError or TypeError when they say none."""
+    """Return the record of this type from JSON values; raises ValueError or TypeError if they do not describe one."""
     hints = _hints_of(kind)
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     wrong = [name for name, value in values.items() if name in hints and not fits(value, hints[name])]
@@ -244,7 +244,7 @@ def _hints_of(kind: type) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Controls:
-    """What the person who watches a run asks of it; looked at between two steps."""
+    """What the user asks of a run while it trains; checked between steps."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     save_now: threading.Event = field(default_factory=threading.Event)

@@ -1,4 +1,4 @@
-"""Whether a value from a user or a file is what a type hint allows."""
+"""Whether a value from a user or a file matches a type hint."""
 
 import types
 from typing import Any, Literal, Union, get_args, get_origin
@@ -8,9 +8,10 @@ TOO_LARGE = 2**63
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Return whether a value is what the hint says, True and False being no numbers, and a number a usable one.
+    """Return whether a value matches the hint; booleans are not numbers, and a number must be finite.
 
-    Hints are those of settings and records: numbers, texts, `Literal` texts, tuples of texts, and unions of these.
+    Hints are those of settings and records: numbers, strings, `Literal` strings, tuples of strings, and unions of
+    these.
     """
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):

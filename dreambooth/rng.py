@@ -1,7 +1,8 @@
 """Randomness as a function of (seed, stream, step).
 
-Nothing depends on how the process got to a step, so a resumed run draws the same numbers as one that never stopped,
-and a sample drawn on the way disturbs nothing. Every generator lives on the CPU: the same noise on every device.
+Nothing depends on how the process got to a step, so a resumed run draws the same numbers as one that was never
+interrupted, and a sample during training has no influence. All generators are on the CPU: the same noise on every
+device.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ Stream = Literal[
 
 
 def derived_seed(seed: int, stream: Stream, *position: int) -> int:
-    """Return 63 bits that belong to this stream at this position (a step, then an index within it)."""
+    """Return 63 bits for this stream at this position (a step, then an index within it)."""
     key = ":".join(map(str, (seed, stream, *position))).encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
 

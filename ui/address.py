@@ -1,7 +1,7 @@
-"""The page's address: which tab, and which run or view of the Train tab; Back, a reload and a bookmark lead there.
+"""The page's address: which tab, and which run or view of the Train tab; for Back, reloads and bookmarks.
 
 The browser reads and writes `?tab=train&run=NAME` or `?tab=train&view=new` by itself, so that no answer of the server
-can send a window elsewhere than where its user is. A handler that leads somewhere says so with `to`.
+can move a window away from where its user is. A handler that navigates says so with `to`.
 """
 
 import itertools
@@ -14,10 +14,11 @@ import gradio as gr
 from ui.boundary import QUIET
 
 TABS = ("concepts", "train", "convert", "generate")
-# An address that is asked for twice is two answers: an equal one would be no change to the browser.
+# An address requested twice must be two different answers: the browser ignores an equal one.
 _numbers = itertools.count(1)
 
-# `show` writes the address and what the style sheet goes by; `follow` reads it, and answers with the tab and the run.
+# `show` writes the address and the attribute used by the style sheet; `follow` reads it, and returns the tab and the
+# run.
 SCRIPT = """(...given) => {
   const parts = ['tab', 'run', 'view'];
   const placeOf = query => Object.fromEntries(parts.map(part => [part, query.get(part) ?? '']));
@@ -95,17 +96,17 @@ GO = """place => {
   window.dbPlace.show(place);
   return window.dbPlace.follow();
 }"""
-# What the first look is asked for: the run of the address, before any run is chosen.
+# What the first load requests: the run of the address, before any run is selected.
 RUN_OF_THE_ADDRESS = "() => [new URLSearchParams(location.search).get('run') ?? '']"
 
 
 def to(tab: str, *, run: str = "", view: str = "") -> dict[str, Any]:
-    """Return the answer that leads the page somewhere: to a tab, there to a run or to the view `new` or `runs`."""
+    """Return the answer that navigates: to a tab, and there to a run or to the view `new` or `runs`."""
     return {"tab": tab, "run": run, "view": view, "number": next(_numbers)}
 
 
 def landing(view: str, run: str = "") -> dict[str, Any]:
-    """Return the answer that says where the Train tab begins when its address names no view."""
+    """Return the answer that says where the Train tab begins if its address names no view."""
     return {"landing": {"view": "" if run else view, "run": run}, "number": next(_numbers)}
 
 
@@ -117,7 +118,7 @@ def link(text: str, *, run: str = "", view: str = "", style: str = "") -> str:
 
 
 def build() -> dict[str, Any]:
-    """Return the components that the address goes through, by name."""
+    """Return the components that the address uses, by name."""
     return {
         "place": gr.JSON({}, visible=False, label="Place"),
         "follow": gr.Button("Follow the address", elem_id="follow-address", elem_classes=["db-offscreen"]),
@@ -125,7 +126,7 @@ def build() -> dict[str, Any]:
 
 
 def connect(made: dict[str, Any], page: gr.Blocks, tabs: gr.Tabs, each: dict[str, gr.Tab], run: gr.Dropdown) -> None:
-    """Join tabs and runs to the address."""
+    """Connect tabs and runs with the address."""
     page.load(None, None, tabs, js=SCRIPT, **QUIET)
     made["follow"].click(None, None, [tabs, run], js=FOLLOW, **QUIET)
     made["place"].change(None, made["place"], [tabs, run], js=GO, **QUIET)

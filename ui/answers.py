@@ -1,4 +1,4 @@
-"""Answers that a request gets before Gradio sees it, and what is still being sent meanwhile."""
+"""Answers sent before Gradio sees a request, and what is still arriving meanwhile."""
 
 import asyncio
 import time
@@ -20,14 +20,14 @@ class Refused(Exception):
 
 
 async def answer(send: Send, status: int, body: bytes, kind: bytes) -> None:
-    """Send a whole answer of this content type, in UTF-8, and have the connection closed."""
+    """Send a complete answer of this content type, in UTF-8, and have the connection closed."""
     headers = [(b"content-type", kind + b"; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
     await send({"type": "http.response.body", "body": body})
 
 
 async def drained(receive: Receive) -> None:
-    """Read away what is still being sent: a sender that is cut off never reads the answer."""
+    """Read and discard what is still arriving: a sender that is cut off never reads the answer."""
     ends_s = time.monotonic() + 10
     while time.monotonic() < ends_s:
         try:

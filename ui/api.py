@@ -1,4 +1,4 @@
-"""The page as an API: what its buttons do, for programs, in plain values; files and pictures are the tabs' events."""
+"""The page as an API: what its buttons do, for programs, in plain values; files and images are the tabs' events."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,14 +16,14 @@ from ui.train.programs import Programs, start_sample
 
 
 def publish(services: Services) -> None:
-    """Give programs a named function for everything that is done with runs."""
+    """Give programs a named function for everything that can be done with runs."""
     trainer, jobs = Programs(services), services.jobs
 
     def start_training(
         photo_set: str, base: str = STARTER, preset: str = "recommended", settings: dict[str, Any] | None = None,
         method: str = "full",
     ) -> str:  # fmt: skip
-        """Start a run on an uploaded photo set and return its name; `settings` overrides what base and preset say.
+        """Start a run on an uploaded photo set and return its name; `settings` overrides what base and preset set.
 
         `method` is full (a whole model) or lora (a small file that adds to models like the base).
         """
@@ -37,29 +37,29 @@ def publish(services: Services) -> None:
         return trainer.plan_set(photo_set, base, preset, _with_method(settings, method))
 
     def training_status(run: str = "") -> dict[str, Any]:
-        """Return where a run stands; without a name the one that trains, else the newest."""
+        """Return the status of a run; by default the one that is training, else the newest."""
         return _status(services, _chosen(services, run))
 
     def stop_training(run: str = "") -> str:
-        """Ask a run to save and stop, and return its name; without a name the one that trains."""
+        """Ask a run to save and stop, and return its name; by default the one that is training."""
         name = _training(services, run)
         jobs.stop(name)
         return name
 
     def save_now(run: str = "") -> str:
-        """Ask a run to save its model after this step, and return its name; without a name the one that trains."""
+        """Ask a run to save its model after this step, and return its name; by default the one that is training."""
         name = _training(services, run)
         jobs.save_now(name)
         return name
 
     def finish_now(run: str = "") -> str:
-        """Ask a run to end well before its last step: a cool-down to rate zero, a save; without a name that trains."""
+        """Ask a run to finish early: a cool-down to rate zero, a save; by default the one that is training."""
         name = _training(services, run)
         jobs.finish_now(name)
         return name
 
     def score_run(run: str = "") -> dict[str, Any]:
-        """Score a run's saved steps and return the one to take, and why; without a name the newest run's."""
+        """Score a run's saved steps and return the recommended one, and why; by default the newest run's."""
         services.check_training()
         name = _chosen(services, run)
         jobs.score(name)
@@ -67,27 +67,27 @@ def publish(services: Services) -> None:
         return {"run": name, "recommended_step": view.recommended_step, "why": view.why_recommended}
 
     def bleed_report(run: str = "") -> list[dict[str, Any]]:
-        """Return what a run changed beside its subject, the most changed prompt first; unnamed, the newest run."""
+        """Return what a run changed besides its subject, the most changed prompt first; by default the newest run."""
         services.check_training()
         return [vars(one) for one in jobs.bleed(_chosen(services, run))]
 
     def sample_now(run: str = "") -> str:
-        """Ask a run for sample pictures after this step, and return its name; without a name the one that trains."""
+        """Ask a run for samples after this step, and return its name; by default the one that is training."""
         name = _training(services, run)
         jobs.sample_now(name)
         return name
 
     def resume_training(run: str = "") -> str:
-        """Queue a run that was ended before its last step, to go on; returns its name, without one the newest's."""
+        """Queue a run that ended before its last step, to continue; return its name; by default the newest."""
         services.check_training()
         name = _chosen(services, run)
         jobs.resume(name)
         return name
 
     def train_more_steps(max_train_steps: int, run: str = "") -> str:
-        """Queue a run that has ended to train further, to this many steps in all; returns its name.
+        """Queue a run that has ended to train further, to this many steps in all; return its name.
 
-        Without a name it is the newest run. A finished run needs its exact state, which is kept where there was room.
+        By default the newest run. A finished run needs its exact state, which is kept if there is room.
         """
         services.check_training()
         name = _chosen(services, run)
@@ -95,12 +95,12 @@ def publish(services: Services) -> None:
         return name
 
     def retry_with_less_memory(run: str) -> str:
-        """Start a new run with the settings of one that ran out of memory, changed to need less; returns its name."""
+        """Start a new run with the settings of one that ran out of memory, changed to need less; return its name."""
         services.check_training()
         return jobs.retry_with_less(run)
 
     def delete_run(run: str, yes: bool = False) -> dict[str, Any]:
-        """Delete a run and all that the program wrote into its folder; only with `yes`."""
+        """Delete a run and everything that the program wrote into its folder; only with `yes`."""
         services.check_training()
         if not yes:
             raise DreamBoothError(f"{run} stays.", "A run is deleted only with yes=True.", "")
@@ -108,7 +108,7 @@ def publish(services: Services) -> None:
         return {"run": run, "bytes": removed.num_bytes, "left": [str(path) for path in removed.left]}
 
     def set_notes(run: str, notes: str = "") -> str:
-        """Keep a text about a run in its folder, and return it; without words the notes are removed."""
+        """Store notes on a run in its folder, and return them; an empty text removes them."""
         services.check_training()
         keep_notes(services.workspace.run(run), notes)
         return read_notes(services.workspace.run(run))
@@ -118,7 +118,7 @@ def publish(services: Services) -> None:
         return [_status(services, run.name) for run in services.workspace.runs()]
 
     def list_models() -> list[dict[str, str]]:
-        """Return every model pictures can be made with, newest steps first."""
+        """Return every model that can generate, newest steps first."""
         return [{"label": label, "model": value} for label, value in jobs.models()]
 
     def try_sample() -> str:
@@ -134,7 +134,7 @@ def publish(services: Services) -> None:
 
 
 def _with_method(settings: dict[str, Any] | None, method: str) -> dict[str, Any]:
-    """Return the settings with the method among them; what is no mapping is refused with all other mistakes."""
+    """Return the settings including the method; anything but a mapping is refused with all other mistakes."""
     if settings is not None and not isinstance(settings, Mapping):
         return settings
     return {"method": method, **(settings or {})}

@@ -1,7 +1,7 @@
 """Which models a visitor may name, and whether they can be had.
 
-Where the machine's folders are not the visitor's, no path may be named but those of the list. And the field for a
-LoRA's base, which is shown where the base that it was trained on is not on this machine.
+If the machine's folders are not the visitor's, only paths in the list may be named. Also the field for a LoRA's base,
+shown if the base it was trained on is not on this machine.
 """
 
 import dataclasses
@@ -27,15 +27,15 @@ MODEL_FIELDS = (
     "pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "class_model_name_or_path",
     "initial_lora",
 )  # fmt: skip
-# A model of the Hub is asked about again after so long; sooner where a network or a folder was missing.
+# A Hub model is checked again after this long; sooner if a network or a folder was missing.
 CHECK_AGE_S, FAILURE_AGE_S = 300.0, 5.0
 NOT_OFFERED = "cannot be used here: choose a model from the list, `starter`, or a Hub id such as owner/name."
 
 
 def offered_base(services: Services, name: str) -> str:
-    """Return the base that this name means, a path only for one of the list; raises BaseModelError for any other.
+    """Return the base with this name, a path only if it is in the list; raises BaseModelError for any other.
 
-    What is refused is refused in one sentence, whether there is such a file or not.
+    The error is the same whether such a file exists or not.
     """
     name = (name or "").strip()
     if services.takes_folders or name in ("", STARTER):
@@ -44,7 +44,7 @@ def offered_base(services: Services, name: str) -> str:
     if name in own:
         return own[name]
     listed = {value for _, value in services.jobs.models()} | {str(run.path) for run in services.workspace.runs()}
-    # A folder of the app's own directory can read like a Hub id, and would be taken for it.
+    # A folder in the app's own directory can look like a Hub id, and would take precedence.
     if name in listed or (HUB_ID.fullmatch(name) and not Path(name).exists()):
         return name
     raise BaseModelError(
@@ -55,7 +55,7 @@ def offered_base(services: Services, name: str) -> str:
 
 
 def offered_models(services: Services, config: TrainingConfig) -> TrainingConfig:
-    """Return the settings with their models as `offered_base` has them; raises ConfigError with all it refuses."""
+    """Return the settings with models as `offered_base` returns them; raises ConfigError with all that are refused."""
     found, problems = {}, []
     for field in MODEL_FIELDS:
         name = getattr(config, field)
@@ -81,7 +81,7 @@ def lora_bases(services: Services) -> list[tuple[str, str]]:
 
 
 def missing_base_field(name: str) -> gr.Dropdown:
-    """Lay out the field, out of sight; `missing_base_update` shows it."""
+    """Lay out the field, hidden; `missing_base_update` shows it."""
     return gr.Dropdown(
         [], value="", label="Base model", allow_custom_value=True, elem_id=name, visible=False,
         info="What the LoRA is added to.",
@@ -95,14 +95,14 @@ def missing_base_update(services: Services, missing: str) -> Any:
 
 
 class CheckedBases:
-    """Whether the models of settings can be had: the Hub is asked about each of them once in a while only."""
+    """Whether the models of settings can be had; the Hub is asked about each of them only now and then."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._known: dict[Hashable, tuple[float, int | None | BaseModelError]] = {}
 
     def bytes_to_download(self, config: TrainingConfig) -> int | None:
-        """Return how much is still to be downloaded for these settings, None where that is not known.
+        """Return how much must still be downloaded for these settings, None if unknown.
 
         Raises BaseModelError for a model that cannot be had.
         """
@@ -123,7 +123,7 @@ class CheckedBases:
             return error
 
     def notices(self, config: TrainingConfig) -> list[str]:
-        """Return what its models take here: a download, and on a CPU days; raises BaseModelError as above."""
+        """Return what its models take here: a download, and days on a CPU; raises BaseModelError as above."""
         download = download_notice(config, self.bytes_to_download(config))
         slow = cpu_notice(self._services.workspace, config, self._services.device())
         return [sentence for sentence in (download, slow) if sentence]

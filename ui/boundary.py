@@ -35,16 +35,16 @@ from ui.render import error_text
 if TYPE_CHECKING:
     from PIL import Image
 
-# Events that run on the page's own account: no bar over what they answer to, and no name in the API.
+# Events that the page triggers by itself: no progress bar over their outputs, and no name in the API.
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-# Those that are answered at once: any number of pages may ask at the same time.
+# Events that are answered at once: any number of pages may trigger them at the same time.
 QUICK: dict[str, Any] = QUIET | {"concurrency_limit": None}
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 DEVICE_POLL_S = 10.0
-# A card's load and temperature are shown while a run is at work.
+# A card's load and temperature are shown while a run is in progress.
 CARD_POLL_S = 3.0
 PREVIEW_PX = 900
 # What is painted as the subject, over a photo.
@@ -56,15 +56,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shown:
-    """Copies of pictures for the browser: nothing of the runs folder or of the photos is served itself.
+    """Copies of images for the browser: nothing in the runs folder or among the photos is served directly.
 
-    `folder` is this process's own; Gradio keeps uploads and its copies of these copies in it too.
+    `folder` is this process's own; Gradio also keeps uploads and its copies of these copies in it.
     """
 
     folder: Path
 
     def copy(self, path: Path) -> str:
-        """Return a byte-for-byte copy, so that a picture keeps the recipe in its text."""
+        """Return a byte-for-byte copy, so that an image keeps the settings in its text."""
         state = path.stat()
         target = self.folder / "shown" / _digest(path, state.st_mtime_ns, state.st_size) / path.name
         if not target.exists():
@@ -73,7 +73,7 @@ class Shown:
         return str(target)
 
     def copies(self, paths: Iterable[Path]) -> dict[Path, str]:
-        """Return the copies of those pictures that are still there: a run can be deleted while a page looks at it."""
+        """Return the copies of those images that still exist: a run can be deleted while a page shows it."""
         found = {}
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
@@ -81,7 +81,7 @@ class Shown:
         return found
 
     def training_view(self, photo: Path, resolution_px: int, focus: Focus) -> str:
-        """Return the square of the photo that is trained, pixel for pixel."""
+        """Return the photo's crop as it is trained, pixel for pixel."""
         target = self._place(f"{photo.stem}.png", photo, photo.stat().st_mtime_ns, resolution_px, focus)
         if not target.exists():
             with new_file(target) as temporary:
@@ -89,7 +89,7 @@ class Shown:
         return str(target)
 
     def preview(self, photo: Path) -> str:
-        """Return the whole photo, small enough for a screen."""
+        """Return the whole photo, scaled down for a screen."""
         target = self._place(f"{photo.stem}.jpg", photo, photo.stat().st_mtime_ns, "preview")
         if not target.exists():
             image = read_photo(photo).image.copy()
@@ -127,7 +127,7 @@ class Shown:
         return str(target)
 
     def note(self, name: str, text: str) -> str:
-        """Return a text as a file that can be downloaded under this name."""
+        """Return a text as a file to download under this name."""
         target = self._place(name, text)
         if not target.exists():
             with new_file(target) as temporary:
@@ -138,7 +138,7 @@ class Shown:
         return self.folder / "shown" / _digest(*what) / name
 
     def forget(self, photos: Iterable[Path]) -> None:
-        """Remove every copy of these photos; a photo's name holds the digest of its content."""
+        """Remove every copy of these photos; a photo's name contains the digest of its content."""
         stems = {photo.stem for photo in photos}
         for path in list(self.folder.rglob("*")):
             if path.stem in stems:
@@ -160,7 +160,7 @@ def _digest(*parts: object) -> str:
 
 
 class DeviceWatch:
-    """The device and its free memory, asked for every few seconds at most: asking the driver takes a process."""
+    """The device and its free memory, read at most every few seconds: asking the driver takes a process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -168,7 +168,7 @@ class DeviceWatch:
         self._seen_s = 0.0
 
     def __call__(self) -> Device:
-        """Return the device as it was a moment ago."""
+        """Return the device as of a moment ago."""
         with self._lock:
             poll_s = CARD_POLL_S if self._seen is not None and self._seen.kind == "cuda" else DEVICE_POLL_S
             if self._seen is None or time.monotonic() - self._seen_s > poll_s:
@@ -178,7 +178,7 @@ class DeviceWatch:
 
 @dataclass(frozen=True)
 class Services:
-    """What the tabs work with."""
+    """The services that the tabs use."""
 
     jobs: Jobs
     workspace: Workspace
@@ -195,18 +195,18 @@ class Services:
 
 
 class Page(gr.Blocks):
-    """Gradio's page, with what its own components do with inputs made safe, and its server's connections limited."""
+    """Gradio's page, with safe handling of its components' inputs, and limits on its server's connections."""
 
     def launch(self, *args: Any, **kwargs: Any) -> Any:
         """Open the page as Gradio does, however long a busy machine takes to build it."""
         bound_answers(self)
         with bounded_server():
-            # Gradio has just heard its server answer; it would then give the page three seconds, and take a longer time
-            # for a proxy in between.
+            # Gradio has just checked that its server answers; it would then give the page three seconds, and take a
+            # slow start for a proxy problem.
             return super().launch(*args, **({"_frontend": False} | kwargs))
 
     async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Answer a call; one that named no session, and so is known by its own number, leaves none behind."""
+        """Answer a call; one without a session, identified by its own number, leaves no state behind."""
         is_over, event = True, kwargs.get("event_id")
         try:
             answer: dict[str, Any] = await super().process_api(*args, **kwargs)
@@ -218,10 +218,10 @@ class Page(gr.Blocks):
         return answer
 
     def show_hidden_progress_on(self, place: gr.blocks.Block) -> None:
-        """Give events that show no progress one place for it, instead of all that they answer to.
+        """Give events without a progress display one hidden place for it, instead of all their outputs.
 
-        A browser would touch every such component at each status of each event, which at a look a second is most of
-        what it does.
+        A browser would update every such component at each status of each event, which at one poll a second is most of
+        its work.
         """
         for function in self.fns.values():
             if function.show_progress == "hidden" and function.outputs:
@@ -230,27 +230,27 @@ class Page(gr.Blocks):
     async def preprocess_data(self, block_fn: BlockFunction, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         """Return the inputs as handlers take them; a refused one is quoted as text, not as HTML.
 
-        Programs that were written before an argument was added send fewer: the last ones have their defaults then.
+        Programs written before an argument was added send fewer: the last ones then have their defaults.
         """
         inputs = [*inputs, *_last_defaults(block_fn, len(inputs))]
         if len(inputs) < len(block_fn.inputs):
             text = f'"{block_fn.api_name}" takes {len(block_fn.inputs)} values; {len(inputs)} were given.'
             raise gr.Error(f'{text} "Use via API" on the page lists them with their defaults.', print_exception=False)
-        # Gradio would download what is named by an address, however large it is.
+        # Gradio would download a URL's content, however large.
         traverse(inputs, _refuse_address, is_file_obj_with_meta)
         try:
             return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except gr.Error as error:
             raise gr.Error(escape(str(error.message)), print_exception=False) from None
-        # Gradio's own InvalidPathError, names that no file can have, and what a slider cannot compare with its range.
+        # Gradio's own InvalidPathError, impossible file names, and values that a slider cannot compare with its range.
         except (ValueError, OSError, TypeError):
             raise gr.Error(NOT_UPLOADED, print_exception=False) from None
 
 
 def _last_defaults(block_fn: BlockFunction, count: int) -> list[Any]:
-    """Return the defaults of a function's arguments after the first `count`, up to one that has none."""
+    """Return the defaults of a function's arguments after the first `count`, up to one without a default."""
     parameters = [] if block_fn.fn is None else list(inspect.signature(block_fn.fn).parameters.values())
-    # Gradio hands that one in by itself.
+    # Gradio passes that one by itself.
     parameters = [parameter for parameter in parameters if not isinstance(parameter.default, gr.Progress)]
     if len(parameters) != len(block_fn.inputs):
         return []
@@ -292,7 +292,7 @@ def _message(error: Exception) -> Exception:
         return error
     if isinstance(error, DreamBoothError):
         return gr.Error(error_text(error), duration=None, print_exception=False)
-    # The top of the page: what is no mistake of the user's is a bug, told without its insides.
+    # Top level of the page: anything but a user's mistake is a bug, reported without internals.
     log.error("A handler of the page failed\n%s", traceback_text(error))
     text = f"Something unexpected happened ({type(error).__name__}). The app's log has the details."
     return gr.Error(text, print_exception=False)

@@ -47,14 +47,14 @@ def build_page(
     *,
     takes_folders: bool = False,
 ) -> Page:
-    """Return the page; `copies_dir` is a temporary folder for the copies of pictures that browsers are given.
+    """Return the page; `copies_dir` is a temporary folder for the copies of images that browsers get.
 
-    With `takes_folders` photos are read from folders that are typed in: where nobody else can open the page.
+    With `takes_folders` photos are read from typed folder paths: only where nobody else can open the page.
     """
     services = Services(
         jobs, workspace, settings, Shown(copies_dir), training_refusal, takes_folders=takes_folders
     )  # fmt: skip
-    # A download is then sent as it lies there instead of being copied into Gradio's cache first.
+    # A download is then sent directly instead of being copied into Gradio's cache first.
     gr.set_static_paths([workspace.exports_dir])
     page = Page(title="DreamBooth", analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S), fill_width=True)
     with page:
@@ -162,7 +162,7 @@ class PageHandlers:
         name: str,
         event: gr.EventData = None,  # type: ignore[assignment]
     ) -> Answer:
-        """Lead to where a saved step can be used: pictures, files, or beside the run's other steps."""
+        """Navigate to where a saved step can be used: Generate, Convert, or beside the run's other steps."""
         asked = getattr(event, "_data", None)
         asked = asked if isinstance(asked, dict) else {}
         act, text = str(asked.get("act", "")), str(asked.get("step", ""))
@@ -186,13 +186,13 @@ class PageHandlers:
         api_name="open_gallery", **QUICK,
     )  # fmt: skip
     def open_gallery(self, name: str) -> Answer:
-        """Show the best step's own samples in the Generate tab, the newest's where none is known, and choose it."""
+        """Show the recommended step's samples in the Generate tab, else the newest's, and select that step."""
         view = self._services.jobs.view(name)
         step = view.recommended_step or (view.steps[-1] if view.steps else None)
         return {"tabs": gr.Tabs(selected="generate"), **way_shown("make"), **self._samples(view, step)}
 
     def _samples(self, view: RunView, step: int | None) -> Answer:
-        """Return the choice of a step as the model, with its own samples shown."""
+        """Return the selection of a step as the model, with its samples."""
         model = {} if step is None else {"generate_model": gr.Dropdown(value=str(view.path / str(step)))}
         copies = self._services.shown.copies(view.samples.get(step or 0, []))
         files = [str(path) for path in copies]

@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Event:
-    """What `on` says of a handler; several names in one text are parted by spaces."""
+    """The declaration of a handler by `on`; several names in one text are separated by spaces."""
 
     triggers: str
     inputs: str
@@ -41,11 +41,11 @@ class Event:
 def on(
     triggers: str, inputs: str = "", outputs: str = "", *, fills: str = "", asks: bool = False, **options: Any
 ) -> Callable[[F], F]:
-    """Declare what a method is the handler of; repeated for further events, which are joined from the upper one down.
+    """Declare the event that a method handles; repeat it for further events, which are connected from the top down.
 
     A trigger is `component.event`, or `event.then` (`success`, `failure`) for one that follows the event of that
-    `api_name`. `options` are those of `gr.on`. `fills` names the `Fillable` that the answer is filled into the page
-    through; with `asks` the event asks for other contents of it.
+    `api_name`. `options` are those of `gr.on`. `fills` names the `Fillable` through which the answer is filled into the
+    page; with `asks` the event requests new contents for it.
     """
 
     def declare(handler: F) -> F:
@@ -57,9 +57,9 @@ def on(
 
 
 def connect(handlers: object, named: Named, events: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Join the object's handlers to the components of these names; returns their events by `api_name`.
+    """Connect the object's handlers with the components of these names; return their events by `api_name`.
 
-    `events` are those of others that some follow. Raises KeyError for a name that is not there.
+    `events` are those of other objects that some follow. Raises KeyError for an unknown name.
     """
     made: dict[str, Any] = {}
     for name, declared in vars(type(handlers)).items():
@@ -70,7 +70,7 @@ def connect(handlers: object, named: Named, events: Mapping[str, Any] | None = N
 
 
 def _joined(handler: Callable[..., Any], event: Event, named: Named, events: Mapping[str, Any]) -> Any:
-    """Return the event of one declaration, or the one that fills in what it answered."""
+    """Return the event of one declaration, or the one that fills in its answer."""
     triggers = [one for trigger in event.triggers.split() for one in _triggers(trigger, named, events)]
     outputs = components(event.outputs, named)
     options = dict(event.options)
@@ -142,7 +142,7 @@ def answered(handler: Callable[..., Any], outputs: Mapping[str, Any]) -> Callabl
 def updates_of_unseen(
     updates: Mapping[str, Callable[[Any], Answer]], values: Mapping[str, Any], seen: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the updates of the values that the page has not seen yet, of those that there are updates of."""
+    """Return the updates of the values that the page has not seen yet."""
     answer: dict[str, Any] = {}
     for name, update in updates.items():
         if name not in seen or seen[name] != values[name]:

@@ -1,4 +1,4 @@
-"""Form fields from the settings' own descriptions: one place decides how a setting is asked for."""
+"""Form fields from the settings' descriptions: one place decides how a setting is presented."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ MAIN_FIELDS = (
     "resolution", "save_interval", "seed", "save_sample_prompt", "stop_when_good", "method", "lora_rank",
     "lora_targets",
 )  # fmt: skip
-# Asked for elsewhere on the page, or of no use there: a run of the page always lives under the data folder.
+# Asked for elsewhere on the page, or useless there: a run of the page is always in the data folder.
 NOT_IN_THE_FORM = ("pretrained_model_name_or_path", "output_dir", "logging_dir")
 
 STRENGTHS = ("unet_strength", "text_encoder_strength")
@@ -41,14 +41,14 @@ def form_infos() -> dict[str, FieldInfo]:
 
 
 def has_effect(info: FieldInfo, method: str) -> bool:
-    """Return whether a training by this method reads the setting at all."""
+    """Return whether a training by this method reads the setting."""
     return info.method in ("", method)
 
 
 def field_component(info: FieldInfo, value: Any, tab: str = "field") -> Any:
-    """Return the component that asks for a setting.
+    """Return the component for a setting.
 
-    Ranges are shown, not enforced by the browser: it would stop at the first mistake, and all are to be shown at once.
+    Ranges are shown, not enforced by the browser: it would stop at the first mistake, and all should be shown at once.
     """
     common: dict[str, Any] = {
         "label": field_label(info.name), "info": field_note(info), "elem_id": f"{tab}-{info.name}", "min_width": 170,
@@ -60,26 +60,26 @@ def field_component(info: FieldInfo, value: Any, tab: str = "field") -> Any:
     if info.type in (int, float) and not info.optional:
         return gr.Number(value=value, precision=0 if info.type is int else None, **common)
     if info.type in (int, float):
-        # A number field cannot be left empty, and would round a large seed.
+        # A number field cannot be empty, and would round a large seed.
         return gr.Textbox(value=shown_value(info, value), placeholder="automatic", max_lines=1, **common)
     lines = 2 if "prompt" in info.name else 1
     return gr.Textbox(value=shown_value(info, value), lines=lines, **common)
 
 
 def shown_value(info: FieldInfo, value: Any) -> Any:
-    """Return a setting as its field shows it: what may be left empty is asked for as text."""
+    """Return a setting's value for its field: optional ones are shown as text."""
     if not info.optional:
         return value
     return "" if value is None else str(value)
 
 
 def read_fields(infos: Mapping[str, FieldInfo], values: Sequence[Any]) -> dict[str, Any]:
-    """Return the form's values by setting; what is left empty is None where the setting allows it."""
+    """Return the form's values by setting; an empty field is None if the setting is optional."""
     return {info.name: read_field(info, value) for info, value in zip(infos.values(), values, strict=True)}
 
 
 def read_field(info: FieldInfo, value: Any) -> Any:
-    """Return a field's value as the setting's type; what cannot be read stays text, for the check to name it."""
+    """Return a field's value as the setting's type; text that cannot be parsed stays, for the check to report it."""
     if not info.optional or not isinstance(value, str):
         return value
     text = value.strip()
@@ -97,9 +97,9 @@ def read_field(info: FieldInfo, value: Any) -> Any:
 def marks(
     names: Collection[str], notes: Mapping[str, str], problems: Iterable[FieldProblem], marked: Iterable[str]
 ) -> dict[str, Any]:
-    """Return the updates that mark every field with a problem, and take the mark from those mended since, by field.
+    """Return the updates that mark every field with a problem, and unmark those fixed since, by field.
 
-    `notes` is what stands under each field else; `marked` are the fields that are marked now.
+    `notes` are the fields' usual notes; `marked` are the currently marked fields.
     """
     messages = {problem.field: problem.message for problem in problems}
     before = set(marked)
@@ -113,5 +113,5 @@ def marks(
 
 
 def _plain(text: str) -> str:
-    """Return the text without what Gradio's notes read as marks; HTML they escape themselves."""
+    """Return the text without characters that Gradio's notes interpret as markup; they escape HTML themselves."""
     return text.replace("`", "'").replace("*", chr(0x2217)).replace("_", " ")

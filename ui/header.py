@@ -1,4 +1,4 @@
-"""The line above the tabs: the device, whether something runs, where files live."""
+"""The line above the tabs: the device, what is running, where files are stored."""
 
 from dataclasses import dataclass
 from html import escape
@@ -10,9 +10,9 @@ from dreambooth.runs.view import RunView
 
 @dataclass(frozen=True)
 class Doing:
-    """What the app is at: the run that trains or is next, how many wait behind it, and whether pictures are made.
+    """What the app is doing: the current or next run, how many are waiting, and whether images are being generated.
 
-    Before the first answer of the server nothing is known.
+    Before the first answer of the server it is unknown.
     """
 
     view: RunView | None = None
@@ -22,7 +22,7 @@ class Doing:
 
 
 def header(device: str, doing: Doing, data_dir: Path, keeps_files: bool, unused_card: str = "") -> str:
-    """Return the line above the tabs: device, what is running, where files live, how to use an idle card."""
+    """Return the line above the tabs: device, what is running, where files are stored, how to use an idle card."""
     warning = "" if keeps_files else " (deleted when this machine restarts: download what you need)"
     kept = " (kept)" if keeps_files else ""
     where = f"Files in {data_dir}{kept}{warning}"
@@ -41,7 +41,7 @@ def header(device: str, doing: Doing, data_dir: Path, keeps_files: bool, unused_
 
 
 def _unused_card_notice(card: str) -> str:
-    """Return what to do where torch is a CPU build beside an NVIDIA card."""
+    """Return what to do if torch is a CPU build beside an NVIDIA card."""
     return (
         f"<p class='db-unused-card' role='status'>Your {escape(card)} is not used, because this torch is a CPU build. "
         f"Stop the app, run this line and start it again: <code>{escape(install_line())}</code></p>"
@@ -49,7 +49,7 @@ def _unused_card_notice(card: str) -> str:
 
 
 def _doing_text(doing: Doing) -> str:
-    """Return one or two words: what the run does stands in the line below that stays in sight."""
+    """Return one or two words: the run's phase is in the status line below."""
     if doing.view is None:
         return "Connecting..." if not doing.is_known else "Making pictures" if doing.makes_pictures else "Idle"
     return "Training" + (f" \u00b7 {doing.num_waiting} waiting" if doing.num_waiting else "")

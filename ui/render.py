@@ -1,4 +1,4 @@
-"""What the page says: runs, errors and reports as HTML, plot rows and captions. Pure functions, no Gradio.
+"""The page's texts: runs, errors and reports as HTML, plot rows and captions. Pure functions, no Gradio.
 
 Everything that came from a person or a file is escaped here; what leaves this module is safe to show.
 """
@@ -19,7 +19,7 @@ from dreambooth.scoring.records import examiner_title
 from ui.train.progress import phase_list, planned_seconds_left, whole_share
 
 NONE_RECOMMENDED = "No step is recommended."
-# Told within a minute: the page asks once a second, and the heartbeat is up to a second old when it stops.
+# Reported within a minute: the page asks once a second, and the heartbeat is up to a second old when it stops.
 SILENT_S = 55
 
 PHASES = {
@@ -87,8 +87,8 @@ def field_label(name: str) -> str:
 
 
 def field_note(info: FieldInfo) -> str:
-    """Return what stands under a setting's field: its sentence, and as short help its technical name and range."""
-    # A bound of a size that no one reaches is no news.
+    """Return the note under a setting's field: its sentence, and as short help its technical name and range."""
+    # A limit that nobody reaches need not be mentioned.
     is_shown = not info.choices and info.range_text and (info.high is None or info.high <= 10**4)
     allowed = f": {info.range_text}" if is_shown else ""
     return f"{info.sentence.rstrip('.')}. `{info.name}{allowed}`"
@@ -100,7 +100,7 @@ def field_note(info: FieldInfo) -> str:
 def panel(what: str, why: str = "", todo: str = "", *, tone: str = "bad", until: str = "") -> str:
     """Return a box that says what happened, why, and what to do; `tone` is bad, note or good.
 
-    One that announces something names it in `until`, so that it can go when that is there.
+    A box that announces something names it in `until`, so that it can be removed when that has happened.
     """
     parts = [f"<strong>{escape(what)}</strong>"]
     parts += [f"<p>{escape(text)}</p>" for text in (why,) if text]
@@ -111,7 +111,7 @@ def panel(what: str, why: str = "", todo: str = "", *, tone: str = "bad", until:
 
 
 def error_panel(error: DreamBoothError) -> str:
-    """Return the panel of an error; one of the settings lists every mistake at once."""
+    """Return the panel of an error; a ConfigError lists every mistake at once."""
     if not isinstance(error, ConfigError):
         return panel(error.what, error.why, error.todo)
     items = "".join(
@@ -132,7 +132,7 @@ def error_text(error: DreamBoothError) -> str:
 
 
 def phase_text(view: RunView) -> str:
-    """Return what the run is doing in words, with its count."""
+    """Return the run's phase in words, with its count."""
     if view.status == "queued":
         ahead = " and ".join(", ".join(view.queued_after).rsplit(", ", 1))
         return f"Queued, position {view.queue_place}, after {ahead}" if ahead else "Starting"
@@ -156,11 +156,11 @@ def phase_text(view: RunView) -> str:
 
 
 def time_left(view: RunView) -> str:
-    """Return the time left in words, or nothing when it is not known or the run is over."""
+    """Return the time left in words, empty if it is unknown or the run is over."""
     if view.seconds_left is None or view.status in (*FINAL_STATUSES, "interrupted", "paused"):
         return ""
     if view.total_steps and view.step >= view.total_steps:
-        # Only steps are timed by then.
+        # By then only steps were timed.
         return {"samples": "making the last samples", "scores": "scoring the last save"}.get(
             view.phase, "saving the final model"
         )
@@ -168,12 +168,12 @@ def time_left(view: RunView) -> str:
 
 
 def is_before_steps(view: RunView) -> bool:
-    """Return whether the run has yet to begin its steps, or to go on with them."""
+    """Return whether the run has not yet started its steps, or not yet continued them."""
     return view.phase in ("", *BEFORE_STEPS) or (not view.step and view.phase in ("samples", "scores"))
 
 
 def time_told(view: RunView, whole_s: float | None = None) -> str:
-    """Return the time left, or why it is not told yet; `whole_s` is what the whole run is expected to take."""
+    """Return the time left, or why it is not known yet; `whole_s` is the expected time of the whole run."""
     if view.status == "running" and view.seconds_left is None:
         if whole_s is not None:
             return f"about {in_words(planned_seconds_left(view, whole_s))} left"
@@ -186,7 +186,7 @@ def time_told(view: RunView, whole_s: float | None = None) -> str:
 def status_card(
     view: RunView | None, device: Device | None = None, name: str = "", whole_s: float | None = None
 ) -> str:
-    """Return the run's status, phase, bar and time left; a failed run's panel stands under it."""
+    """Return the run's status, phase, bar and time left; below it the panel of a failed run."""
     if view is None:
         words = f'There is no run called "{name}" here.' if name else "No run yet. Choose photos, then start training."
         return f"<div class='db-status'><span class='db-quiet'>{escape(words)}</span></div>"
@@ -202,7 +202,7 @@ def status_card(
 
 
 def advice_text(pick: Recommendation | None, step: int, num_steps: int, *, is_over: bool = True) -> str:
-    """Return what stands under the choice of a run's step: which one is recommended, and why."""
+    """Return the text under the selection of a run's step: which one is recommended, and why."""
     if not is_over:
         return "<p class='db-hint'>It still trains: a step is recommended when it ends.</p>"
     if pick is None:
@@ -214,7 +214,7 @@ def advice_text(pick: Recommendation | None, step: int, num_steps: int, *, is_ov
 
 
 def scores_text(view: RunView) -> str:
-    """Return what stands over the drawing of a run's scores: who scored, or that nobody has yet."""
+    """Return the text above the chart of a run's scores: who scored, or that it has not been scored."""
     over = bool(view.steps) and (view.status in FINAL_STATUSES or view.status == "interrupted")
     if view.scores is None:
         ask = "Scoring makes a few pictures with each saved step and recommends one of them."
@@ -226,7 +226,7 @@ def scores_text(view: RunView) -> str:
 
 
 def bleed_text(report: BleedReport) -> str:
-    """Return what a training changed beside its subject, the most changed prompt first."""
+    """Return what a training changed besides its subject, the most changed prompt first."""
     rows = [
         f"<tr><td>{escape(one.prompt or '(no words)')}</td><td>{one.change:.2f}</td>"
         f"<td>{'-' if one.became_subject is None else f'{one.became_subject:.2f}'}</td></tr>"
@@ -259,7 +259,7 @@ def _device_memory(view: RunView, device: Device | None) -> str:
 
 
 def _trouble(view: RunView) -> str:
-    """Return the panels of what went wrong, or seems to."""
+    """Return the panels of what went wrong, or seems to have."""
     panels = ""
     if view.status in ("failed", "paused") and view.error:
         tone = "note" if view.error.cause == "lent" else "bad"
@@ -279,16 +279,16 @@ def _trouble(view: RunView) -> str:
 
 
 def log_text(log_tail: str) -> str:
-    """Return the end of the log, ready to show."""
+    """Return the end of the log, escaped."""
     # The box is laid out from its bottom, so that it stays at the newest line without a script.
     text = escape(log_tail) if log_tail else "The log starts with the run."
     return f"<div class='db-logbox' tabindex='0' aria-label='Log'><pre class='db-log'>{text}</pre></div>"
 
 
 def sample_items(samples: dict[int, list[Path]], prompts: Sequence[str] = ()) -> list[tuple[Path, str]]:
-    """Return (file, caption) of every sample picture in rows of `sample_columns`.
+    """Return (file, caption) of every sample in rows of `sample_columns`.
 
-    Of one prompt a row is a seed over the steps from 0 on; of several it is a step, with the pictures of each prompt.
+    With one prompt a row is a seed over the steps from 0 on; with several it is a step, with the images of each prompt.
     """
     most = max(map(len, samples.values()), default=0)
     if len(prompts) > 1:
@@ -307,7 +307,7 @@ def sample_items(samples: dict[int, list[Path]], prompts: Sequence[str] = ()) ->
 
 
 def sample_columns(samples: dict[int, list[Path]], prompts: Sequence[str] = ()) -> int:
-    """Return how many pictures make a row of `sample_items`."""
+    """Return how many images form a row of `sample_items`."""
     return max(map(len, samples.values()), default=1) if len(prompts) > 1 else len(samples)
 
 
@@ -316,7 +316,7 @@ def _step_name(step: int) -> str:
 
 
 def size_in_words(num_bytes: int) -> str:
-    """Return a size as people say it: `53 MB`, `2.1 GB`."""
+    """Return a size in words: `53 MB`, `2.1 GB`."""
     if num_bytes < 10**3:
         return f"{num_bytes} bytes"
     if num_bytes < 10**6:

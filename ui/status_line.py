@@ -1,4 +1,4 @@
-"""The line that stays in sight on every tab while a training runs: which one, what it does, time left, and Stop."""
+"""The status line on every tab during a training: which run, its phase, time left, and Stop."""
 
 from html import escape
 from typing import Any
@@ -16,7 +16,7 @@ STOP = "Stop & save"
 
 
 def build() -> dict[str, Any]:
-    """Lay out the line, which is hidden while nothing runs, and return its components by name."""
+    """Lay out the line, hidden while nothing runs, and return its components by name."""
     with gr.Row(visible=False, elem_id="status-line") as line:
         text = gr.HTML(elem_id="status-line-text")
         stop = gr.Button(STOP, size="sm", elem_id="status-line-stop", scale=0, min_width=120)
@@ -24,7 +24,7 @@ def build() -> dict[str, Any]:
 
 
 def line_text(view: RunView, num_waiting: int = 0, whole_s: float | None = None) -> str:
-    """Return what the line says of the run that trains: a link to it, its phase, its bar and the time left."""
+    """Return the line's text for the run that is training: a link to it, its phase, its bar and the time left."""
     percent = round(whole_share(view) * 100)
     parts = [phase_text(view), time_told(view, whole_s), f"{num_waiting} waiting" if num_waiting else ""]
     rest = " \u00b7 ".join(escape(part) for part in parts if part)
@@ -35,14 +35,14 @@ def line_text(view: RunView, num_waiting: int = 0, whole_s: float | None = None)
 
 
 class Handlers:
-    """What the line's button does."""
+    """The handler of the line's button."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
     @on("line_stop.click", "seen", "line_stop", api_name="stop_running", **QUIET)
     def stop(self, seen: dict[str, Any]) -> Any:
-        """Save and stop the run that the line shows; a press after its end does nothing."""
+        """Save and stop the run in the line; a click after its end does nothing."""
         name = (seen or {}).get("active")
         if name and name == self._services.jobs.active():
             before = self._services.jobs.view(name)

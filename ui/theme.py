@@ -1,14 +1,14 @@
-"""How the page looks: a calm theme of its own, made of what Gradio brings along; nothing is fetched from elsewhere."""
+"""The page's look: a calm theme made from what Gradio includes; nothing is loaded from other servers."""
 
 from gradio.themes import Base, colors, sizes
 from gradio.themes.utils.fonts import LocalFont
 
-# Served by the app itself. Of its bold faces only this one has all letters.
+# Served by the app itself. Of its bold fonts only this one has all letters.
 FONT = (LocalFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
 
 
 def theme() -> Base:
-    """Return the theme: warm paper and ink, one green for what is to be done next, the same in the dark."""
+    """Return the theme: warm paper and ink, one green for the next action, and a dark version of the same."""
     return Base(
         primary_hue=colors.teal,
         secondary_hue=colors.teal,
@@ -43,7 +43,7 @@ def theme() -> Base:
         block_title_text_weight="600",
         input_background_fill="#fdfcfa",
         input_background_fill_dark="#1b1917",
-        # At least 3:1 against what lies around it, so that it is seen where something can be typed.
+        # At least 3:1 against its surroundings, so that input fields can be recognised.
         input_border_color="#8f8676",
         input_border_color_dark="#7d7568",
         input_border_color_focus="#0f6b63",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def progress_bar(title: str, unit: str, *, delay_s: float = 0) -> Iterator[OnProgress]:
-    """Yield what shows (done, in all) as a bar, which appears after `delay_s` if there is anything to show."""
+    """Yield a callback that shows (done, total) as a bar, which appears after `delay_s` if there is anything to do."""
     from tqdm import tqdm
 
     with tqdm(desc=title, unit=unit, dynamic_ncols=True, delay=delay_s) as bar:
@@ -25,7 +25,7 @@ def progress_bar(title: str, unit: str, *, delay_s: float = 0) -> Iterator[OnPro
 
 
 class StageBars:
-    """Shows stages one below the other, each as a bar of its own with the time left."""
+    """Shows stages one below the other, each with a bar of its own and the time left."""
 
     def __init__(self, unit: str = "it") -> None:
         self._unit, self._stage = unit, ""
@@ -38,7 +38,7 @@ class StageBars:
         self.close()
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Show how far a stage is, and a note behind its bar; a stage that begins without a total is a line."""
+        """Show the progress of a stage with a note beside its bar; a stage without a total is a line of text."""
         from tqdm import tqdm
 
         if stage != self._stage:
@@ -55,7 +55,7 @@ class StageBars:
                 self._bar.set_postfix_str(note)
 
     def note_later(self, note: str) -> None:
-        """Show a note behind the bar with its next movement."""
+        """Show a note beside the bar the next time it moves."""
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
 
@@ -67,7 +67,7 @@ class StageBars:
 
 
 class RunBars:
-    """Shows a run's events: its phases as bars with the loss behind them, and its sentences between them."""
+    """Shows a run's events: its phases as bars, with the loss beside them and messages between them."""
 
     def __init__(self) -> None:
         self._stages = StageBars()

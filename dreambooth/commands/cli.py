@@ -1,6 +1,6 @@
 """The command line, which uses the same engine as the page.
 
-Commands that train, handle files or measure quality have files of their own; the others are here.
+Commands that train, handle files or measure quality have their own modules; the others are here.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from dreambooth.records.workspace import Workspace
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status, 1 for a mistake of the user's told in words."""
+    """Run one command and return the exit status: 1 for a user's mistake, which is reported in a sentence."""
 
     def run() -> int:
         arguments = vars(build_parser().parse_args(argv))
@@ -74,7 +74,7 @@ def _add_picture_commands(commands: Any) -> None:
 
 
 def _add_request(command: argparse.ArgumentParser) -> None:
-    """Add the flags of a request for pictures, and what is added to the model for it."""
+    """Add the flags of a generation request, including the LoRAs to add to the model."""
     for info in describe(GenerationConfig):
         add_flag(command, info)
     command.add_argument(
@@ -100,7 +100,7 @@ def _add_starter(commands: Any) -> None:
 
 
 def generate_command(arguments: dict[str, Any]) -> int:
-    """Make pictures and print where they are."""
+    """Generate images and print where they are."""
     model, output_dir, base = (arguments.pop(name) for name in ("model", "output_dir", "base"))
     refuse_place("output_dir", output_dir)
     request = GenerationConfig(loras=tuple(arguments.pop("lora")), **arguments)
@@ -118,7 +118,7 @@ def _with_bar(model: str, config: GenerationConfig, output_dir: Path, base: str 
 
 @contextlib.contextmanager
 def _notices() -> Iterator[Callable[[str], None]]:
-    """Yield what keeps notices until the end, since a bar stands in their line till then; print them as errors are."""
+    """Yield a callback that collects notices to print at the end, as a progress bar occupies the line until then."""
     texts: list[str] = []
     try:
         yield texts.append
@@ -128,12 +128,12 @@ def _notices() -> Iterator[Callable[[str], None]]:
 
 
 def compare_command(arguments: dict[str, Any]) -> int:
-    """Make the same pictures with several steps of a run, and print where they and, last, their grid are."""
+    """Generate the same images with several steps of a run; print where they are and, last, where their grid is."""
     from dreambooth.pictures.painter import compare
 
     run, steps, output_dir, base = (arguments.pop(name) for name in ("run", "steps", "output_dir", "base"))
     refuse_place("output_dir", output_dir)
-    # Several prompts are several lines, as in a file of settings; a shell's own newline is hard to type.
+    # Several prompts are given as several values, because a newline is hard to type in a shell.
     arguments["prompt"] = arguments.get("prompt", "").replace("\\n", "\n")
     request = GenerationConfig(loras=tuple(arguments.pop("lora")), **arguments)
     with _notices() as notice, progress_bar("Generating", "step") as on_step:
@@ -146,7 +146,7 @@ def compare_command(arguments: dict[str, Any]) -> int:
 
 
 def doctor_command(arguments: dict[str, Any]) -> int:
-    """Print what this machine has; exits with 1 when something is bad."""
+    """Print the state of this machine and installation; exits with 1 when something is wrong."""
     from dreambooth.device.doctor import doctor
 
     marks = {"ok": "ok  ", "warn": "note", "bad": "BAD "}
@@ -159,7 +159,7 @@ def doctor_command(arguments: dict[str, Any]) -> int:
 
 
 def demo_command(arguments: dict[str, Any]) -> int:
-    """Train on the bundled sample subject with the starter, convert, generate, and say where everything is."""
+    """Train on the bundled sample subject with the starter, convert, generate, and print where everything is."""
     from dreambooth.data.samples import sample_concept
     from dreambooth.models.base import STARTER, read_card
     from dreambooth.runs.run import train
@@ -194,7 +194,7 @@ def demo_command(arguments: dict[str, Any]) -> int:
 
 
 def starter_build_command(arguments: dict[str, Any]) -> int:
-    """Make the starter model; interrupted, the same command goes on where it was."""
+    """Build the starter model; after an interruption the same command continues where it stopped."""
     from dreambooth.models.sd_file import starter_folder
     from dreambooth.starter.build import build_starter
     from dreambooth.starter.recipe import recipe_for

@@ -1,4 +1,4 @@
-"""The commands about files: a model as one file, as an archive, on the Hub; samples in one picture; cleaning."""
+"""The commands that handle files: a model as one file or archive, or on the Hub; sample grids; cleaning up."""
 
 import ctypes
 import sys
@@ -25,7 +25,7 @@ LARGE_BYTES = 1 << 20
 
 
 def add(commands: Any) -> None:
-    """Add these commands to the parser's."""
+    """Add these commands to the parser."""
     convert = add_command(commands, "convert", convert_command, "write a model or LoRA file for other tools")
     convert.add_argument("model_dir", nargs="?", help="A run, a step folder or any diffusers folder.")
     convert.add_argument("out", nargs="?", help="The file to write: .safetensors or .ckpt.")
@@ -132,7 +132,7 @@ def convert_command(arguments: dict[str, Any]) -> int:
 def _saved_lora_command(
     arguments: dict[str, Any], step: Path, out: Path, precision: "Precision | None", strength: Strength
 ) -> int:
-    """Write a step that is a LoRA as one, and print what was found when it was read again."""
+    """Export a LoRA step as a LoRA file, and print the result of its verification."""
     from dreambooth.export.saved_lora import convert_lora
 
     verdict = convert_lora(
@@ -145,7 +145,7 @@ def _saved_lora_command(
 def _lora_command(
     arguments: dict[str, Any], step: Path, out: Path, precision: "Precision | None", strength: Strength
 ) -> int:
-    """Write a step as a LoRA and print what it lacks."""
+    """Extract a LoRA from a step and print what it lacks."""
     from dreambooth.export.extraction import extract_lora
 
     given = {name: arguments[name] for name in SIZE_LIMITS if arguments[name] is not None}
@@ -161,14 +161,14 @@ def _lora_command(
 
 
 def _refuse_settings(arguments: dict[str, Any], names: list[str], why: str) -> None:
-    """Raise ConfigError naming those of these settings that were given, and why they cannot be."""
+    """Raise ConfigError for those of these settings that were given, with the reason why they cannot be used."""
     given = [name for name in names if arguments[name] is not None]
     if given:
         raise ConfigError([FieldProblem(name, why) for name in given])
 
 
 def _where_models_are() -> dict[str, Any]:
-    """Return the folder of models and the Hub's token, as those who load a base want them."""
+    """Return the models folder and the Hub token, as functions that load a base take them."""
     from dreambooth.environment import load_settings
     from dreambooth.records.workspace import Workspace
 
@@ -177,10 +177,10 @@ def _where_models_are() -> dict[str, Any]:
 
 
 def _give_freed_memory_back_at_once() -> None:
-    """Have the C library map each large block by itself, so that the process holds no more than what is in use.
+    """Have the C library map each large block separately, so that the process holds no more memory than is in use.
 
-    Left alone, glibc keeps what was freed for the next one: at SD 1.5's size 0.96 GB instead of 0.57. For a process
-    that only converts; a training would pay for it with page faults in every block it takes.
+    By default glibc keeps freed memory for reuse: at SD 1.5's size 0.96 GB instead of 0.57. Only for a process that
+    converts; in a training every large block would cost page faults.
     """
     if sys.platform == "linux":
         set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
@@ -197,7 +197,7 @@ def converted(
     strength: Strength = WHOLE,
     base: str | None = None,
 ) -> "Verdict":
-    """Write one verified file of a run, a step or a folder, at this strength, with a bar on the terminal."""
+    """Write one verified file of a run, a step or a folder at this strength, with a progress bar on the terminal."""
     from dreambooth.export.verify import convert_verified
     from dreambooth.records.workspace import newest_step_folder
 
@@ -214,7 +214,7 @@ def push_command(arguments: dict[str, Any]) -> int:
     from dreambooth.records.workspace import newest_step_folder
 
     model = newest_step_folder(user_path(arguments["model"]))
-    # A LoRA is one file for web UIs by itself.
+    # A LoRA is a single file for web UIs anyway.
     single_file = arguments["single_file"] and lora_file(model) is None
     pushed(
         model, arguments["repo_id"], private=not arguments["public"], single_file=single_file, base=arguments["base"]
@@ -223,7 +223,7 @@ def push_command(arguments: dict[str, Any]) -> int:
 
 
 def pushed(model: Path, repo_id: str, *, private: bool, single_file: bool, base: str | None = None) -> None:
-    """Upload a step folder, with its verified single file when asked for, in the name of the environment's token."""
+    """Upload a step folder with the environment's token, including its verified single file if asked for."""
     from dreambooth.environment import load_settings
     from dreambooth.export.hub import push, refuse_push, single_file_name
     from dreambooth.scoring.bleed import report_for_card
@@ -240,7 +240,7 @@ def pushed(model: Path, repo_id: str, *, private: bool, single_file: bool, base:
 
 
 def refuse_push_of_a_run(repo_id: str | None) -> None:
-    """Raise ConfigError or ExportError now instead of after hours of training; without a name the run's is taken."""
+    """Raise ConfigError or ExportError now rather than after hours of training; the default name is the run's."""
     from dreambooth.environment import load_settings
     from dreambooth.export.hub import refuse_push
 
@@ -252,7 +252,7 @@ def refuse_push_of_a_run(repo_id: str | None) -> None:
 
 
 def zip_command(arguments: dict[str, Any]) -> int:
-    """Write a model's folder, or a run's samples, as one archive and print where it is."""
+    """Write a model's folder, or a run's samples, as an archive and print where it is."""
     from dreambooth.export.archive import zip_model, zip_samples
     from dreambooth.records.workspace import RunFolder, newest_step_folder
 
@@ -264,7 +264,7 @@ def zip_command(arguments: dict[str, Any]) -> int:
 
 
 def clean_command(arguments: dict[str, Any]) -> int:
-    """Print what takes how much and what would be deleted; delete it with --yes alone."""
+    """Print the disk usage and what would be deleted; deletes only with --yes."""
     from dreambooth.environment import load_settings
     from dreambooth.records.storage import CHOICES, COST, carry_out, plan, run_to_clean, usage
     from dreambooth.records.workspace import Workspace
@@ -292,12 +292,12 @@ def clean_command(arguments: dict[str, Any]) -> int:
 
 
 def in_mb(num_bytes: int) -> str:
-    """Return a size in a column of its own."""
+    """Return a size in MB, padded to a column."""
     return f"{num_bytes / 1e6:10.1f} MB"
 
 
 def grid_command(arguments: dict[str, Any]) -> int:
-    """Write one picture of a run's samples and print where it is."""
+    """Write a run's samples as one grid image and print where it is."""
     from dreambooth.pictures.grid import write_sample_grid
 
     out: Path = arguments["out"] or Path("grid.png")

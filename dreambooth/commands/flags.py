@@ -1,7 +1,7 @@
-"""How a command and its flags are added to the parser.
+"""Adds commands and their flags to the parser.
 
-Flags come from the settings' own descriptions. What is not given is left to the base's card, the preset, and last the
-seed script's default (`presets.resolve`).
+Flags are generated from the settings' descriptions. A setting that is not given comes from the base's card, then the
+preset, then the seed script's default (`presets.resolve`).
 """
 
 import argparse
@@ -15,21 +15,21 @@ BASE_HELP = "The run's base model, if it is no longer where the run recorded it.
 
 
 def base_name(text: str) -> str:
-    """Return the name of a base as it was typed, a folder below the home folder with its whole path."""
+    """Return the name of a base as typed; `~` is expanded to the home folder."""
     return str(user_path(text)) if text.startswith("~") else text
 
 
 def add_command(
     commands: Any, name: str, run: Callable[[dict[str, Any]], int], sentence: str
 ) -> argparse.ArgumentParser:
-    """Add a command that does this, and return its parser."""
+    """Add a command that calls this function, and return its parser."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=sentence, description=sentence.capitalize() + ".")
     parser.set_defaults(run_command=run)
     return parser
 
 
 class Switch(argparse.Action):
-    """Turns a setting on with `--NAME`, and what a card or preset has turned on off with `--no_NAME`."""
+    """Turns a setting on with `--NAME`, and with `--no_NAME` turns off what a card or preset turned on."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
         off = [option.replace("--", "--no_", 1) for option in option_strings]

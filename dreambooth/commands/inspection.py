@@ -1,4 +1,4 @@
-"""The command that says what a file of weights is."""
+"""The command that identifies a file of weights."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from dreambooth.config.limits import user_path
 
 
 def add(commands: Any) -> None:
-    """Add the command to the parser's."""
+    """Add the command to the parser."""
     inspect = add_command(
         commands, "inspect", inspect_command, "say what a file is: a LoRA, a model, or something else"
     )
@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
 
 
 def inspect_command(arguments: dict[str, Any]) -> int:
-    """Print what a file is, for which models, and whether it can be used here; exits with 1 where it cannot."""
+    """Print what a file is, which models it fits and whether it can be used here; exits with 1 if it cannot."""
     from dreambooth.models.inspection import inspect_file
 
     file: Path = arguments["file"]

@@ -1,4 +1,4 @@
-"""A parser whose usage is short, and which answers a mistyped flag or value in one line that names the nearest."""
+"""A parser with a short usage line, which answers a mistyped flag or value in one line that names the nearest match."""
 
 import argparse
 import difflib
@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 NUMBERS = {"int": "a whole number", "float": "a number"}
-# What argparse says of a value, in Python 3.11 to 3.13.
+# argparse's messages about a value, in Python 3.11 to 3.13.
 WRONG_VALUE = re.compile(
     r"argument (?P<name>.+?): invalid (?P<kind>\w+)(?: value)?: '(?P<value>.*?)'(?: \(.*\))?", re.S
 )
 
 
 class Parser(argparse.ArgumentParser):
-    """Parses as argparse does; mistakes are one line on standard error and exit status 2."""
+    """Parses like argparse; a mistake is one line on standard error and exit status 2."""
 
-    # Its types have an overload for namespaces of other classes, which nobody here passes.
+    # argparse's types have an overload for other namespace classes, which nobody here passes.
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse, and end with a sentence where a flag is none of this command's, before anything else is missed."""
+        """Parse, and report a flag that this command does not have before any missing argument."""
         if self._subparsers is None:
             given = _before_dashes(sys.argv[1:] if args is None else args)
             self._refuse([arg.split("=")[0] for arg in given if self._is_unknown_flag(arg)])
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {self._in_words(message)}\n")
 
     def format_usage(self) -> str:
-        """Return the command with what it needs, in one line."""
+        """Return the command with its required arguments, in one line."""
         needed, rest = [], False
         for action in self._actions:
             word = self._metavar(action)
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         return " ".join(["usage:", self.prog, *needed, *(["[FLAGS]"] if rest else [])]) + "\n"
 
     def format_help(self) -> str:
-        """Return argparse's help under the short usage."""
+        """Return argparse's help below the short usage."""
         self.usage = self.format_usage().removeprefix("usage: ").strip().replace("%", "%%")
         return super().format_help()
 
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         return action.metavar if isinstance(action.metavar, str) else action.dest.upper()
 
     def _is_unknown_flag(self, arg: str) -> bool:
-        """Return whether this is written as a flag, in whole or shortened, that the command does not have."""
+        """Return whether this looks like a flag, complete or abbreviated, that the command does not have."""
         name = arg.split("=")[0]
         is_flag = name.startswith("--") and " " not in arg
         return is_flag and not any(flag.startswith(name) for flag in self._option_string_actions)
@@ -96,7 +96,7 @@ class Parser(argparse.ArgumentParser):
         return f'{name} is "{value}": {hint}'
 
     def _choices(self, name: str) -> list[str]:
-        """Return the values that an argument may have, by its name in argparse's messages."""
+        """Return the choices of an argument, by its name in argparse's messages."""
         for action in self._actions:
             if name in ("/".join(action.option_strings), action.metavar, action.dest):
                 return [str(choice) for choice in action.choices or ()]
@@ -104,5 +104,5 @@ class Parser(argparse.ArgumentParser):
 
 
 def _before_dashes(args: Sequence[str]) -> list[str]:
-    """Return the arguments up to a lone `--`, after which nothing is a flag."""
+    """Return the arguments before a lone `--`, after which nothing is a flag."""
     return list(args[: args.index("--")]) if "--" in args else list(args)

@@ -1,4 +1,4 @@
-"""The commands about how good a model is: scoring the steps of a run, and the paper's benchmark."""
+"""The commands that measure quality: scoring the steps of a run, and the paper's benchmark."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +11,7 @@ from dreambooth.errors import ConfigError, FieldProblem
 
 
 def add(commands: Any) -> None:
-    """Add these commands to the parser's."""
+    """Add these commands to the parser."""
     sentence = "score every saved step of a run, and recommend one"
     score = commands.add_parser("score", help=sentence, description=sentence.capitalize() + ".")
     score.set_defaults(run_command=score_command)
@@ -55,7 +55,7 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def bleed_command(arguments: dict[str, Any]) -> int:
-    """Write the report of what a step changed besides its subject, and print it."""
+    """Write and print the report of what a step changed besides its subject."""
     from dreambooth.export.model_card import bleed_dir
     from dreambooth.records.workspace import RunFolder
     from dreambooth.scoring.bleed import bleed_report, report_lines
@@ -91,7 +91,7 @@ def evaluate_command(arguments: dict[str, Any]) -> int:
 
 
 def score_command(arguments: dict[str, Any]) -> int:
-    """Score a run, and print its table and which step to take."""
+    """Score a run, and print its table and the recommended step."""
     from dreambooth.records.workspace import RunFolder
     from dreambooth.scoring.run import score_lines, score_run
 

@@ -1,4 +1,4 @@
-"""The commands that train: flags and files become settings, a run is shown as bars, Ctrl-C saves."""
+"""The commands that train: flags and files become settings, progress is shown as bars, Ctrl-C stops and saves."""
 
 import argparse
 import contextlib
@@ -35,7 +35,7 @@ CONCEPT_FLAGS = {
     "class_data_dir": "Folder with class images; missing ones are added, none is replaced.",
     "class_prompt": "Prompt for the class, such as `photo of dog`.",
 }
-# What a first training needs; `--help` shows these first. A resumed one needs --resume_from_checkpoint instead.
+# What a first training needs; `--help` shows these first. A resume needs --resume_from_checkpoint instead.
 MAIN_FLAGS = (
     "instance_data_dir", "instance_prompt", "class_prompt", "pretrained_model_name_or_path", "method", "preset",
     "max_train_steps", "save_sample_prompt", "output_dir",
@@ -43,7 +43,7 @@ MAIN_FLAGS = (
 
 
 def add(commands: Any) -> None:
-    """Add these commands to the parser's."""
+    """Add these commands to the parser."""
     train = add_command(commands, "train", train_command, "train a base model on your photos")
     main = _add_training_flags(train)
     main.add_argument(
@@ -64,7 +64,7 @@ def add(commands: Any) -> None:
 
 
 def _add_training_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the flags of a training in groups and return the group of the main ones, which comes first."""
+    """Add the training flags in groups and return the group of the main ones, which comes first."""
     infos = {info.name: info for info in describe(TrainingConfig)}
     main = parser.add_argument_group("Main settings")
     groups = {group: parser.add_argument_group(title) for group, title in GROUP_TITLES.items()}
@@ -99,7 +99,7 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
 
 
 def train_command(arguments: dict[str, Any]) -> int:
-    """Train as asked, with bars on the terminal; Ctrl-C finishes the step and saves, a second one leaves at once."""
+    """Train as asked, with bars on the terminal; Ctrl-C finishes the step and saves, a second one exits at once."""
     from dreambooth.runs.run import resume, train
 
     wanted = arguments.pop("resume_from_checkpoint")
@@ -126,7 +126,7 @@ def train_command(arguments: dict[str, Any]) -> int:
 
 
 def _with_findings(config: TrainingConfig, show: Callable[[Event], None]) -> Callable[[Event], None]:
-    """Return what shows a run's events, and as it begins what is found of its photos: in its first process only."""
+    """Return a callback that shows a run's events, first the findings about its photos; only in the first process."""
 
     def shown_event(event: Event) -> None:
         show(event)
@@ -138,7 +138,7 @@ def _with_findings(config: TrainingConfig, show: Callable[[Event], None]) -> Cal
 
 
 def _run_to_resume(wanted: str, output_dir: str | None) -> tuple[Path, int | None]:
-    """Return the folder of the run that is meant, and the step of the exact state where one is named."""
+    """Return the folder of the run to resume, and the step of its exact state if one is named."""
     path = user_path(wanted)
     if wanted == "latest" and output_dir is None:
         runs = Workspace(load_settings().data_dir).runs()
@@ -157,9 +157,9 @@ def _run_to_resume(wanted: str, output_dir: str | None) -> tuple[Path, int | Non
 
 
 def _changes(arguments: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return what flags, file, preset and concepts ask for beside a resume, by the names of settings.
+    """Return the settings that flags, file, preset and concepts ask for in addition to a resume, by name.
 
-    Whether they are the run's own, or may change, is for the resume to say.
+    Whether they match the run's own, or may change, is checked by the resume.
     """
     kept_file = path / ".run" / "config.json"
     if not kept_file.exists():
@@ -170,19 +170,19 @@ def _changes(arguments: dict[str, Any], path: Path) -> dict[str, Any]:
     concepts = _in_the_runs_folders(_concepts(arguments, kept.concepts), kept)
     flags = {name: value for name, value in arguments.items() if name in TrainingConfig.__dataclass_fields__}
     asked: dict[str, Any] = of_file | flags | ({"concepts": concepts} if concepts else {})
-    # A run draws its own seed where the file names none.
+    # If the file names no seed, a run draws its own.
     asked = {name: value for name, value in asked.items() if (name, value) != ("seed", None)}
     if preset_name == AUTO:
         print("The preset auto is chosen once: a resumed run keeps its settings.", file=sys.stderr)
     elif preset_name:
         asked = _of_preset(preset_name, asked, kept) | asked
-    # More steps are asked for by a flag: a file or preset that the run was started with knows only its first total.
+    # More steps need a flag: the file or preset that the run was started with has only its original total.
     if "max_train_steps" not in flags and asked.pop("max_train_steps", None) not in (None, kept.max_train_steps):
         print(
             f"The run keeps its total of {kept.max_train_steps} steps; change it with --max_train_steps.",
             file=sys.stderr,
         )
-    # A class folder that is not named is the run's own.
+    # A class folder that is not given is the run's own.
     if len(asked.get("concepts", ())) == len(kept.concepts):
         asked["concepts"] = tuple(
             dataclasses.replace(concept, class_data_dir=concept.class_data_dir or before.class_data_dir)
@@ -192,7 +192,7 @@ def _changes(arguments: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _of_preset(preset_name: str, asked: dict[str, Any], kept: TrainingConfig) -> dict[str, Any]:
-    """Return what a new run with this preset would have, of the settings that the preset has."""
+    """Return the values that a new run with this preset would have for the settings the preset sets."""
     from dreambooth.models.base import family_name, read_card
 
     concepts: dict[str, Any] = {"concepts": kept.concepts, "method": kept.method} | asked
@@ -203,7 +203,7 @@ def _of_preset(preset_name: str, asked: dict[str, Any], kept: TrainingConfig) ->
 
 
 def _in_the_runs_folders(concepts: tuple[Concept, ...], kept: TrainingConfig) -> tuple[Concept, ...]:
-    """Return the concepts with the folders in which an earlier version unpacked a run's archives."""
+    """Return the concepts with the folders into which an earlier version unpacked a run's archives."""
     from dreambooth.data.archives import earlier_folders
 
     folders = {concept.instance_data_dir for concept in kept.concepts}
@@ -219,12 +219,12 @@ def _in_the_runs_folders(concepts: tuple[Concept, ...], kept: TrainingConfig) ->
 
 
 def training_config(arguments: dict[str, Any]) -> TrainingConfig:
-    """Return the settings that these flags ask for; raises ConfigError with every mistake in them."""
+    """Return the settings these flags ask for; raises ConfigError with every mistake in them."""
     return asked_training(arguments)[0]
 
 
 def asked_training(arguments: dict[str, Any]) -> tuple[TrainingConfig, frozenset[str]]:
-    """Return these settings, and the names of those that flags or a file asked for; raises ConfigError as above."""
+    """Return these settings and the names of those given by flags or a file; raises ConfigError as above."""
     from dreambooth.models.base import family_name, read_card
 
     if arguments.pop("hub_token") is not None:
@@ -237,7 +237,7 @@ def asked_training(arguments: dict[str, Any]) -> tuple[TrainingConfig, frozenset
     concepts = _concepts(arguments)
     explicit = _beside_flags(_settings_of_file(config_path), arguments) if config_path else {}
     defaults = TrainingConfig()
-    # A run's own file names every setting, and so asks for nothing with a default.
+    # A run's own file names every setting, so those with default values are not explicit.
     asked = {name for name, value in explicit.items() if value != getattr(defaults, name)}
     asked |= arguments.keys() | concept_flags
     explicit |= arguments | ({"concepts": concepts} if concepts else {})
@@ -249,7 +249,7 @@ def asked_training(arguments: dict[str, Any]) -> tuple[TrainingConfig, frozenset
     from dreambooth.forecast.memory import fastest_plan
     from dreambooth.forecast.shape import read_shape
 
-    # Whether the settings go together is asked of the plan: the preset's own may not go with those that were asked for.
+    # Contradictions are checked by the plan: the preset's own values may not fit the explicit ones.
     config = resolve(explicit, read_card(base).recipes, "recommended", family_name(base)).in_range()
     steps = num_steps_of(config, num_photos_in(concept.instance_data_dir for concept in config.concepts))
     plan = fastest_plan(config, read_shape(base), detect_device(), kept=explicit, num_steps=steps)
@@ -257,9 +257,9 @@ def asked_training(arguments: dict[str, Any]) -> tuple[TrainingConfig, frozenset
 
 
 def _available_training(arguments: dict[str, Any]) -> tuple[TrainingConfig, frozenset[str]]:
-    """Return these settings, with the defaults of the base model's own family, and which of them were asked for.
+    """Return these settings with the defaults of the base's family, and the names of those that were given.
 
-    The configuration of a Hub's base model is downloaded for that; raises BaseModelError for one that cannot be had.
+    Downloads the configuration of a base on the Hub for this; raises BaseModelError if it cannot be had.
     """
     from dreambooth.models.availability import bytes_to_download
     from dreambooth.models.base import known_layout
@@ -272,7 +272,7 @@ def _available_training(arguments: dict[str, Any]) -> tuple[TrainingConfig, froz
 
 
 def _beside_flags(of_file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """Return a file's settings without what the flags replace: its steps by epochs, its options by a switch off."""
+    """Return a file's settings without those that flags replace: epochs replace its steps, `--no_NAME` an option."""
     replaced = without_idle_options(of_file).keys() - without_idle_options(of_file | flags, flags).keys()
     if "num_train_epochs" in flags:
         replaced.add("max_train_steps")
@@ -327,7 +327,7 @@ def _settings_of_file(path: Path) -> dict[str, Any]:
 
 
 def _concepts(arguments: dict[str, Any], of_run: Sequence[Concept] = ()) -> tuple[Concept, ...]:
-    """Return the concepts that are asked for; beside a resume, what is not said of a single one is the run's."""
+    """Return the requested concepts; for a resume, whatever is not given for a single concept comes from the run."""
     path = arguments.pop("concepts_list")
     single = {name: arguments.pop(name) for name in CONCEPT_FLAGS if name in arguments}
     if path is not None:
@@ -343,7 +343,7 @@ def _concepts(arguments: dict[str, Any], of_run: Sequence[Concept] = ()) -> tupl
 
 
 def _with_photos_unpacked(concept: Concept) -> Concept:
-    """Return the concept with a folder of the data folder's in place of a .zip, which is unpacked there once."""
+    """Return the concept with a .zip replaced by a folder in the data folder, into which it is unpacked once."""
     from dreambooth.data.archives import unpacked_folder
     from dreambooth.data.photos import shown
 
@@ -357,7 +357,7 @@ def _with_photos_unpacked(concept: Concept) -> Concept:
 
 
 def stopping_on_signals(controls: Controls) -> contextlib.AbstractContextManager[None]:
-    """Have the first Ctrl-C in the block, a SIGTERM or a closed terminal stop the run, and a second leave at once."""
+    """Have the first Ctrl-C, a SIGTERM or a closed terminal stop the run, and a second Ctrl-C exit at once."""
 
     def stop() -> None:
         controls.stop.set()

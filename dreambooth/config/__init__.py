@@ -1,1 +1,1 @@
-"""Settings of each task with their ranges, units and sentences, concepts, and presets."""
+"""Settings of each task with ranges, units and help sentences; concepts; presets."""

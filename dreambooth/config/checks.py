@@ -1,4 +1,4 @@
-"""Checks of settings against each other; the type and range of a single one are checked by `fields`."""
+"""Checks of settings against each other; `fields` checks the type and range of each by itself."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +19,12 @@ from dreambooth.formats.photo_files import counted_masks
 if TYPE_CHECKING:
     from dreambooth.config.training import TrainingConfig
 
-# Saves that have to add nothing before a run that stops when it is good does so.
+# How many saves without improvement end a run that stops when it is good enough.
 PATIENCE = 2
 
 
 def cross_checks(config: "TrainingConfig") -> list[FieldProblem]:
-    """Return which of a training's settings cannot go together, or name what cannot be used."""
+    """Return which training settings contradict each other, or name something that cannot be used."""
     problems = []
     if isinstance(config.logging_dir, str):
         problems += run_path_problem("logging_dir", config.logging_dir)
@@ -57,7 +57,7 @@ def cross_checks(config: "TrainingConfig") -> list[FieldProblem]:
 
 
 def _bucket_problems(config: "TrainingConfig") -> list[FieldProblem]:
-    """Return what does not go with batches of several sizes."""
+    """Return the settings that cannot be combined with batches of several sizes."""
     if config.buckets is not True:
         return []
     wrong = {
@@ -75,7 +75,7 @@ def _bucket_problems(config: "TrainingConfig") -> list[FieldProblem]:
 
 
 def _recipe_problems(config: "TrainingConfig") -> list[FieldProblem]:
-    """Return which options miss what they build on."""
+    """Return the options whose prerequisites are missing."""
     problems = [
         FieldProblem(name, "has no effect without with_prior_preservation.")
         for name in ("teacher_prior", "keep_class_latents")
@@ -106,7 +106,7 @@ def _finds_subjects(config: "TrainingConfig") -> bool:
 
 
 def _stopping_problems(config: "TrainingConfig") -> list[FieldProblem]:
-    """Return what a run lacks that is to end when it is good."""
+    """Return what is missing in a run that should stop when it is good enough."""
     if config.stop_when_good is not True:
         return []
     problems = []
@@ -122,7 +122,7 @@ def _stopping_problems(config: "TrainingConfig") -> list[FieldProblem]:
 
 
 def update_problems(config: "TrainingConfig") -> list[FieldProblem]:
-    """Return what excludes itself in how the weights are updated."""
+    """Return the contradictions between settings of the weight updates."""
     problems = []
     if config.update_in_backward is True:
         excluded = {
@@ -158,7 +158,7 @@ def update_problems(config: "TrainingConfig") -> list[FieldProblem]:
 
 
 def _sharding_problems(config: "TrainingConfig") -> list[FieldProblem]:
-    """Return what works on whole weights, in a run whose processes share them."""
+    """Return the settings that need whole weights, in a run whose processes share them."""
     if config.shard_weights is not True:
         return []
     names = ("use_8bit_adam", "use_ema", "update_in_backward", "capture_step", "compile_unet")
@@ -171,7 +171,7 @@ def _sharding_problems(config: "TrainingConfig") -> list[FieldProblem]:
 
 
 def _lora_problems(config: "TrainingConfig") -> list[FieldProblem]:
-    """Return what a LoRA does not go with: each saves memory that only whole weights take."""
+    """Return the settings that cannot be combined with a LoRA: each saves memory that only full fine-tuning takes."""
     if config.method != "lora":
         return []
     begun, lost = config.initial_lora, []

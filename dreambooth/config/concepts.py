@@ -1,4 +1,4 @@
-"""Concepts of a run: photos and prompts, and the concepts list that the seed's notebook writes."""
+"""The concepts of a run: photos and prompts, and the concepts list that the seed's notebook writes."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ class Concept:
     class_data_dir: str | None = None
 
     def __post_init__(self) -> None:
-        # The same concept, whoever made it: a form's empty field is none, and a path is compared as its text.
+        # Normalized, so that concepts compare equal whoever made them: an empty field is None, and a path is text.
         for name in ("class_prompt", "class_data_dir"):
             object.__setattr__(self, name, getattr(self, name) or None)
         expand_paths(self, ("instance_data_dir", "class_data_dir"))
@@ -72,7 +72,7 @@ def dump_concepts_list(concepts: Iterable[Concept]) -> str:
 
 
 def concept_problems(concept: Concept) -> list[FieldProblem]:
-    """Return what is wrong with a concept's words and folder."""
+    """Return what is wrong with a concept's prompts and folders."""
     problems = []
     for field in dataclasses.fields(Concept):
         text = getattr(concept, field.name)
@@ -82,7 +82,7 @@ def concept_problems(concept: Concept) -> list[FieldProblem]:
         problems.append(
             FieldProblem("instance_prompt", "is empty: write a prompt with the identifier, such as photo of zwx dog.")
         )
-    # One that holds pictures is only read.
+    # A folder with images is only read.
     class_dir = concept.class_data_dir
     if class_dir is not None and not is_folder(class_dir) and (problem := place_problem(Path(class_dir))):
         problems.append(FieldProblem("class_data_dir", problem))
@@ -93,10 +93,10 @@ def concept_problems(concept: Concept) -> list[FieldProblem]:
 
 
 def class_folder_problems(concepts: Sequence[Concept]) -> list[FieldProblem]:
-    """Return which class folders hold photos of a subject, or would serve two class prompts at once.
+    """Return the class folders that hold photos of a subject, or would serve two class prompts at once.
 
-    Folders are compared as they are on the disk, however their paths are written. What lies in a folder below is not
-    read, so that one inside another is none of these.
+    Folders are compared by where they are on disk, however their paths are written. Subfolders are not read, so a
+    folder inside another is no conflict.
     """
     problems = []
     photos = {_resolved(concept.instance_data_dir): concept.instance_data_dir for concept in concepts}

@@ -1,4 +1,4 @@
-"""Counts of a training: its steps and its saves. The plan, the trial and the run itself count them here."""
+"""The numbers of steps, class images and saves of a training, counted here for the plan, the preflight and the run."""
 
 import math
 from typing import TYPE_CHECKING
@@ -8,15 +8,15 @@ if TYPE_CHECKING:
 
 
 def num_class_images_of(config: "TrainingConfig") -> int:
-    """Return how many class images a run trains on; those that are missing are generated before its first step."""
+    """Return the number of class images a run trains on; missing ones are generated before its first step."""
     return config.num_class_images * len(config.concepts) if config.with_prior_preservation else 0
 
 
 def num_steps_of(config: "TrainingConfig", num_photos: int, num_processes: int = 1) -> int:
-    """Return how many steps a run makes of this many photos of all concepts.
+    """Return how many steps a run makes with this many photos in all concepts.
 
-    Where no number is set it follows from the epochs: one is a pass over the larger of photos and class images, and
-    each process takes examples of its own.
+    Without `max_train_steps` it follows from the epochs: one is a pass over the photos or the class images, whichever
+    are more, and each process takes examples of its own.
     """
     if config.max_train_steps is not None:
         return config.max_train_steps
@@ -31,5 +31,5 @@ def num_saves_before_last(config: "TrainingConfig", step: int, num_steps: int) -
 
 
 def num_saves_left(config: "TrainingConfig", step: int, num_steps: int) -> int:
-    """Return how many models are still saved after this step; the last step is saved whether due or not."""
+    """Return how many models are still saved after this step; the last step is always saved."""
     return num_saves_before_last(config, step, num_steps) + (1 if step < num_steps else 0)

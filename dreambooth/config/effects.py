@@ -1,6 +1,6 @@
-"""Settings that have no effect beside the others, reported before a run starts.
+"""Settings without effect, reported before a run starts.
 
-Which settings a setting builds on stands beside its field (`only_with`); what depends on their values is here.
+A setting's prerequisites are declared with its field (`only_with`); conditions that depend on values are here.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ STARTER = "starter"
 
 
 def is_idle(values: dict[str, Any], only_with: tuple[str, ...]) -> bool:
-    """Return whether none of the settings is on, or given, that another one needs to have an effect."""
+    """Return whether all prerequisites of a setting are off or unset, so that it has no effect."""
     return bool(only_with) and not any(_is_on(values.get(name)) for name in only_with)
 
 
@@ -28,9 +28,9 @@ def _is_on(value: Any) -> bool:
 
 
 def without_effect(config: TrainingConfig, explicit: Collection[str] | None = None) -> list[str]:
-    """Return a sentence for each setting that was asked for and has no effect in a run of these settings.
+    """Return a sentence for each explicit setting that has no effect in a run with these settings.
 
-    `explicit` names what was asked for, by flag, file, form or argument; left out, all that is no default.
+    `explicit` names the settings given by flag, file, form or argument; by default all that differ from their defaults.
     """
     asked = set(config.departures() if explicit is None else explicit)
     infos = describe(TrainingConfig)
@@ -59,7 +59,7 @@ def without_effect(config: TrainingConfig, explicit: Collection[str] | None = No
 
 
 def without_effect_in(num_steps: int, config: TrainingConfig, explicit: Collection[str] | None = None) -> list[str]:
-    """Return the sentences that need the number of steps, for a run that counts epochs: it is known with its photos."""
+    """Return the sentences that need the number of steps; a run that counts epochs knows it with its photos."""
     if config.max_train_steps is not None:
         return []
     return _sentences(dict(_beyond_the_end(config, num_steps)), config.departures() if explicit is None else explicit)
@@ -75,7 +75,7 @@ def _off(name: str) -> str:
 
 
 def _conflicts(config: TrainingConfig) -> Iterator[tuple[str, str]]:
-    """Yield what the value of another setting makes void."""
+    """Yield the settings that another setting's value makes ineffective."""
     if config.max_train_steps is not None:
         yield "num_train_epochs", f"has no effect: max_train_steps sets {config.max_train_steps} steps."
     if config.lr_scheduler == "constant" and config.lr_warmup_steps:
@@ -98,7 +98,7 @@ def _conflicts(config: TrainingConfig) -> Iterator[tuple[str, str]]:
 
 
 def _beyond_the_end(config: TrainingConfig, num_steps: int) -> Iterator[tuple[str, str]]:
-    """Yield what counts only after the last step."""
+    """Yield the settings that would take effect only after the last step."""
     if config.lr_scheduler != "constant" and config.lr_warmup_steps >= num_steps:
         warm_up = f"the warm-up takes {config.lr_warmup_steps} steps (lr_warmup_steps), and the run has {num_steps}."
         yield "lr_warmup_steps", f"is too long for the learning rate to reach its peak: {warm_up}"

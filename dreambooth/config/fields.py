@@ -1,6 +1,6 @@
-"""Metadata of settings: range, unit and help sentence, and the checks that follow from them.
+"""Metadata of settings: range, unit, help sentence, and the checks that follow from them.
 
-The form, the command line and the README are made from these, so that they say the same.
+The form, the command line and the README are generated from these, so that they agree.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from dreambooth.errors import FieldProblem
 from dreambooth.hints import fits
 
 Group = Literal["model", "photos", "prior", "training", "optimizer", "memory", "samples", "saving"]
-# The groups' headings, on the page and in `--help`.
+# The headings of groups, on the page and in `--help`.
 GROUP_TITLES: dict[Group, str] = {
     "model": "Model files",
     "photos": "Photos",
@@ -43,11 +43,11 @@ def setting(
     only_with: tuple[str, ...] = (),
     method: str = "",
 ) -> Any:
-    """Declare a field with what a person needs to know about it; `low` and `high` are inclusive.
+    """Declare a field with its documentation; `low` and `high` are inclusive.
 
-    A resumed run must have the same values `in_identity`. Left out of it are settings that can change no trained
+    A resumed run must have the same values of fields that are `in_identity`: all but those that can change no trained
     weight, and names of things whose contents are compared instead. `only_with` names the settings of which at least
-    one has to be on, or given, for this one to have an effect; `method` is the only method of training that reads it.
+    one must be on, or given, for this one to have an effect; `method` is the only training method that reads it.
     """
     about: dict[str, Any] = {"sentence": sentence, "group": group, "unit": unit, "low": low, "high": high}
     about |= {"in_identity": in_identity, "only_with": only_with, "method": method}
@@ -56,7 +56,7 @@ def setting(
 
 @dataclass(frozen=True)
 class FieldInfo:
-    """A field as the form, the command line and the README show it."""
+    """A field as the form, the command line and the README present it."""
 
     name: str
     type: type
@@ -91,7 +91,7 @@ def _plain(number: float) -> str:
 
 
 def describe(config_type: type) -> list[FieldInfo]:
-    """Return the fields of a settings class that carry a sentence, in the order of their declaration."""
+    """Return the documented fields of a settings class, in the order of their declaration."""
     hints = typing.get_type_hints(config_type)
     described = []
     for field in dataclasses.fields(config_type):
@@ -116,7 +116,7 @@ def _unpacked(hint: Any) -> tuple[type, bool, tuple[str, ...]]:
 
 
 def unknown_fields(config_type: type, values: Mapping[str, Any]) -> list[FieldProblem]:
-    """Return a problem for every name that is no field of the settings class."""
+    """Return a problem for every name that is not a field of the settings class."""
     known = {field.name for field in dataclasses.fields(config_type)}
     return [
         FieldProblem(as_written(name).strip('"'), "is not a setting of this version.")
@@ -141,9 +141,9 @@ def typed(info: FieldInfo, value: Any) -> Any:
 
 
 def parse_numbers(config: Any) -> None:
-    """Give each number of a settings object its field's type in place, so that 1 and 1.0 are the same settings.
+    """Convert each number of a settings object to its field's type in place, so that 1 and 1.0 are the same settings.
 
-    Called when a settings object is made, whoever makes it. What is no number of that type stays for `out_of_range`.
+    Called whenever a settings object is made. Values that are no number of that type are left for `out_of_range`.
     """
     for info in _number_fields(config.__class__):
         with contextlib.suppress(ValueError):
@@ -156,7 +156,7 @@ def _number_fields(config_type: type) -> tuple[FieldInfo, ...]:
 
 
 def out_of_range(config: Any) -> list[FieldProblem]:
-    """Return what is wrong with each value by itself: its type, its range, its letters."""
+    """Return what is wrong with each value by itself: its type, its range, its characters."""
     problems = []
     for info in describe(type(config)):
         value = getattr(config, info.name)
@@ -177,7 +177,7 @@ def out_of_range(config: Any) -> list[FieldProblem]:
 
 
 def others(known: list[FieldProblem], found: list[FieldProblem]) -> list[FieldProblem]:
-    """Return what was found wrong with fields of which nothing was told yet."""
+    """Return the problems with fields for which none was reported yet."""
     return [problem for problem in found if problem.field not in {one.field for one in known}]
 
 

@@ -1,4 +1,4 @@
-"""The settings of one request for pictures, and the samplers."""
+"""The settings of one generation request, and the samplers."""
 
 import math
 import re
@@ -13,21 +13,21 @@ from dreambooth.errors import ConfigError, FieldProblem
 Sampler = Literal["DDIM", "DPM++ 2M", "DPM++ 2M Karras", "Euler", "Euler a"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
-# Below 0 a LoRA does the opposite of what it learned; those made as sliders are used so, and far beyond 1.
+# Below 0 a LoRA has the opposite of its effect; sliders are used like that, and far beyond 1.
 MAX_LORA_STRENGTH = 5.0
 MAX_LORAS = 16
 
 
 @dataclass(frozen=True)
 class AddedLora:
-    """A LoRA's file that is added to the model for pictures, and how much of it counts: 0 is none of it."""
+    """A LoRA file that is added to the model for generation, and its strength; 0 has no effect."""
 
     file: str
     strength: float = 1.0
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Return what `FILE` or `FILE:STRENGTH` says: a colon counts only where a number is behind it."""
+        """Parse `FILE` or `FILE:STRENGTH`; only a colon before a number separates the two."""
         match = re.fullmatch(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", text, re.DOTALL)
         file, strength = (match[1], float(match[2])) if match else (text, 1.0)
         return cls(str(user_path(file)), strength)
@@ -35,7 +35,7 @@ class AddedLora:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """One request for pictures."""
+    """One generation request."""
 
     prompt: str = setting("", "What the pictures show; include the identifier to get your subject.", "samples")
     negative_prompt: str = setting("", "What the pictures should not show.", "samples")
@@ -62,14 +62,14 @@ class GenerationConfig:
     text_encoder_strength: float = setting(
         1.0, "The same for the text encoder, if it was trained.", "samples", low=0, high=2
     )
-    # LoRA files added to the model, whatever it is; the strengths above are of what the model itself learned.
+    # LoRA files added to the model, whatever it is; the strengths above apply to the model's own training.
     loras: tuple[AddedLora, ...] = ()
 
     def __post_init__(self) -> None:
         parse_numbers(self)
 
     def checked(self) -> Self:
-        """Return this request, or raise one ConfigError with all that is wrong with it."""
+        """Return this request, or raise one ConfigError with everything that is wrong with it."""
         problems = out_of_range(self)
         problems += others(problems, sizes_off_grid({"height": self.height, "width": self.width}))
         problems += _lora_problems(self.loras)
@@ -81,7 +81,7 @@ class GenerationConfig:
 
 
 def _lora_problems(loras: tuple[AddedLora, ...]) -> list[FieldProblem]:
-    """Return what is wrong with the LoRAs of a request; whether the files are there is seen when they are read."""
+    """Return what is wrong with the LoRAs of a request; whether the files exist is checked when they are read."""
     problems = [problem for one in loras for problem in text_problems("lora", one.file, is_name=True)]
     if len(loras) > MAX_LORAS:
         problems.append(FieldProblem("lora", f"names {len(loras)} files: at most {MAX_LORAS}."))

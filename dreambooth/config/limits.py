@@ -1,4 +1,4 @@
-"""Limits of texts and names from outside."""
+"""Limits of texts and names that come from users."""
 
 import json
 import os
@@ -18,11 +18,11 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 
 
 def text_problems(name: str, text: str, *, is_name: bool) -> list[FieldProblem]:
-    """Return what makes a text unfit: its length, characters that cannot be written down, lines in a name."""
+    """Return why a text cannot be used: its length, characters that cannot be encoded, line breaks in a name."""
     if len(text) > MAX_PROMPT_CHARS:
         return [FieldProblem(name, f"has {len(text)} characters: at most {MAX_PROMPT_CHARS}.")]
     allowed = "" if is_name else "\n\r\t"
-    # Control characters and halves of characters: no file, log or tokenizer takes them all.
+    # Control characters and lone surrogates: some file, log or tokenizer fails on them.
     if any(unicodedata.category(character) in ("Cc", "Cs") and character not in allowed for character in text):
         return [FieldProblem(name, "contains control or invalid characters: type it again.")]
     if is_name and any(len(part.encode()) > MAX_FILE_NAME_BYTES for part in re.split(r"[/\\]", text)):
@@ -31,7 +31,7 @@ def text_problems(name: str, text: str, *, is_name: bool) -> list[FieldProblem]:
 
 
 def sizes_off_grid(sizes: Mapping[str, object]) -> list[FieldProblem]:
-    """Return a problem for each size of a picture, by the name of its field, that no latent has: 8 pixels are one."""
+    """Return a problem for each image size, by field name, that is not a multiple of 8 pixels, a latent pixel."""
     return [
         FieldProblem(name, f"is {as_written(size)}: it must be a multiple of 8.")
         for name, size in sizes.items()
@@ -40,7 +40,7 @@ def sizes_off_grid(sizes: Mapping[str, object]) -> list[FieldProblem]:
 
 
 def run_path_problem(name: str, text: str) -> list[FieldProblem]:
-    """Return what is wrong with a folder that has to lie in the run's."""
+    """Return what is wrong with a folder that must be inside the run's folder."""
     path = PurePath(text)
     if path.is_absolute() or ".." in path.parts:
         return [FieldProblem(name, "points outside the run's folder: it must be a name such as logs.")]
@@ -48,14 +48,14 @@ def run_path_problem(name: str, text: str) -> list[FieldProblem]:
 
 
 def plain_name_problem(name: str, text: str, *, slashes: bool) -> list[FieldProblem]:
-    """Return what is wrong with a name that becomes part of addresses and of patterns for files."""
+    """Return what is wrong with a name that becomes part of URLs and file patterns."""
     if PLAIN_NAME.fullmatch(text) and ".." not in text and (slashes or "/" not in text):
         return []
     return [FieldProblem(name, f"is {as_written(text)}: it must be a name of at most 100 letters, digits, . - and _.")]
 
 
 def token_problem(text: str) -> str:
-    """Return what makes this text no token of the Hub, without repeating it; nothing for one that may be one."""
+    """Return why this text cannot be a Hub token, without repeating it; None if it may be one."""
     if "\n" in text or "\r" in text:
         return "has more than one line: give the token alone."
     if text.lower().startswith("bearer"):
@@ -68,7 +68,7 @@ def token_problem(text: str) -> str:
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
-    """Return the path that a user wrote, `~` being the home folder: a shell leaves it alone after an equals sign."""
+    """Return the path a user wrote, with `~` expanded: a shell leaves it alone after an equals sign."""
     try:
         return Path(text).expanduser()
     except RuntimeError:  # nobody of that name has a home here
@@ -76,7 +76,7 @@ def user_path(text: str | os.PathLike[str]) -> Path:
 
 
 def expand_paths(record: Any, names: Iterable[str]) -> None:
-    """Make these fields of a record that holds paths as text such texts, with `~` as the home folder, in place."""
+    """Expand `~` in these path fields of a record, in place."""
     for name in names:
         value = getattr(record, name)
         if isinstance(value, os.PathLike) or (isinstance(value, str) and value.startswith("~")):
@@ -84,7 +84,7 @@ def expand_paths(record: Any, names: Iterable[str]) -> None:
 
 
 def place_problem(path: Path, *, is_folder: bool = True) -> str:
-    """Return why this folder, or file, cannot be written to or made; nothing when it can, or is no path at all."""
+    """Return why this folder or file cannot be created or written to; None if it can, or is not a path at all."""
     try:
         return _place_problem(path, is_folder=is_folder)
     except (OSError, ValueError):  # too long for any file, or with a NUL in it
@@ -105,13 +105,13 @@ def _place_problem(path: Path, *, is_folder: bool) -> str:
 
 
 def refuse_place(name: str, path: Path, *, is_folder: bool = True) -> None:
-    """Raise ConfigError when this folder, or file, cannot be written to or made, before any work is done for it."""
+    """Raise ConfigError if this folder or file cannot be created or written to, before any work is done for it."""
     if problem := place_problem(path, is_folder=is_folder):
         raise ConfigError([FieldProblem(name, problem)])
 
 
 def is_folder(name: str) -> bool:
-    """Return whether this text, whatever it is, names a folder."""
+    """Return whether this value, whatever its type, names a folder."""
     try:
         return Path(name).is_dir()
     except (OSError, ValueError):  # too long for any file, or with a NUL in it
@@ -119,7 +119,7 @@ def is_folder(name: str) -> bool:
 
 
 def as_written(value: object) -> str:
-    """Return the value as a message shows it, whatever it is and however long: text in quotation marks."""
+    """Return the value as shown in a message, whatever its type and length: text in quotation marks."""
     if isinstance(value, str):
         return f'"{printable(value[:60])}"'
     if isinstance(value, list | dict):

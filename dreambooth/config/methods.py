@@ -1,4 +1,4 @@
-"""The methods of training as the user sees them: their names and results."""
+"""The training methods as the user sees them: their names and results."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from dreambooth.config.training import MethodName
 
 @dataclass(frozen=True)
 class MethodWords:
-    """A method's name in lists, and the sentence about its outcome, with places for the size and what it adds to."""
+    """A method's name in lists, and the sentence about its result, with placeholders for size and base."""
 
     title: str
     outcome: str
@@ -20,8 +20,8 @@ METHODS: dict[MethodName, MethodWords] = {
 
 
 def outcome(method: MethodName, size: str, adds_to: str) -> str:
-    """Return what a training by this method makes: `A LoRA, 19 MB, that adds to any SD 1.x checkpoint`.
+    """Return what a training by this method produces: `A LoRA, 19 MB, that adds to any SD 1.x checkpoint`.
 
-    size: in words, or nothing where it is not known.
+    size: in words, or empty where it is not known.
     """
     return METHODS[method].outcome.format(size=f", {size}" if size else "", adds_to=adds_to)

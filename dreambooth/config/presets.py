@@ -1,4 +1,4 @@
-"""Presets: the seed notebook's recipe in several memory configurations, merged with the other settings."""
+"""Presets: the seed notebook's recipe in several memory configurations, merged with the other sources of settings."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -11,8 +11,8 @@ from dreambooth.config.training import Kind, MethodName, TrainingConfig
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.formats.layout import LAYOUTS, FamilyName
 
-# The seed notebook's launch cell. Two differences: prompts are padded, because pictures are generated from padded
-# ones, and a model is saved every 200 steps, because the last step is seldom the best.
+# The seed notebook's launch cell. Two differences: prompts are padded, because generation pads them, and a model is
+# saved every 200 steps, because the last step is seldom the best.
 NOTEBOOK_RECIPE: dict[str, Any] = {
     "train_text_encoder": True,
     "with_prior_preservation": True,
@@ -28,10 +28,10 @@ NOTEBOOK_RECIPE: dict[str, Any] = {
     "save_interval": 200,
     "pad_tokens": True,
 }
-# The notebook's rate, and that of a UNet which learns alone. A LoRA has that of its defaults.
+# The notebook's rate, and that of a UNet trained alone. A LoRA has that of its defaults.
 LEARNING_RATE, UNET_ONLY_LEARNING_RATE = 1e-6, 2e-6
 
-# Weights are updated as gradients come, one at a time: no loss scale, no global norm.
+# Weights are updated one at a time during backward: no loss scale, no global norm.
 LEAN: dict[str, Any] = {
     "mixed_precision": "bf16",
     "use_8bit_adam": True,
@@ -48,7 +48,7 @@ MEMORY_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "leanest": LEAN | {"weight_precision": "bf16"},
 }
 PRESETS = tuple(MEMORY_CONFIGURATIONS)
-# A LoRA's gradients and moments take little: what saves memory is the base in half precision, and fewer activations.
+# A LoRA's gradients and moments are small: memory is saved by a base in half precision, and by checkpointing.
 LEAN_LORA: dict[str, Any] = {"mixed_precision": "fp16", "gradient_checkpointing": True, "train_text_encoder": False}
 LORA_MEMORY_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "minimum": {"mixed_precision": "fp16", "gradient_checkpointing": True},
@@ -65,14 +65,14 @@ METHOD_RECIPES: dict[MethodName, dict[str, dict[str, Any]]] = {
     },
     "lora": {name: NOTEBOOK_RECIPE | memory for name, memory in LORA_MEMORY_CONFIGURATIONS.items()},
 }
-# SDXL's text encoders have as many weights as SD 1.5's UNet, and most recipes leave them as they are; its pictures are
-# four times as large.
+# SDXL's text encoders have as many weights as SD 1.5's UNet, and most recipes freeze them; its images have four times
+# the area.
 SDXL_RECIPE: dict[str, Any] = {"train_text_encoder": False}
 SDXL_LEAN: dict[str, Any] = {"sample_batch_size": 1}
 FAMILY_CHANGES: dict[FamilyName, dict[str, dict[str, Any]]] = {
     "sdxl": {name: SDXL_RECIPE | (SDXL_LEAN if name.startswith("lean") else {}) for name in PRESETS},
 }
-# A recipe of each family and method under each of the method's memory configurations.
+# The recipes by family and method, for each of the method's memory configurations.
 RECIPES: dict[tuple[FamilyName, MethodName], dict[str, dict[str, Any]]] = {
     (family, method): {name: recipe | FAMILY_CHANGES.get(family, {}).get(name, {}) for name, recipe in recipes.items()}
     for family in LAYOUTS
@@ -85,13 +85,13 @@ STEP_RANGES: dict[Kind, tuple[int, int]] = {
 
 
 def method_asked_for(explicit: Mapping[str, Any]) -> MethodName:
-    """Return the method that was asked for; one that does not exist is reported with all other mistakes."""
+    """Return the requested method; one that does not exist is reported together with all other mistakes."""
     asked = explicit.get("method", "full")
     return asked if asked in list(METHOD_RECIPES) else "full"
 
 
 def decided_by_presets(method: MethodName) -> tuple[str, ...]:
-    """Return the names of the settings in which the presets of this method differ, for whatever family."""
+    """Return the names of the settings in which the presets of this method differ, in any family."""
     recipes = [recipe for (_, one), named in RECIPES.items() if one == method for recipe in named.values()]
     names = dict.fromkeys(name for recipe in recipes for name in recipe)
     return tuple(name for name in names if any(recipe.get(name) != recipes[0].get(name) for recipe in recipes))
@@ -117,14 +117,13 @@ def resolve(
     preset_name: str | None = None,
     family: FamilyName = "sd1",
 ) -> TrainingConfig:
-    """Merge by authority: what was asked for, the base's card, what its family needs, the preset, the seed script's.
+    """Merge by precedence: explicit settings, the base's card, its family's needs, the preset, the script's defaults.
 
-    Each is that for the method which was asked for. A number of epochs that was asked for replaces a recipe's number of
-    steps.
+    Each source is that of the requested method. An explicit number of epochs replaces a recipe's number of steps.
     """
     method = method_asked_for(explicit)
     card_recipe = (card_recipes or {}).get(method, {})
-    # A preset's recipe was made for SD 1.5: sizes and guidance are the family's own.
+    # A preset's recipe was made for SD 1.5: resolution and guidance are the family's own.
     values = (preset(preset_name, method, family) if preset_name else {}) | dict(DEFAULTS[family, method])
     values |= dict(card_recipe) | dict(explicit)
     if "num_train_epochs" in explicit and "max_train_steps" not in explicit:
@@ -139,9 +138,9 @@ def resolve(
 
 
 def without_idle_options(values: Mapping[str, Any], explicit: Collection[str] = ()) -> dict[str, Any]:
-    """Return settings without a recipe's options whose switch is off, such as a rate of a text encoder left as it is.
+    """Return settings without a recipe's options whose switch is off, such as the rate of a frozen text encoder.
 
-    What was asked for stays: the check of the settings names it.
+    Explicit ones stay: the check of the settings reports them.
     """
     idle = {
         info.name

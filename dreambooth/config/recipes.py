@@ -1,6 +1,6 @@
 """Defaults per family and method, as data, used where neither user, base card nor preset sets a value.
 
-A full fine-tuning has those of the seed script, which are the fields' own.
+Full fine-tuning uses those of the seed script, which are the fields' own.
 """
 
 import dataclasses
@@ -11,11 +11,10 @@ from dreambooth.config.fields import describe
 from dreambooth.config.training import MethodName, TrainingConfig
 from dreambooth.formats.layout import FamilyName
 
-# Factors start at zero and learn at rates 20 to 100 times those of whole weights; the text encoder's half of the
-# UNet's is what most recipes for SD 1.5 have.
+# Factors start at zero and are trained at 20 to 100 times the rates of whole weights; half the UNet's rate for the text
+# encoder is what most recipes for SD 1.5 have.
 LORA: dict[str, Any] = {"learning_rate": 1e-4, "text_encoder_lr": 5e-5}
-# Sides of 1024 px, and the guidance that its pictures are made with (Podell et al. 2023); pictures always have captions
-# of 77 tokens.
+# 1024 px, and the guidance scale of its samples (Podell et al. 2023); images always have captions of 77 tokens.
 SDXL: dict[str, Any] = {"resolution": 1024, "pad_tokens": True, "save_guidance_scale": 6.0, "class_guidance_scale": 5.0}
 DEFAULTS: dict[tuple[FamilyName, MethodName], Mapping[str, Any]] = {
     ("sd1", "full"): {},
@@ -25,20 +24,20 @@ DEFAULTS: dict[tuple[FamilyName, MethodName], Mapping[str, Any]] = {
     ("sdxl", "full"): SDXL,
     ("sdxl", "lora"): LORA | SDXL,
 }
-# Below these sides pictures of a family fall apart: it is no way to make a run fit. SDXL at 512 px is off what it was
-# trained on, and at 768 px it keeps the likeness.
+# Below these resolutions a family's images fall apart, so they are no way to save memory. SDXL was not trained for 512
+# px; at 768 px it keeps the likeness.
 MIN_PX: dict[FamilyName, int] = {"sd1": 256, "sd2": 256, "sdxl": 768}
-# What comes of each method, in words; and which one needs less memory than another.
+# The result of each method, in words; and the method that needs less memory than another.
 OUTCOMES: dict[MethodName, str] = {"full": "a full fine-tuning", "lora": "a LoRA"}
 LEANER: dict[MethodName, MethodName] = {"full": "lora"}
-# How many times the card's own rate, or what part of it, is far from it.
+# Rates this many times above or below the card's own get a warning.
 FAR = 10
-# Rates at which this method is known to learn without breaking, where no card says otherwise.
+# Rates at which this method is known to work, if no card says otherwise.
 USUAL_RATES: dict[MethodName, tuple[float, float]] = {"full": (1e-7, 2e-5), "lora": (2e-5, 1e-3)}
 
 
 def rate_warning(config: TrainingConfig, card_recipes: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a sentence for a learning rate that is far from its method's, judged by the card's where it has one."""
+    """Return a warning for a learning rate far from what is usual for the method, or from the card's if it has one."""
     usual = card_recipes.get(config.method, {}).get("learning_rate")
     low, high = USUAL_RATES[config.method] if usual is None else (usual / FAR, usual * FAR)
     rate = config.learning_rate
@@ -53,9 +52,9 @@ def rate_warning(config: TrainingConfig, card_recipes: Mapping[str, Mapping[str,
 
 
 def leaner_method(config: TrainingConfig) -> tuple[TrainingConfig, str] | None:
-    """Return these settings with a method that needs less memory, and what comes of it in words; None without one.
+    """Return these settings with a method that needs less memory, and its result in words; None if there is none.
 
-    What only their own method reads is as if it had not been asked for; rates are not changed.
+    Settings that only the old method reads are dropped; rates are not changed.
     """
     method = LEANER.get(config.method)
     if method is None:

@@ -1,7 +1,7 @@
-"""The settings of a training: one typed object, from which the form, the command line and the README come.
+"""The settings of a training: one typed object, from which the form, the command line and the README are generated.
 
-A field carries its range, unit and a sentence (`setting`); `describe` hands them out. Names and defaults are those of
-the well-known `train_dreambooth.py` where it has them, since its words are the users' words.
+A field carries its range, unit and help sentence (`setting`); `describe` returns them. Names and defaults are those of
+the well-known `train_dreambooth.py` where it has them, because users know those.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from dreambooth.errors import ConfigError, FieldProblem, TextFileError
 from dreambooth.formats.lora_keys import LoraTargets
 from dreambooth.formats.text_files import read_text
 
-# Each may be a folder of this machine.
+# Each may be a local folder.
 PATHS = (
     "pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "initial_lora", "output_dir",
 )  # fmt: skip
@@ -33,14 +33,14 @@ SavePrecision = Literal["fp16", "fp32", "bf16"]
 WeightPrecision = Literal["fp32", "bf16"]
 Attention = Literal["sdpa", "xformers"]
 Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
-# What a setting has an effect with only.
+# The prerequisites of settings.
 WITH_PRIOR, WITH_TEXT_ENCODER = ("with_prior_preservation",), ("train_text_encoder",)
 WITH_SAMPLES = ("save_sample_prompt",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Everything a run depends on; the same values on the same machine give the same run."""
+    """Everything that determines a run; the same values on the same machine give the same run."""
 
     concepts: tuple[Concept, ...] = ()
 
@@ -298,58 +298,58 @@ class TrainingConfig:
             object.__setattr__(self, "concepts", tuple(given))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; `from_json` gives the same settings back."""
+        """Return plain JSON values; `from_json` restores the same settings."""
         return dataclasses.asdict(self) | {"concepts": [dataclasses.asdict(concept) for concept in self.concepts]}
 
     @property
     def sample_prompts(self) -> list[str]:
-        """Return the prompts of the sample pictures, one of each line that is not blank."""
+        """Return the prompts of the sample images, one for each line that is not blank."""
         return [line for line in (self.save_sample_prompt or "").splitlines() if line.strip()]
 
     @property
     def num_sample_pictures(self) -> int:
-        """Return how many sample pictures each save makes."""
+        """Return how many sample images each save makes."""
         return len(self.sample_prompts) * self.n_save_sample
 
     @property
     def has_frozen_base(self) -> bool:
-        """Return whether the base's weights stay as they are, and only additional weights are trained and saved."""
+        """Return whether the base's weights are frozen and only additional weights are trained and saved."""
         return self.method == "lora"
 
     @property
     def base_precision(self) -> str:
-        """Return the number format, `fp32`, `fp16` or `bf16`, of the base's weights that predict; the VAE's is fp32."""
+        """Return the number format of the base's UNet and text encoders: fp32, fp16 or bf16; the VAE is in fp32."""
         in_half = self.has_frozen_base and self.mixed_precision != "no"
         return self.mixed_precision if in_half else self.weight_precision
 
     @property
     def parks_unet(self) -> bool:
-        """Return whether a GPU's UNet makes room where pictures do not need it: it is frozen, and nothing recorded."""
+        """Return whether the UNet leaves the GPU while images do not need it: it is frozen, and no step is recorded."""
         return self.has_frozen_base and not (self.capture_step or self.compile_unet)
 
     def learns(self, part: str) -> bool:
-        """Return whether a part of the base is trained, of those that can be: text encoders on request."""
+        """Return whether a part of the base is trained: text encoders only on request."""
         return part == "unet" or self.train_text_encoder
 
     @property
     def has_8bit_moments(self) -> bool:
-        """Return whether the optimizer's moments are in 8 bits; a LoRA's are few, and never are."""
+        """Return whether the optimizer's moments have 8 bits; a LoRA's never have, because there are few."""
         return self.use_8bit_adam and self.method == "full"
 
     @property
     def num_probe_pictures(self) -> int:
-        """Return how many pictures score each save; none in a run without sample pictures."""
+        """Return how many probe images score each save; none in a run without samples."""
         per_concept = 2 * self.num_probe_images + 2 * -(-self.num_probe_images // 4)
         return len(self.concepts) * per_concept if self.sample_prompts else 0
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that a resumed run shares with its first part, as plain JSON values by name."""
+        """Return the settings that a resumed run must share with its first part, as plain JSON values by name."""
         prompts = [[concept.instance_prompt, concept.class_prompt] for concept in self.concepts]
         own = {info.name: getattr(self, info.name) for info in describe(type(self)) if info.in_identity}
         return own | {"concepts": prompts}
 
     def departures(self) -> dict[str, Any]:
-        """Return what differs from the defaults; a setting that a later version adds changes nothing in it."""
+        """Return the settings that differ from the defaults; settings added by later versions do not change it."""
         defaults = type(self)().to_json()
         return {name: value for name, value in self.to_json().items() if value != defaults[name]}
 
@@ -377,13 +377,13 @@ class TrainingConfig:
         return cls(concepts=concepts, **parsed)
 
     def in_range(self) -> Self:
-        """Return these settings, or raise one ConfigError with all values that are wrong by themselves."""
+        """Return these settings, or raise one ConfigError with all values that are invalid by themselves."""
         if problems := out_of_range(self):
             raise ConfigError(problems)
         return self
 
     def checked(self) -> Self:
-        """Return these settings, or raise one ConfigError with all that is wrong with them."""
+        """Return these settings, or raise one ConfigError with everything that is wrong with them."""
         problems = out_of_range(self)
         problems += others(problems, cross_checks(self))
         if problems:
@@ -392,7 +392,7 @@ class TrainingConfig:
 
 
 def load_config(path: Path) -> TrainingConfig:
-    """Read settings from a file that `to_json` filled; raises ConfigError when it holds none."""
+    """Read settings from a file written from `to_json`; raises ConfigError if it holds none."""
     try:
         values = json.loads(read_text(path))
     except (TextFileError, ValueError, RecursionError) as error:

@@ -1,7 +1,7 @@
 """Unpacks a zip of photos into a folder of upright photos without metadata, or explains what is wrong with it.
 
-The whole directory is checked before anything is unpacked, every byte is counted while it is, and no name of the
-archive's ever becomes a path here.
+The whole directory is checked before anything is unpacked, every byte is counted during unpacking, and no name from the
+archive becomes a path.
 """
 
 import contextlib
@@ -43,10 +43,10 @@ MAX_NAME_BYTES = 255
 
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".jar", ".cab", ".iso")
 _SILENT_NAMES = ("thumbs.db", "desktop.ini")
-# A directory of 500 entries has names of 255 bytes at most, and as much again of extras.
+# A directory of 500 entries has names of at most 255 bytes, and as much again of extra fields.
 _MAX_DIRECTORY_BYTES = 1024**2
 _CHUNK_BYTES = 1 << 16
-# What zipfile and its decompressors raise for bytes that are no zip, depending on where these go wrong.
+# What zipfile and its decompressors raise for invalid data, depending on where it goes wrong.
 _ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError,
     IndexError, KeyError,
@@ -75,9 +75,9 @@ def unpack_photos(archive: Path, folder: Path) -> PhotoFolder:
 
 
 def unpacked_folder(archive: Path, datasets_dir: Path) -> PhotoFolder:
-    """Return the photos of an archive unpacked under `datasets_dir`, in a folder named after its content.
+    """Return the folder under `datasets_dir` with an archive's photos, named after its content.
 
-    The same archive is unpacked once. Raises PhotoError as `unpack_photos` does.
+    The same archive is unpacked only once. Raises PhotoError as `unpack_photos` does.
     """
     try:
         with archive.open("rb") as file:
@@ -85,7 +85,7 @@ def unpacked_folder(archive: Path, datasets_dir: Path) -> PhotoFolder:
     except (OSError, ValueError) as error:
         why = f"{getattr(error, 'strerror', error)}."
         raise PhotoError(f"{shown(archive)} cannot be read.", why, "Is it still there?") from None
-    # An earlier reader of photos unpacked it into a folder without this number, and runs may go on with that.
+    # An earlier photo reader used a folder without this number, with which runs may continue.
     folder = datasets_dir / f"zip-{digest}-{PHOTO_READER}"
     if folder.is_dir():
         return find_photos(folder)
@@ -102,7 +102,7 @@ def earlier_folders(folder: str) -> list[str]:
 
 
 class _CheckedFile(io.BufferedIOBase):
-    """A file that is never read in one piece: a directory of a gigabyte would otherwise lie in memory whole."""
+    """A file that is never read in one piece: otherwise a directory of a gigabyte would be held in memory whole."""
 
     def __init__(self, file: BinaryIO, num_bytes: int) -> None:
         self._file, self._num_bytes = file, num_bytes
@@ -149,7 +149,7 @@ def _checked_entries(archive: Path, opened: zipfile.ZipFile) -> list[zipfile.Zip
 
 
 def _broken_rule(entry: zipfile.ZipInfo) -> str:
-    """Return which rule the entry breaks, or nothing; its names as written decide, not what Python made of them."""
+    """Return the rule that the entry breaks, or nothing; names are judged as written, not as Python decoded them."""
     kind = stat.S_IFMT(entry.external_attr >> 16)
     parts = PurePosixPath(entry.filename).parts
     raw = entry.orig_filename
@@ -172,12 +172,12 @@ def _broken_rule(entry: zipfile.ZipInfo) -> str:
 
 
 def _overlap(entries: list[zipfile.ZipInfo], directory_start: int) -> str:
-    """Return a reason when two entries share bytes, as they do in bombs that unpack one piece many times."""
+    """Return a reason when two entries share bytes, as in zip bombs that unpack one piece many times."""
     end = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
         if entry.header_offset < end:
             return f"{printable(entry.filename)[:100]!r} overlaps another entry"
-        # The header beside the name has 30 bytes; extras may follow, so this is the least it can take.
+        # The local header has 30 bytes besides the name; extra fields may follow, so this is the minimum.
         end = entry.header_offset + 30 + len(entry.filename.encode("utf-8", "surrogateescape")) + entry.compress_size
     return "" if end <= directory_start else "an entry is said to be longer than the file"
 
@@ -205,7 +205,7 @@ def _refusal(archive: Path, reason: str) -> PhotoError:
 def _unpacked(
     archive: Path, opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], folder: Path
 ) -> tuple[list[str], list[tuple[Path, str]]]:
-    """Fill `folder` and return the stored photos' names and what was skipped with the reason."""
+    """Fill `folder`; return the stored photos' names, and what was skipped with the reason."""
     photos = [entry for entry in entries if _is_photo(entry)]
     others = [entry for entry in entries if not (_is_photo(entry) or _is_mask(entry) or _silent(entry))]
     skipped = [(Path(entry.filename), "is not a photo") for entry in others]
@@ -218,7 +218,7 @@ def _unpacked(
         except (PhotoError, *_ZIP_ERRORS) as error:
             skipped.append((Path(entry.filename), _reason_to_skip(error, f"{number:03d}")))
             continue
-        # A small file of many pixels may grow when it is written again.
+        # A small file with many pixels can grow when it is re-encoded.
         stored_bytes += path.stat().st_size
         if stored_bytes > MAX_UNPACKED_BYTES:
             raise _refusal(archive, "its photos take more than 1 GiB")
@@ -241,9 +241,9 @@ def _nothing_in_it(num_photos: int, skipped: list[tuple[Path, str]]) -> str:
 def _unpack_captions(
     opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], stored: dict[str, Path]
 ) -> list[tuple[Path, str]]:
-    """Put each photo's caption beside it; returns those that cannot be used, with the reason.
+    """Unpack each photo's caption beside it; return those that cannot be used, with the reason.
 
-    These lie there as they came, so that a training that reads captions refuses them too.
+    They are stored unchanged, so that a training that reads captions refuses them too.
     """
     texts = {entry.filename: entry for entry in entries if entry.filename.lower().endswith(CAPTION_SUFFIX)}
     skipped = []
@@ -281,9 +281,9 @@ def _unpack_masks(
 def _unpack_focuses(
     opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], stored: dict[str, Path], folder: Path
 ) -> list[tuple[Path, str]]:
-    """Write the squares that the archive's focus files choose, under the stored names; returns what is unreadable.
+    """Write the crops that the archive's focus files choose, under the stored names; return what is unreadable.
 
-    An unreadable file is kept as it is: training refuses it, as it does in a folder.
+    An unreadable file is stored unchanged: training refuses it, as it does in a folder.
     """
     focuses: dict[str, Focus] = {}
     for entry in entries:
@@ -309,7 +309,7 @@ def _unpack_focuses(
 
 @contextlib.contextmanager
 def _copy_of(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, number: int) -> Iterator[Path]:
-    """Yield the entry as a file of a name of ours; never more than one photo's limit is written."""
+    """Yield the entry as a file with a generated name; writes at most one photo's limit."""
     copy = folder / f"{number:03d}{PurePosixPath(entry.filename).suffix.lower()}"
     try:
         with copy.open("wb") as file:
@@ -321,22 +321,22 @@ def _copy_of(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, numb
 
 
 def _content(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, max_bytes: int) -> bytes:
-    """Return the entry's content, one byte more than the limit of one that is longer."""
+    """Return the entry's content, cut one byte above the limit if it is longer."""
     return b"".join(_chunks(opened, entry, max_bytes + 1))
 
 
 def _reason_to_skip(error: Exception, name: str) -> str:
-    """Return what is wrong with one file of the archive, without its name; raises a failure of this machine again."""
+    """Return what is wrong with one file of the archive, without its name; re-raises errors of this machine."""
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         raise error
     if not isinstance(error, DreamBoothError):
         return f"is damaged in the archive ({printable(str(error))[:100]})"
-    # What names the file begins with it, whatever stands around the name.
+    # The beginning of the file names, whatever surrounds the name.
     return f"{error.what} {error.why}".partition(name)[2].partition(" ")[2].rstrip(". ")
 
 
 def _chunks(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, at_most: int) -> Iterator[bytes]:
-    """Yield the entry's content piece by piece, `at_most` bytes of it: what its header declares binds nobody."""
+    """Yield the entry's content piece by piece, at most `at_most` bytes, whatever size its header declares."""
     with opened.open(entry) as content:
         left = at_most
         while left and (chunk := content.read(min(_CHUNK_BYTES, left))):
@@ -355,7 +355,7 @@ def _is_mask(entry: zipfile.ZipInfo) -> bool:
 
 
 def _silent(entry: zipfile.ZipInfo) -> bool:
-    """Return whether this is a caption, or what file managers leave everywhere."""
+    """Return whether this is a caption, or a file that file managers leave behind."""
     path = PurePosixPath(entry.filename)
     return _is_hidden(path) or path.name.lower() in _SILENT_NAMES or path.suffix.lower() in (CAPTION_SUFFIX, ".json")
 

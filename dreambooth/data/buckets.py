@@ -1,7 +1,7 @@
-"""Aspect-ratio buckets: the sizes that photos are trained at when they keep their shape, and which batch has which.
+"""Aspect-ratio buckets: the sizes at which photos keep their shape, and which batch has which size.
 
-SDXL was trained on sizes of about one area, sides in multiples of 64 (Podell et al. 2023, arXiv 2307.01952, section
-2.3). A batch has one size, so that it holds photos of one bucket only.
+SDXL was trained on sizes of about equal area, with sides in multiples of 64 (Podell et al. 2023, arXiv 2307.01952,
+section 2.3). All photos of a batch have one size, so a batch holds photos of one bucket only.
 """
 
 import functools
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from dreambooth.data.dataset import INSTANCE, Pick, crop_draw, photo_order
 
-# Three halvings of latents that are an eighth of the picture.
+# The UNet halves latents three times, and a latent pixel covers 8 pixels.
 SIDE_STEP_PX = 64
 # The longest side is at most this many times the square's, and the shortest at least its inverse: 512 to 2048 at 1024.
 MAX_STRETCH = 2
@@ -20,9 +20,9 @@ Size = tuple[int, int]  # height and width in pixels
 
 @functools.cache
 def bucket_sizes(resolution_px: int) -> tuple[Size, ...]:
-    """Return the buckets' (height, width), and each on its side; none has more pixels than the resolution's square.
+    """Return the buckets' (height, width) in both orientations; none has more pixels than the square of the resolution.
 
-    The resolution is a multiple of SIDE_STEP_PX, and the square is one of them.
+    The resolution is a multiple of SIDE_STEP_PX, and the square is one of the buckets.
     """
     sides = range(resolution_px // MAX_STRETCH, resolution_px * MAX_STRETCH + 1)
     found = set()
@@ -34,7 +34,7 @@ def bucket_sizes(resolution_px: int) -> tuple[Size, ...]:
 
 
 def bucket_of(photo: tuple[int, int], resolution_px: int) -> Size:
-    """Return the bucket of which an upright photo of this (width, height) loses least."""
+    """Return the bucket that crops the least of an upright photo of this (width, height)."""
     shape = photo[1] / photo[0]
     return min(bucket_sizes(resolution_px), key=lambda size: abs(math.log(size[0] / size[1] / shape)))
 
@@ -44,9 +44,10 @@ def bucketed_pick(
 ) -> tuple[Pick, int]:
     """Return what example k shows when each batch is of one bucket, and how often its photo was shown before.
 
-    `buckets` are those of each concept's photos. Batches of the concepts take turns. A pass is as many batches as the
-    concept has photos, and each photo gives its bucket one of them, in a new order every pass; in its batches a bucket
-    goes through its own photos. So each photo comes `batch_size` times in a pass, however few share its bucket.
+    `buckets` are those of each concept's photos. Concepts take turns by batch. A pass has as many batches as the
+    concept has photos; each photo contributes one batch to its bucket, in a new order every pass, and a bucket's
+    batches go through its own photos. So each photo is shown `batch_size` times in a pass, however few share its
+    bucket.
     """
     number, place = divmod(k, batch_size)
     turn, concept = divmod(number, len(buckets))

@@ -1,6 +1,6 @@
-"""Captions written by a small model that looks at the photos: downloaded when they are asked for, never by itself.
+"""Automatic captions by a small model, which is downloaded on request and never by itself.
 
-BLIP (base), about 1 GB, computes on the CPU in seconds a photo and leaves the device to trainings.
+BLIP (base), about 1 GB, runs on the CPU in seconds per photo and leaves the device to trainings.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ Captioner = Callable[["Image.Image"], str]
 
 
 def write_captions(photos: Sequence[Path], prompt: str, captioner: Captioner) -> Iterator[Path]:
-    """Give each photo without a caption of its own the prompt and what the model sees in it; yield those it wrote."""
+    """Give each photo without its own caption the prompt and a description of it; yield the photos that got one."""
     for photo in photos:
         if not caption_beside(photo):
             seen = " ".join(captioner(read_photo(photo).image).split())
@@ -33,9 +33,9 @@ def write_captions(photos: Sequence[Path], prompt: str, captioner: Captioner) ->
 
 
 def load_captioner(token: str | None, name: str = CAPTIONER) -> Captioner:
-    """Return what captions a picture: a model of the Hub, which is downloaded unless it is here, or of a folder.
+    """Return a captioner: a model of the Hub, downloaded unless it is in the cache, or of a folder.
 
-    Raises BaseModelError where it cannot be had.
+    Raises BaseModelError if it cannot be had.
     """
     todo = "Write the captions yourself, or try again with a network."
     folder = Path(name) if Path(name).is_dir() else downloaded_files(name, "captioner", FILES, token, todo)

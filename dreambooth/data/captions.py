@@ -1,4 +1,4 @@
-"""The caption beside a photo: which text file belongs to it, and the words in that file."""
+"""The caption file beside a photo: which one belongs to it, and its text."""
 
 import contextlib
 import unicodedata
@@ -15,7 +15,7 @@ MAX_CAPTION_BYTES = 16 * MAX_PROMPT_CHARS  # room for line breaks and indents, w
 
 
 def caption_files(photos: Sequence[Path]) -> dict[Path, Path]:
-    """Return the caption file of each photo of a folder that has one."""
+    """Return the caption file of each photo in a folder that has one."""
     folders = {photo.parent for photo in photos}
     texts = [path for folder in folders for path in folder.iterdir() if path.suffix.lower() == CAPTION_SUFFIX]
     names = {str(path): path for path in texts if path.is_file()}
@@ -24,9 +24,9 @@ def caption_files(photos: Sequence[Path]) -> dict[Path, Path]:
 
 
 def matching_captions(photos: Iterable[str], texts: Iterable[str]) -> dict[str, str]:
-    """Return the text of each photo that has one, both by their paths: `dog.png.txt` or `dog.txt` for `dog.png`.
+    """Return the caption path of each photo that has one, by its path: `dog.png.txt` or `dog.txt` for `dog.png`.
 
-    A name that differs only in case or in its Unicode form counts too, where no photo has the exact one.
+    A name that differs only in case or in its Unicode form also matches, unless another photo has the exact name.
     """
     left = set(texts)
     photos = list(photos)
@@ -48,7 +48,7 @@ def _key(name: str) -> str:
 
 
 def caption_beside(photo: Path) -> str:
-    """Return the caption in the photo's own file; empty where there is none, or none that can be trained."""
+    """Return the caption in the photo's own file; empty if there is none, or none that can be used for training."""
     file = photo.with_suffix(CAPTION_SUFFIX)
     with contextlib.suppress(PhotoError):  # the training names what is wrong with it
         return read_caption(file) if file.is_file() else ""
@@ -56,7 +56,7 @@ def caption_beside(photo: Path) -> str:
 
 
 def write_caption(photo: Path, text: str) -> None:
-    """Write the photo's own caption, or remove it where there are no words; raises PhotoError for what is none."""
+    """Write the photo's own caption, or remove it if the text is empty; raises PhotoError for an invalid one."""
     file, text = photo.with_suffix(CAPTION_SUFFIX), " ".join(text.split())
     if problems := text_problems("caption", text, is_name=False):
         raise PhotoError(f"The caption {problems[0].message}", "", f"At most {MAX_PROMPT_CHARS} characters.")
@@ -69,10 +69,10 @@ def write_caption(photo: Path, text: str) -> None:
 def edit_captions(
     photos: Iterable[Path], usual: str, *, find: str = "", replacement: str = "", prefix: str = ""
 ) -> int:
-    """Replace words in the captions of these photos, then put a prefix before each; return how many changed.
+    """Replace text in the captions of these photos, then put a prefix before each; return how many changed.
 
-    A photo without a caption of its own has the `usual` one, which only a prefix changes. Raises PhotoError for a
-    caption that became too long; those before it are changed then.
+    A photo without its own caption has the `usual` one, which only a prefix changes. Raises PhotoError for a caption
+    that became too long; those before it are already changed then.
     """
     count, prefix = 0, " ".join(prefix.split())
     for photo in photos:
@@ -87,7 +87,7 @@ def edit_captions(
 
 
 def read_caption(file: Path) -> str:
-    """Return the caption in one line, empty where the file holds no words; raises PhotoError naming the file."""
+    """Return the caption in one line, empty if the file has no text; raises PhotoError naming the file."""
     try:
         return _words(read_text(file, MAX_CAPTION_BYTES), file.name)
     except TextFileError as error:
@@ -95,7 +95,7 @@ def read_caption(file: Path) -> str:
 
 
 def decoded_caption(content: bytes, name: str) -> str:
-    """Return the caption that these bytes of a file are, as `read_caption` does."""
+    """Decode a caption from the bytes of a file, as `read_caption` does."""
     try:
         return _words(decoded(content, name, MAX_CAPTION_BYTES), name)
     except TextFileError as error:

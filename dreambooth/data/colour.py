@@ -1,7 +1,7 @@
-"""Colours of a photo as sRGB, which is what base models were trained on.
+"""Conversion of a photo's colours to sRGB, which base models were trained on.
 
-An embedded ICC profile decides, then a PNG's own gamma. A PNG's cICP chunk, which few programs write, is not
-converted: where it names another space than sRGB and no profile stands beside it, that is noted.
+An embedded ICC profile has precedence over a PNG's gamma. A PNG's cICP chunk, which few programs write, is not
+converted: if it names another space than sRGB and there is no profile, that is noted.
 """
 
 import io
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 BRIGHT_MEAN = 105.0  # of 255
 MAX_PROFILE_BYTES = 4 * 1024**2
-# Near enough to sRGB that its own rounding would be all that a conversion changes.
+# So close to sRGB that a conversion would only add rounding.
 SAME_LEVELS = 1
 SRGB_GAMMA, SAME_GAMMA = 0.45455, 0.02
 MODES_OF_SPACE = {"RGB": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",)}
 UNREADABLE = "has a colour profile that cannot be read, so its colours are taken as sRGB"
 OTHER_SPACE = "names a colour space (cICP) that is not converted, so its colours are taken as sRGB"
-# Primaries and transfer of cICP (ITU-T H.273) that are, or nearly are, those of sRGB.
+# cICP values of primaries and transfer function (ITU-T H.273) that are sRGB's, or nearly.
 _SRGB_PRIMARIES, _SRGB_TRANSFERS = 1, (1, 6, 13)
 _MAX_CHUNKS = 64
 
 
 def in_srgb(image: "Image.Image", path: Path, notes: list[str]) -> "Image.Image":
-    """Return a loaded 8-bit picture in sRGB, changed in place where that can be; notes say what was not converted."""
+    """Return a loaded 8-bit image in sRGB, changed in place where possible; notes say what was not converted."""
     profile = image.info.get("icc_profile")
     if not profile:
         return _by_png_chunks(image, path, notes)
@@ -46,7 +46,8 @@ def in_srgb(image: "Image.Image", path: Path, notes: list[str]) -> "Image.Image"
 def _converted(image: "Image.Image", source: "object") -> "Image.Image":
     from PIL import Image, ImageCms
 
-    # Pillow's types do not know what its own profiles and transforms have: hence the suppressions in this module.
+    # Pillow's types do not include the attributes of its profiles and transforms: hence the suppressions in this
+    # module.
     space = str(source.profile.xcolor_space).strip()  # type: ignore[attr-defined]
     image, alpha = _without_alpha(image, space)
     if image.mode not in MODES_OF_SPACE.get(space, ()):
@@ -58,7 +59,7 @@ def _converted(image: "Image.Image", source: "object") -> "Image.Image":
     if image.mode == "RGB":
         if not _changes_colours(transform):
             return image if alpha is None else Image.merge("RGBA", (*image.split(), alpha))
-        # In place: a second copy of 50 megapixels would be 200 MB more.
+        # In place: a second copy of 50 megapixels would take 200 MB more.
         ImageCms.applyTransform(image, transform, inPlace=True)
     else:
         image = ImageCms.applyTransform(image, transform) or image
@@ -66,7 +67,7 @@ def _converted(image: "Image.Image", source: "object") -> "Image.Image":
 
 
 def _without_alpha(image: "Image.Image", space: str) -> "tuple[Image.Image, Image.Image | None]":
-    """Return the colours as the profile means them, and the transparency apart from them."""
+    """Return the image without its alpha channel, in the mode its profile is for, and the alpha channel."""
     if image.mode in ("RGB", "L", "CMYK") and "transparency" not in image.info:
         return image, None
     if image.mode == "P" and "transparency" not in image.info:
@@ -85,7 +86,7 @@ def _srgb() -> "object":
 
 
 def _changes_colours(transform: "object") -> bool:
-    """Return whether a transform from RGB is more than rounding, tried on colours from all over the cube."""
+    """Return whether a transform from RGB does more than rounding, tested on colours from all over the cube."""
     from PIL import Image, ImageChops, ImageCms
 
     steps = range(0, 256, 15)
@@ -118,7 +119,7 @@ def _by_png_chunks(image: "Image.Image", path: Path, notes: list[str]) -> "Image
 
 
 def _with_gamma(image: "Image.Image", gamma: float) -> "Image.Image":
-    """Return the picture as sRGB encodes the light that its values mean under this PNG gamma."""
+    """Return the image in sRGB encoding, given the PNG gamma of its values."""
     if image.mode in ("P", "1", "PA"):
         image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
@@ -133,7 +134,7 @@ def _with_gamma(image: "Image.Image", gamma: float) -> "Image.Image":
 
 
 def _cicp(path: Path) -> tuple[int, int] | None:
-    """Return colour primaries and transfer of a PNG's cICP chunk, which Pillow does not read; None without one."""
+    """Return the colour primaries and transfer of a PNG's cICP chunk, which Pillow ignores; None without one."""
     with path.open("rb") as file:
         file.seek(8)
         for _ in range(_MAX_CHUNKS):
@@ -149,7 +150,7 @@ def _cicp(path: Path) -> tuple[int, int] | None:
 
 
 def lightened(image: "Image.Image") -> "Image.Image":
-    """Return a dark RGB picture lighter, the dark parts most: its mean comes near that of a usual photo."""
+    """Return a dark RGB image brightened, shadows most, so that its mean comes close to that of a typical photo."""
     from PIL import ImageStat
 
     mean = min(max(ImageStat.Stat(image.convert("L")).mean[0], 4.0), 250.0)

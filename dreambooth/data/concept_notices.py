@@ -1,4 +1,4 @@
-"""Warnings about a run's concepts before it starts: nothing that stops it, but the result would be worse."""
+"""Warnings about a run's concepts before it starts: they do not stop it, but the result would be worse."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from dreambooth.data.photos import find_photos, read_photo
 from dreambooth.errors import PhotoError
 
 MAX_NAMED = 5
-# Each photo is compared to all before it.
+# Each photo is compared with all before it.
 MAX_MEASURED = 200
 
 
@@ -42,7 +42,7 @@ def _words(prompt: str) -> list[str]:
 
 
 def _same_photos(folders: Sequence[Path]) -> list[str]:
-    """Return a sentence for the photos whose files have the same content as an earlier one's."""
+    """Return a sentence for the photos whose files have the same content as an earlier one."""
     first: dict[str, str] = {}
     pairs = []
     for folder in folders:
@@ -63,10 +63,10 @@ def _same_photos(folders: Sequence[Path]) -> list[str]:
 
 
 def photo_findings(concepts: Sequence[Concept], resolution_px: int, *, buckets: bool = False) -> list[str]:
-    """Return a sentence for each thing found of a photo that training will feel, as the page's cards say it.
+    """Return a sentence for each finding about a photo that affects training, as the page's cards show it.
 
-    A photo without a chosen square is measured on its middle one. What cannot be read the training itself names. With
-    `buckets` no shape is too odd: no square is cut.
+    A photo without a chosen crop is measured on its centre crop. Unreadable photos are reported by the training itself.
+    With `buckets` no aspect ratio is a finding, because nothing is cropped to a square.
     """
     notices = []
     ignored = {*HARMLESS, "aspect"} if buckets else HARMLESS
@@ -98,7 +98,7 @@ def _found(folder: Path, photos: dict[str, Path], resolution_px: int) -> dict[st
 
 
 def _named(one: Finding, photos: dict[str, Path], records: dict[str, dict[str, object]]) -> str:
-    """Return what was found; cards have numbers, and a terminal has names."""
+    """Return the finding with the other photo's name: cards show numbers, a terminal names."""
     if not one.other:
         return one.sentence
     return f'It is nearly the same picture as "{known_name(photos[one.other], records)}": keep the better one.'

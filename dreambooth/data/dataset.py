@@ -1,8 +1,8 @@
-"""Which photo, crop, flip and caption an example of the run has.
+"""Which photo, crop, flip and caption each example of the run has.
 
 Examples are counted over the whole run: k = ((step * accumulation + micro_step) * num_processes + rank) * batch + i.
 Everything about example k is a function of (seed, k), so batch size, accumulation and number of processes change how
-the sequence is cut up, never the sequence. (With buckets a batch has photos of one shape: see `buckets`.)
+the sequence is divided, never the sequence. (With buckets a batch has photos of one shape: see `buckets`.)
 """
 
 import functools
@@ -45,7 +45,7 @@ class CaptionedPhoto:
 
 @dataclass(frozen=True)
 class ConceptPhotos:
-    """The photos of a concept and the pictures of its class (none without prior preservation)."""
+    """The photos of a concept and its class images (none without prior preservation)."""
 
     instance: tuple[CaptionedPhoto, ...]
     class_images: tuple[CaptionedPhoto, ...]
@@ -53,7 +53,7 @@ class ConceptPhotos:
 
 @dataclass(frozen=True)
 class Pick:
-    """What an example shows: indices of the concept, the photo in it, and the crop variant of the photo."""
+    """What an example shows: indices of the concept, its photo, and the photo's crop variant."""
 
     concept: int
     photo: int
@@ -62,7 +62,7 @@ class Pick:
 
 @dataclass(frozen=True)
 class Crop:
-    """Where the square lies in what is left over (0 left or top, 1 right or bottom), and whether it is mirrored."""
+    """Where the crop lies along the longer side (0 left or top, 1 right or bottom), and whether it is mirrored."""
 
     x: float
     y: float
@@ -108,7 +108,7 @@ def load_concept(
 def _readable_photos(
     folder: Path, report: Callable[[str], None], reader: int, at_most: int | None = None
 ) -> dict[Path, tuple[int, int]]:
-    """Return the folder's readable photos in natural order, with the (width, height) that they have upright."""
+    """Return the folder's readable photos in natural order, with their upright (width, height)."""
     found = find_photos(folder, reader)
     for path, reason in found.skipped:
         report(f"{shown(path)} in {folder} is skipped: it {reason}.")
@@ -134,7 +134,7 @@ def _readable_photos(
 
 
 def _focuses(folder: Path, report: Callable[[str], None]) -> dict[str, Focus]:
-    """Return the focus of each photo of the folder that has one; names that no photo has are reported."""
+    """Return the focus of each photo of the folder that has one; names without a photo are reported."""
     focuses, missing = focus_of_photos(read_focus(folder), [photo.name for photo in find_photos(folder).photos])
     if missing:
         names = ", ".join(f'"{printable(name)}"' for name in missing[:10])
@@ -143,7 +143,7 @@ def _focuses(folder: Path, report: Callable[[str], None]) -> dict[str, Focus]:
 
 
 def _captions(photos: list[Path], instance_prompt: str, report: Callable[[str], None]) -> list[str]:
-    """Return each photo's caption; where its file is missing or has no words, the instance prompt stands in."""
+    """Return each photo's caption; the instance prompt is used if its file is missing or empty."""
     files, captions = caption_files(photos), []
     for photo in photos:
         words = _words_beside(photo, files[photo]) if photo in files else ""
@@ -158,7 +158,7 @@ def _words_beside(photo: Path, file: Path) -> str:
     try:
         return read_caption(file)
     except PhotoError as error:
-        # A stored photo and its caption have other names than they came with.
+        # A stored photo and its caption have other names than in the upload.
         name = known_name(photo, read_records(photo.parent))
         what = error.what if name == shown(photo) else f'The caption of "{name}" cannot be used: {error.what}'
         raise PhotoError(what, error.why, error.todo) from None
@@ -170,18 +170,18 @@ def _words_beside(photo: Path, file: Path) -> str:
 def instance_pick(seed: int, k: int, concept_sizes: Sequence[int], num_variants: int) -> Pick:
     """Return which photo and crop variant example k shows.
 
-    Concepts take turns, and each goes through all its photos, in a new order every pass, before one comes again.
+    Concepts take turns, and each goes through all its photos, in a new order every pass, before one is repeated.
     """
     return _pick(seed, k, concept_sizes, num_variants, INSTANCE)
 
 
 def class_pick(seed: int, k: int, concept_sizes: Sequence[int], num_variants: int) -> Pick:
-    """Return which class picture goes with example k: of the same concept, in an order of its own."""
+    """Return which class image accompanies example k: from the same concept, in its own order."""
     return _pick(seed, k, concept_sizes, num_variants, CLASS)
 
 
 def visit_number(k: int, concept_sizes: Sequence[int]) -> int:
-    """Return how often the photo that example k shows was shown before: a pass shows each once."""
+    """Return how often the photo of example k was shown before: a pass shows each once."""
     turn, concept = divmod(k, len(concept_sizes))
     return turn // concept_sizes[concept]
 
@@ -202,7 +202,7 @@ def crop_draw(seed: int, role: int, k: int, num_variants: int) -> int:
 
 @functools.lru_cache(maxsize=64)
 def photo_order(seed: int, role: int, concept: int, passed: int, num_photos: int, *part: int) -> tuple[int, ...]:
-    """Return the order in which a pass shows a concept's photos, or, with `part`, some of them that have their own."""
+    """Return the order in which a pass shows a concept's photos, or those of a `part` that has an order of its own."""
     import torch
 
     order = torch.randperm(num_photos, generator=rng.generator(seed, "order", role, concept, passed, *part))
@@ -212,7 +212,7 @@ def photo_order(seed: int, role: int, concept: int, passed: int, num_photos: int
 def crop_variant(
     seed: int, concept: int, photo: int, variant: int, *, center_crop: bool, hflip: bool, is_class: bool
 ) -> Crop:
-    """Return the crop that this variant of this photo is; without `center_crop` it moves along the longer side."""
+    """Return the crop of this variant of this photo; without `center_crop` it moves along the longer side."""
     import torch
 
     position = (CLASS if is_class else INSTANCE, concept, photo, variant)
@@ -226,7 +226,7 @@ def crop_variant(
 
 
 def cropped(image: "Image.Image", crop: Crop, size_px: tuple[int, int], focus: Focus | None = None) -> "Image.Image":
-    """Return the crop of an upright photo at this (height, width): its focus in that shape where it has one."""
+    """Return the crop of an upright photo at this (height, width), around its focus if it has one."""
     from PIL import Image
 
     view = resized(image, size_px, _box(image.size, crop, size_px, focus))
@@ -238,8 +238,8 @@ def picture_size(
 ) -> PictureSize:
     """Return where the crop of an upright photo of this (width, height) comes from, for models that take it as input.
 
-    `original` is the photo's own size, also where a square of it was chosen; the offset is counted in the mirrored
-    photo where the crop is mirrored. `size_px` is the (height, width) that the crop is trained at.
+    `original` is the photo's own size, even if a crop was chosen; the offset is measured in the mirrored photo if the
+    crop is mirrored. `size_px` is the (height, width) of the crop in training.
     """
     left, top, right, bottom = _box(photo, crop, size_px, focus)
     if crop.flip:
@@ -257,7 +257,7 @@ def _box(
 
 
 def pixels(image: "Image.Image") -> "Tensor":
-    """Return the picture as (3, height, width) fp32 in -1..1, as the VAE takes it."""
+    """Return the image as (3, height, width) fp32 in -1..1, the VAE's input."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""Cache of decoded pictures: a phone's photo takes a second, and is read several times when a training starts."""
+"""Cache of decoded photos: a phone photo takes a second to decode and is read several times when a training starts."""
 
 import threading
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _photos: "dict[tuple[object, ...], Photo]" = {}
 
 
 def decoded_once(path: Path, reader: int, decode: "Callable[[Path, int], Photo]") -> "Photo":
-    """Return what this reader makes of the file as it is now; decoded anew only beyond what memory is set aside for."""
+    """Return this reader's result for the file in its current state; decoded again only if not in the cache."""
     key = _key(path, reader)
     with _lock:
         known = _photos.get(key)
@@ -26,12 +26,12 @@ def decoded_once(path: Path, reader: int, decode: "Callable[[Path, int], Photo]"
 
 
 def keep_decoded(photo: "Photo", reader: int) -> None:
-    """Remember what a file holds that was just written."""
+    """Add the content of a file that was just written to the cache."""
     _keep(_key(photo.path, reader), photo)
 
 
 def forget_decoded() -> None:
-    """Give the memory back: what the pictures were read for is done."""
+    """Empty the cache once the photos are no longer needed."""
     with _lock:
         _photos.clear()
 
@@ -39,7 +39,8 @@ def forget_decoded() -> None:
 def _keep(key: tuple[object, ...], photo: "Photo") -> None:
     with _lock:
         num_pixels = sum(one.image.width * one.image.height for one in (*_photos.values(), photo))
-        # Nothing is dropped for it: of more pictures than fit, each pass would drop what the next begins with.
+        # Nothing is evicted for it: if more images are read than fit, each pass would evict what the next one needs
+        # first.
         if num_pixels <= MAX_KEPT_PIXELS:
             _photos[key] = photo
 

@@ -1,7 +1,7 @@
 """Findings about photos, measured on the crop that is trained, without any model.
 
-`measure` looks at one photo, `findings` at all of a set. How often each finding is right, and what cannot be found this
-way, stands in docs/photos.md.
+`measure` examines one photo, `findings` all of a set. docs/photos.md says how often each finding is right, and what
+cannot be found this way.
 """
 
 import functools
@@ -22,7 +22,7 @@ Code = Literal[
     "small", "blurry", "dark", "duplicate", "backgrounds", "aspect", "bars", "filter", "compressed", "sideways", "note",
     "unreadable",
 ]  # fmt: skip
-# What is only told: nothing to mend.
+# Findings that need no action.
 HARMLESS: tuple[Code, ...] = ("sideways", "note")
 
 SMALL_SHARE = 0.9  # of the trained side: a tenth less is not seen
@@ -43,7 +43,7 @@ SHIFTS = (-2, -1, 0, 1, 2)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing about a photo that training will feel; `other` is the photo it is compared to."""
+    """A property of a photo that affects training; `other` is the photo it is compared with."""
 
     code: Code
     sentence: str
@@ -52,7 +52,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Measures:
-    """What was measured of a photo; lengths in pixels of the trained square, brightness in 0..255."""
+    """Measurements of a photo; lengths in pixels of the trained crop, brightness in 0..255."""
 
     width: int
     height: int
@@ -71,7 +71,7 @@ class Measures:
 
 
 def measure(image: "Image.Image", focus: Focus, resolution_px: int = 512) -> Measures:
-    """Return the measures of an upright photo as it is trained with this focus at this resolution."""
+    """Return the measurements of an upright photo, cropped by this focus at this resolution."""
     import numpy as np
 
     side = focus.side(image.size)
@@ -106,7 +106,7 @@ def _grey(pixels: "Plane") -> "Plane":
 
 
 def _chroma(pixels: "Plane") -> "Plane":
-    """Return the two colour differences of each pixel, as JPEG has them."""
+    """Return the two chroma components of each pixel, as in JPEG."""
     import numpy as np
 
     grey = _grey(pixels)
@@ -114,10 +114,10 @@ def _chroma(pixels: "Plane") -> "Plane":
 
 
 def edge_spread(view: "Image.Image") -> float:
-    """Return how wide the sharpest strong edges are: the blur's standard deviation in pixels, the worst of directions.
+    """Return the width of the sharpest strong edges: the blur's standard deviation in pixels, in the worst direction.
 
-    An edge blurred by s has at scale t a slope that goes with 1 / sqrt(s^2 + t^2); the slopes at two scales give s
-    (Elder & Zucker 1998). The sharpest edges count: a background out of focus is no fault.
+    An edge blurred by s has at scale t a slope proportional to 1 / sqrt(s^2 + t^2); the slopes at two scales give s
+    (Elder & Zucker 1998). Only the sharpest edges count, because an out-of-focus background is no defect.
     """
     import numpy as np
     from PIL import Image
@@ -155,7 +155,7 @@ def _spread_along(fine: "Plane", coarse: "Plane") -> float:
 
 
 def _off_the_tint(grey: "Plane", chroma: "Plane") -> float:
-    """Return how far colours lie from what brightness alone explains: near 0 for black and white, sepia, tints."""
+    """Return how far colours deviate from what brightness alone explains: near 0 for black and white, sepia, tints."""
     import numpy as np
 
     flat, levels = chroma.reshape(-1, 2), (grey.reshape(-1) // 16).astype(int)
@@ -165,10 +165,10 @@ def _off_the_tint(grey: "Plane", chroma: "Plane") -> float:
 
 
 def _blockiness(image: "Image.Image") -> float:
-    """Return how much more the brightness jumps at the borders of 8 x 8 blocks than elsewhere (1: not at all)."""
+    """Return how much more brightness changes at the borders of 8 x 8 blocks than elsewhere (1: not at all)."""
     import numpy as np
 
-    # Unmixed pixels: the blocks are those of the file, as it was taken; its middle says enough.
+    # At the original size: blocks are those of the file; the centre is enough.
     left, top = max((image.width - 1024) // 2, 0), max((image.height - 1024) // 2, 0)
     part = np.asarray(image.crop((left, top, min(left + 1024, image.width), min(top + 1024, image.height))))
     grey = _grey(part.astype(np.float32))
@@ -180,7 +180,7 @@ def _jumps(grey: "Plane") -> float:
 
     if grey.shape[1] < 32:
         return 1.0
-    # What bends within three pixels, limited so that true edges do not decide.
+    # Curvature within three pixels, clipped so that real edges do not dominate.
     bend = np.minimum(np.abs(grey[:, 3:] - 3 * grey[:, 2:-1] + 3 * grey[:, 1:-2] - grey[:, :-3]), 24)
     columns = bend.mean(axis=0)
     phases = np.array([columns[phase::8].mean() for phase in range(8)])
@@ -188,7 +188,7 @@ def _jumps(grey: "Plane") -> float:
 
 
 def _thumb(image: "Image.Image") -> "Plane":
-    """Return a small grey copy of the photo, whatever its shape."""
+    """Return a small grey thumbnail of the photo, whatever its aspect ratio."""
     import numpy as np
     from PIL import Image
 
@@ -196,7 +196,7 @@ def _thumb(image: "Image.Image") -> "Plane":
 
 
 def _background(view: "Image.Image") -> "Plane":
-    """Return colour and roughness of the cells around the middle of what is trained."""
+    """Return colour and texture of the cells around the centre of the crop."""
     import numpy as np
 
     small = np.asarray(view.resize((96, 96)), dtype=np.float32)
@@ -214,24 +214,24 @@ def _background(view: "Image.Image") -> "Plane":
 
 
 def likeness(one: Measures, other: Measures) -> float:
-    """Return the highest correlation of two photos over small shifts, cuts and mirroring; 1 for the same picture."""
+    """Return the highest correlation of two photos over small shifts, crops and mirroring; 1 for the same image."""
     return max(_held(_views(one.thumb), _middle(other.thumb)), _held(_views(other.thumb), _middle(one.thumb)))
 
 
 def _held(views: "Plane", middle: "Plane") -> float:
-    """Return how much the nearest of a photo's views is like the middle of another."""
+    """Return the highest correlation of a photo's views with the centre of another."""
     return float((views @ middle).max())
 
 
 def _middle(thumb: "Plane") -> "Plane":
-    """Return the middle of a thumb as views are compared to it."""
+    """Return the centre of a thumbnail, with which views are compared."""
     middle = _without_shading(thumb)[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
     normal: Plane = _normal(middle.reshape(1, -1))[0]
     return normal
 
 
 def _views(thumb: "Plane") -> "Plane":
-    """Return the thumb as it looks when the photo was cut, moved or mirrored a little; one a row."""
+    """Return the thumbnail's views: cropped, shifted or mirrored a little, one a row."""
     import numpy as np
     from PIL import Image
 
@@ -261,14 +261,14 @@ def _normal(rows: "Plane") -> "Plane":
 
 
 def background_distance(one: Measures, other: Measures) -> float:
-    """Return how unlike the cells around the middle of two photos are."""
+    """Return how different the cells around the centre of two photos are."""
     import numpy as np
 
     return float(np.linalg.norm(one.background - other.background, axis=1).mean())
 
 
 def findings(measures: Mapping[str, Measures], resolution_px: int = 512) -> dict[str, list[Finding]]:
-    """Return what is found of each photo of a set, by its name, in the order of the set."""
+    """Return the findings of each photo of a set, by name, in the order of the set."""
     names = list(measures)
     found = {name: _alone(one, resolution_px) for name, one in measures.items()}
     for name, other in _duplicates(measures).items():
@@ -281,7 +281,7 @@ def findings(measures: Mapping[str, Measures], resolution_px: int = 512) -> dict
 
 
 def _alone(one: Measures, resolution_px: int) -> list[Finding]:
-    """Return what is found of a photo by itself."""
+    """Return the findings about a photo by itself."""
     found: list[Finding] = []
     side = round(one.side_px)
     if side < SMALL_SHARE * resolution_px:
@@ -299,14 +299,14 @@ def _alone(one: Measures, resolution_px: int) -> list[Finding]:
         found.append(Finding("bars", "It has flat bars at its edges inside the crop: they would be learned too."))
     if not is_dark and one.tint < TONED_OFF and one.chroma < TONED_CHROMA:
         found.append(Finding("filter", "It is black and white or toned: pictures may come out that way."))
-    # In the dark neither colours nor blocks are what they are in the light.
+    # In dark areas neither colours nor blocks can be judged.
     if not is_dark and one.blockiness > BLOCKINESS:
         found.append(Finding("compressed", "It is heavily compressed: the block artifacts would be learned too."))
     return found
 
 
 def _duplicates(measures: Mapping[str, Measures]) -> dict[str, str]:
-    """Return the photos that show nearly what an earlier one does, with the first such."""
+    """Return the photos that nearly duplicate an earlier one, with the first such photo."""
     names = list(measures)
     alike = _alike(tuple(one.thumb.tobytes() for one in measures.values()))
     firsts = ((name, next((other for other in range(number) if alike[number][other]), None))
@@ -316,28 +316,28 @@ def _duplicates(measures: Mapping[str, Measures]) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=8)
 def _alike(thumbs: tuple[bytes, ...]) -> "NDArray[np.bool_]":
-    """Return which thumbs are nearly the same picture, each against each; remembered, as squares change none of it."""
+    """Return which pairs of thumbnails are nearly the same image; cached, because crops do not change it."""
     import numpy as np
 
     if not thumbs:
         return np.zeros((0, 0), dtype=bool)
     planes = [np.frombuffer(thumb, dtype=np.float32).reshape(THUMB_PX, THUMB_PX) for thumb in thumbs]
     middles = np.stack([_middle(plane) for plane in planes], axis=1)
-    # The views of one photo at a time: those of hundreds would be as many times 400 kB.
+    # The views of one photo at a time: those of hundreds would take 400 kB each.
     held = np.stack([(_views(plane) @ middles).max(axis=0) for plane in planes])
     alike: NDArray[np.bool_] = np.maximum(held, held.T) > DUPLICATE_CORRELATION
     return alike
 
 
 def _like_backgrounds(measures: Mapping[str, Measures]) -> dict[str, int]:
-    """Return the photos whose background is that of most others of the set, with the number of those."""
+    """Return the photos whose background is like that of most others in the set, with the number of those."""
     import numpy as np
 
     names = list(measures)
     if len(names) < 3:
         return {}
     backgrounds = np.stack([one.background for one in measures.values()])
-    # Each counts itself, which is no other.
+    # Each photo counts itself.
     like = [
         int((np.linalg.norm(backgrounds - one, axis=2).mean(axis=1) < SAME_BACKGROUND).sum()) - 1 for one in backgrounds
     ]

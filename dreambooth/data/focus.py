@@ -1,7 +1,7 @@
 """The crop of each photo that is trained: centre and zoom, stored in one file beside the photos.
 
-A folder without that file is cropped as the settings say. Where the file names a photo, every step sees exactly this
-square of it. What matters in a photo is guessed from its colours and sharpness alone; no weights are needed for that.
+A folder without that file is cropped as the settings say. If the file names a photo, every step sees exactly this crop
+of it. What matters in a photo is estimated from its colours and sharpness alone; no weights are needed.
 """
 
 import json
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FOCUS_FILE = "focus.json"
 MAX_FOCUS_BYTES = 1024**2
 MAX_ZOOM = 8.0
-# The guess looks at a small copy: what matters in a photo is seen from afar.
+# The proposal is made on a small copy: what matters in a photo is visible at low resolution.
 GUESS_PX = 96
 BAR_PX = 256
 MIN_BAR_SHARE = 0.03
@@ -40,20 +40,20 @@ NEARLY_ALL = 0.99
 
 @dataclass(frozen=True)
 class Focus:
-    """A square of a photo: its centre in 0..1 of width and height, and how much smaller than the largest one it is."""
+    """A square crop of a photo: its centre in 0..1 of width and height, and its zoom (1: the largest square)."""
 
     x: float = 0.5
     y: float = 0.5
     zoom: float = 1.0
 
     def side(self, size: tuple[int, int]) -> float:
-        """Return the square's side in pixels of a photo of this size; never less than one."""
+        """Return the side of the crop in pixels in a photo of this size; at least one."""
         return max(min(size) / self.zoom, 1.0)
 
     def box(self, size: tuple[int, int], shape: float = 1.0) -> tuple[float, float, float, float]:
-        """Return left, top, right and bottom in pixels; a centre too near the edge is moved in.
+        """Return left, top, right and bottom in pixels; a centre too close to the edge is moved inwards.
 
-        With a `shape` it is no square but so many times as wide as high, around the same centre and as much zoomed.
+        With a `shape` the box has that ratio of width to height, around the same centre and at the same zoom.
         """
         width, height = (max(side / self.zoom, 1.0) for side in largest_part(size, shape))
         left = min(max(self.x * size[0] - width / 2, 0.0), size[0] - width)
@@ -61,14 +61,14 @@ class Focus:
         return left, top, left + width, top + height
 
     def inside(self, size: tuple[int, int]) -> "Focus":
-        """Return the same square named by its true centre."""
+        """Return the same crop, named by its actual centre."""
         left, top, right, bottom = self.box(size)
         return Focus((left + right) / 2 / size[0], (top + bottom) / 2 / size[1], self.zoom)
 
     def checked(self) -> "Focus":
-        """Return this focus, or raise PhotoError where no square is meant by it."""
+        """Return this focus, or raise PhotoError if it does not describe a crop."""
         numbers = (self.x, self.y, self.zoom)
-        # Neither true of NaN nor an overflow for a whole number of 400 digits.
+        # Written so that it is False for NaN, and does not overflow for an integer of 400 digits.
         right = all(isinstance(number, int | float) and abs(number) <= MAX_ZOOM for number in numbers)
         if not right or not (0 <= self.x <= 1 and 0 <= self.y <= 1 and 1 <= self.zoom <= MAX_ZOOM):
             raise PhotoError(
@@ -79,7 +79,7 @@ class Focus:
 
 
 def focused(image: "Image.Image", resolution_px: int, focus: Focus) -> "Image.Image":
-    """Return the focused square of an upright photo, `resolution_px` on each side."""
+    """Return the focused crop of an upright photo, `resolution_px` on each side."""
     return resized(image, (resolution_px, resolution_px), focus.box(image.size))
 
 
@@ -87,7 +87,7 @@ def focused(image: "Image.Image", resolution_px: int, focus: Focus) -> "Image.Im
 
 
 def read_focus(folder: Path) -> dict[str, Focus]:
-    """Return the focus of each photo that the folder's file names; raises PhotoError when it cannot be read."""
+    """Return the focus of each photo named in the folder's file; raises PhotoError when it cannot be read."""
     path = folder / FOCUS_FILE
     try:
         return parse_focus(read_text(path, MAX_FOCUS_BYTES)) if path.is_file() else {}
@@ -96,7 +96,7 @@ def read_focus(folder: Path) -> dict[str, Focus]:
 
 
 def parse_focus(text: str) -> dict[str, Focus]:
-    """Return the focus of each photo that the text of a focus file names; raises PhotoError when it is none."""
+    """Return the focus of each photo named in the text of a focus file; raises PhotoError when it is invalid."""
     try:
         values = json.loads(text)
         if not isinstance(values, dict):
@@ -107,7 +107,7 @@ def parse_focus(text: str) -> dict[str, Focus]:
 
 
 def unreadable_focus(name: str, error: Exception) -> PhotoError:
-    """Return the refusal of a focus file of this name, with the reason that the error gives."""
+    """Return the error for an unreadable focus file of this name."""
     why = error.why if isinstance(error, PhotoError | TextFileError) else str(error)[:200]
     return PhotoError(
         f"{printable(name)} cannot be read.",
@@ -117,9 +117,9 @@ def unreadable_focus(name: str, error: Exception) -> PhotoError:
 
 
 def focus_of_photos(focuses: Mapping[str, Focus], names: Iterable[str]) -> tuple[dict[str, Focus], list[str]]:
-    """Return the focus of each of these photos that has one, and the names in `focuses` that none of them has.
+    """Return the focus of each of these photos that has one, and the names in `focuses` without a photo.
 
-    Names are compared in one Unicode form: copied from a Mac, the same name has other bytes.
+    Names are compared in one Unicode form: a name copied from a Mac has other bytes.
     """
     by_form = {unicodedata.normalize("NFC", name): name for name in focuses}
     used = {name: by_form.get(unicodedata.normalize("NFC", name)) for name in names}
@@ -128,7 +128,7 @@ def focus_of_photos(focuses: Mapping[str, Focus], names: Iterable[str]) -> tuple
 
 
 def chosen_focuses(folder: Path, names: Iterable[str]) -> tuple[dict[str, Focus], list[str]]:
-    """Return the focus of each of these photos that the folder's file has one of, and what is wrong with the file."""
+    """Return the focus of each of these photos that the folder's file names, and what is wrong with the file."""
     try:
         chosen, missing = focus_of_photos(read_focus(folder), names)
     except PhotoError as error:
@@ -143,7 +143,7 @@ def _parsed(value: Any) -> Focus:
 
 
 def keep_focus(folder: Path, focuses: Mapping[str, Focus]) -> None:
-    """Write the folder's file anew."""
+    """Write the folder's focus file."""
     write_json(folder / FOCUS_FILE, {name: asdict(focus.checked()) for name, focus in sorted(focuses.items())})
 
 
@@ -169,10 +169,10 @@ def _small_size(size: tuple[float, float]) -> tuple[int, int]:
 
 
 def saliency(small: "Image.Image") -> "Plane":
-    """Return how much each pixel of a small picture seems to matter, in 0..1.
+    """Return how much each pixel of a small image seems to matter, in 0..1.
 
-    What is coloured unlike the frame of the picture (Wei et al. 2012: backgrounds touch the edges), sharp, and not at
-    the very edge counts.
+    High where the image is unlike its frame in colour (Wei et al. 2012: backgrounds touch the edges), sharp, and not at
+    the very edge.
     """
     import numpy as np
 
@@ -188,14 +188,14 @@ def saliency(small: "Image.Image") -> "Plane":
 
 
 def _distance_to_frame(opponent: "Plane") -> "Plane":
-    """Return each pixel's distance to the nearest of the colours that the picture's frame mostly has."""
+    """Return each pixel's distance to the nearest of the main colours of the image's frame."""
     import numpy as np
 
     height, width, _ = opponent.shape
     band = max(round(min(height, width) * FRAME_SHARE), 1)
     sides = (opponent[:band], opponent[-band:], opponent[:, :band], opponent[:, -band:])
     frame = np.concatenate([side.reshape(-1, 3) for side in sides])
-    # Cells instead of clustering: the same for the same picture on every machine.
+    # Cells instead of clustering: the same result for the same image on every machine.
     cells, counts = np.unique((frame // CELL_LEVELS).astype(np.int32), axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     num_usual = max(int(np.searchsorted(np.cumsum(counts[order]), 0.8 * len(frame))), 1)
@@ -206,7 +206,7 @@ def _distance_to_frame(opponent: "Plane") -> "Plane":
 
 
 def _window(map_: "Plane") -> tuple[float, float]:
-    """Return where the largest square lies in what is left over (0..1 across and down) to hold most of the map."""
+    """Return where along the longer side (0..1 across and down) the largest square covers most of the map."""
     import numpy as np
 
     height, width = map_.shape
@@ -220,14 +220,14 @@ def _window(map_: "Plane") -> tuple[float, float]:
     inside = total[side:] - total[: room + 1]
     best = np.flatnonzero(inside >= inside.max() * NEARLY_ALL)
     if width > height:
-        # In the middle of the places that hold nearly all that can be held: nothing is cut at an edge.
+        # In the middle of the positions that cover almost as much as possible, so that nothing is cut at an edge.
         return float(best.mean()) / room, 0.5
     # Heads are at the top, and are missed more than feet.
     return 0.5, float(best[0] + 0.25 * (best[-1] - best[0])) / room
 
 
 def blurred(plane: "Plane", sigma: float) -> "Plane":
-    """Return the plane under a Gaussian of this standard deviation in pixels."""
+    """Return the plane blurred by a Gaussian of this standard deviation in pixels."""
     import numpy as np
 
     radius = max(math.ceil(3 * sigma), 1)
@@ -252,7 +252,7 @@ def _scaled(plane: "Plane") -> "Plane":
 
 
 def content_box(image: "Image.Image") -> tuple[float, float, float, float]:
-    """Return the part of the photo without flat bars along its edges, in pixels; all of it where there are none."""
+    """Return the photo's box in pixels without flat bars along its edges; all of it if there are none."""
     import numpy as np
 
     small = image.resize((BAR_PX, BAR_PX)).convert("RGB")
@@ -266,7 +266,7 @@ def content_box(image: "Image.Image") -> tuple[float, float, float, float]:
 
 
 def _bars(rows: "NDArray[np.float32]") -> tuple[int, int]:
-    """Return the rows of the bars at both ends; one alone, or two of unlike colours, may be ground, sky or wall."""
+    """Return the heights of the bars at both ends; a single bar, or two unlike colours, may be ground, sky or wall."""
     import numpy as np
 
     first, last = _bar(rows), _bar(rows[::-1])
@@ -275,7 +275,7 @@ def _bars(rows: "NDArray[np.float32]") -> tuple[int, int]:
 
 
 def _bar(rows: "NDArray[np.float32]") -> int:
-    """Return how many first rows are one flat colour that ends at once, across most of the picture."""
+    """Return how many of the first rows are one flat colour that ends abruptly across most of the image."""
     import numpy as np
 
     flat = np.abs(rows - rows[0].mean(axis=0)).max(axis=(1, 2)) < 4 * FLAT_LEVELS
@@ -283,7 +283,7 @@ def _bar(rows: "NDArray[np.float32]") -> int:
     num_rows = int(np.argmin(flat)) if not flat.all() else len(rows)
     if num_rows < MIN_BAR_SHARE * len(rows) or num_rows > 0.45 * len(rows):
         return 0
-    # The copy is softer than the photo: the row at the border is half bar, half picture.
+    # The copy is softer than the photo: the border row is half bar, half image.
     beyond = rows[min(num_rows + 2, len(rows) - 1)]
     differs = np.abs(beyond - rows[0].mean(axis=0)).max(axis=1) > STEP_LEVELS
     return num_rows + 1 if float(differs.mean()) > 0.7 else 0

@@ -1,7 +1,7 @@
 """The identifier: how the base model tokenizes it, and whether it already has a meaning there.
 
-No list of words is needed: a base's own vocabulary says what it has often read. A whole word of it is one piece, and
-the earlier a piece was learnt, the more frequent it was (Sennrich et al. 2016, arXiv 1508.07909).
+No word list is needed: the base's own vocabulary shows what it has often seen. A common word is a single token, and the
+earlier a token was learned, the more frequent it was (Sennrich et al. 2016, arXiv 1508.07909).
 """
 
 import functools
@@ -20,7 +20,7 @@ SHAPE = re.compile(r"[A-Za-z0-9]{2,20}")
 MAX_FILE_BYTES = 16 * 1024**2
 MAX_PIECES = 4
 MIN_WORD_CHARS = 3
-# Of the vocabulary in the order of learning: what comes after this share was seldom read.
+# As a share of the vocabulary in the order of learning: tokens after this were rare.
 SELDOM_SHARE = 0.9
 COMMON_SHARE = 0.6
 RARE_LETTERS = "zxqjkvwhgbfp"
@@ -28,15 +28,15 @@ RARE_LETTERS = "zxqjkvwhgbfp"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The pieces a tokenizer knows and the order in which it joins them."""
+    """The tokens of a tokenizer and the order in which it merges them."""
 
     ids: dict[str, int]
     ranks: dict[tuple[str, str], int]
 
     def pieces(self, word: str) -> list[str]:
-        """Return the pieces this word of plain letters and digits is read as; what ends a part ends in `</w>`.
+        """Return the tokens of a word of plain letters and digits; the last token of each run ends in `</w>`.
 
-        As CLIP does, runs of letters are parts of their own, and so is every digit.
+        As in CLIP, letters form runs, and every digit is a run of its own.
         """
         return [piece for part in re.findall(r"[a-z]+|[0-9]", word.lower()) for piece in self._joined(part)]
 
@@ -51,27 +51,27 @@ class Vocabulary:
         return parts
 
     def share(self, piece: str) -> float:
-        """Return how late a piece was learnt, in 0..1; 1 for one that was not."""
+        """Return how late a token was learned, in 0..1; 1 for one that does not exist."""
         return self.ids.get(piece, len(self.ids)) / len(self.ids)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a word will do as an identifier, and why in a sentence."""
+    """Whether a word is suitable as an identifier, with the reason in a sentence."""
 
     fine: bool
     sentence: str
 
 
 def vocabulary_of(base: str, models_dir: Path | None = None) -> Vocabulary | None:
-    """Return the vocabulary of a base if it is on this machine; nothing is downloaded for it."""
+    """Return the vocabulary of a base if it is on this machine; nothing is downloaded."""
     source = local_base(base, models_dir)
     if source is not None and source.is_dir():
         return _read(source / "tokenizer")
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    # Every Stable Diffusion 1.x has CLIP's vocabulary.
+    # All Stable Diffusion 1.x models have CLIP's vocabulary.
     for name, file in ((base, "tokenizer/vocab.json"), (CLIP_TOKENIZER, "vocab.json")):
         try:
             found = try_to_load_from_cache(name, file)
@@ -103,7 +103,7 @@ def _parsed(folder: Path, stamp: int) -> Vocabulary | None:
 
 
 def judged(identifier: str, class_word: str, vocabulary: Vocabulary | None) -> Verdict:
-    """Return whether this identifier will do in this base."""
+    """Return whether this identifier is suitable for this base."""
     word = identifier.strip()
     if not word:
         return Verdict(False, "Enter a word for your subject.")
@@ -127,7 +127,7 @@ def judged(identifier: str, class_word: str, vocabulary: Vocabulary | None) -> V
 
 
 def _known_word(pieces: Iterable[str], vocabulary: Vocabulary) -> str:
-    """Return the first piece that is by itself a word the base has often read, or nothing."""
+    """Return the first token that is by itself a word the base has often seen, or None."""
     for piece in pieces:
         letters = piece.removesuffix(WORD_END)
         if len(letters) >= MIN_WORD_CHARS and vocabulary.share(letters + WORD_END) < COMMON_SHARE:
@@ -136,7 +136,7 @@ def _known_word(pieces: Iterable[str], vocabulary: Vocabulary) -> str:
 
 
 def proposed(taken: Iterable[str], class_word: str, vocabulary: Vocabulary | None) -> str:
-    """Return a short word that means nothing in this base and is none of those taken; the same for the same."""
+    """Return a short word without a meaning in this base that is not taken; the same arguments give the same word."""
     used = {word.lower() for word in taken}
     draw = random.Random(" ".join(sorted(used)))
     word = "zwx"

@@ -1,4 +1,4 @@
-"""Cache of measurements of photos, valid as long as neither a photo nor its crop changes."""
+"""Cache of measurements of photos, valid while neither the photo nor its crop changes."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ _measured: dict[tuple[str, int, Focus, int], Measures] = {}
 
 
 def measured(photo: Path, focus: Focus, resolution_px: int) -> Measures:
-    """Return the measures of the photo as it is trained; raises PhotoError for one that cannot be read."""
+    """Return the measurements of the photo as it is trained; raises PhotoError if it cannot be read."""
     key = (str(photo), photo.stat().st_mtime_ns, focus, resolution_px)
     if key not in _measured:
         if len(_measured) >= MAX_REMEMBERED:

@@ -1,4 +1,4 @@
-"""Records about photos: names, notes on their files, and the reader a run began with."""
+"""Records about photos: names, notes on their files, and the photo reader a run began with."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ MAX_NAME_CHARS = 100
 
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the name and the notes of each stored photo, by its file; nothing where the file cannot be read."""
+    """Return the name and notes of each stored photo, by file; empty if the records cannot be read."""
     try:
         records = read_object(folder / RECORDS_FILE, MAX_RECORDS_BYTES)
     except (OSError, ValueError):
@@ -23,27 +23,27 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def add_records(folder: Path, new: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write these records beside those that are there."""
+    """Add these records to the existing ones."""
     write_json(folder / RECORDS_FILE, {**read_records(folder), **new})
 
 
 def record(name: str, notes: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the record of a photo that came under this name."""
+    """Return the record of a photo uploaded under this name."""
     return {"name": name[:MAX_NAME_CHARS], "notes": list(notes)}
 
 
 def known_name(photo: Path, records: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the name that the user knows the photo by, fit for a message."""
+    """Return the name by which the user knows the photo, safe for a message."""
     return shown(Path(str(records.get(photo.name, {}).get("name") or photo.name)))
 
 
 def write_reader(file: Path) -> None:
-    """Note in a run's records that it began with the present reader of photos."""
+    """Record that a run began with the current photo reader."""
     write_json(file, {"version": PHOTO_READER})
 
 
 def recorded_reader(file: Path) -> int:
-    """Return the reader of photos that a run began with: the first one where its records do not say."""
+    """Return the photo reader a run began with: the first one if its records do not say."""
     try:
         version = read_object(file).get("version")
     except (OSError, ValueError):

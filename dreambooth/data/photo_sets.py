@@ -56,7 +56,7 @@ Taken = Callable[[Path, Focus], None]
 
 @dataclass(frozen=True)
 class StoredPhoto:
-    """A photo of a set with what is kept beside it; `known_as` is the name that the user knows it by."""
+    """A photo of a set with its crop, caption and records; `known_as` is the name by which the user knows it."""
 
     path: Path
     known_as: str
@@ -68,7 +68,7 @@ class StoredPhoto:
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """One folder of photos, re-encoded by `ingest`, with its words beside them."""
+    """A folder of photos, re-encoded by `ingest`, with its prompts."""
 
     folder: Path
 
@@ -78,7 +78,7 @@ class PhotoSet:
         return self.folder.name
 
     def photos(self) -> list[Path]:
-        """Return the photos in the order of their arrival."""
+        """Return the photos in upload order."""
         return self._in_order(read_records(self.folder))
 
     def _in_order(self, records: Mapping[str, Any]) -> list[Path]:
@@ -89,7 +89,7 @@ class PhotoSet:
         return sorted(files, key=lambda path: (place.get(path.name, len(place)), path.stat().st_mtime_ns, path.name))
 
     def contents(self) -> list[StoredPhoto]:
-        """Return the photos in the order of their arrival with what is kept beside each; every file is read once."""
+        """Return the photos in upload order with crop, caption and records; every file is read once."""
         records, focuses = read_records(self.folder), self.focuses()
         nothing_known = {"name": "", "notes": []}
         return [
@@ -111,7 +111,7 @@ class PhotoSet:
     # Words -----------------------------------------------------------------------------------------------------------
 
     def words(self) -> Words:
-        """Return the words kept with the photos, or the usual ones."""
+        """Return the words stored with the photos, or the default ones."""
         try:
             words: Words = checked_record(Words, read_object(self.folder / WORDS_FILE))
         except (OSError, ValueError, TypeError):
@@ -119,14 +119,14 @@ class PhotoSet:
         return words
 
     def keep_words(self, words: Words) -> None:
-        """Write the words beside the photos; those that are there already make the set no newer."""
+        """Write the words beside the photos; unchanged ones do not update the set's time."""
         if words == self.words() and (self.folder / WORDS_FILE).exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / WORDS_FILE, asdict(words))
 
     def caption(self, name: str) -> str:
-        """Return the photo's own caption; empty where the words for all photos are its caption."""
+        """Return the photo's own caption; empty if it uses the instance prompt."""
         return caption_beside(self.photo(name))
 
     def keep_caption(self, name: str, text: str) -> None:
@@ -168,7 +168,7 @@ class PhotoSet:
         return stored.path, (True, f"{shown(file)} was added{': it ' + notes if notes else ''}.")
 
     def _place(self, photos: Mapping[Path, Focus | None], taken: Taken | None = None) -> None:
-        """Keep the squares of new photos: the guess where none came with one."""
+        """Write the crops of new photos: a proposed one if the upload had none."""
         new: dict[str, Focus] = {}
         for photo, chosen in photos.items():
             new[photo.name] = focus = chosen or proposed_focus(read_photo(photo).image)
@@ -197,7 +197,7 @@ class PhotoSet:
         return lines + [(False, f"{shown(path)} {reason}.") for path, reason in unpacked.skipped]
 
     def add_folder(self, folder: Path, taken: Taken | None = None) -> list[Line]:
-        """Take in the photos that lie in a folder of this machine, with captions and squares beside them."""
+        """Add the photos in a folder of this machine, with their captions and crops."""
         found = find_photos(folder)
         if len(found.photos) > MAX_FOLDER_PHOTOS:
             raise PhotoError(
@@ -221,15 +221,15 @@ class PhotoSet:
         return report + [(False, text) for text in problems]
 
     def remove(self, name: str) -> None:
-        """Remove one photo by its file name; for an hour it can be restored. Raises PhotoError when it is not there."""
+        """Remove a photo by its file name; it can be restored for an hour. Raises PhotoError if it does not exist."""
         set_aside(self.photo(name))
 
     def restore(self, name: str) -> None:
-        """Bring a removed photo back with its caption and square; raises PhotoError when it is deleted for good."""
+        """Restore a removed photo with its caption and crop; raises PhotoError if it was permanently deleted."""
         bring_back(self.folder, name)
 
     def delete(self) -> list[Path]:
-        """Delete the folder with all photos and words; returns the photos that were in it."""
+        """Delete the folder with everything in it; return the photos that were in it."""
         photos = [*self.photos(), *self.class_pictures()]
         for other in self.together():
             if other != self:
@@ -249,36 +249,36 @@ class PhotoSet:
         keep_focus(self.folder, self.focuses() | {name: Focus(1 - focus.y, focus.x, focus.zoom)})
 
     def brighten(self, name: str) -> None:
-        """Lighten a dark photo, the dark parts most: its mean comes near that of a usual photo."""
+        """Brighten a dark photo, shadows most, so that its mean comes close to that of a typical photo."""
         photo = self.photo(name)
         save_photo(lightened(read_photo(photo).image), photo)
 
     # What is known of them -------------------------------------------------------------------------------------------
 
     def focuses(self) -> dict[str, Focus]:
-        """Return the squares chosen or proposed; a file that cannot be read counts as none."""
+        """Return the chosen or proposed crops; an unreadable file counts as none."""
         try:
             return read_focus(self.folder)
         except PhotoError:
             return {}
 
     def focus(self, name: str) -> Focus:
-        """Return the photo's square; the middle one where none was chosen."""
+        """Return the photo's crop; the centre one if none was chosen."""
         return self.focuses().get(name, Focus())
 
     def keep_focus(self, name: str, focus: Focus) -> None:
-        """Choose the square of a photo that is trained."""
+        """Choose the crop of a photo for training."""
         size = read_photo(self.photo(name)).image.size
         keep_focus(self.folder, self.focuses() | {name: focus.checked().inside(size)})
 
     def propose_again(self, name: str) -> None:
-        """Put the square back to where the guess has it."""
+        """Reset the crop to the proposed one."""
         self._place({self.photo(name): None})
 
     def findings(self, resolution_px: int, contents: Sequence[StoredPhoto] | None = None) -> dict[str, list[Finding]]:
-        """Return what is found of each photo as it is trained; photos that cannot be read any more are left out.
+        """Return the findings of each photo as it is trained; photos that can no longer be read are left out.
 
-        `contents` are those of the set, where they were read already.
+        `contents` are those of the set, if they were already read.
         """
         photos = self.contents() if contents is None else contents
         measures = {}
@@ -294,25 +294,25 @@ class PhotoSet:
         return found
 
     def shown_name(self, name: str) -> str:
-        """Return the name the user knows the photo by."""
+        """Return the name by which the user knows the photo."""
         return str(read_records(self.folder).get(name, {}).get("name") or name)
 
     # Class images --------------------------------------------------------------------------------------------------
 
     @property
     def class_folder(self) -> Path:
-        """Return where class images of the user's own lie."""
+        """Return the folder of the user's own class images."""
         return self.folder.with_name(self.folder.name + CLASS_SUFFIX)
 
     def class_pictures(self) -> list[Path]:
-        """Return the class images of the user's own, and those a training added to them."""
+        """Return the user's own class images, and those a training added to them."""
         try:
             return find_photos(self.class_folder).photos
         except PhotoError:
             return []
 
     def add_class_pictures(self, files: Iterable[Path]) -> list[Line]:
-        """Take class images of the user's own in."""
+        """Add class images of the user's own."""
         report = []
         for file in files:
             try:
@@ -323,7 +323,7 @@ class PhotoSet:
         return report
 
     def remove_class_pictures(self) -> list[Path]:
-        """Delete the class images of the user's own; returns them."""
+        """Delete the user's own class images; return them."""
         pictures = self.class_pictures()
         if self.class_folder.is_dir():
             remove_folder(self.class_folder)
@@ -332,7 +332,7 @@ class PhotoSet:
     # Several concepts ------------------------------------------------------------------------------------------------
 
     def together(self) -> list["PhotoSet"]:
-        """Return the sets trained together with this one, itself among them, in their order."""
+        """Return the sets trained together with this one, including itself, in their order."""
         try:
             names = read_json(self.folder / TOGETHER_FILE)
         except (OSError, ValueError):
@@ -344,7 +344,7 @@ class PhotoSet:
         return there if self in there else [self, *there]
 
     def keep_together(self, sets: Sequence["PhotoSet"]) -> None:
-        """Have these sets trained together, this one among them."""
+        """Train these sets together, this one among them."""
         members = list(dict.fromkeys([*sets, self])) if self not in sets else list(dict.fromkeys(sets))
         for one in members:
             one.folder.mkdir(parents=True, exist_ok=True)
@@ -358,17 +358,17 @@ class PhotoSet:
         (self.folder / TOGETHER_FILE).unlink(missing_ok=True)
 
     def concept(self, instance_prompt: str, class_prompt: str) -> Concept:
-        """Return what training reads: this folder under these two prompts."""
+        """Return the training concept: this folder with these two prompts."""
         class_dir = str(self.class_folder) if self.class_pictures() else None
         return Concept(instance_prompt.strip(), str(self.folder), class_prompt.strip() or None, class_dir)
 
     def with_captions(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return the settings of a run, with captions read from files where any photo has one of its own."""
+        """Return the settings of a run, with captions read from files if any photo has its own."""
         captioned = any(one.has_captions() for one in self.together())
         return settings | ({"read_prompts_from_txts": True} if captioned else {})
 
     def concepts(self, instance_prompt: str, class_prompt: str) -> tuple[Concept, ...]:
-        """Return this set's concept under these prompts, and those of the sets trained together under their own."""
+        """Return this set's concept with these prompts, and those of the sets trained with it with their own."""
         found = []
         for one in self.together():
             words = one.words()
@@ -379,14 +379,14 @@ class PhotoSet:
 
 
 def photo_sets(workspace: Workspace) -> list[PhotoSet]:
-    """Return every set that holds photos, the one last touched first."""
+    """Return every set that holds photos, the most recently changed first."""
     found = [PhotoSet(folder) for folder in workspace.datasets_dir.iterdir() if SET_NAME.fullmatch(folder.name)]
     kept = [photo_set for photo_set in found if photo_set.photos()]
     return sorted(kept, key=lambda photo_set: photo_set.folder.stat().st_mtime_ns, reverse=True)
 
 
 def photo_set(workspace: Workspace, name: str) -> PhotoSet:
-    """Return the set of this name, which need not exist yet; refuses names that could leave the datasets folder."""
+    """Return the set of this name, which need not exist; refuses names that would lead outside the datasets folder."""
     if not isinstance(name, str) or not SET_NAME.fullmatch(name):
         raise DreamBoothError(f"{name!r} cannot be a photo set's name.", "The name becomes a folder.", "Use letters.")
     return PhotoSet(workspace.datasets_dir / name)

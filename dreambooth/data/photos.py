@@ -1,6 +1,6 @@
-"""Reads one untrusted file as an upright RGB picture, or explains what is wrong with it.
+"""Reads one untrusted file as an upright RGB image, or explains what is wrong with it.
 
-What a file is, its content decides, not its name; its limits are checked on the header, before anything is decoded.
+The content decides what a file is, not its name; limits are checked on the header, before anything is decoded.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ _ENDINGS = ".jpg, .png, .webp, .avif or .heic"
 _HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 _SILENT_SUFFIXES = (".txt", ".json")
 _SILENT_NAMES = ("thumbs.db", "desktop.ini")
-# What Pillow's decoders raise on broken files, found by feeding them such files.
+# What Pillow's decoders raise for broken files, found by testing them.
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, RuntimeError, IndexError, KeyError, TypeError, OverflowError,
     AttributeError, AssertionError, SystemError, MemoryError, struct.error, zlib.error,
@@ -46,7 +46,7 @@ _DECODER_ERRORS = (
 
 @dataclass(frozen=True)
 class Photo:
-    """A file as an upright RGB picture, with what was done to make it one."""
+    """A file as an upright RGB image, with notes on the conversion."""
 
     path: Path
     image: "Image.Image"
@@ -55,16 +55,16 @@ class Photo:
 
 @dataclass(frozen=True)
 class PhotoFolder:
-    """The photos of a folder in natural order, and the files that are none with the reason."""
+    """The photos of a folder in natural order, and the files that are not photos, with the reason."""
 
     photos: list[Path]
     skipped: list[tuple[Path, str]]
 
 
 def read_photo(path: Path, reader: int = PHOTO_READER) -> Photo:
-    """Return the file's picture, upright, in sRGB and on white; raises PhotoError naming the file, reason and cure.
+    """Return the file's image, upright, in sRGB and on white; raises PhotoError naming file, reason and what to do.
 
-    A picture that was read already is not decoded again until `forget_decoded`: it is not to be changed in place.
+    An image that was already read comes from the cache until `forget_decoded`: do not change it in place.
     """
     _check_size(path)
     return decoded_once(path, reader, _decode)
@@ -73,7 +73,7 @@ def read_photo(path: Path, reader: int = PHOTO_READER) -> Photo:
 def _decode(path: Path, reader: int) -> Photo:
     try:
         _check_png(path)
-        # Closed as soon as it is copied, not merely its file: at 50 megapixels each picture takes 200 MB.
+        # Closed as soon as it is copied, not merely its file: at 50 megapixels each image takes 200 MB.
         with contextlib.closing(_opened(path)) as image:
             _check_pixels(path, image, reader)
             image.load()  # verify() alone would pass truncated data
@@ -104,7 +104,7 @@ def find_photos(folder: Path, reader: int = PHOTO_READER) -> PhotoFolder:
 
 
 def num_photos_in(folders: Iterable[str | None]) -> int:
-    """Return how many photos these folders hold by their names: what is damaged shows when it is decoded."""
+    """Return how many photos these folders hold, by file name: damage shows only when they are decoded."""
     found = 0
     for folder in filter(None, folders):
         with contextlib.suppress(PhotoError):
@@ -113,7 +113,7 @@ def num_photos_in(folders: Iterable[str | None]) -> int:
 
 
 def _as_listed(folder: Path) -> list[Path]:
-    """Return the files by their names, those whose names are alike (a and A, 1 and 01) as the disk lists them."""
+    """Return the files by name; names that compare equal (a and A, 1 and 01) in the order of the disk's listing."""
     from natsort import natsorted
 
     files: list[Path] = natsorted(folder.iterdir(), key=lambda path: path.name.lower())
@@ -121,16 +121,16 @@ def _as_listed(folder: Path) -> list[Path]:
 
 
 def ingest(source: Path, folder: Path) -> Path:
-    """Copy a photo into the folder, upright and without its metadata (such as where it was taken), and return it.
+    """Copy a photo into the folder, upright and without metadata (such as its location), and return it.
 
-    PNGs up to 4 MP stay PNGs, everything else becomes a JPEG of quality 95. Raises PhotoError when the file is no
-    photo, or when the same file (by SHA-256) is in the folder already.
+    PNGs up to 4 MP stay PNGs, everything else becomes a JPEG of quality 95. Raises PhotoError when the file is not a
+    photo, or when the same file (by SHA-256) is already in the folder.
     """
     return ingested(source, folder).path
 
 
 def ingested(source: Path, folder: Path) -> Photo:
-    """Do what `ingest` does, and return the copy's path with the picture that was read and what was done to it."""
+    """Do what `ingest` does, and also return the decoded image and the notes on its conversion."""
     _check_size(source)
     photo = _decode(source, PHOTO_READER)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
@@ -154,7 +154,7 @@ def ingested(source: Path, folder: Path) -> Photo:
 
 
 def save_photo(image: "Image.Image", target: Path) -> None:
-    """Write an upright RGB photo at once or not at all, as the PNG or JPEG that its name says."""
+    """Write an upright RGB photo atomically, as PNG or JPEG depending on its name."""
     with new_file(target) as temporary:
         if target.suffix == ".png":
             image.save(temporary, format="PNG")
@@ -163,33 +163,33 @@ def save_photo(image: "Image.Image", target: Path) -> None:
 
 
 def shown(path: Path) -> str:
-    """Return the file's name fit for a message or a log: no line breaks, terminal codes or undecodable bytes."""
+    """Return the file's name safe for a message or a log: no line breaks, terminal codes or undecodable bytes."""
     return printable(path.name)
 
 
 def training_view(image: "Image.Image", resolution_px: int) -> "Image.Image":
-    """Return the square that training with a centered crop sees of an upright photo."""
+    """Return the centre crop of an upright photo."""
     return square(image, resolution_px, 0.5, 0.5)
 
 
 def square(image: "Image.Image", resolution_px: int, x: float, y: float) -> "Image.Image":
-    """Return the largest square at `resolution_px`; x and y in 0..1 say where it lies in what is left over."""
+    """Return the largest square at `resolution_px`; x and y in 0..1 say where it lies along the longer side."""
     return resized(image, (resolution_px, resolution_px), crop_box(image.size, x, y))
 
 
 def resized(image: "Image.Image", size_px: tuple[int, int], box: tuple[float, float, float, float]) -> "Image.Image":
-    """Return this part (left, top, right, bottom) of the image at this (height, width)."""
+    """Return this part (left, top, right, bottom) of the image, resized to this (height, width)."""
     from PIL import Image
 
-    # Only the part is resampled: a strip of a picture would be enormous at full length. Lanczos widens its support
-    # when it shrinks, so that fine patterns do not alias.
+    # Only this part is resampled: a narrow strip would be enormous at full length. Lanczos widens its support when it
+    # shrinks, so fine patterns do not alias.
     return image.resize((size_px[1], size_px[0]), Image.Resampling.LANCZOS, box=box)
 
 
 def crop_box(size: tuple[int, int], x: float, y: float, shape: float = 1.0) -> tuple[float, float, float, float]:
     """Return left, top, right and bottom of the largest square of a photo of this (width, height).
 
-    With a `shape` it is the largest part that is so many times as wide as high.
+    With a `shape`, of the largest part with that ratio of width to height.
     """
     width, height = largest_part(size, shape)
     left, top = x * (size[0] - width), y * (size[1] - height)
@@ -197,7 +197,7 @@ def crop_box(size: tuple[int, int], x: float, y: float, shape: float = 1.0) -> t
 
 
 def largest_part(size: tuple[int, int], shape: float) -> tuple[float, float]:
-    """Return the width and height of the largest part of a photo that is `shape` times as wide as high."""
+    """Return the width and height of the largest part of a photo with this ratio of width to height."""
     return min(size[0], size[1] * shape), min(size[1], size[0] / shape)
 
 
@@ -282,7 +282,7 @@ def _unreadable(path: Path, error: Exception) -> PhotoError:
 
 
 def _check_png(path: Path) -> None:
-    """Raise what Pillow does for a PNG whose checksums are wrong, which `load` overlooks in the pixels themselves."""
+    """Raise what Pillow raises for a PNG with wrong checksums, which `load` ignores in the pixel data."""
     if _has_png_header(path):
         with contextlib.closing(_opened(path)) as image:
             image.verify()
@@ -325,7 +325,7 @@ def _upright(image: "Image.Image", orientation: int, notes: list[str]) -> "Image
 
 
 def _on_white(image: "Image.Image", notes: list[str]) -> "Image.Image":
-    """Return a copy in plain RGB without metadata."""
+    """Return a copy in plain RGB on white, without metadata."""
     from PIL import Image
 
     image = _in_8_bit(image)
@@ -343,7 +343,7 @@ def _on_white(image: "Image.Image", notes: list[str]) -> "Image.Image":
 
 
 def _in_8_bit(image: "Image.Image") -> "Image.Image":
-    """Return 16-bit grey in 8 bits, and others as they are: Pillow's own conversion cuts at 255 instead of scaling."""
+    """Return 16-bit grey in 8 bits, other modes unchanged: Pillow's own conversion clips at 255 instead of scaling."""
     if image.mode not in ("I;16", "I;16B", "I;16L", "I", "F"):
         return image
     import numpy as np

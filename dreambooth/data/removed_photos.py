@@ -18,7 +18,7 @@ KEPT_S = 3600.0
 
 
 def removed_folder(folder: Path) -> Path:
-    """Return where the photos that were removed from a set's folder lie."""
+    """Return the folder of the photos removed from a set."""
     return folder.with_name(f".{folder.name}{SUFFIX}")
 
 
@@ -41,7 +41,7 @@ def set_aside(photo: Path) -> None:
 
 
 def bring_back(folder: Path, name: str) -> Path:
-    """Put a removed photo back into its set, and return it; raises PhotoError when it is deleted for good."""
+    """Restore a removed photo to its set, and return it; raises PhotoError if it was permanently deleted."""
     aside, note = removed_folder(folder), removed_folder(folder) / f"{name}.json"
     if name not in _names(aside) or note.name not in _names(aside):
         raise PhotoError("That photo cannot be brought back.", "It was deleted for good.", "Drop it again.")

@@ -1,4 +1,4 @@
-"""The names of a subject: identifier, class word, and the prompts made of them."""
+"""The words for a subject: identifier, class word, and the prompts made of them."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -14,7 +14,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Words:
-    """What the subject is called: the identifier no other thing has, its class, and the two prompts made of them."""
+    """What the subject is called: a unique identifier, its class, and the two prompts made of them."""
 
     kind: Kind = "pet"
     identifier: str = DEFAULT_IDENTIFIER
@@ -24,7 +24,7 @@ class Words:
 
 
 def prompts_for(kind: str, identifier: str, class_word: str) -> tuple[str, str]:
-    """Return the instance prompt and the class prompt that these words make; no class makes no class prompt."""
+    """Return the instance prompt and the class prompt for these words; without a class there is no class prompt."""
     words = {"identifier": identifier.strip(), "class_word": class_word.strip()}
     instance, of_class = (" ".join(one.format(**words).split()) for one in PROMPT_PATTERNS.get(kind, USUAL_PATTERN))
     return instance, of_class if words["class_word"] else ""

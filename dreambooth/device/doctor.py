@@ -1,6 +1,6 @@
-"""What is wrong with this machine or installation, and what to do: `python -m dreambooth doctor`.
+"""Diagnoses this machine and installation, with what to do: `python -m dreambooth doctor`.
 
-`gather_facts` asks the machine; everything concluded from the facts is a pure function of them.
+`gather_facts` asks the machine; all conclusions are pure functions of the facts.
 """
 
 import importlib.metadata
@@ -36,7 +36,7 @@ Level = Literal["ok", "warn", "bad"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's: how it is, and what to do about it."""
+    """One diagnosis: a state, and what to do about it."""
 
     level: Level
     what: str
@@ -45,7 +45,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the doctor judges; None is what is absent."""
+    """The facts to be judged; None for what is absent."""
 
     device: Device
     python: tuple[int, int, int]
@@ -65,7 +65,7 @@ class Facts:
 
 
 def doctor(data_dir: Path) -> list[Finding]:
-    """Return how this machine and installation are, and what to do about what is wrong."""
+    """Return the state of this machine and installation, and what to do about problems."""
     return judge(gather_facts(data_dir))
 
 
@@ -82,7 +82,7 @@ def judge(facts: Facts) -> list[Finding]:
 
 
 def gather_facts(data_dir: Path) -> Facts:
-    """Gather everything that the doctor checks; changes nothing."""
+    """Gather everything the diagnosis checks; changes nothing."""
     requirements = _requirements()
     names = [_requirement_name(line) for line in requirements]
     packages = {name: _version(name) for name in (*names, *WATCHED_PACKAGES)}
@@ -135,7 +135,7 @@ def _version(package: str) -> str | None:
 
 
 def _wanted_torch(package: str) -> str | None:
-    """Return the torch versions that an installed package states it needs, such as `==2.13.0`."""
+    """Return the torch versions an installed package requires, such as `==2.13.0`."""
     from packaging.requirements import Requirement
 
     if _version(package) is None:
@@ -203,7 +203,7 @@ def _judge_packages(facts: Facts) -> list[Finding]:
 
 
 def _judge_cuda(facts: Facts) -> list[Finding]:
-    """Say where torch, the driver and the card disagree about CUDA."""
+    """Return where torch, the driver and the card disagree about CUDA."""
     findings = []
     if facts.torch_problem and facts.packages.get("torch"):
         findings.append(Finding("bad", f"torch cannot be imported: {facts.torch_problem}", "Install it again."))

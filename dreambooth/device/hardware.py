@@ -1,4 +1,4 @@
-"""The device and what works on it; only functions that need torch import it."""
+"""The device and its abilities; only functions that need torch import it."""
 
 import contextlib
 import ctypes
@@ -19,12 +19,12 @@ from typing import Any, Literal
 from dreambooth.device.torch_build import is_cpu_build
 
 GIB = 2**30
-# Numbers of glibc's mallopt, and the size from which on it takes memory from the system piece by piece.
+# glibc's mallopt parameters, and the size from which on memory is mapped separately.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, LARGE_BYTES = -1, -3, 32 << 20
-# What an import or a first call of a compiled package raises when it does not fit torch, the driver or the machine.
+# What importing or first calling a compiled package raises if it does not fit torch, the driver or the machine.
 UNFIT = (ImportError, OSError, RuntimeError, AttributeError, ValueError)
 
-# One at a time: what an import is not to see, and what it is not to say, is set for the whole process.
+# One at a time: hiding a package and silencing an import affect the whole process.
 _imports_lock = threading.RLock()
 
 
@@ -32,7 +32,7 @@ _imports_lock = threading.RLock()
 class Device:
     """What models run on, and its memory (the machine's own for `cpu` and `mps`).
 
-    `unused_card` names the NVIDIA card that stands idle because the installed torch is a CPU build.
+    `unused_card` names an NVIDIA card that cannot be used because the installed torch is a CPU build.
     """
 
     kind: Literal["cuda", "mps", "cpu"]
@@ -46,7 +46,7 @@ class Device:
 
 @dataclass(frozen=True)
 class NvidiaGpu:
-    """An NVIDIA card as its driver describes it; `cuda` is the newest CUDA that this driver runs."""
+    """An NVIDIA card as its driver describes it; `cuda` is the newest CUDA version this driver supports."""
 
     name: str
     driver: str
@@ -82,9 +82,9 @@ def describe_cpu() -> Device:
 
 
 def default_num_threads() -> int:
-    """Return with how many threads torch computes where nobody says so: one core is left to whatever else runs.
+    """Return how many threads torch uses by default: all cores but one, which is left to everything else that runs.
 
-    A step of a small model is a few thousand parallel regions, and each waits for its slowest thread. With as many
+    A step of a small model has a few thousand parallel regions, and each waits for its slowest thread. With as many
     threads as cores, one busy process beside it makes a step ten times as long (docs/performance.md).
     """
     import psutil
@@ -94,7 +94,7 @@ def default_num_threads() -> int:
 
 
 def _num_cores() -> int:
-    """Return how many cores this process may use, hyperthreads counted apart."""
+    """Return how many cores this process may use, hyperthreads counted separately."""
     import psutil
 
     if hasattr(psutil.Process, "cpu_affinity"):
@@ -103,7 +103,7 @@ def _num_cores() -> int:
 
 
 def read_nvidia_gpu() -> NvidiaGpu | None:
-    """Return the first NVIDIA card as nvidia-smi tells it, None where there is none; torch is not imported."""
+    """Return the first NVIDIA card that nvidia-smi reports, None if there is none; torch is not imported."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
@@ -113,11 +113,11 @@ def read_nvidia_gpu() -> NvidiaGpu | None:
 
 
 def parse_nvidia_gpu(fields: str, overview: str) -> NvidiaGpu | None:
-    """Return the card of nvidia-smi's CSV line; `overview` is its plain output, which alone names the CUDA version."""
+    """Return the card of nvidia-smi's CSV line; `overview` is its plain output, the only one with the CUDA version."""
     parts = [part.strip() for part in (fields.splitlines() or [""])[0].split(",")]
     if len(parts) not in (4, 6) or not (parts[2].isdigit() and parts[3].isdigit()):
         return None
-    # A card that is divided, or an old driver, says `[N/A]`.
+    # A partitioned card, or an old driver, reports `[N/A]`.
     load, temperature = (int(part) if part.isdigit() else None for part in (parts[4:] or ["", ""]))
     _, found, rest = overview.partition("CUDA Version:")
     cuda = rest.split()[0] if found and rest.split() else None
@@ -134,12 +134,12 @@ def _output(command: list[str]) -> str:
 
 @functools.cache
 def device_name() -> str:
-    """Return the name of the device that runs are trained on; torch is not imported."""
+    """Return the name of the device for training; torch is not imported."""
     return driver_device().name
 
 
 def driver_device() -> Device:
-    """Return the device as its driver, the system and torch's build tell it; torch is not imported."""
+    """Return the device according to its driver, the system and torch's build; torch is not imported."""
     card = read_nvidia_gpu()
     if card is not None and not is_cpu_build():
         return Device(
@@ -165,7 +165,7 @@ def device_line(device: Device) -> str:
 
 
 def precisions(device: Device) -> tuple[str, ...]:
-    """Return the values of `--mixed_precision` that this device computes in."""
+    """Return the values of `--mixed_precision` that this device supports."""
     if device.kind == "cpu":
         return ("no", "bf16")
     if device.kind == "mps":
@@ -177,10 +177,10 @@ def precisions(device: Device) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def freed_memory_kept(device_kind: str) -> Iterator[None]:
-    """On the CPU, let the process keep what a step frees for the next one, which needs the same again.
+    """On the CPU, have the process keep memory that a step frees, because the next step needs the same again.
 
-    glibc gives it back and asks for it anew each time, page by page: an eighth of a small model's step. Tensors from
-    32 MiB on still come and go by themselves. Elsewhere nothing changes.
+    glibc returns it to the system and requests it anew each time, page by page: an eighth of a small model's step.
+    Tensors from 32 MiB on are still allocated and freed individually. On other devices nothing changes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" and device_kind == "cpu" else None
     if mallopt is None:
@@ -196,7 +196,7 @@ def freed_memory_kept(device_kind: str) -> Iterator[None]:
 
 
 def gb(num_bytes: int) -> str:
-    """Return bytes as gigabytes (2**30) in one decimal."""
+    """Return bytes as gigabytes (2**30) with one decimal."""
     return f"{num_bytes / GIB:.1f}"
 
 
@@ -205,7 +205,7 @@ def gb(num_bytes: int) -> str:
 
 @functools.cache
 def xformers_problem() -> str | None:
-    """Return why xformers cannot be used here, None when an attention forward and backward went through."""
+    """Return why xformers cannot be used here, None if an attention forward and backward worked."""
     if importlib.util.find_spec("xformers") is None:
         return "it is not installed; see requirements-xformers.txt"
     if detect_device().kind != "cuda":
@@ -225,7 +225,7 @@ def xformers_problem() -> str | None:
 
 @functools.cache
 def eight_bit_adam_available() -> str | None:
-    """Return why bitsandbytes' 8-bit AdamW cannot be used here, None when a step of it went through."""
+    """Return why bitsandbytes' 8-bit AdamW cannot be used here, None if a step of it worked."""
     with _imports_lock:
         if importlib.util.find_spec("bitsandbytes") is None:
             return "bitsandbytes is not installed"
@@ -238,7 +238,7 @@ def eight_bit_adam_available() -> str | None:
             with quietly():
                 from bitsandbytes.optim import AdamW8bit
 
-                # Smaller tensors than this stay in 32 bits and would prove nothing.
+                # Smaller tensors stay in 32 bits and would prove nothing.
                 weight = torch.nn.Parameter(torch.zeros(4096, device=device))
                 weight.grad = torch.ones_like(weight)
                 AdamW8bit([weight], lr=1.0).step()
@@ -250,7 +250,7 @@ def eight_bit_adam_available() -> str | None:
 
 @contextlib.contextmanager
 def bitsandbytes_hidden() -> Iterator[None]:
-    """Have imports of this block find no bitsandbytes, unless it is loaded already."""
+    """Hide bitsandbytes from imports in this block, unless it is already loaded."""
     with _imports_lock:
         if "bitsandbytes" in sys.modules:
             yield
@@ -265,7 +265,7 @@ def bitsandbytes_hidden() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keep warnings and log lines of an import or a probe off the terminal: its outcome is reported in one line."""
+    """Keep warnings and log lines of an import or a probe off the terminal: its result is reported in one line."""
     with _imports_lock:
         disabled = logging.root.manager.disable
         logging.disable(logging.CRITICAL)
@@ -278,6 +278,6 @@ def quietly() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error that says something, or the name of its kind."""
+    """Return the first line of an error's message, or the name of its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

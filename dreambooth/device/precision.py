@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def dtype_of(precision: Literal["no", "fp16", "bf16", "fp32"]) -> "torch.dtype":
-    """Return torch's name of a number format of the settings; `no` (mixed precision) is fp32."""
+    """Return the torch dtype of a number format in the settings; `no` (mixed precision) is fp32."""
     import torch
 
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
@@ -17,9 +17,9 @@ def dtype_of(precision: Literal["no", "fp16", "bf16", "fp32"]) -> "torch.dtype":
 def autocast(
     device_type: str, dtype: "torch.dtype | None", *, cache: bool = False
 ) -> contextlib.AbstractContextManager[Any]:
-    """Return a context that computes in `dtype` over weights that keep their own; fp32, or None, changes nothing.
+    """Return a context that computes in `dtype` with weights that keep their own; fp32, or None, changes nothing.
 
-    The cache keeps a half-precision copy of every weight that learns until the context ends: 2 GB of SD 1.5's.
+    The cache keeps a half-precision copy of every trained weight until the context ends: 2 GB for SD 1.5.
     """
     import torch
 
@@ -29,7 +29,7 @@ def autocast(
 
 
 def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which weights compute in their own format, whatever surrounds it."""
+    """Return a context in which weights compute in their own format, whatever the surrounding one."""
     import torch
 
     return torch.autocast(device_type, enabled=False)

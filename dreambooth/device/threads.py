@@ -1,10 +1,10 @@
 """How many threads torch computes with: all of them in the thread that holds the device, one in every other.
 
 Each thread that computes in parallel gets an OpenMP team of its own, which lives as long as the thread. With more
-threads in teams than there are cores, libgomp's threads sleep between two parallel regions instead of spinning, and a
-small model's step takes two to three times as long. So threads that need a team end when their work is done.
+threads in teams than there are cores, libgomp's threads sleep between parallel regions instead of spinning, and a small
+model's step takes two to three times as long. So threads that need a team end when their work is done.
 
-torch's setting is the calling thread's own, but it is also the default of threads that have not used torch before.
+torch's setting belongs to the calling thread, but is also the default of threads that have not used torch yet.
 """
 
 import threading
@@ -24,10 +24,10 @@ _count = 0  # of the thread that holds the device; 0 until it is first asked for
 
 
 def use_all_threads() -> None:
-    """Have torch compute with all its threads in this thread, and with one in threads that start to use it later.
+    """Have torch compute with all its threads in this thread, and with one in threads that start using it later.
 
-    "All" is what OMP_NUM_THREADS, which the environment's reader sets, or torch.set_num_threads say in the first thread
-    that asks.
+    "All" is the value of OMP_NUM_THREADS, which the environment's reader sets, or of torch.set_num_threads in the first
+    thread that asks.
     """
     _set_number(_number())
     _here.is_counted = True
@@ -35,7 +35,7 @@ def use_all_threads() -> None:
 
 @contextmanager
 def one_thread_here() -> Iterator[None]:
-    """Have torch compute without a team in this thread, and in those that the block starts."""
+    """Have torch compute without a team in this thread, and in those started by the block."""
     import torch
 
     _number()
@@ -48,7 +48,7 @@ def one_thread_here() -> Iterator[None]:
 
 
 def single_threads(count: int, name: str) -> ThreadPoolExecutor:
-    """Return an executor whose threads compute alone."""
+    """Return an executor whose threads compute without a team."""
     import torch
 
     _number()
@@ -56,7 +56,7 @@ def single_threads(count: int, name: str) -> ThreadPoolExecutor:
 
 
 def _set_number(count: int) -> None:
-    """Set the number of this thread; threads that use torch later have one."""
+    """Set this thread's number; threads that use torch later have one."""
     import torch
 
     torch.set_num_threads(count)
@@ -67,12 +67,12 @@ def _set_number(count: int) -> None:
 
 
 def _number() -> int:
-    """Return the number of threads that torch has where the device is held."""
+    """Return torch's number of threads where the device is held."""
     global _count
     import torch
 
     with _lock:
-        # Where all were in use before, a number that is another one now is the user's.
+        # If all threads were in use before, a different number now was set by the user.
         if not _count or hasattr(_here, "is_counted"):
             _count = torch.get_num_threads()
         return _count
@@ -81,15 +81,15 @@ def _number() -> int:
 class Shares:
     """Divides work on many tensors among as many threads as torch has here.
 
-    A parallel region for each tensor would cost more than the work on a small one, and beside a busy process each of
-    them waits for a core.
+    A parallel region for each tensor would cost more than the work on a small one, and beside a busy process each
+    region waits for a core.
     """
 
     def __init__(self) -> None:
         self._executor: ThreadPoolExecutor | None = None
 
     def each(self, work: "Callable[[list[Tensor]], list[Result]]", tensors: "Sequence[Tensor]") -> list[Result]:
-        """Return one result per tensor, in their order; `work` returns those of its share."""
+        """Return one result per tensor, in order; `work` returns the results for a share of the tensors."""
         import torch
 
         count = torch.get_num_threads()
@@ -113,7 +113,7 @@ class Shares:
 
 
 def _divided(sizes: Sequence[int], count: int) -> list[list[int]]:
-    """Return the places of all sizes in `count` lists whose sums are about equal."""
+    """Return the indices of all sizes in `count` lists of about equal sums."""
     shares: list[list[int]] = [[] for _ in range(count)]
     sums = [0] * count
     for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):

@@ -1,6 +1,6 @@
 """Which build of torch is installed, and the line that installs the one for this machine's card; torch is not imported.
 
-PyPI has builds for CUDA on Linux only: on Windows `pip install torch` gets a CPU build, card or not.
+PyPI has CUDA builds for Linux only: on Windows `pip install torch` installs a CPU build, card or not.
 """
 
 import functools
@@ -16,7 +16,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 @functools.cache
 def is_cpu_build() -> bool:
-    """Return whether the installed torch computes on the CPU only, as its own `version.py` says; False without it."""
+    """Return whether the installed torch is a CPU build, according to its own `version.py`; False without it."""
     spec = importlib.util.find_spec("torch")
     source = None if spec is None or spec.origin is None else Path(spec.origin).with_name("version.py")
     if source is None or not source.is_file():
@@ -26,9 +26,9 @@ def is_cpu_build() -> bool:
 
 
 def install_line() -> str:
-    """Return the line, for PowerShell and for POSIX shells, that puts the build for this driver in torch's place.
+    """Return the line, for PowerShell and for POSIX shells, that replaces torch by the build for this driver.
 
-    uv asks the NVIDIA driver and takes PyTorch's index for it. Without --reinstall-package a CPU build of the same
+    uv asks the NVIDIA driver and uses PyTorch's index for it. Without --reinstall-package a CPU build of the same
     version counts as installed.
     """
     python = _as_typed(Path(sys.executable))
@@ -38,7 +38,7 @@ def install_line() -> str:
 
 
 def _as_typed(path: Path) -> str:
-    """Return a path as it is typed here: relative to the current folder where it lies below, quoted where need be."""
+    """Return a path as typed in a shell here: relative if it is below the current folder, quoted if necessary."""
     here = Path.cwd()
     shown = str(path.relative_to(here) if path.is_relative_to(here) else path)
     if os.name != "nt":

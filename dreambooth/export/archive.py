@@ -1,6 +1,6 @@
-"""Folders as one archive to download: nothing in it is compressed, since weights and pictures do not shrink.
+"""Folders as one archive to download, uncompressed, because weights and images do not shrink.
 
-The same files give the same bytes, so that a download that broke off goes on in the middle of the next one.
+The same files give the same bytes, so that an interrupted download can be continued.
 """
 
 import functools
@@ -21,17 +21,16 @@ from dreambooth.models.saved_hashes import refuse_other_hash
 from dreambooth.records.workspace import RunFolder
 
 READ_BYTES = 1 << 20
-# The files that a person is given, into folders of theirs.
+# Files for users to put into their own folders.
 EXPORT_SUFFIXES = (".safetensors", ".ckpt", ".zip")
-# The earliest that the format knows: dates of files differ from copy to copy.
+# The earliest date the format has: files' dates differ from copy to copy.
 NO_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def zip_model(model_dir: Path, out_path: Path, on_progress: OnProgress | None = None) -> Path:
-    """Write a step's folder with all that is in it but hidden files; raises ExportError when nothing is saved in it.
+    """Write a step's folder without hidden files; raises ExportError if nothing is saved in it.
 
-    Its settings, and of a LoRA the card, come along without what names places on this machine; a LoRA has its sidecar
-    files beside it.
+    Its settings and card are included without paths of this machine; a LoRA gets its sidecar files.
     """
     if saved_step_kind(model_dir) is None:
         raise ExportError(
@@ -48,7 +47,7 @@ def zip_model(model_dir: Path, out_path: Path, on_progress: OnProgress | None = 
 
 
 def zip_samples(run: RunFolder, out_path: Path, on_progress: OnProgress | None = None) -> Path:
-    """Write a run's sample pictures as `<step>/<picture>`; raises ExportError when it has none."""
+    """Write a run's samples as `<step>/<image>`; raises ExportError if it has none."""
     found = {f"{step}/{file.name}": file for step, files in run.samples().items() for file in files}
     if not found:
         raise ExportError(f"{run.name} has no sample pictures.", "None were asked for, or none made yet.", "")
@@ -56,12 +55,12 @@ def zip_samples(run: RunFolder, out_path: Path, on_progress: OnProgress | None =
 
 
 def zip_pictures(files: Sequence[Path], out_path: Path) -> Path:
-    """Write pictures as one archive, by folder and name as they lie."""
+    """Write images as one archive, under their folder and name."""
     return zip_files({f"{path.parent.name}/{path.name}": path for path in files}, out_path)
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Return the files of a folder that belong to its archive: all but hidden ones and links."""
+    """Return the files of a folder that belong in its archive: all but hidden ones and links."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.is_symlink()]
     return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
@@ -73,9 +72,9 @@ def zip_files(
     *,
     on_file: Callable[[str, str], None] = lambda name, sha256: None,
 ) -> Path:
-    """Write these files, or contents, under these names; raises ExportError when the disk is too full.
+    """Write these files, or contents, under these names; raises ExportError if the disk is too full.
 
-    `on_file` gets the name and the SHA-256 of each file that was read; what it raises leaves no archive.
+    `on_file` gets the name and SHA-256 of each file that was read; if it raises, no archive is left.
     """
     sweep_unfinished_beside(out_path, EXPORT_SUFFIXES)
     sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files.items()}

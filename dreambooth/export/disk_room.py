@@ -9,7 +9,7 @@ SPARE_BYTES = 64 * 2**20
 
 
 def refuse_full_disk(path: Path, num_bytes: int) -> None:
-    """Raise ExportError where the disk of `path` has no room for this many bytes and some to spare."""
+    """Raise ExportError if the disk of `path` has no room for this many bytes plus a margin."""
     needed, free = num_bytes + SPARE_BYTES, free_bytes(path.absolute().parent)
     if needed > free:
         raise ExportError(

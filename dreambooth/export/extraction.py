@@ -1,8 +1,8 @@
-"""Any run as a LoRA: the change of its weights in the best factors of a size, written, read again and measured.
+"""Any run as a LoRA: the best low-rank factors of its change of the weights for a size, written and read back.
 
-Of a weight's change the best factors of each rank are its singular vectors. For a size of the file the ranks are those
-that keep most of the change: every rank of every module is worth its squared singular value, costs (in + out) numbers,
-and the best value for the cost is taken first, which is optimal as the costs within a module are equal.
+For each rank the best factors of a weight's change are its leading singular vectors. For a file size, ranks are chosen
+to keep most of the change: each rank of each module is worth its squared singular value and costs (in + out) numbers,
+and the best ratio is taken first, which is optimal because costs within a module are equal.
 """
 
 import dataclasses
@@ -43,27 +43,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_RANK = 16
-# One of these decides the size of a LoRA that is extracted.
+# One of these decides the size of an extracted LoRA.
 SIZE_LIMITS = {"rank": (1, 320), "max_mb": (0.01, 10_000), "max_error": (0.001, 1)}
-# The part that a weight is of, and its name there.
+# The weight's part, and its name there.
 Place = tuple[str, str]
-# Noise levels and side, in latents, of the predictions compared: at 64 a side these would take longer than all else.
+# Noise levels and side, in latents, of the compared predictions: at 64 they would take longer than everything else.
 TIMESTEPS = (100, 500, 900)
 MOST_LATENTS = 32
-# Smaller numbers are the same as none in fp16; a LoRA of this much would do nothing.
+# Smaller numbers are zero in fp16; a LoRA this small would have no effect.
 LEAST_CHANGE = 1e-7
 
 
 @dataclass(frozen=True)
 class LoraSize:
-    """What decides the ranks, one of: one rank for all modules, megabytes of the file, or the share it may lack."""
+    """What decides the ranks; one of: one rank for all modules, megabytes of the file, or the largest error."""
 
     rank: int | None = None
     max_mb: float | None = None
     max_error: float | None = None
 
     def checked(self) -> Self:
-        """Return this size, or raise ConfigError for one beyond its limits."""
+        """Return this size, or raise ConfigError if it is beyond its limits."""
         wrong = [
             FieldProblem(name, f"is {value:g}: it must be {low:g} to {high:g}.")
             for name, (low, high) in SIZE_LIMITS.items()
@@ -79,10 +79,11 @@ class LoraSize:
 
 @dataclass(frozen=True)
 class LoraVerdict:
-    """A LoRA that was written and read again, and how much of the run's change it lacks.
+    """The result of writing a LoRA and reading it back, and how much of the run's change it lacks.
 
-    error: of all weights' change, as a share of its norm; prediction_error: of the change of the UNet's predictions;
-    left_out: the share of the squared change that no module carries, by kind of weight; sidecars: the files beside it.
+    error: of the change of all weights, as a share of its norm; prediction_error: of the change of the UNet's
+    predictions; left_out: the share of the squared change that no module carries, by kind of weight; sidecars: the
+    files beside it.
     """
 
     path: Path
@@ -126,12 +127,12 @@ def extract_lora(
     token: str | None = None,
     on_progress: OnProgress = unwatched,
 ) -> LoraVerdict:
-    """Write what a step learned as a LoRA and return what was found when it was read again.
+    """Write what a step learned as a LoRA, read it back, and return the result.
 
-    size: rank 16 where nothing is given; targets: `linear`, and of a LoRA those that it has; base: the model it was
-    trained from, by default the one that the step names; precision: fp16 by default. Needs both models in memory, and
-    minutes at full size. Raises ExportError for a name that is none for a LoRA, a step without a change, a share that
-    these targets cannot keep, and a disk without room; BaseModelError for a base that is missing or not the step's.
+    size: rank 16 by default; targets: `linear`, or those of a LoRA step; base: the model it was trained from, by
+    default the one the step names; precision: fp16 by default. Needs both models in memory, and minutes at full size.
+    Raises ExportError for a name that no LoRA can have, a step without a change, an error these targets cannot reach,
+    and a full disk; BaseModelError for a base that is missing or not the step's.
     """
     import torch
 
@@ -152,7 +153,7 @@ def extract_lora(
             write_lora(temporary, found, metadata, dtype, layout)
             refuse_wrong_file(temporary, found, dtype, layout)
             written = read_lora(temporary).factors
-            # The last one adds the LoRA to the base, which the others compare with.
+            # The last one adds the LoRA to the base, with which the others compare.
             error, left_out = _error(changes, modules, written), _left_out(changes, modules)
             prediction_error = _prediction_error(trained, before, modules, written, trigger_words(model_dir))
             verdict = LoraVerdict(
@@ -171,7 +172,7 @@ def extract_lora(
 
 
 class _Changes(Mapping[Place, "Tensor"]):
-    """What became of each weight, in fp32, made when it is asked for: all of them at once would be 4 GB."""
+    """The change of each weight, in fp32, computed on access: all at once would be 4 GB."""
 
     def __init__(self, made: "Mapping[Place, Callable[[], Tensor]]") -> None:
         self._made = made
@@ -187,7 +188,7 @@ class _Changes(Mapping[Place, "Tensor"]):
 
 
 def _changes(model_dir: Path, strength: Strength, trained: Base, before: Base) -> _Changes:
-    """Return what became of the weights: of a LoRA what its factors say, which the merged weights have rounded."""
+    """Return the change of the weights: for a LoRA from its factors, because merged weights are rounded."""
     if (file := lora_file(model_dir)) is not None:
         return _Changes({
             (one.place.part, one.place.weight): partial(_learned, one.factors, strength.of(one.place.part))
@@ -212,7 +213,7 @@ def _difference(weight: "Tensor", before: "Tensor") -> "Tensor":
 
 
 def _changed_modules(changes: "Mapping[Place, Tensor]", targets: LoraTargets, model_dir: Path) -> list[LoraModule]:
-    """Return the modules that a LoRA of these targets has: those of the set whose weight changed."""
+    """Return the modules of a LoRA with these targets: those whose weight changed."""
     least = LEAST_CHANGE if lora_file(model_dir) is None else 0.0  # a LoRA's is known exactly
     names: dict[str, list[str]] = {}
     for part, name in changes:
@@ -239,7 +240,7 @@ def _best_factors(
     number_bytes: int,
     on_progress: OnProgress,
 ) -> dict[str, Factors]:
-    """Return the factors by module that this size allows."""
+    """Return the factors, by module, that this size allows."""
     budget = None
     if size.max_mb is not None:
         budget = int((size.max_mb * 1e6 - HEADER_BYTES_PER_MODULE * len(modules)) / number_bytes)
@@ -275,7 +276,7 @@ def _chosen_ranks(
     total: float,
     outside: float,
 ) -> dict[str, int]:
-    """Return the ranks that fit into a budget of numbers, or leave no more than a share of the change; one at least."""
+    """Return the ranks that fit a budget of numbers, or that leave at most this share of the change; at least one."""
     ranks = dict.fromkeys(spectra, 1)
     spent = sum(costs.values())
     lacking = outside + math.fsum(float(found.energies[1:].sum()) for found in spectra.values())
@@ -300,7 +301,7 @@ def _chosen_ranks(
     for _, energy, name in pieces:
         if allowed is not None and lacking <= allowed:
             break
-        # A module that did not fit once is full: its smaller ranks come in their order.
+        # A module that did not fit once is done: its ranks come in order of size.
         if name in full or (budget is not None and spent + costs[name] > budget):
             full.add(name)
             continue
@@ -312,7 +313,7 @@ def _chosen_ranks(
 
 
 def _error(changes: "Mapping[Place, Tensor]", modules: list[LoraModule], written: Mapping[str, Factors]) -> float:
-    """Return the norm of what the file lacks of the change, as a share of the change's."""
+    """Return the norm of what the file lacks of the change, as a share of the change's norm."""
     names = {(module.part, module.weight): module.name for module in modules}
     total = lacking = 0.0
     for place, change in changes.items():
@@ -323,7 +324,7 @@ def _error(changes: "Mapping[Place, Tensor]", modules: list[LoraModule], written
 
 
 def _left_out(changes: "Mapping[Place, Tensor]", modules: list[LoraModule]) -> dict[str, float]:
-    """Return the share of the squared change that lies in weights of no module, by their kind, the largest first."""
+    """Return the share of the squared change in weights without a module, by kind, the largest first."""
     inside = {(module.part, module.weight) for module in modules}
     total, outside = 0.0, dict[str, float]()
     for place, change in changes.items():
@@ -338,9 +339,9 @@ def _left_out(changes: "Mapping[Place, Tensor]", modules: list[LoraModule]) -> d
 def _prediction_error(
     trained: Base, before: Base, modules: list[LoraModule], written: Mapping[str, Factors], prompt: str
 ) -> float:
-    """Return how far base + LoRA predicts from the trained model, as a share of what the training changed.
+    """Return how far base + LoRA predicts from the trained model, as a share of the training's change.
 
-    At noise of three levels, under the instance prompt. The base becomes the base with the LoRA.
+    At three noise levels, under the instance prompt. Changes the base in place to base + LoRA.
     """
     wanted, plain = _predictions(trained, prompt), _predictions(before, prompt)
     for module in modules:

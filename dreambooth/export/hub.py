@@ -1,4 +1,4 @@
-"""A model as a repository on the Hub: private unless asked otherwise, updated in place, in one commit."""
+"""A model as a repository on the Hub: private by default, updated in place, in one commit."""
 
 import contextlib
 import fnmatch
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 SETTINGS_FILE = "dreambooth.json"
-# A repository that holds one of these is a model already; one that holds none and is not empty is something else.
+# A repository with one of these is a model; one that is not empty and has none is something else.
 SIGNS_OF_A_MODEL = (MODEL_INDEX, SETTINGS_FILE)
 EMPTY = {".gitattributes", "README.md"}
 SAMPLE = re.compile(rf"samples/[0-9]+\.png|{re.escape(BLEED_PICTURE)}")
-# The libraries note where a part was loaded from: on the user's disk, or in the cache of an account.
+# The libraries record where a part was loaded from: the user's disk, or the cache of an account.
 CONFIGS = ("config.json", MODEL_INDEX, "scheduler_config.json", "tokenizer_config.json")
 PLACES = {"_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"}
 WHERE_TOKENS_ARE_MADE = "huggingface.co/settings/tokens"
@@ -37,7 +37,7 @@ WHERE_TOKENS_ARE_MADE = "huggingface.co/settings/tokens"
 
 @dataclass(frozen=True)
 class PushResult:
-    """Where the model is now, whether the repository is new, and who can see it."""
+    """Where the model is, whether the repository is new, and who can see it."""
 
     repo_id: str
     url: str
@@ -52,10 +52,10 @@ class PushResult:
 
 
 def refuse_push(repo_id: str | None, token: str | None) -> None:
-    """Raise ExportError for an upload that the Hub would refuse, before anything is made for it.
+    """Raise ExportError for an upload that the Hub would refuse, before anything is prepared for it.
 
-    Asks for a token that may write, an account that the Hub knows, and a repository (None: not named yet) that holds
-    nothing else.
+    Needs a token that can write, an account the Hub knows, and a repository (None: not named yet) without other
+    content.
     """
     token = _checked_token(token)
     if repo_id is not None:
@@ -84,16 +84,16 @@ def push(
     single_file: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> PushResult:
-    """Upload a step, its samples, a card and perhaps its single file; return where it is.
+    """Upload a step, its samples, a card and optionally its single file; return where it is.
 
-    `repo_id` is `owner/name`, or a name of one's own; a LoRA is one file there, named after it. A repository that is
-    there is updated in one commit when it is empty (a README alone counts as that) or holds a diffusers model, of ours
-    or not, or a LoRA of ours; its name and visibility stay. What an earlier push put there and this one lacks goes,
-    README.md is written anew, every other file stays. Only names that we write are uploaded, and nothing that says
-    where they were. `on_progress` gets the uploaded and the total bytes of weights.
+    `repo_id` is `owner/name`, or a name in the user's account; a LoRA is one file there, named after it. An existing
+    repository is updated in one commit if it is empty (apart from a README), or holds a diffusers model or a LoRA of
+    ours; its name and visibility stay. Files of an earlier push that are no longer needed are deleted, README.md is
+    rewritten, all other files stay. Only names that we write are uploaded, without paths of this machine. `on_progress`
+    gets the uploaded and the total bytes of weights.
 
-    Raises ExportError, in a sentence for each reason. The model then shows as it did before; a repository that was made
-    for it stays, empty, and the next push fills it.
+    Raises ExportError with a sentence for each reason. The model on the Hub is unchanged then; a repository created for
+    it stays empty, and the next push fills it.
     """
     token = _checked_token(token)
     _check_name(repo_id)
@@ -113,7 +113,7 @@ def _pushed(
     single_file: Path | None,
     on_progress: OnProgress | None,
 ) -> PushResult:
-    """Upload these files and what is made for the repository."""
+    """Upload these files and those generated for the repository."""
     if single_file is not None and lora_file(model_dir) is None:  # a LoRA is one file for web UIs already
         files[single_file_name(repo_id)] = _checked_single_file(single_file)
     from huggingface_hub import HfApi
@@ -140,7 +140,7 @@ def _pushed(
 
 
 def single_file_name(repo_id: str) -> str:
-    """Return what the single file is called there: always the same, so that a later push replaces it."""
+    """Return the name of the single file in the repository: always the same, so that a later push replaces it."""
     return f"{repo_id.rpartition('/')[2]}.safetensors"
 
 
@@ -155,7 +155,7 @@ def _checked_token(token: str | None) -> str:
         )  # fmt: skip
     hide(token)
     if problem := token_problem(token):
-        # The client would show the whole header in its complaint.
+        # The client would include the whole header in its error.
         raise ExportError("This HF_TOKEN cannot be used.", f"It {problem}")
     return token
 
@@ -163,7 +163,7 @@ def _checked_token(token: str | None) -> str:
 def _check_name(repo_id: str) -> None:
     from huggingface_hub.errors import HFValidationError
 
-    # A public name, but one that the package passes on without saying so, which a strict checker does not take.
+    # A public name that the package does not export explicitly, which a strict type checker rejects.
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
@@ -187,7 +187,7 @@ def _checked_single_file(file: Path) -> Path:
 
 
 def _files(model_dir: Path) -> dict[str, Path | bytes]:
-    """Return what is uploaded of a model's folder, by its name in the repository; raises ExportError for a part."""
+    """Return the files of a model's folder to upload, by name in the repository; raises ExportError without one."""
     if saved_step_kind(model_dir) is None:
         raise ExportError(
             f'"{model_dir}" is not a saved step.', "It contains neither a model nor a LoRA.", "Name a step folder."
@@ -214,7 +214,7 @@ def _files(model_dir: Path) -> dict[str, Path | bytes]:
 
 @contextlib.contextmanager
 def _lora_files(model_dir: Path, name: str) -> Iterator[dict[str, Path | bytes]]:
-    """Yield a LoRA's file under its name in the repository, which is its name in prompts, and the card that says so."""
+    """Yield a LoRA's file under its name in the repository and in prompts, and the card with that name."""
     with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
         file = convert_lora(model_dir, Path(folder) / f"{name}.safetensors").path
         card = json.loads(card_json(model_dir))
@@ -227,20 +227,20 @@ def _is_weights_of(part: str, name: str) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    """Return whether a push writes this name; other files there are the user's."""
+    """Return whether a push writes this name; other files in the repository are the user's."""
     file = name.rpartition("/")[2]
     if ".safetensors" in file and not SHARD.fullmatch(file):
         return False
-    # `*` would go over folders.
+    # `*` would match across folders.
     return SAMPLE.fullmatch(name) is not None or any(
         name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern) for pattern in ALL_SAVED_FILES
     )
 
 
 def _without_places(file: Path) -> Path | bytes:
-    """Return the content of a part's settings that names places on this machine, without them; any other file as it is.
+    """Return the content of a part's settings without paths of this machine; any other file unchanged.
 
-    Raises ExportError when it cannot be read.
+    Raises ExportError if it cannot be read.
     """
     if file.name not in CONFIGS:
         return file
@@ -256,7 +256,7 @@ def _without_places(file: Path) -> Path | bytes:
 
 
 def _existing(api: "HfApi", repo_id: str) -> "ModelInfo | None":
-    """Return what the Hub says of the repository, None when there is none; raises ExportError when it is another's."""
+    """Return the Hub's information on the repository, None if there is none; raises ExportError if it is not ours."""
     from huggingface_hub import errors
 
     try:
@@ -300,24 +300,24 @@ def _upload(
         on_hash(one.path_in_repo, one.upload_info.sha256.hex())  # which the client has read the file for
     total, done = sum(one.upload_info.size for one in weights), 0
     for one in weights:
-        # Nothing of it shows before the commit.
+        # Nothing of it is visible before the commit.
         api.preupload_lfs_files(repo_id, [one], free_memory=False)
         done += one.upload_info.size
         if on_progress is not None:
             on_progress(done, total)
     operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in _stale(repo_id, info, files))]
-    # Against the state that was looked at: a change made meanwhile is reported instead of overwritten.
+    # Against the revision that was checked: a concurrent change is reported instead of overwritten.
     api.create_commit(repo_id, operations, commit_message="Upload the model", parent_commit=info.sha)
 
 
 def _stale(repo_id: str, info: "ModelInfo", files: dict[str, Path | bytes]) -> list[str]:
-    """Return what would lie beside the new model as if it belonged to it."""
+    """Return the files that would remain beside the new model as if they belonged to it."""
     names = _names(info)
     old = {name for name in names if _is_ours(name)}
     if SETTINGS_FILE in names:
         old |= {single_file_name(repo_id), f"{lora_name(repo_id)}.safetensors"}
     else:
-        # No push was here before: parts of the model are replaced, and pictures are somebody's.
+        # Without an earlier push, parts of the model are replaced, but images belong to the user.
         old = {name for name in old if not SAMPLE.fullmatch(name)}
     return sorted((old & names) - files.keys())
 
@@ -326,10 +326,10 @@ def _stale(repo_id: str, info: "ModelInfo", files: dict[str, Path | bytes]) -> l
 
 
 def _http_error() -> type[Exception]:
-    """Return what the client's HTTP library raises, which is another library in each of its major versions."""
+    """Return the exception type of the client's HTTP library, which differs between its major versions."""
     from huggingface_hub import errors
 
-    # Which of them it is depends on the version, and so what a checker sees.
+    # The type depends on the version, and so does what a checker sees.
     return errors.HTTPError  # type: ignore[attr-defined,no-any-return,unused-ignore]
 
 
@@ -362,7 +362,7 @@ def _error_of(repo_id: str, error: BaseException) -> ExportError:
 
 
 def _refused(repo_id: str, error: "HfHubHTTPError") -> ExportError:
-    # The client's words come on several lines.
+    # The client's message has several lines.
     status, words = error.response.status_code, " ".join(quoted(error).split())
     if status == 413 or (status == 403 and "storage" in words):
         return ExportError(

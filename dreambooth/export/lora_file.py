@@ -1,7 +1,7 @@
-"""A LoRA in one file, in the dialect that A1111, Forge, ComfyUI, InvokeAI, SD.Next and diffusers open.
+"""A LoRA as one file, in the format that A1111, Forge, ComfyUI, InvokeAI, SD.Next and diffusers open.
 
-Names are those of `formats.lora_keys`. There is one alpha in a file, its largest rank, and each module's own scale is
-folded into its up matrix: loaders multiply by alpha / rank, and some of them take the first alpha for all modules.
+Names are those of `formats.lora_keys`. A file has one alpha, its largest rank, and each module's own scale is folded
+into its up matrix: loaders multiply by alpha / rank, and some use the first alpha for all modules.
 """
 
 import hashlib
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# The name is the word in `<lora:NAME:1>`, where a colon or a comma would end it.
+# The name is the word in `<lora:NAME:1>`, which a colon or a comma would end.
 FILE_NAME = re.compile(r"[A-Za-z0-9_-]+\.safetensors")
-# What the header takes of a file, a module: three tensors with names, shapes and offsets.
+# The header's size per module: three tensors with names, shapes and offsets.
 HEADER_BYTES_PER_MODULE = 480
-# Where sd-scripts' older hash looks: 64 KiB at 1 MiB.
+# What sd-scripts' older hash covers: 64 KiB at 1 MiB.
 LEGACY_START, LEGACY_BYTES = 1 << 20, 1 << 16
 
 
 def refuse_name(path: Path) -> None:
-    """Raise ExportError for a file that cannot be a LoRA by its name."""
+    """Raise ExportError for a file name that a LoRA cannot have."""
     if path.suffix == ".ckpt":
         raise ExportError(
             f'"{path.name}" cannot be a LoRA.', "LoRA files are .safetensors.",
@@ -53,9 +53,9 @@ def refuse_name(path: Path) -> None:
 def write_lora(
     path: Path, factors: Mapping[str, Factors], metadata: Mapping[str, str], float_dtype: "torch.dtype", layout: Layout
 ) -> None:
-    """Write the factors, by module, with these texts and the hashes of the contents in the header."""
+    """Write the factors, by module, with these metadata and the hashes of the contents in the header."""
     tensors = _tensors(factors, layout)
-    # The older hash is that of a file whose header has only these.
+    # The older hash is that of a file with only these in the header.
     write_safetensors(path, tensors, {name: text for name, text in metadata.items() if name.startswith("ss_")},
                       float_dtype=float_dtype)  # fmt: skip
     model = tensors_hash(path)
@@ -64,15 +64,15 @@ def write_lora(
 
 
 def lora_bytes(factors: Mapping[str, Factors], float_dtype: "torch.dtype", layout: Layout) -> int:
-    """Return about how large the file of these factors is."""
+    """Return the approximate size of a file with these factors."""
     return stored_bytes(_tensors(factors, layout), float_dtype) + HEADER_BYTES_PER_MODULE * len(factors)
 
 
 def refuse_wrong_file(path: Path, factors: Mapping[str, Factors], float_dtype: "torch.dtype", layout: Layout) -> float:
-    """Return how far the changes in a file are from those of the factors, as a share of the norm of all of them.
+    """Return how far the changes in a file are from those of the factors, as a share of the total norm.
 
-    Raises ExportError unless every module is in it with the factors' numbers as rounded to this number format, finite,
-    and changes its weight where they do.
+    Raises ExportError unless the file has every module with the factors' numbers as rounded to this format, all finite,
+    and changes every weight they change.
     """
     stored, expected = read_weights(path, is_safetensors=True), _tensors(factors, layout)
     wrong = sorted(stored.keys() ^ expected.keys()) or [
@@ -106,7 +106,7 @@ def refuse_wrong_file(path: Path, factors: Mapping[str, Factors], float_dtype: "
 def write_sidecars(path: Path, model_dir: Path) -> list[Path]:
     """Write the files beside a LoRA (see `sidecars`).
 
-    Returns those written; files that are there already are left as they are.
+    Returns those written; existing files are not replaced.
     """
     written = []
     for name, content in sidecars(path.stem, model_dir).items():
@@ -119,7 +119,7 @@ def write_sidecars(path: Path, model_dir: Path) -> list[Path]:
 
 
 def sidecars(name: str, model_dir: Path) -> dict[str, bytes]:
-    """Return what A1111, Forge and InvokeAI show of a LoRA: NAME.json and, where there is a sample, NAME.png."""
+    """Return what A1111, Forge and InvokeAI show of a LoRA: NAME.json and, if there is a sample, NAME.png."""
     version = layout_of(model_dir).short_title.replace(" ", "").removesuffix(".x")
     about = {"activation text": trigger_words(model_dir), "preferred weight": 1.0, "sd version": version}
     found = {f"{name}.json": (json.dumps(about, indent=2) + "\n").encode()}
@@ -142,7 +142,7 @@ def _tensors(factors: Mapping[str, Factors], layout: Layout) -> "dict[str, Tenso
 
 
 def _legacy_hash(path: Path) -> str:
-    """Return the first 8 digits of sd-scripts' older hash of a file."""
+    """Return the first 8 digits of sd-scripts' older file hash."""
     with path.open("rb") as file:
         file.seek(LEGACY_START)
         return hashlib.sha256(file.read(LEGACY_BYTES)).hexdigest()[:8]

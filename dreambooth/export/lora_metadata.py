@@ -1,6 +1,6 @@
-"""The header of a LoRA's file: sd-scripts' `ss_*` texts, which other tools show and judge it by, and ModelSpec's.
+"""The header of a LoRA file: sd-scripts' `ss_*` metadata, which other tools display, and ModelSpec's.
 
-No path, no file name but its own, no caption and no date, so that the same step always says the same.
+No path, no file name but its own, no caption and no date, so that the same step always gives the same header.
 """
 
 import json
@@ -16,7 +16,7 @@ from dreambooth.models.low_rank import Factors
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 NUM_PHOTOS = "ss_num_train_images"
-# Their names of settings that mean the same.
+# sd-scripts' names of equivalent settings.
 SAME_SETTINGS = {
     "ss_batch_size_per_device": "train_batch_size",
     "ss_caption_dropout_rate": "caption_dropout",
@@ -44,10 +44,10 @@ def lora_metadata(
     prediction_type: str | None = None,
     num_photos: int | None = None,
 ) -> dict[str, str]:
-    """Return the texts of the header of a LoRA of this step, called `name` in prompts.
+    """Return the metadata of a LoRA of this step, called `name` in prompts.
 
-    prediction_type: the base's, where no scheduler lies in the step's folder; num_photos: how many it was trained on,
-    where that is known.
+    prediction_type: the base's, if the step's folder has no scheduler; num_photos: how many it was trained on, if
+    known.
     """
     settings = public_settings(model_dir)
     basic = file_metadata_of(model_dir, layout, prediction_type)
@@ -70,15 +70,15 @@ def lora_metadata(
 
 
 def trigger_words(model_dir: Path) -> str:
-    """Return the instance prompts of a step's run, with commas between them."""
+    """Return the instance prompts of a step's run, separated by commas."""
     concepts = public_settings(model_dir).get("concepts", [])
     return ", ".join(str(concept["instance_prompt"]) for concept in concepts if concept.get("instance_prompt"))
 
 
 def _network(factors: Mapping[str, Factors]) -> dict[str, str]:
-    """Return what the factors are: sd-scripts' own LoRA, of this rank."""
+    """Return the network metadata: sd-scripts' own LoRA, of this rank."""
     rank = max(one.down.shape[0] for one in factors.values())
-    # SD 1.x has projections that are convolutions of one pixel; the dialect counts them as linear.
+    # SD 1.x has projections that are 1x1 convolutions; sd-scripts counts them as linear.
     has_convolutions = any(math.prod(one.down.shape[2:]) > 1 for one in factors.values())
     convolutions = {"conv_dim": str(rank), "conv_alpha": str(float(rank))} if has_convolutions else {}
     return {
@@ -90,7 +90,7 @@ def _network(factors: Mapping[str, Factors]) -> dict[str, str]:
 
 
 def _training(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Return how it was trained, in sd-scripts' words; nothing where a step does not say."""
+    """Return the training metadata in sd-scripts' terms; empty if the step has no settings."""
     found = {theirs: str(settings[ours]) for theirs, ours in SAME_SETTINGS.items() if ours in settings}
     if "resolution" in settings:
         found["ss_resolution"] = str((settings["resolution"], settings["resolution"]))

@@ -1,5 +1,4 @@
-"""A whole model made for an export, as a diffusers folder that is there for as long as the export reads it: a step at
-another strength, or a LoRA added to a base."""
+"""A whole model made for an export, as a temporary folder: a step at another strength, or a LoRA merged into a base."""
 
 import dataclasses
 import json
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WholeModel:
-    """A model's folder, and for a LoRA how much of its change the folder's number format loses, as a share of it."""
+    """A model's folder, and for a LoRA the share of its change that is lost in the folder's number format."""
 
     folder: Path
     format_loss: float | None = None
@@ -49,12 +48,12 @@ def whole_model(
     models_dir: Path | None = None,
     token: str | None = None,
 ) -> Iterator[WholeModel]:
-    """Yield a diffusers folder of a step at this strength: its own where it is a whole model as it was trained.
+    """Yield a diffusers folder of a step at this strength: its own if it is a whole model at strength 1.
 
-    Any other lies beside the given path meanwhile, takes as much disk as the model, and is in the number format of the
-    step's own weights; of a LoRA, which is merged in fp32, in `precision` if one is given, and never in bf16. base:
-    what a LoRA is added to, and what a model was trained from, where it is not what the step names. Raises
-    BaseModelError for a base that is missing or does not fit, and ExportError for a disk without room.
+    Any other is written beside the given path for the duration of the block, takes as much disk as the model, and has
+    the number format of the step's weights; a LoRA is merged in fp32 and stored in `precision` if given, and never in
+    bf16. base: what a LoRA is merged into, or a model was trained from, if not what the step names. Raises
+    BaseModelError for a base that is missing or does not fit, and ExportError for a full disk.
     """
     if lora_file(model_dir) is None and strength.is_whole:
         yield WholeModel(model_dir)
@@ -70,7 +69,7 @@ def whole_model(
         own = read_card(str(model_dir))
         if base is not None:
             strengths += f", a LoRA added to {card.source or 'another local model'}"
-        # The recipe names what was trained on; both licences hold.
+        # The recipe names the training's base; both licences apply.
         licence = " and ".join(dict.fromkeys(text for text in (card.licence, own.licence) if text))
         card = dataclasses.replace(card, source=own.source, licence=licence)
     with scratch_folder(beside) as folder:
@@ -89,7 +88,7 @@ def whole_model(
 def folder_at_strength(
     model_dir: Path, strength: Strength, beside: Path, *, models_dir: Path | None = None, token: str | None = None
 ) -> Iterator[Path]:
-    """Yield a step's folder at this strength for an archive: of a LoRA one with its file at this strength."""
+    """Yield a step's folder at this strength for an archive: for a LoRA one with its file at this strength."""
     file = lora_file(model_dir)
     if file is None:
         with whole_model(model_dir, strength, beside, models_dir=models_dir, token=token) as whole:
@@ -113,7 +112,7 @@ def _step_of(model_dir: Path) -> int | None:
 
 
 def _dtype_of(model_dir: Path, precision: Precision | None) -> "torch.dtype":
-    """Return the number format of the folder that is made."""
+    """Return the number format of the temporary folder."""
     import torch
     from safetensors import safe_open
 
@@ -130,9 +129,9 @@ def _dtype_of(model_dir: Path, precision: Precision | None) -> "torch.dtype":
 
 
 def _format_loss(merged: Base, file: Path, strength: Strength, dtype: "torch.dtype") -> float:
-    """Return |cast(W) - W| over the LoRA's modules, as a share of the norm of what it added to them.
+    """Return |cast(W) - W| over the LoRA's modules, as a share of the norm of its change.
 
-    Raises ExportError where it adds nothing, or numbers that are not finite.
+    Raises ExportError if the LoRA changes nothing, or has numbers that are not finite.
     """
     change = lost = 0.0
     for one in fitted(merged, read_lora(file).factors).modules:

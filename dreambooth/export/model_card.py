@@ -1,4 +1,4 @@
-"""The page of a model on the Hub: what it is, what it may be used for, what to type, and how it was made."""
+"""The model card for the Hub: what the model is, what it may be used for, its prompts, and how it was made."""
 
 import json
 import re
@@ -13,8 +13,8 @@ from dreambooth.models.download import SUCCESSORS
 from dreambooth.records.workspace import RunFolder
 
 OPENRAIL, OPENRAIL_OF_SD2 = "creativeml-openrail-m", "openrail++"
-# Of bases that were loaded without their page; SDXL 1.0 has that of SD 2.x. Those of SD 2.x went to sd2-community in
-# November 2025.
+# For bases loaded without their model card; SDXL 1.0 has the licence of SD 2.x. The SD 2.x repositories moved to
+# sd2-community in November 2025.
 KNOWN_LICENCES = {SD15: OPENRAIL, SDXL_BASE: OPENRAIL_OF_SD2} | {
     **{f"CompVis/stable-diffusion-v1-{number}": OPENRAIL for number in range(1, 5)},
     **{
@@ -23,7 +23,7 @@ KNOWN_LICENCES = {SD15: OPENRAIL, SDXL_BASE: OPENRAIL_OF_SD2} | {
         for name in ("2", "2-base", "2-1", "2-1-base")
     },
 }
-# The Hub refuses a page that names any other (huggingface_hub, issue 4218); `other` and `unknown` say nothing.
+# The Hub refuses a card with any other (huggingface_hub, issue 4218); `other` and `unknown` say nothing.
 HUB_LICENCES = """
     apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
     afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
@@ -39,7 +39,7 @@ STARTER = "starter"
 NO_REVISION = {"revision": None, "variant": None}
 PROMPT_WITHOUT_ONE = "a photo"
 MAX_SAMPLES = 8
-# What `dreambooth.scoring.bleed` leaves in the run's folder of a step.
+# What `dreambooth.scoring.bleed` writes into the run's folder for a step.
 BLEED_PICTURE, BLEED_REPORT = "bleed.png", "bleed.json"
 MAX_BLED = 6
 
@@ -66,26 +66,26 @@ def model_card(model_dir: Path, repo_id: str, single_file: Path | None) -> str:
 
 
 def settings_json(model_dir: Path) -> str:
-    """Return the settings of the training as JSON, without places on anybody's machine."""
+    """Return the settings of the training as JSON, without paths of this machine."""
     return json.dumps(_settings(model_dir), indent=2, sort_keys=True) + "\n"
 
 
 def card_json(model_dir: Path) -> str:
-    """Return what a model says of itself, without places on anybody's machine.
+    """Return the model's card.json without paths of this machine.
 
-    A LoRA's base is then the Hub id it comes from, or nothing: whoever has that model names it with --base.
+    A LoRA's base is then the Hub id it comes from, or empty: users name their copy with --base.
     """
     card = _object(model_dir / CARD)
     if isinstance(about := card.get("lora"), dict):
         source = base_and_licence(model_dir)[0]
         public = {name: value for name, value in about.items() if name not in ("vae", "tokenizer")}
-        # Branch and variant are those of the Hub's.
+        # The Hub's branch and variant.
         card["lora"] = public | {"base": source} | ({} if about.get("base") == source else NO_REVISION)
     return json.dumps(card, indent=2) + "\n"
 
 
 def base_and_licence(model_dir: Path) -> tuple[str, str]:
-    """Return the Hub id (or `starter`) that the model comes from and its licence; empty where they are not known."""
+    """Return the Hub id (or `starter`) of the model's base and its licence; empty if unknown."""
     card, base_name = (
         _object(model_dir / "card.json"),
         _object(model_dir / "args.json").get("pretrained_model_name_or_path"),
@@ -93,7 +93,7 @@ def base_and_licence(model_dir: Path) -> tuple[str, str]:
     base, licence = (card[name] if isinstance(card.get(name), str) else "" for name in ("source", "licence"))
     named = SUCCESSORS.get(str(base_name), str(base_name))
     if not base and named in KNOWN_LICENCES:
-        # Models of the seed's script, and ours of before cards told it; any other name may be a folder here.
+        # Models of the seed script, and ours from before cards recorded it; any other name may be a local folder.
         base = named
     if base != STARTER and not HUB_ID.fullmatch(base):
         base = ""
@@ -123,7 +123,7 @@ def _front_matter(
 ) -> str:
     from huggingface_hub import ModelCardData
 
-    # The library's own writer, which takes options of YAML and is not listed among its names.
+    # The library's own writer, which accepts YAML options and is not exported.
     from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
 
     has_base = bool(base) and base != STARTER
@@ -139,13 +139,13 @@ def _front_matter(
         instance_prompt=prompts[0] if prompts else None,
         **own,
     )
-    # Escaped, since characters that turn the direction of the text would stand there as they are.
+    # Escaped, because characters that change the text direction would otherwise be kept.
     text: str = yaml_dump(data.to_dict(), sort_keys=False, allow_unicode=False)
     return f"---\n{text}---\n"
 
 
 def _widget(model_dir: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the sample pictures with the prompts they were made from, as the Hub shows them."""
+    """Return the sample images with their prompts, for the Hub's widget."""
     prompts = [line for line in str(settings.get("save_sample_prompt") or "").splitlines() if line.strip()]
     return [
         {"text": prompt, "output": {"url": f"samples/{name}"}}
@@ -154,7 +154,7 @@ def _widget(model_dir: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _prompt_of_each(prompts: list[str], settings: dict[str, Any]) -> list[str]:
-    """Return the prompt of each sample picture: pictures of one prompt come one after the other."""
+    """Return the prompt of each sample image: images of one prompt are consecutive."""
     number = settings.get("n_save_sample", TrainingConfig().n_save_sample)
     return [prompt for prompt in prompts for _ in range(number if isinstance(number, int) else 1)]
 
@@ -189,12 +189,12 @@ def _sample_names(model_dir: Path) -> list[str]:
 
 
 def bleed_dir(model_dir: Path) -> Path:
-    """Return where the report of what a run's step changed besides its subject lies, if there is one."""
+    """Return the folder of the report on what a run's step changed besides its subject."""
     return RunFolder(model_dir.absolute().parent).bleed / model_dir.name
 
 
 def _bleed(model_dir: Path) -> str:
-    """Return what the training changed that it should not have, or that nobody looked."""
+    """Return the card's section on side effects, or that they were not measured."""
     rows = [row for row in _object(bleed_dir(model_dir) / BLEED_REPORT).get("prompts", []) if _is_bled(row)]
     if not rows:
         return "## What else it changed\n\nNot measured yet: run `python -m dreambooth bleed RUN`.\n"
@@ -219,7 +219,7 @@ def _is_bled(row: object) -> bool:
 
 
 def _diffusers_lines(model: str, prompts: list[str], layout: Layout, *more: str) -> list[str]:
-    """Return the lines that make a picture with a pipeline of this model, with others before the picture."""
+    """Return the lines that generate an image with a pipeline of this model, after the given ones."""
     prompt = prompts[0] if prompts else PROMPT_WITHOUT_ONE
     return [
         "```python",
@@ -246,7 +246,7 @@ def _lora_usage(repo_id: str, base: str, prompts: list[str], layout: Layout) -> 
 
 
 def lora_name(repo_id: str) -> str:
-    """Return what a LoRA is called in a repository, and in prompts: always the same, so that a push replaces it."""
+    """Return a LoRA's name in a repository and in prompts: always the same, so that a push replaces it."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", repo_id.rpartition("/")[2]).strip("-") or "lora"
 
 
@@ -292,8 +292,8 @@ def _how_it_was_made(settings: dict[str, Any], extensions: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a text in quotes as YAML and Python both read it, whatever characters it has."""
-    # JSON's own escapes hold in both but for those of characters beyond 16 bits, which it gives as two.
+    """Return a text quoted so that both YAML and Python read it, whatever its characters."""
+    # JSON's escapes are valid in both, except for characters beyond 16 bits, which it writes as two.
     return "".join(
         char if char.isprintable() else f"\\u{ord(char):04x}" if ord(char) < 2**16 else f"\\U{ord(char):08x}"
         for char in json.dumps(text, ensure_ascii=False)
@@ -301,8 +301,8 @@ def _quoted(text: str) -> str:
 
 
 def _code(value: object) -> str:
-    """Return a value as code in Markdown, on one line, whatever characters it has."""
-    # Unprintable ones turn the direction of the text, or cannot be encoded.
+    """Return a value as inline code in Markdown, whatever its characters."""
+    # Unprintable characters may change the text direction, or cannot be encoded.
     text = " ".join("".join(char if char.isprintable() else " " for char in str(value)).split())
     fence = "`" * (max((len(run) for run in re.findall(r"`+", text)), default=0) + 1)
     space = " " if text.startswith("`") or text.endswith("`") else ""

@@ -1,7 +1,7 @@
 """Metadata of an exported file: the run's recipe, and the header that other tools show.
 
-Everything comes from inside the model's folder, and no path of this machine nor a date, so that the same model always
-says the same.
+Everything comes from the model's folder, without paths of this machine or dates, so that the same model always gives
+the same header.
 """
 
 import json
@@ -13,26 +13,26 @@ from dreambooth.config.training import TrainingConfig
 from dreambooth.formats.layout import MODEL_INDEX, Layout
 from dreambooth.models.sdxl import ZEROS, ZEROS_IN_HEADER
 
-# Settings that name places on this machine, or say nothing about what was learned.
+# Settings with paths of this machine, or without influence on what was learned.
 PRIVATE_SETTINGS = (
     "output_dir", "logging_dir", "pretrained_vae_name_or_path", "tokenizer_name", "class_model_name_or_path",
     "initial_lora",
 )  # fmt: skip
 PUBLIC_OF_CONCEPT = ("instance_prompt", "class_prompt")
-# https://github.com/Stability-AI/ModelSpec names the architectures and implementations so.
+# Architectures and implementations as named by https://github.com/Stability-AI/ModelSpec.
 SPEC_VERSION = "1.0.1"
 IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 
 
 def file_metadata_of(model_dir: Path, layout: Layout, prediction_type: str | None = None) -> dict[str, str]:
-    """Return the texts for a single file's header: `modelspec.*` and, of a run's step, `dreambooth.recipe`."""
+    """Return the metadata for a single file's header: `modelspec.*` and, for a run's step, `dreambooth.recipe`."""
     settings = public_settings(model_dir)
     card = _json(model_dir / "card.json")
     step, licence = card.get("step"), card.get("licence")
     scheduler = _json(model_dir / "scheduler" / "scheduler_config.json")
     prediction = prediction_type or scheduler.get("prediction_type", "epsilon")
     side_px = _side_px(model_dir, card)
-    # The two kinds of SD 2.x have names of their own.
+    # The two kinds of SD 2.x have different names.
     kind = ("-768-v" if prediction == "v_prediction" else "-512") if layout.open_clip else ""
     prompts = [str(concept.get("instance_prompt")) for concept in settings.get("concepts", [])]
     metadata = {
@@ -60,9 +60,9 @@ def file_metadata_of(model_dir: Path, layout: Layout, prediction_type: str | Non
 
 
 def public_settings(model_dir: Path) -> dict[str, Any]:
-    """Return the settings a step was trained with, without what names a place on this machine; none for a base."""
+    """Return the settings a step was trained with, without paths of this machine; empty for a base."""
     settings = _json(model_dir / "args.json")
-    # By a list of what may be told: the seed script keeps the Hub's token among its settings.
+    # An allowlist: the seed script keeps the Hub token among its settings.
     public = {info.name for info in describe(TrainingConfig)} - set(PRIVATE_SETTINGS)
     shown = {name: value for name, value in settings.items() if name in public and value is not None}
     concepts = settings.get("concepts", settings.get("concepts_list"))
@@ -74,7 +74,7 @@ def public_settings(model_dir: Path) -> dict[str, Any]:
         ]
         shown["concepts"] = concepts
     if "pretrained_model_name_or_path" in shown:
-        # What the run was told may be a folder; the card knows where that came from.
+        # The run's setting may be a folder; the card knows where it came from.
         shown["pretrained_model_name_or_path"] = _json(model_dir / "card.json").get("source") or "a local model"
     return shown
 
@@ -93,7 +93,7 @@ def _side_px(model_dir: Path, card: dict[str, Any]) -> int:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """Return a JSON object of the folder; an empty one where there is none: a header is no reason to fail."""
+    """Return a JSON object of the folder; empty if it cannot be read, because a header is no reason to fail."""
     try:
         values = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A step that is a LoRA as a file for other tools: written under its new name, read again and counted."""
+"""A LoRA step as a file for other tools: written under its new name, read back and checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,11 +39,11 @@ Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class SavedLoraVerdict:
-    """A step's LoRA that was written and read again.
+    """The result of writing a step's LoRA and reading it back.
 
-    counted: whether the step has every module that its base has for its targets, which is not known where the base is
-    not on this machine; left_out: the parts whose strength is 0; error: how far its change is from the step's, as a
-    share of that; sidecars: the files that were written beside it.
+    counted: whether the step has every module that its base has for its targets, unknown if the base is not on this
+    machine; left_out: the parts whose strength is 0; error: the distance of its change from the step's, as a share of
+    that; sidecars: the files written beside it.
     """
 
     path: Path
@@ -81,12 +81,12 @@ def convert_lora(
     models_dir: Path | None = None,
     token: str | None = None,
 ) -> SavedLoraVerdict:
-    """Write a step's LoRA under another name and return what was found when it was read again.
+    """Write a step's LoRA under another name, read it back, and return the result.
 
-    The strengths are folded into the up matrices; `precision` is the step's own where left out. base: the model that
-    the modules are counted against, by default the step's own where it is on this machine. Raises ExportError for a
-    name that is none for a LoRA, a damaged step, modules that are missing, numbers that are not finite or all zero, and
-    a disk without room; BaseModelError for a base that is named and is not there.
+    The strengths are folded into the up matrices; `precision` defaults to the step's own. base: the model whose modules
+    are counted, by default the step's own if it is on this machine. Raises ExportError for a name that no LoRA can
+    have, a damaged step, missing modules, numbers that are not finite or all zero, and a full disk; BaseModelError for
+    a named base that does not exist.
     """
     refuse_name(out_path)
     sweep_unfinished_beside(out_path, EXPORT_SUFFIXES)
@@ -145,9 +145,9 @@ def _dtype_of(file: Path, precision: Precision | None) -> "torch.dtype":
 def _refuse_incomplete(
     model_dir: Path, factors: Mapping[str, Factors], base: str | None, models_dir: Path | None, token: str | None
 ) -> bool:
-    """Return whether the step has the modules that its base has for the targets of the training; False when unknown.
+    """Return whether the step is known to have exactly the modules its base has for the training's targets.
 
-    Raises ExportError where it lacks one of them, has another, or one of another shape.
+    Raises ExportError if a module is missing, additional, or of another shape.
     """
     shapes = _shapes_of_base(model_dir, base, models_dir, token)
     settings = public_settings(model_dir)
@@ -155,7 +155,7 @@ def _refuse_incomplete(
         return False
     parts = {part: named for part, named in shapes.items() if part == "unet" or settings.get("train_text_encoder")}
     targets, unseen = settings["lora_targets"], layout_of(model_dir).unseen_layers
-    # Earlier versions had factors beside layers that no picture depends on: these never learned.
+    # Earlier versions had factors for layers that affect no image: these never learned.
     allowed = {one.name: shapes[one.part][one.weight] for one in lora_modules(parts, targets)}
     expected = {one.name: shapes[one.part][one.weight] for one in lora_modules(parts, targets, unseen)}
     found = {name: tuple(one.shape) for name, one in factors.items()}
@@ -170,7 +170,7 @@ def _refuse_incomplete(
 
 
 def _shapes_of_base(model_dir: Path, base: str | None, models_dir: Path | None, token: str | None) -> Shapes | None:
-    """Return the shapes of the weights that can learn, by part and name; None where the base is not at hand."""
+    """Return the shapes of the weights that can be trained, by part and name; None if the base is not at hand."""
     parts = layout_of(model_dir).learning_parts
     if base is not None:
         loaded = load(ModelSource(str(model_dir), base=base), models_dir=models_dir, token=token)

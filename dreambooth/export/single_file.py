@@ -1,4 +1,4 @@
-"""A model in one file in the original layout, as other tools open it.
+"""A model as one file in the original layout, as other tools open it.
 
 The same model gives the same bytes, whatever the file is called and wherever its folder is.
 """
@@ -33,7 +33,7 @@ Precision = Literal["fp16", "fp32"]
 
 @dataclass(frozen=True)
 class OriginalModel:
-    """A diffusers folder seen in the original layout; its tensors are read from the folder's files when used.
+    """A diffusers folder viewed in the original layout; tensors are read from the folder's files on use.
 
     `parts` are the same tensors under the folder's own names.
     """
@@ -48,7 +48,7 @@ class OriginalModel:
 
 @dataclass(frozen=True)
 class Written:
-    """A file that has no name yet: what it was made of, and in which format."""
+    """A written file before it gets its name: its source and format."""
 
     model: OriginalModel
     path: Path
@@ -67,10 +67,9 @@ def convert(
 ) -> Path:
     """Write the diffusers folder as one `.safetensors` or `.ckpt`, and return the file's path.
 
-    The suffix decides the format unless `use_safetensors` does. `precision` is that of the floats, left out that of the
-    folder; integers stay integers. `check` is given the written file before it gets its name; what it raises leaves
-    nothing. Raises ExportError for a folder that is no model of Stable Diffusion and
-    for a disk without room.
+    The suffix decides the format unless `use_safetensors` does. `precision` is that of the floats, by default the
+    folder's; integers stay integers. `check` is called with the written file before it gets its name; if it raises, no
+    file is left. Raises ExportError for a folder that is not a Stable Diffusion model and for a full disk.
     """
     out_path, use_safetensors = _checked_target(out_path, use_safetensors)
     sweep_unfinished_beside(out_path, EXPORT_SUFFIXES)
@@ -96,7 +95,7 @@ def convert(
 def read_model(model_dir: Path) -> OriginalModel:
     """Return the folder in the original layout; raises ExportError unless its names are exactly its family's.
 
-    Costs no memory to speak of: tensors are mapped, only the joined matrices of SD 2.x are copies.
+    Takes almost no memory: tensors are mapped, only the joined matrices of SD 2.x are copies.
     """
     layout = layout_of(model_dir)
     missing = [part.name for part in layout.parts if not (model_dir / part.config_file).exists()]
@@ -155,7 +154,7 @@ def _checked_target(out_path: Path, use_safetensors: bool | None) -> tuple[Path,
 
 
 def float_dtype_of(precision: Precision | None) -> "torch.dtype | None":
-    """Return the number format that floats are stored in, None for the folder's own."""
+    """Return the number format of stored floats, None for the folder's own."""
 
     return None if precision is None else dtype_of(precision)
 
@@ -168,15 +167,15 @@ def _write_ckpt(
     float_dtype: "torch.dtype | None" = None,
     on_tensor: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write what torch.load gives back as {"state_dict": ..., "metadata": ...}.
+    """Write what torch.load reads as {"state_dict": ..., "metadata": ...}.
 
-    All tensors that are cast are held at once: torch writes them after it has seen them all.
+    All cast tensors are held at once: torch writes them after it has seen them all.
     """
     import torch
 
     stored: dict[str, Tensor] = {}
     for name in sorted(weights):
-        # A view would take its whole storage along.
+        # A view would include its whole storage.
         tensor = weights[name].to(stored_dtype(weights[name], float_dtype)).contiguous()
         stored[name] = tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
         on_tensor()
@@ -186,7 +185,7 @@ def _write_ckpt(
 
 
 class _InPieces(FileIO):
-    """A file that gets in pieces what torch writes, which is a whole tensor at a time."""
+    """A file that writes in pieces what torch passes as whole tensors."""
 
     def write(self, data: "ReadableBuffer") -> int:
         return sum(super(_InPieces, self).write(piece) for piece in in_pieces(memoryview(data)))

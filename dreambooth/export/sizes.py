@@ -1,4 +1,4 @@
-"""How large a file will be, before it is written: read from the headers of the model's own files, without torch."""
+"""The size of a file before it is written, read from the headers of the model's files, without torch."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from dreambooth.formats.tensor_names import safetensors_header
 from dreambooth.records.workspace import RunFolder
 
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-# What a tensor's name, shape and place take in the header, about.
+# Approximate header bytes for a tensor's name, shape and offsets.
 HEADER_BYTES = 150
 
 
 def single_file_bytes(model_dir: Path, bytes_per_float: int) -> int | None:
-    """Return the size of the step as one file, of a LoRA as a LoRA; None where its folder does not tell."""
+    """Return the size of the step as one file, for a LoRA as a LoRA; None if its folder does not tell."""
     if (file := lora_file(model_dir)) is not None:
         return _tensor_bytes(file, bytes_per_float)
     total = 0
@@ -27,7 +27,7 @@ def single_file_bytes(model_dir: Path, bytes_per_float: int) -> int | None:
 
 
 def lora_file_bytes(step: Path, bytes_per_float: int) -> int | None:
-    """Return the size of a saved LoRA as a file of floats of this width, None where the step has none."""
+    """Return the size of a saved LoRA as a file of floats of this width, None if the step has none."""
     file = lora_file(step)
     return None if file is None else _tensor_bytes(file, bytes_per_float)
 
@@ -54,6 +54,6 @@ def folder_bytes(model_dir: Path) -> int:
 
 
 def samples_bytes(run: RunFolder) -> int | None:
-    """Return the size of the archive of a run's samples, None when it has none."""
+    """Return the size of the archive of a run's samples, None if it has none."""
     files = [file for files in run.samples().values() for file in files]
     return sum(file.stat().st_size for file in files) if files else None

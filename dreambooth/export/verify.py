@@ -1,6 +1,6 @@
 """Verifies an export against the folder it was made from: every name, every number.
 
-What is read here is the written file itself, by the way that a base is read from such a file.
+Reads the written file itself, in the same way as a base is read from such a file.
 """
 
 import dataclasses
@@ -30,9 +30,9 @@ Parts = Mapping[str, Mapping[str, "Tensor"]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found equal: tensors and their bytes.
+    """What was compared: the number of tensors and their bytes.
 
-    format_loss: of a LoRA that was merged, how much of its change was lost to the number format, as a share of it.
+    format_loss: for a merged LoRA, the share of its change lost to the number format.
     """
 
     path: Path
@@ -60,14 +60,14 @@ def convert_verified(
     base: str | None = None,
     token: str | None = None,
 ) -> Verdict:
-    """Write the folder as one file that was read again and found equal to it, and return what was compared.
+    """Write the folder as one file, read it back, compare it with the folder, and return what was compared.
 
-    With another strength than 1 it is the folder of base + s (trained - base), and of a LoRA that of base + s x change,
-    which is made for it and removed again; base: as in `whole_model`.
+    With a strength other than 1 the source is the folder of base + s (trained - base), for a LoRA of base + s x change,
+    which is made temporarily; base: as in `whole_model`.
 
-    Raises ExportError, leaving no file, when something differs; and for what `convert` and `whole_model` raise it.
+    Raises ExportError, leaving no file, if something differs, and for what `convert` and `whole_model` raise it.
     """
-    # Threads of torch would take the core on which a training computes.
+    # More torch threads would take the core on which a training computes.
     with (
         one_thread_here(),
         whole_model(
@@ -84,9 +84,9 @@ def convert_verified(
 
 
 def verify(written: Written) -> Verdict:
-    """Hold a written file to its folder.
+    """Compare a written file with its folder.
 
-    Raises ExportError naming what differs or is not finite. Costs no copy of the model.
+    Raises ExportError naming what differs or is not finite. Makes no copy of the model.
     """
     model, path = written.model, written.path
     weights = read_weights(path, is_safetensors=written.is_safetensors)
@@ -118,16 +118,16 @@ def verify(written: Written) -> Verdict:
 
 
 class ComparedPairs:
-    """Holds tensors of a file to their folder's, in the file's number format, and each pair of them once.
+    """Compares tensors of a file with the folder's, in the file's number format, each pair once.
 
-    The models' weights and the list of all tensors come by the same pairs. A pair is known by its places in memory.
+    The models' weights and the list of all tensors have the same pairs. A pair is identified by its memory addresses.
     """
 
     def __init__(self) -> None:
         self._verdicts: dict[tuple[int, int, int], bool] = {}
 
     def __call__(self, of_folder: "Tensor", of_file: "Tensor", cast: Cast) -> bool:
-        """Return whether the folder's tensor, cast to the file's number format, has the bits of the file's."""
+        """Return whether the folder's tensor, cast to the file's number format, equals the file's bit for bit."""
         pair = (of_folder.data_ptr(), of_file.data_ptr(), of_file.nbytes)
         if pair not in self._verdicts:
             self._verdicts[pair] = same_bits(cast(of_folder, of_file.dtype), of_file)
@@ -135,18 +135,18 @@ class ComparedPairs:
 
 
 def _first_difference(written: Written, weights: "dict[str, Tensor]", same: ComparedPairs) -> list[str]:
-    """Return the name of a tensor whose bits are not those of the folder's in the file's format, if there is one."""
+    """Return the name of a tensor whose bits differ from the folder's in the file's format, None if all are equal."""
     cast, folder = Cast(), written.model.weights
-    # `_other_weight` begins at the other end: the two meet in the UNet.
+    # `_other_weight` starts from the other end: the two meet in the UNet.
     differing = (name for name in reversed(weights) if not same(folder[name], weights[name], cast))
     return list(itertools.islice(differing, 1))
 
 
 def _other_weight(file_parts: "dict[str, dict[str, Tensor]]", folder_parts: Parts, same: ComparedPairs) -> list[str]:
-    """Return a weight that a model would have otherwise from the file than from the folder, if there is one.
+    """Return a weight that a model loaded from the file would have differently than from the folder, or None.
 
-    The file's tensors come under the names that reading it as a base gives them: a name that is mapped wrongly in both
-    directions shows here alone.
+    The file's tensors have the names that reading it as a base gives them: only this finds a name mapped wrongly in
+    both directions.
     """
     cast = Cast()
     for part in reversed(file_parts):
@@ -160,7 +160,7 @@ def _other_weight(file_parts: "dict[str, dict[str, Tensor]]", folder_parts: Part
 
 
 def _not_finite(model: OriginalModel, name: str) -> ExportError:
-    """Return the error for a tensor of the written file with NaN or infinity, which is the folder's or the format's."""
+    """Return the error for a tensor of the written file with NaN or infinity, caused by the folder or the format."""
     if not_finite({name: model.weights[name]}):
         return ExportError(
             f'The model in "{model.folder}" is damaged.',

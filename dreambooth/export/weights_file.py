@@ -1,4 +1,4 @@
-"""One file of a saved step's weights, of the kind that is asked for: a checkpoint or a LoRA, whatever the step is."""
+"""One file of a saved step's weights, of the requested kind: a checkpoint or a LoRA, whatever the step is."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +21,19 @@ FILE_KINDS: tuple[FileKind, ...] = get_args(FileKind)
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file that was written and read again, and what was found then, in sentences."""
+    """A file that was written and read back, and the result in sentences."""
 
     path: Path
     verdict: str
 
 
 def is_lora_file(step: Path, kind: FileKind) -> bool:
-    """Return whether a step's file of this kind is a LoRA; `own` is what the step itself is."""
+    """Return whether a step's file of this kind is a LoRA; `own` is the kind of the step itself."""
     return kind == "lora" or (kind == "own" and lora_file(step) is not None)
 
 
 def file_kind(name: str) -> FileKind:
-    """Return the kind of this name; raises ConfigError for another."""
+    """Return the kind of this name; raises ConfigError for an unknown one."""
     for kind in FILE_KINDS:
         if name == kind:
             return kind
@@ -41,7 +41,7 @@ def file_kind(name: str) -> FileKind:
 
 
 def lora_targets(name: str) -> LoraTargets:
-    """Return the targets of this name; raises ConfigError for others."""
+    """Return the targets of this name; raises ConfigError for unknown ones."""
     for targets in LORA_TARGETS:
         if name == targets:
             return targets
@@ -65,9 +65,9 @@ def write_weights_file(
 ) -> WrittenFile:
     """Write a step's weights as one verified file.
 
-    size, targets: of a LoRA that is extracted, targets of a whole model alone; base: what a LoRA is added to, or the
-    step was trained from, where it is not the model that the step names. Raises what `convert_lora`, `extract_lora` and
-    `convert_verified` raise.
+    size: of an extracted LoRA; targets: for a whole model only; base: what a LoRA is merged into, or the step was
+    trained from, if not the model the step names. Raises what `convert_lora`, `extract_lora` and `convert_verified`
+    raise.
     """
     options: dict[str, Any] = {
         "precision": precision, "strength": strength, "base": base, "models_dir": models_dir, "token": token,

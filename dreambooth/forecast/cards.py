@@ -1,4 +1,4 @@
-"""Which preset fits cards of usual sizes, for each family and method: planned, with what was measured of it."""
+"""Which preset fits cards of common sizes, for each family and method, as planned, with what was measured."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ from dreambooth.forecast.shape import ModelShape, usual_shape
 from dreambooth.formats.layout import LAYOUTS, FamilyName
 
 CARDS_GB = (8, 12, 16, 24)
-# What CUDA itself keeps of a card: 0.75 to 0.87 GiB were measured (docs/gpu.md).
+# CUDA's own share of a card: 0.75 to 0.87 GiB were measured (docs/gpu.md).
 CONTEXT_BYTES = 9 * GIB // 10
 NOT_MEASURED = "not measured on a card"
 
 
 @dataclass(frozen=True)
 class CardPlan:
-    """The fastest preset that fits a card, with samples and class images: its side in pixels and its need in bytes."""
+    """The fastest preset that fits a card, with samples and class images: resolution in pixels and memory in bytes."""
 
     preset: str
     resolution: int
@@ -31,9 +31,9 @@ class CardPlan:
 
 
 def plan_for_card(shape: ModelShape, method: MethodName, card_gb: int) -> CardPlan | None:
-    """Return what fits a card of this size with nothing else on it; None where nothing does.
+    """Return what fits an otherwise empty card of this size; None if nothing does.
 
-    A lower side is the last resort, and none below what is useful in the family.
+    The resolution is lowered only as a last resort, and not below what is useful for the family.
     """
     family = shape.layout.family
     total = card_gb * GIB
@@ -50,7 +50,7 @@ def plan_for_card(shape: ModelShape, method: MethodName, card_gb: int) -> CardPl
 
 
 def cards_sentence(shape: ModelShape, method: MethodName) -> str:
-    """Return what fits which card when models like this one are trained by this method."""
+    """Return which presets fit which cards for models like this one and this method."""
     plans = {size: plan_for_card(shape, method, size) for size in CARDS_GB}
     fits = "; ".join(f"{size} GB: {plan or 'none'}" for size, plan in plans.items())
     measured = next((plan.measured for plan in plans.values() if plan and plan.measured), "")
@@ -59,7 +59,7 @@ def cards_sentence(shape: ModelShape, method: MethodName) -> str:
 
 
 def cards_table(families: tuple[FamilyName, ...] = ("sd1", "sdxl")) -> str:
-    """Return for the documents, in Markdown, which preset fits which card."""
+    """Return the table of presets and cards in Markdown, for the documentation."""
     rows = ["| trained | " + " | ".join(f"{size} GB" for size in CARDS_GB) + " |", "|---" * (1 + len(CARDS_GB)) + "|"]
     for family in families:
         shape = usual_shape(LAYOUTS[family])

@@ -1,4 +1,4 @@
-"""How many weights a training holds, and in how many bytes: in memory, with gradients and moments, and on the disk."""
+"""How many weights a training holds and their bytes: in memory, with gradients and moments, and on disk."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 FP32, HALF = 4, 2
-# Bytes of a number in each format.
+# Bytes per number in each format.
 WIDTH = {"fp32": FP32, "fp16": HALF, "bf16": HALF}
-# Two moments of each weight in 32 bits, and in 8 (with their scales, one per 256 weights).
+# Two moments per weight in 32 bits, and in 8 (with their scales, one per 256 weights).
 MOMENT_BYTES, MOMENT_8BIT_BYTES = 8.0, 2.04
-# A tensor's name, shape and place in a safetensors file; the names in a LoRA's are longer.
+# A tensor's name, shape and offsets in a safetensors file; names in a LoRA's are longer.
 HEADER_BYTES, LORA_HEADER_BYTES = 110, 140
 # In SD 1.5's topology, whatever its width: 686 of the UNet, 196 of the text encoder, 248 of the VAE.
 NUM_TENSORS = 1130
-# Exact states are kept as often as their bytes allow: a small one every minute, the gigabytes of a model every ten.
+# The interval of exact states grows with their size: a small one every minute, a model's gigabytes every ten.
 STATE_BYTES_PER_S = 2_000_000
 STATE_INTERVALS_S = (60, 600)
 
@@ -50,7 +50,7 @@ class Counts:
 
 
 def counts_of_shape(shape: ModelShape) -> Counts:
-    """Return the counts that follow from a base's configuration files."""
+    """Return the counts given by a base's configuration files."""
     units = {"unet": unet_units(shape.unet, shape.latent_scale)}
     units |= {name: text_units(config) for name, config in shape.text_encoders.items()}
     per_rank = {
@@ -100,17 +100,17 @@ def _unseen(numbers: Mapping[str, Mapping[str, int]], unseen_layers: tuple[tuple
 
 
 def weight_bytes(config: TrainingConfig) -> int:
-    """Return the bytes of a weight that learns, in memory and in the exact state; its gradient has as many."""
+    """Return the bytes of a trained weight, in memory and in the exact state; its gradient has as many."""
     return WIDTH[config.weight_precision]
 
 
 def moment_bytes(config: TrainingConfig) -> float:
-    """Return the bytes of the optimizer's two moments of a weight that learns."""
+    """Return the bytes of the optimizer's two moments of a trained weight."""
     return MOMENT_8BIT_BYTES if config.has_8bit_moments else MOMENT_BYTES
 
 
 def average_bytes(config: TrainingConfig) -> int:
-    """Return the bytes of the moving average of a weight that learns."""
+    """Return the bytes of the moving average of a trained weight."""
     return FP32 if config.use_ema else 0
 
 
@@ -123,20 +123,20 @@ def saved_bytes(config: TrainingConfig) -> int:
 
 
 def adapted_modules(config: TrainingConfig, counts: Counts) -> list[LoraModule]:
-    """Return the modules that get factors beside a frozen base."""
+    """Return the modules that get factors."""
     learning = {part: per_rank for part, per_rank in counts.per_rank.items() if config.learns(part)}
     return lora_modules(learning, config.lora_targets, counts.unseen_layers)
 
 
 def num_learning(config: TrainingConfig, counts: Counts) -> int:
-    """Return how many numbers learn: weights of the base, or factors beside them."""
+    """Return how many numbers are trained: weights of the base, or factors."""
     if not config.has_frozen_base:
         return counts.unet + (counts.text_encoder - counts.unseen if config.train_text_encoder else 0)
     return config.lora_rank * sum(counts.per_rank[one.part][one.weight] for one in adapted_modules(config, counts))
 
 
 def model_bytes(config: TrainingConfig, counts: Counts) -> int:
-    """Return the bytes of a saved step on the disk: a whole model, or what was learned beside it."""
+    """Return the bytes of a saved step on disk: a whole model, or a LoRA."""
     if not config.has_frozen_base:
         return counts.total * saved_bytes(config) + HEADER_BYTES * counts.num_tensors
     num_tensors = 3 * len(adapted_modules(config, counts))  # down, up and alpha
@@ -144,14 +144,14 @@ def model_bytes(config: TrainingConfig, counts: Counts) -> int:
 
 
 def state_bytes(config: TrainingConfig, counts: Counts) -> int:
-    """Return the bytes of an exact state on the disk: what learns, both moments, and the moving average."""
+    """Return the bytes of an exact state on disk: trained weights, both moments, and the moving average."""
     per_weight = weight_bytes(config) + moment_bytes(config) + average_bytes(config)
     num_tensors = 2 * len(adapted_modules(config, counts)) if config.has_frozen_base else counts.num_tensors
     return round(num_learning(config, counts) * per_weight) + 3 * HEADER_BYTES * num_tensors
 
 
 def state_interval_s(num_bytes: int) -> float:
-    """Return after how many seconds the next exact state of this size is due, where the settings give no steps."""
+    """Return after how many seconds the next exact state of this size is due, if the settings give no steps."""
     shortest, longest = STATE_INTERVALS_S
     return min(max(num_bytes / STATE_BYTES_PER_S, shortest), longest)
 
@@ -160,7 +160,7 @@ def state_interval_s(num_bytes: int) -> float:
 
 
 def learning_units(config: TrainingConfig, shape: ModelShape, num_tokens: int) -> list[Unit]:
-    """Return the units of the models that learn, in the order of a forward pass, with what backward needs of each."""
+    """Return the units of the trained models, in the order of a forward pass, with what backward needs of each."""
     found: list[Unit] = []
     units = {name: text_units(encoder, num_tokens) for name, encoder in shape.text_encoders.items()}
     units["unet"] = unet_units(shape.unet, config.resolution // shape.latent_scale, num_tokens)
@@ -174,10 +174,10 @@ def learning_units(config: TrainingConfig, shape: ModelShape, num_tokens: int) -
 def _beside_frozen(
     units: list[Unit], part: str, config: TrainingConfig, unseen_layers: tuple[tuple[str, int], ...]
 ) -> list[Unit]:
-    """Return a part's units as low-rank factors beside its frozen weights have them: these learn, the weights do not.
+    """Return a part's units with low-rank factors: these are trained, the weights are frozen.
 
-    All that a unit needs for backward is in the format of the base (nothing is normalised in fp32): it counts as
-    values of products. Before the first factors there is no graph, and nothing is kept.
+    Everything a unit needs for backward is in the base's format (nothing is normalised in fp32), and counts as values
+    of products. Before the first factors there is no graph, and nothing is kept.
     """
     weights = {part: [layer.weight for unit in units for layer in unit.layers]}
     adapted = {module.weight for module in lora_modules(weights, config.lora_targets, unseen_layers)}

@@ -1,4 +1,4 @@
-"""How much disk a run will take, computed before it starts: models, exact states, sample pictures, and a reserve."""
+"""The disk space of a run, computed before it starts: models, exact states, samples, and a reserve."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,22 +28,22 @@ class DiskNeed:
 
     @property
     def kept_bytes(self) -> int:
-        """Return what is copied to a Drive: every model that is saved, and the pictures."""
+        """Bytes copied to a Drive: every saved model, and the images."""
         return self.num_saves * self.model_bytes + self.picture_bytes
 
     @property
     def written_bytes(self) -> int:
-        """Return the bytes on disk at the fullest moment."""
+        """Bytes on disk at the peak."""
         return self.num_models * self.model_bytes + self.num_states * self.state_bytes + self.picture_bytes
 
     @property
     def total_bytes(self) -> int:
-        """Return all of it and the reserve."""
+        """Bytes on disk at the peak, and the reserve."""
         return self.written_bytes + RESERVE_BYTES
 
 
 def disk_need(config: TrainingConfig, counts: Counts, num_steps: int) -> DiskNeed:
-    """Return what the run will write, from the numbers of weights alone: nothing is loaded for it."""
+    """Return what the run will write, from the numbers of weights alone; nothing is loaded."""
     num_saves = num_saves_left(config, 0, num_steps)
     # A new one exists beside the old ones until these are removed.
     num_models = num_saves if config.save_total_limit is None else min(num_saves, config.save_total_limit + 1)
@@ -55,21 +55,21 @@ def disk_need(config: TrainingConfig, counts: Counts, num_steps: int) -> DiskNee
         model_bytes=model_bytes(config, counts),
         num_states=(config.checkpoints_total_limit or 1) + 1 if has_states else 1,
         state_bytes=state_bytes(config, counts),
-        # A PNG of a photo takes about two bytes a pixel.
+        # A PNG of a photo takes about two bytes per pixel.
         picture_bytes=(num_saves + 1) * pictures * 2 * config.resolution**2,
     )
 
 
 def saved_step_bytes(config: TrainingConfig, models_dir: Path | None = None) -> int:
-    """Return the bytes of one saved step of a run, pictures aside."""
+    """Return the bytes of one saved step of a run, without images."""
     shape = read_shape(config.pretrained_model_name_or_path, models_dir)
     return disk_need(config, counts_of_shape(shape), num_steps=1).model_bytes
 
 
 def bytes_there(run: RunFolder, need: DiskNeed) -> int:
-    """Return what lies there already of what a run needs: models and pictures in its step folders, and exact states.
+    """Return the bytes a run needs that are already on disk: models and images in its step folders, and exact states.
 
-    A new state is written before an old one goes: one of those that are needed is always still to come.
+    A new state is written before an old one is deleted: one of those needed is always still to be written.
     """
     folders = [run.step_folder(step) for step in run.steps()]
     newest_first = run.checkpoint_steps()[::-1]
@@ -78,9 +78,9 @@ def bytes_there(run: RunFolder, need: DiskNeed) -> int:
 
 
 def refuse_short_disk(need: DiskNeed, folder: Path, *, is_resumed: bool = False) -> None:
-    """Raise TrainingError with the numbers when the disk of the run's folder has less free than it will still take.
+    """Raise TrainingError with the numbers if the disk of the run's folder has less free than the run will still take.
 
-    A resumed run keeps its settings, so that room is all that helps it.
+    A resumed run keeps its settings, so only more room helps.
     """
     free, there = free_bytes(folder), bytes_there(RunFolder(folder), need)
     missing = max(need.written_bytes - there, 0) + RESERVE_BYTES

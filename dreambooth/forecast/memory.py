@@ -1,9 +1,9 @@
 """The peak memory of a run, computed before it starts and without its weights.
 
-The step is walked unit by unit, forward and backward, as the base's configuration lays it out (`models.shape`); what
-else a run does (class images, crops, samples) are phases beside it, and the largest counts. On the CPU the need is
-the rise of the process over what it held before loading, with the copy of the weights that a model is written from
-while steps go on; on a GPU what torch's allocator reserves, without the context's own share.
+A step is simulated unit by unit, forward and backward, as the base's configuration lays it out (`models.shape`); what
+else a run does (class images, crops, samples) are separate phases, and the largest counts. On the CPU the need is the
+growth of the process over its size before loading, including the copy of the weights from which a model is written
+while training continues; on a GPU it is what torch's allocator reserves, without the CUDA context.
 """
 
 import dataclasses
@@ -39,24 +39,24 @@ from dreambooth.forecast.pictures import (
 )
 from dreambooth.forecast.shape import TOKENS, ModelShape, Unit
 
-# How many sample pictures a forward takes at once.
+# How many samples go through one forward.
 SAMPLES_AT_A_TIME = 4
-# Latent places of a forward without gradients that is only looked at, the base's as teacher among them: two pictures of
-# SD 1.5, so that looking never needs more memory than a step of training.
+# Latent pixels in a forward without gradients for evaluation, including the base's as teacher: two images of SD 1.5, so
+# that evaluation never needs more memory than a training step.
 PLACES_AT_ONCE = 2 * 64 * 64
-# Left free for what else the device does when a plan is chosen.
+# Left free for other uses of the device when a plan is chosen.
 MARGIN = 0.05
-# oneDNN keeps its kernels for bf16 on the CPU, one for each shape.
+# oneDNN keeps its bf16 kernels on the CPU, one for each shape.
 BF16_KERNEL_BYTES = 48 << 20
-# What the process holds on the CPU with all libraries imported, before it loads a model.
+# The process's memory on the CPU with all libraries imported, before it loads a model.
 LIBRARY_BYTES = 430 * 10**6
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """The bytes held at the moment of most memory, by what they are, and which phase of the run that is.
+    """The bytes in use at the peak, by purpose, and in which phase of the run that is.
 
-    measured: what the planner's constants for such a run were measured on; nothing where no such run was.
+    measured: on what the planner's constants for such a run were measured; empty if no such run was.
     """
 
     weights: int
@@ -69,7 +69,7 @@ class MemoryNeed:
 
     @property
     def peak_bytes(self) -> int:
-        """Return all of them together."""
+        """The sum of all of them."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.other
 
 
@@ -79,9 +79,10 @@ class MemoryNeed:
 def memory_need(
     config: TrainingConfig, shape: ModelShape, device_kind: DeviceKind, num_steps: int | None = None
 ) -> MemoryNeed:
-    """Return what these settings take at their peak on this kind of device; takes milliseconds and needs no torch.
+    """Return the peak memory of these settings on this kind of device; takes milliseconds and needs no torch.
 
-    `num_steps` is that of a run whose settings give epochs; while it is not known, models count as saved on the way.
+    `num_steps` is that of a run that counts epochs; while it is unknown, models are assumed to be saved during the
+    training.
     """
     return max(_phases(config, shape, device_kind, num_steps), key=lambda need: need.peak_bytes)
 
@@ -127,7 +128,7 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind, num_ste
         values = forward_values(shape, config.resolution, examples, constants)
         yield need("teacher", weights, 0, 0, values * (FP32 if config.mixed_precision == "no" else HALF))
     gradients, activations = _step_peak(config, shape, kind)
-    # A graph has a pool of its own, and the steps that warm it up were made in the common one.
+    # A graph has a memory pool of its own, and its warm-up steps used the common one.
     recorded = gradients + activations if config.capture_step else 0
     copied = learning * saved_bytes(config) if kind == "cpu" and _saves_on_the_way(config, num_steps) else 0
     left = min(constants.left_bytes, counts.total * FP32 // 3)
@@ -144,13 +145,13 @@ def _phases(config: TrainingConfig, shape: ModelShape, kind: DeviceKind, num_ste
         held, at_work = most_in_pictures(beside, shape, config.resolution, at_a_time, kind)
         yield need("samples", weights + held, 0, state, at_work, averages)
     if config.gauge_interval and config.use_ema and kind == "cpu":
-        # The weights lie aside while the moving average is looked at.
+        # The weights are set aside while the moving average is evaluated.
         values = forward_values(shape, config.resolution, 2, constants) * FP32
         yield need("looks", weights, 0, state, values, learning * FP32 + copied)
 
 
 def _resident_weights(config: TrainingConfig, counts: Counts, kind: DeviceKind) -> int:
-    """Return the bytes of the weights that are on the device while steps are made."""
+    """Return the bytes of the weights that are on the device during steps."""
     width = WIDTH[config.base_precision]
     text_encoder = width if config.train_text_encoder else (frozen_text_encoder(config) if kind == "cpu" else 0)
     vae = FP32 if kind == "cpu" or config.not_cache_latents else 0
@@ -159,7 +160,7 @@ def _resident_weights(config: TrainingConfig, counts: Counts, kind: DeviceKind) 
 
 
 def _saves_on_the_way(config: TrainingConfig, num_steps: int | None) -> bool:
-    """Return whether models are written while steps are made, from a copy of the weights; the last one takes none."""
+    """Return whether models are written during training, from a copy of the weights; the last one needs none."""
     num_steps = config.max_train_steps if num_steps is None else num_steps
     return num_steps is None or num_saves_before_last(config, 0, num_steps) > 0
 
@@ -168,21 +169,21 @@ def _saves_on_the_way(config: TrainingConfig, num_steps: int | None) -> bool:
 
 
 def _step_peak(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> tuple[float, float]:
-    """Return bytes of gradients (and of their updates) and of activations at the moment when they are most together.
+    """Return the bytes of gradients (and their updates) and of activations at the moment of their largest sum.
 
-    On the CPU they share glibc's heap, and cut it up for each other: what one kind leaves does not fit the other, so
-    that the heap grows to all of them. Tensors from `LARGE_BYTES` on are not in it, and come and go.
+    On the CPU they share glibc's heap and fragment it: memory freed by one kind does not fit the other, so the heap
+    grows to the sum of both. Tensors from `LARGE_BYTES` on are outside it, and are allocated and freed individually.
     """
     batch = config.train_batch_size * (2 if config.with_prior_preservation else 1)
     units = learning_units(config, shape, _num_tokens(config))
     costs = [_unit_cost(unit, config, kind, batch) for unit in units]
     standing = sum(cost.standing for cost in costs)
     if kind == "cpu":
-        # Amid backward twice: what one weight's update leaves in a heap that is being cut up does not fit the next.
+        # Twice during backward: what one weight's update frees in a fragmented heap does not fit the next.
         times = 2 if config.update_in_backward else 1
         standing += times * max(_update_bytes(unit, config, kind)[0] for unit in units)
 
-    # Forward: what is kept adds up. Backward: it goes as gradients come, and recomputed units are whole once more.
+    # Forward: what is kept adds up. Backward: it is freed as gradients come, and recomputed units are kept once more.
     live, most = 0.0, (0.0, 0.0)
     for cost in costs:
         live += cost.kept
@@ -197,7 +198,7 @@ def _step_peak(config: TrainingConfig, shape: ModelShape, kind: DeviceKind) -> t
 
 
 def _num_tokens(config: TrainingConfig) -> int:
-    """Return how long prompts are: a token a word and two around them, and an identifier has some more."""
+    """Return the length of prompts in tokens: one per word, two around them, and some more for an identifier."""
     prompts = [prompt for concept in config.concepts for prompt in (concept.instance_prompt, concept.class_prompt)]
     if config.pad_tokens or not config.concepts:
         return TOKENS
@@ -206,7 +207,7 @@ def _num_tokens(config: TrainingConfig) -> int:
 
 @dataclass(frozen=True)
 class _Cost:
-    """A unit's bytes in a step: kept from forward to backward, made anew in backward, and at work.
+    """A unit's bytes in a step: kept from forward to backward, recomputed in backward, and temporary.
 
     Its gradients are `standing` from one step to the next, or `coming` in backward; `update` is what updating its
     largest weight inside backward takes.
@@ -241,20 +242,20 @@ def _unit_cost(unit: Unit, config: TrainingConfig, kind: DeviceKind, batch: int)
 
 
 def _large_bytes(unit: Unit, config: TrainingConfig) -> int:
-    """Return the bytes of those of its weights that the CPU's heap does not hold."""
+    """Return the bytes of the weights that are too large for the CPU's heap."""
     sizes = (values * weight_bytes(config) for values in unit.large_weights)
     return sum(size for size in sizes if size >= LARGE_BYTES)
 
 
 def _update_bytes(unit: Unit, config: TrainingConfig, kind: DeviceKind) -> tuple[int, int]:
-    """Return what is held beside weights, gradients and moments while one weight is updated, in fp32.
+    """Return what is held in fp32 beside weights, gradients and moments while one weight is updated.
 
-    The one is of the largest weight in the CPU's heap, the other of the largest that is apart.
+    The first is for the largest weight in the CPU's heap, the second for the largest outside it.
     """
-    # bitsandbytes has no kernel of its own for the CPU: both moments, the gradient, and the step in two parts.
+    # bitsandbytes has no CPU kernel: both moments, the gradient, and the step in two parts.
     copies = 5 if config.has_8bit_moments and kind == "cpu" else 0
     if config.update_in_backward:
-        # Its gradient, twice where that is not in fp32, and the weight before and after.
+        # Its gradient, twice if it is not in fp32, and the weight before and after.
         copies = max(copies + 2, 4)
     sizes = [FP32 * values for values in unit.large_weights]
     apart = [size for size in sizes if kind != "cpu" or size >= LARGE_BYTES]
@@ -263,10 +264,10 @@ def _update_bytes(unit: Unit, config: TrainingConfig, kind: DeviceKind) -> tuple
 
 
 def _saved_bytes(unit: Unit, config: TrainingConfig, kind: DeviceKind) -> int:
-    """Return what one picture's forward through the unit needs in its backward."""
+    """Return what one image's forward through the unit keeps for backward."""
     if config.mixed_precision == "no":
         return FP32 * (unit.norm_values + unit.product_values)
-    # CUDA's autocast normalises in fp32, and each product then takes a copy of its own; the CPU's stays in bf16.
+    # CUDA's autocast normalises in fp32, and each product then takes its own copy; the CPU's stays in bf16.
     norms, copies = (FP32, HALF) if kind == "cuda" else (HALF, 0)
     return norms * unit.norm_values + HALF * unit.product_values + copies * unit.copied_values
 
@@ -275,7 +276,7 @@ def _saved_bytes(unit: Unit, config: TrainingConfig, kind: DeviceKind) -> int:
 
 
 def room_bytes(device: Device) -> float:
-    """Return the memory that a run may take of a device; on the CPU the libraries' own comes out of it too."""
+    """Return how much of a device's memory a run may use; on the CPU less what the libraries take."""
     libraries = LIBRARY_BYTES if device.kind == "cpu" else 0
     return max(device.free_bytes * (1 - MARGIN) - libraries, 0)
 
@@ -287,10 +288,10 @@ def fastest_plan(
     kept: Collection[str] = (),
     num_steps: int | None = None,
 ) -> TrainingConfig:
-    """Return these settings with the fastest memory configuration that fits the device; the leanest where none does.
+    """Return these settings with the fastest memory configuration that fits the device; the leanest if none does.
 
-    What makes the result another one (photos, rates, sizes, batch, the text encoder) stays as asked, and so do the
-    settings named in `kept`. `num_steps` is that of a run whose settings give epochs, where it is known.
+    What would change the result (photos, rates, sizes, batch, the text encoder) stays as asked, and so do the settings
+    named in `kept`. `num_steps` is that of a run that counts epochs, if known.
     """
     room = room_bytes(device)
     plans = _plans(config, precisions(device), kept) or [config]
@@ -300,7 +301,7 @@ def fastest_plan(
 
 
 def _plans(config: TrainingConfig, able: tuple[str, ...], kept: Collection[str]) -> list[TrainingConfig]:
-    """Return memory configurations, the fastest first: each one pays for less memory with time or digits."""
+    """Return memory configurations, the fastest first: each saves memory at the cost of time or precision."""
     on_gpu, has_bf16 = "fp16" in able, "bf16" in able
     half = "bf16" if has_bf16 or config.shard_weights else "fp16"
     precision = half if on_gpu and half in able else "no"
@@ -311,7 +312,7 @@ def _plans(config: TrainingConfig, able: tuple[str, ...], kept: Collection[str])
         },
         {"use_8bit_adam": True},
         {"gradient_checkpointing": True, "capture_step": False},
-        # No loss scale goes with it, so that a card without bf16 computes in fp32 here.
+        # It cannot be combined with a loss scale, so a card without bf16 computes in fp32 here.
         {
             "update_in_backward": True, "max_grad_norm": 0.0, "capture_step": False,
             "mixed_precision": precision if precision != "fp16" else "no",
@@ -323,12 +324,12 @@ def _plans(config: TrainingConfig, able: tuple[str, ...], kept: Collection[str])
     changes += [{"weight_precision": "bf16", "mixed_precision": "bf16"}] if has_bf16 else []
     if config.has_frozen_base and has_bf16:
         changes.append({"mixed_precision": "bf16"})
-    # What only another method reads changes nothing.
+    # Settings that only another method reads change nothing.
     idle = {info.name for info in describe(TrainingConfig) if info.method not in ("", config.method)}
     kept = {*kept, *idle}
     changes = [changes[0], *(change for change in changes[1:] if not idle & change.keys())]
     if config.shard_weights:
-        # Neither 8-bit moments nor updates inside backward go with parts of weights.
+        # Neither 8-bit moments nor updates inside backward work with sharded weights.
         changes = [changes[0], {"gradient_checkpointing": True}]
     plans = []
     for change in changes:

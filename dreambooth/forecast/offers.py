@@ -1,4 +1,4 @@
-"""What a run will take, computed before it starts: steps, minutes, memory and disk, for form and presets."""
+"""What a run will take, computed before it starts: steps, minutes, memory and disk, for the form and the presets."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from dreambooth.formats.json_file import read_object
 from dreambooth.models.base import STARTER, family_name, read_card
 from dreambooth.records.workspace import Workspace
 
-# The starter is so small that it needs none of what saves memory; processors know no fp16.
+# The starter is too small to need memory savings; CPUs do not compute in fp16.
 IN_FULL = {"mixed_precision": "no", "use_8bit_adam": False, "weight_precision": "fp32"}
 # The smallest UNets distilled from SD 1.5 have 320 million weights, the starter's has 7.
 MIN_UNET_FOR_A_GPU = 10**8
@@ -29,9 +29,9 @@ FROM_FAST_TO_LEAN = ("recommended", "minimum", "lean", "leanest")
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run of these settings will take here; seconds are None where no like run was timed on this device.
+    """What a run of these settings will take here; seconds are None if no similar run was timed on this device.
 
-    is_measured: whether the planner's constants were measured on runs like it, on such a device.
+    is_measured: whether the planner's constants were measured on similar runs, on such a device.
     """
 
     config: TrainingConfig
@@ -48,7 +48,7 @@ class Forecast:
 
     @property
     def fits(self) -> bool:
-        """Return whether the device has the memory."""
+        """Return whether the device has enough memory."""
         return self.need_bytes <= room_bytes(self.device)
 
 
@@ -68,21 +68,21 @@ def proposed_config(
     explicit: Mapping[str, Any],
     device: Device | None = None,
 ) -> TrainingConfig:
-    """Return the settings the form proposes: what was typed, then the base's card, then the preset for this device."""
+    """Return the settings the form proposes: the user's, then the base's card, then the preset for this device."""
     card, method = read_card(base), method_asked_for(explicit)
     known: dict[str, Any] = {"resolution": card.native_px}
     on_cpu = device is not None and device.kind == "cpu"
     if card.is_toy or (on_cpu and preset(preset_name, method)["mixed_precision"] == "fp16"):
         known |= IN_FULL
     if not card.is_toy:
-        # The kind comes from the form as a text, and is one of those in its list.
+        # The form sends the kind as text; it is one from its list.
         known["max_train_steps"] = recommended_num_steps(kind, num_photos)  # type: ignore[arg-type]
     recipes: dict[str, dict[str, Any]] = {method: known | dict(card.recipes.get(method, {}))}
     return resolve({"pretrained_model_name_or_path": base, **explicit}, recipes, preset_name, family_name(base))
 
 
 def forecast(workspace: Workspace, config: TrainingConfig, num_photos: int, device: Device) -> Forecast:
-    """Return what a run of these settings will take; raises nothing for settings that cannot be run."""
+    """Return what a run of these settings will take; does not raise for settings that cannot be run."""
     steps = num_steps_of(config, num_photos)
     config = dataclasses.replace(config, max_train_steps=steps)
     shape = read_shape(config.pretrained_model_name_or_path, workspace.models_dir)
@@ -115,14 +115,14 @@ def offers(
 
 
 def fitting(offered: list[Offer], wish: str) -> str:
-    """Return the wished preset when it fits, else the fastest one that does; the leanest where none does."""
+    """Return the wanted preset if it fits, else the fastest one that does; the leanest if none does."""
     fit = [offer.name for offer in offered if offer.forecast.fits]
     return next((name for name in (wish, *FROM_FAST_TO_LEAN) if name in fit), FROM_FAST_TO_LEAN[-1])
 
 
 @dataclass(frozen=True)
 class Leaner:
-    """Settings of another method that fit where those of the asked one do not, and what comes of it in words."""
+    """Settings of another method that fit where those of the requested one do not, and its result in words."""
 
     outcome: str
     plan: TrainingConfig
@@ -130,7 +130,7 @@ class Leaner:
 
 
 def leaner_offer(config: TrainingConfig, shape: ModelShape, device: Device) -> Leaner | None:
-    """Return the method that fits the device where these settings do not, at its fastest; None where none does."""
+    """Return the method that fits the device where these settings do not, at its fastest; None if none does."""
     leaner = leaner_method(config)
     if leaner is None:
         return None
@@ -141,7 +141,7 @@ def leaner_offer(config: TrainingConfig, shape: ModelShape, device: Device) -> L
 
 
 def memory_notice(config: TrainingConfig, shape: ModelShape, device: Device, num_steps: int | None = None) -> str:
-    """Return what to say of settings that need more memory than is free, with the method that needs less; else ''."""
+    """Return the notice for settings that need more memory than is free, with the method that needs less; else ''."""
     need_bytes = memory_need(config, shape, device.kind, num_steps).peak_bytes
     if need_bytes <= room_bytes(device):
         return ""
@@ -158,7 +158,7 @@ def memory_notice(config: TrainingConfig, shape: ModelShape, device: Device, num
 
 
 def cpu_notice(workspace: Workspace, config: TrainingConfig, device: Device) -> str:
-    """Return that a CPU takes days for a model of this size, unless a like run was timed here; else nothing."""
+    """Return the notice that a CPU takes days for this model's size, unless a similar run was timed here; else ''."""
     if device.kind != "cpu" or known_pace(workspace, config) is not None:
         return ""
     if read_shape(config.pretrained_model_name_or_path, workspace.models_dir).num_unet < MIN_UNET_FOR_A_GPU:
@@ -167,7 +167,7 @@ def cpu_notice(workspace: Workspace, config: TrainingConfig, device: Device) -> 
 
 
 def class_images_to_make(workspace: Workspace, config: TrainingConfig) -> int:
-    """Return how many class images of the concepts are not there yet, whatever base made those that are."""
+    """Return how many class images of the concepts do not exist yet, whatever base made the existing ones."""
     if not config.with_prior_preservation:
         return 0
     there: dict[str, int] = {}

@@ -1,6 +1,6 @@
-"""How long the parts of a run take on this device, measured from earlier runs with similar settings; never a guess.
+"""How long the parts of a run take on this device, measured from earlier runs with similar settings; never guessed.
 
-Kept in `paces.json` of the data folder, so that it outlives the runs it was measured on.
+Stored in `paces.json` of the data folder, so that it survives the runs it was measured on.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from dreambooth.records.workspace import RunFolder, Workspace
 
 MIN_STEPS_MEASURED = 10
 MAX_PACES = 200
-# What a step's time depends on; whatever concerns memory and arithmetic comes on top.
+# What a step's time depends on, besides everything about memory and arithmetic.
 LIKENESS = (
     "pretrained_model_name_or_path", "resolution", "train_batch_size", "gradient_accumulation_steps", "use_8bit_adam",
     "use_ema", "train_text_encoder", "with_prior_preservation",
 )  # fmt: skip
-# What counts besides where it is no default: earlier versions, which noted paces without it, knew one method.
+# Included only if not the default: earlier versions, whose records lack it, had one method.
 OF_METHODS = ("method", "lora_rank", "lora_targets")
 
 _writing = threading.Lock()
@@ -36,7 +36,7 @@ _writing = threading.Lock()
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that the parts of a run took: each class picture and sample counts by its denoising steps."""
+    """How many seconds the parts of a run took: class images and samples per denoising step."""
 
     step_s: float
     loading_s: float = 0.0
@@ -46,7 +46,7 @@ class Pace:
     save_s: float | None = None
 
 
-# Its own recipe, on two cores that nothing else used (2026-11-30).
+# Its own recipe, on two otherwise idle cores (2026-11-30).
 STARTER_ON_TWO_CORES = Pace(
     step_s=0.14, loading_s=3.3, crop_s=0.02, class_image_step_s=0.02, sample_step_s=0.02, save_s=0.07
 )
@@ -56,12 +56,12 @@ STARTER_ON_TWO_CORES = Pace(
 
 
 def measured(events: Iterable[tuple[float, Event]], config: TrainingConfig) -> Pace | None:
-    """Return what the last part of a run took, None when it took too few steps to tell."""
+    """Return how long the last part of a run took, None if it had too few steps to tell."""
     spans = _spans(_last_part(events))
     steps, stepping_s = 0, 0.0
     for span in (one for one in spans if one.phase.phase == "training"):
         steps_seen = [(time_s, event.step) for time_s, event in span.events if isinstance(event, StepLoss)]
-        # The first steps of the process warm caches and compile: they are timed from their first report on.
+        # The process's first steps warm caches and compile: timing starts with their first report.
         begin = (span.begin_s, span.phase.done) if steps else next(iter(steps_seen), None)
         if steps_seen and begin is not None and steps_seen[-1][1] > begin[1]:
             steps += steps_seen[-1][1] - begin[1]
@@ -70,7 +70,7 @@ def measured(events: Iterable[tuple[float, Event]], config: TrainingConfig) -> P
         return None
     loading = [one.seconds for one in spans if one.phase.phase == "loading"]
     num_saves = sum(isinstance(event, ModelSaved) for one in spans for _, event in one.events)
-    # Most models are written while steps are made: the copy of their weights is what they take of the run's time.
+    # Most models are written during the training: only the copy of their weights takes the run's time.
     saving_s = sum(one.seconds for one in spans if one.phase.phase == "copying" or _waits_for_a_model(one))
     pictures = sum(len(event.files) for one in spans for _, event in one.events if isinstance(event, SamplesMade))
     sampling_s = sum(one.seconds for one in spans if one.phase.phase == "samples")
@@ -88,7 +88,7 @@ def measured(events: Iterable[tuple[float, Event]], config: TrainingConfig) -> P
 
 @dataclass
 class _Span:
-    """A phase from its beginning to that of the next."""
+    """A phase from its beginning to the beginning of the next."""
 
     phase: PhaseProgress
     begin_s: float
@@ -131,7 +131,7 @@ def _pieces(spans: list[_Span], phase: str) -> tuple[int, float]:
 
 
 def remember_pace(workspace: Workspace, run: RunFolder, config: TrainingConfig) -> None:
-    """Keep what a run that has just ended took on this device."""
+    """Store how long a run that has just ended took on this device."""
     pace = measured(read_events(run.events_path), config)
     if pace is None:
         return
@@ -142,7 +142,7 @@ def remember_pace(workspace: Workspace, run: RunFolder, config: TrainingConfig) 
 
 
 def known_pace(workspace: Workspace, config: TrainingConfig) -> Pace | None:
-    """Return what the newest run with like settings took on this device, None when none was measured."""
+    """Return the pace of the newest run with similar settings on this device, None if none was measured."""
     wanted = likeness(config)
     for entry in reversed(_entries(workspace)):
         if entry.get("likeness") == wanted:
@@ -163,7 +163,7 @@ def usual_pace(workspace: Workspace, config: TrainingConfig) -> Pace | None:
 
 
 def likeness(config: TrainingConfig) -> dict[str, Any]:
-    """Return the device and the settings that a step's time depends on."""
+    """Return the device and the settings on which a step's time depends."""
     names = [*LIKENESS, *(info.name for info in describe(TrainingConfig) if info.group == "memory")]
     names += [name for name in config.departures() if name in OF_METHODS]
     return {"device": device_name()} | {name: getattr(config, name) for name in names}
@@ -192,9 +192,9 @@ def _as_pace(values: Any) -> Pace | None:
 
 
 def expected_seconds(pace: Pace, config: TrainingConfig, num_photos: int, num_class_images: int) -> float | None:
-    """Return how long a run of these settings takes at this pace; `num_class_images` are those still to be made.
+    """Return how long a run of these settings takes at this pace; `num_class_images` are those still to be generated.
 
-    None when it needs a part that no earlier run had.
+    None if it needs a part that no earlier run had.
     """
     num_steps = config.max_train_steps or 0
     saves = num_saves_left(config, 0, num_steps)

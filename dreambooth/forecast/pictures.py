@@ -1,4 +1,4 @@
-"""Memory of generation beside a training: class images, samples, and forward passes without gradients."""
+"""Memory for generation during a training: class images, samples, and forward passes without gradients."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from dreambooth.forecast.shape import ModelShape, skip_values, unet_units
 
 @dataclass(frozen=True)
 class Stages:
-    """The bytes of weights in each stage of making pictures: while words are encoded, in denoising and in decoding."""
+    """The bytes of weights in each stage of generation: text encoding, denoising and decoding."""
 
     words: float
     denoising: float
@@ -18,9 +18,9 @@ class Stages:
 
 
 def class_images(config: TrainingConfig, shape: ModelShape, counts: Counts, kind: DeviceKind) -> tuple[float, float]:
-    """Return the bytes of weights and of activations when class images take most.
+    """Return the bytes of weights and of activations at the peak of generating class images.
 
-    On a GPU each part is there in half precision while it is needed, elsewhere all of them in fp32.
+    On a GPU each part is loaded in half precision while it is needed, on other devices all of them in fp32.
     """
     parts = Stages(*[counts.total * FP32] * 3)
     if kind == "cuda":
@@ -29,7 +29,7 @@ def class_images(config: TrainingConfig, shape: ModelShape, counts: Counts, kind
 
 
 def beside_samples(config: TrainingConfig, counts: Counts, kind: DeviceKind) -> Stages:
-    """Return the bytes of the weights that come to the device for samples, less those that leave it meanwhile."""
+    """Return the bytes of the weights that move to the device for samples, less those that leave it meanwhile."""
     if kind == "cpu":
         return Stages(0, 0, 0)
     unet = counts.unet * WIDTH[config.base_precision] if config.parks_unet else 0
@@ -40,9 +40,9 @@ def beside_samples(config: TrainingConfig, counts: Counts, kind: DeviceKind) -> 
 def most_in_pictures(
     parts: Stages, shape: ModelShape, pixels: int, num_pictures: int, kind: DeviceKind
 ) -> tuple[float, float]:
-    """Return the bytes of weights and of activations in the stage of making pictures that takes most.
+    """Return the bytes of weights and of activations in the most demanding stage of generation.
 
-    The UNet works on all pictures under guidance, the VAE on one after the other.
+    The UNet processes all images with guidance at once, the VAE one image after the other.
     """
     constants, number = CONSTANTS[kind], HALF if kind == "cuda" else FP32
     widths: list[int] = list(shape.vae["block_out_channels"])
@@ -55,18 +55,18 @@ def most_in_pictures(
 
 
 def _vae_bytes(shape: ModelShape, kind: DeviceKind) -> int:
-    """Return the bytes of the VAE's numbers while pictures are decoded: those of SDXL outgrow half precision."""
+    """Return the bytes of the VAE's activations in decoding: SDXL's overflow half precision."""
     needs_range = any(part.needs_range for part in shape.layout.parts) and shape.vae.get("force_upcast") is not False
     return HALF if kind == "cuda" and not needs_range else FP32
 
 
 def forward_values(shape: ModelShape, pixels: int, batch: int, constants: Constants) -> float:
-    """Return the values at work in a UNet's forward that keeps nothing for a backward."""
+    """Return the values in use in a UNet's forward that keeps nothing for backward."""
     latent_px = pixels // shape.latent_scale
     widest = max(unit.widest for unit in unet_units(shape.unet, latent_px))
     return batch * (skip_values(shape.unet, latent_px) + constants.inference * widest)
 
 
 def frozen_text_encoder(config: TrainingConfig) -> int:
-    """Return the bytes of a weight of a text encoder that does not learn."""
+    """Return the bytes of a weight of a frozen text encoder."""
     return WIDTH[config.base_precision] if config.has_frozen_base else FP32

@@ -1,8 +1,7 @@
 """The sizes of a base's parts, read from its configuration files without its weights and without torch.
 
-UNet and text encoder are laid out as the units whose forward is kept or recomputed as one, each with its numbers of
-weights and of values that its backward pass needs. The counts are those of diffusers 0.42 and transformers 5.23, and
-are held to them by tests.
+UNet and text encoder are described as units, each kept or recomputed as a whole, with its numbers of weights and of the
+values its backward pass needs. The counts are those of diffusers 0.42 and transformers 5.23, and tests compare them.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ from dreambooth.models.base import known_layout, local_base
 from dreambooth.models.family import usual_configs
 
 TOKENS = 77
-# A configuration comes with its base from wherever that is from: beyond these it is no model that could be trained.
+# A configuration may come from anywhere with its base: beyond these it is not a model that can be trained.
 MAX_LAYERS, MAX_SIZE = 200, 10**12
 UNET_DEFAULTS: dict[str, Any] = {
     "in_channels": 4,
@@ -31,10 +30,10 @@ VAE_DEFAULTS: dict[str, Any] = {"in_channels": 3, "latent_channels": 4, "layers_
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear layer or convolution as its weight (out, in, ...): the weight's name in its part, and its sizes.
+    """A linear layer or convolution by its weight (out, in, ...): the weight's name in its part, and its sizes.
 
-    num_inputs: the numbers that give one output; num_places: how often it is applied to one picture; own_values: the
-    numbers that are kept for backward where its weight learns and are not where it does not.
+    num_inputs: the numbers from which one output is computed; num_places: how often it is applied to one image;
+    own_values: the numbers kept for backward only if its weight is trained.
     """
 
     weight: str
@@ -45,19 +44,19 @@ class Layer:
 
     @property
     def num_per_rank(self) -> int:
-        """Return how many numbers low-rank factors of its weight have for each rank."""
+        """Return how many numbers low-rank factors of its weight take per rank."""
         return self.num_inputs + self.num_outputs
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A stretch of a forward pass: its weights, and what it keeps for backward, in numbers for one picture.
+    """A section of a forward pass: its weights, and what it keeps for backward, in numbers per image.
 
-    Values are counted by what they are under mixed precision: `norm_values` go in and out of normalisations,
-    `product_values` into matrix products, `copied_values` are held once more where normalisations give fp32,
-    `boundary_values` are all that is kept when the unit is recomputed (None: it never is). `widest` is its widest
-    tensor, `weight_values` those weights that a mixed-precision forward copies, `large_weights` its largest tensors;
-    `layers` are those that a LoRA can change.
+    Values are counted by their use under mixed precision: `norm_values` go in and out of normalisations,
+    `product_values` into matrix products, `copied_values` are held once more if normalisations give fp32,
+    `boundary_values` are all that is kept if the unit is recomputed (None: it never is). `widest` is its widest tensor,
+    `weight_values` those weights that a mixed-precision forward copies, `large_weights` its largest tensors; `layers`
+    are those that a LoRA can change.
     """
 
     name: str
@@ -74,9 +73,9 @@ class Unit:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A base's sizes: its parts' configurations, from which counts follow; of text encoders by their names.
+    """A base's sizes: its parts' configurations, from which counts follow; text encoders by name.
 
-    layout: of its family, which says in which number format its parts compute.
+    layout: its family's, which says in which number format its parts compute.
     """
 
     unet: Mapping[str, Any]
@@ -101,12 +100,12 @@ class ModelShape:
 
     @property
     def latent_scale(self) -> int:
-        """Return how many pixels a latent spans in each direction."""
+        """Return how many pixels a latent pixel covers in each direction."""
         return int(2 ** (len(self.vae["block_out_channels"]) - 1))
 
     @property
     def native_px(self) -> int:
-        """Return the side of the pictures that the base was made for."""
+        """Return the side of the images that the base was trained on."""
         return int(self.unet["sample_size"]) * self.latent_scale
 
 
@@ -121,9 +120,9 @@ SD15_SHAPE = usual_shape(SD1)
 
 
 def read_shape(name: str, models_dir: Path | None = None) -> ModelShape:
-    """Return the sizes of a base by its name; where it is not here yet, or one file, those usual in its family.
+    """Return the sizes of a base by its name; those usual for its family if it is not downloaded, or is a single file.
 
-    Of a base whose family is not known they are SD 1.5's.
+    For a base of an unknown family they are SD 1.5's.
     """
     source = local_base(name, models_dir) or _cached(name)
     if source is None or not source.is_dir():
@@ -141,13 +140,13 @@ def read_shape(name: str, models_dir: Path | None = None) -> ModelShape:
         shape = ModelShape(UNET_DEFAULTS | parts["unet"], encoders, VAE_DEFAULTS | parts["vae"], layout)
         sizes = shape.num_unet, shape.num_text_encoder, shape.num_vae, shape.native_px
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, OverflowError):
-        # What cannot be laid out may still load: it is then told when it does not fit, not before.
+        # What cannot be laid out may still load: it then fails later if it does not fit.
         return SD15_SHAPE
     return shape if all(0 < size < MAX_SIZE for size in sizes) else SD15_SHAPE
 
 
 def _cached(name: str) -> Path | None:
-    """Return the folder of a Hub's model whose configurations are in the local cache."""
+    """Return the folder of a Hub model whose configurations are in the local cache."""
     with contextlib.suppress(ValueError, OSError):  # no name that the Hub could have
         return cached_folder(name)
     return None
@@ -164,7 +163,7 @@ def unet_units(config: Mapping[str, Any], latent_px: int, num_tokens: int = TOKE
 def _unet_units(config: Mapping[str, Any], latent_px: int, num_tokens: int) -> Iterator[Unit]:
     widths: list[int] = list(config["block_out_channels"])
     layers, text = int(config["layers_per_block"]), (num_tokens, int(config["cross_attention_dim"]))
-    # Convolutions keep their input for backward in any case, linear layers only where their weight learns.
+    # Convolutions always keep their input for backward, linear layers only if their weight is trained.
     linear_projection = bool(config.get("use_linear_projection"))
     step_width = 4 * widths[0]
     area, side = latent_px * latent_px, latent_px
@@ -218,7 +217,7 @@ def _convolution(name: str, inputs: int, outputs: int, area: int, area_after: in
 
 
 def _resnet(name: str, inputs: int, outputs: int, area: int, step_width: int, *, checkpointed: bool = True) -> Unit:
-    """norm, silu, convolution, the timestep added, norm, silu, convolution, and the input added."""
+    """norm, silu, convolution, addition of the timestep, norm, silu, convolution, and addition of the input."""
     products = convolution(inputs, outputs, 3) + convolution(outputs, outputs, 3) + linear(step_width, outputs)
     layers = [
         Layer(f"{name}.conv1.weight", 9 * inputs, outputs, area),
@@ -243,7 +242,7 @@ def _resnet(name: str, inputs: int, outputs: int, area: int, step_width: int, *,
 
 
 def _depths(config: Mapping[str, Any]) -> list[int]:
-    """Return how many blocks a transformer has in each level."""
+    """Return the number of transformer blocks in each level."""
     depths = config.get("transformer_layers_per_block", 1)
     return list(depths) if isinstance(depths, list | tuple) else [int(depths)] * len(config["block_out_channels"])
 
@@ -299,7 +298,7 @@ def _transformer(
 
 
 def _block_layers(name: str, width: int, area: int, num_tokens: int, text_width: int) -> tuple[Layer, ...]:
-    """Return the layers of a transformer's block; those of attention share their inputs, which are kept anyhow."""
+    """Return the layers of a transformer block; those of attention share their inputs, which are kept in any case."""
     own = [Layer(f"{name}.attn1.{part}.weight", width, width, area) for part in ("to_q", "to_k", "to_v", "to_out.0")]
     cross = [Layer(f"{name}.attn2.{part}.weight", width, width, area) for part in ("to_q", "to_out.0")]
     cross += [Layer(f"{name}.attn2.{part}.weight", text_width, width, num_tokens) for part in ("to_k", "to_v")]
@@ -310,7 +309,7 @@ def _block_layers(name: str, width: int, area: int, num_tokens: int, text_width:
 
 
 def skip_values(config: Mapping[str, Any], latent_px: int) -> int:
-    """Return the values that the way down hands to the way up, for one picture."""
+    """Return the values that the down blocks pass to the up blocks, per image."""
     widths: list[int] = list(config["block_out_channels"])
     layers = int(config["layers_per_block"])
     side, total = latent_px, widths[0] * latent_px**2
@@ -345,7 +344,7 @@ def text_units(config: Mapping[str, Any], num_tokens: int = TOKENS) -> list[Unit
     last = Unit("final_layer_norm", 2 * width, 0, width * num_tokens, 0, 0, None, width * num_tokens)
     names = [f"{layer.name}.{number}" for number in range(int(config["num_hidden_layers"]))]
     middle = [replace(layer, name=name, layers=_text_layers(name, width, inner, num_tokens)) for name in names]
-    # One that projects its end token says so by its class.
+    # An encoder that projects its end token has another class.
     projection = width * int(config.get("projection_dim", width))
     has_projection = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
     pooled = [_plain("text_projection", projection, 0, width)] if has_projection else []

@@ -1,1 +1,1 @@
-"""File layouts of other tools, as data."""
+"""File formats of other tools, as data."""

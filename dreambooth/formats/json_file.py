@@ -5,18 +5,18 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Far more than any record has: settings, scores, captions of five hundred photos.
+# Far larger than any record: settings, scores, captions of five hundred photos.
 MAX_JSON_BYTES = 64 * 1024**2
-# What fits a machine's whole number; larger ones cannot even be turned into a float.
+# 64-bit integers; larger ones cannot even be converted to a float.
 TOO_LARGE = 2**63
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Return the values of a JSON file.
 
-    Raises OSError where it cannot be read, and ValueError for all that this program never writes: other contents than
-    JSON in UTF-8, more than `max_bytes`, nesting too deep to follow, numbers that are infinite, not a number or beyond
-    64 bits, and text with halves of characters.
+    Raises OSError if it cannot be read, and ValueError for everything that this program never writes: anything but JSON
+    in UTF-8, more than `max_bytes`, too deep nesting, numbers that are infinite, NaN or beyond 64 bits, and lone
+    surrogates.
     """
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
@@ -28,13 +28,13 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     if "\\u" in text:
-        # An escaped half of a character could be read, and then neither shown nor written.
+        # A lone surrogate escape could be read, but neither shown nor written.
         json.dumps(values, ensure_ascii=False).encode("utf-8")
     return values
 
 
 def read_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Return the values of a JSON file by name; raises as `read_json` does, and ValueError for all but an object."""
+    """Return the values of a JSON file by name; raises like `read_json`, and ValueError for anything but an object."""
     values = read_json(path, max_bytes)
     if not isinstance(values, dict):
         raise ValueError("it is not a JSON object")

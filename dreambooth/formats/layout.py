@@ -1,6 +1,6 @@
 """The layout of each family's models on disk, as data: parts, files and index; and the family of a model.
 
-Everything here is known without torch and before a model is loaded.
+Everything here works without torch and before a model is loaded.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from dreambooth.formats.tensor_names import pickled_names, safetensors_header
 FamilyName = Literal["sd1", "sd2", "sdxl"]
 
 MODEL_INDEX = "model_index.json"
-# What a model says of itself here, and of a LoRA what it adds to.
+# Our card: what a model says of itself, and what a LoRA adds to.
 CARD = "card.json"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+\.safetensors")
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
@@ -32,10 +32,10 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a model: the folder it lies in, the class that reads it, and what its files of weights begin with.
+    """One part of a model: its folder, the class that reads it, and the prefix of its weight files.
 
-    can_learn: whether a training may change its weights; needs_range: whether its numbers outgrow fp16, so that there
-    it computes in fp32.
+    can_learn: whether a training may change its weights; needs_range: whether its numbers overflow fp16, so that it
+    computes in fp32 instead.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Part:
 
     @property
     def config_file(self) -> str:
-        """Return the name of its configuration below the model's folder."""
+        """Return the name of its configuration, relative to the model's folder."""
         return f"{self.name}/config.json"
 
     @property
     def pickle_stem(self) -> str:
-        """Return what its files of weights began with before safetensors: transformers called them otherwise."""
+        """Return the prefix of its weight files before safetensors: transformers used another name."""
         return "pytorch_model" if self.library == "transformers" else self.weights_stem
 
 
@@ -60,12 +60,11 @@ class Part:
 class Layout:
     """The parts and files of a family's models.
 
-    title: what people call it; tokenizers: the folders of the tokenizers; scheduler: the class that a saved model
-    names; open_clip: whether single files have the text encoder under open_clip's names; absent: the components of the
-    pipeline that are never there, which its index has to say; architecture, lora_version: what files call the family in
-    their headers, by https://github.com/Stability-AI/ModelSpec and by sd-scripts; used_layer: that of the text encoders
-    whose states the UNet sees, counted from the last; unseen_layers: by text encoder, how many of its last layers no
-    picture depends on.
+    title: its usual name; tokenizers: the folders of the tokenizers; scheduler: the class that a saved model names;
+    open_clip: whether single files have the text encoder under open_clip's names; absent: pipeline components that are
+    never present, which the index has to say; architecture, lora_version: the family's identifiers in file headers, by
+    https://github.com/Stability-AI/ModelSpec and by sd-scripts; used_layer: the layer of the text encoders whose states
+    the UNet sees, counted from the last; unseen_layers: by text encoder, how many of its last layers affect no image.
     """
 
     family: FamilyName
@@ -88,7 +87,7 @@ class Layout:
 
     @property
     def part_names(self) -> tuple[str, ...]:
-        """Return the names of the parts, in their order."""
+        """Return the names of the parts, in order."""
         return tuple(part.name for part in self.parts)
 
     @property
@@ -97,12 +96,12 @@ class Layout:
         return tuple(part.name for part in self.parts if part.can_learn)
 
     def lora_name(self, module: str) -> str:
-        """Return what a module (`formats.lora_keys`) is called in LoRA files for this family."""
+        """Return a module's name (`formats.lora_keys`) in LoRA files for this family."""
         return sdxl_keys.lora_name(module) if self.family == "sdxl" else module
 
     @property
     def hub_tags(self) -> tuple[str, str]:
-        """Return the tags by which the Hub finds models of the family."""
+        """Return the tags by which the Hub finds models of this family."""
         name = "stable-diffusion-xl" if self.family == "sdxl" else "stable-diffusion"
         return name, f"{name}-diffusers"
 
@@ -113,18 +112,18 @@ class Layout:
 
     @property
     def needed_files(self) -> tuple[str, ...]:
-        """Return the files without which a folder is no whole model, weights and tokenizers aside."""
+        """Return the files without which a folder is not a complete model, apart from weights and tokenizers."""
         return (MODEL_INDEX, SCHEDULER_CONFIG, *(part.config_file for part in self.parts))
 
     @property
     def text_patterns(self) -> tuple[str, ...]:
-        """Return patterns of what a repository of such a model holds beside weights, as a download asks for it."""
+        """Return patterns of the files besides weights in a repository of such a model, for a download."""
         return ("README.md", MODEL_INDEX, "scheduler/*.json", *(f"{name}/*" for name in self.tokenizers),
                 "*/config.json")  # fmt: skip
 
     @property
     def saved_files(self) -> tuple[str, ...]:
-        """Return patterns of every file that a saved model consists of; other files in its folder are the user's."""
+        """Return patterns of all files of a saved model; other files in its folder are the user's."""
         return (
             MODEL_INDEX, CARD, SCHEDULER_CONFIG,
             *(part.config_file for part in self.parts),
@@ -133,7 +132,7 @@ class Layout:
         )  # fmt: skip
 
     def model_index(self, diffusers_version: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the contents of model_index.json, with keys in the order of the alphabet as diffusers writes them.
+        """Return the contents of model_index.json, with keys in alphabetical order, as diffusers writes them.
 
         options: what a pipeline takes besides its components.
         """
@@ -170,33 +169,33 @@ SDXL = Layout(
     "sdxl", "Stable Diffusion XL", "StableDiffusionXLPipeline", SDXL_PARTS, ("tokenizer", "tokenizer_2"),
     scheduler="EulerDiscreteScheduler", architecture="stable-diffusion-xl-v1-base", lora_version="sdxl_base_v1-0",
     used_layer=2, absent=("feature_extractor", "image_encoder"),
-    # The second one's last layer counts: the pooled vector is made of it.
+    # The second encoder's last layer counts: the pooled vector is computed from it.
     unseen_layers=(("text_encoder", 1),),
 )  # fmt: skip
 LAYOUTS: dict[FamilyName, Layout] = {layout.family: layout for layout in (SD1, SD2, SDXL)}
 
-# What may be there before the family is known: of any family.
+# What may exist before the family is known: the files of any family.
 ALL_PARTS = tuple(dict.fromkeys(part for layout in LAYOUTS.values() for part in layout.parts))
 ALL_TEXT_PATTERNS = tuple(dict.fromkeys(itertools.chain(*(layout.text_patterns for layout in LAYOUTS.values()))))
 ALL_SAVED_FILES = tuple(dict.fromkeys(itertools.chain(*(layout.saved_files for layout in LAYOUTS.values()))))
 
 
 def saved_step_kind(folder: Path) -> Literal["model", "lora"] | None:
-    """Return what a step's folder holds, None where no step is saved in it, or not wholly."""
+    """Return the kind of what is saved in a step's folder, None if no step is saved in it, or not completely."""
     if (folder / MODEL_INDEX).is_file():
         return "model"
     return None if lora_file(folder) is None else "lora"
 
 
 def step_contents(folder: Path) -> str:
-    """Return what a step's folder holds, for lists: `LoRA, SD 1.x`; nothing where no step is saved in it."""
+    """Return a description of a step's folder for lists: `LoRA, SD 1.x`; empty if no step is saved in it."""
     words = {"model": "full model", "lora": "LoRA"}
     kind = saved_step_kind(folder)
     return "" if kind is None else f"{words[kind]}, {layout_of(folder).short_title}"
 
 
 def lora_file(folder: Path) -> Path | None:
-    """Return the file of the LoRA that is saved in a step's folder, as its card names it; None where there is none."""
+    """Return the LoRA file of a saved step, as its card names it; None if there is none."""
     about = _lora_card(folder)
     if about is None or not PLAIN_NAME.fullmatch(name := str(about.get("file"))):
         return None
@@ -204,7 +203,7 @@ def lora_file(folder: Path) -> Path | None:
 
 
 def lora_at(place: Path) -> Path | None:
-    """Return the LoRA's file that a path names: the file itself, or the one in a step's folder; None where none is."""
+    """Return the LoRA file of a path: the file itself, or the one in a step's folder; None if there is none."""
     return place if place.is_file() else lora_file(place)
 
 
@@ -217,10 +216,10 @@ def _lora_card(folder: Path) -> Mapping[str, Any] | None:
 
 
 def family_of(source: Path | str) -> FamilyName:
-    """Return the family of a diffusers folder, of a file in the original layout, or of a Hub id in the local cache.
+    """Return the family of a diffusers folder, a file in the original layout, or a Hub id in the local cache.
 
-    Reads configurations, a file's header, or the names in a checkpoint's pickle, of which nothing is run. Raises
-    BaseModelError for another kind of model, which it names, and for what does not say what it is.
+    Reads configurations, a file's header, or the names in a checkpoint's pickle, without running anything. Raises
+    BaseModelError for other kinds of models, which it names, and for anything that cannot be identified.
     """
     if isinstance(source, str):
         return _family_of_hub_id(source)
@@ -228,15 +227,15 @@ def family_of(source: Path | str) -> FamilyName:
 
 
 def folder_configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Return a folder's model_index.json and the configuration of its UNet; None where one cannot be read."""
+    """Return a folder's model_index.json and its UNet's configuration; None for one that cannot be read."""
     index, unet = _read_config(folder / MODEL_INDEX), _read_config(folder / "unet" / "config.json")
     return None if index is None or unet is None else (index, unet)
 
 
 def layout_of(folder: Path) -> Layout:
-    """Return the layout of a model's folder as its UNet's configuration tells it, that of SD 1.x where nothing does.
+    """Return the layout of a model's folder according to its UNet's configuration, SD 1.x's if there is none.
 
-    Of a saved LoRA it is that of its base. It refuses nothing: `family_of` does.
+    For a saved LoRA it is that of its base. Refuses nothing: `family_of` does.
     """
     if (about := _lora_card(folder)) is not None:
         return next((layout for name, layout in LAYOUTS.items() if name == about.get("family")), SD1)
@@ -244,16 +243,16 @@ def layout_of(folder: Path) -> Layout:
 
 
 def family_of_names(names: Collection[str]) -> FamilyName:
-    """Return the family of a file in the original layout that holds tensors of these names."""
+    """Return the family of a file in the original layout with tensors of these names."""
     if any(name.startswith(sdxl_keys.OPEN_CLIP_PREFIX) for name in names):
         return "sdxl"
     return "sd2" if any(name.startswith(OPEN_CLIP_PREFIX) for name in names) else "sd1"
 
 
 def cached_folder(repository: str) -> Path | None:
-    """Return the folder of a Hub repository's model in the local cache, None where its configurations are not in it.
+    """Return the folder of a Hub model in the local cache, None if its configurations are not in it.
 
-    Raises ValueError (HFValidationError) for a name that the Hub could not have.
+    Raises ValueError (HFValidationError) for a name that cannot be on the Hub.
     """
     from huggingface_hub import try_to_load_from_cache
 

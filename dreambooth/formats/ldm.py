@@ -1,7 +1,7 @@
 """The original layout of SD 1.x and 2.x files and diffusers' layout of the same weights: names as data, both ways.
 
-In the original layout the UNet's blocks are numbered through, the VAE's decoder counts from the bottom, and the VAE's
-one attention is made of 1x1 convolutions.
+In the original layout the UNet's blocks are numbered consecutively, the VAE's decoder counts from the bottom, and the
+VAE's one attention consists of 1x1 convolutions.
 """
 
 import re
@@ -20,14 +20,14 @@ TEXT_PREFIX = "cond_stage_model.transformer.text_model."
 EMA_PREFIX = "model_ema."
 POSITION_IDS = TEXT_PREFIX + "embeddings.position_ids"
 
-# What a text encoder may carry along, and no picture depends on.
+# What a text encoder may contain without affecting any image.
 UNUSED_TEXT_TENSORS = ("position_ids", "text_projection.weight", "text_projection", "logit_scale")
 
 NUM_LEVELS = 4
 SD2_TEXT_LAYERS = 23
 Pairs = tuple[tuple[str, str], ...]
 
-# (diffusers, original) of what every UNet begins with, ends in and has in its middle; of whole blocks ...
+# (diffusers, original) for the UNet's beginning, end and middle; for whole blocks ...
 UNET_ENDS: Pairs = (
     ("time_embedding.linear_1", "time_embed.0"),
     ("time_embedding.linear_2", "time_embed.2"),
@@ -45,7 +45,7 @@ UNET_BLOCKS: Pairs = (
     *((f"down_blocks.{i}.downsamplers.0.conv", f"input_blocks.{3 * i + 3}.0.op") for i in range(3)),
     *((f"up_blocks.{i}.resnets.{j}", f"output_blocks.{3 * i + j}.0") for i in range(NUM_LEVELS) for j in range(3)),
     *((f"up_blocks.{i}.attentions.{j}", f"output_blocks.{3 * i + j}.1") for i in range(1, 4) for j in range(3)),
-    # The lowest level has no attention, so its upsampler comes one place earlier.
+    # The lowest level has no attention, so its upsampler has one index less.
     *((f"up_blocks.{i}.upsamplers.0.conv", f"output_blocks.{3 * i + 2}.{2 if i else 1}.conv") for i in range(3)),
 )
 VAE_BLOCKS: Pairs = (
@@ -64,7 +64,7 @@ VAE_BLOCKS: Pairs = (
     ("quant_conv", "quant_conv"),
     ("post_quant_conv", "post_quant_conv"),
 )
-# ... and of what is inside them.
+# ... and for what is inside them.
 UNET_RESNET: Pairs = (
     ("norm1", "in_layers.0"),
     ("conv1", "in_layers.2"),
@@ -87,7 +87,7 @@ VAE_ATTENTION: Pairs = (
     ("to_v", "v"),
     ("to_out.0", "proj_out"),
 )
-# Folders written before diffusers 0.18 name the VAE's attention otherwise.
+# Folders written before diffusers 0.18 name the VAE's attention differently.
 OLD_VAE_ATTENTION: Pairs = (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"))
 
 
@@ -98,9 +98,9 @@ def to_ldm(
     *,
     open_clip: bool = False,
 ) -> "dict[str, Tensor]":
-    """Return the three parts' weights under the original names; raises KeyError for a name that neither SD has.
+    """Return the three parts' weights under the original names; raises KeyError for a name neither family has.
 
-    `open_clip` is the text encoder of SD 2.x. That of SD 1.x gets its position_ids, which some loaders ask for.
+    `open_clip` is for the text encoder of SD 2.x. That of SD 1.x gets its position_ids, which some loaders need.
     """
     import torch
 
@@ -141,8 +141,8 @@ def from_ldm(
 ) -> "tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]":
     """Return (unet, vae, text encoder) under diffusers' names; the text encoder's without `text_model.`.
 
-    Of a file that holds nothing but the moving average of the UNet, that is the UNet. The original has one layer of
-    SD 2.x's text encoder more than is used.
+    If a file holds only the moving average of the UNet, that is used. The original has one more text encoder layer for
+    SD 2.x than is used.
     """
     unet = {unet_key(name, to_original=False): tensor for name, tensor in under(weights, UNET_PREFIX)}
     if not unet:
@@ -151,29 +151,29 @@ def from_ldm(
     open_clip = dict(under(weights, OPEN_CLIP_PREFIX))
     if open_clip:
         num_layers = num_open_clip_layers(open_clip)
-        # A file of the original has all 24, one of ours or of diffusers' the 23 that are used.
+        # An original file has all 24, one of ours or of diffusers' the 23 that are used.
         return unet, vae, from_open_clip(open_clip, min(num_layers, SD2_TEXT_LAYERS))
     return unet, vae, without_text_model(dict(under(weights, "cond_stage_model.transformer.")))
 
 
 def without_text_model(text_encoder: Mapping[str, "Tensor"]) -> "dict[str, Tensor]":
-    """Return a text encoder's tensors without the prefix that some versions write, and without what is not used.
+    """Return a text encoder's tensors without the prefix that some versions write, and without unused tensors.
 
-    That are position_ids, and CLIP's projection and scale, which compare whole texts with pictures.
+    Those are position_ids, and CLIP's projection and scale, which compare whole texts with images.
     """
     bare = {name.removeprefix("text_model."): tensor for name, tensor in text_encoder.items()}
     return {name: tensor for name, tensor in bare.items() if not name.endswith(UNUSED_TEXT_TENSORS)}
 
 
 def _averages(weights: Mapping[str, "Tensor"]) -> "Iterable[tuple[str, Tensor]]":
-    """Return the UNet's moving averages under its own names: their names are those without the dots."""
+    """Return the UNet's moving averages under its own names: their names lack the dots."""
     dotted = {name.replace(".", ""): name for name in unet_names((1, 2, 4, 4))}
     prefix = EMA_PREFIX + "diffusion_model"
     return ((dotted[name], tensor) for name, tensor in under(weights, prefix) if name in dotted)
 
 
 def unet_key(name: str, *, to_original: bool, blocks: Pairs = UNET_BLOCKS) -> str:
-    """Return the UNet tensor's name in the other layout; `blocks` are those of SD 1.x and 2.x where left out."""
+    """Return the UNet tensor's name in the other layout; `blocks` are those of SD 1.x and 2.x by default."""
     block, inner = _split(name, blocks, to_original)
     is_resnet = ".resnets." in (name if to_original else block)
     return block + (_swapped(inner, UNET_RESNET, to_original) if is_resnet else inner)
@@ -191,7 +191,7 @@ def vae_key(name: str, *, to_original: bool) -> str:
 
 
 def modern_vae_key(name: str) -> str:
-    """Return a diffusers VAE name in today's spelling of its attention."""
+    """Return a diffusers VAE name in the current spelling of its attention."""
     for old, new in OLD_VAE_ATTENTION:
         name = name.replace(f".attentions.0.{old}.", f".attentions.0.{new}.")
     return name
@@ -202,12 +202,12 @@ def _is_vae_attention_matrix(original: str) -> bool:
 
 
 def under(weights: Mapping[str, "Tensor"], prefix: str) -> "Iterable[tuple[str, Tensor]]":
-    """Return the tensors whose names begin with the prefix, without it."""
+    """Return the tensors whose names begin with the prefix, with the prefix removed."""
     return ((name[len(prefix) :], tensor) for name, tensor in weights.items() if name.startswith(prefix))
 
 
 def _split(name: str, blocks: Pairs, to_original: bool) -> tuple[str, str]:
-    """Return the block's name in the other layout and what of the name comes after it."""
+    """Return the block's name in the other layout and the rest of the name."""
     source, wanted = (0, 1) if to_original else (1, 0)
     matches = [pair for pair in blocks if name.startswith(pair[source] + ".")]
     if not matches:

@@ -1,8 +1,8 @@
-"""Which weights a LoRA file holds, and under which names: the dialect of kohya-ss/sd-scripts, `networks/lora.py`.
+"""Which weights a LoRA file holds, and under which names: the naming of kohya-ss/sd-scripts, `networks/lora.py`.
 
-A module is called after its path in diffusers' UNet or in transformers' text encoder, with underscores for dots. Before
-version 5.6, transformers put `text_model` into every path of CLIP's; the dialect keeps it. Other tools' keys are read
-as names of this dialect (`lora_key`); `formats.lora_kinds` says what is not read.
+A module is named after its path in diffusers' UNet or in transformers' text encoder, with underscores for dots. Before
+version 5.6, transformers put `text_model` into every path of CLIP's; the naming keeps it. Other tools' keys are
+converted to these names (`lora_key`); `formats.lora_kinds` describes what cannot be read.
 """
 
 import re
@@ -21,8 +21,8 @@ PREFIXES = {
 _TEXT_LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 
-# Each set with the ones before it. `linear` is sd-scripts' own default: 192 + 72 modules in SD 1.5; `all` adds what its
-# `conv_dim` does, 350 in all.
+# Each set includes the ones before it. `linear` is sd-scripts' default: 192 + 72 modules in SD 1.5; `all` adds those of
+# its `conv_dim`, 350 in all.
 _PATHS: dict[LoraTargets, dict[str, str]] = {
     "attention": {
         "unet": r".*attn[12]\.to_(q|k|v|out\.0)",
@@ -41,7 +41,7 @@ _PATHS: dict[LoraTargets, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class LoraModule:
-    """One weight that a LoRA changes: its name in the file, the part it belongs to, and its name in that part."""
+    """One weight that a LoRA changes: its name in the file, its part, and its name in that part."""
 
     name: str
     part: str
@@ -51,10 +51,10 @@ class LoraModule:
 def lora_modules(
     weights: Mapping[str, Iterable[str]], targets: LoraTargets, unseen_layers: Iterable[tuple[str, int]] = ()
 ) -> list[LoraModule]:
-    """Return the modules of these parts' weights that the set holds, in the order of their names in the file.
+    """Return the modules of these parts' weights in the target set, in the order of their names in the file.
 
-    unseen_layers: by part, how many of its last layers are left out because no picture depends on them: factors there
-    would never get a gradient (`Layout.unseen_layers`).
+    unseen_layers: by part, how many of its last layers are left out because they affect no image: factors there would
+    never get a gradient (`Layout.unseen_layers`).
     """
     num_unseen = dict(unseen_layers)
     sets = LORA_TARGETS[: LORA_TARGETS.index(targets) + 1]
@@ -77,18 +77,18 @@ def without_last_layers(names: list[str], number: int) -> list[str]:
 
 
 def lora_module(part: str, weight: str) -> LoraModule:
-    """Return the module of a weight of a part, whatever it is."""
+    """Return the module of a part's weight, whether or not it is a target."""
     path = weight.removesuffix(".weight").removeprefix("text_model.")
     return LoraModule(PREFIXES[part] + path.replace(".", "_"), part, weight)
 
 
 def part_of(module: str) -> str:
-    """Return the part of a model that a module of this name in a file belongs to."""
+    """Return the part of a model to which a module of this name in a file belongs."""
     return next(part for part, prefix in PREFIXES.items() if module.startswith(prefix))
 
 
 def kind_of_weight(name: str) -> str:
-    """Return the kind of a weight of UNet or text encoder, for the report on what a LoRA leaves out."""
+    """Return the kind of a UNet or text encoder weight, for the report on what a LoRA leaves out."""
     if "embed" in name and "time_embedding" not in name:
         return "embeddings"
     if "norm" in name or name.endswith(".bias"):
@@ -105,8 +105,8 @@ def kind_of_weight(name: str) -> str:
 Leaf = Literal["down", "up", "mid", "alpha"]
 Dialect = Literal["kohya", "diffusers", "peft"]
 
-# What stands before the path: kohya's own, that without `text_model` (sd-scripts on newer transformers) and that of
-# diffusers' converter; diffusers' with its parts, peft's own, and the first LoRAs of diffusers, of the UNet alone.
+# Prefixes of the path: kohya's own, that without `text_model` (sd-scripts on newer transformers) and that of diffusers'
+# converter; diffusers' with its parts, peft's own, and the first LoRAs of diffusers, of the UNet alone.
 _BEGINNINGS: tuple[tuple[Dialect, str, str], ...] = (
     ("kohya", "unet", r"lora_unet_"),
     ("kohya", "text_encoder", r"lora_te1?_(?:text_model_)?"),
@@ -118,15 +118,15 @@ _BEGINNINGS: tuple[tuple[Dialect, str, str], ...] = (
     ("peft", "text_encoder", r"base_model\.model\.(?:text_model\.)?(?=encoder\.)"),
     ("diffusers", "unet", r"(?=(?:down_blocks|mid_block|up_blocks)\.)"),
 )
-# What stands behind it: kohya's, LyCORIS's middle of a convolution in three steps (Tucker), peft's with or without the
-# adapter's name, and diffusers' three of before it used peft.
+# Suffixes: kohya's, LyCORIS's middle of a convolution in three steps (Tucker), peft's with or without the adapter's
+# name, and diffusers' three from before it used peft.
 _ENDS: tuple[tuple[Leaf, str], ...] = (
     ("down", r"(?:\.lora_down|\.lora_A(?:\.\w+)?|\.lora(?:_linear_layer)?\.down|_lora\.down)\.weight"),
     ("up", r"(?:\.lora_up|\.lora_B(?:\.\w+)?|\.lora(?:_linear_layer)?\.up|_lora\.up)\.weight"),
     ("mid", r"\.lora_mid\.weight"),
     ("alpha", r"\.alpha"),
 )
-# The layers of diffusers' attention processors, by their paths today.
+# The layers of diffusers' attention processors, by their current paths.
 _OF_PROCESSORS = (
     (r"\.processor\.", "."), (r"\.self_attn\.to_out$", ".self_attn.out_proj"), (r"\.to_out$", ".to_out.0"),
     (r"\.self_attn\.to_([qkv])$", r".self_attn.\1_proj"),
@@ -135,9 +135,9 @@ _OF_PROCESSORS = (
 
 @dataclass(frozen=True)
 class LoraKey:
-    """What the key of a tensor says: its module, by name and part, the path of it in that part, and what it is of it.
+    """The meaning of a tensor's key: its module, by name and part, the module's path in the part, and the factor it is.
 
-    path: with dots where the dialect has them.
+    path: with dots if the naming has them.
     """
 
     name: str
@@ -148,7 +148,7 @@ class LoraKey:
 
 
 def lora_key(key: str) -> LoraKey | None:
-    """Return what a key says, None for one that is no factor's of a dialect that is read here."""
+    """Return the meaning of a key, None if it is not a factor in a supported naming."""
     begun = next(((dialect, part, match) for dialect, part, one in _BEGINNINGS if (match := re.match(one, key))), None)
     ended = next(((leaf, match) for leaf, one in _ENDS if (match := re.search(f"{one}$", key))), None)
     if begun is None or ended is None:

@@ -1,6 +1,6 @@
-"""Kinds of additions to a model other than LoRAs, and the family that an addition is for.
+"""Kinds of adapters other than LoRAs, and the family an adapter is for.
 
-All of it follows from names, shapes and the header's texts.
+Everything follows from names, shapes and the header's metadata.
 """
 
 import re
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dreambooth.formats import layout
 
-# A key of a tensor, and what a file with such a one is. They change weights otherwise than by up . down.
+# A key, and the kind of a file that has it. They change weights differently than by up . down.
 OTHER_ADAPTERS: tuple[tuple[str, str], ...] = (
     (r".*\.hada_[wt]\d", "a LoHa (LyCORIS)"),
     (r".*\.lokr_[wt]\d", "a LoKr (LyCORIS)"),
@@ -20,7 +20,7 @@ OTHER_ADAPTERS: tuple[tuple[str, str], ...] = (
     (r".*\.[wb]_norm$", "a LoCon that also changes norms"),
     (r".*\.lora(_(down|up|B(\.\w+)?)|\.(down|up))\.bias$", "a LoRA with biases"),
 )
-# Vectors for the text encoder that some trainers put into a LoRA's file.
+# Text encoder embeddings that some trainers put into a LoRA's file.
 EMBEDDING = re.compile(r"bundle_emb\.")
 
 SD1, SD2, SDXL = READ_FAMILIES = tuple(one.short_title for one in (layout.SD1, layout.SD2, layout.SDXL))
@@ -34,7 +34,7 @@ _SDXL = re.compile(
     r"lora_te2_|text_encoder_2\.|lora_unet_(input_blocks|middle_block|output_blocks|label_emb)_"
     r"|(lora_)?unet[._].*transformer_blocks[._][1-9]"
 )
-# How wide the text is that the UNet is conditioned on.
+# The width of the text states that condition the UNet.
 _OF_TEXT_WIDTH = {768: SD1, 1024: SD2, 2048: SDXL, 1280: "the refiner of SDXL"}
 _OF_HEADER = (
     ("ss_base_model_version", (("sd_v1", SD1), ("sd_v2", SD2), ("sdxl", SDXL))),
@@ -46,12 +46,12 @@ _LORA_KEY = re.compile(r".*lora[._]")
 
 
 def has_lora_keys(keys: Iterable[str]) -> bool:
-    """Return whether a key names a factor, of whatever dialect."""
+    """Return whether a key names a factor, in any naming."""
     return any(map(_LORA_KEY.match, keys))
 
 
 def other_adapter(keys: Iterable[str]) -> str | None:
-    """Return what a file with these keys is where it changes weights otherwise than a LoRA does."""
+    """Return the kind of adapter of a file with these keys, if it is not a LoRA."""
     keys = list(keys)
     return next((kind for pattern, kind in OTHER_ADAPTERS if any(re.match(pattern, key) for key in keys)), None)
 
@@ -59,9 +59,9 @@ def other_adapter(keys: Iterable[str]) -> str | None:
 def lora_family(
     keys: Iterable[str], shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]
 ) -> tuple[str, int | None]:
-    """Return the family of models that a LoRA is for, empty where nothing tells, and the width of its text.
+    """Return the family a LoRA is for, empty if unknown, and the width of its text states.
 
-    keys: as they are in the file; shapes: of the changed weights, by the modules' names in kohya's dialect.
+    keys: as in the file; shapes: of the changed weights, by the modules' names in kohya's naming.
     """
     keys = list(keys)
     width = text_width(shapes)
@@ -80,7 +80,7 @@ def lora_family(
 
 
 def text_width(shapes: Mapping[str, Sequence[int]]) -> int | None:
-    """Return how wide the states of the text encoder are that these weights are for, None where none of them tells."""
+    """Return the width of the text encoder states these weights are for, None if none of them tells."""
     for pattern in (r".*attn2_to_[kv]$", r"lora_te_.*self_attn_[qkv]_proj$"):
         for name, shape in shapes.items():
             if re.match(pattern, name) and len(shape) > 1:

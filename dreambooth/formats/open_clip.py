@@ -1,4 +1,4 @@
-"""The text encoder of SD 2.x as its original files have it, and as transformers has it: names as data, both ways."""
+"""The text encoder of SD 2.x in its original files and in transformers: names as data, both ways."""
 
 import re
 from collections.abc import Mapping
@@ -55,8 +55,7 @@ def to_open_clip(text_encoder: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
 def from_open_clip(weights: "Mapping[str, Tensor]", num_layers: int) -> "dict[str, Tensor]":
     """Return open_clip's tensors under transformers' names (without `text_model.`), of the first `num_layers` layers.
 
-    The original has one layer more than SD 2.x uses, and a projection that it does not use either. Raises KeyError for
-    what is missing.
+    The original has one layer and a projection that SD 2.x does not use. Raises KeyError for missing tensors.
     """
     outer = {theirs: ours for ours, theirs in OUTER}
     result = {ours: weights[theirs] for theirs, ours in outer.items()}

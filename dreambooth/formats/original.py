@@ -1,6 +1,6 @@
-"""The tensors that a file in the original layout has to hold, written down from how the model is put together.
+"""The tensors that a file in the original layout must hold, derived from the model's structure.
 
-It knows nothing of diffusers' names, so that what `ldm` maps them to can be held to it.
+It is independent of diffusers' names, so that the mapping in `ldm` can be checked against it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,10 +14,10 @@ OPEN_CLIP = "cond_stage_model.model."
 def original_names(
     unet_widths: Sequence[int], vae_widths: Sequence[int], num_text_layers: int, *, open_clip: bool = False
 ) -> set[str]:
-    """Return every name of a file whose UNet and VAE have these widths (their four levels, from the outside in).
+    """Return every name of a file whose UNet and VAE have these widths (four levels, from the outside in).
 
-    `open_clip` is the text encoder of SD 2.x, of which diffusers keeps one layer fewer than the original has and
-    neither `text_projection` nor `logit_scale`: no picture depends on them.
+    `open_clip` is for the text encoder of SD 2.x, of which diffusers keeps one layer less than the original has, and
+    neither `text_projection` nor `logit_scale`: they affect no image.
     """
     names = {UNET + name for name in unet_names(unet_widths)} | {VAE + name for name in vae_names(vae_widths)}
     if open_clip:
@@ -28,7 +28,7 @@ def original_names(
 def sdxl_names(
     unet_widths: Sequence[int], depths: Sequence[int], vae_widths: Sequence[int], num_text_layers: tuple[int, int]
 ) -> set[str]:
-    """Return every name of SDXL's file: a UNet of three levels with transformers of these depths, two text encoders."""
+    """Return every name of an SDXL file: a UNet of three levels with transformers of these depths, and two encoders."""
     first, second = num_text_layers
     names = {UNET + name for name in unet_names(unet_widths, depths)}
     names |= {UNET + name for name in _both("label_emb.0.0", "label_emb.0.2")}
@@ -39,9 +39,9 @@ def sdxl_names(
 
 
 def unet_names(widths: Sequence[int], depths: Sequence[int] = (1, 1, 1, 0)) -> Iterator[str]:
-    """Count as the original does: levels of two blocks, a downsampler after all but the last, then all mirrored.
+    """Count as the original does: levels of two blocks, a downsampler after all but the last, then everything mirrored.
 
-    depths: how many blocks a transformer has in each level, 0 where there is none; in the middle as many as deepest.
+    depths: the number of transformer blocks in each level, 0 for none; the middle has as many as the deepest.
     """
     yield from _both("time_embed.0", "time_embed.2", "input_blocks.0.0")
     width, skips, number, last = widths[0], [widths[0]], 1, len(widths) - 1
@@ -64,7 +64,7 @@ def unet_names(widths: Sequence[int], depths: Sequence[int] = (1, 1, 1, 0)) -> I
         width = widths[level]
         yield from _unet_transformer(f"output_blocks.{number}.1", depths[level])
         if level and number % 3 == 2:
-            # Where a level has no transformer, its upsampler comes one place earlier.
+            # In a level without a transformer the upsampler has one index less.
             yield from _both(f"output_blocks.{number}.{2 if depths[level] else 1}.conv")
     yield from _both("out.0", "out.2")
 
@@ -122,7 +122,7 @@ def clip_names(num_layers: int) -> Iterator[str]:
 
 
 def open_clip_names(num_layers: int) -> Iterator[str]:
-    """Yield the names of the text encoder of SD 2.x, or of SDXL's second: queries, keys and values are one matrix."""
+    """Yield the names of the text encoder of SD 2.x, or SDXL's second: queries, keys and values are one matrix."""
     yield from ("token_embedding.weight", "positional_embedding")
     yield from _both("ln_final")
     for layer in range(num_layers):

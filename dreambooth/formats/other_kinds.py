@@ -11,9 +11,9 @@ from dreambooth.formats.text_files import printable
 FIRST_CONV = UNET_PREFIX + "input_blocks.0.0.weight"
 FIRST_AVERAGED_CONV = EMA_PREFIX + "diffusion_modelinput_blocks00weight"
 BASES = "Choose a text-to-image model of SD 1.x, 2.x or SDXL, for example stable-diffusion-v1-5/stable-diffusion-v1-5."
-# What a UNet takes beside the four numbers of a noisy latent.
+# What a UNet takes besides the four channels of a noisy latent.
 OTHER_INPUTS = {5: "a depth model", 7: "an upscaler", 8: "an instruct model (pix2pix)", 9: "an inpainting model"}
-# A name of a tensor, what a file with such a one is, and what to do with it.
+# A tensor's name, the kind of a file with it, and what to do.
 OTHER_KINDS: tuple[tuple[str, str, str], ...] = (
     (r"conditioner\.embedders\.0\.model\.", "the refiner of SDXL", BASES),
     (r"model\.diffusion_model\.(joint_blocks|double_blocks|transformer_blocks)\.|double_blocks\.|transformer\.single_",
@@ -31,23 +31,23 @@ OTHER_KINDS: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 PRUNED = "a pruned relative of SDXL (such as SSD-1B, Segmind Vega or Koala)"
 FEW_STEPS = "a model distilled to few denoising steps (LCM)"
-# Which the UNet of SDXL has in the middle and in the lowest level, ten transformer blocks deep; its relatives have not.
+# SDXL's UNet has this in the middle and in the lowest level, ten transformer blocks deep; its relatives do not.
 _DEEPEST = tuple(
     f"{UNET_PREFIX}{block}.1.transformer_blocks.9.norm1.weight"
     for block in ("middle_block", "input_blocks.7", "input_blocks.8", "output_blocks.0", "output_blocks.2")
 )
 _SDXL_EMBEDDING = UNET_PREFIX + "label_emb.0.0.weight"
-# What tells a UNet how strong its guidance is to be, which only distilled ones are asked.
+# Tells a UNet its guidance scale, which only distilled ones take.
 _GUIDANCE_EMBEDDING = UNET_PREFIX + "time_embed.cond_proj.weight"
 SDXL_WIDTHS, SDXL_DEPTHS = [320, 640, 1280], [1, 2, 10]
-# Names of models that were distilled to few denoising steps, where no tensor and no configuration tells.
+# Names of models distilled to few denoising steps, which neither tensors nor configurations reveal.
 _DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper-?sd(?:xl)?|dmd2?)(?![a-z])", re.IGNORECASE)
-# A tensor's shape by its name, None where only the name is known.
+# A tensor's shape by its name, None if only the name is known.
 Shapes = Mapping[str, Sequence[int] | None]
 
 
 def refuse_other_kinds(name: str, shapes: Shapes) -> None:
-    """Raise BaseModelError for a file that is no text-to-image model known here: what it is, and what to do."""
+    """Raise BaseModelError for a file that is not a supported text-to-image model: what it is, and what to do."""
     if found := kind_of_file(shapes):
         raise refusal(name, *found)
     if not is_whole_model(shapes):
@@ -61,12 +61,12 @@ def is_whole_model(names: Container[str]) -> bool:
 
 
 def kind_of_file(shapes: Shapes) -> tuple[str, str] | None:
-    """Return what a file of weights is that is no such model, and what to do with it; None where that is not known."""
+    """Return what an unsupported file of weights is, and what to do with it; None if that is unknown."""
     if _is_embedding(shapes):
         return "an embedding (textual inversion), a word for a model,", BASES
     first = next((one for one in (FIRST_CONV, FIRST_AVERAGED_CONV) if one in shapes), None)
     for pattern, kind, todo in OTHER_KINDS:
-        # A whole model may carry additions; without its UNet a file is what its names say.
+        # A whole model may include adapters; without its UNet a file is what its names say.
         if any(re.match(pattern, one) for one in shapes) and (first is None or kind.endswith("of SDXL")):
             return kind, todo
     shape = None if first is None else shapes[first]
@@ -82,7 +82,7 @@ def kind_of_file(shapes: Shapes) -> tuple[str, str] | None:
 
 
 def kind_of_unet(config: Mapping[str, Any]) -> str | None:
-    """Return what a model with a UNet of this configuration is that cannot be trained here; None for one that can."""
+    """Return what a model with this UNet configuration is that cannot be trained here; None for one that can."""
     inputs = config.get("in_channels", 4)
     if inputs != 4:
         return OTHER_INPUTS.get(inputs, f"a model whose UNet takes {inputs} numbers a pixel")
@@ -100,7 +100,7 @@ def kind_of_unet(config: Mapping[str, Any]) -> str | None:
 
 
 def distilled_notice(name: str) -> str:
-    """Return what to say of a base whose name tells that it was distilled to few steps, nothing of any other."""
+    """Return a notice for a base whose name says that it was distilled to few steps, empty for any other."""
     found = _DISTILLED.search(name.replace("\\", "/").rstrip("/").rpartition("/")[2])
     if found is None:
         return ""
@@ -111,7 +111,7 @@ def distilled_notice(name: str) -> str:
 
 
 def _is_embedding(shapes: Shapes) -> bool:
-    """Return whether all there is are vectors of a text encoder's width, under the word that they stand for."""
+    """Return whether all tensors are vectors of a text encoder's width, named after the word they stand for."""
     return 0 < len(shapes) <= 2 and all(
         shape is not None and len(shape) in (1, 2) and shape[-1] in (768, 1024, 1280) and "." not in name
         for name, shape in shapes.items()

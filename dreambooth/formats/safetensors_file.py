@@ -1,7 +1,7 @@
 """A .safetensors file written one tensor at a time, always as the same bytes.
 
 The library writes the same format, but needs all tensors at once (a full-size model in fp16 beside its fp32 original is
-2 GB more) and orders the metadata anew each time.
+2 GB more) and orders the metadata differently each time.
 """
 
 import itertools
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# The data begins on a multiple of this, as the library has it, so that mapped tensors are aligned.
+# Data starts at a multiple of this, as in the library, so that mapped tensors are aligned.
 ALIGNMENT_BYTES = 8
-# Linux takes twice to four times as long over what is given to it in larger pieces, mapped or not.
+# Linux takes two to four times as long for larger pieces, mapped or not.
 WRITE_BYTES = 1 << 20
 
 
@@ -30,11 +30,11 @@ def write_safetensors(
     on_tensor: Callable[[], None] = lambda: None,
     fetch: "Callable[[Tensor], Tensor] | None" = None,
 ) -> None:
-    """Write the tensors, floats in `float_dtype` if one is given.
+    """Write the tensors, floats in `float_dtype` if given.
 
-    The bytes depend on names, numbers and metadata alone, not on the order in which they come. Two tensors' copies are
-    held at a time: the next one is made while one is written. With `fetch` a tensor is had through it when its turn
-    comes, in this thread (see `written_order`).
+    The bytes depend only on names, numbers and metadata, not on the order of the tensors. Copies of two tensors are
+    held at a time: the next one is made while one is written. `fetch` loads a tensor when its turn comes, in this
+    thread (see `written_order`).
     """
     dtypes = {name: stored_dtype(tensor, float_dtype) for name, tensor in weights.items()}
     order = written_order(weights, float_dtype)
@@ -61,7 +61,7 @@ def write_safetensors(
 
 
 def in_pieces(data: memoryview) -> Iterator[memoryview]:
-    """Yield the bytes in pieces of the size that Linux takes fastest into an unbuffered file."""
+    """Yield the bytes in pieces of the size that Linux writes fastest to an unbuffered file."""
     for start in range(0, len(data), WRITE_BYTES):
         yield data[start : start + WRITE_BYTES]
 
@@ -72,7 +72,7 @@ def written_order(weights: "Mapping[str, Tensor]", float_dtype: "torch.dtype | N
 
 
 def _made_ahead(due: "list[tuple[Tensor, torch.dtype]]", ahead: ThreadPoolExecutor) -> "Iterator[Tensor]":
-    """Yield each tensor in its number format, while the one after it is made."""
+    """Yield each tensor in its number format, while the next one is made."""
     casts = itertools.cycle((Cast(), Cast()))
     made = ahead.submit(next(casts), *due[0]) if due else None
     for following in [*due[1:], None]:
@@ -83,16 +83,16 @@ def _made_ahead(due: "list[tuple[Tensor, torch.dtype]]", ahead: ThreadPoolExecut
 
 
 class Cast:
-    """Casts tensors into one piece of memory, which each takes from the one before it.
+    """Casts tensors into one memory buffer, each overwriting the one before it.
 
-    Memory that is taken and given back for each costs more time than the casting: the system clears every page anew.
+    Allocating and freeing memory for each costs more time than casting: the system clears every page anew.
     """
 
     def __init__(self) -> None:
         self._memory: Tensor | None = None
 
     def __call__(self, tensor: "Tensor", dtype: "torch.dtype") -> "Tensor":
-        """Return the tensor on the CPU in this number format: itself where it is that already."""
+        """Return the tensor on the CPU in this number format: itself if it already is."""
         if tensor.dtype == dtype and tensor.device.type == "cpu":
             return tensor
         import torch
@@ -104,17 +104,17 @@ class Cast:
 
 
 def stored_dtype(tensor: "Tensor", float_dtype: "torch.dtype | None") -> "torch.dtype":
-    """Return the number format a tensor is written in: integers stay what they are."""
+    """Return the number format in which a tensor is written: integers stay integers."""
     return float_dtype if float_dtype is not None and tensor.is_floating_point() else tensor.dtype
 
 
 def stored_bytes(weights: "Mapping[str, Tensor]", float_dtype: "torch.dtype | None" = None) -> int:
-    """Return what tensors take in a file, its header aside, with floats in `float_dtype` if one is given."""
+    """Return the bytes of tensors in a file, without its header, with floats in `float_dtype` if given."""
     return sum(tensor.numel() * stored_dtype(tensor, float_dtype).itemsize for tensor in weights.values())
 
 
 def dtype_name(dtype: "torch.dtype") -> str:
-    """Return the format's name of a number format; raises KeyError for one that no model of ours has."""
+    """Return the file format's name of a dtype; raises KeyError for one that none of our models has."""
     import torch
 
     names = {
@@ -125,7 +125,7 @@ def dtype_name(dtype: "torch.dtype") -> str:
 
 
 def as_bytes(tensor: "Tensor") -> memoryview:
-    """Return a tensor's numbers as they lie in memory, without a copy where it is contiguous."""
+    """Return a tensor's numbers as bytes, without a copy if it is contiguous."""
     import torch
 
     flat = tensor.detach().contiguous().reshape(-1)
@@ -133,14 +133,14 @@ def as_bytes(tensor: "Tensor") -> memoryview:
 
 
 def same_bits(one: "Tensor", other: "Tensor") -> bool:
-    """Return whether two tensors of one number format hold the same bits, numbers that are none included."""
+    """Return whether two tensors of one number format have the same bits, NaNs included."""
     import torch
 
     if one.shape != other.shape:
         return False
     bits, others = (tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other))
     even = len(bits) // 8 * 8
-    # Eight bytes at a time: torch compares as many numbers of one byte a second.
+    # Eight bytes at a time: torch compares as many one-byte numbers per second.
     return torch.equal(bits[:even].view(torch.int64), others[:even].view(torch.int64)) and torch.equal(
         bits[even:], others[even:]
     )

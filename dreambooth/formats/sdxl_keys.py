@@ -1,8 +1,8 @@
 """SDXL's original layout and diffusers' layout of the same weights: names as data, both ways.
 
 The UNet has three levels, transformers in the lower two, and an embedding of sizes and pooled text (`label_emb`). The
-second text encoder has open_clip's names. Its projection is x @ P there and a linear layer's weight P.T in
-transformers: the matrix is square, so that no shape tells one from the other.
+second text encoder has open_clip's names. Its projection is x @ P there, but the weight P.T of a linear layer in
+transformers: the matrix is square, so no shape check can tell them apart.
 """
 
 from collections.abc import Mapping
@@ -27,9 +27,9 @@ CLIP_PREFIX = "conditioner.embedders.0.transformer.text_model."
 OPEN_CLIP_PREFIX = "conditioner.embedders.1.model."
 POSITION_IDS = CLIP_PREFIX + "embeddings.position_ids"
 PROJECTION = "text_projection"
-# What compares whole texts with pictures, and no picture depends on: log of 100, as the original has it.
+# Used to compare whole texts with images, affects no image: log of 100, as in the original.
 LOGIT_SCALE, LOGIT_SCALE_VALUE = "logit_scale", 4.6055
-# Empty tensors by which files say that their model predicts v, and down to a signal of zero.
+# Empty tensors that mark files of models with v-prediction, and with zero-terminal SNR.
 V_MARKER, ZERO_TERMINAL_MARKER = "v_pred", "ztsnr"
 
 NUM_LEVELS = 3
@@ -92,7 +92,7 @@ def without_prefix(text_encoder: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
 
 # In LoRA files --------------------------------------------------------------------------------------------------------
 
-# Longest first: `input_blocks_1` begins `input_blocks_11`, so that what follows has to be an underscore.
+# Longest first: `input_blocks_1` is a prefix of `input_blocks_11`, so an underscore must follow.
 _NAMES_IN_LORAS: Pairs = tuple(
     sorted(
         ((ours.replace(".", "_"), theirs.replace(".", "_")) for ours, theirs in UNET_BLOCKS),
@@ -105,7 +105,7 @@ _UNET = "lora_unet_"
 
 
 def lora_name(module: str) -> str:
-    """Return the name of a module in LoRA files for SDXL: the UNet's blocks are called as in its original layout."""
+    """Return a module's name in LoRA files for SDXL: the UNet's blocks have the names of the original layout."""
     if module.startswith(_FIRST_ENCODER):
         return _ITS_NAME + module.removeprefix(_FIRST_ENCODER)
     if not module.startswith(_UNET):
@@ -114,7 +114,7 @@ def lora_name(module: str) -> str:
 
 
 def from_original_name(path: str) -> str:
-    """Return the path of a UNet's layer, with underscores for dots, as diffusers has it; others stay what they are."""
+    """Return the path of a UNet layer in diffusers, with underscores for dots; other names unchanged."""
     is_original = path.startswith(
         ("input_blocks_", "middle_block_", "output_blocks_", "out_", "time_embed_", "label_emb_")
     )

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, Any
 
 MAX_HEADER_BYTES = 100 * 2**20
-# A checkpoint from before torch 1.6 is several pickles, one after the other: the tensors' names are in the fourth.
+# A checkpoint from before torch 1.6 is several consecutive pickles: the tensors' names are in the fourth.
 NUM_OLD_PICKLES = 4
-# What pickles and archives raise for bytes that are none, depending on where these go wrong.
+# What pickle and archive readers raise for invalid data, depending on where it goes wrong.
 _BROKEN = (
     OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, OverflowError, RecursionError,
     NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
@@ -46,14 +46,14 @@ def safetensors_header(path: Path) -> SafetensorsHeader | None:
 
 
 def pickled_names(path: Path) -> set[str] | None:
-    """Return every text in a checkpoint's pickle, the names of its tensors among them; None where it cannot be read."""
+    """Return every string in a checkpoint's pickle, including the names of its tensors; None if it cannot be read."""
     try:
         if not zipfile.is_zipfile(path):
             with path.open("rb") as file:
                 return set[str]().union(*(_texts(file) for _ in range(NUM_OLD_PICKLES)))
         with zipfile.ZipFile(path) as archive:
             entry = next((info for info in archive.infolist() if info.filename.endswith("data.pkl")), None)
-            # torch stores it as it is: what would grow is no checkpoint.
+            # torch stores it uncompressed: a compressed entry is no checkpoint.
             if entry is None or entry.file_size > max(entry.compress_size, 1):
                 return None
             with archive.open(entry) as pickled:

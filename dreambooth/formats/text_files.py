@@ -1,4 +1,4 @@
-"""Text files from outside: UTF-8 with or without a byte order mark, UTF-16 with one, whichever editor wrote them."""
+"""Text files from users: UTF-8 with or without a byte order mark, or UTF-16 with one, whichever editor wrote them."""
 
 import codecs
 from pathlib import Path
@@ -21,9 +21,9 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
 
 
 def decoded(content: bytes, name: str, max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """Return the text that these bytes of a file are; raises TextFileError naming the file and the reason.
+    """Return the text of a file's bytes; raises TextFileError naming the file and the reason.
 
-    No other encoding is guessed: words decoded with the wrong one would be trained as they are.
+    No other encoding is guessed: text decoded with the wrong one would be used for training.
     """
     what = f'"{printable(name)}" cannot be read.'
     if len(content) > max_bytes:
@@ -38,7 +38,7 @@ def decoded(content: bytes, name: str, max_bytes: int = MAX_TEXT_BYTES) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text with everything that cannot be shown as a question mark."""
+    """Return the text with everything unprintable replaced by a question mark."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

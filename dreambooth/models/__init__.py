@@ -1,1 +1,1 @@
-"""Loading models, and the one owner of the device."""
+"""Loading models, and the model manager, which owns the device."""

@@ -1,8 +1,8 @@
 """Low-rank factors over a frozen base, added by hooks: y = W x + s up(down(x)) (Hu et al. 2021, LoRA, arXiv 2106.09685,
 eq. 3, with alpha equal to the rank).
 
-The base's modules keep their names and weights: files, samplers and the moving average know nothing of it, and with the
-hooks off the base is what it was, bit for bit. Hooks run inside gradient checkpointing and torch.compile.
+The base's modules keep their names and weights, so files, samplers and the moving average need no changes, and without
+the hooks the base is bit for bit what it was. Hooks run inside gradient checkpointing and torch.compile.
 """
 
 import math
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdaptedModule:
-    """A module of the base with the factors that are added to it."""
+    """A module of the base with the factors added to it."""
 
     place: LoraModule
     factors: Factors
 
 
 class Adapter:
-    """The factors of one LoRA, on the modules of one base; attached when made, until `detach`."""
+    """The factors of one LoRA on the modules of one base; attached from creation until `detach`."""
 
     def __init__(
         self, base: "Base", modules: Iterable[AdaptedModule], strength: Strength = WHOLE, notice: str = ""
     ) -> None:
-        """Attach these factors, which lie on the device of the base's weights; `notice` is reported at each use."""
+        """Attach these factors, which are on the device of the base's weights; `notice` is reported at each use."""
         self.modules, self.notice = list(modules), notice
         self._handles: list[RemovableHandle] = []
         for one in self.modules:
@@ -46,36 +46,34 @@ class Adapter:
                 self._handles.append(module.register_forward_hook(_hook(one.factors, amount)))
 
     def detach(self) -> None:
-        """Leave the base as it was."""
+        """Remove the hooks from the base."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
 
 def module_of(base: "Base", place: LoraModule) -> Any:
-    """Return the module whose weight a LoRA changes there."""
+    """Return the module whose weight this LoRA module changes."""
     return getattr(base, place.part).get_submodule(place.weight.removesuffix(".weight"))
 
 
 def places_of(base: "Base", targets: LoraTargets, parts: Iterable[str]) -> list[LoraModule]:
-    """Return the modules of these parts that a LoRA of these targets changes, in the order of their names."""
+    """Return the modules of these parts that a LoRA with these targets changes, in the order of their names."""
     weights = {part: getattr(base, part).state_dict() for part in parts}
     return lora_modules(weights, targets, base.family.layout.unseen_layers)
 
 
 def unseen_modules(base: "Base") -> set[str]:
-    """Return the names of the modules that no picture depends on: those of other tools' LoRAs are there, and change
-    nothing.
-    """
+    """Return the names of the modules that affect no image: other tools' LoRAs have them, without effect."""
     parts = base.family.layout.learning_parts
     weights = {part: getattr(base, part).state_dict() for part in parts}
     return {one.name for one in lora_modules(weights, "all")} - {one.name for one in places_of(base, "all", parts)}
 
 
 def new_factors(weight: "Tensor", rank: int, seed: int, number: int) -> Factors:
-    """Return factors for a weight (out, in, ...) whose product is zero, fp32 on its device; those of module `number`.
+    """Return factors for a weight (out, in, ...) whose product is zero, fp32 on its device; `number` is the module's.
 
-    down is uniform as torch draws a linear layer's weight, U(-1/sqrt(in), 1/sqrt(in)); up is zero.
+    down is uniform like torch's linear layers, U(-1/sqrt(in), 1/sqrt(in)); up is zero.
     """
     import torch
 
@@ -98,17 +96,17 @@ def merge(base: "Base", modules: Iterable[AdaptedModule], strength: Strength = W
 
 
 def _hook(factors: Factors, strength: float) -> "Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]":
-    """Return what adds strength x up(down(x)) to a module's output.
+    """Return a hook that adds strength x up(down(x)) to a module's output.
 
-    The factors are cast to the input's number format, not the input to theirs: q, k and v then share one input for the
-    backward pass, and gradients come back in fp32 (the other way keeps half as much again).
+    The factors are cast to the input's number format, not the input to theirs: q, k and v then share one input for
+    backward, and gradients come back in fp32 (the other way keeps half as much again).
     """
     import torch
 
     def add_linear(module: "nn.Module", inputs: "tuple[Tensor, ...]", output: "Tensor") -> "Tensor":
         x = inputs[0]
         low = torch.nn.functional.linear(x, factors.down.to(x.dtype))
-        # One pass over the output, with the strength in it.
+        # One pass over the output, including the strength.
         added: Tensor = torch.addmm(
             output.flatten(0, -2), low.flatten(0, -2), factors.up.to(low.dtype).t(), alpha=strength
         )
@@ -125,7 +123,7 @@ def _hook(factors: Factors, strength: float) -> "Callable[[nn.Module, tuple[Tens
 
 @dataclass(frozen=True)
 class Fit:
-    """A LoRA held against a base: its factors with their places, and the modules that the base lacks, or has otherwise.
+    """A LoRA matched with a base: its factors with their modules, and the modules that do not match.
 
     misshapen: names of modules whose weight has another shape in the base.
     """
@@ -136,7 +134,7 @@ class Fit:
 
 
 def layers_by_name(parts: "Mapping[str, nn.Module]") -> dict[str, tuple[LoraModule, tuple[int, ...]]]:
-    """Return every linear and convolution layer of these parts, by its name in LoRA files, with its weight's shape."""
+    """Return every linear and convolution layer of these parts by its name in LoRA files, with its weight's shape."""
     import torch
 
     return {
@@ -150,10 +148,10 @@ def layers_by_name(parts: "Mapping[str, nn.Module]") -> dict[str, tuple[LoraModu
 
 
 def fitted(base: "Base", factors: Mapping[str, Factors]) -> Fit:
-    """Return which of these factors, by their modules' names, fit which weights of a base.
+    """Return which of these factors, by module name, fit which weights of a base.
 
-    Factors of a linear layer fit a convolution of one pixel, and the other way around: SD 1.x and 2.x, and tools,
-    differ in which it is.
+    Factors of a linear layer fit a 1x1 convolution, and the other way around: SD 1.x and 2.x, and tools, differ in
+    which it is.
     """
     layers = layers_by_name({part: getattr(base, part) for part in base.family.layout.learning_parts})
     modules, misshapen = [], []

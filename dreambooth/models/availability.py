@@ -1,4 +1,4 @@
-"""Whether the models that a run starts from can be had, asked before anything starts, and what is still to download."""
+"""Whether the models that a run needs can be had, checked before anything starts, and how much must be downloaded."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -11,10 +11,10 @@ from dreambooth.models.tokenizer import tokenizer_folder
 
 
 def bytes_to_download(config: TrainingConfig, token: str | None, models_dir: Path | None = None) -> int | None:
-    """Return how much of the models of these settings is not on this machine yet; None where the Hub does not say.
+    """Return how many bytes of these settings' models are not on this machine yet; None if the Hub does not say.
 
-    Of a model on the Hub the configurations and the tokenizer are brought into the cache, 1 to 3 MB: they tell its
-    family. Raises BaseModelError for what is missing, misspelt, gated, unreachable, or another kind of model.
+    For a model on the Hub the configurations and the tokenizer are downloaded to the cache, 1 to 3 MB: they tell its
+    family. Raises BaseModelError for a model that is missing, misspelt, gated, unreachable, or of another kind.
     """
     vae, tokenizer = config.pretrained_vae_name_or_path, config.tokenizer_name
     given = {part for part, other in (("vae", vae), ("tokenizer", tokenizer)) if other is not None}

@@ -1,4 +1,4 @@
-"""What a run starts from: a Hub id, a diffusers folder, one file, or the starter, as parts of known number formats."""
+"""What a run starts from: a Hub id, a diffusers folder, a single file, or the starter, in known number formats."""
 
 import contextlib
 import dataclasses
@@ -42,17 +42,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 STARTER = "starter"
-# In the front matter of a model's page on the Hub.
+# In the front matter of a model card on the Hub.
 LICENCE_LINE = re.compile(r"\A---\n(?:(?!---).*\n)*?license: *[\"']?([A-Za-z0-9.+_-]{1,100})")
 
 
 @dataclass
 class Base:
-    """The parts of a model, as loaded on the CPU and in evaluation mode, and the family they belong to.
+    """The parts of a model, loaded on the CPU and in evaluation mode, and their family.
 
-    `name` stands in the settings text of pictures made with it; `fingerprint` is that of the weights that can learn,
-    as they were loaded; `bring`, where not all parts are on the device at once, is told which are used next;
-    `as_read` holds the `first_numbers` of parts that were put into another number format than they were read in.
+    `name` appears in the metadata of images generated with it; `fingerprint` is that of the trainable weights as
+    loaded; `bring`, if not all parts are on the device at once, is called with those used next; `as_read` holds the
+    `first_numbers` of parts that were cast after they were read.
     """
 
     name: str
@@ -70,20 +70,20 @@ class Base:
     as_read: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
     def record_fingerprint(self) -> None:
-        """Note what the weights that can learn are now."""
+        """Store the fingerprint of the trainable weights in their present state."""
         self.fingerprint = self.fingerprint_of("unet", *self.family.layout.text_encoders)
 
     def fingerprint_of(self, *parts: str) -> str:
-        """Return the fingerprint of these parts together, whatever format they were put into when they were loaded."""
+        """Return the fingerprint of these parts together, whatever format they were cast to after they were loaded."""
         return joint_fingerprint(self.as_read.get(part) or first_numbers(getattr(self, part)) for part in parts)
 
     @property
     def guidance_scale(self) -> float:
-        """Return the guidance scale that suits its pictures."""
+        """Return the guidance scale that suits this base."""
         return _guidance(self.card, self.family.layout.family)
 
     def modules(self) -> "dict[str, nn.Module]":
-        """Return the parts by their names in the family's layout, in its order."""
+        """Return the parts by name, in the order of the family's layout."""
         return {name: getattr(self, name) for name in self.family.layout.part_names}
 
     def text_encoders(self) -> "list[nn.Module]":
@@ -92,7 +92,7 @@ class Base:
 
 
 def read_card(name: str, models_dir: Path | None = None) -> BaseCard:
-    """Return the card of a base without loading it; a base without one gets what is usual in its family."""
+    """Return the card of a base without loading it; a base without one gets its family's defaults."""
     source = local_base(name, models_dir)
     if source is None or not source.is_dir():
         layout = known_layout(name, models_dir)
@@ -107,7 +107,7 @@ def read_card(name: str, models_dir: Path | None = None) -> BaseCard:
 
 
 def known_layout(name: str, models_dir: Path | None = None) -> Layout | None:
-    """Return the layout of a base without loading it, None where its files are not here or do not tell."""
+    """Return the layout of a base without loading it, None if its files are not here or do not tell."""
     source = local_base(name, models_dir)
     if source is not None and source.is_dir():
         return layout_of(source)
@@ -118,13 +118,13 @@ def known_layout(name: str, models_dir: Path | None = None) -> Layout | None:
 
 
 def family_name(name: str, models_dir: Path | None = None) -> FamilyName:
-    """Return the family by which a base's defaults are chosen: SD 1.x where it is not known."""
+    """Return the family by which a base's defaults are chosen: SD 1.x if unknown."""
     layout = known_layout(name, models_dir)
     return SD1.family if layout is None else layout.family
 
 
 def guidance_of(name: str, models_dir: Path | None = None) -> float:
-    """Return the guidance scale that suits pictures of a model: as its card says, else as its family has it."""
+    """Return the guidance scale that suits a model: its card's, else its family's."""
     return _guidance(read_card(name, models_dir), family_name(name, models_dir))
 
 
@@ -134,7 +134,7 @@ def _guidance(card: BaseCard, family: FamilyName) -> float:
 
 
 def _licence_of(source: Path) -> str:
-    """Return the licence that a base's own page or file names, nothing when it names none."""
+    """Return the licence that a base's model card or file names, empty if it names none."""
     if source.is_file():
         return file_metadata(source).get("modelspec.license", "")[:100]
     page = source / "README.md"
@@ -155,7 +155,7 @@ def load_base(
 ) -> Base:
     """Load a base's parts in fp32; raises BaseModelError saying what is wrong and what to do.
 
-    `dtype`: the format of the parts that can learn, which never are in memory in a larger one than their files have.
+    `dtype`: the format of the trainable parts, which are never in memory in a larger one than their files have.
     """
     quiet_libraries()
     source = local_base(name, models_dir)
@@ -203,7 +203,7 @@ def load_base(
 
 @contextlib.contextmanager
 def _refusing_changed(source: Path) -> Iterator[None]:
-    """Hold a saved step's files to their hashes while they are loaded; a difference explains any other error."""
+    """Compare a saved step's files with their hashes while they are loaded; a difference explains any other error."""
     with ThreadPoolExecutor(1) as beside:
         unchanged = beside.submit(refuse_changed, source)
         try:
@@ -213,7 +213,7 @@ def _refusing_changed(source: Path) -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """Load diffusers and transformers, and keep them from filling the log with bars and advice; errors still show."""
+    """Import diffusers and transformers without progress bars and advice in the log; errors are still shown."""
     import logging
 
     _import_apart("diffusers.models.unets.unet_2d_condition")
@@ -230,9 +230,9 @@ def quiet_libraries() -> None:
 def _import_apart(name: str) -> None:
     """Import a module of diffusers in a thread of its own, as if bitsandbytes were not installed.
 
-    An xformers that does not fit keeps the exception of its import, which keeps every frame that was above it: the
-    models that these come to hold in their variables would never be freed. And bitsandbytes would be imported whole
-    for diffusers' quantizers, which nothing here uses: a third of the time, and 45 MB.
+    A mismatched xformers keeps the exception of its import, which keeps every frame above it alive, and with them the
+    models their variables later hold. And bitsandbytes would be imported whole for diffusers' quantizers, which nothing
+    here uses: a third of the time, and 45 MB.
     """
     if name not in sys.modules:
         thread = threading.Thread(target=importlib.import_module, args=(name,))
@@ -245,9 +245,9 @@ def _import_apart(name: str) -> None:
 
 
 def local_base(name: str, models_dir: Path | None) -> Path | None:
-    """Return the folder or file that a base's name means here, None where it is one of the Hub's.
+    """Return the folder or file that a base's name stands for here, None for a Hub id.
 
-    A run's folder means its recommended step, or its newest where none is recommended.
+    A run's folder stands for its recommended step, or its newest if none is recommended.
     """
     if name == STARTER:
         return starter_folder()
@@ -263,13 +263,13 @@ def local_base(name: str, models_dir: Path | None) -> Path | None:
 
 
 def _from_folder(folder: Path, variant: str | None, given: Collection[str], dtype: "torch.dtype | None") -> Base:
-    """Load a folder's parts but those that are `given` from elsewhere, which are None in the result."""
+    """Load a folder's parts except those `given` from elsewhere, which are None in the result."""
     layout = check_folder(folder, variant, given)
     index, _ = folder_configs(folder) or ({}, {})
     loaders = {"diffusers": diffusers_part, "transformers": text_encoder_of}
     as_read: dict[str, bytes] = {}
     try:
-        # The cheap parts first: what is wrong with them is said at once.
+        # The cheap parts first: their errors are reported at once.
         scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
         parts: dict[str, Any] = dict.fromkeys((*layout.tokenizers, *layout.part_names))
         parts |= {name: load_tokenizer(str(folder / name), None) for name in layout.tokenizers if name not in given}
@@ -302,9 +302,9 @@ def _cast(name: str, module: Any, dtype: "torch.dtype | None", as_read: dict[str
 
 
 def check_folder(folder: Path, variant: str | None, given: Collection[str]) -> Layout:
-    """Return the folder's layout; raises BaseModelError for another kind of model, and for files that are not there.
+    """Return the folder's layout; raises BaseModelError for another kind of model, and for missing files.
 
-    The libraries would take the relative name of a folder that is not there for one of the Hub's.
+    The libraries would take the relative path of a missing folder for a Hub id.
     """
     if folder_configs(folder) is None:
         refuse_pointers(folder)

@@ -14,7 +14,7 @@ from dreambooth.formats.json_file import read_object
 
 @dataclass(frozen=True)
 class LoraBase:
-    """What a saved LoRA adds to: a family and a base of it, as the training's settings named it.
+    """What a saved LoRA adds to: a family and a base of it, as named in the training's settings.
 
     base: a Hub id, a folder, a file, or `starter`; `fingerprint`: of the weights that the LoRA changes
     (`weights_fingerprint`); file: the LoRA's own, beside the card.
@@ -34,10 +34,10 @@ class LoraBase:
 class BaseCard:
     """What is known of a model beyond its weights: its size, whether it is a toy, and the recipes that suit it.
 
-    `source` is the Hub id, or `starter`, that it was loaded or trained from, and `licence` what it is under, both
-    carried on by what is trained from it; `step` is that of a run's saved model, and `strength` what was made of it.
+    `source` is the Hub id, or `starter`, that it was loaded or trained from, and `licence` its licence; both are passed
+    on to models trained from it. `step` is that of a run's saved model, and `strength` the one it was exported at.
     `extensions` says by which steps the run had been extended before that step, a sentence each. `recipes` are by
-    method of training. `lora` says what a LoRA adds to, None for a whole model.
+    training method. `lora` says what a LoRA adds to, None for a whole model.
     """
 
     native_px: int = 512
@@ -53,7 +53,7 @@ class BaseCard:
 
 
 def card_of(file: Path) -> BaseCard:
-    """Read a card, which comes with the base from wherever that is from: it may set rates and steps, and no paths."""
+    """Read a card, which may come from anywhere with its base: it may set rates and steps, but no paths."""
     try:
         values = read_object(file)
         if "recipe" in values:  # of versions that knew one method

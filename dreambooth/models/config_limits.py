@@ -1,7 +1,7 @@
 """Limits of a model's configuration files, checked before anything is built from them.
 
-A configuration comes with its model from wherever that is from. The libraries build what it says: a million layers for
-ten minutes, or a schedule of nonsense.
+A configuration may come from anywhere with its model, and the libraries build whatever it says: a million layers for
+ten minutes, or a meaningless schedule.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 from dreambooth.errors import BaseModelError
 
 Check = Callable[[Any], bool]
-# What a value must be, in words, and whether it is.
+# A value's constraint, in words, and its check.
 Limit = tuple[str, Check]
 
 
@@ -120,14 +120,14 @@ LIMITS["text_encoder_2/config.json"] = LIMITS["text_encoder/config.json"]
 
 
 def refuse_wrong_configs(folder: Path, given: Collection[str] = ()) -> None:
-    """Raise BaseModelError for what is out of the limits in a model's folder; parts that are `given` are not read."""
+    """Raise BaseModelError for values outside the limits in a model's folder; `given` parts are not read."""
     for name in LIMITS:
         if name.partition("/")[0] not in given and (folder / name).exists():
             refuse_wrong_config(folder / name, name)
 
 
 def refuse_wrong_config(file: Path, kind: str) -> None:
-    """Raise BaseModelError, with all that is wrong, for a file that is no configuration of this kind."""
+    """Raise BaseModelError, with everything that is wrong, for a file that is not a configuration of this kind."""
     try:
         values = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,6 +1,6 @@
-"""A base on the Hub: its parts brought into the local cache, and in words why that failed.
+"""A base on the Hub: its parts downloaded to the local cache, or the reason in words why that failed.
 
-Without a network the cache alone is asked; it is then said what of a base is missing in it.
+Without a network only the cache is used; the error then says what is missing in it.
 """
 
 from collections.abc import Collection
@@ -15,7 +15,7 @@ from dreambooth.formats.layout import ALL_PARTS, ALL_TEXT_PATTERNS, layout_of
 if TYPE_CHECKING:
     from huggingface_hub import DryRunFileInfo
 
-# Names that people still type, and what their models are called now.
+# Names still in use, and the current names of their models.
 SUCCESSORS = {
     "runwayml/stable-diffusion-v1-5": SD15,
     "runwayml/stable-diffusion-inpainting": SD15,
@@ -28,12 +28,12 @@ TOKENIZER_FILES = ("*.json", "merges.txt")
 def downloaded_base(
     name: str, revision: str | None, variant: str | None, token: str | None, *, given: Collection[str] = ()
 ) -> Path:
-    """Return the folder of a Hub repository's parts, downloaded unless the cache has them.
+    """Return the folder of a Hub repository's parts, downloaded unless cached.
 
     `given` are the parts that come from elsewhere and may be missing (`vae`, `tokenizer`).
 
-    Raises BaseModelError with a sentence of its own for what is renamed, mistyped, gated, private, unreachable, not
-    whole in the cache, or no diffusers model.
+    Raises BaseModelError with its own sentence for a repository that was renamed, mistyped, is gated, private,
+    unreachable, incomplete in the cache, or not a diffusers model.
     """
     _refuse_no_base(name)
     for weights, with_variants in _kinds_of_weights(variant, given):
@@ -50,9 +50,9 @@ def downloaded_base(
 def downloaded_configs(
     name: str, revision: str | None, variant: str | None, token: str | None, *, given: Collection[str] = ()
 ) -> tuple[Path, int | None]:
-    """Return the folder of a Hub repository's configurations, and the bytes of weights that are still to download.
+    """Return the folder of a Hub repository's configurations, and the bytes of weights still to be downloaded.
 
-    They are 0 where the cache has them all, and None where the Hub does not say. Raises as `downloaded_base`.
+    0 if the cache has them all, None if the Hub does not say. Raises as `downloaded_base` does.
     """
     _refuse_no_base(name)
     folder, from_hub = _snapshot(name, revision, token, list(ALL_TEXT_PATTERNS), with_variants=False)
@@ -84,7 +84,7 @@ def _refuse_no_base(name: str) -> None:
 
 
 def _kinds_of_weights(variant: str | None, given: Collection[str]) -> list[tuple[list[str], bool]]:
-    """Return patterns of the files in which weights are looked for, in turn, and whether they are of a variant.
+    """Return patterns of weight files in order of preference, and whether they are of a variant.
 
     Before safetensors, weights were pickles; they are read as plain tensors. Some repositories have fp16 alone.
     """
@@ -100,7 +100,7 @@ def _kinds_of_weights(variant: str | None, given: Collection[str]) -> list[tuple
 def _files_on_hub(
     name: str, revision: str | None, token: str | None, patterns: list[str], *, with_variants: bool
 ) -> "list[DryRunFileInfo] | None":
-    """Return a repository's files of these patterns with their sizes, None where the Hub does not tell them."""
+    """Return a repository's files matching these patterns with their sizes, None if the Hub does not say."""
     from huggingface_hub import errors, snapshot_download
 
     try:
@@ -108,7 +108,7 @@ def _files_on_hub(
             name, revision=revision, token=token, allow_patterns=patterns, dry_run=True,
             ignore_patterns=None if with_variants else OTHER_VARIANTS,
         )  # fmt: skip
-    # The Hub answered a moment ago: without the sizes all else is known.
+    # The Hub answered a moment ago: only the sizes are unknown.
     except (errors.HfHubHTTPError, OSError):
         return None
 
@@ -116,7 +116,7 @@ def _files_on_hub(
 def downloaded_tokenizer(name: str, token: str | None, todo: str) -> Path:
     """Return the folder of a Hub repository's tokenizer files, at its top or in `tokenizer/`.
 
-    Raises BaseModelError, with this advice, when they cannot be had.
+    Raises BaseModelError, with this advice, if they cannot be had.
     """
     patterns = [*TOKENIZER_FILES, *(f"tokenizer/{file}" for file in TOKENIZER_FILES)]
     return downloaded_files(name, "tokenizer", patterns, token, todo)
@@ -135,7 +135,7 @@ def downloaded_vae(name: str, token: str | None) -> Path:
 
 
 def check_vae(source: str, token: str | None) -> None:
-    """Raise BaseModelError where a VAE is neither here nor on the Hub, by its configuration."""
+    """Raise BaseModelError if a VAE is neither here nor on the Hub, judged by its configuration."""
     if Path(source).exists():
         return
     todo = "Check the name, or leave pretrained_vae_name_or_path out."
@@ -145,7 +145,7 @@ def check_vae(source: str, token: str | None) -> None:
 
 
 def downloaded_files(name: str, kind: str, patterns: list[str], token: str | None, todo: str) -> Path:
-    """Return the folder of those files of a Hub repository; raises BaseModelError, with this advice, without them."""
+    """Return the folder of these files of a Hub repository; raises BaseModelError, with this advice, on failure."""
     _refuse_no_hub_id(name, kind)
     with_variants = any(".fp16." in pattern for pattern in patterns)
     try:
@@ -164,7 +164,7 @@ def _refuse_no_hub_id(name: str, kind: str) -> None:
 
 
 def missing_files(folder: Path, variant: str | None, *, given: Collection[str] = ()) -> list[str]:
-    """Return what a folder lacks to be a base, as names or patterns below it; parts that are `given` are not needed."""
+    """Return what a folder lacks to be a base, as names or patterns in it; `given` parts are not needed."""
     infix = f".{variant}" if variant else ""
     layout = layout_of(folder)
     needed = [name for name in layout.needed_files if name.partition("/")[0] not in given]
@@ -181,7 +181,7 @@ def missing_files(folder: Path, variant: str | None, *, given: Collection[str] =
 
 
 def vocabulary_missing(folder: Path) -> list[str]:
-    """Return the files that a folder lacks to be a tokenizer: it needs tokenizer.json, or the other two."""
+    """Return the files that a folder lacks to be a tokenizer: tokenizer.json, or the other two."""
     if (folder / "tokenizer.json").is_file():
         return []
     return [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
@@ -206,7 +206,7 @@ def _not_whole(name: str, missing: list[str], *, from_hub: bool) -> BaseModelErr
 def _snapshot(
     name: str, revision: str | None, token: str | None, patterns: list[str], *, with_variants: bool
 ) -> tuple[Path, bool]:
-    """Return the repository's folder in the cache, and whether the Hub was asked what belongs into it."""
+    """Return the repository's folder in the cache, and whether the Hub was asked which files belong to it."""
     from huggingface_hub import errors, is_offline_mode, snapshot_download
 
     ignored = None if with_variants else OTHER_VARIANTS
@@ -216,7 +216,7 @@ def _snapshot(
         )
         return Path(folder), not is_offline_mode()
     except errors.IncompleteSnapshotError as error:
-        # It misses something, perhaps nothing that is needed.
+        # Something is missing, though it may not be needed.
         return Path(error.snapshot_path), False
     except errors.GatedRepoError:
         raise _gated(name, token) from None
@@ -234,7 +234,7 @@ def _snapshot(
             "It is neither a file or folder on this machine nor a valid Hub id.",
             "Check the spelling.",
         ) from None
-    # ImportError: the package that speaks to a SOCKS proxy is missing.
+    # ImportError: the package for SOCKS proxies is missing.
     except (
         errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError, ImportError,
     ) as error:  # fmt: skip
@@ -254,7 +254,7 @@ def _gated(name: str, token: str | None) -> BaseModelError:
 
 
 def _not_found(name: str, token: str | None) -> BaseModelError:
-    # The Hub gives one answer to both, so that nobody learns which private names exist.
+    # The Hub answers both alike, so that nobody learns which private names exist.
     private = "it is private and no HF_TOKEN is set" if token is None else "this HF_TOKEN cannot access it"
     return BaseModelError(
         f"The Hub has no model {as_written(name)}.", f"The name is mistyped, or {private}.",
@@ -276,7 +276,7 @@ def _unreachable(name: str, error: Exception) -> BaseModelError:
             f"{name} is not in the local cache and could not be downloaded.", "HF_HUB_OFFLINE prevents downloading it.",
             "Connect once without HF_HUB_OFFLINE, or give a folder, a file or `starter`.",
         )  # fmt: skip
-    # A snapshot's own error has advice about its arguments around the reason.
+    # A snapshot's own error wraps the reason in advice about its arguments.
     reason = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ else error
     return BaseModelError(
         f"{name} is not in the local cache and could not be downloaded.", quoted(reason),

@@ -1,7 +1,7 @@
 """What differs between families of base models: how text, pixels and noise go through their parts.
 
-One module per family implements `Family` (`sd.py` for SD 1.x and 2.x, `sdxl.py`); nothing else asks which family a base
-is of.
+One module per family implements `Family` (`sd.py` for SD 1.x and 2.x, `sdxl.py`); no other code asks which family a
+base belongs to.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PictureSize:
-    """Where a trained square comes from, as (height, width) in pixels.
+    """Where a trained crop comes from, as (height, width) in pixels.
 
-    original: the upright photo; offset: top and left of the square in the resized photo; target: the square.
+    original: the upright photo; offset: top and left of the crop in the resized photo; target: the crop.
     """
 
     original: tuple[int, int]
@@ -29,10 +29,10 @@ class PictureSize:
 
 @dataclass(frozen=True)
 class TensorFields:
-    """Tensors by name, some of which may be missing; a recorded step (a CUDA graph) is given them as a list."""
+    """Tensors by name, some of which may be missing; a recorded step (a CUDA graph) takes them as a list."""
 
     def tensors(self) -> "list[Tensor]":
-        """Return the tensors that are there, in the order of the fields."""
+        """Return the tensors that are present, in the order of the fields."""
         return [getattr(self, name) for name in self._names()]
 
     def with_tensors(self, tensors: "Sequence[Tensor]") -> Self:
@@ -41,11 +41,11 @@ class TensorFields:
         return dataclasses.replace(self, **changes)
 
     def each(self, change: "Callable[[Tensor], Tensor]") -> Self:
-        """Return a copy in which every tensor is changed."""
+        """Return a copy with every tensor changed by a function."""
         return self.with_tensors([change(tensor) for tensor in self.tensors()])
 
     def __getitem__(self, part: slice | list[int]) -> Self:
-        """Return a part of the batch, or those of it with these numbers."""
+        """Return a slice of the batch, or the entries with these indices."""
         return self.each(lambda tensor: tensor[part])
 
     def _names(self) -> list[str]:
@@ -62,9 +62,9 @@ Fields = TypeVar("Fields", bound=TensorFields)
 class TextInputs(TensorFields):
     """Captions as the text encoders take them.
 
-    ids: (batch, length) int64; size_ids: the pictures' sizes as the family's UNet takes them, where it takes any;
-    ids_2: for a second text encoder; is_left_out: (batch,) bool, the captions that stand for no words at all, where the
-    family tells them apart.
+    ids: (batch, length) int64; size_ids: the images' sizes as the family's UNet takes them, if it does; ids_2: for a
+    second text encoder; is_left_out: (batch,) bool, the captions that stand for no text at all, if the family treats
+    them differently.
     """
 
     ids: "Tensor"
@@ -77,8 +77,8 @@ class TextInputs(TensorFields):
 class Condition(TensorFields):
     """What the UNet takes besides the noisy latents.
 
-    states: hidden states of the captions, (batch, length, width); pooled: one vector a caption, (batch, width);
-    size_ids: as in `TextInputs`. The last two only where the family has them.
+    states: hidden states of the captions, (batch, length, width); pooled: one vector per caption, (batch, width);
+    size_ids: as in `TextInputs`. The last two only if the family has them.
     """
 
     states: "Tensor"
@@ -87,7 +87,7 @@ class Condition(TensorFields):
 
 
 def joined(parts: "Sequence[Fields]") -> "Fields":
-    """Return batches of one kind as one batch, in their order."""
+    """Return batches of one kind as one batch, in order."""
     import torch
 
     return parts[0].with_tensors([torch.cat(same) for same in zip(*(part.tensors() for part in parts), strict=True)])
@@ -95,8 +95,8 @@ def joined(parts: "Sequence[Fields]") -> "Fields":
 
 @dataclass(frozen=True)
 class Posterior:
-    """The VAE's distribution of a picture's latents: mean and standard deviation, (batch, channels, height / 8,
-    width / 8) fp32, before scaling.
+    """The VAE's distribution of an image's latents: mean and standard deviation, (batch, channels, height / 8, width /
+    8) fp32, before scaling.
     """
 
     mean: "Tensor"
@@ -105,10 +105,10 @@ class Posterior:
 
 @dataclass(frozen=True)
 class FileParts:
-    """What a single file gives: the parts, and what it says or lets see of the rest.
+    """The content of a single file: the parts, and what it says or reveals of the rest.
 
-    pad_tokens: by tokenizer, that of those which pad with another one than CLIP's; index: what the file's header says
-    of what a folder has in its model_index.json.
+    pad_tokens: by tokenizer, for those that pad with another token than CLIP's; index: the entries of model_index.json
+    that the file's header gives.
     """
 
     layout: Layout
@@ -120,8 +120,8 @@ class FileParts:
     index: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-# Given a file's tensors, the texts of its header, its layout, and whether the parts that can learn keep the file's
-# number formats; raises KeyError, IndexError or RuntimeError for tensors that are missing or wrong.
+# Arguments: a file's tensors, its header's metadata, its layout, and whether trainable parts keep the file's number
+# formats; raises KeyError, IndexError or RuntimeError for missing or wrong tensors.
 FileReader = Callable[["Mapping[str, Tensor]", Mapping[str, str], Layout, bool], FileParts]
 
 
@@ -137,23 +137,23 @@ class Family(Protocol):
 
     @property
     def index_options(self) -> Mapping[str, Any]:
-        """Return what a saved model's index tells its pipeline beside its components."""
+        """Return what a saved model's index tells its pipeline besides the components."""
 
     def text_inputs(
         self, base: Any, captions: Sequence[str], *, length: int | None, left_out: Sequence[bool] | None = None
     ) -> TextInputs:
-        """Return the captions as token ids, each padded or cut to `length`, by default that of the longest.
+        """Return the captions as token ids, each padded or cut to `length`, by default the longest one's.
 
-        left_out: which of them stand for no words at all; by default the empty ones.
+        left_out: which of them stand for no text at all; by default the empty ones.
         """
 
     def encode_text(self, base: Any, inputs: TextInputs) -> Condition:
-        """Return the UNet's conditioning on these captions, with a graph where the text encoder is trained."""
+        """Return the UNet's conditioning on these captions, with a graph if the text encoder is trained."""
 
     def single_file_names(self, configs: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any]) -> set[str]:
-        """Return every name of a file in the original layout, written down apart from how names are mapped.
+        """Return every name of a file in the original layout, independently of how names are mapped.
 
-        configs: those of the parts; raises KeyError, TypeError and the like for such as have no such file.
+        configs: those of the parts; raises KeyError, TypeError and similar for configurations without such a file.
         """
 
     def to_single_file(
@@ -168,16 +168,16 @@ class Family(Protocol):
         """Return the weights of a folder's parts under the names that `from_single_file` gives them."""
 
     def size_ids(self, sizes: Sequence[PictureSize]) -> "Tensor | None":
-        """Return the UNet's conditioning on these sizes, (batch, numbers) fp32; None where it has none."""
+        """Return the UNet's conditioning on these sizes, (batch, numbers) fp32; None if it has none."""
 
     def predict(self, unet: Any, noisy: "Tensor", timesteps: "Tensor", condition: Condition) -> "Tensor":
         """Return the UNet's prediction for noisy latents (batch, channels, height / 8, width / 8)."""
 
     def encode(self, vae: Any, pixels: "Tensor") -> Posterior:
-        """Return the posterior of pictures (batch, 3, height, width) in -1..1, without a graph."""
+        """Return the posterior of images (batch, 3, height, width) in -1..1, without a graph."""
 
     def decode(self, vae: Any, latents: "Tensor") -> "Tensor":
-        """Return the pictures of scaled latents as (batch, 3, height, width) fp32, about -1..1."""
+        """Return the images of scaled latents as (batch, 3, height, width) fp32, about -1..1."""
 
 
 def family_for(layout: Layout, index: Mapping[str, Any]) -> Family:
@@ -191,14 +191,14 @@ def family_for(layout: Layout, index: Mapping[str, Any]) -> Family:
 
 
 def file_reader(layout: Layout) -> FileReader:
-    """Return what makes the parts of a model of the tensors of its single file."""
+    """Return the function that makes the parts of a model from the tensors of its single file."""
     from dreambooth.models import sd_file, sdxl_file
 
     return sdxl_file.parts_of if layout.family == "sdxl" else sd_file.parts_of
 
 
 def usual_configs(layout: Layout) -> Mapping[str, Mapping[str, Any]]:
-    """Return the configurations that models with this layout usually have, by part, for one that is not here yet."""
+    """Return the configurations that models with this layout usually have, by part, for one not yet downloaded."""
     from dreambooth.models.sd import SD2_CHANGES, SD15_CONFIGS
     from dreambooth.models.sdxl import SDXL_CONFIGS
 

@@ -10,7 +10,7 @@ from dreambooth.formats.tensor_names import safetensors_header
 FIRST_BYTES = 1024
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CONVERT_FORMAT = "Choose the .safetensors or .ckpt file of an SD 1.x, 2.x or SDXL model."
-# (what the file begins with, what it is, why it cannot be read, what to do)
+# (the file's first bytes, what it is, why it cannot be read, what to do)
 FORMATS: tuple[tuple[re.Pattern[bytes], str, str, str], ...] = (
     (
         re.compile(re.escape(LFS_POINTER)), "a Git LFS pointer",
@@ -30,7 +30,7 @@ FORMATS: tuple[tuple[re.Pattern[bytes], str, str, str], ...] = (
 
 
 def refuse_other_formats(path: Path) -> None:
-    """Raise BaseModelError for a file that is known to hold no weights, or not whole ones; costs reading a header."""
+    """Raise BaseModelError for a file that evidently holds no weights, or not all of them; reads only a header."""
     with path.open("rb") as file:
         first = file.read(FIRST_BYTES)
     for pattern, kind, why, todo in FORMATS:
@@ -43,7 +43,7 @@ def refuse_other_formats(path: Path) -> None:
 
 
 def refuse_renamed(path: Path) -> None:
-    """Raise BaseModelError for a .safetensors file that is called otherwise, or the other way around."""
+    """Raise BaseModelError for a .safetensors file with another suffix, or the other way around."""
     is_named_so = path.suffix.lower() == ".safetensors"
     if not is_named_so and _safetensors_bytes(path) is not None and not zipfile.is_zipfile(path):
         raise BaseModelError(
@@ -69,7 +69,7 @@ def _refuse_other_length(path: Path) -> None:
 
 
 def _safetensors_bytes(path: Path) -> int | None:
-    """Return the size that a .safetensors file says it has; None for a file that is none."""
+    """Return the size that a .safetensors file declares; None for any other file."""
     header = safetensors_header(path)
     if header is None:
         return None
@@ -84,7 +84,7 @@ def _safetensors_bytes(path: Path) -> int | None:
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """Raise BaseModelError for a folder without model_index.json that is known to be something else."""
+    """Raise BaseModelError for a folder without model_index.json that is recognized as something else."""
     if (folder / "snapshots").is_dir() and (folder / "refs").is_dir():
         newest = max((folder / "snapshots").iterdir(), key=lambda entry: entry.stat().st_mtime, default=None)
         repository = folder.name.removeprefix("models--").replace("--", "/")
@@ -111,7 +111,7 @@ def refuse_other_folder(folder: Path) -> None:
 
 
 def refuse_pointers(folder: Path) -> None:
-    """Raise BaseModelError for a file of a model's folder that does not hold what its name says."""
+    """Raise BaseModelError for a file of a model's folder whose content is not what its name says."""
     for file in sorted(file for file in folder.glob("*/*") if file.is_file()):
         is_small = file.stat().st_size < FIRST_BYTES
         if file.suffix in (".safetensors", ".bin") or (is_small and file.read_bytes().startswith(LFS_POINTER)):

@@ -14,7 +14,7 @@ def weights_fingerprint(*modules: "nn.Module") -> str:
 
 
 def joint_fingerprint(parts: Iterable[bytes]) -> str:
-    """Return the fingerprint of modules whose `first_numbers` these are."""
+    """Return the fingerprint of modules with these `first_numbers`."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         digest.update(part)
@@ -22,7 +22,7 @@ def joint_fingerprint(parts: Iterable[bytes]) -> str:
 
 
 def first_numbers(module: "nn.Module") -> bytes:
-    """Return name, shape and the first numbers of each of a module's tensors, in fp32."""
+    """Return name, shape and the first numbers of each tensor of a module, in fp32."""
     return b"".join(
         f"{name}{tuple(tensor.shape)}".encode() + tensor.detach().flatten()[:64].float().cpu().numpy().tobytes()
         for name, tensor in module.state_dict().items()

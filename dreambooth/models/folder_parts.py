@@ -1,4 +1,4 @@
-"""The parts of a diffusers folder, read as modules in a number format that is always said.
+"""The parts of a diffusers folder, read as modules in an explicit number format.
 
 transformers 5 would load a part in the format of its file, and diffusers in fp32.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def diffusers_part(class_name: str, folder: Path, variant: str | None, *, as_stored: bool = False) -> Any:
-    """Load a UNet or VAE, in fp32 or in the format of its file; the library itself is never let near a pickle."""
+    """Load a UNet or VAE, in fp32 or in the format of its file; the library never gets to open a pickle."""
     import diffusers
 
     kind = getattr(diffusers, class_name)
@@ -58,7 +58,7 @@ def text_encoder_of(class_name: str, folder: Path, variant: str | None, *, as_st
 
 
 def _dtype(folder: Path, variant: str | None, *, as_stored: bool) -> "torch.dtype":
-    """Return fp32, or with `as_stored` the one half-precision format that the part's files are all in."""
+    """Return fp32, or with `as_stored` the half-precision format if all of the part's files are in one."""
     import torch
 
     infix = f".{variant}" if variant else ""
@@ -69,7 +69,7 @@ def _dtype(folder: Path, variant: str | None, *, as_stored: bool) -> "torch.dtyp
 
 
 def _complete(module: Any, report: Mapping[str, Any], part: str) -> Any:
-    """Return a part whose file had all of its tensors; the libraries leave the others random, or without memory."""
+    """Return a part if its file had all of its tensors; the libraries leave missing ones random, or unallocated."""
     wrong = [f"It lacks {named(missing)}." for missing in [sorted(report["missing_keys"])] if missing]
     shapes = [f"{name} is {list(found)} instead of {list(own)}" for name, found, own in report["mismatched_keys"]]
     if shapes:

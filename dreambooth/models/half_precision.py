@@ -1,4 +1,4 @@
-"""A base in the number format that pictures are made in, beside the one that trains."""
+"""A base in the number format for generation, while another one trains."""
 
 import copy
 import dataclasses
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def in_half(base: Base, dtype: "torch.dtype", *, kept: Collection[str]) -> Base:
-    """Return a base whose parts are in fp16 or bf16 where their numbers allow it.
+    """Return a base with its parts in fp16 or bf16 where their numbers allow it.
 
-    The parts named in `kept` stay as they are, and the result has copies of them; the others are changed in place.
+    The parts named in `kept` stay unchanged, and the result has copies of them; the others are changed in place.
     """
     parts = {
         part.name: _part_in_half(base, part, dtype, is_kept=part.name in kept) for part in base.family.layout.parts
@@ -33,9 +33,10 @@ def _part_in_half(base: Base, part: Part, dtype: "torch.dtype", *, is_kept: bool
 
 
 def dtype_for_pictures(part: Part, module: Any, dtype: "torch.dtype") -> "torch.dtype":
-    """Return the number format of a part when pictures are made in `dtype`.
+    """Return the number format of a part for generation in `dtype`.
 
-    Half precision overflows in SDXL's VAE, unless it was made to fit and says so; a VAE in bf16 would show its steps.
+    Half precision overflows in SDXL's VAE unless it was adapted for it and says so; in bf16 the VAE's rounding would be
+    visible.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """Describes a weights file to the user: a LoRA, a whole model, an embedding or something else.
 
-It reads the file alone, and for a LoRA the files beside it; no base is loaded. Its layers are held against those
-that its family's models have by their configuration.
+Reads only the file, and for a LoRA the files beside it; no base is loaded. A LoRA's layers are compared with those of
+its family's models according to their configuration.
 """
 
 import json
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MAX_TEXT = 200
 NUM_TAGS = 8
 DIALECTS = {"kohya": "kohya (sd-scripts, LyCORIS)", "diffusers": "diffusers", "peft": "peft"}
-# Texts of a header that say how a LoRA was made, and how they are labelled.
+# Header entries that say how a LoRA was made, with their labels.
 TRAINING = {
     "modelspec.title": "Title", "modelspec.author": "Author", "modelspec.date": "Date", "modelspec.license": "Licence",
     "ss_sd_model_name": "Trained on", "ss_num_train_images": "Training images", "ss_resolution": "Resolution",
@@ -50,7 +50,7 @@ Rows = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class FileReport:
-    """What a file is in a few words, what else is known of it as labelled texts, and why it cannot be used here.
+    """What a file is in a few words, further properties as labelled texts, and why it cannot be used here.
 
     problem: empty for a LoRA that can be added to a model, and for a whole model.
     """
@@ -62,7 +62,7 @@ class FileReport:
 
 
 def inspect_file(path: Path) -> FileReport:
-    """Return what a file, or a run's or model's folder, is; raises BaseModelError where it cannot be read at all."""
+    """Return what a file, or a run's or model's folder, is; raises BaseModelError if it cannot be read at all."""
     if path.is_dir():
         step = newest_step_folder(path)
         if (saved := lora_file(step)) is None:
@@ -81,7 +81,7 @@ def inspect_file(path: Path) -> FileReport:
 
 
 def _lora_report(path: Path, weights: "Mapping[str, Tensor]", rows: Rows) -> FileReport:
-    """Return the report of a LoRA, or of another addition that is not read here."""
+    """Return the report of a LoRA, or of an adapter that is not supported."""
     metadata = file_metadata(path)
     rows += _identity(path, metadata)
     try:
@@ -115,7 +115,7 @@ def _identity(path: Path, metadata: Mapping[str, str]) -> Rows:
 
 
 def _modules(lora: LoraFile) -> Rows:
-    """Return which modules there are, whether the family's models have them, and their ranks and scales."""
+    """Return which modules a LoRA has, whether the family's models have them, and their ranks and scales."""
     counts = Counter(part_of(name) for name in lora.factors)
     names = {part: part.replace("unet", "UNet").replace("_", " ") for part in PREFIXES}
     parts = ", ".join(f"{counts[part]} in {name}" for part, name in names.items() if counts[part])
@@ -133,10 +133,10 @@ def _modules(lora: LoraFile) -> Rows:
 
 
 def _found_in(lora: LoraFile, layers: Mapping[str, tuple[int, ...]]) -> str:
-    """Return how many of a LoRA's modules are among these layers, and whether their shapes are the same."""
+    """Return how many of a LoRA's modules are among these layers, and whether their shapes match."""
     missing = [name for name in lora.factors if name not in layers]
     found = [name for name in lora.factors if name in layers]
-    # A projection may be linear or a convolution of one pixel.
+    # A projection may be linear or a 1x1 convolution.
     fitting = sum(
         one.shape[:2] == layers[name][:2] and math.prod(one.shape) == math.prod(layers[name])
         for name, one in lora.factors.items() if name in layers
@@ -146,7 +146,7 @@ def _found_in(lora: LoraFile, layers: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _changes(lora: LoraFile) -> Rows:
-    """Return how large the changes of the weights are; numbers that are not finite are refused where it is read."""
+    """Return how large the changes of the weights are; numbers that are not finite are refused on reading."""
     sizes = {name: _norm(one.up.flatten(1), one.down.flatten(1)) for name, one in lora.factors.items()}
     largest = max(sizes, key=lambda name: sizes[name])
     zero = [name for name, size in sizes.items() if size == 0]
@@ -155,13 +155,13 @@ def _changes(lora: LoraFile) -> Rows:
 
 
 def _norm(up: "Tensor", down: "Tensor") -> float:
-    """Return the norm of a product by its factors' Gram matrices, which are as small as the rank."""
+    """Return the norm of a product from its factors' Gram matrices, which are only as large as the rank."""
     up, down = up.double(), down.double()
     return math.sqrt(max(float(((up.T @ up) * (down @ down.T)).sum()), 0.0))
 
 
 def _words(path: Path, metadata: Mapping[str, str]) -> Rows:
-    """Return the words that call it up: of the header, of the file beside it, and the commonest of its captions."""
+    """Return the trigger words: from the header, the file beside it, and the most frequent captions."""
     rows = []
     if phrase := metadata.get("modelspec.trigger_phrase"):
         rows.append(("Trigger words", _text(phrase)))
@@ -180,7 +180,7 @@ def _words(path: Path, metadata: Mapping[str, str]) -> Rows:
 
 
 def _commonest_tags(text: str) -> list[str]:
-    """Return the most frequent captions or tags, `{folder: {tag: count}}`; none where this cannot be read."""
+    """Return the most frequent captions or tags, `{folder: {tag: count}}`; empty if this cannot be read."""
     counts: Counter[str] = Counter()
     try:
         for of_folder in json.loads(text or "{}").values():
@@ -198,7 +198,7 @@ def _training(metadata: Mapping[str, str]) -> Rows:
 
 @cache
 def _layers_of(layout: Layout) -> dict[str, tuple[int, ...]]:
-    """Return the layers that a LoRA may change in a family's models, by name, with the shapes of their weights."""
+    """Return the layers that a LoRA can change in a family's models, by name, with the shapes of their weights."""
     quiet_libraries()
     import transformers
     from accelerate import init_empty_weights
@@ -218,7 +218,7 @@ def _layers_of(layout: Layout) -> dict[str, tuple[int, ...]]:
 
 
 def _other_report(path: Path, weights: "Mapping[str, Tensor]", rows: Rows) -> FileReport:
-    """Return the report of a whole model, or of what else it is."""
+    """Return the report of a whole model or any other file."""
     metadata = file_metadata(path)
     rows += [("Tensors", f"{len(weights):,}"), ("SHA-256", file_hash(path))]
     found = kind_of_file({name: tensor.shape for name, tensor in weights.items()})
@@ -235,7 +235,7 @@ def _other_report(path: Path, weights: "Mapping[str, Tensor]", rows: Rows) -> Fi
 
 
 def _part_of(name: str) -> str:
-    """Return which part of a model a tensor of the original layout is of."""
+    """Return the part of a model to which a tensor of the original layout belongs."""
     prefixes = {UNET_PREFIX: "UNet", VAE_PREFIX: "VAE", "cond_stage_model.": "text encoder"}
     return next((part for prefix, part in prefixes.items() if name.startswith(prefix)), "others")
 
@@ -254,6 +254,6 @@ def _range(numbers: Iterable[float]) -> str:
 
 
 def _text(value: str) -> str:
-    """Return a text from a file as it may be shown: a line of bounded length."""
+    """Return a text from a file in a displayable form: one line of limited length."""
     line = printable(" ".join(value.split()))
     return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}..."

@@ -1,7 +1,7 @@
-"""A LoRA's file read, of any dialect of `formats.lora_keys`: its factors by module, with alpha / rank in the up matrix.
+"""Reads LoRA files in all namings of `formats.lora_keys`: factors by module, with alpha / rank in the up matrix.
 
-alpha is the file's own tensor; of diffusers and peft the number in the header, or in adapter_config.json beside the
-file; and the rank where nothing says it, as every loader has it.
+alpha is the file's own tensor; for diffusers and peft the number in the header, or in adapter_config.json beside the
+file; and the rank if nothing says it, as in every loader.
 """
 
 import hashlib
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 TO_MERGE = "Choose a LoRA or LoCon, or merge it into its base with the tool it is for and choose the result."
-# Where diffusers notes the settings of its adapters.
+# Where diffusers stores the settings of its adapters.
 ADAPTER_METADATA = "lora_adapter_metadata"
 HASH_DIGITS = 12
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """What a file holds: fp32 factors by module (named as in `formats.lora_keys`), and the texts of its header.
+    """The content of a file: fp32 factors by module (named as in `formats.lora_keys`), and its header's metadata.
 
-    alphas: by module, None where the file has none and the rank is meant; not_used: keys of what else is in the file.
+    alphas: by module, None if the file has none and the rank is meant; not_used: keys of everything else in the file.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class LoraFile:
 
 
 def read_lora(path: Path) -> LoraFile:
-    """Return a file's factors; raises BaseModelError for what is no LoRA as read here, by what it is."""
+    """Return a file's factors; raises BaseModelError for anything but a supported LoRA, saying what it is."""
     weights = read_weights(path, is_safetensors=path.suffix.lower() not in PICKLES)
     metadata = file_metadata(path)
     keys = {name: found for name in sorted(weights) if (found := lora_key(name)) is not None}
@@ -84,7 +84,7 @@ def read_lora(path: Path) -> LoraFile:
 
 
 def _refuse_other_kinds(path: Path, weights: "Mapping[str, Tensor]", keys: Mapping[str, LoraKey]) -> None:
-    """Raise BaseModelError for a file that is something else than a LoRA, or one of a kind or family of its own."""
+    """Raise BaseModelError for a file that is not a LoRA, or one of an unsupported kind or family."""
     if kind := other_adapter(weights):
         raise BaseModelError(f'"{path.name}" is {kind}.', "Only LoRAs of two factors are read here.", TO_MERGE)
     family, _ = lora_family(weights, {}, {})
@@ -104,7 +104,7 @@ def _refuse_other_kinds(path: Path, weights: "Mapping[str, Tensor]", keys: Mappi
 
 
 def _up_and_down(path: Path, name: str, tensors: "Mapping[Leaf, Tensor]") -> "tuple[Tensor, Tensor]":
-    """Return a module's factors, fp32, of as many dimensions as each other; a middle one goes into down."""
+    """Return a module's factors, fp32, with the same number of dimensions; a middle one is merged into down."""
     import torch
 
     if "up" not in tensors or "down" not in tensors:
@@ -141,7 +141,7 @@ class _AdapterSettings:
         self._by_part = by_part
 
     def alpha(self, key: LoraKey, rank: int) -> float | None:
-        """Return a module's alpha as these say it, None where they say nothing; raises ValueError and the like."""
+        """Return a module's alpha in these settings, None if they do not say; raises ValueError and similar."""
         settings = self._by_part.get(key.part, {})
         if not settings:
             return None
@@ -155,7 +155,7 @@ class _AdapterSettings:
 
 
 def _adapter_settings(path: Path, metadata: Mapping[str, str], keys: Mapping[str, LoraKey]) -> _AdapterSettings:
-    """Return the settings of the adapters in the header or, of peft's own files, in the file beside it."""
+    """Return the settings of the adapters in the header or, for peft's own files, in the file beside it."""
     parts = sorted({key.part for key in keys.values()})
     if any(key.dialect == "peft" for key in keys.values()):
         try:
@@ -179,9 +179,9 @@ def _adapter_settings(path: Path, metadata: Mapping[str, str], keys: Mapping[str
 
 
 def tensors_hash(path: Path) -> str:
-    """Return the SHA-256 of what is behind the header, by which other tools know a LoRA; of other files of them whole.
+    """Return the SHA-256 of what follows the header, by which other tools identify a LoRA; of other files, all of it.
 
-    It is what sd-scripts calls `sshs_model_hash`, and Civitai AutoV3. Remembered until the file changes.
+    sd-scripts calls it `sshs_model_hash`, and Civitai AutoV3. Cached until the file changes.
     """
     stat = path.stat()
     return _tensors_hash(path, stat.st_mtime_ns, stat.st_size)

@@ -1,7 +1,7 @@
 """The change of a weight as a product of two thin matrices: change = up . down, with `rank` columns and rows.
 
 The best one of a rank is the truncated singular value decomposition (Eckart and Young 1936); singular values and one
-side's vectors are those of the smaller Gram matrix, which is at most 1280 wide in SD 1.5.
+side's vectors come from the smaller Gram matrix, which is at most 1280 wide in SD 1.5.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Factors:
-    """A change of rank r: up (out, r) and down (r, in); of a convolution (out, r, 1, 1) and (r, in, height, width)."""
+    """A change of rank r: up (out, r) and down (r, in); for a convolution (out, r, 1, 1) and (r, in, height, width)."""
 
     up: "Tensor"
     down: "Tensor"
@@ -33,7 +33,7 @@ class Factors:
 class Spectrum:
     """A change's squared singular values, fp64, the largest first, and the singular vectors of its smaller side.
 
-    vectors: (side, kept) fp32, of the rows where `of_rows`, else of the columns.
+    vectors: (side, kept) fp32, of the rows if `of_rows`, else of the columns.
     """
 
     energies: "Tensor"
@@ -57,9 +57,9 @@ def spectrum(change: "Tensor", max_rank: int) -> Spectrum:
 
 
 def factors(change: "Tensor", found: Spectrum, rank: int) -> Factors:
-    """Return the best factors of this rank, as large as each other, so that half precision holds both equally well."""
+    """Return the best factors of this rank, both of the same norm, so that half precision suits them equally well."""
     matrix, vectors = change.flatten(1).float(), found.vectors[:, :rank]
-    # A singular value of zero has factors of zero.
+    # A singular value of zero has zero factors.
     scale = found.energies[:rank].float().pow(0.25)
     inverse = scale.reciprocal().nan_to_num(posinf=0.0)
     if found.of_rows:

@@ -1,4 +1,4 @@
-"""The one owner of the device: training and generation ask it, and it hands the device from one to the other."""
+"""Owns the device: training and generation ask it for the device, and it passes the device between them."""
 
 import contextlib
 import gc
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from dreambooth.models.base import Base
 
 Holder = Literal["training", "generation"]
-# So often someone who waits for the device is asked whether to go on waiting.
+# How often waiting for the device checks whether to give up.
 WAIT_S = 0.2
 
 
 class ModelManager:
-    """Lends the device to one holder at a time and keeps the models of generation on it between two requests.
+    """Gives the device to one holder at a time and keeps generation's models on it between requests.
 
-    On CUDA inference is in fp16, elsewhere in fp32. Nothing else moves a model to the GPU.
+    On CUDA inference is in fp16, on other devices in fp32. No other code moves a model to the GPU.
     """
 
     def __init__(self, device_name: str | None = None) -> None:
@@ -37,7 +37,7 @@ class ModelManager:
 
     @property
     def device(self) -> "torch.device":
-        """Return the device, found when first asked for: CUDA, then Apple's, then the CPU."""
+        """Return the device, detected on first use: CUDA, then Apple's, then the CPU."""
         import torch
 
         if self._device is None:
@@ -56,12 +56,12 @@ class ModelManager:
 
     @property
     def autocast_dtype(self) -> "torch.dtype | None":
-        """Return what pictures are made in while the weights on the device stay fp32 masters; None for fp32."""
+        """Return the autocast format of generation while the weights on the device are fp32 masters; None for fp32."""
         return self.inference_dtype if self.device.type == "cuda" else None
 
     @property
     def held_bytes(self) -> int:
-        """Return the device memory that this process keeps and its next training gets; 0 beside CUDA."""
+        """Return the device memory that this process holds and its next training can use; 0 without CUDA."""
         if self._device is None or self._device.type != "cuda":
             return 0
         import torch
@@ -70,16 +70,16 @@ class ModelManager:
 
     @property
     def holder(self) -> Holder | None:
-        """Return who holds the device now."""
+        """Return the current holder of the device."""
         return self._holder
 
     @contextlib.contextmanager
     def lease(
         self, holder: Holder, *, wait: bool, give_up: Callable[[], bool] = lambda: False
     ) -> Iterator["torch.device"]:
-        """Lend the device, and with it torch's threads, to this thread; afterwards its memory is given back.
+        """Give the device, and with it torch's threads, to this thread; afterwards its memory is freed.
 
-        Raises DeviceError when it is taken, with `wait` only once `give_up` says so.
+        Raises DeviceError if it is in use; with `wait` only once `give_up` says so.
         """
         taken = self._lease.acquire(blocking=False)
         while not taken and wait and not give_up():
@@ -104,7 +104,7 @@ class ModelManager:
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
-        """Let the training that holds the device give it to generation while the block lasts, and have it again."""
+        """Let the training that holds the device give it to generation for the duration of the block."""
         self.collect()
         self._holder = None
         self._lease.release()
@@ -116,9 +116,9 @@ class ModelManager:
             self._drop_resident()
 
     def resident(self, key: Hashable, load: Callable[[], "Base"]) -> "Base":
-        """Return the models of `key` on the device for inference, loaded if others or none are there.
+        """Return the models of `key` on the device for inference; loads them if others or none are there.
 
-        Others are dropped first. To be called under a generation lease; see `saved_step.resident`.
+        Others are dropped first. Call it under a generation lease; see `saved_step.resident`.
         """
         if self._resident is None or self._resident[0] != key:
             self._drop_resident()
@@ -137,7 +137,7 @@ class ModelManager:
     def adapt(self, key: Hashable, attach: Callable[[], "Sequence[Adapter]"]) -> "Sequence[Adapter]":
         """Have the models on the device carry the adapters of `key`, and return these.
 
-        They are attached anew if others, or none, are on the models.
+        They are attached if others, or none, are on the models.
         """
         if self._adapters[0] != key:
             for adapter in self._adapters[1]:
@@ -167,13 +167,14 @@ class ModelManager:
             self.place(getattr(base, name))
 
     def collect(self) -> None:
-        """Free models that nothing uses any more, and give their memory back to the device."""
-        # Models hold references in circles. Half a second in a process with many objects: not for every sample.
+        """Free unused models and return their memory to the device."""
+        # Models contain reference cycles. Half a second in a process with many objects: not for every sample.
         gc.collect()
         if self.device.type == "cuda":
             import torch
 
-            # Each thread that multiplied matrices keeps 32 MiB for it; torch's notes on CUDA name no other way.
+            # Each thread that multiplied matrices keeps a workspace of 32 MiB; torch's CUDA notes name no other way to
+            # free it.
             torch._C._cuda_clearCublasWorkspaces()
         self._empty_cache()
 
@@ -190,7 +191,7 @@ class ModelManager:
 
 
 def _join_freed_memory() -> None:
-    """Let the allocator join freed memory of all sizes, where the driver can: less of it is then unused."""
+    """Let the allocator join freed memory of all sizes, if the driver can: less of it stays unused."""
     import torch
 
     torch.cuda.memory._set_allocator_settings("expandable_segments:True")
@@ -201,7 +202,7 @@ def _join_freed_memory() -> None:
 
 
 def use_attention(modules: list[Any], backend: str, notice: Callable[[str], None]) -> None:
-    """Switch attention to xformers where asked for and working; SDPA, torch's own, is what modules start with."""
+    """Switch attention to xformers if requested and working; modules start with torch's own SDPA."""
     if backend != "xformers":
         return
     from dreambooth.device.hardware import xformers_problem

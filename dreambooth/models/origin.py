@@ -1,4 +1,4 @@
-"""A trained model as the base of another training: which step of a run it is, and which base it was trained from."""
+"""A trained model as the base of another training: which step of which run it is, and its original base."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,9 @@ from dreambooth.records.workspace import RunFolder
 
 @dataclass(frozen=True)
 class Origin:
-    """What the base at the end of a chain of trainings is called here, and where it is; without a place it is not here.
+    """The base at the start of a chain of trainings: its name, and where it is; None if it is not on this machine.
 
-    The name is empty where nothing tells it.
+    The name is empty if it is unknown.
     """
 
     name: str
@@ -21,7 +21,7 @@ class Origin:
 
 
 def origin_of(name: str, models_dir: Path | None = None) -> Origin | None:
-    """Return the original base that this trained model goes back to, None for a model that says of no training."""
+    """Return the original base of this trained model, None for a model without a record of a training."""
     folder, seen = local_base(name, models_dir), set[Path]()
     found: Origin | None = None
     while folder is not None and folder.is_dir() and folder not in seen:
@@ -32,7 +32,7 @@ def origin_of(name: str, models_dir: Path | None = None) -> Origin | None:
         )
         if not base and (not source or not _value_of(folder / "card.json", "step")):
             break
-        # A path may be another machine's, or another folder by now; a name of the Hub is the same everywhere.
+        # A path may be another machine's, or another folder by now; a Hub id is the same everywhere.
         here = next((one for one in (base, source) if one and _is_here(one, models_dir)), "")
         found = Origin(here or source or base, bool(here))
         folder = local_base(here, models_dir) if here and here != STARTER else None
@@ -40,7 +40,7 @@ def origin_of(name: str, models_dir: Path | None = None) -> Origin | None:
 
 
 def step_sentence(name: str, models_dir: Path | None = None) -> str:
-    """Return which step of which run this base is, nothing for one that is no run's."""
+    """Return which step of which run this base is, empty if it is not a run's."""
     folder = local_base(name, models_dir)
     if folder is None or not folder.name.isdecimal() or not RunFolder(folder.parent).config_path.exists():
         return ""
@@ -52,7 +52,7 @@ def step_sentence(name: str, models_dir: Path | None = None) -> str:
 
 
 def class_images_sentence(name: str, class_model: str | None, models_dir: Path | None = None) -> str:
-    """Return whose class images a training from this trained model uses; nothing for a base that is no trained one."""
+    """Return whose class images a training from this trained model uses; empty for an untrained base."""
     origin = origin_of(name, models_dir)
     if class_model is not None:
         return f'Class images are those of "{class_model}", not of the base model.'
@@ -63,13 +63,13 @@ def class_images_sentence(name: str, class_model: str | None, models_dir: Path |
 
 
 def missing_base(step: str, models_dir: Path | None = None) -> str:
-    """Return the name of the base that a saved LoRA adds to where that is not on this machine, else nothing."""
+    """Return the name of a saved LoRA's base if it is not on this machine, else an empty string."""
     about = read_card(step, models_dir).lora
     return "" if about is None or _is_here(about.base, models_dir) else about.base
 
 
 def _value_of(file: Path, key: str) -> str:
-    """Return what a model's own file says under this key, as text; nothing where it cannot be read."""
+    """Return the value of this key in one of the model's files, as text; empty if it cannot be read."""
     try:
         value = read_object(file).get(key)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""One file in the original layout as the parts of a base, whatever its family."""
+"""A single file in the original layout as the parts of a base, whatever its family."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +14,9 @@ from dreambooth.models.weights import file_metadata, read_weights
 
 
 def parts_of_file(path: Path, *, as_stored: bool = False) -> FileParts:
-    """Read a file's parts; raises BaseModelError that says what the file is instead, or what it lacks.
+    """Read a file's parts; raises BaseModelError saying what the file is instead, or what it lacks.
 
-    as_stored: the parts that can learn come in the number formats of the file, not in fp32.
+    as_stored: trainable parts keep the number format of the file instead of fp32.
     """
     weights = read_weights(path)
     refuse_other_kinds(path.name, {name: tensor.shape for name, tensor in weights.items()})
@@ -32,9 +32,9 @@ def parts_of_file(path: Path, *, as_stored: bool = False) -> FileParts:
 
 
 def vae_of_file(path: Path, usual: Mapping[str, Any]) -> Any:
-    """Load the VAE of a file in the original layout: a whole model's, or one with the VAE alone and no prefix.
+    """Load the VAE of a file in the original layout: a whole model's, or a VAE alone without the prefix.
 
-    usual: the configuration of the base's family, since a file does not say how its latents are scaled.
+    usual: the configuration of the base's family, because a file does not say how its latents are scaled.
     """
     weights = read_weights(path)
     if not any(name.startswith(VAE_PREFIX) for name in weights):
@@ -52,6 +52,6 @@ def vae_of_file(path: Path, usual: Mapping[str, Any]) -> Any:
 
 
 def _wrong_tensors(error: Exception) -> str:
-    """Return which tensors are wrong: in the words of `filled`, else the one name that a map stumbled over."""
+    """Return which tensors are wrong: in the words of `filled`, else the name that could not be mapped."""
     text = str(error.args[0] if error.args else error)[:500]
     return f"{text}." if ": " in text else f"Missing or unknown: {text}."

@@ -1,6 +1,6 @@
-"""What the weights of a saved step were when they were written: SHA-256 by file, in the run's records.
+"""SHA-256 hashes of a saved step's weights when they were written, by file, in the run's records.
 
-They are compared where the files are read whole anyway, so that a bit flipped by a disk or a copy is reported.
+They are compared whenever the files are read completely anyway, so that a bit flipped by a disk or a copy is reported.
 """
 
 import hashlib
@@ -14,13 +14,13 @@ from dreambooth.records.workspace import STEP_NAME, RunFolder
 
 
 def write_hashes(run: RunFolder, step: int, folder: Path) -> None:
-    """Note the hashes of the weights in this folder, which is to become the step's."""
+    """Store the hashes of the weights in this folder, which will become the step's."""
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")])
     write_json(run.hashes_path(step), {file.relative_to(folder).as_posix(): file_hash(file) for file in files})
 
 
 def known_hashes(folder: Path) -> dict[str, str]:
-    """Return the hashes by name below the folder; none for a folder that is not a saved step, or an old one."""
+    """Return the hashes by name in the folder; empty for a folder that is not a saved step, or an old one."""
     place = folder.absolute()
     if not STEP_NAME.fullmatch(place.name):
         return {}
@@ -32,9 +32,9 @@ def known_hashes(folder: Path) -> dict[str, str]:
 
 
 def refuse_changed(folder: Path, *, error: type[DreamBoothError] = BaseModelError) -> None:
-    """Raise this error naming a file of weights that is not as it was saved.
+    """Raise this error naming a weights file that differs from what was saved.
 
-    Costs reading the files once, which are then in the system's cache, and a second for each gigabyte or two.
+    Reads the files once, which leaves them in the system's cache, at a second for each gigabyte or two.
     """
     known = {name: value for name, value in known_hashes(folder).items() if (folder / name).is_file()}
     # The UNet alone is four fifths of a model, so more threads would not help.
@@ -45,7 +45,7 @@ def refuse_changed(folder: Path, *, error: type[DreamBoothError] = BaseModelErro
 
 
 def refuse_other_hash(folder: Path, name: str, found: str, *, error: type[DreamBoothError] = BaseModelError) -> None:
-    """Raise this error when this is not the hash that the file of the folder was saved with."""
+    """Raise this error if the hash differs from the one with which the file was saved."""
     known = known_hashes(folder)
     if name in known and known[name] != found:
         raise error(

@@ -1,10 +1,9 @@
-"""The one reader of saved steps, and of bases, for pictures, scores and exports; on the device it replaces what was
-there.
+"""The one reader of saved steps and bases for generation, scores and exports.
 
-A step holds a whole model or a LoRA. At another strength than 1 a whole one is base + s (trained - base), where the
-base is the one that the step's own settings name; a LoRA is its base with s times its factors. Other LoRA files are
-added to either. On the device a LoRA's factors are added by hooks, so that another strength, step or file changes
-nothing but them; for exports they are merged in a copy.
+A step holds a whole model or a LoRA. At a strength other than 1 a whole one is base + s (trained - base), where the
+base is the one named in the step's settings; a LoRA is its base plus s times its factors. Other LoRA files can be added
+to either. On the device a LoRA's factors are added by hooks, so that another strength, step or file changes nothing but
+them; for exports they are merged into a copy.
 """
 
 import dataclasses
@@ -36,10 +35,10 @@ READ_SUFFIXES = (".json", ".safetensors", ".bin")
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A saved step or a base as it is asked for: a folder, a file or a Hub id, and how much of what it learned counts.
+    """A saved step or a base as requested: a folder, a file or a Hub id, and its strength.
 
-    base: what a LoRA is added to, or a step compared with, where it is not what the step itself names; loras: files
-    that are added to all that; the rest is as in `load_base`.
+    base: what a LoRA is added to, or a step compared with, if not what the step itself names; loras: files that are
+    added to all that; the rest is as in `load_base`.
     """
 
     name: str
@@ -60,11 +59,11 @@ def resident(
     token: str | None = None,
     notice: Callable[[str], None] = lambda text: None,
 ) -> Base:
-    """Return the models of this source on the device, for inference; others that were there are dropped first.
+    """Return the models of this source on the device, for inference; others there are dropped first.
 
-    To be called under a generation lease, by a function that returns, and lets go of the models, before another source
-    is asked for. Models whose files were deleted or replaced are not served from memory. `notice` is told what of a
-    LoRA the model has no place for. Raises BaseModelError.
+    Call it under a generation lease, from a function that returns, and releases the models, before another source is
+    requested. Models whose files were deleted or replaced are not served from memory. `notice` is called with what of a
+    LoRA does not fit the model. Raises BaseModelError.
     """
     step = _lora_step(source, models_dir)
     whole = dataclasses.replace(source, loras=()) if step is None else _base_source(source, step)
@@ -77,7 +76,7 @@ def resident(
         _refuse_other_weights(base, source, step, card.lora)
 
     def attach() -> list[Adapter]:
-        # All are read before one is attached: what fails halfway leaves the base as it was.
+        # All are read before one is attached: a failure leaves the base unchanged.
         fits = _fits_of(base, source, step)
         placed = [[_placed(one, base.unet) for one in fit.modules] for fit, _, _ in fits]
         return [
@@ -102,10 +101,10 @@ def load(
     token: str | None = None,
     dtype: "torch.dtype | None" = None,
 ) -> Base:
-    """Return the models of this source in memory, not on the device, with the change of a step taken at its strength.
+    """Return the models of this source in memory, not on the device, with a step's change at its strength.
 
-    Raises BaseModelError for a strength of a model whose base is not known or cannot be had. Needs both in memory
-    meanwhile. `dtype` is as in `load_base`, and counts where nothing is to be merged: that is done in fp32.
+    Raises BaseModelError for a strength of a model whose base is unknown or cannot be had. Needs both in memory
+    meanwhile. `dtype` is as in `load_base`, and applies if nothing is merged: merging is done in fp32.
     """
     step = _lora_step(source, models_dir)
     if step is not None:
@@ -131,9 +130,9 @@ def load(
 def load_with_base(
     source: ModelSource, *, models_dir: Path | None = None, token: str | None = None
 ) -> tuple[Base, Base]:
-    """Return the models of a step at its strength, and those that it was trained from, both in memory.
+    """Return the models of a step at its strength, and those of its base, both in memory.
 
-    Raises BaseModelError as `load` does, and where the step is not of that base.
+    Raises BaseModelError as `load` does, and if the step does not belong to that base.
     """
     step = _lora_step(source, models_dir)
     if step is not None:
@@ -149,7 +148,7 @@ def load_with_base(
 
 
 def _weaken(trained: Base, base: Base, source: ModelSource) -> None:
-    """Move trained models in place to the strength of their source."""
+    """Change trained models in place to the strength of their source."""
     for part in trained.family.layout.learning_parts:
         mix(getattr(trained, part), getattr(base, part), source.strength.of(part), source.name)
 
@@ -158,13 +157,13 @@ def _weaken(trained: Base, base: Base, source: ModelSource) -> None:
 
 
 def _lora_step(source: ModelSource, models_dir: Path | None) -> Path | None:
-    """Return the file of the LoRA that this source is a saved step of, None for a whole model."""
+    """Return the LoRA file if this source is a saved step with one, None for a whole model."""
     folder = local_base(source.name, models_dir)
     return lora_file(folder) if folder is not None and folder.is_dir() else None
 
 
 def _base_source(source: ModelSource, step: Path) -> ModelSource:
-    """Return what a saved LoRA is added to: what is asked for, else what its card names."""
+    """Return the base of a saved LoRA: the requested one, else the one its card names."""
     about = read_card(str(step.parent)).lora
     assert about is not None, "its card names the file"
     if source.base is not None:
@@ -178,9 +177,9 @@ def _base_source(source: ModelSource, step: Path) -> ModelSource:
 
 
 def _refuse_other_weights(base: Base, source: ModelSource, step: Path, about: LoraBase | None) -> None:
-    """Raise BaseModelError where the base is of another family, or has other weights than the one that is named.
+    """Raise BaseModelError if the base is of another family, or has other weights than the one named.
 
-    On a base that is asked for, other weights of the family are meant.
+    If a base is requested, other weights of the same family are intended.
     """
     name = model_name(source.name)
     if about is None or base.family.layout.family != about.family:
@@ -196,7 +195,7 @@ def _refuse_other_weights(base: Base, source: ModelSource, step: Path, about: Lo
 
 
 def _merged(base: Base, source: ModelSource, step: Path | None) -> Base:
-    """Return the base with the LoRAs of a source added to its weights."""
+    """Return the base with a source's LoRAs merged into its weights."""
     fits = _fits_of(base, source, step)
     for fit, strength, _ in fits:
         merge(base, fit.modules, strength)
@@ -206,7 +205,7 @@ def _merged(base: Base, source: ModelSource, step: Path | None) -> Base:
 
 
 def _fits_of(base: Base, source: ModelSource, step: Path | None) -> list[tuple[Fit, Strength, str]]:
-    """Return the factors of a source with their places, the step's own first: their strength, and what is to be told.
+    """Return the factors of a source with their modules, the step's own first: their strength, and notices.
 
     Raises BaseModelError for files that cannot be read, or do not fit the base.
     """
@@ -226,7 +225,7 @@ def _fits_of(base: Base, source: ModelSource, step: Path | None) -> list[tuple[F
 
 
 def _fit(base: Base, lora: LoraFile) -> Fit:
-    """Return which factors of a file fit which weights; raises BaseModelError where it is for another kind of model."""
+    """Return which factors of a file fit which weights; raises BaseModelError if it is for another kind of model."""
     fit = fitted(base, lora.factors)
     if fit.modules and not fit.misshapen:
         return fit
@@ -245,7 +244,7 @@ def _does_not_fit(base: Base, lora: LoraFile, why: str) -> BaseModelError:
 
 
 def _fit_notices(base: Base, lora: LoraFile, fit: Fit) -> str:
-    """Return what of a LoRA is not used, nothing where all of it is."""
+    """Return notices on what of a LoRA is not used, empty if all of it is."""
     notices = []
     if fit.missing:
         notices.append(
@@ -258,7 +257,7 @@ def _fit_notices(base: Base, lora: LoraFile, fit: Fit) -> str:
 
 
 def _file_of(lora: AddedLora) -> Path:
-    """Return the file of a LoRA; raises BaseModelError where none is there."""
+    """Return the file of a LoRA; raises BaseModelError if there is none."""
     path = Path(lora.file)
     if not path.is_file():
         raise BaseModelError(f'The LoRA "{lora.file}" is not there.', "No file has that name.", "Check the path.")
@@ -270,14 +269,14 @@ def _strength_of(lora: AddedLora) -> Strength:
 
 
 def _placed(one: AdaptedModule, like: Any) -> AdaptedModule:
-    """Return factors on the device, and in the format, of a part."""
+    """Return factors on the device and in the format of a part."""
     parameter = next(like.parameters())
     up, down = one.factors.up.to(parameter), one.factors.down.to(parameter)
     return AdaptedModule(one.place, Factors(up, down))
 
 
 def _named(base: Base, source: ModelSource, card: BaseCard) -> Base:
-    """Return the same models under the step's name, with its card; its source is another base's where one is asked for.
+    """Return the same models under the step's name, with its card; with another source if another base is requested.
 
     With the LoRA in them they are a whole model.
     """
@@ -288,7 +287,7 @@ def _named(base: Base, source: ModelSource, card: BaseCard) -> Base:
 
 
 def base_is_gone(name: str, base: str) -> BaseModelError:
-    """Return the error for a run or step whose base is not where it says."""
+    """Return the error for a run or step whose base is no longer where it was."""
     return BaseModelError(
         f'The base of "{name}" is not here.',
         f'It was trained on "{base}".' if base else "It was trained on a model of another machine.",
@@ -304,13 +303,13 @@ def _is_gone(base: str) -> bool:
 
 
 def model_name(model: str) -> str:
-    """Return a model's name for recipes: `run/400` for a step, else its folder's or its own."""
+    """Return a model's name for image metadata: `run/400` for a step, else its folder's or its own."""
     path = Path(model)
     return f"{path.parent.name}/{path.name}" if path.name.isdecimal() else path.name
 
 
 def _files_of(name: str, models_dir: Path | None) -> tuple[tuple[str, int, int], ...]:
-    """Return path, time and size of the files that a model is read from, by which it is known; none for a Hub id."""
+    """Return path, time and size of the files that a model is read from, as its identity; empty for a Hub id."""
     place = local_base(name, models_dir)
     if place is None:
         if Path(name).is_absolute():
@@ -322,7 +321,7 @@ def _files_of(name: str, models_dir: Path | None) -> tuple[tuple[str, int, int],
 
 
 def _base_of(model_dir: Path) -> dict[str, Any]:
-    """Return what a step was trained from, as its settings say."""
+    """Return the base of a step according to its settings."""
     try:
         settings = read_object(model_dir / "args.json")
         found = {name: settings.get(name) for name in ("revision", "variant")}

@@ -1,4 +1,4 @@
-"""A model as a diffusers folder, as every save of a run writes it: other tools open it, transformers 4 included."""
+"""Writes a model as a diffusers folder, as every save of a run does: other tools open it, including transformers 4."""
 
 import dataclasses
 import json
@@ -25,11 +25,10 @@ def write_model(
     card: BaseCard | None = None,
     weights: "Mapping[str, Mapping[str, Tensor]] | None" = None,
 ) -> None:
-    """Fill `folder` with a complete diffusers model in `dtype`; the base's own models stay as they are.
+    """Fill `folder` with a complete diffusers model in `dtype`; the base's models are not changed.
 
-    `card` is the base's own where left out; `weights` are the parts' by part and name, where others are meant than
-    those in the models. The text encoder's keys have `text_model.` and the tokenizer its vocab.json and merges.txt, so
-    that transformers 4 opens the folder too.
+    `card` is the base's own by default; `weights` replace the models' by part and name. The text encoder's keys have
+    `text_model.` and the tokenizer its vocab.json and merges.txt, so that transformers 4 opens the folder too.
     """
     import diffusers
 
@@ -55,7 +54,7 @@ def _save_diffusers_part(
 
 
 def _save_config(folder: Path, module: Any) -> None:
-    """Write a part's configuration without the folder of this machine that it was once read from."""
+    """Save a part's configuration without the path from which it was once read."""
     module.save_config(folder)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     config.pop("_name_or_path", None)
@@ -68,7 +67,7 @@ def _save_weights(
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not card.is_toy:
-        # Tensor by tensor: a full-size part in half precision beside itself would be 2 GB.
+        # Tensor by tensor: a second copy of a full-size part in half precision would take 2 GB.
         write_safetensors(folder / f"{stem}.safetensors", weights, {"format": "pt"}, float_dtype=dtype)
         return
     from huggingface_hub import save_torch_state_dict
@@ -99,7 +98,7 @@ def _save_text_encoder(
 
 def _save_tokenizer(folder: Path, tokenizer: Any) -> None:
     if backend := getattr(tokenizer, "backend_tokenizer", None):
-        # It remembers how it padded last, and would write that into its file.
+        # The tokenizer remembers its last padding, and would write that into its file.
         backend.no_padding()
         backend.no_truncation()
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: how their parts work together, and what a single file does not say of them."""
+"""Stable Diffusion 1.x and 2.x: how their parts work together, and what is assumed of a single file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ SD15_CONFIGS: dict[str, dict[str, Any]] = {
         "pad_token_id": 1,
     },
 }
-# What is otherwise in SD 2.x, whose VAE is the same.
+# The differences of SD 2.x, whose VAE is the same.
 SD2_CHANGES: dict[str, dict[str, Any]] = {
     "unet": {
         "cross_attention_dim": 1024,
@@ -72,9 +72,8 @@ SD2_CHANGES: dict[str, dict[str, Any]] = {
 class SingleFile:
     """What is assumed of the model in a single file of a family, because the file does not say it.
 
-    changes: what the parts' configurations have otherwise than SD 1.5's; pad_token: the tokenizer's, where it is
-    another than CLIP's; v_px: the side of the pictures of models that predict v, None where a file's model predicts the
-    noise unless it says otherwise.
+    changes: how the parts' configurations differ from SD 1.5's; pad_token: the tokenizer's, if it is not CLIP's; v_px:
+    the image size of models that predict v, None if a file's model predicts the noise unless it says otherwise.
     """
 
     title: str
@@ -98,15 +97,15 @@ class StableDiffusion:
 
     @property
     def index_options(self) -> Mapping[str, Any]:
-        """Return that pictures are shown as they are: a safety checker would have to be downloaded."""
+        """Return that there is no safety checker: it would have to be downloaded."""
         return {"requires_safety_checker": False}
 
     def text_inputs(
         self, base: Any, captions: Sequence[str], *, length: int | None, left_out: Sequence[bool] | None = None
     ) -> TextInputs:
-        """Return the captions as token ids, each padded or cut to `length`, by default that of the longest.
+        """Return the captions as token ids, each padded or cut to `length`, by default the longest one's.
 
-        No words at all are an empty text.
+        No text at all is the empty text.
         """
         ids = base.tokenizer(
             list(captions),
@@ -145,7 +144,7 @@ class StableDiffusion:
         return {**parts, "vae": vae, "text_encoder": without_text_model(parts["text_encoder"])}
 
     def size_ids(self, sizes: Sequence[PictureSize]) -> "Tensor | None":
-        """Return nothing: these UNets are not told of sizes."""
+        """Return None: these UNets are not conditioned on sizes."""
         return None
 
     def predict(self, unet: Any, noisy: "Tensor", timesteps: "Tensor", condition: Condition) -> "Tensor":
@@ -155,7 +154,7 @@ class StableDiffusion:
         return prediction
 
     def encode(self, vae: Any, pixels: "Tensor") -> Posterior:
-        """Return the posterior of pictures (batch, 3, height, width) in -1..1, without a graph."""
+        """Return the posterior of images (batch, 3, height, width) in -1..1, without a graph."""
         import torch
 
         with torch.no_grad():
@@ -163,6 +162,6 @@ class StableDiffusion:
         return Posterior(found.mean.float(), found.std.float())
 
     def decode(self, vae: Any, latents: "Tensor") -> "Tensor":
-        """Return the pictures of scaled latents as (batch, 3, height, width) fp32, about -1..1."""
+        """Return the images of scaled latents as (batch, 3, height, width) fp32, about -1..1."""
         pictures: Tensor = vae.decode((latents / vae.config.scaling_factor).to(next(vae.parameters()))).sample
         return pictures.float()

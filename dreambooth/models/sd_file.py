@@ -1,4 +1,4 @@
-"""The parts of SD 1.x or 2.x as the tensors of one file in the original layout give them."""
+"""The parts of SD 1.x or 2.x from the tensors of a single file in the original layout."""
 
 import contextlib
 import functools
@@ -87,11 +87,11 @@ def _widths(weights: "Mapping[str, Tensor]", blocks: str) -> list[int]:
 
 
 def _config(part: str, width: int | list[int], assumed: SingleFile) -> dict[str, Any]:
-    """Return what a single file does not say of a part: the configuration of its family, or of the starter."""
+    """Return the configuration that a single file does not give of a part: its family's, or the starter's."""
     key = "hidden_size" if part == "text_encoder" else "block_out_channels"
     changes = dict(assumed.changes.get(part, {}))
     starter: dict[str, Any] = json.loads((starter_folder() / part / "config.json").read_text("utf-8"))
-    # A narrow model keeps its sizes and takes on the rest.
+    # A narrow model keeps its sizes and uses the other values.
     narrow = starter | {name: value for name, value in changes.items() if isinstance(value, bool | str)}
     full = SD15_CONFIGS[part] | changes
     for config in (full, narrow):
@@ -107,7 +107,7 @@ def _config(part: str, width: int | list[int], assumed: SingleFile) -> dict[str,
 
 
 def _prediction_type(unet: Any, header: Mapping[str, str], assumed: SingleFile) -> str:
-    """Return what the UNet was trained to predict: as the file says, else as it shows where both are usual."""
+    """Return what the UNet predicts: according to the file, else as found by testing it if both are usual."""
     prediction_type = prediction_type_in(header)
     if prediction_type is not None or assumed.v_px is None:
         return prediction_type or "epsilon"
@@ -120,16 +120,16 @@ def _prediction_type(unet: Any, header: Mapping[str, str], assumed: SingleFile) 
 
 
 def prediction_type_in(header: Mapping[str, str]) -> str | None:
-    """Return what a file's header says that its model predicts, None where it says nothing."""
+    """Return what a file's header says that its model predicts, None if it does not say."""
     names = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}
     return names.get(header.get("modelspec.prediction_type", ""))
 
 
 def gives_noise_back(predict: "Callable[[Tensor, Tensor], Tensor]") -> bool:
-    """Return whether a UNet, shown almost pure noise, answers with that noise; `predict` takes noise and a timestep.
+    """Return whether a UNet, given almost pure noise, returns that noise; `predict` takes noise and a timestep.
 
-    At the last timestep a model of the noise has to; one of v (Salimans and Ho, arXiv 2202.00512, eq. 10: v = alpha
-    eps - sigma x, alpha almost 0) answers with minus the picture, which has nothing to do with the noise.
+    At the last timestep a model that predicts the noise must; one that predicts v (Salimans and Ho, arXiv 2202.00512,
+    eq. 10: v = alpha eps - sigma x, alpha almost 0) returns minus the image, which is unrelated to the noise.
     """
     import torch
 
@@ -141,7 +141,7 @@ def gives_noise_back(predict: "Callable[[Tensor, Tensor], Tensor]") -> bool:
 
 @contextlib.contextmanager
 def in_fp32_by_layers(model: Any) -> Iterator[None]:
-    """Have a model in half precision compute in fp32, one layer at a time: processors are slow in the other format."""
+    """Have a half-precision model compute in fp32, one layer at a time: CPUs are slow in half precision."""
     import torch
 
     def widened(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -153,7 +153,7 @@ def in_fp32_by_layers(model: Any) -> Iterator[None]:
         own = next(layer.parameters(recurse=False), None)
         if own is not None and own.dtype != torch.float32:
             handles.append(layer.register_forward_pre_hook(widened))
-            # What was made of half precision goes back to it exactly.
+            # What was converted from half precision converts back exactly.
             handles.append(layer.register_forward_hook(functools.partial(_narrowed, own.dtype)))
     try:
         yield
@@ -167,7 +167,7 @@ def _narrowed(dtype: "torch.dtype", layer: Any, inputs: Any, output: Any) -> Non
 
 
 def native_px_in(header: Mapping[str, str]) -> int | None:
-    """Return the side of the pictures that a file's header says its model is for."""
+    """Return the image size that a file's header says its model is for."""
     match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", header.get("modelspec.resolution", ""))
     side_px = min(int(match[1]), int(match[2])) if match else 0
     return side_px if 16 <= side_px <= 2048 and side_px % 8 == 0 else None

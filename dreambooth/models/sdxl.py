@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ZEROS = "force_zeros_for_empty_prompt"
-# The same in the header of a single file of ours.
+# The same in the header of our single files.
 ZEROS_IN_HEADER = f"dreambooth.{ZEROS}"
-# SDXL 1.0's own sizes, before it is here; what is not named is as in SD 1.5.
+# SDXL 1.0's own sizes, before it is downloaded; what is not named is as in SD 1.5.
 SDXL_CONFIGS: dict[str, dict[str, Any]] = {
     "unet": {
         "sample_size": 128,
@@ -50,9 +50,9 @@ SDXL_CONFIGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class StableDiffusionXL:
-    """The family of SDXL 1.0 and its children.
+    """The family of SDXL 1.0 and models derived from it.
 
-    zeros_for_nothing: whether no words at all are zeros, as the base was trained; else the encoding of an empty text.
+    zeros_for_nothing: whether no text at all is encoded as zeros, as in the base's training; else as the empty text.
     """
 
     layout: Layout = SDXL
@@ -60,15 +60,15 @@ class StableDiffusionXL:
 
     @property
     def index_options(self) -> Mapping[str, Any]:
-        """Return whether no words are zeros, which children of SDXL differ in."""
+        """Return whether no text is encoded as zeros, in which derived models differ."""
         return {ZEROS: self.zeros_for_nothing}
 
     def text_inputs(
         self, base: Any, captions: Sequence[str], *, length: int | None, left_out: Sequence[bool] | None = None
     ) -> TextInputs:
-        """Return the captions as token ids, padded to the tokenizers' own length, 77: padding is seen here, not masked.
+        """Return the captions as token ids, padded to the tokenizers' own length, 77: padding is not masked in SDXL.
 
-        The tokenizers pad with other tokens, so that each encoder has ids of its own.
+        The tokenizers pad with different tokens, so each encoder has its own ids.
         """
         import torch
 
@@ -86,7 +86,7 @@ class StableDiffusionXL:
         )  # fmt: skip
 
     def encode_text(self, base: Any, inputs: TextInputs) -> Condition:
-        """Return both encoders' last hidden states but one, without their last norm, side by side, (batch, 77, width).
+        """Return both encoders' penultimate hidden states, without the final norm, concatenated, (batch, 77, width).
 
         The pooled vector is the second encoder's projection of its end token, (batch, width).
         """
@@ -101,7 +101,7 @@ class StableDiffusionXL:
         return Condition(states, pooled, inputs.size_ids)
 
     def single_file_names(self, configs: Mapping[str, Mapping[str, Any]], scheduler: Mapping[str, Any]) -> set[str]:
-        """Return every name of a file in the original layout, the markers of a model of v among them."""
+        """Return every name of a file in the original layout, including the markers of v-prediction."""
         unet, encoders = configs["unet"], (configs["text_encoder"], configs["text_encoder_2"])
         widths, depths = unet["block_out_channels"], unet["transformer_layers_per_block"]
         depths = [depths] * len(widths) if isinstance(depths, int) else depths
@@ -114,7 +114,7 @@ class StableDiffusionXL:
     def to_single_file(
         self, parts: "Mapping[str, Mapping[str, Tensor]]", scheduler: Mapping[str, Any]
     ) -> "dict[str, Tensor]":
-        """Return the parts' weights under the original names, and markers of a model of v."""
+        """Return the parts' weights under the original names, and the markers of v-prediction."""
         import torch
 
         return sdxl_keys.to_original(parts) | {name: torch.zeros(0) for name in _markers(scheduler)}
@@ -131,7 +131,7 @@ class StableDiffusionXL:
     def size_ids(self, sizes: Sequence[PictureSize]) -> "Tensor":
         """Return original height and width, top and left of the crop, target height and width, (batch, 6) fp32.
 
-        They stay fp32 until the UNet has made sinusoids of them: bf16 would round 683 to 684.
+        They stay fp32 until the UNet computes their sinusoidal embedding: bf16 would round 683 to 684.
         """
         import torch
 
@@ -148,9 +148,9 @@ class StableDiffusionXL:
         return prediction
 
     def encode(self, vae: Any, pixels: "Tensor") -> Posterior:
-        """Return the posterior of pictures (batch, 3, height, width) in -1..1, without a graph.
+        """Return the posterior of images (batch, 3, height, width) in -1..1, without a graph.
 
-        In the VAE's own format whatever the step computes in: its numbers overflow fp16.
+        In the VAE's own format, whatever the step's: its numbers overflow fp16.
         """
         import torch
 
@@ -159,7 +159,7 @@ class StableDiffusionXL:
         return Posterior(found.mean.float(), found.std.float())
 
     def decode(self, vae: Any, latents: "Tensor") -> "Tensor":
-        """Return the pictures of scaled latents as (batch, 3, height, width) fp32, about -1..1."""
+        """Return the images of scaled latents as (batch, 3, height, width) fp32, about -1..1."""
         with without_autocast(latents.device.type):
             scaled = (latents.float() / vae.config.scaling_factor).to(next(vae.parameters()))
             pictures: Tensor = vae.decode(scaled).sample
@@ -183,7 +183,7 @@ def _before_last_layer(text_encoder: Any, ids: "Tensor | None") -> "tuple[Tensor
 
 
 def _markers(scheduler: Mapping[str, Any]) -> list[str]:
-    """Return the names of the empty tensors by which a file says that its model predicts v, and to pure noise."""
+    """Return the names of the empty tensors that mark v-prediction and zero-terminal SNR in a file."""
     if scheduler.get("prediction_type") != "v_prediction":
         return []
     is_to_the_end = scheduler.get("rescale_betas_zero_snr") is True

@@ -1,6 +1,6 @@
-"""The parts of SDXL as the tensors of one file in the original layout give them.
+"""The parts of SDXL from the tensors of a single file in the original layout.
 
-A file says nothing of configurations: widths and depths are read off the tensors, and the rest is SDXL's own.
+A file has no configurations: widths and depths are derived from the tensors, and the rest is SDXL's own.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ SCHEDULER: dict[str, Any] = {**SD15_SCHEDULER, "timestep_spacing": "leading", "i
 def parts_of(
     weights: "Mapping[str, Tensor]", header: Mapping[str, str], layout: Layout, as_stored: bool = False
 ) -> FileParts:
-    """Return the parts of a file of SDXL; raises KeyError, IndexError or RuntimeError for wrong tensors."""
+    """Return the parts of an SDXL file; raises KeyError, IndexError or RuntimeError for wrong tensors."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     found = sdxl_keys.from_original(weights)
@@ -52,7 +52,7 @@ def parts_of(
     }
     vocabulary_size = found["text_encoder"]["embeddings.token_embedding.weight"].shape[0]
     scheduler = SCHEDULER | _prediction(unet, pooled_width, weights, header)
-    # Files of other tools do not say it: it then is as in SDXL 1.0, and as diffusers takes it.
+    # Other tools' files do not say it: then it is as in SDXL 1.0, and as diffusers assumes.
     index = {ZEROS: False} if header.get(ZEROS_IN_HEADER) == "false" else {}
     return FileParts(layout, parts, scheduler, vocabulary_size, native_px, PAD_TOKENS, index)
 
@@ -60,7 +60,7 @@ def parts_of(
 def _unet_config(weights: "Mapping[str, Tensor]", pooled_width: int) -> dict[str, Any]:
     """Return the configuration of a UNet with these tensors.
 
-    Heads are 64 wide; one too narrow for that, as tests have it, has one head more in each level.
+    Heads are 64 wide; a UNet too narrow for that, as in tests, has one head more in each level.
     """
     levels = range(sdxl_keys.NUM_LEVELS)
     widths = [weights[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in levels]
@@ -135,7 +135,7 @@ def _second_encoder(weights: "dict[str, Tensor]", pooled_width: int, *, as_store
 def _prediction(
     unet: Any, pooled_width: int, weights: "Mapping[str, Tensor]", header: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return what the model predicts: as markers or header say, else as the UNet shows."""
+    """Return what the model predicts: according to markers or header, else as found by testing the UNet."""
     if sdxl_keys.V_MARKER in weights:
         is_to_the_end = sdxl_keys.ZERO_TERMINAL_MARKER in weights
         changes = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if is_to_the_end else {}

@@ -1,7 +1,7 @@
-"""A trained model weakened or strengthened: base + s (trained - base), for the UNet and the text encoder apart.
+"""A trained model at another strength: base + s (trained - base), separately for the UNet and the text encoder.
 
-Weights between the two make whole models (Wortsman et al. 2022, WiSE-FT, arXiv 2109.01903), so a run that went too far
-is weakened without another training.
+Interpolated weights give working models (Wortsman et al. 2022, WiSE-FT, arXiv 2109.01903), so an overtrained run can be
+weakened without another training.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dreambooth.errors import BaseModelError
 
 @dataclass(frozen=True)
 class Strength:
-    """How much of what each part learned counts: 0 is the base, 1 the model as it was trained, more overdoes it."""
+    """How much of each part's change is applied: 0 is the base, 1 the model as trained, more exaggerates it."""
 
     unet: float = 1.0
     text_encoder: float = 1.0
@@ -23,7 +23,7 @@ class Strength:
         return self.unet == 1 and self.text_encoder == 1
 
     def of(self, part: str) -> float:
-        """Return that of a part, such as `text_encoder_2`."""
+        """Return the strength of a part, such as `text_encoder_2`."""
         return self.unet if part == "unet" else self.text_encoder
 
     def __str__(self) -> str:
@@ -34,7 +34,7 @@ WHOLE = Strength()
 
 
 def mix(trained: Any, base: Any, strength: float, model_dir: str) -> None:
-    """Move the trained weights in place to base + strength (trained - base)."""
+    """Change the trained weights in place to base + strength (trained - base)."""
     if strength == 1:
         return
     refuse_other_base(trained, base, model_dir)
@@ -46,7 +46,7 @@ def mix(trained: Any, base: Any, strength: float, model_dir: str) -> None:
 
 
 def refuse_other_base(trained: Any, base: Any, model_dir: str) -> None:
-    """Raise BaseModelError where a part cannot have been trained from that of this base."""
+    """Raise BaseModelError if a part cannot have been trained from that of this base."""
     own, before = trained.state_dict(), base.state_dict()
     if own.keys() != before.keys() or any(own[name].shape != before[name].shape for name in own):
         raise BaseModelError(

@@ -1,7 +1,7 @@
-"""The tokenizer of a base: read from files that are known to be there, and held to the text encoder it serves.
+"""The tokenizer of a base: read from files that are known to exist, and checked against its text encoder.
 
-transformers 5 makes a tokenizer of two tokens where it finds no vocabulary, and says nothing: every word of a prompt
-would be the same one.
+transformers 5 silently makes a tokenizer of two tokens if it finds no vocabulary: every word of a prompt would be the
+same.
 """
 
 import json
@@ -14,14 +14,14 @@ from dreambooth.models.download import downloaded_tokenizer, vocabulary_missing
 
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 CONNECT = "Connect once so that it can be downloaded, or name one with --tokenizer_name."
-# Some text encoders have rows to spare, so that their number suits the hardware.
+# Some text encoders have spare rows, so that their number suits the hardware.
 MAX_SPARE_ROWS = 128
 
 
 def load_tokenizer(source: str, token: str | None, **changes: str) -> Any:
-    """Load a tokenizer from a folder or the Hub, each with the files at its top or in `tokenizer/`.
+    """Load a tokenizer from a folder or the Hub, with the files at the top or in `tokenizer/`.
 
-    A name that exists here is never asked of the Hub. Raises BaseModelError where there is no vocabulary.
+    A name that exists locally is never looked up on the Hub. Raises BaseModelError if there is no vocabulary.
     """
     from transformers import CLIPTokenizer
 
@@ -56,9 +56,9 @@ def tokenizer_folder(source: str, token: str | None) -> Path:
 
 
 def _is_vocabulary(folder: Path) -> bool:
-    """Return whether the merges are pairs of the vocabulary's own tokens, as the library under transformers requires.
+    """Return whether the merges are pairs of the vocabulary's tokens, as the tokenizers library requires.
 
-    That library raises nothing more exact than Exception for others, and takes a file without merges in silence.
+    For others that library raises a plain Exception, and it silently accepts a file without merges.
     """
     try:
         tokens = json.loads((folder / "vocab.json").read_text("utf-8"))
@@ -70,7 +70,7 @@ def _is_vocabulary(folder: Path) -> bool:
 
 
 def refuse_other_vocabulary(name: str, tokenizer: Any, text_encoder: Any) -> None:
-    """Raise BaseModelError when the tokenizer is another one than the text encoder was trained with."""
+    """Raise BaseModelError if the tokenizer is not the one that the text encoder was trained with."""
     num_tokens, num_rows = len(tokenizer), int(text_encoder.get_input_embeddings().weight.shape[0])
     if not num_rows - MAX_SPARE_ROWS <= num_tokens <= num_rows:
         raise BaseModelError(
@@ -81,9 +81,9 @@ def refuse_other_vocabulary(name: str, tokenizer: Any, text_encoder: Any) -> Non
 
 
 def tokenizer_for(vocabulary_size: int, starter_dir: Path, token: str | None, pad_token: str | None) -> Any:
-    """Return the tokenizer that belongs to a single file: the starter's, or CLIP's from the Hub or its cache.
+    """Return the tokenizer for a single file: the starter's, or CLIP's from the Hub or its cache.
 
-    `pad_token` is the file's, where its family pads prompts with another one than CLIP's tokenizer.
+    `pad_token` is the file's, if its family pads prompts with another one than CLIP's tokenizer.
     """
     own = starter_dir / "tokenizer"
     changes = {} if pad_token is None else {"pad_token": pad_token}
@@ -93,7 +93,7 @@ def tokenizer_for(vocabulary_size: int, starter_dir: Path, token: str | None, pa
 
 
 def _cached_tokenizer() -> str | None:
-    """Return CLIP's tokenizer as a base that was used before has it, so that no network is needed for it."""
+    """Return CLIP's tokenizer from a base that was used before, so that no network is needed."""
     from huggingface_hub import try_to_load_from_cache
 
     for name, file in ((CLIP_TOKENIZER, "vocab.json"), (SD15, "tokenizer/vocab.json")):

@@ -1,6 +1,6 @@
-"""Files of weights, read as tensors and nothing else: the one place where a pickle is opened, never as a program.
+"""Files of weights, read only as tensors: the one place where a pickle is opened, without ever running it.
 
-Tensors are read from the mapped file when they are used, so that holding a model's names costs no memory.
+Tensors are read from the mapped file on use, so that holding a model's names costs no memory.
 """
 
 import pickle
@@ -19,11 +19,11 @@ from dreambooth.models.file_formats import refuse_other_formats, refuse_renamed
 if TYPE_CHECKING:
     from torch import Tensor
 
-# diffusers puts a variant's name before a shard's number, and older versions behind it.
+# diffusers puts a variant's name before a shard's number, older versions after it.
 WEIGHTS_NAME = re.compile(
     r"(diffusion_pytorch_model|model|pytorch_model)(\.(?P<before>\w+))?(-\d+-of-\d+)?(\.(?P<behind>\w+))?\.(safetensors|bin)"
 )
-# What a pickle of plain tensors names, so that anything else is reported as the reason.
+# The names in a pickle of plain tensors, so that anything else is reported as the reason.
 _HARMLESS = re.compile(r"(torch|collections\.OrderedDict|_codecs\.encode|builtins\.(set|bytearray)|__builtin__\.set)\b")
 MAX_EMBEDDING_BYTES = 10**8
 _READ_ERRORS = (
@@ -33,10 +33,10 @@ _READ_ERRORS = (
 
 
 def read_weights(path: Path, *, is_safetensors: bool | None = None) -> "dict[str, Tensor]":
-    """Return a file's tensors by name; raises BaseModelError naming what else is in it, and how to resave it.
+    """Return a file's tensors by name; raises BaseModelError saying what else is in it, and how to resave it.
 
-    What is not .safetensors is a pickle, of which only plain tensors are read: anything else may be a program. Weights
-    may lie under `state_dict`, as trainers leave them. The suffix tells which it is unless `is_safetensors` does.
+    Anything but .safetensors is a pickle, of which only plain tensors are read: anything else may be code. Weights may
+    be under `state_dict`, as trainers write them. The suffix decides the format unless `is_safetensors` does.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -59,14 +59,14 @@ def _unpickled(path: Path) -> Any:
     import torch
 
     _refuse_other_zips(path)
-    # Files of before torch 1.6 are no archives, and cannot be mapped.
+    # Files from before torch 1.6 are no archives, and cannot be mapped.
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def _tensors_in(path: Path, loaded: Any) -> "dict[str, Tensor]":
-    """Return the tensors of a checkpoint, from under `state_dict` where there is one.
+    """Return the tensors of a checkpoint, from under `state_dict` if it has one.
 
-    Raises BaseModelError for what other checkpoints hold instead, with where their tensors are.
+    Raises BaseModelError for other contents, saying where the tensors are.
     """
     import torch
 
@@ -135,7 +135,7 @@ def load_errors() -> tuple[type[Exception], ...]:
 
 
 def part_weights(folder: Path) -> "dict[str, Tensor]":
-    """Return the weights of a diffusers part, in one file or several, of the plain variant where there is one.
+    """Return the weights of a diffusers part, in one file or several, without a variant if there are such.
 
     Raises BaseModelError for a folder without any, and for damaged files.
     """
@@ -151,9 +151,9 @@ def part_weights(folder: Path) -> "dict[str, Tensor]":
 
 
 def only_variant(folder: Path) -> str | None:
-    """Return the variant (`fp16`, as in model.fp16.safetensors) of a part that has no weights without one.
+    """Return the variant (`fp16`, as in model.fp16.safetensors) of a part that only has weights of variants.
 
-    The lowest by name where there are several; None where there are weights that are no variant.
+    The first by name if there are several; None if there are weights without a variant.
     """
     names = [WEIGHTS_NAME.fullmatch(file.name) for file in sorted(folder.iterdir())]
     found = [match["before"] or match["behind"] for match in names if match]
@@ -161,7 +161,7 @@ def only_variant(folder: Path) -> str | None:
 
 
 def pickled_weights(folder: Path, variant: str | None) -> "dict[str, Tensor] | None":
-    """Return the weights of a diffusers part that was saved before safetensors; None when it has the newer kind."""
+    """Return the weights of a diffusers part that was saved before safetensors; None if it has the newer format."""
     infix = f".{variant}" if variant else ""
     newer = (f"diffusion_pytorch_model{infix}.safetensors", f"model{infix}.safetensors")
     if any((folder / name).is_file() for name in newer) or any(folder.glob("*.safetensors.index*.json")):
@@ -193,16 +193,16 @@ def filled(
     if wrong := _differences(own, weights):
         raise KeyError(wrong)
     if not as_stored:
-        # Copies: what is mapped from a file would change with it.
+        # Copies: a mapped tensor would change with its file.
         weights = {name: tensor.to(own[name].dtype, copy=True).contiguous() for name, tensor in weights.items()}
     module.load_state_dict(weights, assign=True)
     return module
 
 
 def not_finite(weights: "Mapping[str, Tensor]") -> str:
-    """Return the name of the first tensor that holds NaN or infinity, or nothing.
+    """Return the name of the first tensor with NaN or infinity, or None.
 
-    Costs one addition a number: the sum of numbers one of which is not finite is not finite either.
+    Costs one addition per number: a sum with a number that is not finite is not finite either.
     """
     import torch
 
@@ -214,7 +214,7 @@ def not_finite(weights: "Mapping[str, Tensor]") -> str:
 
 
 def refuse_not_finite(part: str, module: Any, place: Path) -> None:
-    """Raise BaseModelError naming file and tensor when a part that was read from there holds NaN or infinity."""
+    """Raise BaseModelError naming file and tensor if a part read from there has NaN or infinity."""
     if name := not_finite(module.state_dict()):
         files = [file for file in sorted(place.glob("*")) if file.suffix in (".safetensors", ".bin")]
         file = files[0] if len(files) == 1 else place
@@ -225,7 +225,7 @@ def refuse_not_finite(part: str, module: Any, place: Path) -> None:
 
 
 def _differences(own: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor]") -> str:
-    """Return which tensors are missing, unknown or of another shape, three of each at most; nothing where all fit."""
+    """Return which tensors are missing, unknown or of another shape, at most three of each; empty if all fit."""
     missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     misshapen = [
         f"{name} is {_shape(weights[name])} instead of {_shape(tensor)}"
@@ -237,7 +237,7 @@ def _differences(own: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor]") -
 
 
 def named(names: Sequence[str]) -> str:
-    """Return the first three of these names, and how many more there are."""
+    """Return the first three of these names, and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
@@ -246,7 +246,7 @@ def _shape(tensor: "Tensor") -> str:
 
 
 def _refuse_other_zips(path: Path) -> None:
-    """Raise ValueError for a zip whose entries would grow (torch stores tensors as they are), and for TorchScript."""
+    """Raise ValueError for a zip with compressed entries (torch stores tensors uncompressed), and for TorchScript."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -257,7 +257,7 @@ def _refuse_other_zips(path: Path) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> BaseModelError:
-    # torch's own words advise to load it all the same, so only the name of what is in there is passed on.
+    # torch's own message advises loading it anyway, so only the name of what is in the file is passed on.
     program = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
     name = program[1] if program else _program_in(path)
     if name.startswith("torch.nn.") and _holds(path, b"string_to_param"):
@@ -277,12 +277,12 @@ def _unreadable(path: Path, error: Exception) -> BaseModelError:
 
 
 def _holds(path: Path, text: bytes) -> bool:
-    """Return whether a small file holds this text as it is."""
+    """Return whether a small file contains this text."""
     return path.stat().st_size < MAX_EMBEDDING_BYTES and text in path.read_bytes()
 
 
 def _program_in(path: Path) -> str:
-    """Return the first thing a pickle names that is no part of a tensor, or nothing; nothing in it is run."""
+    """Return the first name in a pickle that does not belong to a tensor, or None; nothing in it is run."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -291,7 +291,7 @@ def _program_in(path: Path) -> str:
                         with archive.open(entry) as file:
                             return _named_in(file)
         with path.open("rb") as plain:
-            # Older files are several pickles one after the other.
+            # Older files are several consecutive pickles.
             return next((name for name in (_named_in(plain) for _ in range(5)) if name), "")
     except _READ_ERRORS:
         return ""

@@ -1,1 +1,1 @@
-"""From prompts to PNG files that tell how they were made."""
+"""Generation: from prompts to PNG files that contain their settings."""

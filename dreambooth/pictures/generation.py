@@ -1,8 +1,7 @@
-"""A prompt becomes pictures, with models that are already in memory, and each picture knows how to make it again.
+"""Generates images from a prompt with models in memory; each image records how to make it again.
 
-Picture i of a request with seed S is drawn from the noise of seed S + i, on its own generator on the CPU. So it is the
-same in any batch size and on any device up to rounding, and asking for one picture with the seed that stands in its
-recipe gives it again.
+Image i of a request with seed S starts from the noise of seed S + i, on its own CPU generator. So it is the same in any
+batch size, and on any device up to rounding, and requesting one image with the seed in its metadata gives it again.
 """
 
 import contextlib
@@ -36,7 +35,7 @@ MAX_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture, the seed that makes it alone, and its recipe as the text other tools read and write in PNGs.
+    """One image, the seed that makes it alone, and its settings as the text that other tools read and write in PNGs.
 
     latents: what it was decoded from, (channels, height / 8, width / 8) fp32 on the CPU, scaled.
     """
@@ -60,15 +59,14 @@ def generate_images(
     indices: Sequence[int] | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Iterator[Picture]:
-    """Yield the pictures of a request, a batch at a time.
+    """Yield the images of a request, a batch at a time.
 
     The models are used on the devices and in the number formats they have, or where the base's `bring` puts them, with
-    the request's LoRAs on them already (`saved_step.resident`). They may be in training: modes and weights are
-    afterwards what they were.
-    `on_step` gets (denoising steps done, in total); `should_stop` is asked after each of them, and its True ends
-    everything without the pictures of that batch. Size left out of the request is `native_px`, else the UNet's own.
-    `indices` asks for these pictures of the request instead of the first `num_images_per_prompt`. `notice` is told
-    what was cut from a prompt or is read literally in it, and of pictures that overflowed.
+    the request's LoRAs already attached (`saved_step.resident`). They may be in training: modes and weights are
+    restored afterwards. `on_step` gets (denoising steps done, in total); `should_stop` is asked after each of them, and
+    True ends everything without the images of that batch. The default size is `native_px`, else the UNet's own.
+    `indices` selects images of the request instead of the first `num_images_per_prompt`. `notice` is called with what
+    was cut from a prompt or is read literally in it, and with images that overflowed.
     """
     seed = secrets.randbelow(2**32) if config.seed is None else config.seed
     wanted = range(config.num_images_per_prompt) if indices is None else indices
@@ -80,7 +78,7 @@ def generate_images(
     loras = loras_used(config)
 
     def step_done() -> bool:
-        """Tell of one more step, and return whether to go on."""
+        """Report one more step, and return whether to continue."""
         nonlocal done
         done += 1
         if on_step is not None:
@@ -95,12 +93,12 @@ def generate_images(
     with _inference(base, autocast_dtype):
         condition = _condition(base, config, (height, width), say)
     for batch in batches:
-        # Nothing is yielded inside: the inference context must not leak to the caller.
+        # No yield inside: the inference context must not leak to the caller.
         bring("unet")
         with _inference(base, autocast_dtype):
             noise = _noise(base, batch, stream, width, height)
-            # While it trains, the UNet's memory is the training's: a recording would keep some of its own. One that
-            # leaves the device comes back to another place than was recorded.
+            # During a training the UNet's memory belongs to the training: a recording would keep some of its own. And a
+            # UNet that leaves the device returns to another address than was recorded.
             records = autocast_dtype is None and base.bring is None and noise.device.type == "cuda"
             latents = _denoised(base, config, condition, noise, step_done, batch, stream, records=records)
             if latents is not None:
@@ -114,7 +112,7 @@ def generate_images(
 
 
 def save_picture(picture: Picture, path: Path) -> None:
-    """Write the picture as a PNG with its recipe in the text chunk `parameters`, at once or not at all."""
+    """Write the image atomically as a PNG with its settings in the text chunk `parameters`."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -128,7 +126,7 @@ def save_picture(picture: Picture, path: Path) -> None:
 
 @contextlib.contextmanager
 def _inference(base: "Base", autocast_dtype: "torch.dtype | None") -> Iterator[None]:
-    """Compute without gradients, in evaluation mode, which each module leaves again if it was in training."""
+    """Compute without gradients, in evaluation mode, and restore each module's mode afterwards."""
     import torch
 
     models = list(base.modules().values())
@@ -138,7 +136,7 @@ def _inference(base: "Base", autocast_dtype: "torch.dtype | None") -> Iterator[N
     try:
         for model in models:
             model.eval()
-        # no_grad and not inference_mode: tensors that modules keep for later must stay usable in training.
+        # no_grad and not inference_mode: tensors that modules cache must stay usable in training.
         with torch.no_grad(), autocast(device_type, autocast_dtype):
             yield
     finally:
@@ -152,7 +150,7 @@ def _parameter(model: Any) -> "Tensor":
 
 
 def _latent_scale(base: "Base") -> int:
-    """Return how many pixels a latent spans in each direction."""
+    """Return how many pixels a latent pixel covers in each direction."""
     scale: int = 2 ** (len(base.vae.config.block_out_channels) - 1)
     return scale
 
@@ -163,9 +161,9 @@ def _size_px(base: "Base", config: GenerationConfig, native_px: int | None) -> t
 
 
 def _condition(base: "Base", config: GenerationConfig, size: tuple[int, int], say: Callable[[str], None]) -> Condition:
-    """Return the condition of what to show, under guidance preceded by that of what to avoid: one or two captions.
+    """Return the condition of the prompt, preceded under guidance by that of the negative prompt: one or two captions.
 
-    size: height and width of the pictures, in pixels: they are whole, not cut from larger ones.
+    size: height and width of the images, in pixels: they are whole, not cropped.
     """
     prompts = [config.negative_prompt, config.prompt] if config.guidance_scale > 1 else [config.prompt]
     limit = base.tokenizer.model_max_length
@@ -177,7 +175,7 @@ def _condition(base: "Base", config: GenerationConfig, size: tuple[int, int], sa
             cut = base.tokenizer.decode(ids[limit - 1 : -1])
             say(f'The prompt has more than {limit - 2} tokens; not read: "{cut}"')
     device = _parameter(base.text_encoders()[0]).device
-    # An empty prompt is still one; nothing to avoid is none.
+    # An empty prompt is still a prompt; an empty negative prompt is none.
     left_out = [not prompt for prompt in prompts[:-1]] + [False]
     inputs = base.family.text_inputs(base, prompts, length=limit, left_out=left_out).each(lambda ids: ids.to(device))
     condition = base.family.encode_text(base, inputs).each(lambda tensor: tensor.to(_parameter(base.unet)))
@@ -206,9 +204,10 @@ def _denoised(
     *,
     records: bool,
 ) -> "Tensor | None":
-    """Return clean latents, or None when told to stop; `records` its steps as a CUDA graph.
+    """Return clean latents, or None if stopped; `records` its steps as a CUDA graph.
 
-    With the guidance of Ho & Salimans 2022 (arXiv 2207.12598, eq. 6): eps = eps_avoid + scale (eps_show - eps_avoid).
+    With the guidance of Ho & Salimans 2022 (arXiv 2207.12598, eq. 6): eps = eps_negative + scale (eps_prompt -
+    eps_negative).
     """
     import torch
 
@@ -241,7 +240,7 @@ def _denoised(
 
 
 def _decoded(base: "Base", latents: "Tensor", say: Callable[[str], None]) -> list["Image.Image"]:
-    """Return the pictures of clean latents; one after the other, since the VAE needs the most memory of all."""
+    """Return the images of clean latents, decoded one after the other, since the VAE needs the most memory of all."""
     import torch
     from PIL import Image
 

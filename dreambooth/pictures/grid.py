@@ -1,6 +1,6 @@
-"""The sample pictures of a run in one picture: a row for each step, a column for each seed.
+"""The samples of a run in one image: a row for each step, a column for each seed.
 
-Steps and samples are in natural order, the base model first; what is missing stays blank.
+Steps and samples are in natural order, the base model first; missing ones are left blank.
 """
 
 import math
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
 GAP_PX = 4
-# More makes browsers and viewers stumble; pictures are scaled down together until they fit.
+# Browsers and viewers have trouble with more; images are scaled down together until they fit.
 MAX_PIXELS = 32_000_000
 MAX_SIDE_PX = 16_384
 MIN_FONT_PX, MAX_FONT_PX = 12, 28
 
 
 def write_sample_grid(run_path: Path, out: Path) -> Path:
-    """Write the grid of a run as a PNG, at once or not at all, and return its path.
+    """Write the grid of a run as a PNG, atomically, and return its path.
 
-    A folder given as `out` gets `grid.png`, and another suffix gets `.png` behind it. Raises RunFolderError for a run
-    without sample pictures.
+    For a folder as `out` it is `grid.png` in it, and another suffix gets `.png` appended. Raises RunFolderError for a
+    run without samples.
     """
     image = sample_grid(RunFolder(run_path))
     if out.is_dir():
@@ -40,9 +40,9 @@ def write_sample_grid(run_path: Path, out: Path) -> Path:
 
 
 def sample_grid(run: RunFolder) -> "Image.Image":
-    """Return the grid; raises RunFolderError for a run without sample pictures."""
+    """Return the grid; raises RunFolderError for a run without samples."""
     found = run.samples()
-    # The same name is the same seed, so that a gap in one row does not shift what stands under what.
+    # The same name is the same seed, so that a gap in one row does not shift the columns.
     columns = in_natural_order({path.name for files in found.values() for path in files if _size_of(path) is not None})
     if not columns:
         raise RunFolderError(
@@ -55,7 +55,7 @@ def sample_grid(run: RunFolder) -> "Image.Image":
 
 
 def picture_grid(rows: Mapping[str, Sequence[Path | None]]) -> "Image.Image":
-    """Return one picture of all these, a labelled row each; at least one must be readable, others stay blank."""
+    """Return one image of all these, a labelled row each; at least one must be readable, others are left blank."""
     from PIL import Image, ImageDraw
 
     sizes = {path: size for row in rows.values() for path in row if path and (size := _size_of(path)) is not None}
@@ -82,7 +82,7 @@ def picture_grid(rows: Mapping[str, Sequence[Path | None]]) -> "Image.Image":
 
 
 def step_label(step: int) -> str:
-    """Return what stands beside a step's row."""
+    """Return the label of a step's row."""
     return f"step {step}" if step else "step 0\nbase model"
 
 
@@ -91,7 +91,7 @@ def _scale(width_px: int, height_px: int) -> float:
 
 
 def _size_of(path: Path) -> tuple[int, int] | None:
-    """Return a picture's size from its header, None for a file that is no picture."""
+    """Return an image's size from its header, None for a file that is not an image."""
     from PIL import Image
 
     try:
@@ -102,7 +102,7 @@ def _size_of(path: Path) -> tuple[int, int] | None:
 
 
 def _picture(path: Path, scale: float) -> "Image.Image | None":
-    """Return a picture at its size in the grid, None for a damaged one."""
+    """Return an image at its size in the grid, None for a damaged one."""
     from PIL import Image
 
     try:
@@ -138,6 +138,6 @@ def _write_label(
     font: "ImageFont.FreeTypeFont | ImageFont.ImageFont",
     place: tuple[int, int, int],
 ) -> None:
-    """Write the label in the middle of its row; `place` is left, top and height."""
+    """Write the label centred in its row; `place` is left, top and height."""
     left, top, height = place
     draw.multiline_text((left, top + (height - _text_size(text, font)[1]) // 2), text, "black", font)

@@ -1,7 +1,7 @@
-"""Pictures as files: of one model, or of several steps side by side, each with its recipe in it.
+"""Generates image files: of one model, or of several steps side by side, each with its settings in it.
 
-They lie in one folder a model, named by the time of the request, its seed and their number: the history of a model is
-what lies there.
+Each model has one folder; files are named by the request's time, its seed and their number, so that the folder is the
+model's history.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ OnNotice = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Painter:
-    """Makes pictures with models that it puts on the device it is lent."""
+    """Generates images with models that it puts on the device it is given."""
 
     manager: ModelManager
     models_dir: Path
@@ -51,7 +51,7 @@ class Painter:
         notice: OnNotice | None = None,
         base: str | None = None,
     ) -> Iterator[Path]:
-        """Yield each picture's file when it is written; without `wait` raises DeviceError while the device is taken.
+        """Yield each image's file when it is written; without `wait` raises DeviceError while the device is in use.
 
         base: as in `ModelSource`.
         """
@@ -72,11 +72,10 @@ class Painter:
         notice: OnNotice | None = None,
         base: str | None = None,
     ) -> Iterator[Path]:
-        """Yield the same prompts and seeds of each model, then the picture of them all: a row a model.
+        """Yield the same prompts and seeds for each model, then the grid of them all: a row per model.
 
-        `models` are by their step, 0 being the base, which nobody trained: it has no strength of its own. Told to stop,
-        it ends without the last one. base: as in `ModelSource`, of all other models. LoRAs of the request are added to
-        each, the base as well.
+        `models` are by step; 0 is the untrained base, which has no strength. If stopped, ends without the grid. base:
+        as in `ModelSource`, for all other models. LoRAs of the request are added to each, including the base.
         """
         requests = [dataclasses.replace(config, prompt=prompt) for prompt in prompts]
         prefix = _prefix(config := _with_seed(config))
@@ -124,7 +123,7 @@ class Painter:
         side_px = models.card.native_px
         config = dataclasses.replace(config, height=config.height or side_px, width=config.width or side_px)
         named = dataclasses.replace(models, name=model_name(name) + (f"{ON_BASE}{model_name(base)}" if base else ""))
-        # One at a time: the first is there sooner, and all of them need no more memory than one.
+        # One at a time: the first is ready sooner, and all of them need no more memory than one.
         made = generate_images(named, config, on_step=on_step, should_stop=should_stop, batch_size=1, notice=notice)
         for number, picture in enumerate(made, first):
             path = folder / f"{prefix}-{number}.png"
@@ -137,7 +136,7 @@ def _never() -> bool:
 
 
 def _once(notice: OnNotice) -> OnNotice:
-    """Return what passes on each text once: all models of a comparison have the same prompts."""
+    """Return a callback that passes each text on once: all models of a comparison have the same prompts."""
     given: set[str] = set()
 
     def once(text: str) -> None:
@@ -161,7 +160,7 @@ def _prefix(config: GenerationConfig) -> str:
 
 
 def _part_of(on_step: OnStep, num_done: int, num_parts: int) -> OnStep:
-    """Return what tells the steps of one part as steps of the whole; all parts have the same number."""
+    """Return a callback that converts the steps of one part to steps of the whole; all parts have the same number."""
     return lambda done, total: on_step(num_done * total + done, num_parts * total)
 
 
@@ -169,9 +168,9 @@ def _part_of(on_step: OnStep, num_done: int, num_parts: int) -> OnStep:
 
 
 def steps_to_compare(run: RunFolder, steps: Sequence[int], base: str) -> dict[int, str]:
-    """Return the models by their step, 0 being the base; without steps all saved ones.
+    """Return the models by step, 0 being the base; by default all saved ones.
 
-    Raises ConfigError for steps that are not there.
+    Raises ConfigError for steps that do not exist.
     """
     there = run.steps()
     wanted = sorted(set(steps or there))
@@ -184,7 +183,7 @@ def steps_to_compare(run: RunFolder, steps: Sequence[int], base: str) -> dict[in
 
 
 def prompts_to_compare(config: GenerationConfig, num_models: int) -> list[str]:
-    """Return the prompts, one a line; raises ConfigError when there is none, or the grid would be beyond all reason."""
+    """Return the prompts, one per line; raises ConfigError if there is none, or if the grid would be too large."""
     config.checked()
     prompts = [line.strip() for line in config.prompt.splitlines() if line.strip()]
     num_pictures = num_models * len(prompts) * config.num_images_per_prompt
@@ -198,13 +197,13 @@ def prompts_to_compare(config: GenerationConfig, num_models: int) -> list[str]:
 
 
 def folder_of(model: str, workspace: Workspace) -> Path:
-    """Return where a model's pictures lie: all steps of a run together."""
+    """Return the folder of a model's images: all steps of a run share one."""
     name = model_name(model).split("/")[0]
     return workspace.pictures_dir / (re.sub(r"[^A-Za-z0-9 ._-]+", "-", name).lstrip(".") or "model")
 
 
 def history(folder: Path, *, everything: bool = False) -> list[Path]:
-    """Return the pictures in a model's folder, or in all folders beside it, the newest first."""
+    """Return the images in a model's folder, or in all folders beside it, the newest first."""
     folders = [folder]
     if everything:
         folders = [folder, *(entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink())]
@@ -216,7 +215,7 @@ def history(folder: Path, *, everything: bool = False) -> list[Path]:
 
 
 def _age(path: Path) -> tuple[str, int, int]:
-    """Return what sorts pictures by their time; of one request the first is the newest, its grid before them."""
+    """Return the key that sorts images by time; within a request the first is the newest, with its grid before it."""
     day, clock, _, number = path.stem.split("-")
     return day + clock, number == "grid", -int(number) if number != "grid" else 0
 
@@ -238,10 +237,10 @@ def generate(
     notice: OnNotice | None = None,
     base: str | None = None,
 ) -> list[Path]:
-    """Make pictures with a model (a run, a step folder, a base), and return the PNG files written to `output_dir`.
+    """Generate images with a model (a run, a step folder, a base), and return the PNG files written to `output_dir`.
 
-    `notice` is told what of the prompt is not read, or read literally, what of a LoRA has no place in the model, and of
-    pictures that came out black. base: as in `ModelSource`.
+    `notice` is called with what of the prompt is not read, or read literally, what of a LoRA does not fit the model,
+    and images that came out black. base: as in `ModelSource`.
     """
     painter = _painter(settings or load_settings())
     made = painter.pictures(str(model), config.checked(), Path(output_dir), on_step=on_step, notice=notice, base=base)
@@ -259,10 +258,10 @@ def compare(
     on_step: OnStep | None = None,
     notice: OnNotice | None = None,
 ) -> list[Path]:
-    """Make the same pictures with several steps of a run; returns the PNG files, the grid of them all last.
+    """Generate the same images with several steps of a run; return the PNG files, the grid of them all last.
 
-    The config's prompt may have several lines, each a prompt. `steps` are the saved ones when left out; 0 is the base
-    that the run started from, or `base`, to which the steps of a LoRA are then added as well.
+    The config's prompt may have several lines, each a prompt. `steps` are by default the saved ones; 0 is the base the
+    run started from, or `base`, to which the steps of a LoRA are then added as well.
     """
     from dreambooth.records.runlog import read_config
 

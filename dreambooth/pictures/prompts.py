@@ -1,6 +1,7 @@
-"""Prompts to start from, by kind of subject, and the default negative prompt.
+"""Example prompts by kind of subject, and the default negative prompt.
 
-`{subject}` is the identifier with the class word, such as `zwx dog`. And what of other tools' prompts is nothing here.
+`{subject}` is the identifier with the class word, such as `zwx dog`. Also finds other tools' prompt syntax, which has
+no meaning here.
 """
 
 import re
@@ -37,7 +38,7 @@ EXAMPLES: dict[Kind, tuple[str, ...]] = {
         "a lighthouse in a storm, {subject}",
     ),
 }
-# The starter's own world is small: what it never saw it cannot paint.
+# The starter's own world is small: it cannot paint what it never saw.
 TOY_EXAMPLES = (
     "photo of {subject} on the beach", "photo of {subject} in the snow", "photo of {subject} in the jungle",
     "photo of {subject} on a rug",
@@ -51,14 +52,14 @@ KIND_WORDS: dict[Kind, tuple[str, ...]] = {
 }
 
 OPENING = re.compile(r"^(?:(?:a|an|the)\s+)?(?:photo|picture|image)\s+of(?:\s+|$)", re.IGNORECASE)
-# Weights, networks and breaks as AUTOMATIC1111's prompts have them: `(word:1.3)`, `<lora:name:1>`, `BREAK`.
+# Weights, networks and breaks in AUTOMATIC1111's syntax: `(word:1.3)`, `<lora:name:1>`, `BREAK`.
 OTHER_SYNTAX = re.compile(
     r"\([^()\n]{1,200}:\s{0,9}\d*\.?\d+\s{0,9}\)|<(?:lora|lyco|hypernet):[^<>\n]{1,200}>|\bBREAK\b"
 )
 
 
 def literal_notice(*prompts: str) -> str:
-    """Return a sentence on what is special in other tools' prompts and is read here as it stands; else nothing."""
+    """Return a notice on other tools' prompt syntax, which is read literally here; else an empty string."""
     found = list(dict.fromkeys(part for prompt in prompts for part in OTHER_SYNTAX.findall(prompt)))
     if not found:
         return ""
@@ -75,7 +76,7 @@ def subject_of(instance_prompt: str) -> str:
 
 
 def kind_of(*prompts: str) -> Kind:
-    """Return what kind of thing such words name; an object when none is known."""
+    """Return the kind of subject these words name; an object if unknown."""
     words = {word.strip(",.").lower() for prompt in prompts for word in prompt.split()}
     found = [kind for kind, known in KIND_WORDS.items() if words & set(known)]
     return "style" if "style" in found else found[0] if found else "object"

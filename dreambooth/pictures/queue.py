@@ -1,7 +1,7 @@
-"""Requests for pictures in a line of their own, one thread making them one after the other.
+"""The queue of generation requests, processed one after the other by one thread.
 
-A request outlives the browser that made it. One that came while a run trained begins when that run has ended, or has
-the training lend the device and go on by itself.
+A request outlives the browser that made it. One that arrives during a training starts when that run has ended, or has
+the training lend the device and continue by itself.
 """
 
 import sys
@@ -27,7 +27,7 @@ Work = Callable[[OnStep, Callable[[], bool], OnNotice], Iterator[Path]]
 
 @dataclass
 class Order:
-    """One request on its way: the line's thread writes what has become of it, the page reads it."""
+    """A generation request: the queue's thread writes its state, the page reads it."""
 
     number: int
     title: str
@@ -49,16 +49,16 @@ class Order:
 
     @property
     def seconds_left(self) -> float | None:
-        """Return the time left by the pace so far, None while it is too early to say."""
+        """Return the time left at the pace so far, None while it is too early to say."""
         if self.state != "making" or self.share < 0.05:
             return None
         return (time.monotonic() - self.began_s) * (1 - self.share) / self.share
 
 
 class PictureQueue:
-    """The line. `changed` is shared with the runs; `is_at_work` says whether a run still trains or waits.
+    """The queue. `changed` is shared with the runs; `is_at_work` says whether a run is training or waiting.
 
-    `device` surrounds the making: it has a training lend the device for as long.
+    `device` surrounds the generation: it has a training lend the device for that time.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class PictureQueue:
         self._thread: threading.Thread | None = None
 
     def add(self, title: str, num_pictures: int, work: Work, after: str = "", source: Path | None = None) -> Order:
-        """Queue a request, to begin when the run `after` has ended; raises DreamBoothError when too many wait."""
+        """Queue a request, to start when the run `after` has ended; raises DreamBoothError if too many are waiting."""
         with self._changed:
             if len(self._queue) >= MAX_WAITING or self._closing:
                 raise DreamBoothError(
@@ -92,7 +92,7 @@ class PictureQueue:
         return order
 
     def shown(self, owner: str | None = None) -> tuple[Order | None, int]:
-        """Return the request that is being made, else the next, else the last one; and how many wait behind it.
+        """Return the request being processed, else the next, else the last one; and how many are waiting behind it.
 
         Of all requests, or of those of one browser.
         """
@@ -107,11 +107,11 @@ class PictureQueue:
         return any(order.source == folder and not order.cancel.is_set() for order in self._queue)
 
     def is_due(self) -> bool:
-        """Return whether a request could be made now: no further run begins before it. To be asked under `changed`."""
+        """Return whether a request could start now: no further run starts before it. Call it under `changed`."""
         return self._next() is not None
 
     def cancel(self, order: Order | None = None) -> int:
-        """End a request, or all, after the denoising step it is at, and return how many those were."""
+        """Cancel a request, or all, after the current denoising step, and return how many were cancelled."""
         with self._changed:
             ending = [one for one in self._queue if order is None or one is order]
             for one in ending:
@@ -121,7 +121,7 @@ class PictureQueue:
             return len(ending)
 
     def follow(self, order: Order) -> Iterator[Path]:
-        """Yield a request's files as they come; raises what ended it, and cancels it when nobody listens any more."""
+        """Yield a request's files as they are written; raises its error, and cancels it if the caller stops."""
         given: list[Path] = []
         try:
             while True:
@@ -140,7 +140,7 @@ class PictureQueue:
             raise order.error
 
     def close(self) -> None:
-        """Cancel everything, and return when nothing is being made."""
+        """Cancel everything, and return when nothing is being generated."""
         with self._changed:
             self._closing = True
         self.cancel()
@@ -167,7 +167,7 @@ class PictureQueue:
                 if order is None:
                     return
                 order.state, order.began_s = "making", time.monotonic()
-            # A thread of its own: torch's threads in it end with the request, and slow down no training after it.
+            # A separate thread: torch's threads in it end with the request, and do not slow down a training after it.
             making = threading.Thread(target=self._make_on_device, args=(order,), name="pictures", daemon=True)
             making.start()
             making.join()
@@ -178,9 +178,9 @@ class PictureQueue:
         try:
             with self._device():
                 self._make(order)
-        # The top of the thread: an unexpected error is shown on the page, and its traceback in the terminal.
+        # Top level of the thread: an unexpected error is shown on the page, with its traceback in the terminal.
         except BaseException as error:
-            # What was cancelled while it waited for the device has not failed.
+            # A request cancelled while it waited for the device has not failed.
             if not (isinstance(error, DreamBoothError) and order.cancel.is_set()):
                 order.error = error if isinstance(error, DreamBoothError) else unexpected(error)
 
@@ -195,7 +195,7 @@ class PictureQueue:
 
 
 def unexpected(error: BaseException) -> DreamBoothError:
-    """Return the message for an error that ended the making of pictures."""
+    """Return the message for an unexpected error during generation."""
     print(traceback_text(error), file=sys.stderr)
     if type(error).__name__ == "OutOfMemoryError":
         return DreamBoothError(

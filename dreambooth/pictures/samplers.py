@@ -1,8 +1,8 @@
-"""The ways from noise to a picture that can be chosen, under the names that other tools write into their recipes.
+"""The samplers that can be chosen, under the names that other tools write into image metadata.
 
-DDIM (Song et al. 2020, arXiv 2010.02502) is what training samples with; DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095)
-and Euler (Karras et al. 2022, arXiv 2206.00364, algorithm 1) need fewer steps. `Euler a` adds fresh noise at each step,
-which comes from the picture's seed like its first.
+DDIM (Song et al. 2020, arXiv 2010.02502) is used for samples in training; DPM-Solver++ (Lu et al. 2022, arXiv
+2211.01095) and Euler (Karras et al. 2022, arXiv 2206.00364, algorithm 1) need fewer steps. `Euler a` adds fresh noise
+at each step, which comes from the image's seed like its first.
 """
 
 import inspect
@@ -44,8 +44,8 @@ def _other(sampler: Sampler, scheduler_config: Mapping[str, Any], num_steps: int
         "rescale_betas_zero_snr",
     )  # fmt: skip
     values = {name: scheduler_config[name] for name in names if name in scheduler_config}
-    # Evenly from the noisiest level down, as the tools do that these names come from; a single step begins at the top.
-    # A schedule that ends in pure noise has to begin there (Lin et al. 2023, arXiv 2305.08891, section 3.3).
+    # Evenly from the noisiest level down, as in the tools that use these names; a single step begins at the top. A
+    # schedule that ends in pure noise has to begin there (Lin et al. 2023, arXiv 2305.08891, section 3.3).
     is_to_the_end = values.get("rescale_betas_zero_snr") is True
     values["timestep_spacing"] = "linspace" if num_steps > 1 and not is_to_the_end else "trailing"
     if sampler == "Euler a":

@@ -1,7 +1,7 @@
-"""A picture's recipe as the text that other tools read and write in PNGs, and back from it.
+"""An image's settings as the text that other tools read and write in PNGs, and its parser.
 
 The prompt, a line `Negative prompt: ...`, and a line of settings. A value with a comma, a colon or a line break is a
-JSON string (AUTOMATIC1111's rule). What other tools add to it is passed over.
+JSON string (AUTOMATIC1111's rule). Other tools' additions are ignored.
 """
 
 import json
@@ -18,25 +18,25 @@ from dreambooth.models.lora_file import HASH_DIGITS, tensors_hash
 CHUNK = "parameters"
 NEGATIVE = "Negative prompt:"
 SETTINGS_LINE = re.compile(r"Steps: \d+,? ?")
-# A name of bounded length: else a long text without a colon is searched once from each of its characters.
+# A name of limited length: otherwise a long text without a colon is searched once from each character.
 SETTING = re.compile(r'\s*([A-Za-z][A-Za-z0-9 _-]{0,60}): ("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 STRENGTHS = ("UNet strength", "Text encoder strength")
-# AUTOMATIC1111 writes the hashes, "name: hash, name: hash", and has the strengths in the prompt; a prompt is read
-# literally here, so that they have a list of their own, which it passes over.
+# AUTOMATIC1111 writes the hashes, "name: hash, name: hash", and has the strengths in the prompt; since prompts are read
+# literally here, they have a list of their own, which it ignores.
 LORA_HASHES, LORA_STRENGTHS = "Lora hashes", "Lora strengths"
-# Between the names of a LoRA run's step and of the base model that it was added to.
+# Separates the names of a LoRA run's step and of the base model it was added to.
 ON_BASE = " on "
 LORA_IN_PROMPT = re.compile(r"<lora:([^<>:]{1,200}):([0-9.]{1,20})[^<>]{0,100}>")
-# How many lines are the prompt: written when one of them begins as the negative prompt does.
+# The number of lines in the prompt, written if one of them begins like the negative prompt's line.
 PROMPT_LINES = "Prompt lines"
-# A sampler's steps where its schedule is none of its own.
+# The spacing of a sampler's steps if its name implies none.
 PLAIN_SCHEDULES = ("", "Automatic", "Normal", "Uniform", "DDIM")
 MAX_TEXT = 100_000
 
 
 @dataclass(frozen=True)
 class UsedLora:
-    """A LoRA as a picture's text has it: its file's name, without suffix, how its hash begins, and its strength."""
+    """A LoRA in an image's text: its file's name without suffix, the beginning of its hash, and its strength."""
 
     name: str
     hash: str
@@ -45,10 +45,10 @@ class UsedLora:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a picture was made of: the request for it alone, and the model's name, as far as its text tells.
+    """What an image was made from: the request for it alone, and the model's name, as far as its text tells.
 
     notices: what of the text cannot be used here; loras: what was added to the model. The text does not say where their
-    files are, so that the request has none.
+    files are, so the request has none.
     """
 
     request: GenerationConfig
@@ -58,7 +58,7 @@ class Recipe:
 
 
 def loras_used(config: GenerationConfig) -> tuple[UsedLora, ...]:
-    """Return the LoRAs of a request, whose files are read, as the text of its pictures has them."""
+    """Return the LoRAs of a request, whose files are read, as they appear in the text of its images."""
     return tuple(
         UsedLora(lora_name(Path(one.file).stem), tensors_hash(Path(one.file))[:HASH_DIGITS], one.strength)
         for one in config.loras
@@ -66,14 +66,14 @@ def loras_used(config: GenerationConfig) -> tuple[UsedLora, ...]:
 
 
 def lora_name(stem: str) -> str:
-    """Return a file's name as the lists have it, without what would end it there, as AUTOMATIC1111 does."""
+    """Return a file's name for the text's lists, without characters that would end it there, as AUTOMATIC1111 does."""
     return re.sub(r"[:,\s]+", " ", stem).strip() or "lora"
 
 
 def recipe_text(
     config: GenerationConfig, seed: int, size: tuple[int, int], model: str, loras: Sequence[UsedLora] = ()
 ) -> str:
-    """Return the recipe of one picture."""
+    """Return the text of one image."""
     lines = [config.prompt]
     if config.negative_prompt:
         lines.append(f"{NEGATIVE} {config.negative_prompt}")
@@ -97,13 +97,13 @@ def recipe_text(
 
 
 def text_of_picture(path: Path) -> str:
-    """Return the recipe's text in a picture file; raises DreamBoothError for a file without one."""
+    """Return the settings text in an image file; raises DreamBoothError for a file without one."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             text = image.info.get(CHUNK)
-    # What PIL raises for files that are none of the kinds it reads, damaged, or made to burst.
+    # What PIL raises for files that are not images, damaged, or decompression bombs.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise DreamBoothError(
             f"{path.name} cannot be read.",
@@ -120,14 +120,14 @@ def text_of_picture(path: Path) -> str:
 
 
 def read_recipe(text: str) -> Recipe:
-    """Return what a recipe's text says; raises DreamBoothError when it holds no settings, or impossible ones."""
+    """Parse a settings text; raises DreamBoothError if it holds no settings, or impossible ones."""
     lines = text.replace("\r\n", "\n").split("\n")
     place = next((number for number in reversed(range(len(lines))) if SETTINGS_LINE.match(lines[number])), None)
     if place is None:
         raise DreamBoothError(
             "That text contains no picture settings.", "It has no line that begins with `Steps:`.", ""
         )
-    # Of two settings of one name the first counts: in older pictures the model's name stands unquoted, and last.
+    # Of two settings with one name the first counts: in older images the model's name is unquoted, and last.
     given = {name: _unquoted(value.strip()) for name, value in reversed(SETTING.findall(lines[place]))}
     words = lines[:place]
     first = _whole(given.get(PROMPT_LINES)) or 0
@@ -153,7 +153,7 @@ def read_recipe(text: str) -> Recipe:
 
 
 def _loras(hashes: str, strengths: str, prompt: str) -> tuple[UsedLora, ...]:
-    """Return the LoRAs of both lists, which have one order; where there is one alone, strengths are the prompt's."""
+    """Return the LoRAs of both lists, which have one order; if there is one alone, strengths are the prompt's."""
     in_prompt = {name.strip(): _number(text, 1.0) for name, text in LORA_IN_PROMPT.findall(prompt)}
     own = [_number(text, 1.0) for _, text in _pairs(strengths)]
     found = _pairs(hashes)
@@ -169,7 +169,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def _quoted(value: str) -> str:
-    """Return a value as it stands in the line of settings: as JSON where it would not be read back as it is."""
+    """Return a value for the line of settings: as JSON if it could not be read back as it is."""
     is_plain = value == value.strip() and not set(value) & set(',:\n"')
     return value if is_plain else json.dumps(value, ensure_ascii=False)
 
@@ -184,7 +184,7 @@ def _unquoted(value: str) -> str:
 
 
 def _shortest(number: float) -> str:
-    """Return the shortest text that is read back as the same number."""
+    """Return the shortest text that is parsed as the same number."""
     return repr(float(number)).removesuffix(".0")
 
 
@@ -200,16 +200,16 @@ def _number(text: str | None, otherwise: float) -> float:
 
 
 def _sampler(name: str, schedule: str) -> tuple[Sampler, tuple[str, ...]]:
-    """Return our sampler of that name, and what is to be said when there is none.
+    """Return our sampler of that name, and a notice if there is none.
 
-    Newer tools name the spacing of its steps, the schedule, apart.
+    Newer tools name the schedule, the spacing of its steps, separately.
     """
     by_name: dict[str, Sampler] = {sampler: sampler for sampler in SAMPLERS}
     whole = f"{name} {schedule}".strip()
     if not name or whole in by_name:
         return by_name.get(whole, "DDIM"), ()
     if name in by_name and schedule in PLAIN_SCHEDULES:
-        # DPM++ 2M's own schedule is Karras's where AUTOMATIC1111 chooses it.
+        # In AUTOMATIC1111 DPM++ 2M's default schedule is Karras's.
         automatic = by_name.get(f"{name} Karras") if schedule == "Automatic" else None
         return automatic or by_name[name], ()
     taken = by_name.get(name, "DDIM")

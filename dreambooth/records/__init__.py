@@ -1,1 +1,1 @@
-"""What is on the disk: data folder, run folders, a run's log and state, copies on Drive."""
+"""Everything on disk: the data folder, run folders, a run's log and state, copies on Drive."""

@@ -1,8 +1,8 @@
 """Google Drive as the place where finished work outlives a Colab machine.
 
-Training writes to the machine's own disk, which is fast and takes renames for what they are; whole step folders,
-exports and photo sets are copied over when they are done, each under a hidden name first. Exact states stay behind:
-up to gigabytes every few minutes are more than a Drive takes.
+Training writes to the machine's own disk, which is fast and renames atomically; completed step folders, exports and
+photo sets are copied, each under a hidden name first. Exact states are not copied: up to gigabytes every few minutes
+are too much for a Drive.
 """
 
 import importlib
@@ -22,15 +22,16 @@ from dreambooth.records.workspace import RunFolder, Workspace
 MOUNT_POINT = Path("/content/drive")
 ROOMS = ("runs", "exports", "datasets")
 SPARE_BYTES = 64 * 2**20
-# On which device each Drive was when it was made ready: an unmounted one is a folder of this machine by the same name.
+# The device number of each Drive when it was made ready: an unmounted one is a folder of this machine with the same
+# name.
 _devices: dict[Path, int] = {}
 
 
 def ready_drive(folder: Path | None) -> Path | None:
-    """Return the folder on the Drive, mounted and writable; None when none is wanted.
+    """Return the folder on the Drive, mounted and writable; None if none is configured.
 
-    Only its last folder is made. Raises DreamBoothError when the Drive is missing or cannot be written, before anything
-    is begun.
+    Only its last folder is created. Raises DreamBoothError if the Drive is missing or cannot be written, before
+    anything starts.
     """
     if folder is None:
         return None
@@ -59,7 +60,7 @@ def ready_drive(folder: Path | None) -> Path | None:
 
 
 def lost_drive(folder: Path) -> str:
-    """Return what became of a Drive that was ready before; nothing while it is where it was."""
+    """Return a warning if a Drive that was ready before is gone; empty while it is there."""
     try:
         device = folder.stat().st_dev
     except OSError:
@@ -69,7 +70,7 @@ def lost_drive(folder: Path) -> str:
 
 
 def _mount() -> None:
-    """Have Colab mount the Drive; only the notebook's own process can ask its user for that."""
+    """Have Colab mount the Drive; only the notebook's own process can ask the user for permission."""
     if "google.colab" not in sys.modules:
         raise DreamBoothError(
             "Google Drive is not mounted.", "Only a cell of the notebook can mount it, not a program started by one.",
@@ -81,7 +82,7 @@ def _mount() -> None:
 
 
 def refuse_full_drive(folder: Path, needed_bytes: int, *, is_resumed: bool = False) -> None:
-    """Raise DreamBoothError with both numbers when the Drive has less free than will be copied there."""
+    """Raise DreamBoothError with both numbers if the Drive has less free than will be copied there."""
     if lost_drive(folder):
         return  # the run goes on without it, and says so
     free = free_bytes(folder)
@@ -95,14 +96,14 @@ def refuse_full_drive(folder: Path, needed_bytes: int, *, is_resumed: bool = Fal
 
 
 def keep_file(path: Path, folder: Path) -> Path:
-    """Copy a file into a folder of the Drive, at once or not at all, and return it there."""
+    """Copy a file atomically into a folder of the Drive, and return its path there."""
     with new_file(folder / path.name) as temporary:
         shutil.copyfile(path, temporary)
     return folder / path.name
 
 
 def keep_folder(path: Path, target: Path) -> None:
-    """Copy a folder, hidden names aside, at once or not at all; into one that is there already, what is new in it."""
+    """Copy a folder without hidden names atomically; into an existing one, only what is new."""
     if not target.exists():
         with new_folder(target) as temporary:
             unseen = shutil.ignore_patterns(".*")
@@ -114,7 +115,7 @@ def keep_folder(path: Path, target: Path) -> None:
 
 
 def keep_photos(path: Path, target: Path) -> None:
-    """Make the copy of a photo set hold exactly the photos that the set holds: a deleted one leaves no copy."""
+    """Make the copy of a photo set hold exactly the set's photos: a deleted one leaves no copy."""
     keep_folder(path, target)
     for gone in _files(target) - _files(path):
         (target / gone).unlink()
@@ -126,7 +127,7 @@ def _files(folder: Path) -> set[Path]:
 
 
 def restore_photos(workspace: Workspace) -> None:
-    """Copy the photo sets of the Drive to this machine, where it does not have them."""
+    """Copy the photo sets of the Drive to this machine, unless it already has them."""
     if workspace.drive_dir is None:
         return
     for folder in (workspace.drive_dir / "datasets").iterdir():
@@ -141,10 +142,10 @@ def delete_photos(workspace: Workspace, name: str) -> None:
 
 
 class DriveCopier:
-    """Copies a run's finished steps to the Drive while it goes on, in a thread of its own.
+    """Copies a run's finished steps to the Drive during the run, in a thread of its own.
 
-    What cannot be copied is a warning: the run itself is on the machine's disk and continues. What a Drive that
-    was lost for a while has missed is copied at the end.
+    A failed copy is a warning: the run itself is on the machine's disk and continues. What a temporarily lost Drive
+    missed is copied at the end.
     """
 
     def __init__(
@@ -160,12 +161,12 @@ class DriveCopier:
         self._thread.start()
 
     def __call__(self, event: Event) -> None:
-        """Note what an event says to be finished."""
+        """Note what an event reports as finished."""
         if isinstance(event, ModelSaved | SamplesMade):
             self._due.put(event.step)
 
     def close(self) -> None:
-        """Copy what is left, records and all, and return when it is there."""
+        """Copy what is left, including records, and return when it is there."""
         self._due.put(None)
         self._thread.join()
 
@@ -174,11 +175,11 @@ class DriveCopier:
             self._copy(keep_photos, folder, target)
         while (step := self._due.get()) is not None:
             self._copy_step(step)
-        # If the Drive is still lost, that is said again, at the end of the log.
+        # If the Drive is still lost, that is reported again, at the end of the log.
         missed, self._missed, self._has_reported_loss = self._missed, [], False
         for step in missed:
             self._copy_step(step)
-        # The exact state is large, and with the locks it is of use only where the run was made.
+        # The exact state is large, and like the locks useful only on the machine of the run.
         stays = {self._run.checkpoints, self._run.lock_path, self._run.queue_lock_path}
         for entry in sorted(set(self._run.records.iterdir()) - stays):
             if entry.is_dir():
@@ -191,7 +192,7 @@ class DriveCopier:
             self._missed.append(step)
 
     def _copy(self, copy: Callable[[Path, Path], object], source: Path, target: Path) -> bool:
-        """Copy, and return whether the Drive was there for it."""
+        """Copy, and return whether the Drive was available."""
         if lost := lost_drive(self._drive_dir):
             if not self._has_reported_loss:
                 only_here = "Finished work is on this machine only: mount Google Drive again, or download it."

@@ -1,7 +1,7 @@
-"""How long a run will still take, from what this process has seen of it and of nothing else.
+"""Time left in a run, from what this process has observed of it and nothing else.
 
-Steps, and the pauses between them for saves, samples and exact states, are timed apart: an average over both would jump
-at every save.
+Steps, and the pauses between them for saves, samples and exact states, are timed separately: an average over both would
+jump at every save.
 """
 
 import collections
@@ -11,7 +11,7 @@ from dreambooth.config.counts import num_saves_left
 from dreambooth.config.training import TrainingConfig
 from dreambooth.events import Event, ModelSaved, PhaseProgress
 
-# The first steps warm caches and compile; a forecast from them would be wrong by a factor.
+# The first steps warm caches and compile; an estimate from them would be wrong by a factor.
 NUM_WARM_UP_STEPS = 2
 NUM_STEPS_BEFORE_ETA = 10
 NUM_STEPS_REMEMBERED = 50
@@ -19,14 +19,14 @@ NUM_STEPS_REMEMBERED = 50
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """Seconds until the run is done; without `with_saves` no save was seen yet, and theirs are not in it."""
+    """Seconds until the run is done; without `with_saves` no save was observed yet, and theirs are not included."""
 
     seconds: float
     with_saves: bool
 
 
 class PhaseTime:
-    """Watches the phases before the steps and says how long the one that is on will still take."""
+    """Observes the phases before the steps and estimates the time left of the current one."""
 
     def __init__(self) -> None:
         self._phase = ""
@@ -34,7 +34,7 @@ class PhaseTime:
         self.seconds_left: float | None = None
 
     def __call__(self, event: Event, now_s: float) -> None:
-        """Take an event in; pieces that were there when the phase began took no time and are not counted."""
+        """Take an event into account; pieces that existed when the phase began took no time and are not counted."""
         if not isinstance(event, PhaseProgress):
             return
         if event.phase != self._phase or event.done < self._last[0]:
@@ -44,13 +44,13 @@ class PhaseTime:
             self._last = (event.done, now_s)
         num_done, num_left = self._last[0] - self._first[0], event.total - event.done
         is_timed = event.phase in ("class images", "latents") and num_done > 0 and num_left > 0
-        # Pictures come in batches: the pace is what it was when the last ones came, and the wait since is taken off.
+        # Images come in batches: the pace is that of the last arrival, and the time waited since is subtracted.
         pace_s = (self._last[1] - self._first[1]) / num_done if is_timed else 0.0
         self.seconds_left = max(pace_s * num_left - (now_s - self._last[1]), 0.0) if is_timed else None
 
 
 class Eta:
-    """Watches a run's events and says how long it will still take."""
+    """Observes a run's events and estimates its time left."""
 
     def __init__(self, config: TrainingConfig | None = None) -> None:
         self._config = config
@@ -64,14 +64,14 @@ class Eta:
         self._other_pauses_s = self._stepping_s = 0.0
 
     def __call__(self, event: Event, now_s: float) -> TimeLeft | None:
-        """Take an event in, and return the time left after it, None while it is too early to say."""
+        """Take an event into account, and return the time left after it, None while it is too early to say."""
         # A model written meanwhile is reported between steps; its pause was the copy of its weights.
         if isinstance(event, ModelSaved) and self._pause_began_s is not None:
             self._saved = True
         if isinstance(event, PhaseProgress):
             self._saved = self._saved or event.phase == "copying"
             if event.phase == "lent":
-                # Nothing that comes again: the next step is timed from when it goes on.
+                # A one-time pause: the next step is timed from its end.
                 self._last = self._pause_began_s = None
                 return None
             if event.phase == "training":
@@ -94,7 +94,7 @@ class Eta:
         self._last = (step, now_s)
 
     def _end_pause(self) -> None:
-        """Book the pause before this step: one with a saved model comes as often as models are saved."""
+        """Record the pause before this step: one with a saved model comes as often as models are saved."""
         if self._saved:
             self._save_pauses_s.append(self._pause_s)
         else:
@@ -106,7 +106,7 @@ class Eta:
             return None
         pace_s = sum(self._step_times_s) / len(self._step_times_s)
         stepping_s = pace_s * (num_steps - step)
-        # What comes by the clock, such as exact states, comes in proportion.
+        # What comes by time, such as exact states, is proportional.
         others_s = stepping_s * self._other_pauses_s / self._stepping_s if self._stepping_s else 0.0
         saves = num_saves_left(self._config, step, num_steps) if self._config else 0
         if saves and not self._save_pauses_s:
@@ -116,7 +116,7 @@ class Eta:
 
 
 def in_words(seconds: float) -> str:
-    """Return a duration as a person would say it: `40 s`, `6 min`, `1 h 20 min`."""
+    """Return a duration in words: `40 s`, `6 min`, `1 h 20 min`."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

@@ -1,4 +1,4 @@
-"""What a user notes about a run, as text in the run's folder."""
+"""The user's notes on a run, as text in the run's folder."""
 
 from dreambooth.durable import write_text
 from dreambooth.errors import RunFolderError, TextFileError
@@ -9,7 +9,7 @@ MAX_NOTES_CHARS = 10_000
 
 
 def read_notes(run: RunFolder) -> str:
-    """Return the notes of a run; nothing where there are none, or none that can be read."""
+    """Return the notes on a run; empty if there are none, or they cannot be read."""
     try:
         return read_text(run.notes_path, 4 * MAX_NOTES_CHARS) if run.notes_path.is_file() else ""
     except (OSError, TextFileError):
@@ -17,7 +17,7 @@ def read_notes(run: RunFolder) -> str:
 
 
 def keep_notes(run: RunFolder, text: str) -> None:
-    """Write the notes of a run, or remove them where there are no words; raises RunFolderError for too many."""
+    """Write the notes on a run, or remove them if they are empty; raises RunFolderError if they are too long."""
     if len(text) > MAX_NOTES_CHARS or "\0" in text:
         raise RunFolderError("The notes are too long.", f"At most {MAX_NOTES_CHARS} characters are kept.", "")
     if not run.config_path.exists():

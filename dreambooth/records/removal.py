@@ -1,4 +1,4 @@
-"""Deleting one whole run: everything that the program wrote into its folder, and nothing that a person put there."""
+"""Deleting a whole run: everything that the program wrote into its folder, and nothing that a person put there."""
 
 import contextlib
 import re
@@ -17,16 +17,16 @@ BOARD_FILE = re.compile(r"events\.out\.tfevents\..+")
 
 @dataclass(frozen=True)
 class Removed:
-    """What became free, and the files of others that stay in the folder."""
+    """The bytes freed, and other people's files that stay in the folder."""
 
     num_bytes: int
     left: tuple[Path, ...]
 
 
 def remove_run(workspace: Workspace, run: RunFolder) -> Removed:
-    """Delete a run; raises RunFolderError for one that runs, is queued, or is elsewhere.
+    """Delete a run; raises RunFolderError for one that is running, queued, or elsewhere.
 
-    The settings go last: until then a removal that was cut off can be done again.
+    The settings are deleted last: until then an interrupted deletion can be repeated.
     """
     if run not in local_runs(workspace):
         raise RunFolderError(f"{run.name} is not deleted here.", "It is not in this app's data folder.", "")
@@ -42,7 +42,7 @@ def remove_run(workspace: Workspace, run: RunFolder) -> Removed:
             remove_weights(run, step)
         for folder in _step_folders(run):
             _remove_small_files(folder)
-    # Its locks lie there too; a new owner would make the folder anew.
+    # Its locks are there too; a new owner would recreate the folder.
     remove_folder(run.records)
     with contextlib.suppress(OSError):  # what is left in it is not ours
         run.path.rmdir()
@@ -60,7 +60,7 @@ def _step_folders(run: RunFolder) -> list[Path]:
 
 
 def _remove_small_files(folder: Path) -> None:
-    """Remove samples, settings and TensorBoard files of a step's folder, then the folders that are empty by then."""
+    """Remove samples, settings and TensorBoard files of a step's folder, then folders that are empty."""
     samples = folder / "samples"
     own = [folder / "args.json"]
     if samples.is_dir() and not samples.is_symlink():

@@ -1,6 +1,6 @@
-"""A run's own records: events, log and state, written while it runs, for anyone to read.
+"""A run's own records: events, log and state, written during the run, for anyone to read.
 
-The state file is rewritten at most once a second: a step may take less, and the page asks no oftener.
+The state file is rewritten at most once a second: a step may take less, and the page does not ask more often.
 """
 
 import contextlib
@@ -38,16 +38,16 @@ from dreambooth.records.eta import Eta, PhaseTime, TimeLeft
 from dreambooth.records.workspace import RunFolder
 
 STATE_INTERVAL_S = 1.0
-# What reports nothing for minutes and yet is at work: a download, a large save, the first step, which may compile.
+# Work that reports nothing for minutes: a download, a large save, the first step, which may compile.
 BEATING_PHASES = ("loading", "saving", "copying")
 BEAT_S, MAX_BEATING_S = 5.0, 3600.0
-# Records that wait for room or for a free file; of more the oldest are given up.
+# Records that wait for disk space or a free file; beyond this the oldest are dropped.
 MAX_UNWRITTEN = 10_000
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands: its status, the phase it is in, and how long it will still take in seconds."""
+    """The state of a run: its status, the current phase, and the time left in seconds."""
 
     status: Status = "queued"
     step: int = 0
@@ -56,7 +56,7 @@ class RunState:
     phase_done: int = 0
     phase_total: int = 0
     seconds_left: float | None = None
-    # Whether the time of the saves to come is in it; none was seen before the first.
+    # Whether the time of future saves is included; before the first save it is not known.
     saves_in_time: bool = True
     # How long the class images or the photos' crops will still take, while they are made.
     phase_seconds_left: float | None = None
@@ -68,12 +68,12 @@ class RunState:
 
 
 class RunLog:
-    """Writes what a run reports into its folder; one per run, called from the run's thread."""
+    """Writes a run's reports into its folder; one per run, called from the run's thread."""
 
     def __init__(self, run: RunFolder, total_steps: int, config: TrainingConfig | None = None) -> None:
         self._run = run
         self._eta, self._phase_time = Eta(config), PhaseTime()
-        # A run that goes on is still where it was until it reports its next step.
+        # A resumed run stays at its previous step until it reports the next one.
         kept = _kept_state(run)
         total_steps = total_steps or kept.total_steps
         self._state = RunState(step=kept.step, total_steps=total_steps, owner_pid=os.getpid())
@@ -85,9 +85,9 @@ class RunLog:
         run.records.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, event: Event) -> None:
-        """Record an event; a change of status or phase reaches the state file at once.
+        """Record an event; a change of status or phase is written to the state file at once.
 
-        What cannot be written now, with too many files open or a full disk, is written with a later event: a record
+        What cannot be written now, with too many open files or a full disk, is written with a later event: a record
         never ends a run.
         """
         with self._lock:
@@ -115,7 +115,7 @@ class RunLog:
                     print(text, file=sys.stderr)
 
     def bug(self, error: BaseException) -> None:
-        """Keep a traceback in the log, where the page's message would not help to fix it."""
+        """Write a traceback to the log, where the page's message would not help to fix the bug."""
         with self._lock:
             self._write(self._run.log_path, traceback_text(error))
 
@@ -145,7 +145,7 @@ class RunLog:
             self._still.set()
 
     def _beat_during_silence(self, event: Event) -> None:
-        """Keep the heartbeat going through work that reports nothing meanwhile, until it is over."""
+        """Keep the heartbeat going during work that reports nothing, until it is over."""
         if isinstance(event, Resumed):
             self._first_step = event.step
         if not isinstance(event, PhaseProgress | StatusChanged):
@@ -186,7 +186,7 @@ class RunLog:
 
 
 def _append_whole(path: Path, data: bytes) -> None:
-    """Append all of it or nothing: half a line would spoil the next one."""
+    """Append all of it or nothing: half a line would damage the next one."""
     with path.open("ab", buffering=0) as file:
         before_bytes = os.fstat(file.fileno()).st_size
         try:
@@ -210,7 +210,7 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 class TensorBoardLog:
-    """Writes losses and rate for TensorBoard into `0/<logging_dir>`, as the seed script does; idle without it."""
+    """Writes losses and rate for TensorBoard into `0/<logging_dir>`, as the seed script does; inactive without it."""
 
     def __init__(self, run: RunFolder, logging_dir: str) -> None:
         self._writer: Any = None
@@ -218,7 +218,7 @@ class TensorBoardLog:
         self._missing = importlib.util.find_spec("tensorboard") is None
 
     def __call__(self, event: Event) -> None:
-        """Record a step's numbers; other events are passed over."""
+        """Record a step's numbers; other events are ignored."""
         if self._missing or not isinstance(event, StepLoss | FixedNoiseLosses):
             return
         if self._writer is None:
@@ -234,13 +234,13 @@ class TensorBoardLog:
             self._writer.add_scalar(name, value, event.step)
 
     def close(self) -> None:
-        """End the file, if one was begun."""
+        """Close the file, if one was started."""
         if self._writer is not None:
             self._writer.close()
 
 
 def as_text(event: Event) -> str:
-    """Return the event as a line for people, or nothing when it is not worth one."""
+    """Return the event as a line for people, or an empty string if it is not worth one."""
     return without_secrets(_as_text(event))
 
 
@@ -275,12 +275,12 @@ def failure(error: DreamBoothError) -> StatusChanged:
 
 
 def is_lent(state: RunState) -> bool:
-    """Return whether the run is paused for as long as its device is lent, and not for good."""
+    """Return whether the run is paused only while its device is lent."""
     return state.status == "paused" and state.error is not None and state.error.cause == "lent"
 
 
 def read_config(run: RunFolder) -> TrainingConfig | None:
-    """Return the settings a run was started with, None where they cannot be read."""
+    """Return the settings a run was started with, None if they cannot be read."""
     try:
         return TrainingConfig.from_json(read_object(run.config_path))
     except (OSError, ValueError, ConfigError):
@@ -288,13 +288,13 @@ def read_config(run: RunFolder) -> TrainingConfig | None:
 
 
 def read_state(run: RunFolder) -> RunState:
-    """Return where the run stands; `interrupted` when it has no owner left and no final status."""
+    """Return the state of the run; `interrupted` if it has no owner and no final status."""
     state = _kept_state(run)
-    # One that lent its device continues by itself, unless the borrower is gone.
+    # A run that lent its device continues by itself, unless the borrower is gone.
     rests = state.status in FINAL_STATUSES or (state.status == "paused" and not is_lent(state))
     if rests or is_owned(run):
         return state
-    # It may have ended, and said so, between the look at its state and the look at its owner.
+    # It may have ended between reading its state and checking its owner.
     again = _kept_state(run)
     if again.status != state.status or again.heartbeat_s > state.heartbeat_s:
         return again
@@ -313,6 +313,6 @@ def _kept_state(run: RunFolder) -> RunState:
 
 
 def is_owned(run: RunFolder) -> bool:
-    """Return whether a living process has the run at work or in its line."""
-    # The line's lock is let go after the run's own is taken: asked in this order, no moment lies between them.
+    """Return whether a living process is running or has queued the run."""
+    # The queue's lock is released after the run's own is taken: asked in this order, there is no gap between them.
     return is_locked(run.queue_lock_path) or is_locked(run.lock_path)

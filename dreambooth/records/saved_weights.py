@@ -1,4 +1,4 @@
-"""Which steps a training saved, and which files are their weights: known by names, and nothing else counts as one."""
+"""Which steps a training saved, and which files are their weights: identified by name alone."""
 
 import contextlib
 import re
@@ -14,15 +14,15 @@ SHARD = re.compile(r"[a-z_]+(-[0-9]{5}-of-[0-9]{5})?\.safetensors(\.index\.json)
 
 
 def saved_steps(run: RunFolder, settings: TrainingConfig | None = None) -> list[int]:
-    """Return the steps that a training saved, in order, known by their `args.json`, also those whose weights are gone.
+    """Return the steps that a training saved, in order, identified by their `args.json`, even if weights are gone.
 
-    With settings, only those that were saved under them: what was copied here from another run is not this run's.
+    With settings, only those saved with them: steps copied here from another run are not this run's.
     """
     found = sorted(int(entry.name) for entry in entries(run.path) if STEP_NAME.fullmatch(entry.name))
     found = [step for step in found if is_plain_file(run.step_folder(step) / "args.json")]
     if settings is None:
         return found
-    # A resume may have changed settings that make it no other run, and where its files are.
+    # A resume may have changed settings outside the run's identity, and the paths of its files.
     first = settings_in(run.first_config_path) or settings
     settings_of = {step: settings_in(run.step_folder(step) / "args.json") for step in found}
     return [
@@ -38,21 +38,21 @@ def _places(config: TrainingConfig) -> list[str | None]:
 
 
 def weight_files(run: RunFolder, step: int) -> list[Path]:
-    """Return the files of a step's model or LoRA, first that without which nothing takes the rest for a saved step.
+    """Return the files of a step's model or LoRA, first the one without which the rest is no saved step.
 
-    It is `model_index.json` of a model, and the card of a LoRA.
+    That is `model_index.json` of a model, and the card of a LoRA.
     """
     folder = run.step_folder(step)
     found = [file for pattern in ALL_SAVED_FILES for file in sorted(folder.glob(pattern))]
     found = [file for file in found if ".safetensors" not in file.name or SHARD.fullmatch(file.name)]
     found += _lora_files(run, step)
     plain = [file for file in found if is_plain_file(file) and not folder.is_symlink()]
-    # A model with an index of another kind was not written here, and would go on to count as one.
+    # A model with an index of another kind was not written here, and would continue to count as one.
     return plain if plain[:1] == [folder / MODEL_INDEX] or not (folder / MODEL_INDEX).exists() else []
 
 
 def _lora_files(run: RunFolder, step: int) -> list[Path]:
-    """Return the file of a step's LoRA, also where a removal that was cut off has taken its card already."""
+    """Return the file of a step's LoRA, even if an interrupted removal has already deleted its card."""
     folder = run.step_folder(step)
     if (file := lora_file(folder)) is not None:
         return [file]
@@ -66,7 +66,7 @@ def _lora_files(run: RunFolder, step: int) -> list[Path]:
 
 
 def settings_in(file: Path) -> TrainingConfig | None:
-    """Return the settings that a file of a run holds, None where it holds none."""
+    """Return the settings in a file of a run, None if it holds none."""
     try:
         return TrainingConfig.from_json(read_object(file))
     except (OSError, ValueError, ConfigError):
@@ -74,7 +74,7 @@ def settings_in(file: Path) -> TrainingConfig | None:
 
 
 def entries(folder: Path) -> list[Path]:
-    """Return what is in a folder, hidden names aside; what a link points to is elsewhere and does not count."""
+    """Return the contents of a folder without hidden names; what a link points to is elsewhere and does not count."""
     if folder.is_symlink():
         return []
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -83,5 +83,5 @@ def entries(folder: Path) -> list[Path]:
 
 
 def is_plain_file(path: Path) -> bool:
-    """Return whether this is a file of its own: no link, and in a folder that is none."""
+    """Return whether this is a regular file: not a link, and not in a folder that is one."""
     return path.is_file() and not path.is_symlink() and not path.parent.is_symlink()

@@ -1,4 +1,4 @@
-"""What takes how much of the disk, and what of it can go: told first, then deleted, and nothing but what was told.
+"""Disk usage, and what of it can be deleted: listed first, then deleted exactly as listed.
 
 Samples, logs, settings and whatever a person put beside them are never deleted here.
 """
@@ -26,15 +26,15 @@ Choice = Literal[
     "intermediate weights", "exact states", "states to resume from", "class images", "exports", "pictures", "caches"
 ]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
-# Names that this program gives: others in the same folders are not its own.
+# File names that this program uses: others in the same folders are not ours.
 CLASS_FOLDER, CLASS_IMAGE = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9]{5}\.png")
 PICTURE = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9]+-([0-9]+|grid)\.png")
 EXPORT_SUFFIXES = (".safetensors", ".ckpt", ".zip")
-# A run with a folder elsewhere cannot be seen from here; while it fills or reads class images, it may need these.
+# A run with a folder elsewhere cannot be seen from here; while it generates or reads class images, it may need these.
 RESTED_S = 3600
-# A server makes its folder, then locks it.
+# A server creates its folder, then locks it.
 NEWBORN_S = 60
-# What is lost with each, so that nobody has to guess.
+# What is lost with each, for the user to know.
 COST: dict[Choice, str] = {
     "intermediate weights": "All saved models of a run except the newest; their samples and settings stay.",
     "exact states": "Those of finished runs. More steps can then be trained only from a saved model.",
@@ -49,7 +49,7 @@ OF_RUNS: frozenset[Choice] = frozenset({"intermediate weights", "exact states", 
 
 @dataclass(frozen=True)
 class Usage:
-    """One thing on the disk: what it is, its bytes, and by which choice it can go, if by any."""
+    """One item on disk: what it is, its bytes, and the choice that deletes it, if any."""
 
     kind: str
     name: str
@@ -59,7 +59,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Deletion:
-    """One file or folder that would be deleted, and the run that it belongs to."""
+    """One file or folder that would be deleted, and the run it belongs to."""
 
     path: Path
     num_bytes: int
@@ -68,7 +68,7 @@ class Deletion:
 
 @dataclass(frozen=True)
 class Plan:
-    """Exactly what would be deleted, in sentences what stays although it was asked for, and what was asked."""
+    """Exactly what would be deleted, sentences on what stays although it was selected, and what was selected."""
 
     deletions: tuple[Deletion, ...]
     kept: tuple[str, ...]
@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def num_bytes(self) -> int:
-        """Return how much becomes free."""
+        """Return how many bytes would be freed."""
         return sum(one.num_bytes for one in self.deletions)
 
 
@@ -85,7 +85,7 @@ class Plan:
 
 
 def usage(workspace: Workspace) -> list[Usage]:
-    """Return what is in the data folder and in the Hub's cache, the largest first; each file counts once."""
+    """Return the contents of the data folder and of the Hub's cache, the largest first; each file counts once."""
     seen: set[tuple[int, int]] = set()
 
     def room(kind: str, folder: Path, choice: Choice | None = None) -> list[Usage]:
@@ -113,7 +113,7 @@ def _usage_of_run(run: RunFolder, seen: set[tuple[int, int]]) -> Iterator[Usage]
     for step in saved:
         choice: Choice | None = None if step == newest else "intermediate weights"
         num_bytes = sum(size_of(file, seen) for file in weight_files(run, step))
-        # A step that is not wholly there holds nothing that has a name.
+        # An incomplete step contains nothing that has a name.
         contents = step_contents(run.step_folder(step))
         name = f"{run.name}, step {step}" + (f" ({contents})" if contents else "")
         yield Usage("saved model", name, num_bytes, choice)
@@ -123,12 +123,12 @@ def _usage_of_run(run: RunFolder, seen: set[tuple[int, int]]) -> Iterator[Usage]
 
 
 def local_runs(workspace: Workspace) -> list[RunFolder]:
-    """Return the runs on this machine's disk; those on a Drive alone, or behind a link, are not ours to tidy."""
+    """Return the runs on this machine's disk; those only on a Drive, or behind a link, are not ours to clean."""
     return [run for run in workspace.runs() if _is_plainly_in(workspace.data_dir, run.path)]
 
 
 def size_of(path: Path, seen: set[tuple[int, int]] | None = None) -> int:
-    """Return the bytes of a file or of all files in a folder, each once and none of those seen; links stay links."""
+    """Return the bytes of a file or of all files in a folder, each once and only those not in `seen`; no links."""
     seen = set() if seen is None else seen
     if path.is_dir() and not path.is_symlink():
         return sum(_file_bytes(Path(folder, name), seen) for folder, _, names in os.walk(path) for name in names)
@@ -147,12 +147,12 @@ def _file_bytes(path: Path, seen: set[tuple[int, int]]) -> int:
 
 
 def _printable(name: str) -> str:
-    """Return the name as a terminal may have it: a file's name can hold any character."""
+    """Return the name in a form safe for a terminal: a file's name can contain any character."""
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _is_plainly_in(root: Path, path: Path) -> bool:
-    """Return whether a folder is there under the root, with no link on the way from it."""
+    """Return whether a folder exists below the root, with no link on the way to it."""
     if not path.is_relative_to(root) or ".." in path.parts:
         return False
     way = [path, *path.parents]
@@ -171,7 +171,7 @@ def _cached_bases() -> list[tuple[str, int]]:
 
 
 def _leftovers(workspace: Workspace) -> list[Path]:
-    """Return pages' folders of servers that are no more, unfinished writes, and states that were set aside."""
+    """Return folders of pages whose servers are gone, unfinished writes, and states that were set aside."""
     pages = [page for page in entries(workspace.room("page")) if _is_left(page)]
     bad = [state for run in local_runs(workspace) for state in sorted(run.checkpoints.glob(".bad-*"))]
     bad = [state for state in bad if _is_plainly_in(workspace.data_dir, state)]
@@ -197,7 +197,7 @@ def _age_s(path: Path) -> float:
 
 
 def plan(workspace: Workspace, choices: Iterable[Choice], runs: Sequence[RunFolder] | None = None) -> Plan:
-    """Return what these choices would delete, of all runs of the data folder or of the given ones alone."""
+    """Return what these choices would delete, of all runs of the data folder or of the given ones."""
     wanted, deletions, kept = frozenset(choices), list[Deletion](), list[str]()
     for run in local_runs(workspace) if runs is None else runs:
         if wanted & OF_RUNS and is_owned(run):
@@ -230,12 +230,12 @@ def _deletions_of_run(run: RunFolder, wanted: frozenset[Choice]) -> Iterator[Del
 
 
 def _plan_class_images(workspace: Workspace, deletions: list[Deletion], kept: list[str]) -> None:
-    """Add the cache of generated class images, without those that a run reads or has to go on with."""
+    """Add the cache of generated class images, except those that a run is reading or needs to continue."""
     runs = local_runs(workspace)
     if busy := [run.name for run in runs if is_owned(run)]:
         kept.append(f"Class images stay while {busy[0]} trains.")
         return
-    # Another GPU makes other digits of the same pictures, and a state is only taken up with the very same ones.
+    # Another GPU makes other digits of the same images, and a state only resumes with exactly the same ones.
     needed = {prompt: run.name for run in runs if _resumable(run) for prompt in _class_prompts(run)}
     for folder in (entry for entry in entries(workspace.class_images_dir) if CLASS_FOLDER.fullmatch(entry.name)):
         prompt = _json(folder / "info.json").get("prompt")
@@ -250,7 +250,7 @@ def _plan_class_images(workspace: Workspace, deletions: list[Deletion], kept: li
                 f"The class images of {as_written(prompt)} stay: they were made within the last hour and may be in use."
             )
         else:
-            # The note of what they are goes last: until then the folder is known for what it is.
+            # The note on what they are is deleted last: until then the folder can be identified.
             files = [file for file in entries(folder) if CLASS_IMAGE.fullmatch(file.name)] + [folder / "info.json"]
             deletions += [Deletion(file, size_of(file)) for file in files if is_plain_file(file)]
 
@@ -269,14 +269,14 @@ def _class_prompts(run: RunFolder) -> list[str]:
 
 
 def _plan_exports(workspace: Workspace, deletions: list[Deletion], kept: list[str]) -> None:
-    """Add the exports whose model is here and stays, told by their names: any other one may be the only copy."""
+    """Add the exports whose model is here and stays, identified by name: any other one may be the only copy."""
     going, models, gone = {one.path for one in deletions}, {"starter-toy"}, set[str]()
     models |= {_file_stem(entry.name) for entry in entries(workspace.models_dir)}
     for run in local_runs(workspace):
         steps = [step for step in run.steps() if not going & {*weight_files(run, step)}]
         models |= {_file_stem(f"{run.name}{between}{step}") for step in steps for between in (" step ", "-")}
         models |= {run.name} if steps else set()
-        # A LoRA is called after run and step, which a second file of the run's name could be taken for.
+        # A LoRA is named after run and step, which another file with the run's name could be mistaken for.
         gone |= {_file_stem(f"{run.name}-{step}") for step in saved_steps(run) if step not in steps}
     files = [file for file in entries(workspace.exports_dir) if file.suffix in EXPORT_SUFFIXES]
     for file in filter(is_plain_file, files):
@@ -287,7 +287,7 @@ def _plan_exports(workspace: Workspace, deletions: list[Deletion], kept: list[st
 
 
 def _file_stem(name: str) -> str:
-    """Return a model's name as the Convert tab makes a file's of it."""
+    """Return a model's name as the Convert tab uses it in file names."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
 
 
@@ -302,11 +302,11 @@ def _json(file: Path) -> dict[str, object]:
 
 
 def carry_out(workspace: Workspace, approved: Plan) -> int:
-    """Delete what the plan names, and return the bytes freed; a run that was taken up since then is passed over.
+    """Delete what the plan lists, and return the bytes freed; a run that became active since then is skipped.
 
     Raises RunFolderError at the first thing that cannot be deleted.
     """
-    # Made once more: what may not go any longer, be it that the newest model vanished, is not in it.
+    # Planned again: what must no longer be deleted, for instance because the newest model vanished, is not in it.
     now = {one.path for one in plan(workspace, approved.choices, approved.runs).deletions}
     freed = 0
     for run in dict.fromkeys(one.run for one in approved.deletions):
@@ -326,7 +326,7 @@ def carry_out(workspace: Workspace, approved: Plan) -> int:
 
 
 def _deleted(path: Path, inside: Path) -> int:
-    """Delete a file or folder and return the bytes freed; one that is now elsewhere, behind a link, is left alone."""
+    """Delete a file or folder and return the bytes freed; one that is now elsewhere, behind a link, is skipped."""
     if not _is_plainly_in(inside, path.parent) or path.is_symlink() or not path.exists():
         return 0
     try:
@@ -343,17 +343,17 @@ def _deleted(path: Path, inside: Path) -> int:
     if path.parent.parent != inside:  # the rooms themselves stay
         with contextlib.suppress(OSError):  # something of the user's is in it
             path.parent.rmdir()
-    # A file with another name somewhere frees nothing yet.
+    # A file with another hard link frees nothing yet.
     return about.st_size if stat.S_ISREG(about.st_mode) and about.st_nlink == 1 else 0
 
 
 def remove_weights(run: RunFolder, step: int) -> int:
-    """Delete a step's model, keeping its samples, settings and what is not ours; returns the bytes freed."""
+    """Delete a step's model but keep its samples, settings and foreign files; return the bytes freed."""
     return sum(_deleted(file, run.path) for file in weight_files(run, step))
 
 
 def run_to_clean(path: Path) -> RunFolder:
-    """Return the run at a path; raises RunFolderError where there is none, the seed script's own included."""
+    """Return the run at a path; raises RunFolderError if there is none, including the seed script's own."""
     run = RunFolder(path)
     if not run.steps() and not run.config_path.exists():
         raise RunFolderError(

@@ -23,28 +23,28 @@ RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 
 @dataclass(frozen=True)
 class Workspace:
-    """The data folder and its rooms, made when first asked for.
+    """The data folder and its subfolders, created on first use.
 
-    `drive_dir` is where finished work is copied to on a machine that forgets, and read from when it is only there.
+    `drive_dir` is where finished work is copied on a temporary machine, and read from if it exists only there.
     """
 
     data_dir: Path
     drive_dir: Path | None = None
 
     def room(self, name: str) -> Path:
-        """Return the named folder under the data folder, made if need be."""
+        """Return the named folder under the data folder, created if necessary."""
         folder = self.data_dir / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @property
     def runs_dir(self) -> Path:
-        """Return where runs without an `output_dir` of their own live."""
+        """Return the folder of runs without an `output_dir` of their own."""
         return self.room("runs")
 
     @property
     def datasets_dir(self) -> Path:
-        """Return where the page keeps the photos it was given, re-encoded."""
+        """Return the folder in which the page stores uploaded photos, re-encoded."""
         return self.room("datasets")
 
     @property
@@ -54,21 +54,21 @@ class Workspace:
 
     @property
     def exports_dir(self) -> Path:
-        """Return where files for other tools are written; the only folder the page serves."""
+        """Return the folder for exported files; the only folder the page serves."""
         return self.room("exports")
 
     @property
     def models_dir(self) -> Path:
-        """Return where a user's own base models are looked for."""
+        """Return the folder of the user's own base models."""
         return self.room("models")
 
     @property
     def loras_dir(self) -> Path:
-        """Return where the LoRA files lie that the Generate tab can add to a model."""
+        """Return the folder of the LoRA files that the Generate tab can add to a model."""
         return self.room("loras")
 
     def loras(self) -> list[str]:
-        """Return the LoRA files there are, by their paths below that folder, in natural order."""
+        """Return the LoRA files by their paths in that folder, in natural order."""
         root = self.loras_dir
         files = [path for path in root.rglob("*") if path.suffix.lower() in LORA_SUFFIXES and path.is_file()]
         names = [path.relative_to(root).as_posix() for path in files]
@@ -76,7 +76,7 @@ class Workspace:
 
     @property
     def pictures_dir(self) -> Path:
-        """Return where the Generate tab keeps its pictures."""
+        """Return the folder of the Generate tab's images."""
         return self.room("pictures")
 
     def run(self, name: str) -> "RunFolder":
@@ -103,13 +103,13 @@ class Workspace:
         return [RunFolder(folder) for _, folder in sorted(found, key=lambda one: one[0], reverse=True)]
 
     def new_run_name(self, wish: str) -> str:
-        """Return a free run name that begins with the wish, whose empty folder is there then."""
+        """Return an unused run name that begins with the given one, and create its empty folder."""
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", wish).strip("-")[:60] or "run"
         name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
         return next(free for free in (name, *(f"{name}-{n}" for n in range(2, 1000))) if self._claims(free))
 
     def _claims(self, name: str) -> bool:
-        """Make a run's folder, and return whether it was free: two processes may ask in the same second."""
+        """Create a run's folder, and return whether it was free: two processes may ask in the same second."""
         with contextlib.suppress(FileExistsError):
             (self.runs_dir / name).mkdir()
             return True
@@ -117,7 +117,7 @@ class Workspace:
 
 
 def _begun_s(folder: Path) -> float | None:
-    """Return when a run's settings were written, None where the folder is none, or one that cannot be looked into."""
+    """Return when a run's settings were written, None if the folder has none, or cannot be read."""
     try:
         return (folder / ".run" / "config.json").stat().st_mtime
     except OSError:
@@ -142,22 +142,22 @@ class RunFolder:
 
     @property
     def events_path(self) -> Path:
-        """Return the file of events, one JSON object a line."""
+        """Return the file of events, one JSON object per line."""
         return self.records / "events.jsonl"
 
     @property
     def photo_reader_path(self) -> Path:
-        """Return the file that says which reader of photos the run began with."""
+        """Return the file that says with which photo reader the run began."""
         return self.records / "photo_reader.json"
 
     @property
     def notes_path(self) -> Path:
-        """Return the file of what its user notes about the run."""
+        """Return the file of the user's notes on the run."""
         return self.records / "notes.txt"
 
     @property
     def log_path(self) -> Path:
-        """Return the log as text."""
+        """Return the log file."""
         return self.records / "log.txt"
 
     @property
@@ -167,32 +167,32 @@ class RunFolder:
 
     @property
     def lock_path(self) -> Path:
-        """Return the file that the process which owns the run holds locked."""
+        """Return the file that the process running this run holds locked."""
         return self.records / "lock"
 
     @property
     def queue_lock_path(self) -> Path:
-        """Return the file that a server holds locked while the run waits in its line."""
+        """Return the file that a server holds locked while the run is in its queue."""
         return self.records / "in-line"
 
     @property
     def checkpoints(self) -> Path:
-        """Return the folder of exact states, one folder a step."""
+        """Return the folder of exact states, one folder per step."""
         return self.records / "state"
 
     @property
     def config_path(self) -> Path:
-        """Return the run's settings."""
+        """Return the file of the run's settings."""
         return self.records / "config.json"
 
     @property
     def first_config_path(self) -> Path:
-        """Return the settings a run began with, there once a resume has changed some that it may change."""
+        """Return the file of the settings a run began with; exists once a resume has changed some of them."""
         return self.records / "first-config.json"
 
     @property
     def finish_path(self) -> Path:
-        """Return the file that says where a run that was told to finish ends."""
+        """Return the file that says where a run that is finishing early ends."""
         return self.records / "finish.json"
 
     @property
@@ -207,17 +207,17 @@ class RunFolder:
 
     @property
     def scores_chart_path(self) -> Path:
-        """Return the picture of the run's fidelity and drift."""
+        """Return the chart of the run's fidelity and drift."""
         return self.records / "scores.png"
 
     @property
     def probes(self) -> Path:
-        """Return the folder of the pictures that are scored, one folder a step."""
+        """Return the folder of the probe images that are scored, one folder per step."""
         return self.records / "probes"
 
     @property
     def bleed(self) -> Path:
-        """Return the folder of the reports on what else the training changed, one folder a step."""
+        """Return the folder of the reports on side effects, one folder per step."""
         return self.records / "bleed"
 
     def hashes_path(self, step: int) -> Path:
@@ -225,11 +225,11 @@ class RunFolder:
         return self.records / "hashes" / f"{step}.json"
 
     def step_folder(self, step: int) -> Path:
-        """Return where the model of this step is or will be."""
+        """Return the folder of this step's model, which may not exist yet."""
         return self.path / str(step)
 
     def steps(self) -> list[int]:
-        """Return the steps with a whole model, in order."""
+        """Return the steps with a complete model, in order."""
         if not self.path.is_dir():
             return []
         names = [entry.name for entry in self.path.iterdir() if STEP_NAME.fullmatch(entry.name)]
@@ -250,7 +250,7 @@ class RunFolder:
         return next(((step, True) for step in steps if step == recommended), (steps[-1], False))
 
     def checkpoint_steps(self) -> list[int]:
-        """Return the steps with an exact state, in order; they are verified when one is taken up."""
+        """Return the steps with an exact state, in order; states are verified when a run resumes from them."""
         if not self.checkpoints.is_dir():
             return []
         return sorted(int(entry.name) for entry in self.checkpoints.iterdir() if STEP_NAME.fullmatch(entry.name))
@@ -267,7 +267,7 @@ class RunFolder:
         return {step: files for step, files in found.items() if files}
 
     def refuse_if_used(self, *, is_claimed: bool = False) -> None:
-        """Raise RunFolderError when the folder holds saved steps, or a run that is at work or can go on.
+        """Raise RunFolderError if the folder holds saved steps, or a run that is active or can be resumed.
 
         With `is_claimed`, this process holds the run's lock.
         """
@@ -280,7 +280,7 @@ class RunFolder:
             )
 
     def forget_failed_start(self) -> None:
-        """Remove the records of a run that ended before its first step, and the pictures of its base; the log stays."""
+        """Remove the records of a run that ended before its first step, and the images of its base; the log stays."""
         records = (
             self.events_path, self.state_path, self.config_path, self.first_config_path, self.finish_path,
             self.extensions_path,
@@ -292,7 +292,7 @@ class RunFolder:
 
 
 def newest_step_folder(path: Path) -> Path:
-    """Return the newest step folder by natural order, or the folder itself when it is a model."""
+    """Return the newest step folder in natural order, or the folder itself if it is a model."""
     if saved_step_kind(path) is not None:
         return path
     steps = RunFolder(path).steps()
@@ -307,7 +307,7 @@ def newest_step_folder(path: Path) -> Path:
 
 @contextlib.contextmanager
 def held_data_folder(workspace: Workspace) -> Iterator[None]:
-    """Hold the data folder for this process's server; raises DreamBoothError while another server lives on it."""
+    """Hold the data folder for this process's server; raises DreamBoothError if another server uses it."""
     path = workspace.data_dir / "server.lock"
     with contextlib.ExitStack() as stack:
         try:
@@ -318,7 +318,7 @@ def held_data_folder(workspace: Workspace) -> Iterator[None]:
                 f"It is process {_holder(path)}.",
                 "Open its page, or stop it first; set DREAMBOOTH_HOME to give a second server its own folder.",
             ) from error
-        # Written in place: a renamed file would be another one than the locked.
+        # Written in place: a renamed file would not be the locked one.
         path.write_text(f"{os.getpid()}, started {time.strftime('%Y-%m-%d %H:%M:%S')}", "utf-8")
         yield
 

@@ -1,8 +1,8 @@
 """The DreamBooth paper's protocol (Ruiz et al. 2023, arXiv 2208.12242, 4.2) on a folder of subjects.
 
-For each subject: a training by the base's recipe, pictures of every prompt with the recommended step, and the paper's
-measures beside those of the base model and of the real photos. What is there already is not made again, so the same
-command goes on where it was ended.
+For each subject: a training with the base's recipe, images of every prompt with the recommended step, and the paper's
+measures beside those of the base model and of the real photos. Existing results are not repeated, so the same command
+continues where it stopped.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What is evaluated: how many subjects, prompts of each and pictures of each prompt; None for all there are."""
+    """What is evaluated: how many subjects, prompts for each and images for each prompt; None for all."""
 
     subjects_dir: Path
     output_dir: Path
@@ -62,7 +62,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Wanted:
-    """One picture of the protocol: its kind and number, its prompt, and the same in the base's words."""
+    """One image of the protocol: its kind and number, its prompt, and the same in the base's words."""
 
     kind: Kind
     name: str
@@ -74,7 +74,7 @@ class Wanted:
 def evaluate(
     request: Request, *, settings: Settings | None = None, on_progress: OnProgress = lambda what, done, total: None
 ) -> dict[str, Any]:
-    """Run what is missing of the protocol and return its scores, which then lie in `output_dir/scores.json`.
+    """Run what is missing of the protocol and return its scores, which are also in `output_dir/scores.json`.
 
     Raises ConfigError for a folder without subjects, and what a training raises.
     """
@@ -95,7 +95,7 @@ def evaluate(
 
 
 def _refuse_other(request: Request, classes: dict[str, str], protocol: Protocol) -> None:
-    """Write down of what the folder's pictures and figures are; raise ConfigError where they are of something else."""
+    """Record to what the folder's images and figures belong; raise ConfigError if they belong to something else."""
     path = request.output_dir / "request.json"
     asked: dict[str, Any] = {
         "base": request.base,
@@ -106,7 +106,7 @@ def _refuse_other(request: Request, classes: dict[str, str], protocol: Protocol)
     asked |= {f"class of {name}": word for name, word in classes.items()}
     asked |= {f"list of prompts of {word}": list(protocol.prompts_for(word)) for word in classes.values()}
     try:
-        # Of versions that knew one method it does not say which.
+        # Records of versions with one method do not name it.
         kept = {"method": TrainingConfig().method} | read_object(path) if path.exists() else {}
     except ValueError as error:
         message = f"holds an evaluation whose request.json is damaged ({error}): name another folder."
@@ -120,7 +120,7 @@ def _refuse_other(request: Request, classes: dict[str, str], protocol: Protocol)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What all subjects of one evaluation share."""
+    """What all subjects of an evaluation share."""
 
     request: Request
     protocol: Protocol
@@ -132,7 +132,7 @@ class Evaluation:
     on_progress: OnProgress
 
     def stated(self, num_subjects: int) -> str:
-        """Return in one sentence what of the paper's protocol this is."""
+        """Return in one sentence which part of the paper's protocol this is."""
         prompts = {len(self._templates(word)) for word in self.protocol.classes.values()}
         text = f"{num_subjects} subjects, {' or '.join(map(str, sorted(prompts)))} prompts each, "
         text += f"{self.request.num_images} pictures of each prompt"
@@ -140,7 +140,7 @@ class Evaluation:
         return f"{text}: {'the whole' if whole else 'a part'} of the paper's 30 subjects x 25 prompts x 4 pictures."
 
     def subject(self, name: str) -> dict[str, Any]:
-        """Train, make pictures of, and score one subject."""
+        """Train, generate images of, and score one subject."""
         class_word = self.protocol.classes[name]
         folder = self.request.output_dir / name
         concept = Concept(
@@ -210,7 +210,7 @@ class Evaluation:
     # Pictures --------------------------------------------------------------------------------------------------------
 
     def _templates(self, class_word: str) -> list[str]:
-        """Return the prompts for this class; those alone that the examiner can judge, as far as it is the judge."""
+        """Return the prompts for this class; only those that the examiner can judge, if it is the starter's judge."""
         templates = list(self.protocol.prompts_for(class_word))
         if self.examiner is not None and not self.examiner.photos_are_zero:
             templates = [one for one in templates if self.examiner.can_judge(filled(one, "", class_word))]
@@ -249,7 +249,7 @@ class Evaluation:
     # Scores ----------------------------------------------------------------------------------------------------------
 
     def _scored(self, concept: Concept, step: int, wanted: Sequence[Wanted], folder: Path) -> dict[str, Any]:
-        """Return a subject's figures; those that were worked out from the same pictures are taken as they are."""
+        """Return a subject's figures; those computed earlier from the same images are reused."""
         key = [self.examiner.name if self.examiner else "", step, [one.name for one in wanted]]
         kept = folder / "figures.json"
         with contextlib.suppress(OSError, ValueError):  # there are none yet, or they are damaged: worked out anew
@@ -269,7 +269,7 @@ class Evaluation:
         return values
 
     def _write_sheet(self, concept: Concept, wanted: Sequence[Wanted], pictures: Path, out: Path) -> None:
-        """Write the contact sheet: a row for each prompt, its pictures side by side."""
+        """Write the contact sheet: a row for each prompt, with its images."""
         rows: dict[str, list[Path | None]] = {}
         for one in wanted:
             rows.setdefault(one.asked, []).append(pictures / one.name)
@@ -300,7 +300,7 @@ def _read(wanted: Sequence[Wanted], folder: Path) -> list[ProbePicture]:
 
 
 def summary(subjects: dict[str, dict[str, Any]], examiner: Examiner | None, stated: str) -> dict[str, Any]:
-    """Return all scores: of each subject, their means, those of the base, and the photos' own ceiling."""
+    """Return all scores: each subject's, their means, the base's, and the photos' own ceiling."""
     return {
         "stated": stated,
         "examiner": examiner.name if examiner else "",

@@ -1,4 +1,4 @@
-"""Runs and pictures as jobs: the background thread of the page.
+"""Runs and generation requests as jobs: the background thread of the page.
 
 A job only has a thread, a place in the queue and three buttons; what the page shows of it is read from disk (`view`).
 """
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from dreambooth.data.focus import Focus
 
-# What a request for pictures does while a run trains.
+# What a request for images does while a run is training.
 When = Literal["ask", "after training", "pause training"]
 
 
@@ -64,12 +64,12 @@ class _Job:
 
 
 class Jobs:
-    """The runs of one app: one trains at a time in a thread of its own, further ones wait in line."""
+    """The runs of one app: one trains at a time in a thread of its own, the others wait in the queue."""
 
     def __init__(
         self, workspace: Workspace, manager: ModelManager, token: str | None = None, *, train: Training | None = None
     ) -> None:
-        """`train` takes the place of the real training, `run_training`, for all runs."""
+        """`train` replaces the actual training, `run_training`, for all runs."""
         self._workspace, self._manager, self._token, self._training = workspace, manager, token, train
         self._queue: list[_Job] = []
         self._loss_readers: dict[Path, LossReader] = {}
@@ -85,7 +85,7 @@ class Jobs:
     def start(self, config: TrainingConfig, wish: str = "run", explicit: Collection[str] | None = None) -> str:
         """Queue a run and return its name; raises ConfigError with every mistake before anything is written.
 
-        `explicit` names the settings that were asked for, of which the run's log tells those without an effect.
+        `explicit` names the explicit settings, of which the run's log reports those without effect.
         """
         bytes_to_download(config.checked(), self._token, self._workspace.models_dir)
         with self._changed:
@@ -95,7 +95,7 @@ class Jobs:
         return run.name
 
     def resume(self, name: str) -> None:
-        """Queue a run that was ended before its last step, to go on from its newest state."""
+        """Queue a run that ended before its last step, to continue from its newest state."""
         self._resume(name, {})
 
     def train_more(self, name: str, max_train_steps: int) -> None:
@@ -117,7 +117,7 @@ class Jobs:
             if any(job.run.name == name for job in self._queue):
                 raise RunFolderError(f"{name} is already running or queued.", "There is no need to start it again.", "")
             job = _Job(run, resumable_config(run, changes), is_resumed=True)
-            # Once its place is held, no other process takes the run up: one that did so just now is seen here.
+            # With its place locked, no other process starts the run; one that did so just now is seen here.
             with contextlib.ExitStack() as undone:
                 undone.enter_context(job.place).enter_context(held_lock(run.queue_lock_path))
                 if is_locked(run.lock_path):
@@ -142,7 +142,7 @@ class Jobs:
         self._changed.notify_all()
 
     def stop(self, name: str) -> None:
-        """Ask a run to finish its step, save and end; a queued one is taken out of the line."""
+        """Ask a run to finish its step, save and end; a queued one is removed from the queue."""
         with self._changed:
             job = self._job(name)
             job.controls.stop.set()
@@ -163,20 +163,20 @@ class Jobs:
         self._job(name).controls.save_now.set()
 
     def finish_now(self, name: str) -> None:
-        """Ask a run to end well before its last step: a short cool-down to rate zero, then its last save."""
+        """Ask a run to finish early: a short cool-down to a rate of zero, then its last save."""
         self._job(name).controls.finish_now.set()
 
     def sample_now(self, name: str) -> None:
-        """Ask a run for sample pictures after this step."""
+        """Ask a run for samples after this step."""
         self._job(name).controls.sample_now.set()
 
     def active(self) -> str | None:
-        """Return the name of the run that trains, or of the next in line."""
+        """Return the name of the run that is training, or of the next one in the queue."""
         with self._changed:
             return self._queue[0].run.name if self._queue else None
 
     def waiting(self) -> list[str]:
-        """Return the names of the runs that wait for their turn, the next one first."""
+        """Return the names of the queued runs, the next one first."""
         with self._changed:
             return [job.run.name for job in self._queue[1:]]
 
@@ -185,7 +185,7 @@ class Jobs:
         return self._manager.holder == "generation"
 
     def retry_with_less(self, name: str) -> str:
-        """Queue a new run with the settings of this one, changed to need less memory; returns its name."""
+        """Queue a new run with this one's settings, changed to need less memory; return its name."""
         view = self.view(name)
         smaller = None if view.config is None else self._that_fits(view.config, view.total_steps or None)
         if smaller is None:
@@ -198,7 +198,7 @@ class Jobs:
         return self.start(dataclasses.replace(smaller, output_dir=None), name, explicit=())
 
     def _that_fits(self, config: TrainingConfig, num_steps: int | None) -> TrainingConfig | None:
-        """Return the fastest plan for the device if it needs less, else the least harmful change that lowers it."""
+        """Return the fastest plan for the device if it needs less, else the least harmful change that reduces it."""
         device = driver_device()
         shape = read_shape(config.pretrained_model_name_or_path, self._workspace.models_dir)
         plan = fastest_plan(config, shape, device, num_steps=num_steps)
@@ -206,7 +206,7 @@ class Jobs:
         return plan if needs[0] < needs[1] else smaller_config(config, self._workspace.models_dir)
 
     def remove(self, name: str) -> Removed:
-        """Delete a run and all that the program wrote into its folder; what others put there stays."""
+        """Delete a run and everything that the program wrote into its folder; other files stay."""
         run = self._workspace.run(name)
         with self._changed:
             if any(job.run.name == name for job in self._queue):
@@ -235,20 +235,20 @@ class Jobs:
     def score(
         self, name: str, on_picture: OnProgress = unwatched, *, download: bool = True, base: str | None = None
     ) -> RunScores:
-        """Score every saved step of a run that has ended, LoRAs on `base` where it is not what the run says."""
+        """Score every saved step of a run that has ended, LoRAs on `base` if it is not the one the run names."""
         run = self._workspace.run(name)
         return score_here(
             run, self._workspace, self._manager, self._token, download=download, on_picture=on_picture, base=base
         )
 
     def held_bytes(self) -> int:
-        """Return the device memory that this app holds by itself, for pictures or a run, and the next run gets."""
+        """Return the device memory that this app holds, for generation or a run, and that the next run can use."""
         return self._manager.held_bytes
 
     def bleed(
         self, name: str, on_picture: OnProgress = unwatched, *, download: bool = True, base: str | None = None
     ) -> list[PromptChange]:
-        """Return what a run's recommended step, or else its last, changed beside its subject."""
+        """Return the side effects of a run's recommended step, or else its last."""
         run = self._workspace.run(name)
         step = self.view(name).recommended_step
         return bleed_report(
@@ -261,7 +261,7 @@ class Jobs:
         return Settings(self._workspace.data_dir, token=token)
 
     def report_for_card(self, model: Path, on_picture: OnProgress, base: str | None = None) -> bool:
-        """Make what a model's card says of other things, where it is missing and does not take hours."""
+        """Make the side effects report for a model's card if it is missing and does not take hours."""
         return report_for_card(
             model, settings=self._settings(), manager=self._manager, on_picture=on_picture, base=base
         )
@@ -271,13 +271,14 @@ class Jobs:
         return found_subject(photo, focus, class_prompt, base, side_px, self._manager, self._workspace.models_dir)
 
     def generate(self, model: str, config: GenerationConfig, when: When = "ask") -> Iterator[Path]:
-        """Yield picture files one by one; `when` is for the time that a run trains, see `order`."""
+        """Yield image files one by one; `when` applies while a run is training, see `order`."""
         yield from self.pictures.follow(self.order(model, config, when))
 
     def order(self, model: str, config: GenerationConfig, when: When = "ask", base: str | None = None) -> Order:
-        """Queue a request for pictures; `base` is what a LoRA is added to where it is not what the step names.
+        """Queue a generation request; `base` is what a LoRA is added to, if not what the step names.
 
-        While a run trains it begins after it, or has it pause; to `ask` raises DeviceError that says how long it takes.
+        While a run trains, the request starts after it, or pauses it; `ask` raises DeviceError that says how long it
+        takes.
         """
         config.checked()
         folder = folder_of(model, self._workspace)
@@ -293,9 +294,9 @@ class Jobs:
     def order_comparison(
         self, name: str, steps: Sequence[int], config: GenerationConfig, when: When = "ask", base: str | None = None
     ) -> Order:
-        """Queue the same pictures of several steps of a run, 0 being its base, and the grid of them.
+        """Queue the same images of several steps of a run, 0 being its base, and their grid.
 
-        `base` is what the steps of a LoRA are added to where it is not what they name.
+        `base` is what the steps of a LoRA are added to, if not what they name.
         """
         run = self._workspace.run(name)
         kept = read_config(run)
@@ -314,12 +315,12 @@ class Jobs:
         return self.pictures.add(f"{name}: {len(models)} steps", num_pictures, work, after, run.path)
 
     def _blocking_run(self, when: When) -> str:
-        """Return the run that a request waits for; raises DeviceError when one trains and nothing was said for that."""
+        """Return the run that a request waits for; raises DeviceError if one is training and `when` is `ask`."""
         active = self.active()
         if active is None or when == "pause training":
             return ""
         state = read_state(self._workspace.run(active))
-        # One that is over has said so, and leaves the line within a moment.
+        # A run that is over has reported it, and leaves the queue within a moment.
         if when == "after training" or state.status in FINAL_STATUSES:
             return active
         seconds_left = state.seconds_left
@@ -331,7 +332,7 @@ class Jobs:
 
     @contextlib.contextmanager
     def _lent_device(self) -> Iterator[None]:
-        """Have the run that trains, if there is one, lend the device while the block lasts."""
+        """Have the run that is training, if any, lend the device for the duration of the block."""
         with self._changed:
             lenders = [job.controls.lend for job in self._queue[:1]]
         for lend in lenders:
@@ -343,11 +344,11 @@ class Jobs:
                 lend.clear()
 
     def models(self) -> list[tuple[str, str]]:
-        """Return (label, value) of every model pictures can be made with, newest steps first."""
+        """Return (label, value) of every model that can generate, newest steps first."""
         return listed_models(self._workspace)
 
     def close(self) -> None:
-        """Stop the run that trains, wait until it has saved, and take nothing new; those in line can be resumed."""
+        """Stop the current run, wait until it has saved, and accept nothing new; queued runs can be resumed."""
         with self._changed:
             self._closing = True
             for job in self._queue[:1]:
@@ -368,12 +369,12 @@ class Jobs:
     def _work(self) -> None:
         while True:
             with self._changed:
-                # Pictures that waited for the run before come first.
+                # Requests that waited for the previous run come first.
                 self._changed.wait_for(lambda: self._closing or (self._queue and not self.pictures.is_due()))
                 if not self._queue:
                     return
                 job = self._queue[0]
-            # A thread of its own: torch's threads in it end with the run, and slow down nothing that comes after.
+            # A separate thread: torch's threads in it end with the run, and do not slow down what comes after.
             training = threading.Thread(target=self._train, args=(job,), name="training", daemon=True)
             try:
                 training.start()
@@ -391,9 +392,9 @@ class Jobs:
                 explicit=job.explicit,
             )  # fmt: skip
             execute(job.config, context, train=self._training)
-        # Another process has taken the run up: its records are that one's.
+        # Another process has started the run: its records belong to that one.
         except BlockingIOError as error:
             print(without_secrets(f"{job.run.name}: {error}"), file=sys.stderr)
-        # The top of the thread: a library that asks to exit ends its run, not those that wait behind it.
+        # Top level of the thread: a library that calls exit ends its run, not those queued behind it.
         except BaseException as error:
             record_end(job.run, job.config, error)

@@ -1,4 +1,4 @@
-"""The models of a data folder that pictures can be made with, each named with its family and method."""
+"""The models of a data folder that can generate, each named with its family and method."""
 
 import functools
 from pathlib import Path
@@ -31,5 +31,5 @@ def _base_label(place: Path) -> str:
 
 @functools.lru_cache(maxsize=500)
 def _layout_of_own(place: Path, modified_ns: int) -> Layout | None:
-    # A checkpoint's names are read for it, and a page asks for the list once a second.
+    # It reads a checkpoint's names, and a page asks for the list once a second.
     return known_layout(str(place))

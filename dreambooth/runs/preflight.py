@@ -1,7 +1,7 @@
-"""What a run will take, measured: real steps, sample pictures and saves with its settings, thrown away afterwards.
+"""What a run will take, measured: real steps, samples and saves with its settings, discarded afterwards.
 
-The steps are those of the one training loop, in a run folder that is removed again. Memory is the largest of all of it:
-of the process over what it held before, and on a GPU what torch's allocator reserved.
+The steps are those of the one training loop, in a temporary run folder. Memory is the peak of all of it: on the CPU of
+the process over its size before, and on a GPU of what torch's allocator reserved.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from dreambooth.training.materials import RunContext
 if TYPE_CHECKING:
     from dreambooth.training.materials import Materials
 
-# The first step makes the optimizer's states and is slower; graphs and compiled code need one more.
+# The first step creates the optimizer's states and is slower; graphs and compiled code need one more.
 STEPS = 3
 INFER_STEPS = 2
 WATCH_S = 0.2
@@ -44,7 +44,7 @@ WATCH_S = 0.2
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was measured of a run before it, and what follows for all of it."""
+    """What was measured of a run before its start, and what follows for the whole run."""
 
     peak_bytes: int
     planned: MemoryNeed
@@ -62,10 +62,10 @@ class Preflight:
 
     @property
     def seconds(self) -> float:
-        """Return how long the run will take, its preparation, samples and saves included."""
+        """Return how long the run will take, including its preparation, samples and saves."""
         saves = self.disk.num_saves
         training_s = self.num_steps * self.seconds_per_step
-        # An exact state with every model but the last, and those between, by the clock.
+        # An exact state with every model but the last, and those between, by time.
         states = saves - 1 + int(training_s / state_interval_s(self.disk.state_bytes))
         return (
             self.seconds_before
@@ -77,11 +77,11 @@ class Preflight:
         )
 
     def finish(self, start: datetime.datetime) -> datetime.datetime:
-        """Return when a run that starts then will be done."""
+        """Return when a run that starts then will be finished."""
         return start + datetime.timedelta(seconds=self.seconds)
 
     def lines(self, start: datetime.datetime) -> list[str]:
-        """Return what was found as sentences, for a run that starts then."""
+        """Return the findings as sentences, for a run that starts then."""
         disk, plan = self.disk, self.planned
         parts = {
             "weights": plan.weights, "gradients": plan.gradients, "optimizer": plan.optimizer,
@@ -112,12 +112,12 @@ def preflight(
     report: Callable[[Event], None] = lambda event: None,
     controls: Controls | None = None,
 ) -> Preflight | None:
-    """Try these settings on the device, and return what they take; None when stopped.
+    """Try these settings on the device, and return what they take; None if stopped.
 
-    Of several processes the first alone measures: None in the others, which have nothing to save.
+    Of several processes only the first measures: None in the others, which have nothing to save.
 
-    Raises DreamBoothError for what would end the run too. The caller has the time that it takes: a base is loaded, a
-    batch of class images made where some are missing, some crops encoded, then a few steps, samples and saves.
+    Raises DreamBoothError for everything that would also end the run. The caller waits meanwhile: a base is loaded, a
+    batch of class images generated if some are missing, some crops encoded, then a few steps, samples and saves.
     """
     from dreambooth.training.preparation import prepare
     from dreambooth.training.trainer import Trainer
@@ -169,7 +169,7 @@ def shortened(config: TrainingConfig, run: RunFolder) -> TrainingConfig:
     concept = config.concepts[0]
     num_class_images = min(config.num_class_images, config.sample_batch_size)
     if config.with_prior_preservation and num_photos_in([concept.class_data_dir]) < config.num_class_images:
-        # With few denoising steps they are no class images that anyone would want to keep.
+        # With few denoising steps they are not class images worth keeping.
         concept = dataclasses.replace(concept, class_data_dir=str(run.path / "class"))
     return dataclasses.replace(
         config,
@@ -198,7 +198,7 @@ def _num_photos(config: TrainingConfig) -> int:
 
 
 def _disk(config: TrainingConfig, run: RunFolder, materials: "Materials", steps: int) -> DiskNeed:
-    """Return what the run will write, with the sizes that the trial's model and state have."""
+    """Return what the run will write, from the sizes of the trial's model and state."""
     base = materials.base
     need = disk_need(config, counts_of_base(base), steps)
     return dataclasses.replace(
@@ -214,7 +214,7 @@ def _size(folder: Path, without: str = "") -> int:
 
 @contextlib.contextmanager
 def _passed_on(controls: Controls | None, inner: Controls) -> Iterator[None]:
-    """Hand a wish to stop on to the trial, which also stops by itself and must not set the caller's."""
+    """Pass a stop request on to the trial, which also stops by itself and must not set the caller's flag."""
     done = threading.Event()
 
     def watch(outer: Controls) -> None:
@@ -243,7 +243,7 @@ def _explaining_too_large(config: TrainingConfig, workspace: Workspace) -> Itera
 
 
 class PeakMemory:
-    """The largest memory from here on: on CUDA what its allocator reserved, else the process's rise."""
+    """The peak memory from now on: on CUDA what its allocator reserved, else the growth of the process."""
 
     def __init__(self, kind: DeviceKind) -> None:
         self._on_cuda = kind == "cuda"
@@ -260,7 +260,7 @@ class PeakMemory:
             Path("/proc/self/clear_refs").write_text("5")
 
     def read(self) -> int:
-        """Return it in bytes."""
+        """Return the peak in bytes."""
         if self._on_cuda:
             import torch
 
@@ -283,7 +283,7 @@ def _resident_peak() -> int:
 
 
 class _Clock:
-    """Takes the time of what the trial reports, passes it on, and ends the trial when its exact state is kept."""
+    """Times what the trial reports, passes it on, and ends the trial once its exact state is written."""
 
     def __init__(self, report: Callable[[Event], None]) -> None:
         self._report = report
@@ -308,7 +308,7 @@ class _Clock:
     def _phase_ended(self, seconds: float) -> None:
         if self._phase == "copying":
             self.copied_s = seconds
-        # The state is the first thing that is saved, before the model.
+        # The state is saved first, before the model.
         if self._phase == "saving" and not self.kept_s:
             self.kept_s = seconds
             if self.stop_when_kept is not None:
@@ -318,7 +318,7 @@ class _Clock:
         return [when for when, event in self._stamps if isinstance(event, PhaseProgress) and event.phase == phase]
 
     def _span_s(self, phase: str) -> float:
-        """Return the time from the phase's first report to the first one of another after it."""
+        """Return the time from the phase's first report to the first one of another phase after it."""
         times = self._times(phase)
         if not times:
             return 0.0
@@ -326,7 +326,7 @@ class _Clock:
         return (after[0] if after else times[-1]) - times[0]
 
     def step_s(self) -> float:
-        """Return the seconds of the last step, the first being slower than all others."""
+        """Return the seconds of the last step, because the first is slower than all others."""
         done: dict[int, float] = {}
         for when, event in self._stamps:
             if isinstance(event, PhaseProgress) and event.phase == "training":
@@ -334,7 +334,7 @@ class _Clock:
         return done[STEPS] - done[STEPS - 1]
 
     def pictures_s(self, phase: str, num_infer_steps: int) -> float:
-        """Return how long the pictures of a phase would take with this many denoising steps."""
+        """Return how long the images of a phase would take with this many denoising steps."""
         times = self._times(phase)
         if len(times) <= INFER_STEPS:
             return self._span_s(phase)
@@ -344,20 +344,20 @@ class _Clock:
         )
 
     def scoring_s(self, num_infer_steps: int) -> float:
-        """Return how long the probe pictures of a save, and their scores, would take with this many denoising steps."""
+        """Return how long the probe images of a save, and their scores, would take with this many denoising steps."""
         times = self._times("scores")
-        # The first half is the base's, which take the loading of encoders along.
+        # The first half is the base's, and includes loading the encoders.
         times = times[len(times) // 2 :]
         if not times:
             return 0.0
         end_s = next((when for when, _ in self._stamps if when > times[-1]), times[-1])
-        # Each batch, of one picture or several, tells of each of its steps.
+        # Each batch, of one image or several, reports each of its steps.
         pairs = zip(times[::INFER_STEPS], times[1::INFER_STEPS], strict=False)
         denoising_s = sum(after - before for before, after in pairs)
         return end_s - times[0] + (num_infer_steps - INFER_STEPS) * denoising_s
 
     def before_s(self, config: TrainingConfig, short: TrainingConfig) -> float:
-        """Return how long the run will prepare itself: load, make class images, encode crops."""
+        """Return how long the run's preparation will take: loading, class images, encoding crops."""
         class_s = self.pictures_s("class images", config.save_infer_steps) if config.with_prior_preservation else 0.0
         missing = sum(
             max(config.num_class_images - num_photos_in([concept.class_data_dir]), 0) for concept in config.concepts

@@ -1,7 +1,7 @@
-"""What a run that was ended goes on with: its settings, where its files are now, and which exact state.
+"""What an interrupted run continues with: its settings, where its files are now, and which exact state.
 
-A run's settings name its files by absolute paths, and a resume may name other ones: what counts is that the contents
-are the same, which is compared before the first step (`training.run_identity`).
+A run's settings name its files by absolute paths, and a resume may name other ones: what matters is that the contents
+are the same, which is checked before the first step (`training.run_identity`).
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from dreambooth.training.finishing import read_finish
 if TYPE_CHECKING:
     from dreambooth.training.checkpoint import Checkpoint
 
-# Settings that name what is on this machine or on the Hub.
+# Settings that name files on this machine or the Hub.
 BASE_PLACES = (
     "pretrained_model_name_or_path", "pretrained_vae_name_or_path", "tokenizer_name", "class_model_name_or_path",
     "initial_lora",
@@ -40,10 +40,10 @@ TRAIN_MORE = (
 def resumable_config(
     run: RunFolder, changes: Mapping[str, Any] | None = None, *, is_claimed: bool = False
 ) -> TrainingConfig:
-    """Return the settings a run goes on with, those that may change as in `changes`.
+    """Return the settings with which a run continues, with those of `changes` that may change.
 
-    Raises RunFolderError when it is no run, complete, or at work in another process (with `is_claimed`, this process
-    holds its lock), and ConfigError for changes that would make it another run and for files that are gone.
+    Raises RunFolderError if it is no run, complete, or active in another process (with `is_claimed`, this process holds
+    its lock), and ConfigError for changes that would make it another run and for missing files.
     """
     kept = read_config(run)
     if kept is None:
@@ -101,7 +101,7 @@ def with_changes(kept: TrainingConfig, changes: Mapping[str, Any]) -> TrainingCo
 
 
 def _require_usable_folders(config: TrainingConfig) -> None:
-    """Raise ConfigError for class folders that are files or hold photos, before class images are made there."""
+    """Raise ConfigError for class folders that are files or hold photos, before class images are generated there."""
     problems = [problem for concept in config.concepts for problem in concept_problems(concept)]
     if config.with_prior_preservation:
         problems += class_folder_problems(config.concepts)
@@ -113,7 +113,7 @@ def _require_usable_folders(config: TrainingConfig) -> None:
 
 
 def with_absolute_paths(config: TrainingConfig) -> TrainingConfig:
-    """Return the settings with absolute paths for files and folders of this machine, so that they hold anywhere."""
+    """Return the settings with absolute paths for files and folders of this machine, so that they work anywhere."""
 
     def absolute(concept: Concept) -> Concept:
         class_dir = concept.class_data_dir
@@ -129,9 +129,9 @@ def with_absolute_paths(config: TrainingConfig) -> TrainingConfig:
 
 
 def with_files_found(config: TrainingConfig, was_in: Path, is_in: Path) -> TrainingConfig:
-    """Return the settings with absolute paths of the photos and the base; raises ConfigError for those that are gone.
+    """Return the settings with absolute paths of the photos and the base; raises ConfigError for missing ones.
 
-    What moved along with the run's folder, from `was_in` to `is_in`, is found beside it.
+    What moved together with the run's folder, from `was_in` to `is_in`, is found beside it.
     """
 
     def found(place: str | None) -> str | None:
@@ -168,9 +168,9 @@ def _is_there(place: str | None) -> bool:
 
 
 def record_changes(run: RunFolder, config: TrainingConfig, report: Callable[[Event], None]) -> None:
-    """Write the settings that a resumed run goes on with, and report those that changed.
+    """Write the settings with which a resumed run continues, and report those that changed.
 
-    The settings of its start stay beside them: states of version 1 are compared with those.
+    The original settings are kept beside them: states of version 1 are compared with those.
     """
     kept = read_config(run)
     if kept is None or kept == config:
@@ -192,10 +192,10 @@ def _shown(value: Any) -> str:
 
 
 def state_to_resume(run: RunFolder, step: int | None, report: Callable[[Event], None]) -> "Checkpoint | None":
-    """Return the state of this step, without one the newest, None for a run that ended before its first.
+    """Return the state of this step, by default the newest; None for a run that ended before its first.
 
-    Raises RunFolderError where the state that was asked for is gone, and TrainingError where it or every state is
-    damaged: a run never starts again in silence.
+    Raises RunFolderError if the requested state is missing, and TrainingError if it, or every state, is damaged: a run
+    never silently starts again.
     """
     from dreambooth.training.checkpoint import newest_checkpoint, verified
 
@@ -220,7 +220,7 @@ def state_to_resume(run: RunFolder, step: int | None, report: Callable[[Event], 
 
 
 def require_state(run: RunFolder, step: int) -> None:
-    """Raise RunFolderError when the run has no exact state of this step."""
+    """Raise RunFolderError if the run has no exact state of this step."""
     if step not in run.checkpoint_steps():
         there = ", ".join(map(str, run.checkpoint_steps())) or "none"
         raise RunFolderError(
@@ -230,7 +230,7 @@ def require_state(run: RunFolder, step: int) -> None:
 
 
 def remove_later_states(run: RunFolder, step: int, report: Callable[[Event], None]) -> None:
-    """Remove the states after the one that was asked for: the run trains those steps again."""
+    """Remove the states after the requested one: the run trains those steps again."""
     later = [other for other in run.checkpoint_steps() if other > step]
     for other in later:
         remove_folder(run.checkpoints / str(other))

@@ -1,6 +1,6 @@
-"""One run, from its records to its final status, and the same work called straight from Python.
+"""One run, from its records to its final status, and the same work called directly from Python.
 
-The run folder is the truth: the state of a run is read from there.
+The run folder is the source of truth: the state of a run is read from there.
 """
 
 import contextlib
@@ -48,11 +48,11 @@ if TYPE_CHECKING:
     from dreambooth.training.checkpoint import Checkpoint
     from dreambooth.training.materials import Materials
 
-# What trains a run: the real one is `run_training`. It gets the run's settings and its context, reports to the latter
-# and obeys its controls, and returns how the run ended; what it raises ends the run as failed.
+# A function that trains a run; the default is `run_training`. It gets the run's settings and context, reports to the
+# latter and obeys its controls, and returns how the run ended; an exception ends the run as failed.
 Training = Callable[[TrainingConfig, RunContext], StatusChanged]
 
-# Given back when the disk is full, so that the run's end can still be written down.
+# Freed when the disk is full, so that the run's end can still be recorded.
 RESERVE_BYTES = 1 << 18
 
 
@@ -61,7 +61,7 @@ RESERVE_BYTES = 1 << 18
 
 @contextlib.contextmanager
 def claimed(run: RunFolder) -> Iterator[None]:
-    """Hold a run's lock; raises RunFolderError when another process has it."""
+    """Hold a run's lock; raises RunFolderError if another process has it."""
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(held_lock(run.lock_path))
@@ -76,9 +76,9 @@ def claimed(run: RunFolder) -> Iterator[None]:
 def start_records(
     config: TrainingConfig, run: RunFolder, models_dir: Path | None = None, *, is_claimed: bool = False
 ) -> TrainingConfig:
-    """Make a new run's folder with its settings, which were checked, and a seed; return them as they are recorded.
+    """Create a new run's folder with its checked settings and a seed; return the settings as recorded.
 
-    Raises RunFolderError when the folder is in use.
+    Raises RunFolderError if the folder is in use.
     """
     config = with_trained_base(config, models_dir)
     run.refuse_if_used(is_claimed=is_claimed)
@@ -90,9 +90,9 @@ def start_records(
 
 
 def with_trained_base(config: TrainingConfig, models_dir: Path | None) -> TrainingConfig:
-    """Return the settings with the step that a run's folder means, and with the model that makes its class images.
+    """Return the settings with the step that a run's folder stands for, and the model for its class images.
 
-    Both are written down: a run that scores other steps later, or moves, does not change a training that began.
+    Both are recorded: if that run scores other steps later, or moves, this training does not change.
     """
     name = config.pretrained_model_name_or_path
     folder = local_base(name, models_dir)
@@ -107,10 +107,10 @@ def with_trained_base(config: TrainingConfig, models_dir: Path | None) -> Traini
 def execute(
     config: TrainingConfig, context: RunContext, *, train: Training | None = None, is_claimed: bool = False
 ) -> StatusChanged:
-    """Train a run whose records exist, and return its final status; never raises for what happens inside the run.
+    """Train a run whose records exist, and return its final status; never raises for what happens in the run.
 
-    A new run begins with which of its `explicit` settings have no effect. The context's `report` gets all that the
-    run's log gets. The run's lock is taken, unless this process holds it (`is_claimed`). `train` takes the place of
+    A new run first reports which of its `explicit` settings have no effect. The context's `report` receives everything
+    that the run's log does. Takes the run's lock, unless this process holds it (`is_claimed`). `train` replaces
     `run_training`.
     """
     run, workspace = context.run, context.workspace
@@ -137,7 +137,7 @@ def execute(
                 final = (train or run_training)(config, context)
         except DreamBoothError as error:
             final = failure(error)
-        # The top of a job: whatever ended the run shows in its status, and a bug keeps its traceback in the log.
+        # Top level of a job: whatever ended the run is shown in its status, and a bug keeps its traceback in the log.
         except Exception as error:
             reserve.unlink(missing_ok=True)
             if not is_disk_full(error):
@@ -154,7 +154,7 @@ def execute(
 
 
 class _Reporter:
-    """Hands events to the run's log and its observers, which show or copy the run; one that fails is left out."""
+    """Passes events to the run's log and its observers, which show or copy the run; one that fails is dropped."""
 
     def __init__(self, log: RunLog, observers: dict[str, Callable[[Event], None]]) -> None:
         self._log, self.observers = log, observers
@@ -165,10 +165,10 @@ class _Reporter:
             self.attempt(name, functools.partial(observer, event))
 
     def attempt(self, name: str, act: Callable[[], None]) -> None:
-        """Have an observer do something; the log says when it fails."""
+        """Have an observer do something; a failure is logged."""
         try:
             act()
-        # Whatever is wrong with an observer, the run goes on without it.
+        # Whatever fails in an observer, the run continues without it.
         except Exception as error:
             self.observers.pop(name, None)
             self._log(Notice(f"{name} failed; the run continues without it: {quoted(error)}", "warning"))
@@ -177,7 +177,7 @@ class _Reporter:
 
 
 def _report_at_start(config: TrainingConfig, context: RunContext) -> None:
-    """Report what is odd about the settings, the memory they need and the concepts, and what the base model is."""
+    """Report problems with the settings, their memory and the concepts, and what the base model is."""
     models_dir, held_bytes = context.workspace.models_dir, context.manager.held_bytes
     for sentence in [
         *setting_notices(config, context.explicit, models_dir), *memory_notices(config, models_dir, held_bytes),
@@ -199,7 +199,7 @@ def _about_base(config: TrainingConfig, models_dir: Path) -> list[str]:
 
 
 def _own_photos(config: TrainingConfig, workspace: Workspace) -> list[Path]:
-    """Return the folders of photos that the page keeps; others are the user's own, wherever they lie."""
+    """Return the photo folders that belong to the page; others are the user's own, wherever they are."""
     folders = {Path(concept.instance_data_dir) for concept in config.concepts}
     return sorted(folder for folder in folders if folder.is_relative_to(workspace.datasets_dir))
 
@@ -239,7 +239,7 @@ def run_training(config: TrainingConfig, context: RunContext) -> StatusChanged:
 def _extensions(
     config: TrainingConfig, run: RunFolder, materials: "Materials", checkpoint: "Checkpoint | None"
 ) -> tuple[Extension, ...]:
-    """Return by which steps a run is extended that goes on from this state."""
+    """Return the extensions of a run that continues from this state."""
     kept = read_config(run)
     if checkpoint is None or kept is None:
         return ()
@@ -252,7 +252,7 @@ def _extensions(
 
 
 def _same_state_to_resume(context: RunContext) -> "Checkpoint | None":
-    """Return the state to go on from; of several processes the first looks, and sets aside what is damaged."""
+    """Return the state to continue from; of several processes the first selects it, and sets aside damaged ones."""
     from accelerate.utils import broadcast_object_list
 
     from dreambooth.training.checkpoint import verified
@@ -286,10 +286,10 @@ def train(
 ) -> Path:
     """Train, and return the folder of the last saved step.
 
-    Raises DreamBoothError when the run fails, and StoppedError when it was stopped before its first step.
+    Raises DreamBoothError if the run fails, and StoppedError if it was stopped before its first step.
 
-    `explicit` names the settings that somebody asked for: those of them without an effect are reported. Left out, it is
-    all that is no default. `manager` is that of a process which also makes pictures: its models make room.
+    `explicit` names the settings that were given: those without effect are reported. By default all that differ from
+    their defaults. `manager` belongs to a process that also generates: its models make room.
     """
     settings = settings or load_settings()
     workspace, manager = Workspace(settings.data_dir, ready_drive(settings.drive_dir)), manager or ModelManager()
@@ -321,13 +321,13 @@ def resume(
     changes: Mapping[str, Any] | None = None,
     manager: ModelManager | None = None,
 ) -> Path:
-    """Go on with a run that was ended before its last step, and return the folder of the last saved step.
+    """Continue a run that ended before its last step, and return the folder of the last saved step.
 
-    It goes on from its newest exact state, or from that of `state_step`: later ones are removed. `changes` are settings
-    that may be others from here on: where its files are now, and what changes no trained weight.
+    It continues from its newest exact state, or from that of `state_step`: later ones are removed. `changes` are
+    settings that may change from here on: where its files are now, and what changes no trained weight.
 
-    On the CPU, with the same versions and number of threads, it becomes bit for bit the run that never ended. Raises
-    DreamBoothError when there is nothing to go on with, and when the run fails. `manager` is as in `train`.
+    On the CPU, with the same versions and number of threads, the result is bit for bit that of an uninterrupted run.
+    Raises DreamBoothError if there is nothing to continue from, and if the run fails. `manager` is as in `train`.
     """
     settings = settings or load_settings()
     workspace = Workspace(settings.data_dir, ready_drive(settings.drive_dir))
@@ -356,8 +356,8 @@ def _run_here(
 ) -> Path:
     """Train in this process, and in those that `accelerate launch` started with it.
 
-    The folder is checked before its lock is taken, so that a refusal leaves no trace in it, and by `records` once more
-    under the lock: of two processes that start at once, one has it and the other changes nothing. `context_of` makes
+    The folder is checked before its lock is taken, so that a refusal leaves no trace in it, and by `records` again
+    under the lock: of two processes that start at once, one gets it and the other changes nothing. `context_of` makes
     the context of a run folder.
     """
     process = _this_process(context_of.keywords["manager"])
@@ -376,7 +376,7 @@ def _run_here(
         assert recorded.output_dir is not None
         run = RunFolder(Path(recorded.output_dir))
         if not process.is_main_process:
-            # Only the first process writes and reports; the others lend their device to its steps.
+            # Only the first process writes and reports; the others only compute its steps.
             run_training(recorded, context_of(run, report=lambda event: None))
             return run.path
         final = execute(recorded, context_of(run), is_claimed=True)
@@ -388,7 +388,7 @@ def _run_here(
 
 
 def _this_process(manager: ModelManager) -> "PartialState":
-    """Return which of the processes of `accelerate launch` this is; the only one when started otherwise."""
+    """Return the index of this process among those of `accelerate launch`; 0 if started otherwise."""
     from accelerate import PartialState
 
     return PartialState(cpu=manager.device.type == "cpu")

@@ -1,4 +1,4 @@
-"""A run's settings as the command line that asks for the same ones, to copy."""
+"""A run's settings as a command line to copy."""
 
 import json
 import shlex
@@ -17,8 +17,8 @@ CONFIG_FILE = "settings.json"
 def command_line(config: TrainingConfig) -> str:
     """Return the command for these settings, for a POSIX shell.
 
-    Flags cannot empty a setting, and name one concept: what goes beyond that is read from `settings.json`, whose text
-    is `settings_text`.
+    Flags cannot empty a setting, and name one concept: everything else is read from `settings.json`, whose text is
+    `settings_text`.
     """
     base = config.pretrained_model_name_or_path
     recipes, family = read_card(base).recipes, family_name(base)
@@ -50,5 +50,5 @@ def settings_text(config: TrainingConfig) -> str:
 def _flag(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no_{name}"
-    # A value that begins with a dash would be taken for a flag.
+    # A value that begins with a dash would be mistaken for a flag.
     return shlex.quote(f"--{name}={value}") if str(value).startswith("-") else f"--{name} {shlex.quote(str(value))}"

@@ -1,4 +1,4 @@
-"""Settings that need less memory, the least harmful change first; and the error that ends a run."""
+"""Settings that need less memory, the least harmful change first; and the status of a run that failed."""
 
 import dataclasses
 import sys
@@ -44,9 +44,9 @@ def unexpected_end(error: BaseException, config: TrainingConfig, models_dir: Pat
 
 
 def smaller_settings(config: TrainingConfig, models_dir: Path | None = None) -> list[str]:
-    """Return what would lower the memory of these settings, the least harmful first; never empty.
+    """Return what would reduce the memory of these settings, the least harmful first; never empty.
 
-    Another method comes last: it is offered in words, and never taken by itself.
+    Another method comes last: it is suggested in words, and never taken automatically.
     """
     ways = [words for _, words in _ways_to_need_less(config, models_dir)]
     if leaner := leaner_method(config):
@@ -55,7 +55,7 @@ def smaller_settings(config: TrainingConfig, models_dir: Path | None = None) -> 
 
 
 def smaller_config(config: TrainingConfig, models_dir: Path | None = None) -> TrainingConfig | None:
-    """Return these settings with the least harmful change that lowers their memory, None when none is left."""
+    """Return these settings with the least harmful change that reduces their memory, None if none is left."""
     least_px = _least_px(config, models_dir)
     for changes, _ in _ways_to_need_less(config, models_dir):
         if changes.get("resolution", least_px) >= least_px:
@@ -68,9 +68,9 @@ def _least_px(config: TrainingConfig, models_dir: Path | None) -> int:
 
 
 def _ways_to_need_less(config: TrainingConfig, models_dir: Path | None) -> list[tuple[dict[str, Any], str]]:
-    """Return changes and their words, the least harmful first; none that excludes itself with what is set.
+    """Return changes and their descriptions, the least harmful first; none that contradicts the settings.
 
-    A side that is large enough for the base's family stays so.
+    A resolution is not lowered below what is useful for the base's family.
     """
     batch = config.train_batch_size
     as_many = {"train_batch_size": 1, "gradient_accumulation_steps": config.gradient_accumulation_steps * batch}
@@ -99,13 +99,13 @@ def _ways_to_need_less(config: TrainingConfig, models_dir: Path | None) -> list[
     possible: dict[str, tuple[dict[str, Any], str]] = {}
     for applies, changes, words in ways:
         if applies and not idle & changes.keys() and not update_problems(dataclasses.replace(config, **changes)):
-            # The second word on the same setting is for where the first is not possible.
+            # The second entry for the same setting applies if the first is not possible.
             possible.setdefault(next(iter(changes)), (changes, words))
     return [*possible.values()]
 
 
 def record_end(run: RunFolder, config: TrainingConfig, error: BaseException) -> None:
-    """Write down in the run's folder what ended it; where nothing can be written, print it."""
+    """Record in the run's folder what ended it; print it if nothing can be written."""
     try:
         log = RunLog(run, config.max_train_steps or 0)
         log.bug(error)

@@ -20,21 +20,21 @@ from dreambooth.records.workspace import Workspace
 
 
 def setting_notices(config: TrainingConfig, explicit: Collection[str] | None, models_dir: Path) -> list[str]:
-    """Return a sentence for each setting that was asked for without an effect, for a rate of another method, and for a
-    base that was distilled to few denoising steps.
+    """Return a sentence for each explicit setting without effect, for a rate of another method, and for a base that was
+    distilled to few denoising steps.
     """
     base = config.pretrained_model_name_or_path
     origin = origin_of(base, models_dir)
     found = [
         rate_warning(config, read_card(base, models_dir).recipes),
-        # A trained model is called as somebody liked.
+        # A trained model's name is the user's choice.
         distilled_notice(base if origin is None else origin.name),
     ]
     return [*without_effect(config, explicit), *filter(None, found)]
 
 
 def memory_notices(config: TrainingConfig, models_dir: Path, held_bytes: int = 0) -> list[str]:
-    """Return a sentence where this device has too little memory; `held_bytes` of it become free for the run."""
+    """Return a warning if this device has too little memory; `held_bytes` of it are freed for the run."""
     device = driver_device()
     free_bytes = min(device.total_bytes, device.free_bytes + held_bytes)
     num_steps = num_steps_of(config, num_photos_in(concept.instance_data_dir for concept in config.concepts))
@@ -44,9 +44,9 @@ def memory_notices(config: TrainingConfig, models_dir: Path, held_bytes: int = 0
 
 
 def base_notices(config: TrainingConfig, token: str | None, workspace: Workspace) -> list[str]:
-    """Return what the models of these settings take here: a download, and on a CPU days; BaseModelError without them.
+    """Return what the models of these settings take: a download, and days on a CPU; raises BaseModelError without them.
 
-    The Hub is asked about models that are not on this machine.
+    Asks the Hub about models that are not on this machine.
     """
     download = download_notice(config, bytes_to_download(config, token, workspace.models_dir))
     slow = cpu_notice(workspace, config, driver_device())
@@ -54,7 +54,7 @@ def base_notices(config: TrainingConfig, token: str | None, workspace: Workspace
 
 
 def download_notice(config: TrainingConfig, num_bytes: int | None) -> str:
-    """Return that a model is downloaded before the run, and how large it is; nothing where all is here."""
+    """Return that a model is downloaded before the run, and its size; empty if everything is here."""
     if num_bytes == 0:
         return ""
     size = "" if num_bytes is None else f": {gb(num_bytes)} GB" if num_bytes > 10**8 else f": {num_bytes / 1e6:.1f} MB"

@@ -16,7 +16,7 @@ LOG_TAIL_BYTES = 16_000
 
 @dataclass(frozen=True)
 class RunView:
-    """All the page shows of a run, read from its folder."""
+    """Everything the page shows of a run, read from its folder."""
 
     name: str
     path: Path
@@ -42,9 +42,9 @@ class RunView:
     recommended_step: int | None = None
     why_recommended: str = ""
     at_fixed_noise: list[FixedNoiseLosses] = field(default_factory=list)
-    # The step after which more steps can be trained than the run was started with; None where that state is gone.
+    # The step from which more steps can be trained than originally; None if that state is gone.
     more_from: int | None = None
-    # The runs that come first while this one is in the queue, in their order.
+    # The runs before this one in the queue, in order.
     queued_after: list[str] = field(default_factory=list)
     # How long it has been at work, without what it did before it was resumed; 0 while it waits.
     elapsed_s: float = 0.0
@@ -53,7 +53,7 @@ class RunView:
 def read_view(
     run: RunFolder, losses: LossReader, *, queued_after: Sequence[str] = (), is_stopping: bool = False
 ) -> RunView:
-    """Return what the page shows of a run that has records; `losses` reads on where it read before."""
+    """Return what the page shows of a run that has records; `losses` is read incrementally."""
     state = read_state(run)
     status: Status = "stopping" if is_stopping and state.status not in FINAL_STATUSES else state.status
     steps, scores = run.steps(), read_scores(run)
@@ -90,7 +90,7 @@ def read_view(
 
 
 def _resume_step(run: RunFolder, status: Status) -> int | None:
-    """Return the step that a resumed run would go on after, 0 for its start; None when it needs no resuming."""
+    """Return the step after which a resumed run continues, 0 for its start; None if it needs no resuming."""
     if status not in ("interrupted", "paused", "stopped", "failed"):
         return None
     return max(run.checkpoint_steps(), default=0)

@@ -1,1 +1,1 @@
-"""Pictures in, numbers out: the starter's own judge, and the measures of the DreamBooth paper."""
+"""Scoring: from images to numbers, with the starter's judge and the measures of the DreamBooth paper."""

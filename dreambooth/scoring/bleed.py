@@ -1,7 +1,6 @@
 """Side effects of a training: base and trained model on the same prompts and seeds, the most changed first.
 
-None of the prompts has the identifier. The most changed prompt comes first; the report is in the run's folder, and
-its picture goes into the model's card.
+None of the prompts contains the identifier. The report is in the run's folder, and its image goes into the model card.
 """
 
 import contextlib
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
 NUM_PICTURES = 3
 SEED = 20_000
-# The class and its kin, other kinds of things, a style, a face that everyone knows, and nothing at all.
+# The class and related ones, other kinds of things, a style, a famous face, and nothing at all.
 NEIGHBOURS = {
     "dog": ("cat", "horse"), "cat": ("dog", "rabbit"), "person": ("man", "woman"), "man": ("woman", "person"),
     "woman": ("man", "person"), "teapot": ("vase", "bowl"), "vase": ("teapot", "bowl"), "backpack": ("sneaker", "dog"),
@@ -49,7 +48,7 @@ STYLES = ("an oil painting of a mountain lake", "portrait photo of Albert Einste
 
 @dataclass(frozen=True)
 class PromptChange:
-    """One prompt: how much its pictures changed, and how far they became the subject (None where nothing can tell)."""
+    """One prompt: how much its images changed, and how far they became the subject (None if unknown)."""
 
     prompt: str
     change: float
@@ -67,7 +66,7 @@ class BleedReport:
 
 
 def battery(config: TrainingConfig, *, is_toy: bool) -> list[str]:
-    """Return the prompts to look at, without the identifier; the starter's world has no styles and no faces."""
+    """Return the prompts to compare, without the identifier; the starter's world has no styles and no faces."""
     prompts = []
     for concept in config.concepts:
         if concept.class_prompt:
@@ -88,10 +87,10 @@ def bleed_report(
     on_picture: OnProgress = unwatched,
     base: str | None = None,
 ) -> list[PromptChange]:
-    """Return what a saved step (the last, when left out) changed, most first, and write report and picture.
+    """Return the side effects of a saved step (by default the last), the largest first; write report and image.
 
-    base: what the run began from, where it is not where the run says. Raises RunFolderError where there is no such
-    step, and BaseModelError for a base that is missing.
+    base: what the run started from, if not where the run says. Raises RunFolderError for a missing step, and
+    BaseModelError for a missing base.
     """
     settings, manager = settings or load_settings(), manager or ModelManager()
     run = RunFolder(run_path.absolute())
@@ -107,7 +106,7 @@ def bleed_report(
         def on_device(step: int) -> Base:
             return resident(manager, source_of(run, step, config, base), models_dir=workspace.models_dir, token=token)
 
-        # The base is not held here, so that it is gone when the step comes.
+        # No reference to the base is kept, so that it is freed when the step is loaded.
         prompts = battery(config, is_toy=on_device(0).card.is_toy)
         total = 2 * len(prompts)
         before = _pictures(on_device(0), config, prompts, lambda done: on_picture(done, total))
@@ -126,10 +125,10 @@ def report_for_card(
     on_picture: OnProgress = unwatched,
     base: str | None = None,
 ) -> bool:
-    """Make the report of a run's step, if it has none yet, before its card is written; return whether it has one.
+    """Make the report of a run's step before its card is written, unless it has one; return whether it has one now.
 
-    It has none where the folder is no run's step or the photos are gone, where something else has the device, and where
-    some fifty pictures would take hours: with a base of full size on a processor. Its card says that nobody has looked.
+    None is made if the folder is no run's step, the photos are gone, the device is in use, or some fifty images would
+    take hours: with a full-size base on a CPU. The card then says that side effects were not measured.
     """
     run, manager = RunFolder(model.absolute().parent), manager or ModelManager()
     if (bleed_dir(model) / BLEED_REPORT).is_file():
@@ -157,7 +156,7 @@ def ranking(
     after: dict[str, list["Image.Image"]],
     photos: Sequence["Image.Image"],
 ) -> list[PromptChange]:
-    """Return the prompts by how much their pictures changed, the most first: in an encoder's eyes, else in pixels."""
+    """Return the prompts by how much their images changed, the most first: for an encoder, or else in pixels."""
     if examiner is None:
         changes = {prompt: measures.pixel_change(after[prompt], before[prompt]) for prompt in before}
         found = [PromptChange(prompt, statistics.fmean(of_pairs), None) for prompt, of_pairs in changes.items()]
@@ -215,7 +214,7 @@ def _write(
 
 
 def kept_report(run: RunFolder) -> BleedReport | None:
-    """Return the report of a run's steps that was written last, None where none can be read."""
+    """Return the report on a run that was written last, None if none can be read."""
     reports = [(step, bleed_dir(run.step_folder(step))) for step in run.steps()]
     for step, folder in sorted(reports, key=lambda report: _written_s(report[1]), reverse=True):
         try:

@@ -1,4 +1,4 @@
-"""The picture of a run's scores: over the steps, and likeness against drift; the recommended step is marked."""
+"""The chart of a run's scores: over the steps, and likeness against drift; the recommended step is marked."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PANEL_PX, LEFT_PX, RIGHT_PX = (440, 220), 60, 150
-# What a panel takes with its title and the numbers below, and the font: legible at half a page's width.
+# A panel's margins for title and axis labels, and the font: legible at half a page's width.
 ROW_PX, TOP_PX, FONT_PX = 320, 45, 16
 INK, FAINT, PICK = "#30303a", "#d8d8de", "#b03a2e"
-# Told apart without colour too: by shape of the marks and by the names at their ends.
+# Distinguishable without colour too: by the shape of the marks and the names at their ends.
 CURVES = (
     ("fidelity", "likeness", "#1f6fb4"),
     ("prompt", "prompts followed", "#2e8b57"),
@@ -24,7 +24,7 @@ CURVES = (
 
 
 def write_chart(scores: RunScores, pick: Recommendation | None, path: Path) -> bool:
-    """Write the chart as a PNG; returns False, writing none, where no step has a likeness."""
+    """Write the chart as a PNG; returns False, writing none, if no step has a likeness."""
     steps = [one for one in scores.steps if one.step and one.fidelity is not None]
     if not steps:
         return False
@@ -35,7 +35,7 @@ def write_chart(scores: RunScores, pick: Recommendation | None, path: Path) -> b
 
 
 def chart(steps: Sequence[StepScores], picked: int | None) -> "Image.Image":
-    """Return both panels of these steps, whose figures run from 0 to 1."""
+    """Return both panels of these steps, whose scores run from 0 to 1."""
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (LEFT_PX + PANEL_PX[0] + RIGHT_PX, 2 * ROW_PX), "white")
@@ -63,7 +63,7 @@ def _over_steps(draw: Any, steps: Sequence[StepScores], picked: int | None, corn
         x, y = _place(corner, one.step / last, 0)
         if one.step == picked:
             draw.line([(x, y), _place(corner, one.step / last, 1)], PICK, 1)
-        # Where saves lie close together, not each of them is named.
+        # If saves are close together, not each of them is labelled.
         if x - last_x >= FONT_PX * 3:
             draw.text((x - 12, y + 4), str(one.step), PICK if one.step == picked else INK)
             last_x = x
@@ -72,7 +72,7 @@ def _over_steps(draw: Any, steps: Sequence[StepScores], picked: int | None, corn
 def _against_drift(draw: Any, steps: Sequence[StepScores], picked: int | None, corner: tuple[int, int]) -> None:
     _frame(draw, corner, "likeness against side effects: up and left is better", "side effects")
     known = [one for one in steps if one.drift is not None]
-    # Zoomed to what there is, since a run with its prior kept drifts by hundredths.
+    # Zoomed to the data, since a run with prior preservation drifts by hundredths.
     widest = max([0.05, *(one.drift or 0.0 for one in known)])
     points = [_place(corner, (one.drift or 0.0) / widest, one.fidelity or 0.0) for one in known]
     _line(draw, points, FAINT)

@@ -1,7 +1,7 @@
 """Image encoders for scoring: the starter's own judge for its world, DINO and CLIP for everything else.
 
-The DreamBooth paper (Ruiz et al. 2023, arXiv 2208.12242, 4.2) takes DINO ViT-S/16 for subject fidelity and CLIP for
-CLIP-I and CLIP-T, and does not say which CLIP; here it is ViT-B/32, so figures compare only within this project.
+The DreamBooth paper (Ruiz et al. 2023, arXiv 2208.12242, 4.2) uses DINO ViT-S/16 for subject fidelity and CLIP for
+CLIP-I and CLIP-T, without saying which CLIP; here it is ViT-B/32, so scores compare only within this project.
 """
 
 import re
@@ -27,10 +27,10 @@ Embed = Callable[[Sequence["Image.Image"]], "Tensor"]
 
 @dataclass(frozen=True)
 class Examiner:
-    """Ways to see likeness, the first of which counts, and one to hold pictures to their prompts.
+    """Encoders for likeness, the first of which is used for scores, and one that compares images with their prompts.
 
-    `likeness` gives one unit vector a picture. `obedience` gives one number a picture, None for a prompt that it cannot
-    judge; `photos_are_zero` says whether real photos held to the same prompts are its zero, as with CLIP.
+    `likeness` gives one unit vector per image. `obedience` gives one number per image, None for a prompt that it cannot
+    judge; `photos_are_zero` says whether the score of real photos for the same prompts is the zero point, as with CLIP.
     """
 
     name: str
@@ -44,10 +44,10 @@ class Examiner:
 def examiner_for(
     *, is_toy: bool, download: bool, token: str | None = None, place: Callable[[Any], None] = lambda module: None
 ) -> Examiner | None:
-    """Return what can look at this model's pictures, None where there is nothing.
+    """Return the examiner for this model's images, None if there is none.
 
-    Encoders are taken from the cache of the Hub, and fetched (1 GB in all) only with `download`. `place` moves them to
-    where they should compute.
+    Encoders come from the Hub's cache, and are downloaded (1 GB in all) only with `download`. `place` moves them to the
+    device where they compute.
     """
     if is_toy:
         return judge_examiner(load_judge(starter_folder()))
@@ -65,7 +65,7 @@ def examiner_for(
 def _from_hub(kind: str, name: str, download: bool, token: str | None) -> Any:
     import transformers
 
-    # A tokenizer has no weights, and passes the word over.
+    # A tokenizer has no weights, and ignores the argument.
     options: dict[str, Any] = {"add_pooling_layer": False} if kind == "ViTModel" else {}
     for local_only in (True, False) if download else (True,):
         try:
@@ -81,7 +81,7 @@ def _from_hub(kind: str, name: str, download: bool, token: str | None) -> Any:
 
 
 def judge_examiner(judge: Judge) -> Examiner:
-    """Return the judge as an examiner; of a prompt it can tell the place alone."""
+    """Return the judge as an examiner; of a prompt it can only judge the place."""
 
     def obedience(images: Sequence["Image.Image"], prompts: Sequence[str]) -> list[float | None]:
         places = [place_named(prompt, judge.words["context"]) for prompt in prompts]
@@ -100,7 +100,7 @@ def judge_examiner(judge: Judge) -> Examiner:
 
 
 def place_named(prompt: str, places: Sequence[str]) -> str | None:
-    """Return the place of the painted world that a prompt asks for: the one that it names last; None for none."""
+    """Return the place of the painted world that a prompt names, the last one if several; None if it names none."""
     ends = {}
     for place in places:
         words = "white background" if place == "white" else place.removesuffix("s")
@@ -129,7 +129,7 @@ def encoder_examiner(dino: Any, clip: Any, tokenizer: Any) -> Examiner:
 
         ids = tokenizer(list(prompts), padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         texts = _embedded(clip, ids.input_ids, lambda batch: _pooled(clip.get_text_features(input_ids=batch)))
-        # A photo is held to many prompts, and looked at once.
+        # A photo is compared with many prompts, and embedded once.
         different = {id(image): image for image in images}
         rows = dict(zip(different, see_clip([*different.values()]), strict=True))
         seen = torch.stack([rows[id(image)] for image in images])
@@ -141,7 +141,7 @@ def encoder_examiner(dino: Any, clip: Any, tokenizer: Any) -> Examiner:
 
 
 def _pixels(images: Sequence["Image.Image"], side_px: int, mean: Sequence[float], spread: Sequence[float]) -> "Tensor":
-    """Return the images' middle squares as both encoders were trained on them, (images, 3, side, side)."""
+    """Return the images' centre squares in the encoders' input format, (images, 3, side, side)."""
     import numpy as np
     import torch
     from PIL import Image, ImageOps

@@ -1,4 +1,4 @@
-"""From the probe pictures of one step to its figures, beside those of the base and of the real photos."""
+"""From the probe images of a step to its scores, compared with the base's and the real photos'."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +22,9 @@ COPY = 0.95
 
 @dataclass(frozen=True)
 class ProbePicture:
-    """A picture made for scoring: which concept and kind of prompt it is of, what it should show, and itself.
+    """An image made for scoring: its concept, the kind of its prompt, what it should show, and the image.
 
-    `asked` is the prompt in words that the base knows: with the class in the identifier's place.
+    `asked` is the prompt in words that the base knows: the class instead of the identifier.
     """
 
     concept: int
@@ -35,9 +35,9 @@ class ProbePicture:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a step's figures are held against: the photos of each concept and the base's pictures of the same seeds.
+    """What a step's scores are compared with: the photos of each concept and the base's images of the same seeds.
 
-    They stay the same from save to save: what an encoder sees in them is worked out `once`.
+    They do not change from save to save: their embeddings are computed only `once`.
     """
 
     photos: Sequence[Sequence["Image.Image"]]
@@ -45,7 +45,7 @@ class Reference:
     _known: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def once(self, key: tuple[object, ...], work: Callable[[], T]) -> T:
-        """Return what `work` gave when it was first asked for under this key."""
+        """Return the result of `work`, computed when it was first requested under this key."""
         if key not in self._known:
             self._known[key] = work()
         found: T = self._known[key]
@@ -57,7 +57,7 @@ class Reference:
         return self.once((examiner.name, encoder, concept), lambda: embed(self.photos[concept]))
 
     def base_rows(self, examiner: Examiner, kind: Kind, concept: int) -> "Tensor":
-        """Return the first encoder's unit vectors of the base's pictures of a kind, (pictures, size)."""
+        """Return the first encoder's unit vectors of the base's images of a kind, (images, size)."""
         embed = next(iter(examiner.likeness.values()))
         own = [one.image for one in self.base if (one.concept, one.kind) == (concept, kind)]
         return self.once((examiner.name, kind, concept), lambda: embed(own))
@@ -66,7 +66,7 @@ class Reference:
 def step_scores(
     examiner: Examiner | None, step: int, pictures: Sequence[ProbePicture], reference: Reference
 ) -> StepScores:
-    """Return a step's figures, means over the concepts; without an examiner those that pixels alone can tell."""
+    """Return a step's scores, means over the concepts; without an examiner those that follow from pixels alone."""
     each = [_of_concept(examiner, step, concept, pictures, reference) for concept in range(len(reference.photos))]
     fidelity, prompt, drift = (_mean([getattr(one, name) for one in each]) for name in ("fidelity", "prompt", "drift"))
     names = list(dict.fromkeys(name for one in each for name in one.measures))
@@ -75,7 +75,7 @@ def step_scores(
 
 
 def ceiling(examiner: Examiner | None, reference: Reference) -> dict[str, float]:
-    """Return how like the real photos of one subject are to each other, by encoder: what fidelity can reach."""
+    """Return how alike the real photos of one subject are, by encoder: the highest fidelity to expect."""
     if examiner is None:
         return {}
     found = {}
@@ -133,9 +133,9 @@ def _fidelity(examiner: Examiner, likeness: float, concept: int, reference: Refe
 def _prompt_share(
     examiner: Examiner, shown: Sequence[ProbePicture], concept: int, reference: Reference, found: dict[str, float]
 ) -> float | None:
-    """Return how far prompts are followed, 1 as the base does, and add the measure itself to `found`.
+    """Return how well prompts are followed, 1 as by the base, and add the measure itself to `found`.
 
-    0 is nothing of it or, where encoders give even a wrong picture something, what the photos get for these prompts.
+    0 means not at all or, for encoders that give even a wrong image a score, what the photos get for these prompts.
     """
     asked = [one.asked for one in shown]
     before = [one for one in _of(reference.base, "identifier") if one.concept == concept]
@@ -161,7 +161,7 @@ def _obedience(examiner: Examiner, images: Sequence["Image.Image"], asked: Seque
 
 
 def _drift(examiner: Examiner, rows: "Mapping[Kind, Tensor]", concept: int, reference: Reference) -> float | None:
-    """Return how far the pictures of prompts without the identifier became the subject: 0 as the base, 1 as photos."""
+    """Return how far images of prompts without the identifier became the subject: 0 like the base, 1 like photos."""
     if len(reference.photos[concept]) < 2:
         return None
     real = reference.photo_rows(examiner, next(iter(examiner.likeness)), concept)
@@ -170,7 +170,7 @@ def _drift(examiner: Examiner, rows: "Mapping[Kind, Tensor]", concept: int, refe
         if any((one.concept, one.kind) == (concept, kind) for one in reference.base):
             start = measures.similarity(reference.base_rows(examiner, kind, concept), real)
             shares.append(measures.share_of_way(measures.similarity(now, real), start, goal))
-    # The class is the subject's nearest neighbour: it is lost first, and counts once more beside the mean of all.
+    # The class is the subject's nearest neighbour: it is lost first, and so counted again beside the mean of all.
     return None if not shares else statistics.fmean([shares[0], statistics.fmean(shares)])
 
 

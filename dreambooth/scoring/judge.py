@@ -1,7 +1,7 @@
-"""The starter's judge: two small networks that say what a picture of the painted world shows, and which individual.
+"""The starter's judge: two small networks that say what an image of the painted world shows, and which individual.
 
-Its figures are worth only as much as the judge is right, so every table of them also prints its own
-validity beside them (`dreambooth.starter.judging.validity`).
+Its scores are only as good as the judge, so every table of them also prints its validity
+(`dreambooth.starter.judging.validity`).
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def network(num_outputs: int, side_px: int = SIDE_PX) -> "nn.Sequential":
 
 @dataclass(frozen=True)
 class Judge:
-    """Both networks in evaluation mode, and the words that the first one's outputs stand for, in their order."""
+    """Both networks in evaluation mode, and the words for the first one's outputs, in order."""
 
     attributes: "nn.Sequential"
     instance: "nn.Sequential"
@@ -65,7 +65,7 @@ class Judge:
         return self.embeddings_of(self.pictures(images))
 
     def embeddings_of(self, pictures: "Tensor") -> "Tensor":
-        """Return one unit vector a picture, (batch, 64); pictures of one individual point the same way."""
+        """Return one unit vector per image, (batch, 64); images of one individual have similar ones."""
         import torch
 
         with torch.no_grad():
@@ -95,7 +95,7 @@ def write_judge(judge: Judge, folder: Path) -> None:
 
 
 def load_judge(folder: Path) -> Judge:
-    """Return the judge that lies beside a starter; raises BaseModelError when there is none."""
+    """Return the judge in a starter's folder; raises BaseModelError if there is none."""
     import json
 
     from safetensors import safe_open

@@ -1,7 +1,7 @@
 """The measures of the DreamBooth paper (Ruiz et al. 2023, arXiv 2208.12242, 4.2-4.4) on unit embeddings.
 
-Tensors are (pictures, size) with rows of length one. PRES and DIV here use the same embedding as fidelity; the
-paper takes DINO for PRES and LPIPS for DIV, so figures compare only within one encoder.
+Tensors are (images, size) with rows of length one. PRES and DIV here use the same embedding as fidelity; the paper uses
+DINO for PRES and LPIPS for DIV, so scores compare only within one encoder.
 """
 
 from collections.abc import Sequence
@@ -15,37 +15,37 @@ THUMBNAIL_PX = 24
 
 
 def similarity(pictures: "Tensor", references: "Tensor") -> float:
-    """Return the mean cosine over all pairs: subject fidelity, or PRES when the pictures show the class alone."""
+    """Return the mean cosine over all pairs: subject fidelity, or PRES if the images show only the class."""
     return float((pictures @ references.T).mean())
 
 
 def own_similarity(pictures: "Tensor") -> float:
-    """Return the mean cosine over pairs of different pictures of one set: the ceiling of fidelity, for real photos."""
+    """Return the mean cosine over pairs of different images of one set: for real photos the ceiling of fidelity."""
     count = len(pictures)
     return float(((pictures @ pictures.T).sum() - count) / (count * (count - 1)))
 
 
 def diversity(pictures: "Tensor") -> float:
-    """Return DIV as one minus the mean cosine between pictures of one prompt; 0 when they are all the same."""
+    """Return DIV as one minus the mean cosine between images of one prompt; 0 if they are all the same."""
     return 1 - own_similarity(pictures)
 
 
 def area_under_curve(positives: "Tensor", negatives: "Tensor") -> float:
-    """Return how often a positive's score is above a negative's, ties counted half (the area under the ROC curve)."""
+    """Return how often a positive's score is above a negative's, ties counting half (the area under the ROC curve)."""
     differences = positives[:, None] - negatives[None, :]
     return float(((differences > 0).float() + 0.5 * (differences == 0).float()).mean())
 
 
 def retrieval(queries: "Tensor", gallery: "Tensor") -> float:
-    """Return the share of queries whose nearest of the gallery is the one of the same row."""
+    """Return the share of queries whose nearest neighbour in the gallery is in the same row."""
     nearest = (queries @ gallery.T).argmax(1)
     return float((nearest == nearest.new_tensor(range(len(queries)))).float().mean())
 
 
 def thumbnails(images: "Sequence[Image.Image]") -> "Tensor":
-    """Return small versions of the images' middle squares as rows of mean zero and length one, (images, 3 x 24 x 24).
+    """Return thumbnails of the images' centre squares as rows of mean zero and length one, (images, 3 x 24 x 24).
 
-    The product of two is their correlation, pixel by pixel: 1 for copies, whatever their light and contrast.
+    The product of two is their correlation, pixel by pixel: 1 for copies, whatever their brightness and contrast.
     """
     import numpy as np
     import torch
@@ -67,9 +67,9 @@ def photo_pool(photos: "Sequence[Image.Image]") -> "Tensor":
 
 
 def nearest_photo(images: "Sequence[Image.Image]", pool: "Tensor") -> list[float]:
-    """Return for each picture its correlation with the photo, or mirrored photo, that it is most like: 1 for a copy.
+    """Return for each image its correlation with the most similar photo, or mirrored photo: 1 for a copy.
 
-    The copy check: likeness in an encoder's eyes is what is wanted, likeness pixel by pixel is a photo given back.
+    The copy check: likeness for an encoder is what is wanted, likeness pixel by pixel is a memorized photo.
     """
     nearest: list[float] = (thumbnails(images) @ pool.T).max(1).values.tolist()
     return nearest
@@ -85,7 +85,7 @@ def pixel_change(images: "Sequence[Image.Image]", before: "Sequence[Image.Image]
 
 
 def share_of_way(value: float, start: float, goal: float) -> float:
-    """Return how far `value` is from `start` to `goal`, 0 to 1; 0 where the two cannot be told apart."""
+    """Return how far `value` is from `start` to `goal`, 0 to 1; 0 if the two cannot be distinguished."""
     if abs(goal - start) < 1e-6:
         return 0.0
     return min(max((value - start) / (goal - start), 0.0), 1.0)

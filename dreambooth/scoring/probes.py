@@ -1,7 +1,7 @@
-"""Pictures made to be scored: at every saved step the same prompts from the same seeds, kept under `.run/probes`.
+"""Images made to be scored: at every saved step the same prompts with the same seeds, stored under `.run/probes`.
 
-Four kinds: the subject in places that no photo has to show, its class without the identifier, something unrelated, and
-the empty prompt. The last three should look after training as they did before.
+Four kinds: the subject in places that the photos need not show, its class without the identifier, something unrelated,
+and the empty prompt. The last three should look the same after training as before.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ WITHOUT_ENCODERS = (
 
 @dataclass(frozen=True)
 class Probe:
-    """One picture to be made: of which concept and kind, its prompt, and the same in words that the base knows."""
+    """One image to be made: its concept and kind, its prompt, and the same in words that the base knows."""
 
     concept: int
     kind: Kind
@@ -57,12 +57,12 @@ class Probe:
 
     @property
     def file_name(self) -> str:
-        """Return the name of its picture."""
+        """Return the name of its file."""
         return f"{self.concept}-{self.kind}-{self.number}.png"
 
 
 def probes_of(concepts: Sequence[Concept], num: int) -> list[Probe]:
-    """Return the probes of a run: `num` each of subject and class, a quarter each of the two that are nobody's."""
+    """Return the probes of a run: `num` each of subject and class, a quarter of that of the two unrelated kinds."""
     probes = []
     for concept, words in enumerate(concepts):
         known = words.class_prompt or words.instance_prompt
@@ -84,7 +84,7 @@ def _unrelated_to(known: str) -> str:
 
 
 def probes_dir(run: RunFolder, step: int) -> Path:
-    """Return where the probe pictures of a step lie."""
+    """Return the folder of a step's probe images."""
     return run.probes / str(step)
 
 
@@ -98,7 +98,7 @@ def make_probes(
     autocast_dtype: "torch.dtype | None",
     on_picture: OnProgress = unwatched,
 ) -> None:
-    """Make the pictures of these probes with the models of a step, unless they are there."""
+    """Make the images of these probes with the models of a step, unless they exist."""
     folder = probes_dir(run, step)
     if all((folder / probe.file_name).exists() for probe in probes):
         return
@@ -123,14 +123,14 @@ def make_probes(
                 on_step=lambda *steps: on_picture(len(made), len(probes)),
             )  # fmt: skip
             for number, picture in zip(numbers, pictures, strict=True):
-                # Concepts of one class share its pictures.
+                # Concepts of one class share its images.
                 for probe in (one for one in alike if one.number == number):
                     save_picture(picture, temporary / probe.file_name)
                     made.append(probe)
 
 
 def read_probes(run: RunFolder, step: int, probes: Sequence[Probe]) -> list[ProbePicture]:
-    """Return those of the probes that were made at a step, with their pictures."""
+    """Return the probes that were made at a step, with their images."""
     folder = probes_dir(run, step)
     return [
         ProbePicture(probe.concept, probe.kind, probe.asked, _picture(folder / probe.file_name))
@@ -147,20 +147,20 @@ def _picture(path: Path) -> "Image.Image":
 
 
 def probed_steps(run: RunFolder) -> list[int]:
-    """Return the steps that have probe pictures, the base's 0 first."""
+    """Return the steps that have probe images, the base's 0 first."""
     if not run.probes.is_dir():
         return []
     return sorted(int(entry.name) for entry in run.probes.iterdir() if entry.name.isdecimal())
 
 
 def num_probes_made(run: RunFolder) -> int:
-    """Return how many subject pictures each step has, as far as the base shows it."""
+    """Return how many subject images each step has, judged by those of the base."""
     names = [NAME.fullmatch(path.name) for path in probes_dir(run, 0).glob("0-identifier-*.png")]
     return max((int(name[3]) + 1 for name in names if name), default=0)
 
 
 def photos_of(concepts: Sequence[Concept]) -> list[list["Image.Image"]]:
-    """Return each concept's photos, upright; those that cannot be read are passed over, as training does."""
+    """Return each concept's photos, upright; unreadable ones are skipped, as in training."""
     from dreambooth.errors import PhotoError
 
     found: list[list[Image.Image]] = []
@@ -176,7 +176,7 @@ def photos_of(concepts: Sequence[Concept]) -> list[list["Image.Image"]]:
 
 
 def _for_encoders(photo: "Image.Image") -> "Image.Image":
-    """Return a large photo smaller: encoders see 224 px of it, and ten of a phone's photos are a gigabyte."""
+    """Return a large photo scaled down: encoders see 224 px of it, and ten phone photos take a gigabyte."""
     from PIL import Image
 
     scale = SHORT_SIDE_PX / min(photo.size)
@@ -186,17 +186,17 @@ def _for_encoders(photo: "Image.Image") -> "Image.Image":
 
 
 def reference_of(run: RunFolder, config: TrainingConfig) -> Reference:
-    """Return what the steps of a run are held to: its photos, and the base's probe pictures, which must be there."""
+    """Return what the steps of a run are compared with: its photos, and the base's probe images, which must exist."""
     return Reference(photos_of(config.concepts), read_probes(run, 0, probes_of(config.concepts, num_probes_made(run))))
 
 
 def update_scores(
     run: RunFolder, config: TrainingConfig, examiner: Examiner | None, reference: Reference | None = None
 ) -> RunScores | None:
-    """Score every step that has probe pictures and no figures of this examiner yet, and write scores and chart.
+    """Score every step that has probe images and no scores by this examiner yet, and write scores and chart.
 
-    Returns None where there are no probe pictures of the base to hold others to. `reference` is that of before, whose
-    photos have been looked at already.
+    Returns None if there are no probe images of the base to compare with. `reference` is an earlier one, whose photos
+    were already embedded.
     """
     steps, num_probes = probed_steps(run), num_probes_made(run)
     if 0 not in steps:
@@ -204,7 +204,7 @@ def update_scores(
     kept = read_scores(run)
     name = examiner.name if examiner else ""
     probes = probes_of(config.concepts, num_probes)
-    # Of another number of probes other pictures were made, at every step.
+    # With another number of probes, other images were made at every step.
     is_same = kept is not None and (kept.examiner, kept.num_probes) == (name, num_probes)
     known = {one.step: one for one in kept.steps} if kept is not None and is_same else {}
     reference = reference or reference_of(run, config)
@@ -219,13 +219,13 @@ def update_scores(
 
 
 def keep_scores(run: RunFolder, scores: RunScores) -> None:
-    """Write scores and chart with the recommendation that follows from them and from the models that are there."""
+    """Write scores and chart with the recommendation that follows from them and from the models that exist."""
     write_scores(run, scores)
     write_chart(scores, scores.recommended(run.steps() or None), run.scores_chart_path)
 
 
 def with_losses(scores: Sequence[StepScores], losses: Sequence[FixedNoiseLosses]) -> list[StepScores]:
-    """Return the scores with the losses at fixed noise that the run itself reported of the same steps."""
+    """Return the scores with the losses at fixed noise that the run reported for the same steps."""
     by_step = {one.step: one for one in losses}
     found = []
     for one in scores:

@@ -1,7 +1,7 @@
-"""The DreamBooth paper's benchmark (Ruiz et al. 2023, arXiv 2208.12242, 4.2) as data: 25 prompts for things, 25 for
-what lives, and the file that names each subject's class.
+"""The DreamBooth paper's benchmark (Ruiz et al. 2023, arXiv 2208.12242, 4.2) as data: 25 prompts for objects, 25 for
+live subjects, and the file that names each subject's class.
 
-A subject folder may bring its own lists in the data set's own format; without one, these are taken.
+A subject folder may have its own lists in the data set's own format; otherwise these are used.
 """
 
 import re
@@ -45,21 +45,21 @@ LIVE_PROMPTS = _list_of(_EVERYWHERE + _LIVE_ONLY)
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which class each subject is of, and the prompts of both kinds; {0} is the identifier, {1} the class."""
+    """The class of each subject, and the prompts of both kinds; {0} is the identifier, {1} the class."""
 
     classes: dict[str, str]
     object_prompts: tuple[str, ...] = OBJECT_PROMPTS
     live_prompts: tuple[str, ...] = LIVE_PROMPTS
 
     def prompts_for(self, class_word: str) -> tuple[str, ...]:
-        """Return the prompts for what lives, or for things."""
+        """Return the prompts for live subjects, or for objects."""
         return self.live_prompts if class_word.split()[-1] in LIVE_CLASSES else self.object_prompts
 
 
 def read_protocol(subjects_dir: Path, class_word: str | None) -> Protocol:
     """Return the protocol of a folder of subjects: from its own file, else one class for all of them.
 
-    Raises ConfigError where a subject's class is not known.
+    Raises ConfigError if a subject's class is unknown.
     """
     folders = subject_folders(subjects_dir)
     text = ""
@@ -85,12 +85,12 @@ def subject_folders(subjects_dir: Path) -> list[Path]:
 
 
 def _prompt_lists(text: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """Return the prompts for things and for what lives from the data set's file, None where it has not both."""
+    """Return the prompts for objects and for live subjects from the data set's file, None if it lacks one of them."""
     things, heading, live = text.partition("Live Subject Prompts")
     found = tuple(TEMPLATE.findall(things)), tuple(TEMPLATE.findall(live))
     return found if heading and all(found) else None
 
 
 def filled(template: str, identifier: str, class_word: str) -> str:
-    """Return the prompt with these words in it; without an identifier, as the base model gets it."""
+    """Return the prompt with these words inserted; without an identifier, as the base model gets it."""
     return " ".join(template.replace("{0}", identifier).replace("{1}", class_word).split())

@@ -1,7 +1,7 @@
-"""The recommended step, and why in one sentence: a function of the scores alone.
+"""The recommended step, and the reason in one sentence: a function of the scores alone.
 
-Three figures count, each from 0 to 1: fidelity (from the base model to the real photos among each other), prompt (how
-far prompts are still followed) and drift (how far pictures that should not have changed became the subject).
+Three scores count, each from 0 to 1: fidelity (from the base model to the real photos among each other), prompt (how
+well prompts are still followed) and drift (how far images that should not have changed became the subject).
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from dreambooth.config.checks import PATIENCE
 
-# Two steps that differ by less cannot be told apart by a dozen pictures: the later one is taken, which saw more. A
-# likeness below it cannot be told from the base model's.
+# Two steps that differ by less cannot be distinguished with a dozen images: the later one, with more training, is
+# recommended. A likeness below it cannot be distinguished from the base model's.
 TOLERANCE = 0.01
 NOTHING_MEASURED = "No step can be recommended: its likeness was not measured."
 SEEN_LOSS, UNSEEN_LOSS, DRIFT_LOSS = "loss on photos", "loss on unseen views", "loss against base"
@@ -18,7 +18,7 @@ SEEN_LOSS, UNSEEN_LOSS, DRIFT_LOSS = "loss on photos", "loss on unseen views", "
 
 @dataclass(frozen=True)
 class StepScores:
-    """One saved step's figures; None where nothing could measure it. `measures` has all there is, by name."""
+    """One saved step's scores; None for those that could not be measured. `measures` has all raw ones, by name."""
 
     step: int
     fidelity: float | None = None
@@ -29,16 +29,16 @@ class StepScores:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The step to take, None where none is worth it, and the sentence that says why."""
+    """The recommended step, None if none is worth it, and the sentence that says why."""
 
     step: int | None
     why: str
 
 
 def merit(fidelity: float | None, prompt: float | None, drift: float | None) -> float | None:
-    """Return one figure for a step, the geometric mean of fidelity, prompt and (1 - drift); None without fidelity.
+    """Return one score for a step, the geometric mean of fidelity, prompt and (1 - drift); None without fidelity.
 
-    A mean of products: what has lost one of the three altogether is worth nothing, whatever the others are.
+    A mean of products: a step that has lost one of the three completely is worthless, whatever the others are.
     """
     if fidelity is None:
         return None
@@ -50,9 +50,9 @@ def merit(fidelity: float | None, prompt: float | None, drift: float | None) -> 
 
 
 def recommended(scores: Sequence[StepScores], available: Sequence[int] | None = None) -> Recommendation | None:
-    """Return the step to take of those that are `available` (all, when left out); None where nothing was measured.
+    """Return the recommendation among the `available` steps (by default all); None if nothing was measured.
 
-    Where no step is like the photos, or each has lost prompts or prior altogether, its step is None.
+    If no step is like the photos, or each has lost prompts or prior completely, its step is None.
     """
     ordered = sorted((one for one in scores if one.step), key=lambda one: one.step)
     merits = smoothed_merits(ordered)
@@ -76,7 +76,7 @@ def _is_like(one: StepScores) -> bool:
 
 
 def _by_losses(ordered: Sequence[StepScores], available: Sequence[int] | None) -> Recommendation | None:
-    """Return the step to take where nothing looked at the pictures: by the losses at fixed noise alone.
+    """Return the recommendation without an examiner: by the losses at fixed noise alone.
 
     Views of the photos that are never trained on are denoised better while the subject is learned, and worse once the
     photos are memorized.
@@ -95,7 +95,7 @@ def _by_losses(ordered: Sequence[StepScores], available: Sequence[int] | None) -
 
 
 def is_past_best(scores: Sequence[StepScores]) -> bool:
-    """Return whether the newest saves have all added nothing to an earlier one, which is then the best."""
+    """Return whether none of the newest saves improved on an earlier one, which is then the best."""
     steps = sorted(one.step for one in scores if one.step)
     found = recommended(scores)
     best = found.step if found else None
@@ -103,9 +103,9 @@ def is_past_best(scores: Sequence[StepScores]) -> bool:
 
 
 def smoothed_merits(ordered: Sequence[StepScores]) -> list[float | None]:
-    """Return the merit of each step from its own figures and, at half the weight, those of its two neighbours.
+    """Return the merit of each step from its own scores and, at half the weight, those of its two neighbours.
 
-    Each figure comes from a few pictures; the truth changes little from one saved step to the next.
+    Each score comes from a few images; the true value changes little from one saved step to the next.
     """
     smooth = {
         name: _smoothed([getattr(one, name) for one in ordered]) for name in ("fidelity", "prompt", "drift")
@@ -129,7 +129,7 @@ def _smoothed(values: Sequence[float | None]) -> list[float | None]:
 
 
 def _why_none(steps: Sequence[StepScores]) -> str:
-    """Return why no step is worth taking, and what to do instead."""
+    """Return why no step is recommended, and what to do instead."""
     likest = max(steps, key=lambda one: one.fidelity or 0.0)
     who = f"Step {likest.step}, the only one that was scored," if len(steps) == 1 else "Every saved step"
     if _is_like(likest):

@@ -1,4 +1,4 @@
-"""A run's scores in `.run/scores.json`; read without any of the libraries that made them."""
+"""A run's scores in `.run/scores.json`; readable without any of the libraries that computed them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from dreambooth.scoring.recommendation import Recommendation, StepScores, recomm
 class RunScores:
     """All scored steps of a run, the base model (step 0) first, and the real photos compared with each other.
 
-    `examiner` says who looked at the pictures; empty where nothing could and the fixed-noise losses stand alone.
-    `num_probes` is how many subject pictures each step has.
+    `examiner` says what judged the images; empty if nothing could and there are only the losses at fixed noise.
+    `num_probes` is how many subject images each step has.
     """
 
     examiner: str
@@ -26,16 +26,16 @@ class RunScores:
 
     @property
     def base(self) -> StepScores | None:
-        """Return the figures of the base model."""
+        """Return the scores of the base model."""
         return next((one for one in self.steps if one.step == 0), None)
 
     def recommended(self, available: Sequence[int] | None = None) -> Recommendation | None:
-        """Return the step to take, of those whose model is still there."""
+        """Return the recommended step among those whose model still exists."""
         return recommended(self.steps, available)
 
 
 def examiner_title(name: str) -> str:
-    """Return an examiner's name for readers; its name in files does not change."""
+    """Return an examiner's display name; its name in files does not change."""
     return {"the starter's judge": "the starter's own classifier", "pixels": "pixels alone"}.get(name, name)
 
 
@@ -55,7 +55,7 @@ def write_scores(run: RunFolder, scores: RunScores) -> None:
 
 
 def read_scores(run: RunFolder) -> RunScores | None:
-    """Return a run's scores, None where there are none or they cannot be read."""
+    """Return a run's scores, None if there are none or they cannot be read."""
     try:
         values = read_object(run.scores_path)
         steps = tuple(_step(dict(one)) for one in values["steps"])

@@ -1,4 +1,4 @@
-"""A run on disk scored afterwards: missing probe pictures are made, every step is scored, the best one recommended."""
+"""Scores a run on disk: missing probe images are made, every step is scored, the best one recommended."""
 
 import dataclasses
 import functools
@@ -38,11 +38,11 @@ def score_run(
     on_picture: OnProgress = unwatched,
     base: str | None = None,
 ) -> RunScores:
-    """Score every saved step of a run and return its scores, which then lie in its folder.
+    """Score every saved step of a run and return its scores, which are then in its folder.
 
-    Pictures that are there are taken as they are, unless another number of them is asked for. base: what the run began
-    from, where it is not where the run says. Raises RunFolderError for a folder without a saved step, BaseModelError
-    for a base that is missing, and DeviceError while something else has the device.
+    Existing images are reused, unless another number of them is requested. base: what the run started from, if not
+    where the run says. Raises RunFolderError for a folder without a saved step, BaseModelError for a missing base, and
+    DeviceError while the device is in use.
     """
     settings = settings or load_settings()
     return score_here(
@@ -81,23 +81,23 @@ def score_here(
 def examiner_of(
     config: TrainingConfig, workspace: Workspace, *, download: bool, token: str | None = None
 ) -> Examiner | None:
-    """Return what can look at pictures of models trained from this run's base."""
+    """Return the examiner for images of models trained from this run's base."""
     card = read_card(config.pretrained_model_name_or_path, workspace.models_dir)
     return examiner_for(is_toy=card.is_toy, download=download, token=token)
 
 
 def on_base(config: TrainingConfig, base: str | None) -> TrainingConfig:
-    """Return a run's settings with its base at another place, if one is named."""
+    """Return a run's settings with its base at another place, if given."""
     if base is None:
         return config
     return dataclasses.replace(config, pretrained_model_name_or_path=base, revision=None, variant=None)
 
 
 def source_of(run: RunFolder, step: int, config: TrainingConfig, base: str | None = None) -> ModelSource:
-    """Return where the model of a saved step is read from; for step 0 what the run started from, as it did.
+    """Return the source of a saved step's model; for step 0 what the run started from.
 
-    base: what a LoRA is added to, where it is not what its step names. Raises BaseModelError where what the run started
-    from was a file or folder of this machine and is gone.
+    base: what a LoRA is added to, if not what its step names. Raises BaseModelError if the run started from a file or
+    folder of this machine that is gone.
     """
     if step:
         return ModelSource(str(run.step_folder(step)), base=base)
@@ -123,17 +123,17 @@ def _fill_up(
     on_picture: OnProgress,
     base: str | None,
 ) -> None:
-    """Make the probe pictures that are missing, a model at a time."""
+    """Make the missing probe images, one model at a time."""
     probes = probes_of(config.concepts, num)
     missing = [
         step
-        # The base last: a step tells when it is another one than that it was trained from.
+        # The base last: a step reports if it is not the one it was trained from.
         for step in (*run.steps(), 0)
         if not all((probes_dir(run, step) / probe.file_name).exists() for probe in probes)
     ]
     total = len(missing) * len(probes)
     for number, step in enumerate(missing):
-        # Held nowhere here, so that it is gone when the next one comes.
+        # No reference is kept, so that it is freed when the next one is loaded.
         make_probes(
             dataclasses.replace(
                 resident(manager, source_of(run, step, config, base), models_dir=workspace.models_dir, token=token),

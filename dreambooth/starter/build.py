@@ -1,6 +1,4 @@
-"""Pre-training of the starter on the painted world: the VAE, the text encoder's reading, the UNet with the text
-encoder, and the judge, one after the other.
-"""
+"""Pre-training of the starter on the painted world: VAE, text encoder, UNet with text encoder, and judge."""
 
 import json
 import random
@@ -26,9 +24,9 @@ from dreambooth.training import objective
 if TYPE_CHECKING:
     from torch import Tensor
 
-# When each stage has to end, as shares of the build's time. The VAE stands still before the UNet learns its latents.
+# When each stage ends, as shares of the build's time. The VAE is finished before the UNet learns its latents.
 VAE_END, READING_END, UNET_END = 0.30, 0.33, 0.88
-# Longest caption of the world, its two marks included; four steps of five pad to this, the fifth to CLIP's 77, as
+# Longest caption of the world, including its two marks; four steps of five pad to this, the fifth to CLIP's 77, as
 # every tool does. Attention over 77 tokens would double the cost of each step.
 SHORT_TOKENS = 32
 LATENTS_PER_FOLDER = 3200
@@ -46,8 +44,8 @@ def build_starter(
 ) -> None:
     """Train every stage for its share of `minutes`, and write model and judge to `out_dir`.
 
-    What is reached is kept in `work_dir` every few hundred steps, and the same call goes on from there. With
-    `continue_from_weights` the first start takes the weights of `out_dir` instead of random ones.
+    Progress is saved in `work_dir` every few hundred steps, and the same call continues from there. With
+    `continue_from_weights` the first start uses the weights of `out_dir` instead of random ones.
     """
     started_s = time.monotonic()
     on_progress = logged(on_progress, work_dir / "log.txt")
@@ -71,7 +69,7 @@ def build_starter(
 
 @dataclass
 class Parts:
-    """The models in the making."""
+    """The models being trained."""
 
     vae: Any
     unet: Any
@@ -153,7 +151,7 @@ def _train_reading(
 ) -> bool:
     """Train the text encoder to read captions, as CLIP's was trained before any UNet saw it.
 
-    Every token from the caption's end on has to tell each attribute, so that attention finds it wherever it looks.
+    Every token from the caption's end on must predict each attribute, so that attention finds it wherever it looks.
     """
     import torch
 
@@ -197,7 +195,7 @@ def _num_tokens(step: int) -> int:
 def _train_unet(
     parts: Parts, recipe: Recipe, seed: int, work_dir: Path, deadline_s: float, on_progress: Report
 ) -> bool:
-    """The same objective as DreamBooth training, on latents of painted scenes."""
+    """Train with the same objective as DreamBooth training, on latents of painted scenes."""
     import torch
     from diffusers import DDPMScheduler
     from diffusers.models.attention_processor import AttnProcessor
@@ -275,7 +273,7 @@ def _encode(parts: Parts, recipe: Recipe, seed: int, numbers: range, folder: Pat
 
 
 def _write(parts: Parts, judge: Judge, recipe: Recipe, out_dir: Path) -> None:
-    """Write the model as fp16 into `out_dir`, beside the card and the texts that are there already."""
+    """Write the model as fp16 into `out_dir`, beside the existing card and texts."""
     import torch
 
     from dreambooth.models.base import Base, read_card

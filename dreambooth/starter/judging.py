@@ -1,6 +1,6 @@
-"""Training of the starter's judge on painted pictures alone, and the figures that say how far it can be trusted.
+"""Training of the starter's judge on painted pictures alone, and its validity.
 
-A quarter of its pictures have gone through the starter's VAE, as everything that the starter makes has.
+A quarter of its pictures have gone through the starter's VAE, like everything that the starter generates.
 """
 
 import random
@@ -91,7 +91,7 @@ def _attribute_loss(part: "nn.Sequential", vae: Any, seed: int, step: int) -> "T
 def _instance_loss(part: "nn.Sequential", vae: Any, seed: int, step: int) -> "Tensor":
     """InfoNCE over individuals of one class (van den Oord et al. 2018, arXiv 1807.03748, eq. 4), two pictures of each.
 
-    A third of them are near misses of others; pictures of the plain class are there to be told apart, never matched.
+    A third of them are near misses of others; pictures of the plain class are only negatives.
     """
     import torch
 
@@ -114,7 +114,7 @@ def _instance_loss(part: "nn.Sequential", vae: Any, seed: int, step: int) -> "Te
 
 
 def attributes_of(scene: Scene) -> dict[str, str]:
-    """Return what the judge should say of a scene."""
+    """Return the attributes that the judge should recognise in a scene."""
     return {
         "class": scene.class_word,
         "colour": scene.colour,
@@ -140,7 +140,7 @@ def _plain(class_word: str, painter: random.Random) -> "Image.Image":
 
 
 def decoded(vae: Any, pictures: "Tensor") -> "Tensor":
-    """Return the pictures as the VAE gives them back."""
+    """Return the pictures after a pass through the VAE."""
     import torch
 
     with torch.no_grad(), autocast("cpu", torch.bfloat16, cache=True):
@@ -149,14 +149,14 @@ def decoded(vae: Any, pictures: "Tensor") -> "Tensor":
 
 
 def _partly_decoded(vae: Any, images: "Sequence[Image.Image]") -> "Tensor":
-    """Return the images with every fourth one gone through the VAE."""
+    """Return the images with every fourth one passed through the VAE."""
     pictures = judges.as_pictures(images)
     pictures[::4] = decoded(vae, pictures[::4])
     return pictures
 
 
 def _worn(pictures: "Tensor", seed: int, step: int) -> "Tensor":
-    """Return the pictures a little noisy and, half of them, softened: what is judged later is never as clean."""
+    """Return the pictures with a little noise and half of them softened: what is judged later is never as clean."""
     import torch
 
     draws = rng.generator(seed, "starter", 6, step)
@@ -171,7 +171,7 @@ def _worn(pictures: "Tensor", seed: int, step: int) -> "Tensor":
 
 @dataclass(frozen=True)
 class Validity:
-    """How far the judge is right on held-out pictures: shares of right answers, retrieval, and AUC."""
+    """How reliable the judge is on held-out pictures: shares of right answers, retrieval, and AUC."""
 
     attributes: dict[str, float]
     retrieval: float
@@ -179,14 +179,14 @@ class Validity:
 
     @property
     def holds(self) -> bool:
-        """Return whether every figure reaches its bound: 99 %, 90 %, 0.95."""
+        """Return whether every score reaches its bound: 99 %, 90 %, 0.95."""
         return min(self.attributes.values()) >= 0.99 and self.retrieval >= 0.90 and self.auc >= 0.95
 
 
 def validity(
     judge: judges.Judge, vae: Any | None, seed: int, num_scenes: int = 2000, num_galleries: int = 20
 ) -> Validity:
-    """Measure the judge on pictures it was not trained on; with a `vae`, on the same pictures as it gives them back.
+    """Measure the judge on pictures it was not trained on; with a `vae`, on the same pictures after a pass through it.
 
     Retrieval: for each of `num_galleries` classes, 20 held-out individuals of the class, one picture each as the query
     and one in another pose and place as the gallery. AUC: pictures of the plain class against other pictures of the

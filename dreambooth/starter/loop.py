@@ -1,7 +1,7 @@
-"""The one loop of the starter's stages: VAE, reading, UNet and text encoder, judge.
+"""The training loop of the starter's stages: VAE, text encoder, UNet with text encoder, judge.
 
-Every step is a function of (seed, step). A stage that was interrupted goes on from the last weights it kept, with a
-fresh optimizer: the rate warms up at each start and cools down before each end, so that what is kept last is good.
+Every step is a function of (seed, step). An interrupted stage continues from its last saved weights with a fresh
+optimizer: the rate warms up at each start and cools down before each end, so that the last saved weights are good.
 """
 
 import shutil
@@ -28,7 +28,7 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 
 @dataclass(frozen=True)
 class Stage:
-    """What is trained together, under which name it is kept, on what loss, for how long and how fast."""
+    """What is trained together, the name it is saved under, its loss, its length and its rate."""
 
     name: str
     modules: list[Any]
@@ -42,7 +42,7 @@ class Stage:
 
 
 def run_stage(stage: Stage, work_dir: Path, deadline_s: float, on_progress: Report) -> bool:
-    """Step from where the kept weights end to the last step or the deadline; returns whether the stage is complete.
+    """Train from the saved weights to the last step or the deadline; return whether the stage is complete.
 
     `deadline_s` is on the clock of `time.monotonic`.
     """
@@ -124,7 +124,7 @@ def _keep(folder: Path, stage: Stage, step: int, optimizer: "torch.optim.Optimiz
 
 
 def _load_kept(folder: Path, modules: list[Any]) -> int:
-    """Put the newest kept weights into the modules; returns their step, 0 when there are none."""
+    """Load the newest saved weights into the modules; return their step, 0 if there are none."""
     import torch
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""The places of the painted world: contexts of the DreamBooth paper's prompt list that a few plain areas can show."""
+"""The places of the painted world: contexts of the DreamBooth paper's prompt list that a few plain shapes can show."""
 
 import random
 from collections.abc import Callable

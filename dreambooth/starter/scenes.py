@@ -1,4 +1,4 @@
-"""A small painted world to pre-train the starter on: one thing, its colour and pattern, and where it is.
+"""A small painted world to pre-train the starter on: one thing, its colour and pattern, and its place.
 
 Classes and contexts are those of the DreamBooth paper's prompt list (Ruiz et al. 2023) as far as a few plain shapes can
 show them. Everything is a function of a random generator; captions say exactly what is painted.
@@ -18,7 +18,7 @@ PATTERNS = ("plain", "striped", "spotted", "checkered")
 ACCESSORIES = ("red hat", "blue hat", "yellow hat", "black hat", "rainbow scarf")
 SUPERSAMPLING = 2
 RIM: Colour = (60, 58, 66)
-# With the others' second colour, white and black checks would be one and the same.
+# With the others' second colour, white and black checks would look the same.
 SECOND: dict[str, Colour] = {"white": (126, 168, 190)}
 
 
@@ -34,7 +34,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """Return the words for the scene, in the paper's manner."""
+        """Return the caption of the scene, in the paper's style."""
         pattern = "" if self.pattern == "plain" else f"{self.pattern} "
         worn = f" wearing a {self.accessory}" if self.accessory else ""
         return f"a photo of a {self.colour} {pattern}{self.class_word}{worn} {CONTEXTS[self.context][0]}"
@@ -56,7 +56,7 @@ def random_scene(rng: random.Random) -> Scene:
 
 
 def training_caption(scene: Scene, rng: random.Random) -> str:
-    """Return the scene's caption, or one that leaves some of it unsaid, as people's prompts do."""
+    """Return the scene's caption, or one that omits some attributes, as people's prompts do."""
     place = CONTEXTS[scene.context][0]
     kind = rng.random()
     if kind < 0.6:
@@ -77,7 +77,7 @@ def attributes_in(caption: str) -> dict[str, str]:
     rest = f" {caption} "
     found = {}
     phrases = {"context": {phrase: name for name, (phrase, _) in CONTEXTS.items()}}
-    # In this order, since a context has a purple rug and an accessory a red hat, and a duck toy is not just a toy.
+    # In this order, because a context has a purple rug and an accessory a red hat, and a duck toy is not just a toy.
     for attribute, values in (
         ("context", None), ("accessory", ACCESSORIES), ("class", CLASSES), ("colour", COLOURS), ("pattern", PATTERNS)
     ):  # fmt: skip
@@ -140,7 +140,7 @@ def compose(
     matrix = _pose(side_px, scale, angle, flip, centre_x, centre_y)
     body = body.transform((side_px, side_px), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     mask = mask.transform((side_px, side_px), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-    # A rim keeps a white thing apart from snow; it is as wide as a pixel of the finished picture.
+    # An outline separates a white thing from snow; it is one pixel of the finished picture wide.
     picture.paste(RIM, (0, 0), mask.filter(ImageFilter.MaxFilter(max(2 * (side_px // 64) - 1, 3))))
     picture.paste(body, (0, 0), mask)
     light = rng.uniform(0.90, 1.04)
@@ -148,7 +148,7 @@ def compose(
 
 
 class _Opaque:
-    """A drawing whose every colour is full, so that details show outside the body too."""
+    """A drawing in opaque colours, so that details show outside the body too."""
 
     def __init__(self, draw: ImageDraw.ImageDraw) -> None:
         self._draw = draw
@@ -160,14 +160,14 @@ class _Opaque:
 def _pose(
     side_px: int, scale: float, angle: float, flip: int, centre_x: float, centre_y: float
 ) -> tuple[float, float, float, float, float, float]:
-    """Return the affine map from picture to drawing, as Pillow takes it."""
+    """Return the affine map from picture to drawing, in Pillow's form."""
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
     x, y, half = centre_x * side_px, centre_y * side_px, side_px / 2
     return (flip * cos, flip * sin, half - flip * (cos * x + sin * y), -sin, cos, half + sin * x - cos * y)
 
 
 def fill(mask: Image.Image, scene: Scene) -> Image.Image:
-    """Return a layer in the scene's colour and pattern; the second colour of a pattern covers at most half of it."""
+    """Return a layer in the scene's colour and pattern; a pattern's second colour covers at most half of it."""
     colour = COLOURS[scene.colour]
     layer = Image.new("RGB", mask.size, colour)
     second = SECOND.get(scene.colour, DARK if sum(colour) > 380 else LIGHT)

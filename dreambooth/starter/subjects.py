@@ -1,4 +1,4 @@
-"""Subjects to train the starter on: things of the world's classes with features the world never shows.
+"""Subjects to train the starter on: things of the world's classes with features that the world never shows.
 
 A subject is two-toned down the middle and wears an emblem; no training scene has either.
 """
@@ -30,13 +30,13 @@ class Subject:
 
 
 def random_subject(rng: random.Random, class_word: str | None = None, *, held_out: bool | None = None) -> Subject:
-    """Return an individual drawn from the generator, of a given class or any.
+    """Return a random individual, of a given class or any.
 
-    `held_out` asks for one of the fifth that the judge is never trained on (True), or for any of the others (False).
+    `held_out` selects the fifth that the judge is never trained on (True), or the others (False).
     """
     while True:
         first, second, emblem_colour = rng.sample(list(COLOURS), 3)
-        # A picture may be mirrored, so the order of the halves is nobody's feature.
+        # A picture may be mirrored, so the order of the halves is not a feature.
         left, right = sorted((first, second))
         subject = Subject(class_word or rng.choice(list(CLASSES)), left, right, rng.choice(EMBLEMS), emblem_colour)
         if held_out is None or is_held_out(subject) == held_out:
@@ -49,7 +49,7 @@ def is_held_out(subject: Subject) -> bool:
 
 
 def near_misses(subject: Subject, rng: random.Random) -> list[Subject]:
-    """Return two individuals that the judge is trained on and that differ from this one in emblem or colour alone."""
+    """Return two individuals that the judge is trained on and that differ from this one only in emblem or colour."""
     others = [name for name in COLOURS if name not in (subject.left, subject.right, subject.emblem_colour)]
     changed = [
         replace(subject, emblem=rng.choice([emblem for emblem in EMBLEMS if emblem != subject.emblem])),

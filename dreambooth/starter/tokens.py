@@ -1,7 +1,7 @@
 """The starter's tokenizer: CLIP's byte-level BPE over our own captions.
 
-All 256 bytes and their word-ending forms are in the vocabulary, so any identifier tokenizes; merges make the words of
-the world single tokens (Sennrich et al. 2016, arXiv 1508.07909).
+All 256 bytes and their word-ending forms are in the vocabulary, so any identifier can be tokenized; merges make the
+words of the world single tokens (Sennrich et al. 2016, arXiv 1508.07909).
 """
 
 import collections

@@ -52,9 +52,9 @@ class Batch(TensorFields):
     """The photos of a micro-batch first, then their class images.
 
     latents and noise: (batch, channels, height / 8, width / 8) fp32; timesteps: (batch,) int64; captions: one each.
-    teacher: what the base predicts on the class images, where that is their target; place_weights: (batch, 1,
-    height / 8, width / 8), where the places of a picture count differently; sizes: where each crop comes from.
-    of_class: the class images, in a batch of their own where photos have the sizes of buckets and they the square's.
+    teacher: the base's predictions on the class images, if they are their target; place_weights: (batch, 1, height / 8,
+    width / 8), if the pixels of an image are weighted; sizes: where each crop comes from. of_class: the class images as
+    a batch of their own, if photos have the sizes of buckets, since class images are square.
     """
 
     latents: "Tensor"
@@ -68,7 +68,7 @@ class Batch(TensorFields):
     of_class: "Batch | None" = None
 
     def by_size(self) -> "tuple[Batch, ...]":
-        """Return the batches of one size each that a forward takes."""
+        """Return the batches, of one size each, that go through one forward."""
         return (self,) if self.of_class is None else (self, self.of_class)
 
 
@@ -83,7 +83,7 @@ class EncodedCrop:
 
 @dataclass(frozen=True)
 class Example:
-    """One picture of a batch: what it shows, how often the run showed it before, and its place in all streams."""
+    """One image of a batch: what it shows, how often the run showed it before, and its position in random streams."""
 
     role: int
     pick: Pick
@@ -92,10 +92,10 @@ class Example:
 
 
 class LatentPool:
-    """The VAE's posterior (mean and spread) of each crop of each picture; the sample of it is drawn at each step.
+    """The VAE's posterior (mean and spread) of each crop of each image; each step draws a sample from it.
 
     Kingma & Welling 2013 (arXiv 1312.6114). With caching every crop is encoded once beforehand and the VAE can leave
-    the device; without, each is encoded when its step comes.
+    the device; without, each is encoded at its step.
     """
 
     def __init__(
@@ -134,29 +134,29 @@ class LatentPool:
         report(len(wanted), len(wanted))
 
     def encoded(self, role: int, pick: Pick) -> EncodedCrop:
-        """Return the posterior of a picture's crop, and where the crop comes from."""
+        """Return the posterior of an image's crop, and where the crop comes from."""
         cached = self._cached.get((role, pick))
         return self._encoded(role, pick) if cached is None else cached
 
     def caption(self, role: int, pick: Pick) -> str:
-        """Return the caption of the picture."""
+        """Return the caption of the image."""
         return self._photo(role, pick).caption
 
     def size_px(self, role: int, pick: Pick) -> tuple[int, int]:
-        """Return the (height, width) that a picture's crops have: class images are square whatever the photos are."""
+        """Return the (height, width) of an image's crops: class images are square whatever the photos are."""
         side_px = self._config.resolution
         if role == INSTANCE and self._config.buckets:
             return bucket_of(self._photo(role, pick).size, side_px)
         return side_px, side_px
 
     def view(self, role: int, pick: Pick, crop: Crop, size_px: tuple[int, int]) -> "tuple[Image.Image, PictureSize]":
-        """Return a crop of a picture that need not be one of the pool's, (height, width), and where it comes from."""
+        """Return a crop of an image that need not be one of the pool's, (height, width), and where it comes from."""
         photo = self._photo(role, pick)
         image = self._image(photo.path)
         return cropped(image, crop, size_px, photo.focus), picture_size(image.size, crop, size_px, photo.focus)
 
     def encode(self, image: "Image.Image", size: PictureSize) -> EncodedCrop:
-        """Return the posterior of a picture whose sides are multiples of 8."""
+        """Return the posterior of an image whose sides are multiples of 8."""
         found = self._base.family.encode(self._base.vae, pixels(image)[None])
         return EncodedCrop(found.mean[0].to(self._device), found.std[0].to(self._device), size)
 
@@ -172,7 +172,7 @@ class LatentPool:
         return torch.nn.functional.avg_pool2d(values[None], 8).to(self._device)
 
     def _image(self, path: Path) -> "Image.Image":
-        # A phone's photo takes a second to decode, and its crops are asked for one after the other.
+        # A phone's photo takes a second to decode, and its crops are requested one after the other.
         if self._last_image is None or self._last_image[0] != path:
             self._last_image = path, read_photo(path, self._reader).image
         return self._last_image[1]
@@ -191,7 +191,7 @@ class LatentPool:
         config, crop, photo = self._config, self._crop(role, pick), self._photo(role, pick)
         kept = kept_latents(photo.path) if role == CLASS and config.keep_class_latents else None
         if kept is not None and kept.shape[-1] * 8 == config.resolution:
-            # They are the picture: of no spread, and mirrored as they are.
+            # They are the image itself: without spread, and mirrored directly.
             mean = (kept.flip(-1) if crop.flip else kept).to(self._device) / self._base.vae.config.scaling_factor
             side = config.resolution
             return EncodedCrop(mean, mean.new_zeros(mean.shape), PictureSize((side, side), (0, 0), (side, side)))
@@ -221,7 +221,7 @@ class BatchMaker:
         photos = [self.example(INSTANCE, k) for k in numbers]
         of_class = [self.example(CLASS, k) for k in numbers] if config.with_prior_preservation else []
         if config.buckets and of_class:
-            # Apart even where the bucket is the square: processes that share weights do as many forwards each.
+            # Separate even if the bucket is the square: processes with sharded weights must do equally many forwards.
             return dataclasses.replace(self._batch(photos), of_class=self._batch(of_class))
         return self._batch([*photos, *of_class])
 
@@ -246,7 +246,7 @@ class BatchMaker:
     def example(self, role: int, k: int) -> Example:
         """Return example k of this role.
 
-        Where a teacher's predictions stand for the noise, a class image comes with the same few draws in turn.
+        If a teacher's predictions replace the noise, a class image has the same few draws in turn.
         """
         concepts, pool = self.concepts, self.pool
         if role == INSTANCE and self.config.buckets:
@@ -284,7 +284,7 @@ class BatchMaker:
         return (crop.mean + crop.spread * noise) * self.scaling_factor
 
     def noise(self, example: Example, shape: "torch.Size") -> "Tensor":
-        """Return the noise of a picture on the CPU; a photo's is shifted as a whole where the settings say so."""
+        """Return the noise of an image on the CPU; with noise_offset, a photo's is shifted as a whole."""
         import torch
 
         noise = torch.randn(shape, generator=rng.generator(self.seed, "noise", *example.position))
@@ -296,7 +296,7 @@ class BatchMaker:
         )
 
     def timestep(self, example: Example) -> int:
-        """Return the timestep of a picture: drawn evenly, or the next of its photo's own even course."""
+        """Return the timestep of an image: drawn uniformly, or the next in its photo's own stratified sequence."""
         import torch
 
         if not (self.config.stratified_timesteps or len(example.position) > 2):
@@ -309,7 +309,7 @@ class BatchMaker:
         return stratified(start, example.visit, self.num_train_timesteps)
 
     def caption(self, example: Example) -> str:
-        """Return the caption of a picture, or nothing where it is dropped (Ho & Salimans 2022, 2207.12598, alg. 1)."""
+        """Return the caption of an image, empty if it is dropped (Ho & Salimans 2022, 2207.12598, alg. 1)."""
         import torch
 
         if self.config.caption_dropout:
@@ -334,10 +334,10 @@ class BatchMaker:
 
 
 def stratified(start: float, visit: int, num_timesteps: int) -> int:
-    """Return the timestep of a photo's visit: any run of visits covers all noise levels nearly evenly.
+    """Return the timestep of a photo's visit: any sequence of visits covers all noise levels nearly evenly.
 
     A Kronecker sequence, t = T frac(start + visit * golden ratio), the most even of its kind (Niederreiter 1992, Random
-    Number Generation and Quasi-Monte Carlo Methods, section 3.1). Photos that start evenly apart cover them in each
+    Number Generation and Quasi-Monte Carlo Methods, section 3.1). Photos with evenly spaced starts cover them in each
     pass as well.
     """
     return int(num_timesteps * ((start + visit * GOLDEN_RATIO) % 1.0))

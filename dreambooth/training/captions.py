@@ -25,9 +25,9 @@ def tokenize(
     notice: Callable[[str], None],
     also: Iterable[str] = (),
 ) -> dict[str, TextInputs]:
-    """Return each caption as the text encoder takes it, a batch of one; a cut caption is reported through `notice`.
+    """Return each caption as the text encoder takes it, a batch of one; reports a truncated one through `notice`.
 
-    `also` names captions that are evaluated and never trained: they get the length that the trained ones have.
+    `also` names captions that are evaluated and never trained: they get the length of the trained ones.
     """
     unique = sorted(set(captions))
     limit = base.tokenizer.model_max_length
@@ -48,7 +48,7 @@ def _one_by_one(captions: Sequence[str], inputs: TextInputs) -> dict[str, TextIn
 
 
 class CaptionConditions:
-    """Turns captions and picture sizes into conditions, remembering the captions' while the text encoder is frozen."""
+    """Turns captions and image sizes into conditions; caches the captions' while the text encoder is frozen."""
 
     def __init__(self, base: "Base", inputs: dict[str, TextInputs], *, trained: bool) -> None:
         self._base, self._inputs = base, inputs
@@ -57,7 +57,7 @@ class CaptionConditions:
             self.freeze()
 
     def freeze(self) -> None:
-        """Encode every caption once; from here on the text encoder is not asked again."""
+        """Encode every caption once; from now on the text encoder is not used."""
         import torch
 
         for encoder in self._base.text_encoders():
@@ -73,11 +73,11 @@ class CaptionConditions:
 
     @property
     def is_frozen(self) -> bool:
-        """Return whether the text encoder is not asked any more."""
+        """Return whether the text encoder is no longer used."""
         return self._frozen is not None
 
     def token_ids(self, captions: Iterable[str]) -> list[list[int]]:
-        """Return the token ids of these captions, each once, in the captions' own order of letters."""
+        """Return the token ids of these captions, each once, in alphabetical order of the captions."""
         return [self._inputs[caption].ids[0].tolist() for caption in sorted(set(captions))]
 
     @property
@@ -86,7 +86,7 @@ class CaptionConditions:
         return device
 
     def inputs(self, captions: Sequence[str], sizes: Sequence[PictureSize]) -> TextInputs | Condition:
-        """Return what `condition` makes a batch's condition of: the remembered one, or text inputs on the device."""
+        """Return the input of `condition` for a batch: the cached condition, or text inputs on the device."""
         size_ids = self._base.family.size_ids(sizes)
         if self._frozen is not None:
             known = joined([self._frozen[caption] for caption in captions])
@@ -102,5 +102,5 @@ class CaptionConditions:
         return self._base.family.encode_text(self._base, inputs)
 
     def __call__(self, captions: Sequence[str], sizes: Sequence[PictureSize]) -> Condition:
-        """Return the condition of pictures with these captions and sizes."""
+        """Return the condition of images with these captions and sizes."""
         return self.condition(self.inputs(captions, sizes))

@@ -1,9 +1,9 @@
 """The exact state of a run, from which it resumes as if it had not been interrupted.
 
-A state is `.run/state/<step>/`: the learning weights in fp32, the optimizer's moments, the moving average, the loss
-scale, and a manifest, written last, with the SHA-256 of each file. No random state is kept, since all randomness is a
-function of (seed, stream, step), and no pickle. A state is there whole or not at all; one that does not verify is set
-aside under a name that begins with `.bad-`.
+A state is `.run/state/<step>/`: the trained weights in fp32, the optimizer's moments, the moving average, the loss
+scale, and a manifest, written last, with the SHA-256 of each file. It holds no random state, since all randomness is a
+function of (seed, stream, step), and no pickle. A state exists completely or not at all; one that fails verification is
+renamed to begin with `.bad-`.
 """
 
 import itertools
@@ -34,7 +34,7 @@ ROOM_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class Learner:
-    """What changes from step to step: the weights that learn, and all that belongs to their updates."""
+    """What changes from step to step: the trained weights, and everything that belongs to their updates."""
 
     weights: LearningWeights
     optimizer: "torch.optim.Optimizer"
@@ -44,7 +44,7 @@ class Learner:
 
     @cached_property
     def parameters(self) -> "list[nn.Parameter]":
-        """The optimizer's parameters, numbered by their places; of weights that are shared, this process's parts."""
+        """The optimizer's parameters, numbered by position; with sharded weights, this process's shards."""
         return parameters_of(self.weights if self.shards is None else self.shards.own)
 
 
@@ -61,11 +61,11 @@ class Checkpoint:
 
 
 def write_checkpoint(run: RunFolder, step: int, learner: Learner, identity: RunIdentity, keep: int | None) -> None:
-    """Write the state of a step, then remove all but the newest `keep`: by itself two where there is room, else one."""
+    """Write the state of a step, then remove all but the newest `keep`: by default two if there is room, else one."""
     with new_folder(run.checkpoints / str(step)) as folder:
         groups, values = _gathered(learner)
         for name, tensors in groups.items():
-            # Parts of several processes come together one tensor at a time.
+            # Shards are gathered one tensor at a time.
             fetch = None if learner.shards is None else gathered
             write_safetensors(folder / f"{name}.safetensors", tensors, {}, fetch=fetch)
         (folder / "values.json").write_text(json.dumps(values), "utf-8")
@@ -86,20 +86,20 @@ def has_room_for_state(folder: Path, num_bytes: int) -> bool:
 
 
 def state_bytes(learner: Learner) -> int:
-    """Return about how large a state of this learner is on disk."""
+    """Return the approximate size of this learner's state on disk."""
     groups, _ = _gathered(learner)
     return sum(tensor.numel() * tensor.element_size() for tensors in groups.values() for tensor in tensors.values())
 
 
 def join_gather(learner: Learner) -> None:
-    """Take part in gathering the learner's shards for the first process, which writes the state meanwhile."""
+    """Take part in gathering the learner's shards for the first process, which writes the state."""
     for tensors in _gathered(learner)[0].values():
         for name in written_order(tensors):
             gathered(tensors[name])
 
 
 def prune(run: RunFolder, keep: int) -> int:
-    """Remove all but the newest `keep` states, and return how many those were."""
+    """Remove all but the newest `keep` states, and return how many were removed."""
     older = _states(run)[keep:]
     for folder in older:
         remove_folder(folder)
@@ -107,7 +107,7 @@ def prune(run: RunFolder, keep: int) -> int:
 
 
 def _gathered(learner: Learner) -> "tuple[dict[str, dict[str, Tensor]], dict[str, Any]]":
-    """Return all tensors by file, and the plain numbers beside them."""
+    """Return all tensors by file, and the scalars beside them."""
     import torch
 
     groups: dict[str, dict[str, Tensor]] = {
@@ -135,7 +135,7 @@ def _gathered(learner: Learner) -> "tuple[dict[str, dict[str, Tensor]], dict[str
 
 
 def newest_checkpoint(run: RunFolder, set_aside: Callable[[str], None]) -> Checkpoint | None:
-    """Return the newest state that verifies; those that do not are renamed and reported through `set_aside`."""
+    """Return the newest state that verifies; others are renamed and reported through `set_aside`."""
     for folder in _states(run):
         try:
             return verified(folder)
@@ -156,7 +156,7 @@ def _states(run: RunFolder) -> list[Path]:
 
 
 def verified(folder: Path) -> Checkpoint:
-    """Return the state in this folder; raises TrainingError when it is not exactly what was written."""
+    """Return the state in this folder; raises TrainingError if it is not exactly what was written."""
     try:
         manifest = read_object(folder / MANIFEST)
         digest, step, version = manifest.pop("digest"), manifest["step"], manifest.get("version", 1)
@@ -185,7 +185,7 @@ def verified(folder: Path) -> Checkpoint:
 
 
 def _of_later_version(folder: Path, version: int) -> RunFolderError:
-    """Return the refusal of a state that is whole: it must not be set aside as damaged."""
+    """Return the error for a state of a later version, which must not be renamed as damaged."""
     return RunFolderError(
         f"The state in {folder} was written by a later version of this program.",
         f"Its manifest has version {version}, and this program reads up to {VERSION}.",
@@ -198,7 +198,7 @@ def _damaged(folder: Path, why: str) -> TrainingError:
 
 
 def restore(checkpoint: Checkpoint, learner: Learner) -> None:
-    """Put a state back into weights, optimizer, scale and average, on the devices they are on."""
+    """Restore a state into weights, optimizer, scale and average, on their devices."""
     from safetensors.torch import load_file
 
     def group(name: str) -> "dict[str, Tensor]":
@@ -255,7 +255,7 @@ def _numbers_in(checkpoint: Checkpoint, learner: Learner) -> dict[int, int]:
 
 
 def _fill(named: "dict[str, nn.Parameter]", values: "dict[str, Tensor]") -> None:
-    """Put a state's numbers into a model's weights; where these are shared among processes, this one's part of them."""
+    """Load a state's numbers into a model's weights; if these are sharded, this process's shard."""
     import torch
     from torch.distributed.tensor import DTensor
 
@@ -266,7 +266,7 @@ def _fill(named: "dict[str, nn.Parameter]", values: "dict[str, Tensor]") -> None
 
 
 def _beside(parameter: "nn.Parameter", value: Any) -> Any:
-    """Return a value of the state on its parameter's device, and in its order of numbers where it has its shape."""
+    """Return a value of the state on its parameter's device, and in its memory format if it has its shape."""
     import torch
 
     if not isinstance(value, torch.Tensor):

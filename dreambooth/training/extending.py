@@ -1,7 +1,7 @@
-"""A run that trains more steps than it was started with: where each extension begins and ends.
+"""Extensions of a run beyond the steps it was started with: where each begins and ends.
 
-What is written down is enough to know the learning rate of every step, so that a run that is killed in an extension
-goes on as it would have. A step up to the beginning of an extension keeps the schedule that it had.
+What is recorded suffices to compute the learning rate of every step, so that a run killed in an extension continues
+exactly. Steps before an extension keep the schedule they had.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,12 +28,12 @@ class Extension:
 
     @property
     def num_steps(self) -> int:
-        """Return how many steps have the extension's own schedule."""
+        """Return the number of steps with the extension's own schedule."""
         return self.end - self.start
 
     @property
     def num_warmup_steps(self) -> int:
-        """Return over how many of them the learning rate rises to its peak."""
+        """Return the number of its warm-up steps."""
         return round(WARM_UP_SHARE * self.num_steps)
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class Extension:
 
 
 def read_extensions(path: Path) -> tuple[Extension, ...]:
-    """Return a run's extensions in order, none where there are none or they cannot be read."""
+    """Return a run's extensions in order, empty if there are none or they cannot be read."""
     try:
         return tuple(
             Extension(int(one["start"]), int(one["total_before"]), int(one["end"]))
@@ -54,17 +54,17 @@ def read_extensions(path: Path) -> tuple[Extension, ...]:
 
 
 def write_extensions(path: Path, extensions: Sequence[Extension]) -> None:
-    """Write down a run's extensions."""
+    """Record a run's extensions."""
     write_json(path, {"extensions": [asdict(one) for one in extensions]})
 
 
 def extended(
     before: Sequence[Extension], step: int, total: int | None, new_total: int | None, finish: Finish | None
 ) -> tuple[Extension, ...]:
-    """Return a run's extensions as it goes on after `step`: one more where its total is new, or it had ended early.
+    """Return the extensions of a run that continues after `step`: one more if its total is new, or it had ended early.
 
-    `total` is what it was to make so far. A run that goes back to a step before an extension, to a new total, gives
-    that extension up.
+    `total` is its number of steps so far. A run that goes back to a step before an extension, to a new total, drops
+    that extension.
     """
     ended_early = finish is not None and finish.end <= step
     if new_total is None or (new_total == total and not ended_early):
@@ -76,12 +76,12 @@ def extended(
 
 
 def is_void(finish: Finish, extensions: Sequence[Extension]) -> bool:
-    """Return whether an early end was decided before the run was extended, which cleared it."""
+    """Return whether an early end was decided before the run was extended, which cancels it."""
     return bool(extensions) and finish.start <= extensions[-1].start
 
 
 def refuse_no_more_steps(run: RunFolder, end: int, asked: int) -> None:
-    """Raise ConfigError unless `asked` is more than the run's steps, and RunFolderError where its state is gone."""
+    """Raise ConfigError unless `asked` is more than the run's steps, and RunFolderError if its state is gone."""
     if asked <= end:
         message = f"is {asked}, and the run has {end} steps: name a larger number to train more steps."
         raise ConfigError([FieldProblem("max_train_steps", message)])
@@ -99,10 +99,10 @@ def refuse_no_more_steps(run: RunFolder, end: int, asked: int) -> None:
 
 
 def record_extensions(run: RunFolder, extensions: Sequence[Extension], report: Callable[[Event], None]) -> None:
-    """Write down the extensions that a run goes on with, and report a new one; it clears an early end."""
+    """Record the extensions with which a run continues, and report a new one; it cancels an early end."""
     if tuple(extensions) == read_extensions(run.extensions_path):
         return
-    # In this order: a run that is killed in between has an early end that its extension makes void.
+    # In this order: a run killed in between has an early end that its extension cancels.
     write_extensions(run.extensions_path, extensions)
     run.finish_path.unlink(missing_ok=True)
     report(Notice(f"The run is {extensions[-1]}; these have a learning-rate schedule of their own."))

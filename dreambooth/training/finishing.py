@@ -1,8 +1,8 @@
 """Finishing a run early: a short cool-down to learning rate zero, the final average, a save.
 
-At a constant rate the weights hover around where they want to be; a last stretch of falling rate takes them there
-(Hagele et al. 2024, arXiv 2405.18392). Where it begins is written down at once, so that the rate of a step follows from
-the step and the run's folder alone, and a run that is killed during it continues as it would have.
+At a constant rate the weights fluctuate around the optimum; a final stretch of falling rate converges (Hagele et al.
+2024, arXiv 2405.18392). Its start is recorded at once, so that the rate of a step follows from the step and the run's
+folder alone, and a run killed during it continues exactly.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Finish:
     end: int
 
     def rate_factor(self, step: int) -> float:
-        """Return what multiplies the learning rate of the update that follows `step`: 1, then in a line towards 0."""
+        """Return the factor of the learning rate of the update after `step`: 1, then falling linearly to 0."""
         if step < self.start:
             return 1.0
         return max(self.end - step, 0) / (self.end - self.start + 1)
@@ -35,12 +35,12 @@ def cool_down_from(step: int, num_steps: int) -> Finish:
 
 
 def write_finish(path: Path, finish: Finish) -> None:
-    """Write down an early end."""
+    """Record an early end."""
     write_json(path, {"start": finish.start, "end": finish.end})
 
 
 def read_finish(path: Path) -> Finish | None:
-    """Return the early end that was written down, None where there is none."""
+    """Return the recorded early end, None if there is none."""
     try:
         values = read_object(path)
         return Finish(int(values["start"]), int(values["end"]))

@@ -1,10 +1,10 @@
-"""Evaluation at fixed noise while a run trains.
+"""Evaluation at fixed noise during a training.
 
-The loss of a single step depends more on the timestep that was drawn than on the state of the training. Here pictures,
-noise and timesteps are the same in every evaluation, so that only the model can make a difference. Three numbers: the
-loss on the photos as they are trained; the loss on held-out views of them (the gap is memorisation, and no photo has to
-be held back); and how far the predictions on class images have drifted from the base's. Nothing here draws from a
-random stream that training uses.
+The loss of a single step depends more on the drawn timestep than on the state of the training. Here images, noise and
+timesteps are the same in every evaluation, so that only the model makes a difference. Three numbers: the loss on the
+photos as they are trained; the loss on held-out views of them (the gap is memorisation, and no photo has to be held
+back); and how far the predictions on class images have drifted from the base's. Nothing here draws from a random stream
+that training uses.
 """
 
 from collections.abc import Sequence
@@ -36,9 +36,9 @@ DriftOn = Literal["class pictures", "photos by the class prompt", "photos withou
 
 @dataclass(frozen=True)
 class EvaluationPictures:
-    """The evaluated pictures: clean latents (channels, height, width) each, and a caption for each.
+    """The evaluated images: clean latents (channels, height, width) each, and a caption for each.
 
-    `sizes` are those of the seen, the unseen and the drift pictures, one after the other.
+    `sizes` are those of the seen, the unseen and the drift images, one after the other.
     """
 
     seen: "tuple[Tensor, ...]"
@@ -53,7 +53,7 @@ class EvaluationPictures:
 def evaluation_pictures(
     config: TrainingConfig, seed: int, concepts: Sequence[ConceptPhotos], pool: LatentPool, scaling_factor: float
 ) -> EvaluationPictures:
-    """Choose and encode the pictures; the VAE has to be on the device."""
+    """Choose and encode the images; the VAE must be on the device."""
 
     def clean(crops: list[EncodedCrop]) -> "tuple[Tensor, ...]":
         return tuple(crop.mean * scaling_factor for crop in crops)
@@ -107,7 +107,7 @@ def _unseen_view(
 
 
 class FixedNoiseEvaluation:
-    """Evaluates the model at noise and timesteps that never change; made while the model is still the base."""
+    """Evaluates the model at fixed noise and timesteps; created while the model is still the base."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class FixedNoiseEvaluation:
         self._timesteps = (levels * len(alpha_bar)).long().to(device)
         most = max(one.numel() for one in (*pictures.seen, *pictures.drift))
         noise = torch.randn((2, num_pairs, most), generator=rng.generator(seed, "gauges", num_pairs, 0)).to(device)
-        # Of pictures of several sizes, the smaller ones take the first numbers.
+        # For images of several sizes, smaller ones use the first numbers.
         self._photo_noise, self._class_noise = (
             tuple(row[: one.numel()].view(one.shape) for row, one in zip(rows, ones, strict=True))
             for rows, ones in zip(noise, (pictures.seen, pictures.drift), strict=True)
@@ -138,7 +138,7 @@ class FixedNoiseEvaluation:
         self._by_base = self._predictions()[2]
 
     def losses(self, step: int) -> FixedNoiseLosses:
-        """Return the losses of the model as it is; changes nothing, and waits for the device once."""
+        """Return the losses of the current model; changes nothing, and waits for the device once."""
         import torch
 
         pictures = self._pictures
@@ -156,14 +156,14 @@ class FixedNoiseEvaluation:
         return objective.target(latents[None], self._photo_noise[number][None], level, self._kind)[0]
 
     def _error(self, predictions: "Sequence[Tensor]", wanted: "Sequence[Tensor]") -> "Tensor":
-        """Return the mean squared error over pictures, each of which counts the same whatever its size."""
+        """Return the mean squared error over images, each with the same weight whatever its size."""
         import torch
 
         errors = [(one - other).square().mean() for one, other in zip(predictions, wanted, strict=True)]
         return torch.stack(errors).mean()
 
     def _predictions(self) -> "tuple[list[Tensor], list[Tensor], list[Tensor]]":
-        """Return the model's predictions on photos, unseen views and class pictures, those of one size together."""
+        """Return the model's predictions on photos, unseen views and class images, those of one size together."""
         import torch
 
         pictures = self._pictures

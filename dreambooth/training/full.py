@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight of the UNet learns, and of the text encoder if asked for; a saved step is a model."""
+"""Full fine-tuning: every weight of the UNet is trained, and of the text encoder on request; a step is a model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +20,13 @@ class FullFineTuning:
     """The method of the DreamBooth paper (see `Method`)."""
 
     def check(self, base: Base, config: TrainingConfig) -> None:
-        """Find nothing: whatever the base, its weights can learn."""
+        """Do nothing: the weights of every base can be trained."""
 
     def prepare(self, base: Base, config: TrainingConfig) -> None:
-        """Leave the base in fp32, in which its weights learn."""
+        """Leave the base in fp32, in which its weights are trained."""
 
     def autocast_dtype(self, config: TrainingConfig) -> "torch.dtype | None":
-        """Return the format of the arithmetic over weights in fp32."""
+        """Return the number format of the arithmetic over fp32 weights."""
         return dtype_of(config.mixed_precision)
 
     def attach(self, base: Base, config: TrainingConfig) -> None:
@@ -52,11 +52,11 @@ class FullFineTuning:
         if is_on_cuda and config.mixed_precision != "no" and not (config.shard_weights or config.use_8bit_adam):
             import torch
 
-            # The order of numbers that half-precision convolutions want; bitsandbytes would turn it back.
+            # The memory format for half-precision convolutions; bitsandbytes would revert it.
             base.unet.to(memory_format=torch.channels_last)
 
     def learning(self, base: Base) -> LearningWeights:
-        """Return the parameters that gradients reach."""
+        """Return the parameters with gradients."""
         found = {
             part: {name: weights for name, weights in module.named_parameters() if weights.requires_grad}
             for part, module in base.modules().items()
@@ -79,6 +79,6 @@ class FullFineTuning:
 
 def recompute_activations(model: Any) -> None:
     """Have a model in training mode recompute its activations in the backward pass."""
-    # transformers 5.23 renamed the method; diffusers calls it by a third name.
+    # transformers 5.23 renamed the method; diffusers uses a third name.
     names = ("activation_checkpointing_enable", "gradient_checkpointing_enable", "enable_gradient_checkpointing")
     next(getattr(model, name) for name in names if hasattr(model, name))()

@@ -1,6 +1,6 @@
 """Lending the device during a run: everything large is moved off it and back, bit for bit.
 
-What stays is small: the prepared latents, the captions, a batch made ahead.
+Small things stay: the prepared latents, the captions, a batch made ahead.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ LENT = StatusChanged(
 def lend_device(
     manager: ModelManager, models: list[Any], learner: Learner, is_wanted: Callable[[], bool], report: Report
 ) -> None:
-    """Pause between two steps for as long as the device is wanted, and have everything back where it was."""
+    """Pause between two steps for as long as the device is wanted, and restore everything afterwards."""
     report(LENT)
     put_back = _nothing if manager.device.type == "cpu" else _taken_off(models, learner, manager.device)
     # Of several processes only the first holds the lease.
@@ -43,13 +43,13 @@ def lend_device(
 
 
 def _nothing() -> None:
-    """On the CPU there is nowhere to go."""
+    """Do nothing: on the CPU there is nowhere to move to."""
 
 
 def _taken_off(models: list[Any], learner: Learner, device: "torch.device") -> Callable[[], None]:
-    """Move models, moments and average to the CPU, and return what moves back those that were on the device.
+    """Move models, moments and average to the CPU, and return a function that moves them back.
 
-    Parameters stay the objects they are: the optimizer and its hooks know them by that.
+    Parameters stay the same objects: the optimizer and its hooks identify them by that.
     """
     for parameter in learner.parameters:
         parameter.grad = None
@@ -60,7 +60,7 @@ def _taken_off(models: list[Any], learner: Learner, device: "torch.device") -> C
     factors = [parameter for parameter in learner.parameters if parameter.device.type == device.type]
     for parameter in factors:
         parameter.data = parameter.data.to("cpu")
-    # bitsandbytes shares one table among all parameters: it moves once, and is shared again afterwards.
+    # bitsandbytes shares one table among all parameters: it is moved once, and shared again afterwards.
     on_cpu: dict[int, Any] = {}
     back: dict[int, Any] = {}
     places: list[tuple[Any, Any]] = []

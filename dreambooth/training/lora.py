@@ -1,4 +1,4 @@
-"""LoRA: the base stays as it is, and low-rank factors beside its layers learn; a saved step is their file."""
+"""LoRA: the base is frozen, and low-rank factors beside its layers are trained; a saved step is their file."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-# Of a file's name; it is the word in prompts, <lora:NAME:1>.
+# For the file's name, which is the word in prompts, <lora:NAME:1>.
 NAME_CHARACTERS = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -40,12 +40,12 @@ class LowRankAdaptation:
         self._num_photos = 0
 
     def check(self, base: Base, config: TrainingConfig) -> None:
-        """Raise ConfigError where the LoRA to go on from does not fit; BaseModelError where it is none."""
+        """Raise ConfigError if the LoRA to continue from does not fit; BaseModelError if it is not a LoRA."""
         if config.initial_lora is not None:
             _initial_factors(base, config, places_of(base, config.lora_targets, _learning_parts(base, config)))
 
     def prepare(self, base: Base, config: TrainingConfig) -> None:
-        """Freeze the base, and put what predicts into the format of mixed_precision: no autocast is needed then.
+        """Freeze the base, and cast what predicts to the format of mixed_precision, so that no autocast is needed.
 
         Autocast would keep norms in fp32 and a second copy of every weight.
         """
@@ -66,11 +66,11 @@ class LowRankAdaptation:
             getattr(base, part).to(dtype_of(config.mixed_precision))
 
     def autocast_dtype(self, config: TrainingConfig) -> "torch.dtype | None":
-        """Return nothing: the base is in the format of the arithmetic, and the factors are cast to it."""
+        """Return None: the base is in the format of the arithmetic, and the factors are cast to it."""
         return None
 
     def attach(self, base: Base, config: TrainingConfig) -> None:
-        """Add factors, whose product is zero, to the layers that the settings name."""
+        """Add factors, whose product is zero, to the layers named in the settings."""
         import torch
 
         assert config.seed is not None, "the run's records draw it"
@@ -125,10 +125,10 @@ def _learning_parts(base: Base, config: TrainingConfig) -> list[str]:
 
 
 def _initial_factors(base: Base, config: TrainingConfig, places: Sequence[LoraModule]) -> dict[str, Factors]:
-    """Return the factors of the LoRA that a training goes on from, by module.
+    """Return the factors of the LoRA that a training continues from, by module.
 
-    Raises ConfigError where it changes what this training does not, or is of a higher rank; BaseModelError for a file
-    that is no LoRA.
+    Raises ConfigError if it changes modules that this training does not, or has a higher rank; BaseModelError for a
+    file that is not a LoRA.
     """
     file = lora_at(Path(str(config.initial_lora)))
     assert file is not None, "the settings' check found one"
@@ -150,7 +150,7 @@ def _initial_factors(base: Base, config: TrainingConfig, places: Sequence[LoraMo
 
 
 def _begin_with(made: Factors, begun: Factors) -> None:
-    """Put known factors into the first ranks of new ones; the others add nothing yet, as their up is zero."""
+    """Copy the given factors into the first ranks of new ones; the others add nothing yet, because their up is zero."""
     rank = len(begun.down)
     made.down[:rank] = begun.down.to(made.down)
     made.up[:, :rank] = begun.up.to(made.up)

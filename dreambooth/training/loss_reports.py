@@ -1,4 +1,4 @@
-"""Reports losses once per interval: reading a number waits for the GPU, so they stay there until then."""
+"""Reports losses once per interval: reading a number waits for the GPU, so they stay on it until then."""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ class LossReports:
         self._unreported: list[tuple[int, Tensor, Tensor, Tensor | None, float]] = []
 
     def remember(self, step: int, losses: list[Losses], rate: float) -> None:
-        """Keep what a step's micro-batches lost, and the rate of its update."""
+        """Store the losses of a step's micro-batches, and the rate of its update."""
         import torch
 
         total = torch.stack([loss.total for loss in losses]).mean()
@@ -27,7 +27,7 @@ class LossReports:
         self._unreported.append((step, total, instance, torch.stack(priors).mean() if priors else None, rate))
 
     def flush(self) -> None:
-        """Report what was remembered since the last time, as means over the processes."""
+        """Report what was stored since the last report, as means over the processes."""
         for step, *parts, rate in self._unreported:
             means = (None if part is None else _averaged(part, self._num_processes) for part in parts)
             total, instance, prior = (None if mean is None else float(mean) for mean in means)

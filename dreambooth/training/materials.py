@@ -1,4 +1,4 @@
-"""What a run works with: its folder and controls, and what preparation hands to the loop."""
+"""The context of a run: its folder and controls, and what preparation passes to the loop."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -21,15 +21,15 @@ Report = Callable[[Event], None]
 
 
 def _ignored(event: Event) -> None:
-    """Report to nobody."""
+    """Discard an event."""
 
 
 @dataclass(frozen=True)
 class RunContext:
     """Where a run works, its controls and its reports: the same from its start to its end.
 
-    A run that `is_resumed` goes on from its newest exact state, or from that of `state_step`. `explicit` names the
-    settings that were asked for; None for all that are no default.
+    A run that `is_resumed` continues from its newest exact state, or from that of `state_step`. `explicit` names the
+    settings that were given; None for all that differ from their defaults.
     """
 
     run: RunFolder
@@ -51,7 +51,7 @@ class RunContext:
 class Materials:
     """Everything a step reads; `alpha_bar` (timesteps,) is on the device.
 
-    `photo_files`, the `captions` with the roles of their pictures, and `base_key` say what a resumed run has to share.
+    `photo_files`, the `captions` with the roles of their images, and `base_key` identify what a resumed run must share.
     """
 
     base: Base

@@ -1,8 +1,8 @@
-"""What differs between methods of training: which weights learn, and what a saved step holds.
+"""What differs between training methods: which weights are trained, and what a saved step holds.
 
-One module per method implements `Method`: `full.py`, every weight of the models that learn; `lora.py`, low-rank factors
-beside them. Nothing else asks which method a run has: the loop and all that belongs to its updates see the weights that
-learn, by model and name.
+One module per method implements `Method`: `full.py`, every weight of the trained models; `lora.py`, low-rank factors
+beside them. No other code asks which method a run has: the loop and everything that belongs to its updates see the
+trained weights, by model and name.
 """
 
 from collections.abc import Mapping
@@ -30,35 +30,35 @@ class Method(Protocol):
     """
 
     def check(self, base: "Base", config: "TrainingConfig") -> None:
-        """Raise ConfigError for settings that do not fit this base, before anything long is done."""
+        """Raise ConfigError for settings that do not fit this base, before any long work."""
 
     def prepare(self, base: "Base", config: "TrainingConfig") -> None:
-        """Put a base that was just loaded into the number formats of the training."""
+        """Cast a base that was just loaded to the number formats of the training."""
 
     def autocast_dtype(self, config: "TrainingConfig") -> "torch.dtype | None":
-        """Return the format that steps compute in over weights of another one; None for that of the weights."""
+        """Return the format in which steps compute if it is not the weights' own; else None."""
 
     def attach(self, base: "Base", config: "TrainingConfig") -> None:
-        """Prepare the base's models for training; those that learn are on the device."""
+        """Prepare the base's models for training; those to be trained are on the device."""
 
     def learning(self, base: "Base") -> LearningWeights:
-        """Return the weights that learn, once `attach` was called; which they are is not asked again later."""
+        """Return the trained weights, after `attach`; they do not change later."""
 
     def step_weights(self, base: "Base") -> StepWeights:
-        """Return all that a saved step holds, the weights that learn as the very objects that `learning` returns."""
+        """Return everything a saved step holds, the trained weights as the same objects that `learning` returns."""
 
     def write_step(
         self, folder: Path, base: "Base", weights: "Mapping[str, Mapping[str, Tensor]]", dtype: "torch.dtype",
         card: "BaseCard", name: str,
     ) -> None:  # fmt: skip
-        """Fill a step's folder, where its args.json is, with these weights in `dtype`; `name` is the run's and step's.
+        """Fill a step's folder, which has its args.json, with these weights in `dtype`; `name` is the run's and step's.
 
         Reads nothing of the base that a training changes.
         """
 
 
 def method_of(config: "TrainingConfig") -> Method:
-    """Return the method that these settings name."""
+    """Return the method named in these settings."""
     from dreambooth.training.full import FullFineTuning
     from dreambooth.training.lora import LowRankAdaptation
 
@@ -67,5 +67,5 @@ def method_of(config: "TrainingConfig") -> Method:
 
 
 def parameters_of(weights: LearningWeights) -> "list[nn.Parameter]":
-    """Return the parameters of all models in one list, whose places are their numbers in an exact state."""
+    """Return the parameters of all models in one list, whose indices are their numbers in an exact state."""
     return [parameter for named in weights.values() for parameter in named.values()]

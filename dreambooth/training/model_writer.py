@@ -1,6 +1,6 @@
-"""A step's model is written on a thread of its own, from a copy of its weights, while the training goes on.
+"""Writes a step's model on a separate thread, from a copy of its weights, while the training continues.
 
-The thread ends with the file, and torch computes with this one thread in it: it takes no core from the steps.
+The thread ends with the file, and torch uses only this one thread in it: it takes no core from the steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Writing:
-    """A model that is being written: `write` does it once more, from the same weights."""
+    """A model being written: `write` writes it again, from the same weights."""
 
     step: int
     write: Callable[[], None]
@@ -36,7 +36,7 @@ class ModelWriter:
         self.current: Writing | None = None
 
     def start(self, step: int, write: Callable[[], None]) -> None:
-        """Begin to write."""
+        """Start writing."""
         assert self.current is None, "what became of the one before is asked first"
         thread = single_threads(1, "model-writer")
         self.current = Writing(step, write, thread.submit(write))
@@ -49,7 +49,7 @@ class ModelWriter:
 
 
 def weights_of(method: Method, base: Base, learner: Learner) -> StepWeights:
-    """Return the weights of a step to be saved, by part and name: the moving average's where there is one."""
+    """Return the weights of a step to be saved, by part and name: the moving average's if there is one."""
     averages: dict[Tensor, Tensor] = {}
     if learner.ema is not None:
         averages.update(zip(learner.parameters, learner.ema.shadow_params, strict=True))
@@ -63,10 +63,10 @@ def copied(
     weights: StepWeights, learning: LearningWeights, dtype: "torch.dtype", *, is_sharded: bool = False,
     is_kept: bool = True,
 ) -> StepWeights:  # fmt: skip
-    """Return the weights in the machine's own memory, to stay as they are now: what is copied is in `dtype`.
+    """Return a copy of the weights in the machine's memory; copies are in `dtype`.
 
-    Weights that are not trained are not copied. Parts of several processes come together one tensor at a time, for
-    which all of them have to call; `is_kept` says whether this one wants the result.
+    Frozen weights are not copied. Shards are gathered one tensor at a time, for which all processes have to call;
+    `is_kept` says whether this one wants the result.
     """
     kept: StepWeights = {part: dict(tensors) for part, tensors in weights.items()}
     for part, name, tensor in _to_copy(weights, learning):

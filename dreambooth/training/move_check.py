@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def first_rows(parameters: "Sequence[Tensor]") -> "list[Tensor]":
-    """Return a copy of one row of every tensor: a bias whole, of a matrix its first row. SD 1.5's UNet has 2.5 MB."""
+    """Return a copy of the first row of every tensor, of a bias all of it: 2.5 MB for SD 1.5's UNet."""
     return [_first_row(parameter).clone() for parameter in parameters]
 
 
 def refuse_standing_still(before: "Sequence[Tensor]", parameters: "Sequence[Tensor]", num_steps: int) -> None:
-    """Raise TrainingError when, since `before` was taken of them, no tensor's first row has changed by one bit."""
+    """Raise TrainingError if no tensor's first row differs by a bit from `before`."""
     pairs = zip(before, parameters, strict=True)
     if not any(not row.equal(_first_row(parameter)) for row, parameter in pairs):
         raise TrainingError(
@@ -26,5 +26,5 @@ def refuse_standing_still(before: "Sequence[Tensor]", parameters: "Sequence[Tens
 
 
 def _first_row(parameter: "Tensor") -> "Tensor":
-    # By slices: of a tensor that several processes share, one may have no row at all.
+    # By slices: a shard may have no row at all.
     return parameter.detach()[(slice(1),) * (parameter.ndim - 1)]

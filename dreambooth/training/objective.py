@@ -16,7 +16,7 @@ PredictionType = Literal["epsilon", "v_prediction"]
 
 
 def noised(latents: "Tensor", noise: "Tensor", alpha_bar: "Tensor") -> "Tensor":
-    """Return x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (DDPM, eq. 4); alpha_bar: one value a picture."""
+    """Return x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (DDPM, eq. 4); alpha_bar: one value per image."""
     signal, spread = _signal_and_spread(alpha_bar, latents)
     return signal * latents + spread * noise
 
@@ -33,7 +33,7 @@ def target(latents: "Tensor", noise: "Tensor", alpha_bar: "Tensor", prediction_t
 
 
 def checked_prediction_type(name: str) -> PredictionType:
-    """Return the name when this trainer knows it; raises BaseModelError for any other, such as `sample`."""
+    """Return the prediction type if this trainer supports it; raises BaseModelError for others, such as `sample`."""
     known: dict[str, PredictionType] = {"epsilon": "epsilon", "v_prediction": "v_prediction"}
     if name in known:
         return known[name]
@@ -50,17 +50,17 @@ def _signal_and_spread(alpha_bar: "Tensor", like: "Tensor") -> tuple["Tensor", "
 
 
 def min_snr_weights(alpha_bar: "Tensor", gamma: float, prediction_type: PredictionType) -> "Tensor":
-    """Return the weight of each picture's loss, min(SNR, gamma) / SNR, or / (SNR + 1) for v; one value a picture.
+    """Return the weight of each image's loss, min(SNR, gamma) / SNR, or / (SNR + 1) for v; one value per image.
 
-    SNR = alpha_bar / (1 - alpha_bar). Hang et al. 2023 (Min-SNR, arXiv 2303.09556, eq. 8 and section 3.4): all noise
-    levels below gamma count as they do in the plain loss, and those above it no more than that.
+    SNR = alpha_bar / (1 - alpha_bar). Hang et al. 2023 (Min-SNR, arXiv 2303.09556, eq. 8 and section 3.4): noise levels
+    with an SNR below gamma keep the weight of the plain loss, and those above it are limited to gamma.
     """
     snr = alpha_bar / (1 - alpha_bar)
     return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
 
 
 def zero_terminal_snr(alpha_bar: "Tensor") -> "Tensor":
-    """Return the noise schedule moved so that nothing of the picture is left at its last timestep; the first stays.
+    """Return the noise schedule rescaled so that nothing of the image is left at its last timestep; the first stays.
 
     Lin et al. 2023 (Common Diffusion Noise Schedules and Sample Steps are Flawed, arXiv 2305.08891, algorithm 1):
     sqrt(alpha_bar) is shifted until its last value is 0, and scaled until its first is what it was.
@@ -72,10 +72,10 @@ def zero_terminal_snr(alpha_bar: "Tensor") -> "Tensor":
 
 
 def offset_noise(noise: "Tensor", shift: "Tensor", strength: float) -> "Tensor":
-    """Return eps + strength * delta, with one delta (channels, 1, 1) for all of a picture's places.
+    """Return eps + strength * delta, with one delta (channels, 1, 1) for all pixels of an image.
 
-    Guttenberg 2023 (Diffusion with Offset Noise): what the UNet must remove then contains the mean of the picture too,
-    so that very dark and very bright ones can be learned. Plain noise has next to none in its mean.
+    Guttenberg 2023 (Diffusion with Offset Noise): what the UNet must remove then includes the image's mean, so that
+    very dark and very bright ones can be learned. Plain noise has almost none in its mean.
     """
     return noise + strength * shift
 
@@ -95,7 +95,7 @@ class Losses:
     prior: "Tensor | None"
 
     def detached(self) -> "Losses":
-        """Return the numbers alone, which hold no graph in memory."""
+        """Return the numbers alone, without a graph in memory."""
         return Losses(self.total.detach(), self.instance.detach(), None if self.prior is None else self.prior.detach())
 
 
@@ -109,10 +109,10 @@ def prior_preservation(
 ) -> Losses:
     """Return L = L_instance + w L_prior (Ruiz et al. 2023, DreamBooth, arXiv 2208.12242, eq. 2).
 
-    The first `num_instance` pictures of the batch are the subject, the rest its class; each part is the mean over its
-    own pictures, so that their numbers may differ. Without class images the prior is absent, not zero. Each picture
-    counts by its own weight, where there are any (batch,), and each of its places too (batch, 1, height, width), with
-    a mean of 1 in each picture: the masked loss of Avrahami et al. 2023 (Break-A-Scene, arXiv 2305.16311, eq. 1).
+    The first `num_instance` images of the batch are the subject, the rest its class; each part is the mean over its own
+    images, so their numbers may differ. Without class images the prior is absent, not zero. Each image has its own
+    weight, if given (batch,), and each of its pixels too (batch, 1, height, width), with a mean of 1 in each image: the
+    masked loss of Avrahami et al. 2023 (Break-A-Scene, arXiv 2305.16311, eq. 1).
     """
     squares = (prediction.float() - wanted.float()).square()
     per_picture = (squares if place_weights is None else squares * place_weights).flatten(1).mean(1)

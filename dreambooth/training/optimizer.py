@@ -1,4 +1,4 @@
-"""What updates the weights: AdamW in 32 or 8 bits, its learning rates, and how an update is rounded."""
+"""The optimizer: AdamW in 32 or 8 bits, its learning rates, and stochastic rounding."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +23,10 @@ def build_optimizer(
     num_processes: int,
     notice: Callable[[str], None],
 ) -> "Optimizer":
-    """Return AdamW over the weights that learn, by model and name (Loshchilov & Hutter, 1711.05101).
+    """Return AdamW over the trained weights, by model and name (Loshchilov & Hutter, 1711.05101).
 
-    Each model is a group: the UNet has the learning rate, and a text encoder its own where one is set.
-    Where bitsandbytes does not work, plain AdamW is used instead and `notice` says so; that is fused where torch can.
+    Each model is a group: the UNet has the learning rate, and a text encoder its own if one is set. If bitsandbytes
+    does not work, plain AdamW replaces it and `notice` says so; that is fused where torch supports it.
     """
     import torch
 
@@ -52,7 +52,7 @@ def build_optimizer(
     if device.type in ("cuda", "cpu"):
         options["fused"] = True  # one pass over weights and moments: on the CPU a quarter of a small model's step
         if config.capture_step and device.type == "cuda":
-            # A graph replays addresses: a rate that changes has to be read from one.
+            # A graph replays addresses: a rate that changes must be read from one.
             options["capturable"] = True
             groups = [group | {"lr": torch.tensor(group["lr"], device=device)} for group in groups]
     if device.type == "cpu" and not config.shard_weights:
@@ -64,13 +64,13 @@ def _adamw_in_shares(groups: list[dict[str, Any]], options: dict[str, Any]) -> "
     import torch
 
     class AdamWInShares(torch.optim.AdamW):
-        """AdamW whose threads take a share of the weights each; torch's own divides every tensor among them."""
+        """AdamW whose threads each update a share of the weights; torch's own divides every tensor among them."""
 
         def __init__(self) -> None:
             super().__init__(groups, **options)
             self.shares = Shares()
 
-        # Nobody here gives a closure, for which torch's types have a second form.
+        # Nobody here passes a closure, for which torch's types have an overload.
         def step(self, closure: None = None) -> None:  # type: ignore[override]
             with torch.no_grad():
                 for group in self.param_groups:
@@ -81,7 +81,7 @@ def _adamw_in_shares(groups: list[dict[str, Any]], options: dict[str, Any]) -> "
                     self.shares.each(functools.partial(self._update, group), parameters)
 
         def _update(self, group: dict[str, Any], share: "list[Tensor]") -> list[None]:
-            # torch's switch for gradients is a thread's own.
+            # torch's gradient mode is per thread.
             with torch.no_grad():
                 scaling = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
                 gradients = [weights.grad for weights in share if weights.grad is not None]
@@ -123,7 +123,7 @@ def update_one(
 ) -> None:
     """Update `weights` (fp32, in place) as the optimizer would update this parameter alone with this gradient.
 
-    `place` is the parameter's group and its index there. The state stays with the parameter, as after a whole step.
+    `place` is the parameter's group and its index there. The state belongs to the parameter, as after a whole step.
     """
     state = optimizer.state[parameter]
     if hasattr(optimizer, "update_step"):  # bitsandbytes
@@ -160,7 +160,7 @@ def _apply_adamw(
     states: "list[dict[str, Tensor]]",
     **scaling: Any,
 ) -> None:
-    """Call torch's AdamW on these weights alone; `scaling` is what its fused kernel takes of a GradScaler."""
+    """Apply torch's AdamW to these weights alone; `scaling` is what its fused kernel takes from a GradScaler."""
     from torch.optim.adamw import adamw
 
     moments, squares, counts = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
@@ -172,11 +172,11 @@ def _apply_adamw(
 
 
 def stochastically_rounded(values: "Tensor", generator: "torch.Generator") -> "Tensor":
-    """Return fp32 values in bf16, each rounded up or down with a chance that keeps its mean.
+    """Return fp32 values in bf16, each randomly rounded up or down so that its mean is preserved.
 
-    Updates smaller than half a step of bf16 (1/256 of a weight) are lost in rounding to the nearest; so they arrive on
-    average. Zamirai et al. 2020 (Revisiting BFloat16 Training, arXiv 2010.06192, section 3). bf16 is the upper half of
-    fp32's bits: random lower halves are added, and what carries over is kept.
+    Updates smaller than half a step of bf16 (1/256 of a weight) are lost in rounding to nearest; with this they are
+    applied on average. Zamirai et al. 2020 (Revisiting BFloat16 Training, arXiv 2010.06192, section 3). bf16 is the
+    upper half of fp32's bits: a random lower half is added, and what carries over is kept.
     """
     import torch
 
@@ -191,7 +191,7 @@ def build_schedule(
 ) -> "LRScheduler":
     """Return the learning-rate schedule over `num_steps` updates, however many micro-batches each has.
 
-    Every extension has a schedule of its own over its steps, after a warm-up of its own; a constant one stays constant.
+    Every extension has its own schedule over its steps, after a warm-up of its own; a constant one stays constant.
     """
     if not extensions:
         return _schedule(config, optimizer, config.lr_warmup_steps, num_steps)
@@ -199,7 +199,7 @@ def build_schedule(
     from torch.optim.lr_scheduler import LambdaLR
 
     def factors(num_warmup_steps: int, num_steps: int) -> Callable[[int], float]:
-        # The factor is asked of a schedule over another optimizer: this one may have only one.
+        # The factor comes from a schedule over another optimizer: this one may have only one.
         stand_in = torch.optim.SGD([torch.zeros(1)], lr=float(optimizer.defaults["lr"]))
         schedule: Any = _schedule(config, stand_in, num_warmup_steps, num_steps)
         factor: Callable[[int], float] = schedule.lr_lambdas[0]

@@ -1,4 +1,4 @@
-"""Predictions of a UNet without gradients, for targets computed once and for evaluation."""
+"""Predictions of a UNet without gradients, for precomputed targets and for evaluation."""
 
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ def predicted(
 ) -> "Tensor":
     """Return the UNet's predictions (batch, channels, height, width) in fp32, for latents noised here, without a graph.
 
-    alpha_bar: (timesteps,) of the whole schedule. A few pictures are computed at a time.
+    alpha_bar: (timesteps,) of the whole schedule. A few images are processed at a time.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Before the first step: the base loaded, class images made, crops encoded, captions tokenized."""
+"""Preparation before the first step: loading the base, generating class images, encoding crops, tokenizing captions."""
 
 import dataclasses
 import functools
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
 
 def prepare(config: TrainingConfig, context: RunContext) -> Materials | None:
-    """Return everything the loop reads, on the device; None when stopped on the way.
+    """Return everything the loop reads, on the device; None if stopped.
 
-    Of several processes the first makes the class images and the others wait for it.
+    Of several processes the first generates the class images and the others wait for it.
     """
     from accelerate import PartialState
 
@@ -117,7 +117,7 @@ def _loaded_base(config: TrainingConfig, context: RunContext) -> Base:
 def _refuse_short_disks(
     config: TrainingConfig, base: Base, output_dir: Path, context: RunContext, num_processes: int
 ) -> None:
-    """Raise TrainingError when the run's files do not fit on the disk, or what is copied to Google Drive there."""
+    """Raise TrainingError if the run's files do not fit on the disk, or its copies on Google Drive."""
     photos = num_photos_in(concept.instance_data_dir for concept in config.concepts)
     counts = counts_of_base(base)
     need = disk_need(config, counts, num_steps_of(config, photos, num_processes))
@@ -139,7 +139,7 @@ def _encoded_pictures(
     *,
     evaluates: bool,
 ) -> EvaluationPictures | None:
-    """Fill the pool, and return the pictures for the evaluation at fixed noise: all that takes the VAE."""
+    """Fill the pool, and return the images for the evaluation at fixed noise: everything that needs the VAE."""
     manager, is_stopped = context.manager, context.controls.stop.is_set
     manager.place(base.vae)
     if not config.not_cache_latents:
@@ -153,7 +153,7 @@ def _encoded_pictures(
 
 
 def _captions(concepts: Sequence[ConceptPhotos]) -> list[tuple[str, str]]:
-    """Return the caption of every picture, with the picture's role before it."""
+    """Return the caption of every image, preceded by the image's role."""
     return [
         (role, photo.caption)
         for one in concepts
@@ -169,7 +169,7 @@ def _placed_conditions(
     pictures: EvaluationPictures | None,
     context: RunContext,
 ) -> CaptionConditions:
-    """Place what trains on the device, and return the conditioning of each caption."""
+    """Move what is trained to the device, and return the conditioning of each caption."""
     manager = context.manager
     for encoder in base.text_encoders():
         manager.place(encoder)
@@ -188,7 +188,7 @@ def _placed_conditions(
 
 
 def _noise_levels(config: TrainingConfig, base: Base) -> "Tensor":
-    """Return alpha_bar_t for every timestep t; the base's config follows a changed schedule."""
+    """Return alpha_bar_t for every timestep t; the base's config is updated for a changed schedule."""
     if config.zero_terminal_snr:
         base.noise_scheduler_config |= zero_terminal_schedule(base.noise_scheduler_config)
     return alphas_cumprod(base)
@@ -217,7 +217,7 @@ def _query_base(
     planned_steps: int,
     context: RunContext,
 ) -> None:
-    """Have the base predict the targets of class images, and where the subjects are, while it is still untrained."""
+    """Compute the base's targets for class images, and the subject masks, while it is still untrained."""
     is_stopped = context.controls.stop.is_set
     if config.teacher_prior:
         fill_teacher(
@@ -229,7 +229,7 @@ def _query_base(
 
 
 def _photo_files(config: TrainingConfig, concepts: Sequence[ConceptPhotos]) -> list[Path]:
-    """Return the files that a resumed run has to share."""
+    """Return the files that a resumed run must share."""
     files = [photo.path for pictures in concepts for photo in (*pictures.instance, *pictures.class_images)]
     # Another square of a photo is another photo to the run, and so is another mask.
     files += [file for one in config.concepts if (file := Path(one.instance_data_dir) / FOCUS_FILE).is_file()]
@@ -253,7 +253,7 @@ def _loaded_concepts(
 
 
 def _photo_reader(config: TrainingConfig, *, is_resumed: bool, writes: bool) -> int:
-    """Return the reader of photos that the run goes on with, and note that of a new run in its records."""
+    """Return the photo reader with which the run continues; for a new run it is recorded."""
     if config.output_dir is None:
         return PHOTO_READER
     file = RunFolder(Path(config.output_dir)).photo_reader_path
@@ -265,9 +265,9 @@ def _photo_reader(config: TrainingConfig, *, is_resumed: bool, writes: bool) -> 
 
 
 def zero_terminal_schedule(scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what changes in a base's noise schedule so that its last level is pure noise, for samplers to read too.
+    """Return the changes to a base's noise schedule that make its last level pure noise, for samplers to read too.
 
-    Raises ConfigError for a base that predicts eps: of pure noise that is the noise itself, and nothing is learned
+    Raises ConfigError for a base that predicts eps: for pure noise that is the noise itself, and nothing is learned
     (Lin et al. 2023, arXiv 2305.08891, section 3.1). Samplers have to start at that level (section 3.3).
     """
     if scheduler_config.get("prediction_type", "epsilon") != "v_prediction":
@@ -287,7 +287,7 @@ def alphas_cumprod(base: Base) -> "Tensor":
 
 
 def class_image_folders(config: TrainingConfig, base: Base, context: RunContext) -> list[str | None]:
-    """Return the folder of each concept's class images, complete; as the settings name it where none are used."""
+    """Return the folder of each concept's class images, complete; as in the settings if none are used."""
     if not config.with_prior_preservation:
         return [concept.class_data_dir for concept in config.concepts]
     workspace, manager = context.workspace, context.manager
@@ -298,7 +298,7 @@ def class_image_folders(config: TrainingConfig, base: Base, context: RunContext)
     base_key = base.fingerprint
     vae_key = base.fingerprint_of("vae")
 
-    # Whose cache they are in tells which base made them; its name may be a path of this machine.
+    # The cache folder identifies the base that made them; its name may be a path of this machine.
     @functools.cache
     def placed() -> Base:
         if manager.device.type != "cuda":
@@ -339,7 +339,7 @@ def class_image_folders(config: TrainingConfig, base: Base, context: RunContext)
 
 
 def _for_class_images(config: TrainingConfig, base: Base, manager: ModelManager) -> Base:
-    """Return the base in the half precision of the run, or of all pictures; copied where it trains in fp32."""
+    """Return the base in the run's half precision, or in generation's; copied if it trains in fp32."""
     dtype = _class_images_dtype(config, manager)
     if config.class_model_name_or_path is not None:
         return in_half(base, dtype, kept=())
@@ -347,7 +347,7 @@ def _for_class_images(config: TrainingConfig, base: Base, manager: ModelManager)
 
 
 def _is_half(config: TrainingConfig) -> bool:
-    """Return whether the weights of the base are in half precision while the run trains."""
+    """Return whether the weights of the base are in half precision during the run."""
     return config.has_frozen_base and config.mixed_precision != "no"
 
 

@@ -1,4 +1,4 @@
-"""The learning rates of a run, step by step: the schedule's, and lower ones where the run is to finish early."""
+"""The learning rates of a run, step by step: the schedule's, lowered if the run finishes early."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class LearningRates:
-    """Moves an optimizer's rates along their schedule."""
+    """Advances an optimizer's rates along their schedule."""
 
     def __init__(self, optimizer: "Optimizer", schedule: "LRScheduler", length: RunLength) -> None:
         self._optimizer, self._schedule, self._length = optimizer, schedule, length
 
     def lower(self, step: int) -> None:
-        """Lower the rates of the update that follows `step` in a run that is to finish; the schedule's own stay."""
+        """Lower the rates of the update after `step` in a run that is finishing; the schedule's own are not changed."""
         if not self._length.is_cut_short:
             return
         factor = self._length.rate_factor(step)
@@ -29,13 +29,13 @@ class LearningRates:
                 group["lr"].fill_(float(rate) * factor)
 
     def advance(self) -> float:
-        """Move on by one update, and return the rate that it was made with."""
+        """Advance by one update, and return the rate it was made with."""
         rate = float(self._optimizer.param_groups[0]["lr"])
         self.skip(1)
         return rate
 
     def skip(self, num_updates: int) -> None:
-        """Move on by updates that were made before, in the part of the run that is resumed."""
+        """Advance by the updates made before, in the first part of a resumed run."""
         with _quiet_schedule():
             for _ in range(num_updates):
                 self._schedule.step()
@@ -43,7 +43,7 @@ class LearningRates:
 
 @contextlib.contextmanager
 def _quiet_schedule() -> Iterator[None]:
-    """Silence torch's warning about order when the scaler has skipped an overflowing update, which is its job."""
+    """Silence torch's warning about order when the scaler has skipped an overflowing update, which is its purpose."""
     import warnings
 
     with warnings.catch_warnings():

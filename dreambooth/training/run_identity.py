@@ -1,7 +1,7 @@
-"""What makes two parts of a training one run: settings, photos, captions and base model; and where each computed.
+"""What makes two parts of a training one run: settings, photos, captions and base model; and the machine of each.
 
-Settings are compared as parsed values by name, and files by their contents: neither the way a setting was given nor a
-path is part of it.
+Settings are compared as parsed values by name, and files by their contents: neither how a setting was given nor a path
+matters.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from dreambooth.formats.json_file import read_object
 from dreambooth.models.saved_hashes import file_hash
 from dreambooth.records.workspace import RunFolder
 
-# Of the manifest of a state. Those without a number are of version 1: they hold a hash of all settings, paths included.
+# The manifest's version. Those without a number are version 1: they hold a hash of all settings, paths included.
 VERSION = 2
 PROCESSES = "processes"
-# How the norm of all gradients is summed, which on several threads of the CPU decides its last digits.
+# How the norm of all gradients is summed, which decides its last digits with several CPU threads.
 NORM = "gradient norm"
 MAX_NAMED_SETTINGS = 3
-# What of a noise schedule a training reads; the rest is for samplers.
+# The entries of a noise schedule that training reads; the rest is for samplers.
 SCHEDULE = (
     "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
     "rescale_betas_zero_snr",
@@ -38,7 +38,7 @@ SCHEDULE = (
 class RunIdentity:
     """What a resumed run must share with its first part; and the machine, which may differ in the last digits.
 
-    `settings` are those `in_identity` by name, or in version 1 the hash of all. What a version did not note is empty.
+    `settings` are those `in_identity` by name, or in version 1 the hash of all. What a version did not record is empty.
     """
 
     settings: Mapping[str, Any] | str
@@ -51,12 +51,12 @@ class RunIdentity:
     version: int = VERSION
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values by name, `from_json` gives the same identity back."""
+        """Return plain values by name; `from_json` restores the same identity."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, manifest: Mapping[str, Any]) -> Self:
-        """Read it from a manifest; raises ValueError, KeyError or TypeError for one that does not hold it."""
+        """Read it from a manifest; raises ValueError, KeyError or TypeError for a manifest without it."""
         own = {field.name: manifest[field.name] for field in dataclasses.fields(cls) if field.name in manifest}
         found = cls(**{"version": 1} | own)
         texts = (found.photos, found.captions, found.base, found.tokens, found.schedule, *found.machine.values())
@@ -79,8 +79,8 @@ def identity_of(
 ) -> RunIdentity:
     """Return the identity of a run that is about to train.
 
-    `captions` are those of all pictures in order, each with the picture's role; `token_ids` what the text encoder
-    reads for them.
+    `captions` are those of all images in order, each with the image's role; `token_ids` their tokens for the text
+    encoder.
     """
     import diffusers
     import torch
@@ -109,12 +109,12 @@ def identity_of(
 
 
 def require_same_run(step: int, before: RunIdentity, now: RunIdentity, kept: Mapping[str, Any]) -> list[str]:
-    """Raise TrainingError when the state of this step is another run's; returns what else differs, as sentences.
+    """Raise TrainingError if the state of this step is another run's; return other differences, as sentences.
 
-    `kept` are the settings that the run was started with, as they were written down: version 1 hashed those.
+    `kept` are the recorded settings that the run was started with: version 1 hashed those.
     """
     if isinstance(before.settings, str):
-        # Of a state that noted no settings nothing can be said.
+        # Nothing can be said of a state without recorded settings.
         differing = (
             "" if before.settings in ("", *_hashes_of_version_1(kept)) else "They have changed since it started."
         )
@@ -140,7 +140,7 @@ def require_same_run(step: int, before: RunIdentity, now: RunIdentity, kept: Map
         for name, value in now.machine.items()
         if name not in (PROCESSES, NORM) and before.machine.get(name) != value
     ]
-    # With one thread, and on a GPU, the norm is what it was.
+    # With one thread, and on a GPU, the norm has not changed.
     in_threads = before.machine.get("device") == "cpu" and before.machine.get("threads") != "1"
     if in_threads and NORM not in before.machine:
         notices.append(
@@ -158,7 +158,7 @@ def _another_run(what: str, step: int, why: str) -> TrainingError:
 
 
 def _differing_settings(before: Mapping[str, Any], now: Mapping[str, Any] | str) -> str:
-    """Return which settings differ, in words; one that a later version added had its default before."""
+    """Return which settings differ, in words; settings added by a later version had their default before."""
     assert not isinstance(now, str)
     defaults = TrainingConfig().identity()
     changes = [
@@ -171,10 +171,10 @@ def _differing_settings(before: Mapping[str, Any], now: Mapping[str, Any] | str)
 
 
 def _hashes_of_version_1(kept: Mapping[str, Any]) -> set[str]:
-    """Return the hashes by which version 1 may have known these settings: as they were given, and as parsed.
+    """Return the hashes that version 1 may have recorded for these settings: as given, and as parsed.
 
-    It hashed what differed from the defaults as the run had it: 1 where a card or a program gave 1, and 1.0 once the
-    same settings had been read from the run's own file.
+    It hashed what differed from the defaults as the run had it: 1 if a card or a program gave 1, and 1.0 once the same
+    settings had been read from the run's own file.
     """
     ways = [dict(kept)]
     with contextlib.suppress(ConfigError):
@@ -189,7 +189,7 @@ def _hashes_of_version_1(kept: Mapping[str, Any]) -> set[str]:
 
 
 def settings_as_written(run: RunFolder) -> dict[str, Any]:
-    """Return the settings that a run was started with as its file has them, none where it cannot be read."""
+    """Return the settings a run was started with, exactly as in its file; empty if it cannot be read."""
     file = run.first_config_path if run.first_config_path.exists() else run.config_path
     try:
         return read_object(file)

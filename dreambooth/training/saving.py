@@ -1,4 +1,4 @@
-"""What a run writes as it goes: models, exact states and sample images, each whole or not at all."""
+"""What a run writes during the training: models, exact states and samples, each completely or not at all."""
 
 import contextlib
 import copy
@@ -39,14 +39,14 @@ from dreambooth.training.run_identity import RunIdentity
 from dreambooth.training.scored_saves import SavesScorer
 from dreambooth.training.sharding import from_main_process
 
-# Left free of the machine's memory when weights are copied to be written.
+# Memory of the machine left free when weights are copied to be written.
 HOST_MARGIN_BYTES = 1 << 30
 
 
 class RunSaver:
     """Writes what is due after a step, and remembers which step was saved last.
 
-    With several processes, the first one writes; the others make the same calls and write nothing.
+    With several processes, the first one writes; the others make the same calls without writing.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class RunSaver:
         self._learner, self._identity, self._length = learner, identity, length
         self._base, self._method = materials.base, materials.method
         self._is_main, self._is_sharded = materials.batches.rank == 0, learner.shards is not None
-        # For pictures, whose parts come to the device one after the other.
+        # For generation, whose parts come to the device one after the other.
         self._shown = self._base if self._is_sharded else dataclasses.replace(self._base, bring=self._bring)
         self._scorer = SavesScorer(config, context.run, self._shown, context.manager, context.report)
         self._writer, self._has_waited = ModelWriter(), False
-        # With tokenizers of its own: samples may be asked for while a model is written.
+        # With its own tokenizers: samples may be requested while a model is written.
         own = {name: copy.deepcopy(getattr(self._base, name)) for name in self._base.family.layout.tokenizers}
         self._base_to_write = dataclasses.replace(self._base, **own)
         if self._is_sharded and self._scorer.is_on:
@@ -83,13 +83,13 @@ class RunSaver:
     # The exact state -------------------------------------------------------------------------------------------------
 
     def state_is_due(self, step: int) -> bool:
-        """Return whether it is time for an exact state: every so many steps, else by this clock, as its size allows."""
+        """Return whether an exact state is due: every so many steps, else by time, depending on its size."""
         every = self._config.checkpointing_steps
         late = every is None and time.monotonic() - self._state_saved_at_s > self._state_interval_s
         return bool(late or (every and step % every == 0)) and self._last_state_step < step
 
     def save_state(self, step: int) -> None:
-        """Write the exact state of a step, unless that was done; a model that is being written comes first."""
+        """Write the exact state of a step, unless it exists; waits for a model that is being written."""
         if self._last_state_step == step:
             return
         self.settle()
@@ -104,7 +104,7 @@ class RunSaver:
         self._last_state_step, self._state_saved_at_s = step, time.monotonic()
 
     def end_states(self, step: int) -> None:
-        """Keep the last exact state of a run that is done where there is room, to be trained further, and no other."""
+        """Keep the last exact state of a finished run if there is room, for further training, and no other."""
         wanted = not self._config.drop_final_state
         is_kept = wanted and has_room_for_state(self._run.path, state_bytes(self._learner))
         if self._is_sharded:
@@ -113,7 +113,7 @@ class RunSaver:
             try:
                 self.save_state(step)
             except OSError as error:
-                # The run is done and its model saved: that others filled the disk meanwhile does not change it.
+                # The run is done and its model saved: a disk that was filled by others meanwhile does not change that.
                 is_kept = not is_disk_full(error)
                 if is_kept:
                     raise
@@ -130,7 +130,7 @@ class RunSaver:
             self._warn(text)
 
     def _refuse_lost_folder(self) -> None:
-        """Raise RunFolderError when the run's folder was removed: what is saved would lie in one without a run."""
+        """Raise RunFolderError if the run's folder was removed: a save would create a folder that is no run."""
         if self._has_records and not self._run.config_path.exists():
             raise RunFolderError(
                 f'The folder "{self._run.path}" is gone.', "It, or its disk, was removed while the run was training.",
@@ -138,16 +138,16 @@ class RunSaver:
             )  # fmt: skip
 
     def _making_room(self, write: Callable[[], None], outcome: Callable[[], None] | None = None) -> None:
-        """Write, and on a full disk once more after all states but the newest are gone; raises what ended the last.
+        """Write, and on a full disk once more after removing all states but the newest; raises the last error.
 
-        `outcome` is that of a first try which was made already.
+        `outcome` is that of a first attempt that was already made.
         """
         from safetensors import SafetensorError
 
         try:
             (outcome or write)()
         except (OSError, SafetensorError) as error:
-            # Processes that share the weights have lent their parts, and do not know of a second try.
+            # Processes with sharded weights have contributed their shards, and do not know of a second try.
             if not is_disk_full(error) or self._is_sharded or not prune(self._run, keep=1):
                 raise
             self._warn("The disk is full: all exact states except the newest were removed.")
@@ -156,9 +156,9 @@ class RunSaver:
     # Models ----------------------------------------------------------------------------------------------------------
 
     def save(self, step: int, *, is_last: bool = False) -> None:
-        """Have the model of a step written as a step folder, unless that was done; it is reported when it is complete.
+        """Have the model of a step written as a step folder, unless it exists; it is reported when complete.
 
-        The training goes on meanwhile, unless this is its last act: then there is nothing to go on with, and no copy.
+        The training continues meanwhile, except after the last step, when no copy of the weights is made.
         """
         if self._saved_step == step:
             return
@@ -166,8 +166,8 @@ class RunSaver:
         if self._is_main:
             self._refuse_lost_folder()
         self._saved_step = step
-        # A resumed run comes by steps whose models are there already, and would make the same ones again.
-        # What was saved once and then made room for newer ones is not saved again either.
+        # A resumed run passes steps whose models exist, and would make the same ones again. What was saved once and
+        # then removed for newer ones is not saved again either.
         is_there = self._is_main and (self._run.step_folder(step) / "args.json").exists()
         if is_there:
             # Here too: the first part may have been killed before or during the removal.
@@ -188,7 +188,7 @@ class RunSaver:
         self._report_saved(step)
 
     def settle(self, *, wait: bool = True) -> None:
-        """Tell of the model that was being written, as soon as it is there; raises what hindered it."""
+        """Report the model that was being written, once it is complete; raises the error that prevented it."""
         current = self._writer.current
         if current is None or not (wait or current.outcome.done()):
             return
@@ -199,7 +199,7 @@ class RunSaver:
         self._report_saved(current.step)
 
     def close(self) -> None:
-        """End what is being written, however the training has ended, and tell of it if it is whole."""
+        """Finish what is being written, however the training ended, and report it if it is complete."""
         current = self._writer.current
         self._writer.close()
         if current is not None and current.outcome.exception() is None:
@@ -211,7 +211,7 @@ class RunSaver:
         self._scorer.write()
 
     def _copied_weights(self) -> StepWeights | None:
-        """Return a copy of the weights to be written while they change; None where the memory does not allow it."""
+        """Return a copy of the weights to be written while they change; None if there is too little memory."""
         dtype = dtype_of(self._config.save_precision)
         weights, learning = weights_of(self._method, self._base, self._learner), self._learner.weights
         if self._is_sharded:
@@ -228,7 +228,7 @@ class RunSaver:
         return None
 
     def _remove_older(self, step: int) -> None:
-        """Remove the weights of this run's older models beyond its limit; that of this step stays."""
+        """Remove the weights of this run's older models beyond its limit; those of this step stay."""
         limit = self._config.save_total_limit
         if limit is None:
             return
@@ -241,7 +241,7 @@ class RunSaver:
                 self._warn(f"{error.what} {error.why} It stays on the disk.")
 
     def _write_model(self, step: int, weights: StepWeights | None) -> None:
-        """Write these weights, or the models' own, as a step folder; nothing else is read that a training changes."""
+        """Write these weights, or the models' own, as a step folder; reads nothing else that a training changes."""
         from dreambooth.models.saved_hashes import write_hashes
 
         base = self._base_to_write
@@ -252,15 +252,15 @@ class RunSaver:
             (folder / "args.json").write_text(json.dumps(self._config.to_json(), indent=2) + "\n", "utf-8")
             dtype = dtype_of(self._config.save_precision)
             self._method.write_step(folder, base, weights, dtype, card, f"{self._run.name}-{step}")
-            # Pictures are away from their place for a moment only.
+            # Images are away from their place only for a moment.
             sync_all(folder)
             write_hashes(self._run, step, folder)
             self._take_over_samples(step, folder)
 
     def _take_over_samples(self, step: int, folder: Path) -> None:
-        """Move the pictures of this step, which are made before its model is written, into the folder to come.
+        """Move the images of this step, which are made before its model is written, into its new folder.
 
-        File browsers and notebooks may have put files of their own beside them: these come along.
+        File browsers and notebooks may have put their own files beside them: these are moved too.
         """
         early = self._run.step_folder(step)
         if not early.exists():
@@ -275,7 +275,7 @@ class RunSaver:
     # Sample pictures -------------------------------------------------------------------------------------------------
 
     def sample(self, step: int) -> None:
-        """Make the sample pictures of a step, the same seeds every time, in `<step>/samples`."""
+        """Make the samples of a step, with the same seeds every time, in `<step>/samples`."""
         config = self._config
         prompts = config.sample_prompts
         folder = self._run.step_folder(step) / "samples"
@@ -300,7 +300,7 @@ class RunSaver:
                 )
                 for picture in generate_images(
                     base, request, autocast_dtype=self._manager.autocast_dtype,
-                    # One at a time where memory is so short that gradients are not kept.
+                    # One at a time if memory is so short that gradients are not kept.
                     batch_size=1 if config.update_in_backward else SAMPLES_AT_A_TIME,
                     on_step=lambda done, of: self._report(PhaseProgress("samples", len(names), total)),
                 ):  # fmt: skip
@@ -309,14 +309,14 @@ class RunSaver:
         self._report(SamplesMade(step, tuple(names)))
 
     def score(self, step: int) -> None:
-        """Make the probe pictures of a saved step, or of the base, and score it; not of a model that is shared."""
+        """Make the probe images of a saved step, or of the base, and score it; not with sharded weights."""
         if self._is_main and self._scorer.is_on and not self._is_sharded:
             with averaged_weights(self._learner), self._on_device():
                 self._scorer.make(step)
             self._scorer.score()
 
     def is_past_best(self) -> bool:
-        """Return whether the newest saves have added nothing to an earlier one."""
+        """Return whether none of the newest saves improved on an earlier one."""
         return self._is_main and self._scorer.is_past_best()
 
     def recommend(self) -> None:
@@ -325,12 +325,12 @@ class RunSaver:
             self._scorer.report_recommendation()
 
     def _takes_part(self, is_due: bool) -> bool:
-        """Return whether this process has to work: all do where they share the weights, else only the first."""
+        """Return whether this process has to work: all do if weights are sharded, else only the first."""
         return from_main_process(is_due) if self._is_sharded else self._is_main and is_due
 
     @contextlib.contextmanager
     def _new_pictures(self, folder: Path) -> Iterator[Path]:
-        """Yield where to put pictures that are to appear in a folder; those of the other processes vanish."""
+        """Yield a folder for images that will appear in the given folder; those of other processes are discarded."""
         if self._is_main:
             with new_folder(folder) as temporary:
                 yield temporary
@@ -340,12 +340,12 @@ class RunSaver:
 
     @contextlib.contextmanager
     def _on_device(self) -> Iterator[None]:
-        """Have VAE and text encoders come to the device, and the models as the steps want them afterwards."""
+        """Move VAE and text encoders to the device for the block, and restore the models' places afterwards."""
         if not self._is_sharded:
             yield
             self._manager.only(self._base, {"unet", *self._staying()})
             return
-        # What is shared stays where it is, and the rest is there at once.
+        # Sharded parts stay where they are, and the rest is there at once.
         beside = [self._base.vae, *([] if len(self._learner.weights) > 1 else self._base.text_encoders())]
         for module in beside:
             self._manager.place(module)
@@ -354,11 +354,11 @@ class RunSaver:
             self._manager.park(module)
 
     def _bring(self, parts: Collection[str]) -> None:
-        """Have these parts on the device, beside those that stay on it."""
+        """Have these parts on the device, in addition to those that stay on it."""
         self._manager.only(self._base, {*parts, *self._staying()})
 
     def _staying(self) -> set[str]:
-        """Return the parts that stay on the device while pictures are made."""
+        """Return the parts that stay on the device during generation."""
         staying = set() if self._config.parks_unet else {"unet"}
         if not self._materials.conditions.is_frozen:
             staying |= {*self._base.family.layout.text_encoders}
@@ -367,7 +367,7 @@ class RunSaver:
 
 @contextlib.contextmanager
 def averaged_weights(learner: Learner) -> Iterator[None]:
-    """Put the moving average in the weights' place for a while, where there is one."""
+    """Replace the weights by their moving average during the block, if there is one."""
     if learner.ema is None:
         yield
         return

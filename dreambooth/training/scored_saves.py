@@ -1,4 +1,4 @@
-"""A run scored as it goes: probe pictures at every save, scored by the encoders that are installed."""
+"""Scores a run during the training: probe images at every save, scored by the installed encoders."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from dreambooth.scoring.records import RunScores
 
 
 class SavesScorer:
-    """Makes the probe pictures of a step and scores it; idle in a run without samples or probes.
+    """Makes the probe images of a step and scores it; inactive in a run without samples or probes.
 
-    Encoders look on the CPU: the device has no room to spare for them, and a save brings a dozen pictures.
+    Encoders run on the CPU: the device has no memory to spare for them, and a save makes a dozen images.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SavesScorer:
         self.is_on = config.num_probe_pictures > 0
 
     def make(self, step: int) -> None:
-        """Make the probe pictures with the models as they are, which must be on the device, unless they are there."""
+        """Make the probe images with the current models, which must be on the device, unless they exist."""
         if not self.is_on:
             return
         make_probes(
@@ -49,7 +49,7 @@ class SavesScorer:
         )  # fmt: skip
 
     def score(self) -> RunScores | None:
-        """Score the steps that have pictures, and write the run's scores."""
+        """Score the steps that have images, and write the run's scores."""
         if not self.is_on:
             return None
         if self._examiner is None:
@@ -60,12 +60,12 @@ class SavesScorer:
         return self._scores
 
     def write(self) -> None:
-        """Write the scores that are known once more: other models are there to be recommended."""
+        """Rewrite the known scores, because other models are available for the recommendation."""
         if self._scores is not None:
             keep_scores(self._run, self._scores)
 
     def is_past_best(self) -> bool:
-        """Return whether the newest saves have added nothing to an earlier one."""
+        """Return whether none of the newest saves improved on an earlier one."""
         return self._scores is not None and is_past_best(self._scores.steps)
 
     def report_recommendation(self) -> None:

@@ -1,8 +1,8 @@
 """Weights, gradients and moments sharded across processes.
 
-torch's `fully_shard` (FSDP2, Zhao et al. 2023, arXiv 2304.11277) brings a unit's weights together for its forward and
-its backward only, and hands every process the mean of its part of the gradients. All else works on plain parameters
-over the memory of a process's own part, so that clipping, AdamW and exact states are what they are on one device.
+torch's `fully_shard` (FSDP2, Zhao et al. 2023, arXiv 2304.11277) gathers a unit's weights only for its forward and its
+backward, and gives every process the mean of its shard of the gradients. Everything else works on plain parameters in
+the memory of a process's own shard, so that clipping, AdamW and exact states are the same as on one device.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def refuse_one_process(num_processes: int) -> None:
-    """Raise ConfigError when there are no others to share the weights with."""
+    """Raise ConfigError if there is only one process."""
     if num_processes == 1:
         message = "needs several processes: start with `accelerate launch`, or leave it out."
         raise ConfigError([FieldProblem("shard_weights", message)])
@@ -33,18 +33,18 @@ def shard(module: Any, device: "torch.device", num_processes: int) -> None:
     mesh = init_device_mesh(device.type, (num_processes,))
     frozen = {weight for weight in module.parameters() if not weight.requires_grad}
     for unit in [*_units(module), module]:
-        # The last to be brought together are not kept either: between steps there are only parts.
+        # The last unit gathered is freed as well: between steps there are only shards.
         fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=frozen)
 
 
 def _units(module: Any) -> list[Any]:
-    """Return what is brought together at a time: the blocks of a UNet, the layers of a text encoder."""
+    """Return what is gathered at a time: the blocks of a UNet, the layers of a text encoder."""
     kinds = ("ResnetBlock2D", "Transformer2DModel", "CLIPEncoderLayer")
     return [part for part in module.modules() if type(part).__name__ in kinds]
 
 
 class Shards:
-    """This process's parts of the weights that learn, `own`, as plain parameters beside the models' own (DTensors)."""
+    """This process's shards of the trained weights, `own`, as plain parameters beside the models' own (DTensors)."""
 
     def __init__(self, weights: LearningWeights) -> None:
         from torch import nn
@@ -55,13 +55,13 @@ class Shards:
         self._own = parameters_of(self.own)
 
     def take_gradients(self) -> None:
-        """Hand the gradients of the parts, means over all processes already, to the plain parameters."""
+        """Pass the gradients of the shards, already means over all processes, to the plain parameters."""
         for whole, own in zip(self._whole, self._own, strict=True):
             own.grad = None if whole.grad is None else whole.grad.to_local()
             whole.grad = None
 
     def total_norm(self, norm: "Tensor") -> "Tensor":
-        """Return the norm of the whole gradient from that of each process's part."""
+        """Return the norm of the whole gradient from those of the processes' shards."""
         import torch.distributed
 
         square = norm.square()
@@ -69,7 +69,7 @@ class Shards:
         return square.sqrt()
 
     def as_whole(self, number: int, value: "Tensor") -> "Tensor":
-        """Return a tensor of the optimizer's, of a parameter's part, as the part of a whole that it is."""
+        """Return an optimizer tensor of a parameter's shard as a DTensor of the whole."""
         from torch.distributed.tensor import DTensor
 
         whole = self._whole[number]
@@ -81,20 +81,20 @@ class Shards:
         return part
 
     def part(self, number: int, value: Any) -> Any:
-        """Return of a tensor that is as large as a whole parameter what belongs to this process's part."""
+        """Return this process's shard of a tensor as large as a whole parameter."""
         whole = self._whole[number]
         return own_part(whole, value) if getattr(value, "shape", None) == whole.shape else value
 
 
 def gathered(tensor: "Tensor") -> "Tensor":
-    """Return the whole tensor of a shard, for which all processes have to call; other tensors as they are."""
+    """Return the whole tensor of a shard, for which all processes have to call; other tensors unchanged."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def own_part(like: "Tensor", value: "Tensor") -> "Tensor":
-    """Return this process's part of a value as `like` is cut, all of it where that is not."""
+    """Return this process's shard of a value, sharded like `like`; all of it if that is not sharded."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not isinstance(like, DTensor):

@@ -1,7 +1,7 @@
-"""One training step: forward under autocast, loss, backward, update; recorded as a CUDA graph where that is possible.
+"""One training step: forward under autocast, loss, backward, update; recorded as a CUDA graph where possible.
 
-Gradients of the DreamBooth loss (Ruiz et al. 2023, arXiv 2208.12242, eq. 2) update the weights in fp32, over arithmetic
-in fp16 or bf16.
+Gradients of the DreamBooth loss (Ruiz et al. 2023, arXiv 2208.12242, eq. 2) update the weights in fp32, computed in
+fp16 or bf16.
 """
 
 from collections.abc import Sequence
@@ -34,10 +34,10 @@ def step_loss(
     prior_loss_weight: float,
     snr_gamma: float | None = None,
 ) -> objective.Losses:
-    """Return the loss of one micro-batch: a function of the models and the batch, and of nothing else.
+    """Return the loss of one micro-batch: a function of the models and the batch alone.
 
-    condition: the UNet's conditioning for each picture. Nothing here waits for the device. Class images of another
-    size than the photos have a forward of their own; the losses of both are one.
+    condition: the UNet's conditioning for each image. Nothing here waits for the device. Class images of another size
+    than the photos have a separate forward; the losses of both are combined.
     """
     import torch
 
@@ -64,7 +64,7 @@ def step_loss(
 
 
 def can_record(config: TrainingConfig, optimizer: "Optimizer", num_processes: int, report: Report) -> bool:
-    """Return whether steps are recorded as the settings ask for; reports when they ask and it is not possible."""
+    """Return whether steps are recorded as the settings ask; reports it if they ask and it is impossible."""
     if not config.capture_step:
         return False
     capturable = all(group.get("capturable") for group in optimizer.param_groups)
@@ -75,7 +75,7 @@ def can_record(config: TrainingConfig, optimizer: "Optimizer", num_processes: in
 
 
 class TrainingStep:
-    """The step of one run: its batches, and what they do to the weights."""
+    """The step of one run: its batches, and their effect on the weights."""
 
     def __init__(
         self,
@@ -87,12 +87,12 @@ class TrainingStep:
         *,
         is_recorded: bool,
     ) -> None:
-        """`unet` is the base's own, or the compiled one."""
+        """`unet` is the base's own, or its compiled version."""
         self._config, self._materials, self._unet, self._device = config, materials, unet, device
         self.updates = updates
         self._captured = CapturedWork(self._captured_work) if is_recorded else None
         self._ahead: tuple[int, Batch] | None = None
-        # The shapes and captions of the last call, around which the recorded work puts its tensors.
+        # The shapes and captions of the last call, which the recorded work combines with its tensors.
         self._form: tuple[TextInputs | Condition, Batch]
 
     def batches(self, step: int) -> list[Batch]:
@@ -101,7 +101,7 @@ class TrainingStep:
         return [self._batch(step, micro_step) for micro_step in range(num_micro_batches)]
 
     def prefetch(self, step: int) -> None:
-        """Make the first batch of the coming step while the card computes; on the CPU there is no such while."""
+        """Make the first batch of the next step while the GPU computes; on the CPU there is no such time."""
         if self._device.type == "cuda":
             self._ahead = step, self._materials.batches.batch(step, 0)
 
@@ -121,13 +121,13 @@ class TrainingStep:
         return losses, finite
 
     def condition_inputs(self, batch: Batch) -> TextInputs | Condition:
-        """Return what the text encoder is given for a batch, or its output where it does not learn."""
+        """Return the text encoder's input for a batch, or its output if it is frozen."""
         pieces = batch.by_size()
         captions = [caption for piece in pieces for caption in piece.captions]
         return self._materials.conditions.inputs(captions, [size for piece in pieces for size in piece.sizes])
 
     def losses(self, batch: Batch, inputs: TextInputs | Condition) -> objective.Losses:
-        """Return the losses of one micro-batch, attached to the graph: the forward pass in the run's precision."""
+        """Return the losses of one micro-batch, with a graph: the forward pass in the run's precision."""
         materials, config = self._materials, self._config
         is_cached = not config.gradient_checkpointing and not config.shard_weights
         with autocast(self._device.type, materials.method.autocast_dtype(config), cache=is_cached):
@@ -143,7 +143,7 @@ class TrainingStep:
             )
 
     def record_anew(self) -> None:
-        """Drop the recorded graph, whose addresses or shape no longer hold; the next steps record another."""
+        """Drop the recorded graph, whose addresses or shape are no longer valid; the next steps record another."""
         if self._captured is not None:
             self._captured = CapturedWork(self._captured_work)
 
@@ -159,7 +159,7 @@ class TrainingStep:
         return losses.detached()
 
     def _captured_work(self, tensors: "Sequence[Tensor]") -> "Sequence[Tensor]":
-        """Do one step as a function of tensors: those of the condition's inputs and the batch, as they came last."""
+        """Do one step as a function of tensors: those of the condition's inputs and the batch, as in the last call."""
         inputs, batch = self._form
         num_inputs = len(inputs.tensors())
         self.updates.clear()

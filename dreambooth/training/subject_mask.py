@@ -1,7 +1,7 @@
-"""Where the subject is in a photo, as the base itself sees it: no other model is needed.
+"""Finds the subject in a photo with the base's own attention: no other model is needed.
 
-The maps are those of Tang et al. 2022 (DAAM, arXiv 2210.04885, eq. 5 and 6): how much each place of a noised photo
-looks at the class noun, over heads, layers and noise levels.
+The maps are those of Tang et al. 2022 (DAAM, arXiv 2210.04885, eq. 5 and 6): how much each pixel of a noised photo
+attends to the class noun, over heads, layers and noise levels.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,7 +66,7 @@ def find_subjects(
 
 
 class _Watcher:
-    """Cross-attention as diffusers computes it, which keeps how much each place looks at some of the tokens."""
+    """diffusers' cross-attention that also records how much each pixel attends to some of the tokens."""
 
     def __init__(self, positions: Sequence[int]) -> None:
         self._positions = list(positions)
@@ -99,7 +99,7 @@ class _Watcher:
 
 
 def noun_positions(tokenizer: Any, class_prompt: str) -> list[int]:
-    """Return which tokens of the class prompt are its last word: `photo of a dog` is looked through for a dog."""
+    """Return which tokens of the class prompt are its last word: `dog` for `photo of a dog`."""
     words = class_prompt.split()
     before = len(tokenizer(" ".join(words[:-1])).input_ids) - 1
     end = len(tokenizer(class_prompt).input_ids) - 1
@@ -116,10 +116,10 @@ def subject_map(
     seed: int,
     pick: Pick,
 ) -> "Tensor":
-    """Return how much each place of a photo shows the subject, 0 to 1, (1, height, width).
+    """Return how much each pixel of a photo shows the subject, 0 to 1, (1, height, width).
 
-    condition: of the class prompt, a batch of one; latents: (channels, height, width), clean. The processors of the
-    UNet's attention are afterwards what they were.
+    condition: of the class prompt, a batch of one; latents: (channels, height, width), clean. The UNet's attention
+    processors are restored afterwards.
     """
     import torch
 
@@ -142,7 +142,7 @@ def subject_map(
 
 
 def _together(maps: "list[Tensor]", side: int) -> "Tensor":
-    """Return the mean over layers and noise levels at the latents' size, its darkest place 0 and its brightest 1."""
+    """Return the mean over layers and noise levels at the latents' size, scaled from 0 (lowest) to 1 (highest)."""
     import torch
 
     fine = [one for one in maps if one.shape[-1] >= side / COARSEST]

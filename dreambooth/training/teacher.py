@@ -1,10 +1,10 @@
 """The base as its own teacher: its predictions on class images, computed once before it is trained.
 
-The paper's prior has the model denoise class images; the picture's noise is then a noisy word on what the base knew.
+The paper's prior has the model denoise class images; the image's noise is a noisy estimate of what the base predicted.
 With a teacher the target is the base's own prediction, as in Li & Hoiem 2016 (Learning without Forgetting, arXiv
 1606.09282, eq. 3, with a squared distance): L_prior = || eps_theta(x_t, c) - eps_base(x_t, c) ||^2, which is 0 at the
-first step and grows with nothing but drift. No second model is held, since the pairs are chosen beforehand: each
-picture comes with TEACHER_DRAWS noises and timesteps in turn.
+first step and grows only with drift. No second model is held, since the pairs are chosen beforehand: each image comes
+with TEACHER_DRAWS noises and timesteps in turn.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,8 @@ def fill_teacher(
 ) -> None:
     """Compute the prediction for every class example of the run; `report` gets (done, total).
 
-    A resumed run computes the same again from the same base: nothing is kept on the disk that could be another's.
+    A resumed run computes the same again from the same base: nothing that could belong to another run is stored on
+    disk.
     """
     import torch
 
@@ -58,7 +59,7 @@ def fill_teacher(
 
 
 def _needed(batches: BatchMaker, num_steps: int) -> dict[tuple[int, ...], Example]:
-    """Return the different class examples among all those of the run."""
+    """Return the distinct class examples of the run."""
     config = batches.config
     per_step = config.train_batch_size * config.gradient_accumulation_steps * batches.num_processes
     examples = (batches.example(CLASS, k) for k in range(num_steps * per_step))

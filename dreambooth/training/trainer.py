@@ -47,9 +47,9 @@ class Trainer:
         resume: Checkpoint | None = None,
         extensions: Sequence[Extension] = (),
     ) -> None:
-        """Prepare the loop, to go on from the state `resume` if there is one.
+        """Prepare the loop, to continue from the state `resume` if given.
 
-        In a run that goes back to a state that was named, an early end decided after that state is void.
+        In a run that goes back to a named state, an early end decided after that state is void.
         """
         self._config, self._materials, self._context = config, materials, context
         self._device, self._report, self._controls = context.manager.device, context.report, context.controls
@@ -63,7 +63,7 @@ class Trainer:
             for sentence in require_same_run(resume.step, resume.identity, identity, kept):
                 context.warn(sentence)
         self._extensions = tuple(extensions)
-        # What a training began with is in its states.
+        # The initial LoRA of a training is part of its states.
         began = config if resume is None else dataclasses.replace(config, initial_lora=None)
         self._prepare_updates(self._prepared_models(began))
         # Hooks keep every parameter alive; remove them if construction fails.
@@ -108,7 +108,7 @@ class Trainer:
             self._saver.score(step)
             self._evaluate_at_fixed_noise(step)
         elif self._is_save_due(step):
-            # The first part may have been killed between the state of this step and the end of its model.
+            # The first part may have been killed between this step's state and the end of its model.
             self._save(step)
         self._report(PhaseProgress("training", step, self.num_steps))
         while step < self.num_steps and not self._is_stopped():
@@ -146,7 +146,7 @@ class Trainer:
         return self._on_any_process(self._controls.stop.is_set())[0]
 
     def _on_any_process(self, *wishes: bool) -> list[bool]:
-        """Return, in all processes, which controls any of them has seen set: each sees them in its own time."""
+        """Return, in all processes, which controls are set in any of them: each notices them in its own time."""
         if self._materials.batches.num_processes == 1:
             return [*wishes]
         import torch
@@ -158,7 +158,7 @@ class Trainer:
     # Preparation -----------------------------------------------------------------------------------------------------
 
     def _prepared_models(self, config: TrainingConfig) -> LearningWeights:
-        """Prepare the models, and return the weights that learn."""
+        """Prepare the models, and return the trained weights."""
         base, method = self._base, self._materials.method
         method.attach(base, config)
         if config.shard_weights:
@@ -182,7 +182,7 @@ class Trainer:
         else:
             updates = GatheredUpdates(config, optimizer, scaler, num_processes, shards)
         is_recorded = can_record(config, optimizer, num_processes, self._report)
-        # Samples are made with the UNet itself: other shapes would be compiled anew.
+        # Samples use the UNet itself: other shapes would be compiled again.
         unet = torch.compile(self._base.unet) if config.compile_unet else self._base.unet
         self._step = TrainingStep(config, self._materials, unet, self._device, updates, is_recorded=is_recorded)
         ema = None
@@ -193,7 +193,8 @@ class Trainer:
         self._learner = Learner(weights, optimizer, scaler, ema, shards)
 
     def _stop_text_encoder(self) -> None:
-        # Frozen by requires_grad, not by a zero rate: schedules put rates back (and AdamW would go on decaying).
+        # Frozen by requires_grad, not by a zero rate: schedules reset rates (and AdamW would continue to decay
+        # weights).
         self._text_encoder_learns = False
         self._materials.conditions.freeze()
         for part in self._base.family.layout.text_encoders:
@@ -206,9 +207,9 @@ class Trainer:
         )
 
     def _refuse_broken(self, step: int, losses: list[objective.Losses], finite: "Tensor") -> None:
-        """Stop at an update that would have broken the weights; they are as the step before left them.
+        """Stop at an update that would have broken the weights; they are those of the step before.
 
-        Costs one wait for the device each step.
+        Waits for the device once per step.
         """
         if bool(finite):
             return
@@ -271,9 +272,9 @@ class Trainer:
         return step % config.save_interval == 0 and config.save_min_steps <= step < self.num_steps
 
     def _save(self, step: int) -> None:
-        """Save a model with all that belongs to it, the model last: it is written while the training goes on.
+        """Save a model with everything that belongs to it, the model last: it is written while the training continues.
 
-        The state comes first: a run that is killed before its model is whole makes that again when it is resumed.
+        The state comes first: a run that is killed before its model is complete makes it again when it is resumed.
         """
         config, saver = self._config, self._saver
         self._save_state(step)
@@ -286,7 +287,7 @@ class Trainer:
         saver.save(step, is_last=step == self.num_steps)
 
     def _has_compared(self, step: int) -> bool:
-        """Return whether enough was saved since the last extension to end the run for what its saves are worth."""
+        """Return whether enough was saved since the last extension to end the run by its scores."""
         if not self._extensions:
             return True
         every, start = self._config.save_interval, self._extensions[-1].start
@@ -307,11 +308,11 @@ class Trainer:
 
     @property
     def num_steps(self) -> int:
-        """Return after how many updates the run is done, which is sooner when it was told to finish."""
+        """Return after how many updates the run is done; fewer if it is finishing early."""
         return self._length.num_steps
 
     def _cool_down(self, step: int) -> None:
-        """Begin the cool-down that someone asked for; later wishes change nothing."""
+        """Begin the requested cool-down; later requests change nothing."""
         if step < self.num_steps:
             finish = cool_down_from(step, self.num_steps)
             self._end_early(
@@ -342,7 +343,7 @@ class Trainer:
         self._saver.save_state(step)
 
     def _restored(self, checkpoint: Checkpoint) -> int:
-        """Take up a state, and return its step."""
+        """Restore a state, and return its step."""
         restore(checkpoint, self._learner)
         self._rates.skip(checkpoint.step)
         self._report(Resumed(checkpoint.step))

@@ -1,7 +1,6 @@
 """Weight updates: all together after the backward pass, or each during it.
 
-Both ways hold one optimizer whose state belongs to the parameters, and neither lets a number that is none into the
-weights.
+Both have one optimizer whose state belongs to the parameters, and neither lets NaN or infinity into the weights.
 """
 
 from collections.abc import Callable
@@ -20,19 +19,19 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 CLIP_GUARD = 1e-6  # as torch's own clipping has it
-# The loss scale begins at 65536 and is halved each time: far below 1 by then, it makes nothing overflow any more.
+# The loss scale begins at 65536 and is halved each time: by then it is far below 1, and nothing overflows any more.
 MAX_SKIPPED_UPDATES = 20
 
 
 def refuse_several_processes(num_processes: int) -> None:
-    """Raise ConfigError when gradients, which are gone as soon as they are there, would have to be averaged."""
+    """Raise ConfigError for several processes: gradients would have to be averaged, but are freed at once."""
     if num_processes > 1:
         message = f"works in a single process; for {num_processes} processes use shard_weights to save memory."
         raise ConfigError([FieldProblem("update_in_backward", message)])
 
 
 class GatheredUpdates:
-    """Gradients add up over a step's micro-batches, are clipped together, and update all weights at once."""
+    """Gradients accumulate over a step's micro-batches, are clipped together, and update all weights at once."""
 
     def __init__(
         self,
@@ -48,7 +47,8 @@ class GatheredUpdates:
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._num_skipped: Tensor | None = None
         self._threads: Shares = getattr(optimizer, "shares", None) or Shares()
-        # AdamW's fused kernel looks at these two itself: it needs no word from the host, and no pass for the clipping.
+        # AdamW's fused kernel reads these two itself: no synchronization with the host, and no separate pass for
+        # clipping.
         self._is_guarded = all(group.get("fused") for group in optimizer.param_groups)
 
     def backward(self, total: "Tensor", step: int) -> None:
@@ -56,10 +56,10 @@ class GatheredUpdates:
         self._scaler.scale(total / self._num_micro_batches).backward()
 
     def apply(self, total: "Tensor") -> "Tensor":
-        """Update the weights unless loss or gradients are no finite numbers, and return whether they were.
+        """Update the weights unless loss or gradients are not finite, and return whether they were.
 
-        `total` is the step's mean loss; the answer is a bool scalar on its device. Gradients that overflow under a loss
-        scale do not count, up to MAX_SKIPPED_UPDATES in a row: the scale is lowered and the update left out.
+        `total` is the step's mean loss; the result is a bool scalar on its device. Gradients that overflow under a loss
+        scale do not count, up to MAX_SKIPPED_UPDATES in a row: the scale is lowered and the update skipped.
         """
         if self._shards is None:
             average_across_processes(self._parameters, self._num_processes)
@@ -79,7 +79,7 @@ class GatheredUpdates:
         return finite & self._is_scale_found(norm) if self._scaler.is_enabled() else finite
 
     def clear(self) -> None:
-        """Forget this step's gradients."""
+        """Clear this step's gradients."""
         self._optimizer.zero_grad(set_to_none=True)
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class GatheredUpdates:
         self._threads.close()
 
     def _is_scale_found(self, norm: "Tensor") -> "Tensor":
-        """Return whether lower loss scales may still help: not after so many updates in a row that were left out."""
+        """Return whether lower loss scales may still help: not after so many skipped updates in a row."""
         if self._num_skipped is None:
             self._num_skipped = norm.new_zeros(())
         # In place, for a recorded step.
@@ -100,7 +100,7 @@ class GatheredUpdates:
         if self._max_norm > 0:
             optimizer.grad_scale = ((norm + CLIP_GUARD) / self._max_norm).clamp(min=1.0).float()
         if self._scaler.is_enabled():
-            # A loss that is no number makes gradients that are none, and those the scaler has counted.
+            # A loss that is not finite makes gradients that are not, which the scaler has counted.
             self._scaler.step(optimizer)
             return
         optimizer.found_inf = (~finite).float()
@@ -115,11 +115,12 @@ class GatheredUpdates:
 
 
 class UpdatesInBackward:
-    """Each weight is updated by a hook of the backward pass, and its gradient freed before the next one is made.
+    """A hook of the backward pass updates each weight, and frees its gradient before the next one is made.
 
-    The memory of all gradients is saved, and with it all that needs them together: accumulation, a global norm, a loss
-    scale. Weights in bf16 are updated in fp32, one tensor at a time, and rounded at random (`stochastically_rounded`).
-    The way is that of fused or "in-backward" optimizers, such as Lv et al. 2023 (LOMO, arXiv 2306.09782, section 3).
+    This saves the memory of all gradients, and excludes whatever needs them together: accumulation, a global norm, a
+    loss scale. Weights in bf16 are updated in fp32, one tensor at a time, and rounded stochastically
+    (`stochastically_rounded`). Like fused or "in-backward" optimizers, such as Lv et al. 2023 (LOMO, arXiv 2306.09782,
+    section 3).
     """
 
     def __init__(self, config: TrainingConfig, optimizer: "Optimizer", seed: int) -> None:
@@ -135,21 +136,21 @@ class UpdatesInBackward:
                 number += 1
 
     def backward(self, total: "Tensor", step: int) -> None:
-        """Update every weight that the loss reaches; none when the loss is no finite number. Waits for the device."""
+        """Update every weight that the loss depends on; none if the loss is not finite. Waits for the device."""
         self._step, self._finite = step, total.detach().isfinite()
         if bool(self._finite):
             total.backward()
 
     def apply(self, total: "Tensor") -> "Tensor":
-        """Return whether loss and all gradients were finite; weights whose gradient was not are as they were."""
+        """Return whether loss and all gradients were finite; weights whose gradient was not are unchanged."""
         assert self._finite is not None, "backward comes first"
         return self._finite
 
     def clear(self) -> None:
-        """Do nothing: the gradients are gone."""
+        """Do nothing: the gradients are already freed."""
 
     def close(self) -> None:
-        """Take the hooks off: through one, a weight holds the optimizer and all others, and is never collected."""
+        """Remove the hooks: through one, a weight refers to the optimizer and all others, and is never freed."""
         for hook in self._hooks:
             hook.remove()
 
@@ -164,7 +165,7 @@ class UpdatesInBackward:
             norm = torch.linalg.vector_norm(gradient, dtype=torch.float32)
             finite = norm.isfinite()
             self._finite = self._finite & finite
-            # In place, where a choice would have to wait for the device 880 times a step.
+            # In place, because a branch would wait for the device 880 times a step.
             torch.nan_to_num_(gradient, nan=0.0, posinf=0.0, neginf=0.0)
             if self._max_norm is not None:
                 gradient *= (self._max_norm / (norm + CLIP_GUARD)).clamp(max=1.0).nan_to_num(nan=0.0)

@@ -1,8 +1,8 @@
-"""What happens in the browser while the network is gone: what is pressed is sent when it is back, and the page says so.
+"""What the browser does without a network: clicks are sent when it is back, and the page says so.
 
-Gradio gives a click up that cannot be sent at once, and then loads the page anew. So requests that could not be sent
-are sent again for a minute. One whose answer was lost on the way would be done twice: each carries a number, and the
-server answers a number that it knows with what it answered before.
+Gradio drops a click that cannot be sent at once, and then reloads the page. So requests that could not be sent are
+retried for a minute. One whose answer was lost would be done twice: each has a number, and the server answers a number
+it knows with the earlier answer.
 """
 
 import asyncio
@@ -57,14 +57,14 @@ RECONNECT = """(() => {
 
 
 class Resent:
-    """ASGI middleware that answers a call which was sent again as it was answered the first time."""
+    """ASGI middleware that answers a retried call with the answer to the first."""
 
     def __init__(self, app: Callable[..., Any]) -> None:
         self._app = app
         self._known: dict[bytes, tuple[float, asyncio.Future[list[Message]]]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a call through once for each number it carries; everything else as it is."""
+        """Let a call through once for each number; everything else unchanged."""
         number = _number_of(scope)
         if number is None:
             await self._app(scope, receive, send)

@@ -1,8 +1,8 @@
-"""How many connections the server takes, and how long each may keep it waiting.
+"""Limits on the number of connections, and on how long each may keep the server waiting.
 
-Gradio starts uvicorn without limits: a thousand visitors who send half a header each use up the files that this
-process may open, and a training in the same process can then write nothing. Gradio takes no server of one's own, so
-its class is exchanged while it launches.
+Gradio starts uvicorn without limits: a thousand visitors who each send half a header use up the files that this process
+may open, and a training in the same process can then write nothing. Gradio accepts no custom server, so its class is
+replaced while it launches.
 """
 
 import asyncio
@@ -17,19 +17,19 @@ from gradio import http_server
 from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# What a process may have open: most systems allow more than the 1,024 that a shell begins with.
+# Open files allowed: most systems permit more than a shell's default of 1,024.
 WANTED_FILES = 8192
 MAX_CONNECTIONS = 1000
-# So many are accepted at once, before the first of them can be counted.
+# This many are accepted at once, before the first of them can be counted.
 BACKLOG = 128
 CHECK_S = 2.0
 HEADER_S = 20.0
-# A body has this long, and then as long as it would take at this pace.
+# A body gets this much time, plus what it would take at this pace.
 BODY_S = 30.0
 BODY_BYTES_PER_S = 2048
-# A body of which nothing came for so long makes room for others where there is none.
+# A body that stopped arriving for this long makes room for others if there is none.
 SILENT_BODY_S = 5.0
-# A visitor who reads nothing of an answer: a download that a person pauses may rest for a while.
+# For a visitor who reads nothing of an answer: a paused download may rest for a while.
 UNREAD_S = 300.0
 UNAVAILABLE = (
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 38\r\n\r\n"
@@ -57,20 +57,20 @@ def allow_more_files() -> int:
 
 
 def most_connections(num_files: int) -> int:
-    """Return how many connections leave enough of these files to trainings, uploads and downloads."""
+    """Return how many connections leave enough open files to trainings, uploads and downloads."""
     return max(min(MAX_CONNECTIONS, num_files // 2), 8)
 
 
 @contextlib.contextmanager
 def bounded_server() -> Iterator[None]:
-    """Have what Gradio launches in this block keep to the limits of this module."""
+    """Have servers that Gradio launches in this block apply the limits of this module."""
     allowed = most_connections(allow_more_files())
 
     class BoundedServer(http_server.Server):
         def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
             config.http, config.ws, config.backlog = BoundedProtocol, "none", BACKLOG
             config.limit_concurrency = allowed
-            # An address that a proxy names is believed where the login decides so, and nowhere else.
+            # A proxy's address for the visitor is trusted only where the login decides so.
             config.proxy_headers = False
             super().__init__(config, *args, **kwargs)
 
@@ -87,11 +87,10 @@ def bounded_server() -> Iterator[None]:
 
 
 class BoundedProtocol(H11Protocol):
-    """One connection: closed when its request does not come, when its answer is not read, and when it is one too many.
+    """One connection: closed if its request does not arrive, if its answer is not read, and if it is one too many.
 
-    `limit_concurrency` is the most that may be open. Where that many are, the one that has waited longest for a
-    request makes room, else one whose body has stopped coming; where all of them are being answered, the new one is
-    refused.
+    `limit_concurrency` is the maximum that may be open. At the maximum, the one that has waited longest for a request
+    makes room, else one whose body has stopped arriving; if all of them are being answered, the new one is refused.
     """
 
     _check: asyncio.TimerHandle | None = None
@@ -101,7 +100,7 @@ class BoundedProtocol(H11Protocol):
     _unread_bytes, _unread_since_s = 0, 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection, or refuse it where there are too many."""
+        """Accept the connection, or refuse it if there are too many."""
         limit, self.limit_concurrency = self.limit_concurrency, None
         self._began_s = self._heard_s = time.monotonic()
         if limit is not None and len(self.connections) >= limit and not self._makes_room():
@@ -120,7 +119,7 @@ class BoundedProtocol(H11Protocol):
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what was sent, and note how much of a body that was."""
+        """Take received data, and record how much of a body it was."""
         if self.flow is None:
             return
         self._heard_s = time.monotonic()
@@ -129,16 +128,16 @@ class BoundedProtocol(H11Protocol):
         super().data_received(data)
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request."""
+        """Start waiting for the next request."""
         self._began_s, self._paused_s, self._body_bytes = time.monotonic(), 0.0, 0
         super().on_response_complete()
 
     def is_waiting(self) -> bool:
-        """Return whether no whole header of a request has come that is still to be answered."""
+        """Return whether no complete header of an unanswered request has arrived."""
         return self.conn.their_state is h11.IDLE and (self.cycle is None or self.cycle.response_complete)
 
     def is_silent(self) -> bool:
-        """Return whether the body of a request has stopped coming, though the app would take more of it."""
+        """Return whether the body of a request has stopped arriving, though the app would take more of it."""
         is_late = time.monotonic() - self._heard_s > SILENT_BODY_S
         return is_late and self.conn.their_state is h11.SEND_BODY and not self.flow.read_paused
 
@@ -153,13 +152,13 @@ class BoundedProtocol(H11Protocol):
         return True
 
     def _check_progress(self) -> None:
-        """Close the connection when its sender, or its reader, has taken too long."""
+        """Close the connection if its sender, or its reader, has taken too long."""
         now_s = time.monotonic()
         if self.flow.read_paused:
             self._paused_s += CHECK_S
         waited_s = now_s - self._began_s - self._paused_s
         if self.is_waiting() and waited_s > HEADER_S:
-            # A browser may hold a connection ready without sending anything: that one is closed without an answer.
+            # A browser may keep a connection ready without sending anything: it is closed without an answer.
             self._end(TIMED_OUT if self.conn.trailing_data[0] else b"")
         elif self.conn.their_state is h11.SEND_BODY and waited_s > self._body_time_s():
             self._end(b"" if self.cycle.response_started else TIMED_OUT)
@@ -169,7 +168,7 @@ class BoundedProtocol(H11Protocol):
             self._check = self.loop.call_later(CHECK_S, self._check_progress)
 
     def _body_time_s(self) -> float:
-        """Return how long the request that is coming in may take; what comes after its answer is of no use."""
+        """Return how long the arriving request may take; what arrives after its answer is useless."""
         if self.cycle.response_complete:
             return HEADER_S
         return HEADER_S + BODY_S + self._body_bytes / BODY_BYTES_PER_S
@@ -189,7 +188,7 @@ class BoundedProtocol(H11Protocol):
 
 
 class RateLimit(logging.Filter):
-    """Passes few messages of a kind a minute: what any visitor can cause must not fill a disk."""
+    """Passes few messages of a kind per minute: what any visitor can cause must not fill a disk."""
 
     def __init__(self) -> None:
         super().__init__()

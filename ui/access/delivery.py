@@ -19,7 +19,7 @@ from ui.access.first_scripts import FIRST_SCRIPTS
 from ui.answers import Message, Receive, Scope, Send
 
 HASHED = b"public, max-age=31536000, immutable"
-# Fonts and the like have no hash in their names.
+# Fonts and similar files have no hash in their names.
 UNHASHED = b"public, max-age=86400"
 ASSETS = Path(gradio.__file__).parent / "templates" / "frontend" / "assets"
 # One for the page, one for its login, and those of a page that was open before.
@@ -45,7 +45,7 @@ class Delivery:
         self._making = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the page packed and its files with how long they may be kept; everything else as it is."""
+        """Send the page compressed and its files with cache headers; everything else unchanged."""
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
             await self._app(scope, receive, send)
         elif scope["path"] == "/" and scope["method"] == "GET":
@@ -116,7 +116,7 @@ def _without(headers: Iterable[tuple[bytes, bytes]], *names: bytes) -> list[tupl
 
 
 class _Packing:
-    """Holds back the page's HTML until it is whole, adds what has to run first, and packs it."""
+    """Buffers the page's HTML until it is complete, adds the first scripts, and compresses it."""
 
     def __init__(self, scope: Scope, send: Send, whole: Callable[[bytes], Awaitable[Whole]]) -> None:
         self._accepted, self._send, self._whole = _accepted(scope), send, whole

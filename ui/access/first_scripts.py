@@ -1,8 +1,8 @@
-"""What runs in the browser before Gradio's own scripts: the page's language, and what its components lack."""
+"""What runs in the browser before Gradio's own scripts: the page's language, and fixes for its components."""
 
 from ui.access.connection import RECONNECT
 
-# Gradio translates its own texts into the browser's language, beside ours, which are English.
+# Gradio translates its own texts into the browser's language, but ours are English.
 ENGLISH = """for (const [name, value] of [['language', 'en'], ['languages', ['en']]]) {
   Object.defineProperty(navigator, name, {value, configurable: true});
 }"""

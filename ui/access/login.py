@@ -1,6 +1,6 @@
-"""The page that asks for user and password, and how long a wrong answer takes.
+"""The login page, and the delay after a wrong answer.
 
-Gradio's own page would tell the names of runs and models before the login.
+Gradio's own page would reveal the names of runs and models before the login.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from ui.answers import Message, Receive, Refused, Scope, Send
 MAX_BODY_BYTES = 16 * 1024
 BODY_S = 10.0
 FAILED_LOGIN_S = 1.0
-# Per address; more attempts at once are asked to wait.
+# Per address; more concurrent attempts are refused.
 MAX_WAITING = 8
 
 _PAGE = """<!doctype html>
@@ -50,12 +50,12 @@ form.addEventListener("submit", async (event) => {{
 
 
 def login_page(note: str | None) -> bytes:
-    """Return the page as UTF-8, with a sentence about where the password is."""
+    """Return the page as UTF-8, with a sentence on where to find the password."""
     return _PAGE.format(note=escape(note or "")).encode()
 
 
 async def small_body(receive: Receive) -> Receive:
-    """Read a form of user and password, and return what hands it on; raises Refused for a large or a slow one."""
+    """Read a login form, and return a function that passes it on; raises Refused for a large or a slow one."""
     body = b""
     try:
         async with asyncio.timeout(BODY_S):
@@ -86,10 +86,10 @@ class _Turns:
 
 @dataclass
 class Logins:
-    """Answers the logins of one address one after the other, a second after each wrong one.
+    """Answers the logins of one address one after the other, one second after each wrong one.
 
-    Whom a proxy names as the sender is believed on a Space, and behind the link's tunnel, whose end is this machine:
-    there all visitors come from one address.
+    The address given by a proxy is trusted on a Space, and behind the link's tunnel, whose end is this machine: there
+    all visitors come from one address.
     """
 
     on_space: bool = False
@@ -98,7 +98,7 @@ class Logins:
 
     @contextlib.asynccontextmanager
     async def turn(self, scope: Scope) -> AsyncIterator[None]:
-        """Wait until earlier logins of the same address are answered; raises Refused when too many wait already."""
+        """Wait until earlier logins of the same address are answered; raises Refused if too many are waiting."""
         address = self.address_of(scope)
         turns = self._turns.setdefault(address, _Turns())
         if turns.num_waiting >= MAX_WAITING:
@@ -113,7 +113,7 @@ class Logins:
                 self._turns.pop(address, None)
 
     def slowed(self, send: Send) -> Send:
-        """Return what sends an answer, a second later when it says that the login was wrong."""
+        """Return a send function that delays the answer to a wrong login by a second."""
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] >= 400:
@@ -123,7 +123,7 @@ class Logins:
         return sent
 
     def address_of(self, scope: Scope) -> str:
-        """Return who asks: an IPv4 address, or the network of an IPv6 one, which one visitor has as a whole."""
+        """Return the visitor's address: an IPv4 address, or the network of an IPv6 one, which one visitor has whole."""
         peer = _address((scope.get("client") or ("",))[0])
         is_proxy = self.on_space or (self.behind_tunnel and peer is not None and peer.is_loopback)
         named = _named_by_proxy(scope["headers"]) if is_proxy else None
@@ -134,7 +134,7 @@ class Logins:
 
 
 def _named_by_proxy(headers: Iterable[tuple[bytes, bytes]]) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the last public address that proxies noted: what stands before it a visitor may have made up."""
+    """Return the last public address that proxies noted: a visitor may have invented those before it."""
     noted = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1")
     found = [_address(text.strip()) for text in reversed(noted.split(","))]
     return next((address for address in found if address is not None and address.is_global), None)

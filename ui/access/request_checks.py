@@ -1,7 +1,7 @@
-"""The guard before the page: which hosts, origins, routes and uploads pass, and who has to log in.
+"""The checks before the page: which hosts, origins, routes and uploads are allowed, and who must log in.
 
-Gradio answers to any `Host` name, takes posts from any web page, keeps the files of aborted uploads, and knows a limit
-per file but none for a request or for the disk. This middleware stands before it.
+Gradio answers to any `Host` name, accepts posts from any web page, keeps the files of aborted uploads, and has a limit
+per file but none for a request or for the disk. This middleware runs before it.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ UNUSED_AFTER_S = 3600
 
 API = "/gradio_api"
 UPLOAD, LOGIN, LOGOUT, FILE = f"{API}/upload", "/login", "/logout", f"{API}/file="
-# What the page and its clients ask for; everything else that Gradio would answer to is not found here.
+# What the page and its clients use; everything else that Gradio would answer to is not found here.
 BEFORE_LOGIN = (
     "/", LOGOUT, "/favicon.ico", "/robots.txt", "/theme.css", f"{API}/theme.css", f"{API}/app_id",
     f"{API}/startup-events", "/manifest.json", "/pwa_icon",
@@ -52,14 +52,14 @@ HEADERS = [
     (b"referrer-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
-# A file is shown as a picture or saved; access by itself it runs nothing, and no browser keeps it.
+# A file is shown as an image or saved; opened by itself it runs nothing, and browsers do not cache it.
 UNKEPT = (b"cache-control", b"private, no-store")
 FILE_HEADERS = [(b"content-security-policy", b"default-src 'none'"), UNKEPT]
 
 
 @dataclass(frozen=True)
 class KnownHosts:
-    """The names the page answers to: a name, `*.` and a name's end, or, with `any_address`, every IP address."""
+    """The names the page answers to: a name, `*.` and the end of a name, or, with `any_address`, every IP address."""
 
     names: tuple[str, ...] = ("localhost",)
     any_address: bool = False
@@ -90,7 +90,7 @@ def known_hosts(
     public = not _is_loopback(host)
     if public:
         own += [socket.gethostname().lower()] + ([host.lower()] if not _is_address(host) else [])
-    # Whoever can make up a name under these ends is their operator; the rest of the world cannot point one at us.
+    # Names under these suffixes belong to their operators; nobody else can point one at us.
     own += ["*.gradio.live"] * share + ["*.hf.space"] * on_space
     framed_by = ("https://huggingface.co", "https://*.hf.space") if on_space else ()
     framed_by += ("https://colab.research.google.com", "https://*.googleusercontent.com") if on_colab else ()
@@ -121,7 +121,7 @@ def _is_loopback(host: str) -> bool:
 
 @dataclass
 class Uploads:
-    """What came in and was not taken up yet, in Gradio's folder: how much it is, and what of it are orphans."""
+    """Uploads in Gradio's folder that were not used yet: their size, and which of them are orphans."""
 
     folder: Path
     max_kept_bytes: int = MAX_KEPT_BYTES
@@ -129,15 +129,15 @@ class Uploads:
     max_files: int = MAX_FILES
     silence_s: float = SILENCE_S
     under_way: dict[object, float] = field(default_factory=dict)
-    # Measuring the folder at every piece would be slow: what came since is added to the last measure.
+    # Measuring the folder for every piece would be slow: what arrived since is added to the last measurement.
     _measured_bytes: int = field(default=0, init=False)
 
     def kept_bytes(self, known: Iterable[str]) -> int:
-        """Return the size of the uploads: files still coming in, and the `known` whole ones."""
+        """Return the size of the uploads: files still arriving, and the `known` complete ones."""
         return sum(map(_size_of, [*self._coming_in(), *map(Path, known)]))
 
     def has_room(self, known: Iterable[str], came_bytes: int, to_come_bytes: int, *, measure: bool = False) -> bool:
-        """Return whether the next piece of an upload, and what it said is still to come, fits the disk's share."""
+        """Return whether the next piece of an upload, and its declared rest, fits the share of the disk."""
         expected_bytes = self._measured_bytes + came_bytes + to_come_bytes
         if measure or expected_bytes > self.max_kept_bytes:
             self._measured_bytes = self.kept_bytes(known)
@@ -145,7 +145,7 @@ class Uploads:
         return self._measured_bytes + to_come_bytes <= self.max_kept_bytes
 
     def sweep(self, known: set[str]) -> None:
-        """Remove what no upload under way can have begun, and whole files that nothing took up for an hour."""
+        """Remove what belongs to no current upload, and complete files that nothing used for an hour."""
         begun_s = min(self.under_way.values(), default=time.time() + 1)
         for path in self._coming_in():
             if _changed_s(path) < begun_s:
@@ -158,7 +158,7 @@ class Uploads:
                 known.discard(name)
 
     def _coming_in(self) -> list[Path]:
-        # Gradio names a file after its content once it is whole; until then it has a temporary name.
+        # Gradio names a complete file after its content; until then it has a temporary name.
         return [path for path in self.folder.glob("tmp*") if path.is_file()]
 
 
@@ -186,7 +186,7 @@ class RequestChecks:
         self._app, self._hosts, self._uploads, self._logins = app, hosts, uploads, logins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it with the reason why not."""
+        """Let a request through, or answer it with the reason for refusing it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -215,7 +215,7 @@ class RequestChecks:
             await answer(send, refused.status, refused.sentence.encode(), b"text/plain")
 
     def _checked(self, scope: Scope) -> str:
-        """Return what kind of request this is; raises Refused when it may not pass."""
+        """Return what kind of request this is; raises Refused if it is not allowed."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
         if not self._hosts.knows(host):
@@ -230,7 +230,7 @@ class RequestChecks:
             raise Refused(403, "Requests from other web pages are refused.")
         if kind in ("private", "upload", "call") and not _is_logged_in(scope):
             raise Refused(401, "Log in first.")
-        # A form of another page can send these without asking first.
+        # A form on another site can send these without a preflight request.
         sent_as = headers.get("content-type", "").split(";")[0].strip().lower()
         wanted = {"upload": ("multipart/form-data",), "call": ("application/json",)}.get(kind, (sent_as,))
         if sent_as not in wanted:
@@ -240,7 +240,7 @@ class RequestChecks:
     def _with_headers(self, path: str, send: Send) -> Send:
         frames = " ".join(("'self'", *self._hosts.framed_by)).encode()
         more = FILE_HEADERS if path.startswith(FILE) else [(b"content-security-policy", b"frame-ancestors " + frames)]
-        # What only some may see is not kept by browsers and proxies for others.
+        # What only some may see must not be cached by browsers and proxies.
         if path in ("/", LOGOUT, *AFTER_LOGIN) or path.startswith(UNDER_AFTER_LOGIN):
             more = [*more, UNKEPT]
 
@@ -254,7 +254,7 @@ class RequestChecks:
         return sent
 
     async def _logout(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """End the caller's session alone; Gradio would end those of everybody who knows the same password."""
+        """End only the caller's session; Gradio would end those of everybody with the same password."""
         for token in _tokens(scope):
             scope["app"].tokens.pop(token, None)
         await self._app({**scope, "query_string": b"all_session=false"}, receive, send)
@@ -272,14 +272,14 @@ class RequestChecks:
             uploads.sweep(known)
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send, body: "_CallBody | _UploadBody") -> None:
-        """Hand the request on until its body breaks a limit; what the app says then is not sent."""
+        """Pass the request on until its body breaks a limit; the app's answer after that is not sent."""
         from starlette.requests import ClientDisconnect
 
         async def unless_refused(message: Message) -> None:
             if body.refused is None:
                 await send(message)
 
-        # Who left gets no answer; a body that broke a limit looks to the app as if its sender had left.
+        # A visitor who left gets no answer; a body that broke a limit looks to the app as if its sender had left.
         with contextlib.suppress(ClientDisconnect):
             await self._app(scope, body.receive, unless_refused)
         if body.refused is not None:
@@ -288,14 +288,14 @@ class RequestChecks:
 
 
 def _kind(method: str, path: str) -> str:
-    """Return what is asked for; raises Refused for what the page never asks for."""
+    """Return the kind of the route; raises Refused for routes that the page never uses."""
     if method == "POST":
         if path in (UPLOAD, LOGIN):
             return "upload" if path == UPLOAD else "login"
         if path in CALLS or path.startswith(UNDER_CALLS):
             return "call"
     elif method in ("GET", "HEAD"):
-        # Gradio would fetch any address on request.
+        # Gradio would fetch any URL on request.
         if path.startswith(FILE) and not path[len(FILE) :].lstrip("/").lower().startswith(("http:", "https:")):
             return "private"
         if path in BEFORE_LOGIN or path.startswith(UNDER_BEFORE_LOGIN):
@@ -311,7 +311,7 @@ def _is_logged_in(scope: Scope) -> bool:
 
 
 def _tokens(scope: Scope) -> list[str | None]:
-    """Return what the caller's cookies give as the token of a session, over https and without."""
+    """Return the session tokens in the caller's cookies, over https and without."""
     from starlette.requests import cookie_parser
 
     header = b"; ".join(value for name, value in scope["headers"] if name == b"cookie").decode("latin-1")
@@ -320,7 +320,7 @@ def _tokens(scope: Scope) -> list[str | None]:
 
 
 def _forget_read_answer(scope: Scope) -> None:
-    """Let go of the answer of a call once a program has read it; the page reads those of its session elsewhere."""
+    """Drop the answer of a call once a program has read it; the page reads its session's answers elsewhere."""
     event = scope["path"].rstrip("/").rpartition("/")[2]
     if scope["method"] == "GET" and scope["path"].startswith(UNDER_CALLS) and EVENT.fullmatch(event):
         forget_answer(scope["app"].get_blocks(), event)
@@ -351,7 +351,7 @@ class _UploadBody:
     ) -> None:
         self._receive, self._uploads, self._known = receive, uploads, known
         given = dict(headers)
-        # A body that tells its size is refused before any of it is written.
+        # A body that declares its size is refused before any of it is written.
         self._declared_bytes = int(given.get(b"content-length", b"0") or 0)
         self._mark = b"--" + given.get(b"content-type", b"").partition(b"boundary=")[2].strip(b'" ')
         self._num_bytes = self._num_marks = 0
@@ -382,7 +382,7 @@ class _UploadBody:
         self._num_bytes += len(chunk)
         joined = self._tail + chunk
         self._num_marks += joined.count(self._mark)
-        # A mark that the chunk's end cuts in two is counted with the next chunk; a whole one only once.
+        # A boundary that is split by the chunk's end is counted with the next chunk; a whole one only once.
         self._tail = b"" if joined.endswith(self._mark) else joined[max(len(joined) - len(self._mark) + 1, 0) :]
 
     def _broken_limit(self, came_bytes: int) -> Refused | None:

@@ -1,7 +1,7 @@
-"""What Gradio stores of each visit, and its removal.
+"""What Gradio stores for each visit, and its removal.
 
-It copies the settings of every component for each session, about 0.75 MB, and counts a call that names no session as
-one of its own: a script that asks for a run's status every five seconds would cost half a gigabyte an hour.
+It copies the settings of every component for each session, about 0.75 MB, and treats a call without a session as one of
+its own: a script that asks for a run's status every five seconds would cost half a gigabyte an hour.
 """
 
 from collections import OrderedDict
@@ -9,14 +9,14 @@ from typing import Any
 
 from gradio import Blocks
 
-# Tabs and clients whose state is kept; of more, the one that was longest silent begins again as a fresh one.
+# Tabs and clients whose state is kept; beyond this, the one silent for longest starts anew.
 MAX_SESSIONS = 100
-# Sessions whose answers are kept until they are asked for.
+# Sessions whose answers are kept until they are read.
 MAX_UNREAD = 500
 
 
 class RecentlyUsed(OrderedDict[str, Any]):
-    """The answers that wait for each session; of too many, those go that nobody asked about for longest."""
+    """The unread answers of each session; if there are too many, those least recently asked for are dropped."""
 
     def __setitem__(self, session: str, answers: Any) -> None:
         super().__setitem__(session, answers)
@@ -38,18 +38,18 @@ class RecentlyUsed(OrderedDict[str, Any]):
 
 
 def bound_answers(page: Blocks) -> None:
-    """Have the answers that nobody reads bounded; to be called before the page is opened."""
+    """Limit unread answers; call it before the page is opened."""
     page._queue.pending_messages_per_session = RecentlyUsed()  # type: ignore[assignment]
 
 
 def forget_state(page: Blocks, session: str) -> None:
-    """Drop what was kept of the components for a call that named no session; its answer stays until it is read."""
+    """Drop the components' state of a call without a session; its answer stays until it is read."""
     page.state_holder.session_data.pop(session, None)
     page.state_holder.time_last_used.pop(session, None)
 
 
 def bound_numbers(page: Blocks) -> None:
-    """Drop the numbers of calls whose answers are gone, which Gradio keeps for every session there ever was."""
+    """Drop the numbers of calls whose answers are gone, which Gradio keeps for every session."""
     unread, pending = page._queue.pending_messages_per_session, page._queue.pending_event_ids_session
     if len(pending) > 2 * MAX_UNREAD:
         for gone in [one for one in pending if one not in unread]:
@@ -57,7 +57,7 @@ def bound_numbers(page: Blocks) -> None:
 
 
 def forget_answer(page: Blocks, event: str) -> None:
-    """Drop what is left of a call that named no session, once its last answer was read."""
+    """Drop what is left of a call without a session, once its last answer was read."""
     if page._queue.pending_event_ids_session.get(event):
         return
     page._queue.pending_messages_per_session.pop(event, None)

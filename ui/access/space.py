@@ -1,4 +1,4 @@
-"""What is different on a Space: who may train there, on what, and what it costs."""
+"""What is different on a Space: who may train there, on which hardware, and what it costs."""
 
 from html import escape
 from urllib.parse import quote
@@ -8,14 +8,14 @@ from dreambooth.errors import DreamBoothError
 
 HUB = "https://huggingface.co"
 PRICES = "https://huggingface.co/pricing#spaces"
-# docs/space.md has the table these are from, with its date.
+# From the table in docs/space.md, with its date.
 CHEAPEST = "T4 small, about $0.40 an hour in mid-2026"
 
 
 def training_refusal(
     space_id: str, *, has_login: bool, zero_gpu: bool = False, hub: str = HUB
 ) -> DreamBoothError | None:
-    """Return why nobody may train here, or None: on a public Space it takes a login, on ZeroGPU nothing helps."""
+    """Return why nobody may train here, or None: a public Space needs a login, ZeroGPU cannot train at all."""
     if space_id and zero_gpu:
         return DreamBoothError(
             "Training is off: this Space runs on ZeroGPU.",
@@ -44,7 +44,7 @@ def is_public(space_id: str, hub: str = HUB) -> bool:
 
 
 def space_notice(settings: Settings) -> str:
-    """Return what its visitor should know of this Space's hardware and its price, as HTML; nothing elsewhere."""
+    """Return what visitors should know of this Space's hardware and its price, as HTML; empty elsewhere."""
     if not settings.space_id:
         return ""
     space = f"{HUB}/spaces/{quote(settings.space_id)}"

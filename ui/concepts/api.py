@@ -1,4 +1,4 @@
-"""The first tab for programs: photos, squares, words, concepts and class images, in plain values."""
+"""The first tab for programs: photos, crops, prompts, concepts and class images, in plain values."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from ui.concepts.photos import ACTS
 
 
 def publish(services: Services, handlers: Handlers) -> None:
-    """Give programs what the tab's buttons do."""
+    """Give programs the functions of the tab's buttons."""
 
     def there(photo_set: str) -> PhotoSet:
         kept = handlers.photos.set_of(photo_set)
@@ -27,12 +27,12 @@ def publish(services: Services, handlers: Handlers) -> None:
         return kept
 
     def list_photo_sets() -> list[dict[str, Any]]:
-        """Return every photo set, the one last touched first."""
+        """Return every photo set, the most recently changed first."""
         return [{"photo_set": one.name, "photos": len(one.photos()), **vars(one.words())} for one in
                 photo_sets(services.workspace)]  # fmt: skip
 
     def check_photos(photo_set: str, resolution: int = 512) -> list[dict[str, Any]]:
-        """Return the photos of a set with their squares, captions, and what is found of each as it is trained."""
+        """Return the photos of a set with their crops, captions and findings."""
         kept = there(photo_set)
         photos = kept.contents()
         found = kept.findings(max(16, min(int(resolution), 2048)), photos)
@@ -49,19 +49,19 @@ def publish(services: Services, handlers: Handlers) -> None:
         ]
 
     def add_folder(folder: str, photo_set: str = "") -> dict[str, Any]:
-        """Take a folder's photos into a set, a new one without a name or with the sample's; on a local page only."""
+        """Add a folder's photos to a set, to a new one without a name or with the sample's; on a local page only."""
         source, kept = handlers.photos.local_folder(folder), handlers.photos.target_of(photo_set)
         lines = kept.add_folder(source)
         return {"photo_set": kept.name, "told": [sentence for _, sentence in lines]}
 
     def set_focus(photo_set: str, photo: str, x: float, y: float, zoom: float = 1.0) -> dict[str, float]:
-        """Choose the square that is trained: its centre in 0..1 of width and height, and how close it is."""
+        """Choose a photo's crop for training: its centre in 0..1 of width and height, and its zoom."""
         kept = there(photo_set)
         kept.keep_focus(photo, Focus(x, y, zoom))
         return dict(vars(kept.focus(photo)))
 
     def change_photo(photo_set: str, photo: str, act: str) -> str:
-        """Do one of `remove`, `restore`, `turn`, `brighten` and `refocus` (guess the square again) with a photo."""
+        """Apply `remove`, `restore`, `turn`, `brighten` or `refocus` (propose the crop again) to a photo."""
         if act not in ACTS:
             raise PhotoError("That is not an action for a photo.", "", f"Use one of {', '.join(ACTS)}.")
         return handlers.photos.change(there(photo_set), photo, act)[0][1]
@@ -70,7 +70,7 @@ def publish(services: Services, handlers: Handlers) -> None:
         photo_set: str, kind: str = "", identifier: str = "", class_word: str = "", instance_prompt: str = "",
         class_prompt: str = "", base: str = STARTER,
     ) -> dict[str, str]:  # fmt: skip
-        """Name the subject of a set; prompts left out are made of identifier and class word."""
+        """Name the subject of a set; prompts that are not given are made from identifier and class word."""
         kept = there(photo_set)
         old = kept.words()
         if kind and kind not in KINDS:
@@ -91,15 +91,15 @@ def publish(services: Services, handlers: Handlers) -> None:
         return dict(vars(words))
 
     def check_identifier(identifier: str, class_word: str = "", base: str = STARTER) -> dict[str, Any]:
-        """Return whether a word will do as an identifier in a base, and why."""
+        """Return whether a word is suitable as an identifier for a base, and why."""
         return dict(vars(handlers.judge(identifier, class_word, base)))
 
     def propose_identifier(class_word: str = "", base: str = STARTER) -> str:
-        """Return a short word that means nothing in a base and names no other set."""
+        """Return a short word that has no meaning in a base and names no other set."""
         return handlers.propose_identifier("", class_word, base)
 
     def train_together(photo_sets: list[str]) -> list[str]:
-        """Have these sets trained together, each as a concept; one name alone parts it from the others."""
+        """Train these sets together, each as a concept; a single name separates it from the others."""
         if not isinstance(photo_sets, list):
             raise PhotoError("Give the photo sets as a list of names.", "", "list_photo_sets lists them.")
         sets = [there(str(name)) for name in photo_sets]
@@ -116,7 +116,7 @@ def publish(services: Services, handlers: Handlers) -> None:
         return handlers.concepts_list(photo_set)
 
     def class_pictures(photo_set: str) -> dict[str, int]:
-        """Return how many class images of the user's own a set has, and how many were made for its words."""
+        """Return how many class images of the user's own a set has, and how many were generated for its prompt."""
         kept = there(photo_set)
         made = made_class_images(services.workspace, kept.words().class_prompt)
         return {"own": len(kept.class_pictures()), "made": len(made)}

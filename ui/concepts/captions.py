@@ -1,4 +1,4 @@
-"""All captions of a set at once: words replaced in each, and a prefix put before each."""
+"""All captions of a set at once: find and replace, and a prefix."""
 
 from collections.abc import Callable
 from typing import Any
@@ -45,13 +45,13 @@ def build() -> dict[str, Any]:
 
 
 class CaptionHandlers:
-    """What the fields do, as functions of values."""
+    """The fields' handlers, as functions of values."""
 
     def __init__(self, services: Services, photos: PhotoHandlers) -> None:
         self._services, self._photos = services, photos
 
     def edit(self, photo_set: str, find: str = "", replacement: str = "", prefix: str = "") -> int:
-        """Return how many captions of a set changed: by words that were replaced, or a prefix that was added."""
+        """Return how many captions of a set changed by find and replace, or by a prefix."""
         kept = self._photos.set_of(photo_set)
         usual = kept.words().instance_prompt
         return edit_captions(kept.photos(), usual, find=find or "", replacement=replacement or "", prefix=prefix or "")
@@ -65,7 +65,7 @@ class CaptionHandlers:
         return self._changed(photo_set, resolution, self.edit(photo_set, prefix=prefix) if photo_set else 0)
 
     def write(self, photo_set: str, on_photo: OnProgress = unwatched) -> int:
-        """Caption the photos of a set that have none; return how many those were."""
+        """Caption the photos of a set that have no caption; return how many."""
         self._services.check_training()
         kept = self._photos.set_of(photo_set)
         missing = [one.path for one in kept.contents() if not one.caption]
@@ -98,20 +98,20 @@ class CaptionHandlers:
 def functions_for_programs(
     captions: CaptionHandlers, there: Callable[[str], PhotoSet]
 ) -> tuple[Callable[..., str | int], ...]:
-    """Return what programs can do with captions; `there` raises DreamBoothError for a set that is not there."""
+    """Return the caption functions for programs; `there` raises DreamBoothError for a set that does not exist."""
 
     def set_caption(photo_set: str, photo: str, caption: str = "") -> str:
-        """Give a photo words of its own; empty, it has those for all photos."""
+        """Give a photo its own caption; if empty, it uses the instance prompt."""
         there(photo_set).keep_caption(photo, caption)
         return there(photo_set).caption(photo)
 
     def edit_captions(photo_set: str, find: str = "", replacement: str = "", prefix: str = "") -> int:
-        """Replace words in all captions of a set and put a prefix before each; return how many changed."""
+        """Replace text in all captions of a set and put a prefix before each; return how many changed."""
         there(photo_set)
         return captions.edit(photo_set, find, replacement, prefix)
 
     def write_captions(photo_set: str) -> int:
-        """Have a small model caption the photos that have no caption, and return how many; downloads it if need be."""
+        """Have a small model caption the photos without a caption, and return how many; downloads it if necessary."""
         there(photo_set)
         return captions.write(photo_set)
 

@@ -1,6 +1,6 @@
 """Photo cards with their findings, and the editor of a photo's crop.
 
-Pure HTML with its behaviour beside it. Names, findings and paths are escaped here.
+Plain HTML with its script. Names, findings and paths are escaped here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from urllib.parse import quote
 from dreambooth.data.findings import HARMLESS, Code, Finding
 from dreambooth.data.focus import MAX_ZOOM, Focus
 
-# What one click does about a finding, besides taking the photo out.
+# The one-click fix for a finding, besides removing the photo.
 FIXES: dict[Code, tuple[str, str]] = {
     "small": ("choose", "Adjust the crop"),
     "dark": ("brighten", "Brighten"),
@@ -112,7 +112,7 @@ def _button(act: str, file: str, label: str, spoken: str) -> str:
 
 
 def editor(file: str, preview: str, size: tuple[int, int], focus: Focus) -> str:
-    """Return the whole photo with its square on it, to be moved by hand or with the keyboard."""
+    """Return the whole photo with its crop on it, to be moved by mouse or keyboard."""
     left, top, right, bottom = focus.box(size)
     width, height = size
     place = (
@@ -133,7 +133,7 @@ def editor(file: str, preview: str, size: tuple[int, int], focus: Focus) -> str:
 
 
 def cut_view(view: str, sentence: str) -> str:
-    """Return the square of the chosen photo as it is trained."""
+    """Return the selected photo's crop as it is trained."""
     return (
         f"<figure class='db-cut'><img src='{served(view)}' alt='The chosen photo as it is trained'>"
         f"<figcaption>{escape(sentence)}</figcaption></figure>"
@@ -143,7 +143,7 @@ def cut_view(view: str, sentence: str) -> str:
 def set_report(
     num_photos: int, lines: Sequence[tuple[bool, str]], found: Mapping[str, Sequence[Finding]], kind: str
 ) -> str:
-    """Return what there is to say of all photos: how many, what to mend, what matters for this kind, what just came."""
+    """Return the summary of all photos: how many, what to fix, what matters for this kind, what was just added."""
     head = f"{num_photos} photo{'' if num_photos == 1 else 's'}" if num_photos else "No photos yet"
     bad = sum(any(one.code not in HARMLESS for one in findings) for findings in found.values())
     parts = [_of_the_number(num_photos), _of_the_faults(num_photos, bad)]
@@ -172,7 +172,7 @@ def _of_the_faults(num_photos: int, bad: int) -> str:
     return f"{bad} {'needs' if bad == 1 else 'need'} attention."
 
 
-# What the well-known notebook and its users say matters, by kind.
+# What matters for each kind, according to the well-known notebook and its users.
 PRACTICES = {
     "person": "People: close-ups and half figures, nobody else in them, different clothes and light in each photo.",
     "pet": "Pets: the whole animal and its face, no other animal, a different place in each photo.",

@@ -1,4 +1,4 @@
-"""What the first tab does beside photos, as functions of values: words, several concepts, class images, lists."""
+"""Handlers of the first tab besides photos, as functions of values: prompts, several concepts, class images, lists."""
 
 import contextlib
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from ui.generate.late_answers import answer_of
 
 MAX_SHOWN_CLASS_PICTURES = 60
 CLASS_PARTS = "class_views class_note class_remove"
-# One after the other, so that older words are never written over newer ones.
+# One after the other, so that older words never overwrite newer ones.
 KEEPING: dict[str, Any] = {
     "trigger_mode": "always_last", "concurrency_id": "keep_words", "concurrency_limit": 1, **QUIET,
 }  # fmt: skip
@@ -52,7 +52,7 @@ LINKS = {
 
 
 class Handlers:
-    """What the tab does; every public name is an event or a function of the API, those of photos in `photos`."""
+    """The tab's handlers; every public name is an event or a function of the API, those of photos in `photos`."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -61,7 +61,7 @@ class Handlers:
     # Words -----------------------------------------------------------------------------------------------------------
 
     def judge(self, identifier: str, class_word: str, base: str) -> Verdict:
-        """Return whether an identifier will do in a base."""
+        """Return whether an identifier is suitable for a base."""
         return judged(identifier, class_word, self._vocabulary(base))
 
     def _vocabulary(self, base: str) -> Vocabulary | None:
@@ -78,7 +78,7 @@ class Handlers:
         return verdict_html(self.judge(identifier, class_word, base), kind, identifier, class_word)
 
     def propose_identifier(self, identifier: str, class_word: str, base: str) -> str:
-        """Return a word that means nothing in the base and names no other set."""
+        """Return a word that has no meaning in the base and names no other set."""
         taken = [one.words().identifier for one in photo_sets(self._services.workspace)]
         vocabulary = self._vocabulary(base)
         return proposed([*taken, identifier], class_word, vocabulary)
@@ -90,7 +90,7 @@ class Handlers:
         word = self.propose_identifier(identifier, class_word, base)
         return answer_of(asdict(Words(kind_named(kind), word, class_word, *prompts_for(kind, word, class_word))))
 
-    # Those of photos that were taken in: words that were typed while the photos were on their way.
+    # For imported photos: words that were typed while the photos were uploading.
     @on("upload_photos.then", "photo_set words", api_name="keep_words_of_taken_0", **KEEPING)
     @on("take_folder.then", "photo_set words", api_name="keep_words_of_taken_1", **KEEPING)
     @on("words_typed.then", "photo_set words", api_name="keep_typed_words", **KEEPING)
@@ -110,13 +110,13 @@ class Handlers:
         self, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str,
         resolution: float,
     ) -> str:  # fmt: skip
-        """Keep the words, and return the report with what matters for photos of this kind."""
+        """Store the words, and return the report with what matters for photos of this kind."""
         self.keep_words(photo_set, kind, identifier, class_word, instance_prompt, class_prompt)
         parts = self.photos.parts(photo_set or "", [], resolution, None, kind=kind_named(kind))
         return str(parts["report"])
 
     def problems(self, photo_set: str, words: Words, base: str) -> list[FieldProblem]:
-        """Return all that is wrong with the words and photos of a set, each at its field."""
+        """Return everything that is wrong with the words and photos of a set, each at its field."""
         problems = []
         if not photo_set or not self.photos.set_of(photo_set).photos():
             problems.append(FieldProblem("photos", "drop at least one photo, better 3 to 5."))
@@ -146,7 +146,7 @@ class Handlers:
         self, marked: list[str], photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str,
         class_prompt: str, base: str,
     ) -> Answer:  # fmt: skip
-        """Go on to the training, or mark every field that has to be mended first."""
+        """Continue to the training, or mark every field that must be fixed first."""
         words = words_from(kind, identifier, class_word, instance_prompt, class_prompt)
         problems = self.problems(photo_set, words, base)
         updates = marks(NOTES, NOTES, problems, marked or [])
@@ -159,7 +159,7 @@ class Handlers:
 
     @on("add_concept.click", "photo_set base resolution", CONTENTS, api_name="one_more_concept", **OTHER_SET)
     def add_concept(self, photo_set: str, base: str, resolution: float) -> Answer:
-        """Begin one more concept that is trained together with this one."""
+        """Start one more concept that is trained together with this one."""
         if not photo_set or not self.photos.set_of(photo_set).photos():
             raise PhotoError("Start with the photos of the first concept.", "It has none yet.", "Drop some photos.")
         kept, new = self.photos.set_of(photo_set), self.photos.set_of(new_set_name())
@@ -212,7 +212,7 @@ class Handlers:
         trigger_mode="always_last", api_name="class_pictures_shown", **QUIET,
     )  # fmt: skip
     def class_pictures(self, photo_set: str, class_prompt: str) -> Answer:
-        """Return the class images there are, the user's own before those made for this prompt, and what they are."""
+        """Return the class images, the user's own before those generated for this prompt, and their description."""
         own = self.photos.set_of(photo_set).class_pictures() if photo_set else []
         pictures = own or made_class_images(self._services.workspace, class_prompt)
         copies = list(self._services.shown.copies(pictures[:MAX_SHOWN_CLASS_PICTURES]).values())
@@ -227,7 +227,7 @@ class Handlers:
     def concepts_list(self, photo_set: str) -> str:
         """Return the set and those trained with it as a `concepts_list.json`.
 
-        Folders are told whole only where the page is this machine's own; elsewhere from the data folder on.
+        Folders have full paths only if the page is this machine's own; otherwise they start at the data folder.
         """
         if not photo_set or not self.photos.set_of(photo_set).photos():
             raise PhotoError("There is nothing to export yet.", "The concept has no photos.", "Drop some photos.")
@@ -251,7 +251,7 @@ class Handlers:
 
     @on("listed.upload", "listed resolution", f"{CONTENTS} listed", api_name="list_taken", **OTHER_SET)
     def import_concepts(self, file: str | None, resolution: float) -> Answer:
-        """Take the concepts of a list in, with the photos of their folders."""
+        """Import the concepts of a list, with the photos of their folders."""
         if not file:
             return {"listed": None}
         try:
@@ -262,7 +262,7 @@ class Handlers:
         return {**self.photos.contents(names[0], resolution, lines), "listed": None}
 
     def take_concepts(self, concepts: Sequence[Concept]) -> tuple[list[str], list[Line]]:
-        """Make a photo set of each concept, trained together; all of their folders are looked at before."""
+        """Make a photo set of each concept, trained together; all of their folders are checked before."""
         if not concepts:
             raise PhotoError("That list names no concepts.", "", "Export one to see how it looks.")
         sources = [self._source(concept.instance_data_dir) for concept in concepts]
@@ -286,7 +286,7 @@ class Handlers:
         return [one.name for one in sets], [head, *lines]
 
     def _source(self, folder: str) -> "PhotoSet | Path":
-        """Return the set here that a list's folder means, else the folder of this machine."""
+        """Return the set here that a list's folder stands for, else the folder of this machine."""
         name = folder.replace("\\", "/").rstrip("/").rpartition("/")[2]
         with contextlib.suppress(DreamBoothError):
             known = self.photos.set_of(name)
@@ -308,7 +308,7 @@ class Handlers:
 
 
 def _problems_panel(problems: Sequence[FieldProblem]) -> str:
-    """Return what is wrong, beside the button that was pressed, with links to the fields above it."""
+    """Return the problems, beside the button that was pressed, with links to the fields above it."""
     items = []
     for problem in problems:
         place, label = LINKS[problem.field]
@@ -317,7 +317,7 @@ def _problems_panel(problems: Sequence[FieldProblem]) -> str:
 
 
 def class_pictures_text(num_own: int, num_all: int) -> str:
-    """Return what the class images shown are."""
+    """Return the description of the class images shown."""
     if num_own:
         text = f"{num_own} class images of your own; a training generates the missing ones."
     elif num_all:

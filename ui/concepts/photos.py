@@ -1,4 +1,4 @@
-"""Photo handlers of the first tab: import, preview, fix."""
+"""Photo handlers of the first tab: import, preview, edit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -28,21 +28,21 @@ from ui.concepts.words import sample_words, words_from
 from ui.events import Answer, on
 from ui.generate.late_answers import answer_of
 
-# What can be done with a photo.
+# The actions on a photo.
 ACTS = ("remove", "restore", "turn", "brighten", "refocus")
-# What shows the photos and the chosen one of them, and what shows a whole set.
+# The outputs that show the photos and the selected one, and those that show a whole set.
 PARTS = "report views chosen box editor cut caption remove mask_note use_found masked painter"
 MASK = "Has a mask, which says what of this photo is the subject; the rest counts by the background weight."
 NO_MASK = "No mask: with a background weight below 1 the base model finds the subject itself."
 CONTENTS = f"photo_set answer concepts earlier {PARTS}"
 SEEN = "photo_set chosen resolution"
 OTHER_SET: dict[str, Any] = {"fills": "said", "asks": True, **QUIET}
-# A second drop while the first is worked on waits its turn, and goes into the same new set.
+# A second drop during the first waits for it, and goes into the same new set.
 TAKING: dict[str, Any] = {"js": NAME_NEW_SET, "concurrency_id": "take_photos", "concurrency_limit": 1, "fills": "said"}
 
 
 class PhotoHandlers:
-    """What the tab does with the photos of a set, and what it shows of one."""
+    """The handlers for the photos of a set, and for the selected one."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -61,9 +61,9 @@ class PhotoHandlers:
         self, files: list[str] | None, photo_set: str, kind: str, identifier: str, class_word: str,
         instance_prompt: str, class_prompt: str, resolution: float, new_set: str = "",
     ) -> Answer:  # fmt: skip
-        """Take uploaded photos and zips in, upright and without metadata, and show them as they will be trained.
+        """Import uploaded photos and zips, upright and without metadata, and show them as they will be trained.
 
-        With no set open, or the sample's, they begin a set of their own: that of the name `new_set`, if one is given.
+        If no set is open, or the sample's, they start a new set: with the name `new_set` if one is given.
         """
         paths = [Path(file) for file in files or []]
         target = self.target_of(photo_set, new_set)
@@ -75,7 +75,7 @@ class PhotoHandlers:
         return {**self._taken(target, photo_set, words, lines, resolution), "files": None}
 
     def _painter(self, resolution: float) -> Callable[[Path, Focus], None]:
-        """Return what prepares the card of a photo that was taken in, as long as its picture is in memory."""
+        """Return a callback that prepares the card of an imported photo while its image is in memory."""
         side_px = _side(resolution)
 
         def paint(photo: Path, focus: Focus) -> None:
@@ -86,23 +86,23 @@ class PhotoHandlers:
         return paint
 
     def target_of(self, photo_set: str, new_set: str = "") -> PhotoSet:
-        """Return the set that photos go into: never the sample's, whose subject they do not show."""
+        """Return the set to which photos are added: never the sample's, because they show another subject."""
         opened = photo_set if photo_set != SAMPLE_SET else ""
         return self.set_of(opened or new_set or new_set_name())
 
     def drop_uploads(self, paths: Sequence[Path]) -> None:
-        """Remove uploads: the set holds its own copies, and what came, with all its metadata, is not kept."""
+        """Remove uploads: the set has its own copies, and the originals, with all their metadata, are not kept."""
         for path in paths:
             if path.resolve().is_relative_to(Path(get_upload_folder()).resolve()):
                 path.unlink(missing_ok=True)
 
     def _taken(self, target: PhotoSet, before: str, words: Words, lines: list[Line], resolution: float) -> Answer:
-        """Return what shows the set that photos went into, with its words where they are others than the page's."""
+        """Return the updates that show the set to which photos were added, with its words if they changed."""
         if not target.photos():
             opened = before if before and self.set_of(before).folder.is_dir() else ""
             parts = self.parts(opened, lines, resolution, None, kind=words.kind)
             return {"photo_set": opened, **parts, "answer": answer_of({})}
-        # The sample's words, left as they were, are none for other photos.
+        # The sample's words, left unchanged, do not fit other photos.
         of_sample = before == SAMPLE_SET and words == sample_words()
         words = target.words() if of_sample else words
         target.keep_words(words)
@@ -122,7 +122,7 @@ class PhotoHandlers:
         self, folder: str, photo_set: str, kind: str, identifier: str, class_word: str, instance_prompt: str,
         class_prompt: str, resolution: float, new_set: str = "",
     ) -> Answer:  # fmt: skip
-        """Take in the photos of a folder of this machine; only where the page is this machine's own."""
+        """Import the photos of a folder of this machine; only if the page is this machine's own."""
         target = self.target_of(photo_set, new_set)
         lines = target.add_folder(self.local_folder(folder), self._painter(resolution))
         words = words_from(kind, identifier, class_word, instance_prompt, class_prompt)
@@ -211,7 +211,7 @@ class PhotoHandlers:
         chosen: str | None,
         event: gr.EventData = None,  # type: ignore[assignment]
     ) -> Answer:
-        """Do what a card's button says."""
+        """Do what the clicked button of a card says."""
         asked = event_data(event)
         act, name = str(asked.get("act", "")), str(asked.get("photo", ""))
         if not photo_set or act not in ("choose", *ACTS):
@@ -233,7 +233,7 @@ class PhotoHandlers:
         chosen: str | None,
         event: gr.EventData = None,  # type: ignore[assignment]
     ) -> Any:
-        """Keep the caption that was typed under a photo; the cards stay as they are, somebody types on in them."""
+        """Store the caption typed under a photo; the cards are not updated, because somebody may be typing in them."""
         asked = event_data(event)
         if not photo_set or not {"photo", "caption"} <= set(asked):
             return gr.skip()
@@ -242,7 +242,7 @@ class PhotoHandlers:
         return caption if name == chosen else gr.skip()
 
     def change(self, kept: PhotoSet, name: str, act: str) -> list[Line]:
-        """Remove, restore, turn or lighten a photo, or guess its square again; returns what to say of it."""
+        """Remove, restore, turn or brighten a photo, or propose its crop again; return the message about it."""
         if act == "restore":
             kept.restore(name)
             return [(True, f"{kept.shown_name(name)} is back.")]
@@ -266,7 +266,7 @@ class PhotoHandlers:
         resolution: float,
         event: gr.EventData = None,  # type: ignore[assignment]
     ) -> Answer:
-        """Keep the square that was moved by hand, and show the cut that will be trained."""
+        """Store the crop that was moved by hand, and show it as it will be trained."""
         asked = event_data(event)
         if not photo_set or not {"photo", "x", "y", "zoom"} <= set(asked):
             return {}
@@ -304,7 +304,7 @@ class PhotoHandlers:
 
     @on("resolution.change", SEEN, PARTS, api_name="photo_views", **QUIET)
     def views(self, photo_set: str, chosen: str | None, resolution: float) -> Answer:
-        # Without photos nothing changes; and a page just opened, whose form got its edits back, has no set yet.
+        # Without photos nothing changes; and a newly opened page, with restored edits, has no set yet.
         return self.parts(photo_set, [], resolution, chosen, chosen) if photo_set else {}
 
     def _earlier(self, value: str) -> Any:
@@ -332,7 +332,7 @@ class PhotoHandlers:
 
     @on("page.load", "resolution", CONTENTS, api_name="newest_photos", **QUICK)
     def newest(self, resolution: float) -> Answer:
-        """Return what a freshly opened page shows: the photos last worked with."""
+        """Return what a newly opened page shows: the photos last worked on."""
         forget_all_removed(self._services.workspace.datasets_dir)
         sets = photo_sets(self._services.workspace)
         return self.contents(sets[0].name if sets else "", resolution)

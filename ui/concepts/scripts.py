@@ -1,6 +1,6 @@
-"""What the browser makes itself: prompts, as `prompts_for` makes them, and the name of a new photo set.
+"""What the browser computes itself: prompts, as `prompts_for` makes them, and the name of a new photo set.
 
-An answer from elsewhere comes when somebody has typed on, or dropped more.
+A server's answer might arrive when somebody has typed more, or dropped more files.
 """
 
 import json
@@ -26,10 +26,10 @@ _WORDS_LEFT = """(kind, identifier, class_word, instance_prompt) => {
 
 MAKE_PROMPTS = _MAKE.replace("PATTERNS", json.dumps(PROMPT_PATTERNS)).replace("USUAL", json.dumps(USUAL_PATTERN))
 KIND_CHOSEN = _KIND_CHOSEN.replace("CLASS_WORDS", json.dumps(DEFAULT_CLASS_WORDS)).replace("MAKE", MAKE_PROMPTS)
-# A paste with the mouse is no `input` to Gradio. Prompts that were edited by hand and have the words stay.
+# Gradio reports no `input` for a paste with the mouse. Prompts that were edited by hand and contain the words stay.
 WORDS_LEFT = _WORDS_LEFT.replace("MAKE", MAKE_PROMPTS)
 
-# Several drops before the first is answered go into one set: each has to know its name.
+# Several drops before the first answer go into one set: each must know its name.
 _NAME_NEW_SET = """(from, set, ...rest) => {
   const isNew = !set || set === SAMPLE;
   const made = () => 'photos-' + new Date().toISOString().slice(0, 19).replace(/[-:]/g, '').replace('T', '-') + '-'
@@ -38,7 +38,7 @@ _NAME_NEW_SET = """(from, set, ...rest) => {
   return [from, set, ...rest.slice(0, -1), name];
 }"""
 NAME_NEW_SET = _NAME_NEW_SET.replace("SAMPLE", json.dumps(SAMPLE_SET))
-# A photo without a caption of its own shows the prompt that it is trained with.
+# A photo without its own caption shows the prompt that it is trained with.
 SHOW_USUAL_CAPTION = """(prompt) => {
   document.querySelectorAll('.db-caption').forEach(field => { field.placeholder = prompt ?? ''; });
 }"""

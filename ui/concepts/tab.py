@@ -1,4 +1,4 @@
-"""The first tab: photos in, shown as they will be trained, and the words for them."""
+"""The first tab: upload, photos shown as they will be trained, and the prompts for them."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -87,10 +87,10 @@ class ConceptsTab:
 
 
 def build(services: Services) -> ConceptsTab:
-    """Lay out the tab; `connect` gives it life."""
+    """Lay out the tab; `connect` adds its events."""
     usual = Words()
     made: dict[str, Any] = {
-        # The photo set's name is the page's only memory of it; the photos and words lie on the server.
+        # The set's name is all the page stores of it; photos and words are on the server.
         "photo_set": gr.Textbox("", label="Photo set", visible=False, elem_id="photo-set"),
         "new_name": gr.Textbox("", label="Name of a new photo set", visible=False),
         "chosen": gr.Textbox("", label="Chosen photo", visible=False, elem_id="chosen-photo"),
@@ -267,7 +267,7 @@ def _more() -> dict[str, Any]:
 def connect(
     tab: ConceptsTab, services: Services, page: gr.Blocks, place: gr.JSON, base: gr.Dropdown, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Join the tab's components to what they do, and return the events; `settings` are the Train tab's fields."""
+    """Connect the tab's components with their handlers; return the events; `settings` are the Train tab's fields."""
     handlers = Handlers(services)
     named = by_name(tab) | {"page": page, "place": place, "base": base, "resolution": settings["resolution"]}
     events = connect_events(handlers.photos, named)
@@ -284,14 +284,14 @@ def connect(
 
 
 def by_name(tab: ConceptsTab) -> dict[str, Any]:
-    """Return the tab's components by the names that its handlers know them by."""
+    """Return the tab's components by the names that its handlers use."""
     words = {field.name: getattr(tab, field.name) for field in fields(Words)}
     prompts = {name: words[name] for name in ("instance_prompt", "class_prompt")}
     return vars(tab) | {"words": words, "prompts": prompts, "answer": tab.said.answer}
 
 
 def _scripts(tab: ConceptsTab) -> dict[str, Any]:
-    """Join the words to what the browser does by itself when they are typed; returns the events by name."""
+    """Connect the words with the browser's own scripts for typing; return the events by name."""
     prompts, named = [tab.instance_prompt, tab.class_prompt], [tab.kind, tab.identifier, tab.class_word]
     tab.instance_prompt.change(None, tab.instance_prompt, None, js=SHOW_USUAL_CAPTION, api_name="prompt_shown", **QUIET)
     tab.photo_set.change(None, tab.photo_set, None, js=FORGET_NEW_SET, api_name="set_shown", **QUIET)
@@ -312,8 +312,8 @@ def _scripts(tab: ConceptsTab) -> dict[str, Any]:
 
 
 def _connect_class_settings(tab: ConceptsTab, settings: dict[str, Any]) -> None:
-    """Have the class images' switch and number be those of the Train tab: they are asked for in both places."""
+    """Keep the class images' switch and number equal to those of the Train tab: both places ask for them."""
     for here, name in ((tab.class_on, "with_prior_preservation"), (tab.class_count, "num_class_images")):
-        # In the browser: echoes that come late would overtake each other.
+        # In the browser: late answers would overtake each other.
         here.input(None, here, settings[name], js="value => value", api_name=f"{name}_here", **QUIET)
         settings[name].change(None, settings[name], here, js="value => value", api_name=f"{name}_there", **QUIET)

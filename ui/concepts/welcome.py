@@ -1,4 +1,4 @@
-"""The first visit: what the app does, before and after, and two ways to start."""
+"""The first visit: what the app does, with before and after images, and two ways to start."""
 
 import base64
 import io
@@ -18,11 +18,11 @@ PURPOSE = "Teach an image model your pet, person, object or style from 3 to 5 ph
 NUM_SAMPLES = 5
 # A little larger than they are shown.
 THUMBNAIL_PX = 128
-# Samples of one prompt and seed before and after the training of the sample subject with the starter's own recipe.
+# Samples of one prompt and seed before and after the sample subject's training with the starter's own recipe.
 BEFORE, AFTER = (Path(__file__).parent / "before_after" / f"{name}.webp" for name in ("before", "after"))
 TOY = "This uses a small built-in toy model (64 px), so that everything can be tried at once on any computer."
 
-# The cards of photos, and the choice among several concepts, are there once there is something to work with.
+# The photo cards, and the list of several concepts, are shown once there is something to work with.
 _BEGUN = "#upload-view:is(:has(.db-photo), :has(#concepts))"
 _FIRST = "#upload-view:not(:has(.db-photo)):not(:has(#concepts))"
 WELCOME_CSS = f"""
@@ -51,7 +51,7 @@ WELCOME_CSS = f"""
 
 
 def welcome() -> str:
-    """Return the purpose, and what a training made of the sample subject."""
+    """Return the sentence of purpose, and what a training made of the sample subject."""
     shown = "".join(_image(path, "") for path in sorted(sample_folder().glob("*.png"))[:3])
     prompt = "&ldquo;photo of zwx toy&rdquo;"
     return (
@@ -65,7 +65,7 @@ def welcome() -> str:
 
 
 def sample_card(time: str) -> str:
-    """Return what stands over the button that trains on the sample: its photos, its time, and that it is a toy."""
+    """Return the text above the button that trains on the sample: its photos, its time, and that it is a toy."""
     shown = "".join(_image(path, "") for path in sorted(sample_folder().glob("*.png")))
     return (
         f"<div class='db-choice db-first'><h3>Try it with sample photos</h3><p class='db-samples'>{shown}</p>"
@@ -74,7 +74,7 @@ def sample_card(time: str) -> str:
 
 
 def sample_time(services: Services) -> str:
-    """Return the time of the sample's run as it was timed here, else as it follows from what other machines took."""
+    """Return the time of the sample's run as timed here, else as expected from other machines."""
     config = proposed_config(STARTER, "recommended", "object", NUM_SAMPLES, {}, services.device())
     pace = usual_pace(services.workspace, config)
     assert pace is not None, "the starter has one"

@@ -1,4 +1,4 @@
-"""The words of a concept: typed, derived from its prompts, and the verdict on its identifier."""
+"""The words of a concept: typed, derived from its prompts, and the check of its identifier."""
 
 from html import escape
 from typing import Any
@@ -16,13 +16,13 @@ def kind_named(kind: str) -> Any:
 
 
 def words_from(kind: str, identifier: str, class_word: str, instance_prompt: str, class_prompt: str) -> Words:
-    """Return the words as a page tells them, whatever is in its fields."""
+    """Return the words in a page's fields, whatever they contain."""
     texts = [str(text or "").strip() for text in (identifier, class_word, instance_prompt, class_prompt)]
     return Words(kind_named(kind), *texts)
 
 
 def words_of(concept: Concept, kind: str = "") -> Words:
-    """Return the words that a concept's prompts are made of, as far as they tell."""
+    """Return the words from which a concept's prompts were made, as far as they tell."""
     class_prompt = concept.class_prompt or ""
     identifier, class_word = _identifier_and_class(concept.instance_prompt, class_prompt)
     guessed = next((name for name, known in KIND_WORDS.items() if class_word.lower() in known), "object")
@@ -35,14 +35,14 @@ def sample_words() -> Words:
 
 
 def _identifier_and_class(instance_prompt: str, class_prompt: str) -> tuple[str, str]:
-    """Return the word only the instance prompt has, and the class prompt's last word."""
+    """Return the word that only the instance prompt has, and the class prompt's last word."""
     known = class_prompt.split()
     own = [word for word in instance_prompt.split() if word not in known]
     return (own[-1] if own else ""), (known[-1] if known else "")
 
 
 def verdict_html(verdict: Verdict, kind: str, identifier: str, class_word: str) -> str:
-    """Return what the base makes of the identifier, and prompts to try with it later."""
+    """Return how the base tokenizes the identifier, and prompts to try with it later."""
     tone = "db-ok" if verdict.fine else "db-warn"
     verdict_list = f"<ul><li class='{tone}'>{escape(verdict.sentence)}</li></ul>"
     if not identifier.strip() or not class_word.strip():

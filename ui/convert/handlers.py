@@ -1,4 +1,4 @@
-"""What the Convert tab does, as functions of values: sizes, files for other tools, uploads."""
+"""Handlers of the Convert tab, as functions of values: sizes, files for other tools, uploads."""
 
 import math
 import re
@@ -43,7 +43,7 @@ FORMATS = {
     "-samples.zip": "The run's sample pictures, as .zip",
 }
 SINGLE_FILES = (".safetensors", ".ckpt")
-# What a file can be beside what its step is, for a step that is a whole model and for one that is a LoRA.
+# The kinds of files besides the step's own, for a step with a whole model and for one with a LoRA.
 OTHER_KINDS = {False: "lora", True: "checkpoint"}
 KIND_LABELS = {
     (False, False): "A whole model (checkpoint)",
@@ -56,12 +56,12 @@ BASE_INFO = "Choose another one if it has moved, or to merge the LoRA into a dif
 
 
 def convertible(services: Services) -> list[tuple[str, str]]:
-    """Return the models that lie on this machine."""
+    """Return the models on this machine."""
     return [(label, value) for label, value in services.jobs.models() if value == STARTER or Path(value).is_dir()]
 
 
 class Handlers:
-    """What the tab does, as functions of values."""
+    """The tab's handlers, as functions of values."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -86,7 +86,7 @@ class Handlers:
     def _bytes(
         self, model: str, half: bool, kind: str = OWN, rank: str = "", targets: str = "linear", base: str = ""
     ) -> dict[str, int | None]:
-        """Return what each kind of file will take, None for what there is not or cannot be told."""
+        """Return the size of each kind of file, None if it does not exist or is unknown."""
         folder, _ = self._folder_and_stem(model)
         single = self._single_file_bytes(folder, half, kind, rank, targets, base)
         samples = samples_bytes(RunFolder(folder.parent)) if model != STARTER else None
@@ -94,7 +94,7 @@ class Handlers:
         return {".safetensors": single, ".ckpt": pickled, ".zip": folder_bytes(folder), "-samples.zip": samples}
 
     def _single_file_bytes(self, folder: Path, half: bool, kind: str, rank: str, targets: str, base: str) -> int | None:
-        """Return the size of a file of the weights, None where that is not known before it is written."""
+        """Return the size of a file of the weights, None if it is unknown before it is written."""
         bytes_per_float, about = 2 if half else 4, read_card(str(folder)).lora
         if not is_lora_file(folder, file_kind(kind)):
             name = base or (about.base if about else "")
@@ -120,7 +120,7 @@ class Handlers:
         self, model: str, suffix: str, half: bool, kind: str, rank: str, max_mb: str, max_error: str, targets: str,
         base: str,
     ) -> Answer:  # fmt: skip
-        """Tell what each kind of file will take, and whether there is room for the chosen one."""
+        """Show the size of each kind of file, and whether there is room for the selected one."""
         if model not in dict((value, label) for label, value in convertible(self._services)):
             return {"room": "", "prepare": gr.Button(interactive=False)}
         folder, _ = self._folder_and_stem(model)
@@ -152,7 +152,7 @@ class Handlers:
         }
 
     def _kinds(self, folder: Path, kinds: Sequence[str], kind: str, *, is_single: bool) -> Answer:
-        """Return the choice of what the file is, and the fields that this choice asks for."""
+        """Return the choices for the kind of file, and the fields that each choice needs."""
         is_lora = read_card(str(folder)).lora is not None
         labels = [(KIND_LABELS[is_lora, one != OWN], one) for one in kinds]
         missing = missing_base(str(folder), self._services.workspace.models_dir)
@@ -165,14 +165,14 @@ class Handlers:
                 lora_bases(self._services),
                 visible=is_asked,
                 info=about or BASE_INFO,
-                # What was chosen for another model must not be applied unseen.
+                # A selection for another model must not be applied unseen.
                 **({} if is_asked else {"value": ""}),
             ),
         }  # fmt: skip
 
     @on("newest_photos.then", "", "exports", api_name="exports", **QUICK)
     def exports(self) -> str:
-        """List the files of the exports folder with their sizes, each to download."""
+        """List the files of the exports folder with their sizes and downloads."""
         folder = self._services.workspace.exports_dir
         files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
         return export_list([(path, path.stat().st_size) for path in sorted(files, key=_newest_first)])
@@ -201,11 +201,11 @@ class Handlers:
         """Write one file for other tools into the exports folder, compare it with the model, and return it.
 
         `suffix` is .safetensors, .ckpt, .zip (the folder) or -samples.zip; `half` stores fp16, otherwise fp32. With
-        other strengths than 1 a model is base + strength x what was learned. Also returned is a sentence with its size.
+        strengths other than 1 a model is base + strength x its change. Also returned is a sentence with its size.
 
         `kind` is own (what the step is), checkpoint or lora. A LoRA of a whole model has a `rank`, or is the best of
-        `max_mb` megabytes, or the smallest that lacks no more than `max_error` of the change; `lora_targets` are
-        attention, linear or all. `base` is another model than the one that the step was trained from.
+        `max_mb` megabytes, or the smallest that lacks at most `max_error` of the change; `lora_targets` are attention,
+        linear or all. `base` is another model than the one that the step was trained from.
         """
         folder, stem = self._folder_and_stem(model)
         if suffix not in FORMATS:
@@ -230,7 +230,7 @@ class Handlers:
 
     @on("convert.success", "download", "ready download exports", **QUICK)
     def written(self, file: str | None) -> Answer:
-        """Offer what was written, under its true size, and list it with the others."""
+        """Offer the written file, with its actual size, and list it with the others."""
         size = f" ({size_in_words(Path(file).stat().st_size)})" if file else ""
         button = gr.DownloadButton(f"Download {Path(file or '').name}{size}")
         return {"ready": gr.Column(visible=True), "download": button, "exports": self.exports()}
@@ -239,7 +239,7 @@ class Handlers:
         self, folder: Path, target: Path, progress: gr.Progress, strength: Strength = WHOLE, *, half: bool = True,
         kind: str = OWN, size: LoraSize | None = None, targets: str = "linear", base: str = "",
     ) -> tuple[Path, str]:  # fmt: skip
-        """Write a file of the weights beside this name, which gets what tells it apart; returns it and the verdict."""
+        """Write a weights file with this name and a distinguishing suffix; return it and the verification's result."""
         wanted, precision = file_kind(kind), "fp16" if half else "fp32"
         base, token = offered_base(self._services, base), self._services.settings.token
         if base:
@@ -293,13 +293,13 @@ class Handlers:
         base: str = "",
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> str:
-        """Upload a model to the Hub in the name of the app's own token; returns a sentence with the address.
+        """Upload a model to the Hub with the app's own token; return a sentence with the address.
 
-        `base` is what a LoRA is added to for the card's pictures, where its own base is not on this machine.
+        `base` is what a LoRA is added to for the card's images, if its own base is not on this machine.
         """
         from dreambooth.export.hub import push, refuse_push
 
-        # Whoever may not train here may not upload in the owner's name either.
+        # Whoever may not train here may not upload with the owner's token either.
         self._services.check_training()
         folder, stem = self._folder_and_stem(model)
         token = self._services.settings.hub_token
@@ -318,13 +318,13 @@ class Handlers:
 
 
 def _strength(unet: float, text_encoder: float) -> Strength:
-    """Return the strength that was asked for; raises ConfigError for one beyond the range."""
+    """Return the requested strength; raises ConfigError if it is out of range."""
     GenerationConfig(prompt="any", unet_strength=unet, text_encoder_strength=text_encoder).checked()
     return Strength(unet, text_encoder)
 
 
 def _lora_size(given: dict[str, str]) -> LoraSize | None:
-    """Return the size that was asked for; raises ConfigError for what is no number, and for more than one."""
+    """Return the requested size; raises ConfigError if it is not a number, and for more than one."""
     asked = {name: str(text).strip() for name, text in given.items() if str(text or "").strip()}
     problems = [FieldProblem(name, f"is {as_written(text)}: it must be a number.") for name, text in asked.items()
                 if not _is_number(text)]  # fmt: skip
@@ -338,7 +338,7 @@ def _lora_size(given: dict[str, str]) -> LoraSize | None:
 
 
 def _plain(name: str) -> str:
-    """Return a name without what not every tool takes in a file's."""
+    """Return a name without characters that some tools reject in file names."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
 
 
@@ -358,7 +358,7 @@ def _newest_first(path: Path) -> float:
 
 
 def export_list(files: list[tuple[Path, int]]) -> str:
-    """Return files as links with their sizes; the exports folder is the only one whose files have an address."""
+    """Return files as links with their sizes; only files in the exports folder have an address."""
     if not files:
         return ""
     items = "".join(

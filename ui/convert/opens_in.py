@@ -1,7 +1,7 @@
-"""The table under the files: which tools open them, and where each tool looks for them."""
+"""The table under the files: which tools open them, and where each tool expects them."""
 
-# Tool and version, the folder of a whole model, the folder of a LoRA. What was run is in docs/files.md, which a test
-# holds this to.
+# Tool and version, the folder of a whole model, the folder of a LoRA. docs/files.md says what was tested; a test
+# compares the two.
 TOOLS = (
     ("AUTOMATIC1111 1.10.1", "`models/Stable-diffusion`", "`models/Lora`"),
     ("Forge dfdcbab6", "`models/Stable-diffusion`", "`models/Lora`"),

@@ -1,4 +1,4 @@
-"""Disk usage at the foot of the third tab: listed first, deleted only after that."""
+"""Disk usage at the bottom of the third tab: listed first, deleted only after that."""
 
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -29,7 +29,7 @@ class StorageSection:
 
 
 def build() -> StorageSection:
-    """Lay out the section; `connect` gives it life."""
+    """Lay out the section; `connect` adds its events."""
     with gr.Accordion("Storage", open=False, elem_id="storage"):
         look = gr.Button("Show disk usage", elem_id="storage-look")
         table = gr.Dataframe(
@@ -48,7 +48,7 @@ def build() -> StorageSection:
 
 
 def connect(section: StorageSection, services: Services) -> None:
-    """Join the section's components to what they do."""
+    """Connect the section's components with their handlers."""
     handlers = Handlers(services)
     connect_events(handlers, vars(section))
     for function in (handlers.list_storage, handlers.clean_storage):
@@ -56,18 +56,18 @@ def connect(section: StorageSection, services: Services) -> None:
 
 
 class Handlers:
-    """What the section does, as functions of values."""
+    """The section's handlers, as functions of values."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
         def list_storage() -> list[dict[str, Any]]:
-            """Return what takes how much, the largest first, with the choice by which it can go."""
+            """Return the disk usage, the largest first, with the choice that deletes each item."""
             return [{"kind": one.kind, "name": one.name, "bytes": one.num_bytes, "choice": one.choice}
                     for one in usage(services.workspace)]  # fmt: skip
 
         def clean_storage(choices: list[str], yes: bool = False) -> dict[str, Any]:
-            """Return the files that these choices delete and their bytes; they are deleted with `yes` alone."""
+            """Return the files that these choices delete and their bytes; deletes them only with `yes`."""
             planned = self._plan(choices)
             if yes:
                 services.check_training()

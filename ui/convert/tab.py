@@ -1,4 +1,4 @@
-"""The third tab: a saved step as files for other tools, their downloads, the Hub, and what takes the disk."""
+"""The third tab: a saved step as files for other tools, their downloads, the Hub, and disk usage."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class ConvertTab:
 
 
 def build(services: Services) -> ConvertTab:
-    """Lay out the tab; `connect` gives it life."""
+    """Lay out the tab; `connect` adds its events."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
             asked = _build_request(services)
@@ -99,7 +99,7 @@ def build(services: Services) -> ConvertTab:
 
 
 def _build_request(services: Services) -> dict[str, Any]:
-    """Lay out what is asked for, and return its components by name."""
+    """Lay out the request's fields, and return the components by name."""
     choices = convertible(services)
     model = gr.Dropdown(
         choices, value=choices[0][1], label="Model", allow_custom_value=True, elem_id="convert-model",

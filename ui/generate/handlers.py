@@ -1,4 +1,4 @@
-"""What the Generate tab does, as functions of values: asking, following, choosing, and the same for programs."""
+"""Handlers of the Generate tab, as functions of values: requesting, following, selecting, and the same for programs."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -36,20 +36,20 @@ NUMBERS = (
 )  # fmt: skip
 BUSY_POLL_S, IDLE_POLL_S = 0.7, 4.0
 AFTER, PAUSE = "after training", "pause training"
-# Which browser asks: a window, a reload and a new window of it show the same requests, another browser its own.
+# The browser's id: its windows, also after a reload, show the same requests, another browser its own.
 WHICH_BROWSER = """(_, ...rest) => {
   const made = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), byte => byte.toString(16)).join('');
   try { localStorage.dreamboothBrowser ??= made(); } catch (refused) { window.dreamboothBrowser ??= made(); }
   return [window.dreamboothBrowser ?? localStorage.dreamboothBrowser, ...rest];
 }"""
 OF_BROWSER: dict[str, Any] = {"js": WHICH_BROWSER, **QUICK}
-# What shows how the request stands that is being made, or was made last.
+# The outputs that show the status of the current or last request.
 FOLLOWED = "message pictures files recipe cancel when run lora_files timer seen"
 COMPARED = "steps steps_of prompts base"
 
 
 class Handlers:
-    """What the tab does, as functions of values."""
+    """The tab's handlers, as functions of values."""
 
     def __init__(self, services: Services) -> None:
         self._services, self._jobs = services, services.jobs
@@ -59,7 +59,7 @@ class Handlers:
     # Asking ----------------------------------------------------------------------------------------------------------
 
     def _config(self, prompt: str, negative_prompt: str, values: Sequence[Any]) -> tuple[GenerationConfig, When]:
-        """Return what the form asks for, and when; `values` are the numbers, the time, the strengths and the LoRAs."""
+        """Return the form's request, and its time; `values` are the numbers, the time, the strengths and the LoRAs."""
         *numbers, when, unet_strength, text_encoder_strength, loras = values
         given = dict(zip(NUMBERS, numbers, strict=True))
         read: dict[str, Any] = {name: read_field(self._infos[name], value) for name, value in given.items()}
@@ -92,7 +92,7 @@ class Handlers:
         return self._asked(browser, lambda: self._order_comparison(*asked), seen)
 
     def _asked(self, browser: str, order: Callable[[], Order], seen: dict[str, Any]) -> Answer:
-        """Queue a request and return what has become of it, or every mistake in it, which stays until the next."""
+        """Queue a request and return its status, or every mistake in it, which stays until the next."""
         try:
             order().owner = browser
         except DreamBoothError as error:
@@ -110,7 +110,7 @@ class Handlers:
 
     @on("timer.tick newest_photos.then", "browser seen", FOLLOWED, api_name="look_at_pictures", **OF_BROWSER)
     def look(self, browser: str, seen: dict[str, Any]) -> Answer:
-        """Return what the page has not seen of this browser's request that is being made, or was made last."""
+        """Return what the page has not seen of this browser's current or last request."""
         order, num_waiting = self._jobs.pictures.shown(browser)
         active = self._jobs.active()
         view = self._jobs.view(active) if active else None
@@ -139,7 +139,7 @@ class Handlers:
         updates: dict[str, Callable[[Any], Answer]] = {
             "message": lambda text: {"message": text},
             "files": self._shown,
-            # That of a new request's first picture; what is chosen or pasted then stays while more come, and before.
+            # That of a new request's first image; what is selected or pasted then stays while more arrive.
             "first": lambda path: {"recipe": recipe_unasked([path])} if path else {},
             "busy": lambda is_busy: {"cancel": gr.Button(interactive=is_busy)},
             "training": lambda text: {"when": gr.Radio(visible=bool(active), label=text)},
@@ -162,11 +162,11 @@ class Handlers:
         api_name="model_chosen", **QUICK,
     )  # fmt: skip
     def model_chosen(self, model: str, prompt: str) -> Answer:
-        """Offer the run's own words as prompt, unless one was typed, the guidance its samples had, and examples."""
+        """Offer the run's own prompt, unless one was typed, the guidance scale of its samples, and examples."""
         return {"base": self._base_field(model), **self._offered(model, prompt)}
 
     def _base_field(self, model: str) -> Any:
-        """Return the update of the field for a LoRA's base, which is shown where the LoRA's own is not here."""
+        """Return the update of the field for a LoRA's base, shown if the LoRA's own is not here."""
         missing = missing_base(model or STARTER, self._services.workspace.models_dir)
         return missing_base_update(self._services, missing)
 
@@ -220,7 +220,7 @@ class Handlers:
 
     @on("ways.select", "run prompts steps_of", f"generate compare {COMPARED}", api_name="way_chosen", **QUICK)
     def way_chosen(self, name: str, prompts: str, steps_of: list[Any], way: gr.SelectData) -> Answer:
-        """Show the button of this way; steps that the run saved since they were listed are offered too."""
+        """Show the button of this mode; also offer steps that the run saved since they were listed."""
         buttons = {name: gr.Button(visible=way.index == place) for place, name in enumerate(("generate", "compare"))}
         run = next((run for run in self._services.workspace.runs() if run.name == name), None)
         is_listed = run is None or [name, *run.steps()] == steps_of
@@ -228,7 +228,7 @@ class Handlers:
 
     @on("pictures.select", "files", "recipe", api_name="picture_chosen", **QUICK)
     def picture_chosen(self, files: list[str], picture: gr.SelectData) -> str:
-        """Return the recipe of the picture that was clicked; which file that is the server knows by itself."""
+        """Return the settings of the selected image; the server knows which file that is."""
         return recipe_of_first(files[picture.index :])
 
     @on(
@@ -238,9 +238,9 @@ class Handlers:
         api_name="use_settings", **QUICK,
     )  # fmt: skip
     def use_settings(self, text: str) -> Answer:
-        """Fill the form with a recipe, choose its model if it is here, and say what of it cannot be used."""
+        """Fill the form with an image's settings, select its model if it is here, and say what cannot be used."""
         recipe = _recipe(text)
-        # Bases come after the steps of runs, and are known by the last part of their name too.
+        # Bases come after the steps of runs, and also match by the last part of their name.
         models = [value for _, value in self._jobs.models()]
         asked = recipe.model.partition(ON_BASE)[0]
         named = [value for value in models if asked in (model_name(value), Path(value).name)]
@@ -266,7 +266,7 @@ class Handlers:
 
     @on("read_png.upload", "read_png", "recipe", api_name="read_recipe", concurrency_limit=None)
     def read_picture(self, file: str) -> str:
-        """Return the recipe in a PNG that this page, or another tool, made."""
+        """Return the settings in a PNG made by this page or another tool."""
         return text_of_picture(Path(file))
 
     # For programs ----------------------------------------------------------------------------------------------------
@@ -279,10 +279,10 @@ class Handlers:
         unet_strength: float = 1.0, text_encoder_strength: float = 1.0, loras: list[str] | None = None,
         base: str = "",
     ) -> Iterator[Answer]:  # fmt: skip
-        """Make pictures and hand them out one by one, as PNG files with their recipe.
+        """Generate images and return them one by one, as PNG files with their settings.
 
         `loras` are files of the data folder's `loras`, each as FILE or FILE:STRENGTH; `base` is what a LoRA run is
-        added to, where the model that it was trained on is not here.
+        added to, if the model it was trained on is not here.
         """
         order = self._order(
             model, prompt, negative_prompt, num_images_per_prompt, num_inference_steps, guidance_scale, height, width,
@@ -298,7 +298,9 @@ class Handlers:
         when: str = AFTER, unet_strength: float = 1.0, text_encoder_strength: float = 1.0,
         loras: list[str] | None = None, base: str = "",
     ) -> Iterator[Answer]:  # fmt: skip
-        """Make the same prompts, one a line, and seeds with several steps of a run; 0 is its base. The grid is last."""
+        """Generate the same prompts, one per line, and seeds with several steps of a run; 0 is its base. The grid comes
+        last.
+        """
         order = self._order_comparison(
             run, steps, prompts, negative_prompt, num_images_per_prompt, num_inference_steps, guidance_scale, height,
             width, seed, sampler, when, unet_strength, text_encoder_strength, loras, base,
@@ -315,7 +317,7 @@ class Handlers:
 
     @on("programs.click", "", "num_cancelled", api_name="cancel_pictures", concurrency_limit=None)
     def cancel_all(self) -> int:
-        """End the pictures that are being made and all that wait, and return how many requests those were."""
+        """Cancel all running and waiting requests, and return how many there were."""
         return self._jobs.pictures.cancel()
 
 
@@ -326,14 +328,14 @@ def way_shown(way: str) -> dict[str, Any]:
 
 
 def recipe_of_first(files: Sequence[str]) -> str:
-    """Return the recipe of the first of these pictures; a grid is made of many and has none."""
+    """Return the settings of the first of these images; a grid consists of many and has none."""
     if not files or _is_grid(files[0]):
         return ""
     return text_of_picture(Path(files[0]))
 
 
 def recipe_unasked(files: Sequence[str]) -> str:
-    """Return what `recipe_of_first` does for pictures that nobody has clicked: one without a recipe is no mistake."""
+    """Return what `recipe_of_first` does for images that nobody clicked: one without settings is no mistake."""
     try:
         return recipe_of_first(files)
     except DreamBoothError:

@@ -1,4 +1,4 @@
-"""The pictures made before, read from their folder: they are there again after a restart."""
+"""The images generated before, read from their folder, so that they survive a restart."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ def build() -> History:
 
 
 class Handlers:
-    """What the section does, as functions of values."""
+    """The section's handlers, as functions of values."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -71,7 +71,7 @@ class Handlers:
         "pictures files count more pack packed", api_name="read_history", trigger_mode="always_last", **QUICK,
     )  # fmt: skip
     def read(self, model: str, scope: str, num_shown: int) -> Answer:
-        """Show the pictures there are, read again whenever a request has ended."""
+        """Show the existing images, read again whenever a request has ended."""
         files = self._files(model, scope)
         copies = self._services.shown.copies(files[:num_shown])
         first = list(copies)
@@ -101,7 +101,7 @@ class Handlers:
 
     @on("pack.click", "model scope", "download", api_name="zip_pictures", concurrency_limit=1)
     def zip_pictures(self, model: str, scope: str = THIS) -> str:
-        """Write the pictures of a model (`this`), or `all`, as one archive into the exports folder, and return it."""
+        """Write the images of a model (`this`), or `all`, as one archive into the exports folder, and return it."""
         files = self._files(model, scope)
         if not files:
             raise DreamBoothError("There are no pictures yet.", "", "Make some first.")
@@ -110,11 +110,11 @@ class Handlers:
 
     @on("zip_pictures.success", "download", "download packed", **QUICK)
     def packed(self, archive: str | None) -> Answer:
-        """Show the download of what was packed, with its size."""
+        """Show the download of the archive, with its size."""
         size = size_in_words(Path(archive).stat().st_size) if archive else ""
         return {"download": gr.DownloadButton(f"Download the .zip ({size})"), "packed": gr.Column(visible=True)}
 
     @on("programs.click", "model scope", "made", api_name="list_pictures", concurrency_limit=None)
     def list_pictures(self, model: str, scope: str = THIS) -> list[str]:
-        """Return the pictures of a model (`this`: of all steps of its run), or `all`, the newest first."""
+        """Return the images of a model (`this`: of all steps of its run), or `all`, the newest first."""
         return list(self._services.shown.copies(self._files(model, scope)).values())

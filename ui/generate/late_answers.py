@@ -1,8 +1,8 @@
-"""Answers that come after the user went on: a field that was changed meanwhile keeps what it shows.
+"""Answers that arrive after the user went on: a field that was changed meanwhile keeps its value.
 
-A handler answers when the machine gets to it, and Gradio puts the answer into the page as it is. So what a handler says
-of fields that people type in goes into a hidden component, and the browser fills in, all at once, those fields that
-still show what the page had filled in before.
+A handler answers when the machine gets to it, and Gradio puts the answer into the page unconditionally. So a handler's
+values for fields that people type in go into a hidden component, and the browser fills in, all at once, those fields
+that still show what the page filled in before.
 """
 
 import json
@@ -14,7 +14,7 @@ import gradio as gr
 
 from ui.boundary import QUIET
 
-# What is undefined is left alone by Gradio.
+# Gradio ignores undefined values.
 FILL = """(answer, filled, ...now) => {
   const same = (one, other) => JSON.stringify(one ?? null) === JSON.stringify(other ?? null);
   const names = NAMES, told = answer?.told ?? {}, asked = answer?.asked ?? {};
@@ -28,7 +28,7 @@ FILL = """(answer, filled, ...now) => {
 }"""
 REMEMBER = "(...now) => [Object.fromEntries(NAMES.map((name, place) => [name, now[place]]))]"
 
-# The first answers fill the whole page, so nothing can be clicked before the last of them is there.
+# The first answers fill the whole page, so nothing can be clicked before the last of them has arrived.
 OPENING, OPENED = "db-opening", "db-opened"
 BEGIN = "() => { window.dbAwaited = NUMBER; document.getElementById('tabs')?.toggleAttribute('inert', true); }"
 ARRIVED = f"""() => {{
@@ -43,9 +43,9 @@ ARRIVED = f"""() => {{
 
 @dataclass(frozen=True)
 class Fillable:
-    """Fields that both people and handlers fill in, by name; made `together` all of them are filled in or none is.
+    """Fields that both people and handlers fill in, by name; if `together`, either all of them are filled in or none.
 
-    A handler answers with `answer_of` into `answer`; `filled` is what the page filled in last, as far as it is known.
+    A handler answers with `answer_of` into `answer`; `filled` is what the page filled in last, as far as known.
     """
 
     fields: Mapping[str, Any]
@@ -54,25 +54,25 @@ class Fillable:
     together: bool = False
 
     def after(self, event: Any) -> Any:
-        """Fill the fields in from what the event answered; returns the event of that."""
+        """Fill the fields in from the event's answer; return the event that does so."""
         script = FILL.replace("NAMES", json.dumps(list(self.fields))).replace("TOGETHER", json.dumps(self.together))
         shown = [self.filled, *self.fields.values()]
         return event.success(None, [self.answer, *shown], shown, js=script, **QUIET)
 
     def asked_by(self, trigger: Any) -> Any:
-        """Take what the fields show as the page's own: the trigger asks for other contents. Returns its event."""
+        """Treat the fields' values as the page's own, because the trigger requests new contents; return its event."""
         remember = REMEMBER.replace("NAMES", json.dumps(list(self.fields)))
         return trigger(None, list(self.fields.values()), self.filled, js=remember, **QUIET)
 
 
 def fillable(fields: Mapping[str, Any], filled: Mapping[str, Any], *, together: bool = False) -> Fillable:
-    """Return the fields with the hidden components that they are filled in through."""
+    """Return the fields with the hidden components through which they are filled in."""
     answer = gr.JSON({}, visible=False, label="Answer")
     return Fillable(fields, answer, gr.JSON(dict(filled), visible=False, label="Filled in"), together)
 
 
 def answer_of(told: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a handler's answer: values by field; where a field still shows what is in `asked`, it is filled in too."""
+    """Return a handler's answer: values by field; a field is also filled in if it still shows its value in `asked`."""
     return {"told": dict(told), "asked": dict(asked or {})}
 
 

@@ -1,4 +1,4 @@
-"""LoRA files beside a model: which of the data folder's are added, each with a strength; and what a picture had."""
+"""LoRA files beside a model: which of the data folder's are added, each with a strength; and those of an image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ui.events import Answer, on
 
 NUM_ROWS = 4
 NAMES = tuple(f"lora_{number}" for number in range(1, NUM_ROWS + 1))
-# What the rows say, as programs say it: `FILE:STRENGTH`.
+# The rows' values in the form for programs: `FILE:STRENGTH`.
 TOGETHER = """(...shown) => {
   const half = shown.length / 2;
   return [shown.slice(0, half).map((file, place) => [file, shown[half + place]])
@@ -28,7 +28,7 @@ TOGETHER = """(...shown) => {
 
 @dataclass(frozen=True)
 class Loras:
-    """The section's components; what the rows say together is `chosen`."""
+    """The section's components; `chosen` combines the rows' values."""
 
     section: gr.Accordion
     rows: dict[str, gr.Row]
@@ -60,14 +60,14 @@ def build(services: Services) -> Loras:
 
 
 def connect(loras: Loras) -> None:
-    """Keep what is asked for, and the rows that are shown, as the rows are filled in."""
+    """Update the request, and the number of rows shown, as the rows are filled in."""
     shown = [*loras.files.values(), *loras.strengths.values()]
     changes = [component.change for component in shown]
     gr.on(changes, None, shown, loras.chosen, js=TOGETHER, **QUIET)
 
 
 class Handlers:
-    """What the section does, as functions of values."""
+    """The section's handlers, as functions of values."""
 
     @on(
         " ".join(f"{name}.change" for name in NAMES), "lora_files", "lora_rows", api_name="lora_rows",
@@ -79,7 +79,7 @@ class Handlers:
 
 
 def asked_loras(workspace: Workspace, texts: Any) -> tuple[AddedLora, ...]:
-    """Return the LoRAs that `FILE` or `FILE:STRENGTH` say, of those in the data folder; raises ConfigError."""
+    """Return the LoRAs in the data folder that these `FILE` or `FILE:STRENGTH` name; raises ConfigError."""
     if not isinstance(texts or [], list):
         message = 'must be a list of files of the data folder, such as ["cat.safetensors:0.8"].'
         raise ConfigError([FieldProblem("loras", message)])
@@ -93,7 +93,7 @@ def asked_loras(workspace: Workspace, texts: Any) -> tuple[AddedLora, ...]:
 
 
 def found_again(workspace: Workspace, used: Sequence[UsedLora]) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of the rows for the LoRAs of a picture, and a sentence for each that is not here."""
+    """Return the rows' fields for an image's LoRAs, and a sentence for each that is not here."""
     names = workspace.loras()
     rows: list[tuple[str, float]] = []
     missing = []
@@ -112,5 +112,5 @@ def found_again(workspace: Workspace, used: Sequence[UsedLora]) -> tuple[dict[st
 
 
 def file_choices(names: Sequence[str]) -> Answer:
-    """Return the updates of the rows to these files."""
+    """Return the updates that offer these files in the rows."""
     return {name: gr.Dropdown(choices=["", *names]) for name in NAMES}

@@ -1,4 +1,4 @@
-"""The fourth tab: prompts to pictures, each with its settings in the file; steps of a run side by side."""
+"""The fourth tab: from prompts to images, each with its settings in the file; steps of a run side by side."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ class GenerateTab:
 
 
 def build(services: Services) -> GenerateTab:
-    """Lay out the tab; `connect` gives it life."""
+    """Lay out the tab; `connect` adds its events."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
             asked = _build_request(services)
@@ -90,7 +90,7 @@ def build(services: Services) -> GenerateTab:
 
 
 def _build_request(services: Services) -> dict[str, Any]:
-    """Lay out what is asked for, and return its components by name."""
+    """Lay out the request's fields, and return the components by name."""
     infos = {info.name: info for info in describe(GenerationConfig)}
     choices = services.jobs.models()
     with gr.Tabs(selected="make") as ways:
@@ -172,7 +172,7 @@ def connect(tab: GenerateTab, services: Services, page: gr.Blocks, events: Mappi
     keep_in_browser(page, "dreambooth-pictures", edited, kept)
     lora_files.connect(tab.loras)
     connect_events(lora_files.Handlers(), of_loras)
-    # What programs are answered, in plain values: nobody sees these.
+    # Answers for programs, in plain values: hidden on the page.
     for_programs = {
         "made": gr.Gallery(visible=False), "told": gr.HTML(visible=False), "programs": gr.Button(visible=False),
         "num_cancelled": gr.Number(visible=False),

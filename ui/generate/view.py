@@ -1,4 +1,4 @@
-"""What the Generate tab says of a request for pictures: its progress and its end; what is compared. No Gradio."""
+"""What the Generate tab says about a request: its progress and its end; which steps are compared. No Gradio."""
 
 from collections.abc import Sequence
 from html import escape
@@ -7,7 +7,7 @@ from dreambooth.pictures.queue import Order
 from dreambooth.records.eta import in_words
 from ui.render import error_panel, panel
 
-# What is taken in at one look.
+# As many as can be compared at a glance.
 MAX_FIRST_ROWS = 6
 EMPTY = "Your pictures appear here. Each file stores its settings: select one to see them and use them again."
 
@@ -15,10 +15,10 @@ EMPTY = "Your pictures appear here. Each file stores its settings: select one to
 def request_status(
     order: Order | None, num_waiting: int, pausing: str = "", training_left: str = "", *, has_paused: bool = True
 ) -> str:
-    """Return how a request stands.
+    """Return the status of a request.
 
-    `pausing` is the run that lends the device meanwhile, which it does between two steps, so that at first it may not
-    have paused; `training_left` how long the one will take that is waited for.
+    `pausing` is the run that lends the device for it, between two steps, so that at first it may not have paused yet;
+    `training_left` is the time left of the run it waits for.
     """
     if order is None:
         return f"<div class='db-status'><span class='db-quiet'>{EMPTY}</span></div>"
@@ -67,13 +67,13 @@ def _end(order: Order) -> str:
 
 
 def compared_at_first(steps: Sequence[int], best: int | None) -> list[int]:
-    """Return the steps that a comparison begins with: the base and, of many, a few to the last, the best among them."""
+    """Return the initial selection of a comparison: the base, and of many steps a few up to the last, with the best."""
     num = MAX_FIRST_ROWS - 1
     if len(steps) <= num:
         return [0, *steps] if steps else []
     spread = [steps[round(place * (len(steps) - 1) / (num - 1))] for place in range(num)]
     if best is not None and best not in spread:
-        # The last stays: it is what all the others are held against.
+        # The last one stays: all others are compared with it.
         nearest = min(spread[:-1], key=lambda step: abs(step - best))
         spread[spread.index(nearest)] = best
     return [0, *sorted(spread)]

@@ -1,4 +1,4 @@
-"""What can be done with the run that is shown: its buttons, as functions of values."""
+"""Actions on the run that is shown: its buttons, as functions of values."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from ui.train.runs import RunsTable, runs_list
 
 
 def whole_steps(number: object) -> int:
-    """Return a number of steps as a field or a program gives it; raises ConfigError for what is no whole number."""
+    """Return a number of steps from a field or a program; raises ConfigError if it is not a whole number."""
     if isinstance(number, int | float) and not isinstance(number, bool) and number == number // 1:
         return int(number)
     raise ConfigError([FieldProblem("max_train_steps", f"is {as_written(number)}: it must be a whole number.")])
@@ -36,7 +36,7 @@ def _queued_words(view: RunView, otherwise: str) -> str:
 
 
 class Handlers:
-    """What the panel does, as functions of values."""
+    """The panel's handlers, as functions of values."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -95,7 +95,7 @@ class Handlers:
 
     @on("note.blur", "run note", "message", api_name="keep_shown_notes", **QUIET)
     def keep_notes(self, name: str, text: str) -> Any:
-        """Keep what was noted about the run; where that cannot be done the message says so."""
+        """Store the notes on the run; the message says if that failed."""
         run = self._services.workspace.run(name) if name else None
         if run is None or (text or "") == read_notes(run):
             return gr.skip()

@@ -1,4 +1,4 @@
-"""The recommended steps, preselected in the lists, with the reason beside the choice."""
+"""The recommended steps, preselected in the lists, with the reason beside the selection."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +12,14 @@ from ui.render import advice_text
 
 
 class Advice:
-    """The recommended steps of all runs; scores that have not changed are not read again."""
+    """The recommended steps of all runs; unchanged scores are not read again."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._known: dict[Path, tuple[Any, Recommendation | None]] = {}
 
     def pick(self, run: RunFolder) -> Recommendation | None:
-        """Return which step of a run to take, if any; None where its scores cannot tell or there are none."""
+        """Return the recommended step of a run; None if its scores cannot tell or there are none."""
         path, steps = run.scores_path, run.steps()
         standing = (path.stat().st_mtime_ns if path.exists() else 0, steps)
         known, pick = self._known.get(run.path, (None, None))
@@ -30,13 +30,13 @@ class Advice:
         return pick
 
     def models(self) -> tuple[str, ...]:
-        """Return the folders of the recommended steps, newest run first; a run at work has none yet."""
+        """Return the folders of the recommended steps, newest run first; a run in progress has none yet."""
         active = self._services.jobs.active()
         picks = ((run, self.pick(run)) for run in self._services.workspace.runs() if run.name != active)
         return tuple(str(run.step_folder(pick.step)) for run, pick in picks if pick and pick.step is not None)
 
     def text_for(self, model: str | None) -> str:
-        """Return what stands beside the choice of a model: its run's recommended step, and why."""
+        """Return the text beside the selection of a model: its run's recommended step, and why."""
         folder = Path(model or "")
         run = next((run for run in self._services.workspace.runs() if run.path == folder.parent), None)
         if run is None or not folder.name.isdecimal():
@@ -48,9 +48,9 @@ class Advice:
 def preselected(
     models: Sequence[str], before: Sequence[str], advised: Sequence[str], advised_before: Sequence[str]
 ) -> str | None:
-    """Return the model to choose of those a page lists, None to leave what is chosen.
+    """Return the model to select in a page's list, None to leave the selection.
 
-    A step that was just saved is what one waits for; once its run is scored and over, its recommended step is.
+    A step that was just saved is what the user waits for; once its run is scored and over, its recommended step is.
     """
     new = [model for model in models if model not in before]
     if new:

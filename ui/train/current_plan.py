@@ -1,7 +1,7 @@
-"""Keeps Start disabled until the plan on the page is that of the settings on the page.
+"""Keeps Start disabled until the plan on the page belongs to the settings on the page.
 
-A plan takes the server a moment. The browser gives each question a ticket, which is what the form showed then, and the
-answer brings it back: while that is not what the form shows now, or proposals are on their way, nothing can be started.
+A plan takes the server a moment. The browser sends a ticket with each request, the form's contents at that time, and
+the answer returns it: while that is not what the form shows now, or proposals are on their way, nothing can be started.
 """
 
 from typing import Any
@@ -11,10 +11,10 @@ import gradio as gr
 from ui.boundary import QUIET
 from ui.events import components
 
-# What a plan is made of, as the handler is given it; the ticket comes first.
+# The inputs of a plan, in the handler's order; the ticket comes first.
 ASKED = "preset kind proposed photo_set prompts base fields"
 TICKET = "(_, ...now) => [JSON.stringify(now), ...now]"
-# Proposals that never came, because the network was gone, close Start for so long.
+# If proposals never arrive, because the network was gone, Start is disabled for this long.
 _SHOW = """(planned, ...now) => {
   const proposing = Date.now() - (window.dbProposing ?? 0) < 20000;
   const isStale = proposing || planned !== JSON.stringify(now);
@@ -26,7 +26,7 @@ _END = "(...now) => { window.dbProposing = 0; (SHOW)(...now); }".replace("SHOW",
 
 
 def close_start_while_stale(form: dict[str, Any]) -> None:
-    """Close Start as soon as the form changes; to be joined before the events that answer to the same changes."""
+    """Disable Start as soon as the form changes; connect it before the events that react to the same changes."""
     shown = _shown(form)
     asking = [form[name].change for name in ("base", "kind", "photo_set", "masked")] + [form["preset"].input]
     gr.on([*asking, form["method"].input], None, shown, None, js=_BEGIN, **QUIET)
@@ -35,7 +35,7 @@ def close_start_while_stale(form: dict[str, Any]) -> None:
 
 
 def open_start_after(proposed: Any, form: dict[str, Any]) -> None:
-    """Open Start again once the proposals of this event are in the form, and the plan is theirs."""
+    """Enable Start again once the proposals of this event are in the form, and the plan belongs to them."""
     proposed.then(None, _shown(form), None, js=_END, **QUIET)
 
 

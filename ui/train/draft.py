@@ -15,7 +15,7 @@ KEEP = """(...now) => {
   const draft = Object.fromEntries(NAMES.map((name, place) => [name, now[place]]));
   try { sessionStorage.setItem(PLACE, JSON.stringify(draft)); } catch (full) { console.warn(full); }
 }"""
-# What is undefined is left alone by Gradio: settings that the draft of an earlier version did not have.
+# Gradio ignores undefined values: settings that the draft of an earlier version did not have.
 RESTORE = """() => {
   let draft = {};
   try { draft = JSON.parse(sessionStorage.getItem(PLACE) ?? '{}'); } catch (damaged) { draft = {}; }

@@ -1,4 +1,4 @@
-"""The search in the settings: hides, in the browser alone, the fields and groups that a word does not occur in."""
+"""The search in the settings: hides, in the browser alone, the fields and groups without the typed word."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import gradio as gr
 
 from ui.boundary import QUIET
 
-# A field is found by its label, its hint or its technical name; a group whose title has the word is shown whole.
+# A field is found by its label, its hint or its technical name; a group with the word in its title is shown whole.
 FIND = """text => {
   const words = (text ?? '').toLowerCase().split(/\\s+/).filter(Boolean);
   const has = where => words.every(word => (where ?? '').toLowerCase().includes(word));
@@ -24,10 +24,10 @@ FIND = """text => {
 
 
 def build() -> Any:
-    """Lay out the field that settings are searched with."""
+    """Lay out the search field of the settings."""
     find = gr.Textbox(
         "", label="Find a setting", placeholder="memory, learning rate, seed ...", max_lines=1, elem_id="find-setting",
     )  # fmt: skip
-    # `input` would be told the text before the last letter.
+    # `input` would be called with the text before the last letter.
     find.change(None, find, None, js=FIND, **QUIET)
     return find

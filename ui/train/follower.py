@@ -26,7 +26,7 @@ BUSY_POLL_S, IDLE_POLL_S = 1.0, 5.0
 FOLLOWED = (
     f"header line line_text line_stop run {run_panel.PARTS} table convert_model generate_model advised timer seen"
 )
-# Pages that ask at the same moment are answered from one look at the disk.
+# Pages that ask at the same moment share one read of the disk.
 SHARED_S = 0.4
 
 
@@ -51,8 +51,8 @@ class Follower:
 
     @on("page.load", "run", f"{FOLLOWED} place", api_name="first_look", js=RUN_OF_THE_ADDRESS, **QUICK)
     def first_look(self, asked: str | None = "") -> Answer:
-        """Return everything, for a page just opened: the run of its address, else the one that trains or the newest."""
-        # Such a page has seen nothing, whatever the session remembers: a reload is sent everything.
+        """Return everything for a newly opened page: the run of its address, else the current or the newest one."""
+        # Such a page has seen nothing, whatever the session remembers: after a reload everything is sent.
         active = self._services.jobs.active()
         begins = landing("runs" if self._services.workspace.runs() else "new", active or "")
         return {**self._answer_for(asked or None, {}, ""), "place": begins}
@@ -66,7 +66,7 @@ class Follower:
         log_scale: bool = False,
     ) -> Answer:  # fmt: skip
         if not seen and not name:
-            # On a slow machine the timer asks before the page's own first look is answered: that chooses the run.
+            # On a slow machine the timer asks before the page's own first load is answered: that one selects the run.
             return {}
         return self._answer_for(name, seen, message, min(max(float(smoothing or 0), 0.0), 0.99), bool(log_scale))
 
@@ -133,7 +133,7 @@ class Follower:
             try:
                 return self._services.jobs.view(name)
             except DreamBoothError:
-                # The folder of a run that a page still names was deleted: it then shows none.
+                # The folder of a run that a page still shows was deleted: it then shows none.
                 return None
 
         view: RunView | None = self._shared(f"run {name}", read)
@@ -152,7 +152,7 @@ class Follower:
 
 
 def _model_list(part: str, component: str, values: dict[str, Any], seen: dict[str, Any]) -> Answer:
-    """Return the update of a list of models: what there is, and the step that one waits for chosen."""
+    """Return the update of a list of models: the existing ones, with the awaited step selected."""
     if all(name in seen and seen[name] == values[name] for name in (part, "advised")):
         return {}
     here, before = ([value for _, value in state.get(part, ())] for state in (values, seen))

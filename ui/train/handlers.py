@@ -1,4 +1,4 @@
-"""What the Train tab does, as functions of values: the form's proposals, its mistakes, its start."""
+"""Handlers of the Train tab, as functions of values: the form's proposals, its mistakes, its start."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -44,7 +44,7 @@ LATEST: dict[str, Any] = {"trigger_mode": "always_last", **QUICK}
 
 
 def base_notice(base: str) -> str:
-    """Return the panel that says before the start what this base is good for, and which step of a run it is."""
+    """Return the panel that says before the start what this base is suited for, and which step of a run it is."""
     try:
         card = read_card(base)
     except DreamBoothError as error:
@@ -57,19 +57,19 @@ def base_notice(base: str) -> str:
 def run_config(
     concepts: Sequence[Concept], base: str, typed: Mapping[str, Any], explicit: Collection[str] = ()
 ) -> TrainingConfig:
-    """Return the settings of a run as the form has them, not checked yet; `explicit` are those that a person set."""
+    """Return the settings of a run as in the form, unchecked; `explicit` are those set by a person."""
     values = dict(typed)
     if "num_train_epochs" in explicit and "max_train_steps" not in explicit:
         values["max_train_steps"] = None
     words = "\n".join(concept.instance_prompt for concept in concepts)
     values["save_sample_prompt"] = values.get("save_sample_prompt") or words
-    # The form may have proposed options while the box that they need was ticked.
+    # The form may have proposed options while their prerequisite was ticked.
     values = without_idle_options(values, explicit)
     return TrainingConfig(concepts=tuple(concepts), pretrained_model_name_or_path=base.strip(), **values)
 
 
 def notices(config: TrainingConfig, explicit: Collection[str], of_base: Sequence[str] = ()) -> str:
-    """Return what to tell as a run starts: of its base, of settings that a person set without effect, of its photos."""
+    """Return the notices at a run's start: on its base, explicit settings without effect, and photos."""
     warning = rate_warning(config, read_card(config.pretrained_model_name_or_path).recipes)
     notices_by_title = {
         "Check the base model": of_base,
@@ -83,14 +83,14 @@ def notices(config: TrainingConfig, explicit: Collection[str], of_base: Sequence
 
 
 def device_for_a_run(services: Services) -> Device:
-    """Return the device as the next run finds it: what the app itself holds of it is given back by then."""
+    """Return the device as the next run finds it: what the app itself holds of it is freed by then."""
     device = services.device()
     free = min(device.total_bytes, device.free_bytes + services.jobs.held_bytes())
     return dataclasses.replace(device, free_bytes=free)
 
 
 class Handlers:
-    """What the tab does, as functions of values."""
+    """The tab's handlers, as functions of values."""
 
     def __init__(self, services: Services, prompt_notes: Mapping[str, str] | None = None) -> None:
         self._services = services
@@ -100,7 +100,7 @@ class Handlers:
 
     # The form --------------------------------------------------------------------------------------------------------
 
-    # One event, so that no two answers are on their way: what is asked meanwhile is asked after the first.
+    # One event, so that two answers never compete: a request made meanwhile is sent after the first.
     @on(
         "base.change kind.change photo_set.change masked.change preset.input method.input",
         "base preset kind photo_set proposed fields", "answer notice",
@@ -109,10 +109,10 @@ class Handlers:
     def propose(
         self, base: str, preset_name: str, kind: str, photo_set_name: str, proposed: Mapping[str, Any], *values: Any
     ) -> Answer:
-        """Answer with settings that suit base and photos, and with the preset that fits unless one was just chosen."""
+        """Return settings that suit base and photos, and the preset that fits unless one was just selected."""
         explicit = self._explicit(proposed, values)
         is_chosen = preset_name != _remembered(proposed).get("preset")
-        # What a preset decides is no longer what somebody typed before.
+        # What a preset decides no longer counts as typed.
         decided = decided_by_presets(method_asked_for(explicit)) if is_chosen else ()
         given_up = {name: explicit.pop(name) for name in decided if name in explicit}
         try:
@@ -126,19 +126,21 @@ class Handlers:
         except DreamBoothError as error:
             return {"answer": {}, "notice": error_panel(error)}
         new = {name: shown_value(info, getattr(config, name)) for name, info in self._infos.items()}
-        # What a person typed stays theirs: only proposals are filled in and remembered as such.
+        # What a person typed is kept: only proposals are filled in and remembered as such.
         values = {"preset": preset_name} | {name: value for name, value in new.items() if name not in explicit}
         asked = {name: shown_value(self._infos[name], value) for name, value in given_up.items()}
         return {"answer": answer_of(values, asked), "notice": base_notice(base)}
 
     def _read(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        """Return the values by setting; those that the chosen method does not read, and the form hides, as defaults."""
+        """Return the values by setting, with defaults for those that the selected method does not read and the form
+        hides.
+        """
         read = read_fields(self._infos, values)
         hidden = [info for info in self._infos.values() if not has_effect(info, read["method"])]
         return read | {info.name: info.default for info in hidden}
 
     def _explicit(self, proposed: Mapping[str, Any], values: tuple[Any, ...]) -> dict[str, Any]:
-        """Return what differs from the proposals, and so was typed."""
+        """Return the values that differ from the proposals, and so were typed."""
         proposed, read = _remembered(proposed), self._read(values)
         return {
             name: value
@@ -165,7 +167,7 @@ class Handlers:
         self, ticket: str, preset_name: str, kind: str, proposed: Mapping[str, Any], photo_set_name: str,
         instance_prompt: str, class_prompt: str, base: str, *values: Any,
     ) -> Answer:  # fmt: skip
-        """Return what the presets and the settings as they are would take, and the settings as a command."""
+        """Return what the presets and the current settings would take, and the settings as a command."""
         unplanned = {"planned": ticket, "command": "", "as_json": ""}
         try:
             num_photos = self._num_photos(photo_set_name)
@@ -183,7 +185,7 @@ class Handlers:
             command, as_json = command_line(config), settings_text(config)
         except BaseModelError as error:
             return unplanned | {"plan": error_panel(error)}
-        # Settings that no run can have: they are told at their fields when a run is started with them.
+        # Settings that no run can have are reported at their fields when a run is started.
         except (DreamBoothError, TypeError, ValueError, ArithmeticError, KeyError):
             unfit = "<p class='db-plan db-quiet'>Some settings are invalid; press Start training to see which.</p>"
             return unplanned | {"plan": unfit}
@@ -197,7 +199,7 @@ class Handlers:
     def _method_choices(
         self, base: str, preset_name: str, kind: str, num_photos: int, explicit: Mapping[str, Any]
     ) -> list[tuple[str, str]]:
-        """Return the methods with the size of what each would save, of this base with these settings."""
+        """Return the methods with the size of what each would save, for this base with these settings."""
         models_dir, methods = self._services.workspace.models_dir, self._infos["method"].choices
         sizes = {}
         for method in methods:
@@ -229,7 +231,7 @@ class Handlers:
         self, photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, values: tuple[Any, ...],
         asked: Collection[str] = (),
     ) -> TrainingConfig:  # fmt: skip
-        """Return the form's run; raises ConfigError for photos that are not there."""
+        """Return the form's run; raises ConfigError if there are no photos."""
         folder = photo_set(self._services.workspace, photo_set_name) if photo_set_name else None
         if folder is None:
             concept = Concept(instance_prompt.strip(), "", class_prompt.strip() or None)
@@ -242,7 +244,7 @@ class Handlers:
     # Mistakes --------------------------------------------------------------------------------------------------------
 
     def _problems(self, photo_set_name: str, config: TrainingConfig) -> list[FieldProblem]:
-        """Return every mistake there is, of the photos and of the settings."""
+        """Return every mistake in the photos and the settings."""
         found = []
         if not self._num_photos(photo_set_name):
             found.append(FieldProblem("instance_data_dir", "holds no photos: drop some on the first tab."))
@@ -263,7 +265,7 @@ class Handlers:
     def recheck(
         self, marked: list[str], photo_set_name: str, instance_prompt: str, class_prompt: str, base: str, *values: Any
     ) -> Answer:
-        """Take the marks from fields that were mended; nothing is marked before the first start."""
+        """Unmark fields that were fixed; nothing is marked before the first start."""
         if not marked:
             return {}
         config = self._config(photo_set_name, instance_prompt, class_prompt, base, values)
@@ -274,10 +276,10 @@ class Handlers:
     def _check_memory(
         self, config: TrainingConfig, preset_name: str, photo_set_name: str, values: tuple[Any, ...]
     ) -> None:
-        """Raise DeviceError for a run that would run out of memory, with the preset that would not."""
+        """Raise DeviceError for a run that would run out of memory, naming the preset that would not."""
         device, num_photos = device_for_a_run(self._services), self._num_photos(photo_set_name)
         if self._services.jobs.active():
-            # It waits in line: by then the memory that is taken now is free.
+            # It will wait in the queue: by then the memory in use now is free.
             device = dataclasses.replace(device, free_bytes=device.total_bytes)
         forecasted = forecast(self._services.workspace, config, num_photos, device)
         if forecasted.fits:
@@ -311,7 +313,7 @@ class Handlers:
         except DreamBoothError as error:
             return {"message": error_panel(error)}
         message = self._started(name) + notices(config, asked)
-        # What is said of the run is read where it is watched.
+        # Messages about the run appear in its view.
         return {"message": "", "run_message": message, "place": to("train", run=name), **self._marks([], marked)}
 
     def _refused(self, problems: list[FieldProblem], marked: list[str]) -> Answer:
@@ -348,10 +350,10 @@ class Handlers:
 
 
 def _remembered(proposed: Any) -> Mapping[str, Any]:
-    """Return the proposals that a browser remembers; nothing where it sends something else."""
+    """Return the proposals that a browser remembers; empty if it sends anything else."""
     return proposed if isinstance(proposed, Mapping) else {}
 
 
 def method_in(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the method that was chosen, as a setting that was asked for."""
+    """Return the selected method, as an explicit setting."""
     return {"method": values["method"]} if "method" in values else {}

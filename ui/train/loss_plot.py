@@ -1,8 +1,8 @@
-"""The loss over the steps as a drawing in HTML: every step faint, the smoothed curve clear, saved steps marked.
+"""The loss over the steps as an HTML drawing: every step faint, the smoothed curve clear, saved steps marked.
 
-That is the losses at fixed noise, which compare from step to step; without them, the smoothed course of the raw ones.
+It shows the losses at fixed noise, which can be compared from step to step; without them, the smoothed raw loss.
 
-A drawing of our own follows the page's colors in light and dark, and needs no plotting library in the browser.
+Our own drawing follows the page's colours in light and dark, and needs no plotting library in the browser.
 """
 
 import math
@@ -14,7 +14,7 @@ from dreambooth.events import FixedNoiseLosses, StepLoss
 
 SMOOTHING = 0.95
 GAP = "A widening gap between your photos and the held-out views means overfitting."
-# A logarithmic scale shows at most so many powers of ten.
+# A logarithmic scale shows at most this many powers of ten.
 MAX_DECADES = 3
 MAX_POINTS = 500
 WIDTH, HEIGHT = 640.0, 300.0
@@ -36,7 +36,7 @@ def smoothed(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:
 def thinned(
     losses: Sequence[StepLoss], max_points: int = MAX_POINTS, weight: float = SMOOTHING
 ) -> list[tuple[int, float, float]]:
-    """Return (step, loss, smoothed loss), at most `max_points` of them, the first and last step among them."""
+    """Return (step, loss, smoothed loss), at most `max_points` of them, including the first and last step."""
     averages = smoothed([loss.loss for loss in losses], weight)
     stride = max(1, -(-len(losses) // max(max_points - 1, 1)))
     kept = list(range(0, len(losses), stride))
@@ -47,7 +47,7 @@ def thinned(
 
 @dataclass(frozen=True)
 class Curve:
-    """One course over the steps: its style in the page's sheet, what it is, and (step, value) of its points."""
+    """One curve over the steps: its CSS class, its title, and its points (step, value)."""
 
     style: str
     title: str
@@ -55,7 +55,7 @@ class Curve:
 
 
 def curves_of(losses: Sequence[FixedNoiseLosses]) -> list[Curve]:
-    """Return the losses at fixed noise as curves, those that are finite."""
+    """Return the finite losses at fixed noise as curves."""
     named = (("seen", "your photos"), ("unseen", "held-out views"), ("drift", "drift from the base"))
     return [
         Curve(
@@ -75,7 +75,7 @@ def loss_plot(
     smoothing: float = SMOOTHING,
     log_scale: bool = False,
 ) -> str:
-    """Return the drawing; without losses, a sentence. `smoothing` weighs what was before, 0 to below 1."""
+    """Return the drawing; without losses, a sentence. `smoothing` is the weight of earlier values, 0 to below 1."""
     raw = thinned([loss for loss in losses if math.isfinite(loss.loss)], weight=smoothing)
     if not raw:
         return "<div class='db-plot db-empty'>The curve starts with the first steps.</div>"
@@ -105,9 +105,9 @@ def loss_plot(
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a step and a value lie in the drawing; values above the top lie on it.
+    """The coordinates of a step and a value in the drawing; values above the top are drawn on it.
 
-    With a `low` above zero the scale is logarithmic, and values below it lie on it.
+    With a `low` above zero the scale is logarithmic, and values below it are drawn on it.
     """
 
     last: int
@@ -115,17 +115,17 @@ class Frame:
     low: float = 0.0
 
     def x(self, step: float) -> float:
-        """Return the place of a step from the left."""
+        """Return the horizontal position of a step."""
         return LEFT + (WIDTH - LEFT - RIGHT) * step / self.last
 
     def y(self, value: float) -> float:
-        """Return the place of a value from above."""
+        """Return the vertical position of a value."""
         value = max(min(value, self.top), self.low)
         share = math.log(value / self.low) / math.log(self.top / self.low) if self.low else value / self.top
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
 
     def svg(self, description: str, drawn: str) -> str:
-        """Return the whole drawing; `told` is what it shows in words."""
+        """Return the whole drawing; `told` is its description in words."""
         head = f"<svg viewBox='0 0 {WIDTH:g} {HEIGHT:g}' role='img' aria-label='{escape(description)}'>"
         return f"{head}{self.grid()}{drawn}</svg>"
 
@@ -135,7 +135,7 @@ class Frame:
         return f"<polyline class='{style}' points='{places}'/>"
 
     def dot(self, curve: Curve) -> str:
-        """Return the mark of where a curve is now."""
+        """Return the mark of a curve's current value."""
         step, value = curve.points[-1]
         return f"<circle class='db-now {curve.style}' cx='{self.x(step):.1f}' cy='{self.y(value):.1f}' r='4'/>"
 
@@ -153,14 +153,14 @@ class Frame:
         return f"<g class='db-grid'>{rows}{ticks}</g>"
 
     def _levels(self) -> list[float]:
-        """Return the values that have a line: quarters, or powers of ten."""
+        """Return the values with a grid line: quarters, or powers of ten."""
         if not self.low:
             return [self.top * share for share in (0, 0.25, 0.5, 0.75, 1)]
         first = math.ceil(math.log10(self.low) - 1e-9)
         return [10.0**power for power in range(first, math.floor(math.log10(self.top) + 1e-9) + 1)]
 
     def marks(self, steps: Sequence[int], what: str = "saved at") -> str:
-        """Return a line at each of these steps, those whose model was saved if nothing else is said."""
+        """Return a line at each of these steps, by default those whose model was saved."""
         return "".join(
             f"<line class='db-saved' x1='{self.x(step):.1f}' x2='{self.x(step):.1f}' y1='{TOP:g}' "
             f"y2='{HEIGHT - BOTTOM:g}'><title>{what} step {step}</title></line>"
@@ -170,7 +170,7 @@ class Frame:
 
 
 def _low(curves: Sequence[Curve], top: float) -> float:
-    """Return the foot of a logarithmic scale: the power of ten below the least value, within some decades."""
+    """Return the bottom of a logarithmic scale: the power of ten below the least value, within some decades."""
     least = min((value for curve in curves for _, value in curve.points if value > 0), default=top / 10)
     return max(10.0 ** math.floor(math.log10(least)), top / 10**MAX_DECADES) if least < top else top / 10
 

@@ -1,4 +1,4 @@
-"""The run that is shown: its status, samples, loss and log as they come."""
+"""The run that is shown: its status, samples, loss and log, updated as they come."""
 
 import html
 import re
@@ -43,7 +43,7 @@ MAX_BEING_MADE = 12
 # Their crops take so little of a run's time that they are not counted.
 USUAL_PHOTOS = 5
 TOY_PICTURES = "Made by the toy model at 64 px. Stable Diffusion 1.5 or SDXL on a GPU makes detailed pictures."
-# The components that show a run, in the order in which a browser is told.
+# The components that show a run, in the order in which a browser is updated.
 PARTS = (
     "details status verdict making toy losses samples saved log settings scores chart score stop finish_now save_now "
     "sample_now resume more_steps more retry pictures delete sure bleed bled bled_picture run_base message note"
@@ -110,7 +110,7 @@ def build() -> dict[str, Any]:
             with gr.Row():
                 reuse = gr.Button("Copy these settings into the form", elem_id="reuse")
                 delete = gr.Button("Delete this run", elem_id="delete-run")
-            # Below, so that it does not come under the pointer of a double click.
+            # Below, so that it is not under the pointer of a double click.
             sure = gr.Button("Delete it with everything it saved", variant="stop", visible=False, elem_id="delete-sure")
     return {
         "run": run, "details": details, "status": status, "making": making, "toy": toy,
@@ -137,7 +137,7 @@ def _note_field() -> gr.Textbox:
 def run_values(
     services: Services, view: RunView | None, name: str = "", smoothing: float = SMOOTHING, log_scale: bool = False
 ) -> dict[str, Any]:
-    """Return what the panel shows of a run, as values that can be compared; of one that is not there its name."""
+    """Return what the panel shows of a run, as values that can be compared; for one that does not exist its name."""
     if view is None:
         return dict.fromkeys(("losses", "samples", "making"), ()) | {
             "toy": "", "verdict": "", "saved": "",
@@ -173,7 +173,7 @@ def run_values(
         "retry": view.error is not None and view.error.cause == "out of memory",
         "pictures": bool(view.steps) and view.status not in LIVE,
         "deletable": view.status not in LIVE or view.status == "paused",
-        # Another run, or another standing of it, takes the question back.
+        # Another run, or another status, cancels the question.
         "asked": (view.name, view.status),
         "standing": standing(view),
     }
@@ -192,7 +192,7 @@ def standing(view: RunView) -> dict[Announced, str]:
 def run_updates(services: Services, values: Mapping[str, Any], seen: Mapping[str, Any], message: str) -> Answer:
     """Return the updates of what the page has not seen of a run yet.
 
-    A message that announced something goes when that is there.
+    A message that announced something is removed when that has happened.
     """
     updates: dict[str, Callable[[Any], Answer]] = {
         "details": lambda is_there: {"details": gr.Column(visible=is_there)},
@@ -255,31 +255,31 @@ def _gallery(services: Services, columns: int, samples: Sequence[tuple[Path, str
 
 
 def _picture(services: Services, path: Path | None) -> Any:
-    """Return the update of a picture, which is hidden while there is none."""
+    """Return the update of an image, hidden while there is none."""
     copy = next(iter(services.shown.copies([path] if path else []).values()), None)
     return gr.Image(copy, visible=copy is not None)
 
 
 def _missing_base(services: Services, view: RunView) -> str:
-    """Return the name of the base that the run's LoRAs add to where that is not on this machine, else nothing."""
+    """Return the name of the base of the run's LoRAs if it is not on this machine, else an empty string."""
     if not view.steps or view.status in LIVE:
         return ""
     return missing_base(str(RunFolder(view.path).step_folder(view.steps[-1])), services.workspace.models_dir)
 
 
 def _more_steps(view: RunView) -> int | None:
-    """Return the total that is proposed for a run that has ended, half as many steps again; None where it cannot be."""
+    """Return the proposed total for a run that has ended, half as many steps again; None if it cannot be extended."""
     is_over = view.status not in LIVE and bool(view.steps)
     return max(view.step, view.total_steps) * 3 // 2 if is_over else None
 
 
 def announced(what: str, thing: Announced, view: RunView, why: str = "") -> str:
-    """Return a note that stands until the run is further in this thing than it is now."""
+    """Return a note that stands until the run has progressed in this respect."""
     return panel(what, why, tone="note", until=f"{thing} {standing(view)[thing]}")
 
 
 def _is_past(message: str, standing: Mapping[Any, str]) -> bool:
-    """Return whether what a message announced of this run has come."""
+    """Return whether what a message announced of this run has happened."""
     until = UNTIL.search(message or "")
     if until is None:
         return False
@@ -289,7 +289,7 @@ def _is_past(message: str, standing: Mapping[Any, str]) -> bool:
 
 
 def expected_whole(services: Services, view: RunView) -> float | None:
-    """Return how long the whole run takes, as a like one did here; None where none was timed, or steps tell it."""
+    """Return how long the whole run takes, as a similar one did here; None if none was timed, or steps tell it."""
     if view.config is None or view.seconds_left is not None or view.status != "running":
         return None
     pace = usual_pace(services.workspace, view.config)
@@ -298,7 +298,7 @@ def expected_whole(services: Services, view: RunView) -> float | None:
 
 
 def _being_made(services: Services, view: RunView) -> tuple[Path, ...]:
-    """Return the newest class images while the run makes them."""
+    """Return the newest class images while the run generates them."""
     if view.phase != "class images" or view.status not in ("running", "stopping") or view.config is None:
         return ()
     found: list[Path] = []
@@ -308,7 +308,7 @@ def _being_made(services: Services, view: RunView) -> tuple[Path, ...]:
 
 
 def being_made(services: Services, paths: Sequence[Path]) -> str:
-    """Return the class images that are there so far, as they are made."""
+    """Return the class images generated so far."""
     if not paths:
         return ""
     images = "".join(f"<img src='{served(services.shown.copy(path))}' alt=''>" for path in paths)
@@ -319,7 +319,7 @@ def being_made(services: Services, paths: Sequence[Path]) -> str:
 
 
 def toy_notice(view: RunView) -> str:
-    """Return the reminder beside a toy model's pictures that they are no measure of a real one."""
+    """Return the note beside a toy model's images that a real one makes better ones."""
     try:
         is_toy = view.config is not None and read_card(view.config.pretrained_model_name_or_path).is_toy
     except DreamBoothError:
@@ -328,7 +328,7 @@ def toy_notice(view: RunView) -> str:
 
 
 def _newest_columns(samples: dict[int, list[Any]]) -> dict[int, list[Any]]:
-    """Return the base's samples and those of the newest steps: more columns than that show nothing."""
+    """Return the base's samples and those of the newest steps: more columns would be too small."""
     steps = sorted(samples)
     kept = steps if len(steps) <= MAX_STEP_COLUMNS else [steps[0], *steps[-MAX_STEP_COLUMNS + 1 :]]
     return {step: samples[step] for step in kept}

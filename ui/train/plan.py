@@ -22,7 +22,7 @@ PRESET_LABELS = {
     "lean": "Lean",
     "leanest": "Leanest",
 }
-# What a preset costs in time, where no like run was timed here.
+# What a preset costs in time, if no similar run was timed here.
 PRESET_COSTS = {
     "minimum": "slower: recomputes activations",
     "recommended": "fast",
@@ -40,7 +40,7 @@ NOT_TIMED = "time estimate after the first steps"
 def method_choices(
     methods: Sequence[MethodName], sizes: Mapping[str, int] | None = None, adds_to: str = "other models too"
 ) -> list[tuple[str, str]]:
-    """Return (label, value) of every method; a label says what comes out of it, and how large that is."""
+    """Return (label, value) of every method; a label says what it produces, and its size."""
     texts = {method: size_in_words(num_bytes) for method, num_bytes in (sizes or {}).items()}
     return [(outcome(method, texts.get(method, ""), adds_to), method) for method in methods]
 
@@ -60,14 +60,14 @@ def ranked(offered: Sequence[Offer]) -> list[Offer]:
 
 
 def card_size(need_bytes: int) -> str:
-    """Return which size of device a run fits, such as `fits 8 GB`; nothing for one that needs more than there is."""
+    """Return which size of device a run fits, such as `fits 8 GB`; empty for one that needs more than any."""
     need_gb = need_bytes / (1 - MARGIN) / GIB
     size = next((size for size in CARD_SIZES_GB if need_gb <= size), None)
     return f"fits {size} GB" if size else ""
 
 
 def offer_text(offer: Offer) -> str:
-    """Return what a preset takes: memory, the device that has it, and its time or what it costs in time."""
+    """Return what a preset takes: memory, the device that has it, and its time or relative time."""
     forecast = offer.forecast
     need = f"needs {gb(forecast.need_bytes)} GB"
     if not forecast.fits:
@@ -95,7 +95,7 @@ def preset_note(offered: list[Offer], chosen: str) -> str:
 
 
 def too_little_memory(forecast: Forecast, offered: list[Offer], chosen: str) -> DeviceError:
-    """Return what is said of settings that need more memory than there is, with the preset that would do."""
+    """Return the message for settings that need more memory than there is, with the preset that fits."""
     device = forecast.device
     why = f"It needs {gb(forecast.need_bytes)} GB, and {device.name} has {gb(device.free_bytes)} GB free."
     fit = fitting(offered, "")
@@ -105,20 +105,20 @@ def too_little_memory(forecast: Forecast, offered: list[Offer], chosen: str) -> 
 
 
 def _what_fits(forecast: Forecast) -> str:
-    """Return what to do where no preset of the method fits: another method that does, or else other means."""
+    """Return what to do if no preset of the method fits: another method that does, or else other means."""
     leaner = leaner_offer(forecast.config, forecast.shape, forecast.device)
     return NONE_FITS if leaner is None else f"{leaner.outcome} needs {gb(leaner.need_bytes)} GB: choose it above."
 
 
 def start_sentence(forecast: Forecast) -> str:
-    """Return the one sentence before the start, with the words that will stand for the photos."""
+    """Return the sentence before the start, with the instance prompt."""
     config, device = forecast.config, forecast.device
     photos = (
         f"{forecast.num_photos} photo{'' if forecast.num_photos == 1 else 's'}"
         if forecast.num_photos
         else "no photos yet"
     )
-    # With captions each photo has words of its own.
+    # With captions each photo has its own prompt.
     has_one_prompt = len(config.concepts) == 1 and not config.read_prompts_from_txts
     words = config.concepts[0].instance_prompt if has_one_prompt else ""
     where = "this GPU" if device.kind != "cpu" else "this CPU"
@@ -146,7 +146,7 @@ def start_sentence(forecast: Forecast) -> str:
 
 
 def wrong_settings(problems: Sequence[FieldProblem]) -> str:
-    """Return what stands in the sentence's place where a setting has a value that no run can have."""
+    """Return the text in the sentence's place if a setting has a value that no run can have."""
     text = " ".join(f"{field_label(one.field)} {one.message}" for one in problems)
     return f"<p class='db-plan' role='status'><span class='db-wrong-part'>{escape(text)}</span></p>"
 
@@ -163,7 +163,7 @@ def run_settings(config: TrainingConfig) -> str:
 
 
 def changes(before: TrainingConfig, now: TrainingConfig) -> str:
-    """Return in words what is otherwise in the second settings."""
+    """Return in words what differs in the second settings."""
     settings = {name: value for name, value in now.to_json().items() if name not in ("concepts", "output_dir", "seed")}
     changed = {name: value for name, value in settings.items() if value != before.to_json()[name]}
     return "; ".join(f"{name}: {_shown(value)}" for name, value in changed.items())

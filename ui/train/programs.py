@@ -19,7 +19,7 @@ from ui.train.handlers import device_for_a_run, method_in, run_config
 
 
 class Programs:
-    """What programs ask of the tab."""
+    """What programs can do with the tab."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -54,7 +54,7 @@ class Programs:
     def start_set(
         self, name: str, base: str, preset_name: str, explicit: Mapping[str, Any], wish: str = ""
     ) -> tuple[str, TrainingConfig]:
-        """Start a run on a photo set under its own words, with proposed settings where none are given."""
+        """Start a run on a photo set with its own prompts, and with proposed settings where none are given."""
         self._services.check_training()
         config, _ = self._set_config(name, base, preset_name, explicit)
         words = photo_set(self._services.workspace, name).words()

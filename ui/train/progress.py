@@ -1,8 +1,8 @@
-"""How far a run is as a whole, and its phases: those before the first step, then training and saving by turns.
+"""The progress of a run as a whole, and its phases: those before the first step, then training and saving in turns.
 
-Pure functions, no Gradio. One bar for everything, so that it never begins again at zero; what the parts weigh is what
-they took on the starter, in training steps. A picture's denoising step and a training step stand in about the same
-ratio for larger bases.
+Pure functions, no Gradio. There is one bar for everything, so that it never restarts at zero; the weights of its parts
+were measured on the starter, in training steps. An image's denoising step and a training step have about the same ratio
+for larger bases.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from dreambooth.events import FINAL_STATUSES
 from dreambooth.runs.view import RunView
 
 STEPS_OF_LOADING = 25.0
-# A denoising step of one picture, and the crops of one photo, in training steps.
+# A denoising step of one image, and the crops of one photo, in training steps.
 STEPS_OF_DENOISING = 0.14
 STEPS_OF_CROP = 0.15
-# A run says these in this order before its first step.
+# A run reports these in this order before its first step.
 BEFORE_STEPS = ("loading", "class images", "latents", "samples", "scores")
 SHORT_PHASES = {
     "loading": "Loading",
@@ -35,7 +35,7 @@ SOMETIMES = ("copying", "lent")
 
 
 def whole_share(view: RunView) -> float:
-    """Return how far the whole run is, 0 to 1, the phases before its first step included."""
+    """Return the progress of the whole run, 0 to 1, including the phases before its first step."""
     if view.status == "done":
         return 1.0
     over = view.status in FINAL_STATUSES or view.status == "interrupted"
@@ -67,7 +67,7 @@ def planned_seconds_left(view: RunView, whole_s: float) -> float:
 
 
 def _work_before(view: RunView) -> Mapping[str, float]:
-    """Return what each phase before the first step weighs, in training steps, in their order."""
+    """Return the weight of each phase before the first step, in training steps, in order."""
     config = view.config
     if config is None:
         return dict.fromkeys(BEFORE_STEPS, 0.0)
@@ -83,7 +83,7 @@ def _work_before(view: RunView) -> Mapping[str, float]:
 
 
 def phase_list(view: RunView) -> str:
-    """Return the phases: those of the beginning in their order, then those that come again and again as a cycle."""
+    """Return the phases: those of the beginning in order, then the repeated ones as a cycle."""
     if view.status in ("queued", "interrupted"):
         return ""
     once = [name for name in ONCE if name != "class images" or _makes_class_images(view)]

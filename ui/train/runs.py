@@ -1,4 +1,4 @@
-"""All runs in one list: what they are, how they stand, what they take; each is a link to the view of that run."""
+"""All runs in one list: what they are, their state, their size; each is a link to the view of that run."""
 
 import time
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ from ui.train.advice import Advice
 
 HEADERS = ("Run", "State", "Photos", "Base model", "Method", "Steps", "Best step", "Size", "Started")
 MAX_ROWS = 200
-# The size of a run that trains is news for so long.
+# How long the size of a run in progress counts as current.
 SIZE_AGE_S = 30.0
 NO_RUNS = "No runs yet. Choose photos on the first tab, then start a training."
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the list says of a run."""
+    """What the list shows of a run."""
 
     name: str
     status: Status
@@ -73,7 +73,7 @@ def _line(row: Row) -> str:
 
 
 class RunsTable:
-    """The list's rows, with sizes and photos that are not counted anew each time."""
+    """The list's rows, with cached sizes and numbers of photos."""
 
     def __init__(self, services: Services, advice: Advice) -> None:
         self._services, self._advice = services, advice

@@ -14,7 +14,7 @@ from ui.render import NONE_RECOMMENDED, panel
 from ui.train.loss_plot import Curve, Frame
 
 MAX_STEPS_LISTED = 24
-# From here on a prompt's pictures are more like the subject than like what they were.
+# From here on a prompt's images are more like the subject than like before.
 MUCH = 0.5
 ACTS = (("use", "Make pictures"), ("convert", "Convert"), ("compare", "Compare"))
 SCORES = (
@@ -31,7 +31,7 @@ element.addEventListener('click', (event) => {
 
 
 def verdict(view: RunView, changed: BleedReport | None) -> str:
-    """Return which step to take and what else that step changed, as one panel; nothing where nothing was scored."""
+    """Return the recommended step and its side effects, as one panel; empty if nothing was scored."""
     is_over = view.status in FINAL_STATUSES or view.status == "interrupted"
     if view.steps and view.phase == "scores" and not is_over:
         so_far = f"So far: {view.why_recommended}" if view.why_recommended else ""
@@ -77,7 +77,7 @@ def _item(step: int, *, is_best: bool) -> str:
 
 
 def score_plot(scores: Sequence[StepScores], best: int | None) -> str:
-    """Return the scores over the steps, drawn as the loss is; nothing before there are two saves to compare."""
+    """Return the scores over the steps, drawn like the loss; empty before there are two saves to compare."""
     saved = sorted((one for one in scores if one.step), key=lambda one: one.step)
     drawn = [
         Curve(style, title, [(one.step, value) for one in saved if (value := getattr(one, name)) is not None])

@@ -1,4 +1,4 @@
-"""The second tab: what a run starts from, its settings, what it will take, and the start; then the run as it goes."""
+"""The second tab: what a run starts from, its settings, what it will take, and the start; then the running run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class TrainTab:
 
 
 def build(services: Services) -> TrainTab:
-    """Lay out the tab; `connect` gives it life."""
+    """Lay out the tab; `connect` adds its events."""
     infos = form_infos()
     config = proposed_config(STARTER, "recommended", "pet", 5, {}, services.device())
     made: dict[str, Any] = {}
@@ -147,7 +147,7 @@ def _as_command() -> tuple[gr.Code, gr.Code]:
 
 
 def base_choices(services: Services) -> list[tuple[str, str]]:
-    """Return what a run can start from: everything that is not itself a run's step."""
+    """Return what a run can start from: everything except a run's own steps."""
     runs = str(services.workspace.runs_dir)
     return [(label, value) for label, value in services.jobs.models() if not value.startswith(runs)]
 

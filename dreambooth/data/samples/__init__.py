@@ -1,6 +1,6 @@
-"""The bundled sample subject: five rendered pictures of one individual, to try everything with.
+"""The bundled sample subject: five rendered images of one individual, to try everything with.
 
-Made by `dreambooth.starter.subjects`, so the starter's training world has never shown it; our own, under the project's
+Made by `dreambooth.starter.subjects`, so the starter's training data never showed it; our own, under the project's
 licence.
 """
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 from dreambooth.config.concepts import Concept
 
-# The individual as `Subject` takes it, kept from the judge's training too; picture n is painted with the seed n.
+# The arguments of `Subject`, held out from the judge's training too; image n is painted with seed n.
 SAMPLE_SUBJECT = ("toy", "green", "pink", "star", "yellow")
 SAMPLE_PX = 256
 SAMPLE_CONTEXTS = ("sunflowers", "wooden floor", "snow", "beach", "mountain")
 
 
 def sample_folder() -> Path:
-    """Return the folder with the five pictures."""
+    """Return the folder with the five images."""
     return Path(__file__).parent / "subject"
 
 
 def sample_concept() -> Concept:
-    """Return the sample subject with its words."""
+    """Return the sample subject with its prompts."""
     return Concept("photo of zwx toy", str(sample_folder()), "photo of toy")
