@@ -99,7 +99,7 @@ class Shown:
         return str(target)
 
     def mask_view(self, photo: Path, mask: Path, focus: Focus) -> str:
-        """Return the mask of the square of the photo that is trained, in colour, to be laid over it."""
+        """Return the mask of the photo's crop, in colour, to be laid over it."""
         target = self._place(f"{photo.stem}.png", mask, mask.stat().st_mtime_ns, focus)
         if not target.exists():
             _save_coloured(focused(read_photo(mask).image.convert("L"), MASK_PX, focus), MASK_SHARE, target)
@@ -113,14 +113,14 @@ class Shown:
         return str(target)
 
     def found_mask(self, photo: Path, mask: "Image.Image", size: tuple[int, int]) -> str:
-        """Return a mask that a base model found, as `whole_mask` returns masks."""
+        """Return a mask that a base model found, like `whole_mask`."""
         target = self._place(f"{photo.stem}.png", photo, size, mask.tobytes())
         if not target.exists():
             _save_coloured(mask.resize(size), 1.0, target)
         return str(target)
 
     def guessed_mask(self, photo: Path, size: tuple[int, int]) -> str:
-        """Return a guess of what the subject is, by colour and sharpness alone, as `whole_mask` returns masks."""
+        """Return an estimate of the subject, from colour and sharpness alone, like `whole_mask`."""
         target = self._place(f"{photo.stem}.png", photo, photo.stat().st_mtime_ns, size, "guess")
         if not target.exists():
             _save_coloured(guessed_subject(read_photo(photo).image).resize(size), 1.0, target)
@@ -146,7 +146,7 @@ class Shown:
 
 
 def _save_coloured(mask: "Image.Image", share: float, target: Path) -> None:
-    """Write a grey mask as a picture in one colour, which is transparent where the mask is black."""
+    """Write a grey mask as an image in one colour, transparent where the mask is black."""
     from PIL import Image
 
     view = Image.new("RGBA", mask.size, MASK_COLOUR)

@@ -90,7 +90,7 @@ def _joined(handler: Callable[..., Any], event: Event, named: Named, events: Map
 
 
 def _groups(triggers: list[Any]) -> list[list[Any]]:
-    """Return the triggers that are joined to one event, and by itself each that follows another event."""
+    """Return the triggers that are joined to one event, and separately each that follows another event."""
     of_components = [one for one in triggers if not isinstance(one, functools.partial)]
     following = [[one] for one in triggers if isinstance(one, functools.partial)]
     return [of_components, *following] if of_components else following

@@ -97,7 +97,7 @@ def _recipe_problems(config: "TrainingConfig") -> list[FieldProblem]:
 
 
 def _finds_subjects(config: "TrainingConfig") -> bool:
-    """Return whether the base has to find the subject in any photo: a mask says where it is."""
+    """Return whether the base has to find the subject in any photo, because no mask says where it is."""
     if config.background_weight == 1:
         return False
     folders = [concept.instance_data_dir for concept in config.concepts]

@@ -54,9 +54,9 @@ _ZIP_ERRORS = (
 
 
 def unpack_photos(archive: Path, folder: Path) -> PhotoFolder:
-    """Unpack a zip's photos, captions, squares and masks into a new `folder`; photos go through `ingest`.
+    """Unpack a zip's photos, captions, crops and masks into a new `folder`; photos go through `ingest`.
 
-    Returns the stored photos and what was skipped with the reason. Raises PhotoError, and leaves nothing behind, when
+    Returns the stored photos and what was skipped, with the reason. Raises PhotoError, and leaves nothing behind, when
     the archive is damaged, breaks a limit, or holds no readable photo.
     """
     if not archive.is_file():
@@ -93,7 +93,7 @@ def unpacked_folder(archive: Path, datasets_dir: Path) -> PhotoFolder:
 
 
 def earlier_folders(folder: str) -> list[str]:
-    """Return where earlier readers of photos put what `unpacked_folder` puts here; for other folders none."""
+    """Return the folders that earlier photo readers used in place of `unpacked_folder`'s; none for other folders."""
     path = Path(folder)
     if not path.name.startswith("zip-"):
         return []
@@ -264,7 +264,7 @@ def _unpack_captions(
 def _unpack_masks(
     opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], stored: dict[str, Path]
 ) -> list[tuple[Path, str]]:
-    """Put each photo's mask beside it as it came; returns those that cannot be used, with the reason."""
+    """Store each photo's mask beside it unchanged; return those that cannot be used, with the reason."""
     masks = {entry.filename: entry for entry in entries if _is_mask(entry)}
     found = matching_masks(stored, masks)
     skipped = [(Path(mask), "is the mask of no photo in the archive") for mask in masks if mask not in found.values()]

@@ -18,9 +18,9 @@ MAX_MEASURED = 200
 
 
 def concept_notices(concepts: Sequence[Concept], background_weight: float = 1.0) -> list[str]:
-    """Return a sentence for each folder used twice, prompt that names no subject, and photo that is there twice.
+    """Return a sentence for each folder used twice, prompt that names no subject, and duplicate photo.
 
-    With the weight of the background, also on masks without effect, and on masks without a photo.
+    With the background's weight, also on masks without effect, and on masks without a photo.
     """
     notices: list[str] = []
     folders: dict[Path, int] = {}

@@ -31,9 +31,9 @@ INSTANCE, CLASS = 0, 1  # positions in the random streams
 
 @dataclass(frozen=True)
 class CaptionedPhoto:
-    """A readable photo, the words it is trained with, and the square of it that is trained where one was chosen.
+    """A readable photo, its caption, and its chosen crop if there is one.
 
-    size: width and height of the upright photo in pixels; mask: the file that says what of it is the subject.
+    size: width and height of the upright photo in pixels; mask: the file that marks the subject.
     """
 
     path: Path
@@ -81,11 +81,10 @@ def load_concept(
     reader: int = PHOTO_READER,
     with_masks: bool = False,
 ) -> ConceptPhotos:
-    """Return the concept's readable photos with their captions; what is skipped is reported through `report`.
+    """Return the concept's readable photos with their captions; skipped files are reported through `report`.
 
-    With `num_class_images` above 0, that many of the readable pictures of `class_data_dir` come along, in natural
-    order. Raises PhotoError when no photo can be read, or a caption, the squares chosen for them or, `with_masks`, a
-    mask cannot.
+    With `num_class_images` above 0, that many of the readable images of `class_data_dir` are included, in natural
+    order. Raises PhotoError when no photo can be read, or a caption, the chosen crops or, `with_masks`, a mask cannot.
     """
     focuses = _focuses(Path(concept.instance_data_dir), report)
     photos = _readable_photos(Path(concept.instance_data_dir), report, reader)

@@ -1,6 +1,6 @@
-"""Masks painted over photos: a grey picture beside each, white where its subject is and black where it is not.
+"""Masks painted over photos: a grey image beside each, white for the subject and black for the background.
 
-A mask has the shape of its upright photo, and is cut, mirrored and made smaller exactly as the photo is.
+A mask has the shape of its upright photo, and is cropped, mirrored and resized exactly as the photo is.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ NAMING = 'The mask of "dog.jpg" is named "dog-masklabel.png".'
 
 
 def mask_files(photos: Sequence[Path]) -> dict[Path, Path]:
-    """Return the mask of each of these photos that has one beside it."""
+    """Return the mask beside each of these photos that has one."""
     folders = {photo.parent for photo in photos}
     masks = {str(file): file for folder in folders for file in folder.iterdir() if is_mask_name(file.name)}
     found = matching_masks(map(str, photos), masks)
@@ -39,7 +39,7 @@ def mask_files(photos: Sequence[Path]) -> dict[Path, Path]:
 def checked_masks(photos: Mapping[Path, tuple[int, int]]) -> dict[Path, Path]:
     """Return the mask of each photo that has one; raises PhotoError for one that cannot be used.
 
-    photos: with the (width, height) that each has upright.
+    photos: with their upright (width, height).
     """
     found = mask_files(list(photos))
     for photo, mask in found.items():
@@ -48,7 +48,7 @@ def checked_masks(photos: Mapping[Path, tuple[int, int]]) -> dict[Path, Path]:
 
 
 def read_mask(file: Path, size: tuple[int, int]) -> "Image.Image":
-    """Return the mask for a photo of this (width, height), grey; raises PhotoError for one that says nothing of it."""
+    """Return the mask for a photo of this (width, height), grey; raises PhotoError for an unusable one."""
     photo = read_photo(file)
     name = f'The mask "{shown(file)}"'
     if any("transparent" in note for note in photo.notes):
@@ -67,19 +67,19 @@ def read_mask(file: Path, size: tuple[int, int]) -> "Image.Image":
 
 
 def mask_beside(photo: Path) -> Path | None:
-    """Return where the mask of a photo of a set lies, if it has one."""
+    """Return the mask of a photo of a set, if it has one."""
     file = _file_of(photo)
     return file if file.is_file() else None
 
 
 def write_mask(photo: Path, mask: "Image.Image") -> None:
-    """Write the mask of a photo of a set, whose shape it has, at once or not at all."""
+    """Write the mask of a photo of a set atomically; it has the photo's shape."""
     with new_file(_file_of(photo)) as temporary:
         mask.convert("L").save(temporary, format="PNG")
 
 
 def remove_mask(photo: Path) -> None:
-    """Remove the mask of a photo of a set: its subject is found again by the base."""
+    """Remove the mask of a photo of a set: the base finds its subject again."""
     _file_of(photo).unlink(missing_ok=True)
 
 
@@ -89,9 +89,10 @@ def take_mask(file: Path, photo: Path) -> None:
 
 
 def take_named_mask(file: Path, photos: Mapping[str, Path]) -> str:
-    """Copy the mask in a file to the photo of a set that its name belongs to, and return that photo's name.
+    """Copy the mask in a file to the photo of a set named like it, and return that photo's name.
 
-    photos: by the names that the user knows them by. Raises PhotoError as `read_mask` does, or where no photo is meant.
+    photos: by the names that the user knows them by. Raises PhotoError as `read_mask` does, or if no photo has the
+    name.
     """
     name = next(iter(matching_masks(photos, [file.name])), None)
     if name is None:
@@ -101,7 +102,7 @@ def take_named_mask(file: Path, photos: Mapping[str, Path]) -> str:
 
 
 def turn_mask(photo: Path) -> None:
-    """Turn the mask of a photo of a set, where it has one, by a quarter to the right."""
+    """Rotate the mask of a photo of a set, if it has one, by 90 degrees clockwise."""
     from PIL import Image
 
     if mask := mask_beside(photo):
@@ -109,7 +110,7 @@ def turn_mask(photo: Path) -> None:
 
 
 def usable_masks(photos: Sequence[Path]) -> list[Path]:
-    """Return the masks beside these photos that can be used."""
+    """Return the usable masks beside these photos."""
     usable = []
     for photo, mask in mask_files(photos).items():
         with contextlib.suppress(PhotoError):  # who took them in has said what is wrong with it
@@ -123,7 +124,7 @@ def _file_of(photo: Path) -> Path:
 
 
 def guessed_subject(image: "Image.Image") -> "Image.Image":
-    """Return a mask of what seems to matter in an upright photo, small: a place to start painting from."""
+    """Return a small mask of what seems to matter in an upright photo: a starting point for painting."""
     from PIL import Image
 
     small = image.copy()
@@ -132,9 +133,9 @@ def guessed_subject(image: "Image.Image") -> "Image.Image":
 
 
 def weighed(config: TrainingConfig, folders: Sequence[Path], explicit: Container[str]) -> TrainingConfig:
-    """Return proposed settings in which the background counts less where photos of these folders have masks.
+    """Return proposed settings with a lower background weight if photos of these folders have masks.
 
-    A weight that was asked for stays, and so does 1 where the base could not find the subject of the other photos.
+    An explicit weight stays, and so does 1 if the base could not find the subject of the other photos.
     """
     masked, unmasked = counted_masks(folders)
     cannot_find = unmasked > 0 and (config.buckets or config.not_cache_latents)
@@ -144,7 +145,7 @@ def weighed(config: TrainingConfig, folders: Sequence[Path], explicit: Container
 
 
 def mask_notices(folders: Sequence[Path], background_weight: float) -> list[str]:
-    """Return a sentence on what the masks of these folders do, and one on those that no photo has."""
+    """Return a sentence on the effect of these folders' masks, and one on masks without a photo."""
     masked, unmasked = counted_masks(folders)
     notices, without_photo = [], [f'"{printable(name)}"' for folder in folders for name in _without_photo(folder)]
     who = f"{masked} photo{' has a mask' if masked == 1 else 's have masks'}"

@@ -1,8 +1,8 @@
-"""The photos of one subject and the words for it, as the page keeps them: a folder under the data folder's datasets.
+"""The photos of one subject with its prompts, as the page stores them: a folder under the data folder's datasets.
 
-Beside the photos lie their squares (`focus.json`), captions (`<photo>.txt`), masks (`<photo>-masklabel.png`), what is
-known of them (`photos.json`), the words (`words.json`) and the sets trained together with this one (`together.json`).
-Class images of the user's own lie in a folder of the same name that ends in `.class`.
+Beside the photos it has their crops (`focus.json`), captions (`<photo>.txt`), masks (`<photo>-masklabel.png`), records
+(`photos.json`), the prompts (`words.json`) and the sets trained together with this one (`together.json`). The user's
+own class images are in a folder of the same name that ends in `.class`.
 """
 
 import contextlib
@@ -140,9 +140,9 @@ class PhotoSet:
     # Photos ----------------------------------------------------------------------------------------------------------
 
     def add(self, files: Iterable[Path], taken: Taken | None = None) -> list[Line]:
-        """Take photos, masks and zips of them in; returns per file whether it was taken and a sentence about it.
+        """Add photos, masks and zips of them; return for each file whether it was added, and a sentence about it.
 
-        `taken` is called with each new photo and its square while the photo's picture need not be decoded again.
+        `taken` is called with each new photo and its crop while the decoded image is still in memory.
         """
         report: list[Line] = []
         for file in sorted(files, key=lambda file: is_mask_name(file.name)):
@@ -240,7 +240,7 @@ class PhotoSet:
         return photos
 
     def turn(self, name: str) -> None:
-        """Turn a photo by a quarter to the right, its square and its mask with it."""
+        """Rotate a photo by 90 degrees clockwise, and its crop and mask with it."""
         from PIL import Image
 
         photo, focus = self.photo(name), self.focus(name)

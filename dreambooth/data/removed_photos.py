@@ -1,4 +1,4 @@
-"""Photos that were removed from a set: kept beside it for an hour with all that belongs to them, to be brought back."""
+"""Photos that were removed from a set: stored for an hour with everything that belongs to them, to be restored."""
 
 import contextlib
 import time
@@ -23,7 +23,7 @@ def removed_folder(folder: Path) -> Path:
 
 
 def set_aside(photo: Path) -> None:
-    """Move a photo out of its set, with its caption, its square, its mask and its place among the others."""
+    """Move a photo out of its set, with its caption, its crop, its mask and its position."""
     folder, aside, name = photo.parent, removed_folder(photo.parent), photo.name
     forget_removed(folder)
     focuses, records = _focuses(folder), read_records(folder)
@@ -78,7 +78,7 @@ def forget_all_removed(datasets_dir: Path, kept_s: float = KEPT_S) -> None:
 
 
 def _beside(photo: Path) -> tuple[Path, Path]:
-    """Return where the caption and the mask of a photo lie."""
+    """Return the caption and mask files of a photo."""
     return photo.with_suffix(CAPTION_SUFFIX), photo.with_name(mask_name(photo.name))
 
 

@@ -29,10 +29,10 @@ STATE_INTERVALS_S = (60, 600)
 
 @dataclass(frozen=True)
 class Counts:
-    """How many weights the parts of a base have, its text encoders together, and in how many tensors they lie.
+    """The number of weights in each part of a base, text encoders together, and in how many tensors.
 
-    per_rank: by part and weight, how many numbers low-rank factors of that weight (out, in, ...) have for each rank;
-    unseen_layers: as in `Layout`; unseen: how many weights of the text encoders no picture depends on.
+    per_rank: by part and weight, how many numbers low-rank factors of that weight (out, in, ...) take per rank;
+    unseen_layers: as in `Layout`; unseen: how many text encoder weights affect no image.
     """
 
     unet: int
@@ -91,7 +91,7 @@ def counts_of_base(base: Base) -> Counts:
 
 
 def _unseen(numbers: Mapping[str, Mapping[str, int]], unseen_layers: tuple[tuple[str, int], ...]) -> int:
-    """Return how many weights no picture depends on, of these numbers of weights by part and name."""
+    """Return how many weights affect no image, from these numbers of weights by part and name."""
     seen = {part: without_last_layers(list(numbers[part]), number) for part, number in unseen_layers}
     return sum(number for part in seen for name, number in numbers[part].items() if name not in seen[part])
 

@@ -151,9 +151,9 @@ def known_pace(workspace: Workspace, config: TrainingConfig) -> Pace | None:
 
 
 def usual_pace(workspace: Workspace, config: TrainingConfig) -> Pace | None:
-    """Return what a like run took on this device, else for the starter at its own size what it took elsewhere.
+    """Return the pace of a similar run on this device, else for the starter at its own size one measured elsewhere.
 
-    None for other bases. It is for what a page shows before a first run; a GPU or more cores take less.
+    None for other bases. For what a page shows before a first run; a GPU or more cores take less time.
     """
     pace = known_pace(workspace, config)
     base = config.pretrained_model_name_or_path

@@ -70,7 +70,7 @@ def lora_modules(
 
 
 def without_last_layers(names: list[str], number: int) -> list[str]:
-    """Return a text encoder's names without those of its last layers, and of the norm that comes after these."""
+    """Return a text encoder's names without those of its last layers, and of the norm after them."""
     layers = {name: int(match[1]) for name in names if (match := _TEXT_LAYER.search(name))}
     end = max(layers.values(), default=-1) + 1 - number
     return [name for name in names if layers.get(name, -1) < end and not (number and "final_layer_norm" in name)]

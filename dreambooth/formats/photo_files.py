@@ -1,4 +1,4 @@
-"""Names of files in a folder of photos: which are photos, and which are masks painted over them."""
+"""Names of files in a folder of photos: which are photos, and which are masks."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ MASK_ENDING = "-masklabel.png"
 
 
 def is_mask_name(name: str) -> bool:
-    """Return whether a file of this name is a mask and no photo."""
+    """Return whether a file of this name is a mask rather than a photo."""
     return name.lower().endswith(MASK_ENDING)
 
 
@@ -20,22 +20,22 @@ def is_photo_name(name: str) -> bool:
 
 
 def mask_name(photo: str) -> str:
-    """Return the name, or the path, of the mask of a photo of this one."""
+    """Return the name, or the path, of this photo's mask."""
     path = PurePosixPath(photo)
     return str(path.with_name(path.stem + MASK_ENDING))
 
 
 def matching_masks(photos: Iterable[str], masks: Iterable[str]) -> dict[str, str]:
-    """Return the mask of each photo that has one, both by their names or paths.
+    """Return the mask of each photo that has one, by their names or paths.
 
-    A name that differs only in case or in its Unicode form counts too.
+    A name that differs only in case or in its Unicode form also matches.
     """
     by_key = {_key(mask): mask for mask in sorted(masks, reverse=True)}
     return {photo: by_key[key] for photo in photos if (key := _key(mask_name(photo))) in by_key}
 
 
 def counted_masks(folders: Iterable[Path]) -> tuple[int, int]:
-    """Return how many photos of these folders have a mask beside them, and how many have none."""
+    """Return how many photos of these folders have a mask, and how many have none."""
     masked, unmasked = 0, 0
     for folder in folders:
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else []

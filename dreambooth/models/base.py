@@ -291,9 +291,9 @@ def _from_folder(folder: Path, variant: str | None, given: Collection[str], dtyp
 
 
 def _cast(name: str, module: Any, dtype: "torch.dtype | None", as_read: dict[str, bytes]) -> Any:
-    """Put copies of a part's weights into this format, one after the other, and note what it was known by before.
+    """Cast a part's weights to this format, one after the other, and record its first numbers before that.
 
-    Copies of those that have it already too: they may be mapped from a file, and would change with it.
+    Weights that already have the format are copied too: mapped ones would change with their file.
     """
     as_read[name] = first_numbers(module)
     for weight in module.parameters():

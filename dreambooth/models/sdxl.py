@@ -167,10 +167,9 @@ class StableDiffusionXL:
 
 
 def _before_last_layer(text_encoder: Any, ids: "Tensor | None") -> "tuple[Tensor, Any]":
-    """Return the states that go into a text encoder's last layer, and its output.
+    """Return the input states of a text encoder's last layer, and its output.
 
-    transformers returns all states, but records none where the class has another name, as weights that several
-    processes share give it (`fully_shard`).
+    transformers returns all states, but records none if the class was renamed, as `fully_shard` does.
     """
     found: list[Tensor] = []
     last = getattr(text_encoder, "text_model", text_encoder).encoder.layers[-1]

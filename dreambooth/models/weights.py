@@ -55,7 +55,7 @@ def read_weights(path: Path, *, is_safetensors: bool | None = None) -> "dict[str
 
 
 def _unpickled(path: Path) -> Any:
-    """Return what a pickle of plain tensors holds; raises a multitude of errors for another."""
+    """Return the content of a pickle of plain tensors; raises many kinds of errors for others."""
     import torch
 
     _refuse_other_zips(path)
@@ -98,9 +98,9 @@ def _textual_inversion(path: Path) -> BaseModelError:
 
 
 def file_metadata(path: Path) -> dict[str, str]:
-    """Return the texts in the header of a .safetensors file, or under `metadata` in a .ckpt, as those of ours have it.
+    """Return the metadata in the header of a .safetensors file, or under `metadata` in one of our .ckpt files.
 
-    None where there are none, or no such file.
+    None if there is none, or no such file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -176,12 +176,12 @@ def filled(
 ) -> Any:
     """Return the module that `build` makes, with these weights in the module's own number formats.
 
-    as_stored: it has the very tensors that are given, which may be mapped from a file, for a caller that copies them.
-    `optional_prefix` is what some of the module's names begin with in some versions of its library, and the weights' do
-    not.
+    as_stored: it has the given tensors themselves, which may be mapped from a file, for a caller that copies them.
+    `optional_prefix` is what some versions of the library put before some of the module's names, and the weights' names
+    lack.
 
-    Raises KeyError, which says which are missing, unknown or misshapen, when they are not the module's. That is looked
-    at before any memory is taken: a module's configuration and a tensor in a file can both claim to be larger than any.
+    Raises KeyError, saying which are missing, unknown or misshapen, if they do not fit. That is checked before any
+    memory is allocated: both a configuration and a tensor in a file can claim any size.
     """
     from accelerate import init_empty_weights
 

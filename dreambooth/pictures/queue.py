@@ -103,7 +103,7 @@ class PictureQueue:
             return (line[0], len(line) - 1) if line else (last, 0)
 
     def uses(self, folder: Path) -> bool:
-        """Return whether a request is being made, or waits, whose models lie there. To be asked under `changed`."""
+        """Return whether a current or waiting request uses models from there. Call it under `changed`."""
         return any(order.source == folder and not order.cancel.is_set() for order in self._queue)
 
     def is_due(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where a base model finds the subject of one photo before any training: a mask to begin painting from."""
+"""Where a base model finds the subject of a photo before any training: a mask to start painting from."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +27,9 @@ def found_subject(
     manager: ModelManager,
     models_dir: Path,
 ) -> "Image.Image":
-    """Return the photo's mask as a training finds it in the square that it trains at `side_px`: white is the subject.
+    """Return the photo's mask as a training finds it in its crop at `side_px`: white is the subject.
 
-    What lies outside of the square is black. Raises DeviceError while the device is busy, and BaseModelError.
+    Outside the crop it is black. Raises DeviceError while the device is busy, and BaseModelError.
     """
     import torch
     from PIL import Image

@@ -267,7 +267,7 @@ class Jobs:
         )
 
     def found_subject(self, photo: Path, focus: "Focus", class_prompt: str, base: str, side_px: int) -> "Image.Image":
-        """Return where a base that is on this machine finds the subject of a photo; see `found_subject`."""
+        """Return where a base on this machine finds the subject of a photo; see `found_subject`."""
         return found_subject(photo, focus, class_prompt, base, side_px, self._manager, self._workspace.models_dir)
 
     def generate(self, model: str, config: GenerationConfig, when: When = "ask") -> Iterator[Path]:

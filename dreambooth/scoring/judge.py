@@ -24,7 +24,7 @@ WIDTHS = (32, 64, 96, 128)
 def network(num_outputs: int, side_px: int = SIDE_PX) -> "nn.Sequential":
     """Return a plain convolutional network: (batch, 3, side, side) in [-1, 1] to (batch, num_outputs); 0.6 M weights.
 
-    Each width halves the side; at 128 px a narrow one comes first, so that all sizes end at 4 x 4.
+    Each width halves the side; at 128 px a narrow one is added first, so that all sizes end at 4 x 4.
     """
     from torch import nn
 
@@ -48,11 +48,11 @@ class Judge:
     side_px: int = SIDE_PX
 
     def pictures(self, images: Sequence["Image.Image"]) -> "Tensor":
-        """Return images as this judge takes them."""
+        """Return images in this judge's input format."""
         return as_pictures(images, self.side_px)
 
     def attributes_of(self, pictures: "Tensor") -> list[dict[str, str]]:
-        """Return the likeliest word for each attribute; pictures: (batch, 3, side, side) in [-1, 1]."""
+        """Return the most likely word for each attribute; pictures: (batch, 3, side, side) in [-1, 1]."""
         import torch
 
         with torch.no_grad():
@@ -73,7 +73,7 @@ class Judge:
 
 
 def as_pictures(images: Sequence["Image.Image"], side_px: int = SIDE_PX) -> "Tensor":
-    """Return images as (batch, 3, side, side) in [-1, 1], scaled where they are of another size."""
+    """Return images as (batch, 3, side, side) in [-1, 1], resized if necessary."""
     import numpy as np
     import torch
 

@@ -1,6 +1,6 @@
-"""What pictures of the 128 px world are put together from: label maps of all things, emblems, backdrops and textures.
+"""The building blocks of the 128 px world's pictures: label maps of all things, emblems, backdrops and textures.
 
-All of it is painted once, by Pillow; pictures are then looked up in it, many at a time (`rendering`).
+All of it is painted once, by Pillow; pictures are then composed from it, many at a time (`rendering`).
 """
 
 import functools
@@ -39,7 +39,7 @@ NUM_TEXTURES = 6
 
 
 class LabelCanvas(Canvas):
-    """Draws pieces and details as their numbers."""
+    """Draws pieces and details as label numbers."""
 
     def __init__(self) -> None:
         super().__init__(GRID)
@@ -73,11 +73,11 @@ class LabelCanvas(Canvas):
 
     @property
     def small(self) -> list[int]:
-        """Return the numbers of the details that are small: eyes, beaks, buttons."""
+        """Return the labels of the small details: eyes, beaks, buttons."""
         return [label for label, area in self.areas.items() if area < SMALL_DETAIL]
 
     def placed(self, points: Sequence[Point]) -> list[Point]:
-        """Return these points on the grid."""
+        """Return these points in grid coordinates."""
         return [(MARGIN + x * UNIT, MARGIN + y * UNIT) for x, y in points]
 
     def finished(self) -> Image.Image:
@@ -89,7 +89,7 @@ class LabelCanvas(Canvas):
 
 @dataclass(frozen=True)
 class Atlas:
-    """Label maps and distances of all things, (things, grid, grid) uint8, and the rest as its names say."""
+    """Label maps and distances of all things, (things, grid, grid) uint8, and the other maps by name."""
 
     names: dict[str, int]
     labels: "Tensor"
@@ -101,7 +101,7 @@ class Atlas:
     textures: "Tensor"
 
     def to(self, device: str) -> "Atlas":
-        """Return it with its maps on another device."""
+        """Return the atlas with its maps on another device."""
         maps = (self.labels, self.rims, self.emblems, self.backdrops, self.textures)
         labels, rims, emblems, backdrops, textures = (one.to(device) for one in maps)
         return Atlas(self.names, labels, rims, self.colours, self.small, emblems, backdrops, textures)
@@ -114,7 +114,7 @@ def thing_name(class_word: str, accessory: str | None) -> str:
 
 @functools.cache
 def atlas(size_px: int, seed: int) -> Atlas:
-    """Return everything that pictures of this size are put together from."""
+    """Return everything that pictures of this size are composed of."""
     import torch
 
     names: dict[str, int] = {}
@@ -145,9 +145,9 @@ def _tensor(image: Image.Image) -> "Tensor":
 
 
 def _distances(labels: "Tensor") -> "Tensor":
-    """Return how many grid points each place is away from its thing, 255 where it is more than MAX_RIM or inside.
+    """Return how many grid points each place is from its thing, 255 if it is more than MAX_RIM or inside.
 
-    The margin is wider than that, so that nothing comes around the edge.
+    The margin is wider than that, so that nothing wraps around the edge.
     """
     import numpy as np
     import torch
@@ -210,7 +210,7 @@ def backdrops(size_px: int, seed: int) -> "Tensor":
 
 
 def _texture(kind: int, seed: int) -> Image.Image:
-    """Return a map around 128 that repeats: coarse and fine grain, streaks down and across, weave, blotches."""
+    """Return a tileable map around 128: coarse and fine grain, vertical and horizontal streaks, weave, blotches."""
     import numpy as np
 
     draws = np.random.default_rng(rng.derived_seed(seed, "starter", 31, kind))

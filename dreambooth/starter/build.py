@@ -127,7 +127,7 @@ def _parts(recipe: Recipe, seed: int, work_dir: Path, weights: Path | None) -> P
 
 
 def _take_shipped(parts: Parts) -> None:
-    """Put the shipped starter's weights into VAE and UNet where their shapes agree."""
+    """Load the shipped starter's weights into VAE and UNet where their shapes match."""
     from dreambooth.models.base import STARTER, load_base
 
     shipped = load_base(STARTER)
@@ -240,7 +240,7 @@ def _token_ids(tokenizer: Any, caption: str) -> "Tensor":
 def _encoded_world(
     parts: Parts, recipe: Recipe, seed: int, work_dir: Path, on_progress: Report
 ) -> "tuple[Tensor, list[str]]":
-    """Return the latents of the first scenes and their captions; parts of them that are kept are not made again."""
+    """Return the latents of the first scenes and their captions; parts that exist are not computed again."""
     import torch
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""Pictures of individuals with details lost or wrong, by degrees: what a judge of likeness has to see.
+"""Pictures of individuals with lost or wrong details, by degree: what a judge of likeness must notice.
 
 A strength of 0 changes nothing and 1 leaves nothing of the feature.
 """
@@ -26,14 +26,14 @@ WITH_EYES = ("dog", "cat", "person", "stuffed animal", "toy")
 
 @dataclass(frozen=True)
 class Individual:
-    """A held-out individual, and the colour that a wrong part of it takes."""
+    """A held-out individual, and the colour of its wrong parts."""
 
     scene: Scene
     wrong: str
 
 
 def random_individual(rng: random.Random, class_word: str, *, held_out: bool = True) -> Individual:
-    """Return an individual of a class, of those kept from every training or of the others."""
+    """Return an individual of a class, either held out from every training or not."""
     subject = random_subject(rng, class_word, held_out=held_out)
     taken = (subject.left, subject.right, subject.emblem_colour)
     scene = Scene(
@@ -49,13 +49,13 @@ def portrait(
     rng: random.Random,
     look_of: Callable[[Scene, random.Random], Look] = plain_look,
 ) -> rendering.Painted:
-    """Return the individual somewhere, in a pose as `look_of` draws it."""
+    """Return the individual in some place, in a pose drawn by `look_of`."""
     scene = replace(individual.scene, context=context)
     return scene, look_of(scene, rng)
 
 
 def eyes_of(class_word: str) -> list[list[int]]:
-    """Return the labels of each eye's details, left eye first; those of a white and of its pupil belong together."""
+    """Return the labels of each eye's details, left eye first; those of a white and its pupil belong together."""
     canvas = LabelCanvas()
     MORE_CLASSES[class_word](canvas)
     high = [label for label in canvas.small if canvas.centres[label][1] < 0.42]
@@ -98,7 +98,7 @@ def _eye_wrong(individual: Individual, scene: Scene, look: Look, strength: float
 
 
 def _eyes_gone(individual: Individual, scene: Scene, look: Look, strength: float) -> tuple[Scene, Look]:
-    """At 0.5 the left eye has given way to the colour behind it, at 1 the right one too."""
+    """At 0.5 the left eye has been replaced by the colour behind it, at 1 the right one too."""
     left, right = eyes_of(scene.class_word)
     face = FACES.get(scene.class_word)
     gone = [(label, min(2 * strength, 1.0), face or COLOURS[scene.colour]) for label in left]
@@ -129,7 +129,7 @@ DEGRADATIONS: dict[str, Degrade] = {
 def degraded(
     individual: Individual, portraits: list[rendering.Painted], kind: str, strength: float, size_px: int
 ) -> list[Image.Image]:
-    """Return these portraits of the individual, degraded so far, as images."""
+    """Return these portraits of the individual, degraded to this strength, as images."""
     changed = [DEGRADATIONS[kind](individual, scene, look, strength) for scene, look in portraits]
     pictures, _ = rendering.render(changed, size_px)
     images = [Image.fromarray(one.numpy()) for one in pictures]

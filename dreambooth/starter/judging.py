@@ -38,7 +38,7 @@ RETRIEVAL_GALLERY = 20
 
 
 def new_judge(recipe: Recipe, seed: int) -> judges.Judge:
-    """Return a judge of the recipe's world that knows nothing yet."""
+    """Return an untrained judge of the recipe's world."""
     import torch
 
     words, side_px = WORDS, judges.SIDE_PX

@@ -85,7 +85,7 @@ def run_stage(stage: Stage, work_dir: Path, deadline_s: float, on_progress: Repo
 
 
 def logged(on_progress: Report, path: Path) -> Report:
-    """Return a report that writes what is said of kept weights, and the begin of each stage, to a file of its own."""
+    """Return a report that also writes messages on saved weights, and each stage's start, to a log file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     begun: set[str] = set()
 
@@ -139,7 +139,7 @@ def _load_kept(folder: Path, modules: list[Any]) -> int:
 
 
 def _load_moments(optimizer: "torch.optim.Optimizer", file: Path) -> None:
-    """Put the kept moments into the optimizer, laid out in memory as its weights are, as its fused kernel expects."""
+    """Load the saved moments into the optimizer, in its weights' memory format, which its fused kernel expects."""
     import torch
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""More places for the 128 px world, painted like those of `places`."""
+"""More places for the 128 px world, painted in the style of `places`."""
 
 import random
 

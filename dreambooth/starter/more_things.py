@@ -1,4 +1,4 @@
-"""More things for the 128 px world, drawn like those of `things`: in unit coordinates, y downward."""
+"""More things for the 128 px world, drawn in the style of `things`: in unit coordinates, y downward."""
 
 from collections.abc import Callable
 

@@ -62,7 +62,7 @@ RECIPES = {
 
 
 def recipe_for(size_px: int, device: str) -> Recipe:
-    """Return the recipe for a size; on a GPU stages end by time, not by steps, with larger batches, in bfloat16."""
+    """Return the recipe for a size; on a GPU stages end by time instead of steps, with larger batches, in bfloat16."""
     recipe = RECIPES[size_px]
     if device == "cpu":
         return recipe

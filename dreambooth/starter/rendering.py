@@ -1,7 +1,7 @@
-"""Paints many pictures of the 128 px world at a time, on whatever device: each is looked up in the atlas.
+"""Paints many pictures of the 128 px world at a time, on any device, by lookups in the atlas.
 
-A picture depends on its scene and look alone, whatever is painted beside it. Places are looked up twice as densely as
-pixels each way and averaged.
+A picture depends only on its scene and look, not on the others in its batch. It is sampled at twice its resolution and
+averaged.
 """
 
 import math
@@ -84,7 +84,7 @@ def _render(pictures: list[Painted], maps: Atlas, size_px: int) -> "tuple[Tensor
 
 
 def _halved(values: "Tensor", join: "Callable[[Tensor, Tensor], Tensor]") -> "Tensor":
-    """Return (batch, side, side, channels) at half its side, each four neighbours joined into one; no sum over axes."""
+    """Return (batch, side, side, channels) at half the side, averaging 2 x 2 neighbours; no sum over axes."""
     rows = join(values[:, 0::2], values[:, 1::2])
     return join(rows[:, :, 0::2], rows[:, :, 1::2])
 
@@ -104,7 +104,7 @@ def _drawing_places(looks: list[Look], steps: "Tensor") -> "tuple[Tensor, Tensor
 
 
 def _palette_rows(pictures: list[Painted], maps: Atlas, u: "Tensor", v: "Tensor") -> "Tensor":
-    """Return which row of its palette each place takes, (batch, places, places) uint8."""
+    """Return the palette row of each sample, (batch, places, places) uint8."""
     import torch
 
     device = u.device
@@ -155,7 +155,7 @@ def _in_emblem(name: str, look: Look, maps: Atlas, u: "Tensor", v: "Tensor") -> 
 
 
 def _palettes(pictures: list[Painted], maps: Atlas) -> "tuple[np.ndarray, np.ndarray]":
-    """Return colours with coverage, (batch, rows, 4) float32, and what kind of feature each row is, uint8."""
+    """Return colours with coverage, (batch, rows, 4) float32, and each row's kind of feature, uint8."""
     import numpy as np
 
     palette = np.zeros((len(pictures), NUM_ROWS, 4), np.float32)

@@ -1,7 +1,7 @@
 """Training of the judge of the 128 px starter: what a picture shows, and how like its individual it is.
 
-Individuals are told apart as the plain world's judge tells them. Beside that, the likeness of a picture with a detail
-lost is trained to fall by how much is lost, so that 1 means what a clean picture gets.
+Individuals are distinguished as by the plain world's judge. In addition the likeness of a picture with a lost detail is
+trained to fall with the loss, so that 1 is the likeness of a clean picture.
 """
 
 import random
@@ -34,7 +34,7 @@ NOISE = 0.03
 
 
 def rich_attributes_of(scene: world.Scene) -> dict[str, str]:
-    """Return what the judge should say of a scene."""
+    """Return the attributes that the judge should recognise in a scene."""
     return {
         "class": scene.class_word, "colour": scene.colour, "pattern": scene.pattern, "context": scene.context,
         "second": scene.second or NONE, "emblem": scene.emblem or NONE, "emblem_colour": scene.emblem_colour or NONE,
@@ -63,7 +63,7 @@ def rich_instance_loss(judge: Judge, seed: int, step: int) -> "Tensor":
     """InfoNCE over individuals of one class (arXiv 1807.03748, eq. 4), and the error of likeness under degradation.
 
     The batch has two clean pictures of each individual, one degraded by a random kind and strength, and plain things of
-    the class, which are there to be told apart, never matched.
+    the class as negatives.
     """
     import torch
 
@@ -100,7 +100,9 @@ def rich_instance_loss(judge: Judge, seed: int, step: int) -> "Tensor":
 
 
 def _pictures(painted: list[rendering.Painted], blurs: list[float], judge: Judge, seed: int, step: int) -> "Tensor":
-    """Return the pictures in [-1, 1], blurred so far, with a little noise: what is judged later is never as clean."""
+    """Return the pictures in [-1, 1], blurred to this degree, with a little noise: what is judged later is never as
+    clean.
+    """
     import torch
     from PIL import Image
 

@@ -51,9 +51,9 @@ def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def write_tokenizer(folder: Path, words: Iterable[str], num_tokens: int = 0) -> int:
-    """Write vocab.json, merges.txt and the configs for these words; returns the vocabulary's size.
+    """Write vocab.json, merges.txt and the configs for these words; return the vocabulary's size.
 
-    It is at least `num_tokens`, filled up with tokens that no text has: nothing merges into them.
+    It is padded to `num_tokens` with tokens that occur in no text: nothing merges into them.
     """
     alphabet = byte_alphabet()
     merges = learn_merges(words)

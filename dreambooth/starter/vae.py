@@ -1,4 +1,4 @@
-"""The starter's VAE: its training, and what it gives back of pictures and of the small features in them."""
+"""The starter's VAE: its training, and its reconstruction of pictures and of their small features."""
 
 import dataclasses
 from pathlib import Path
@@ -19,9 +19,9 @@ FEATURES = {"pattern": IN_PATTERN, "emblem": IN_EMBLEM, "detail": IN_DETAIL}
 
 
 def train_vae(vae: Any, recipe: Recipe, seed: int, work_dir: Path, deadline_s: float, on_progress: Report) -> bool:
-    """Train on the recipe's world with a whisper of KL, which keeps the latents' spread near the mean's noise floor.
+    """Train on the recipe's world with a little KL, which keeps the latents' spread near the mean's noise floor.
 
-    Returns whether all steps were taken; sets the scaling factor.
+    Returns whether all steps were made; sets the scaling factor.
     """
     import torch
 
@@ -61,7 +61,7 @@ def train_vae(vae: Any, recipe: Recipe, seed: int, work_dir: Path, deadline_s: f
 
 
 def restoration_loss(error: "Tensor", weights: "Tensor", recipe: Recipe) -> "Tensor":
-    """Return the squared error by the pixels' weights, with the recipe's shares of absolute and of edge error."""
+    """Return the weighted squared error of the pixels, plus the recipe's shares of absolute and of edge error."""
     share = weights / weights.mean()
     value = (share * error.square()).mean()
     if recipe.vae_absolute:
@@ -77,7 +77,7 @@ def restoration_loss(error: "Tensor", weights: "Tensor", recipe: Recipe) -> "Ten
 
 
 def restored(vae: Any, pictures: "Tensor") -> "Tensor":
-    """Return the pictures, (batch, 3, size, size) in [-1, 1], as the VAE gives them back."""
+    """Return the VAE's reconstruction of the pictures, (batch, 3, size, size) in [-1, 1]."""
     import torch
 
     with torch.no_grad():
@@ -91,7 +91,7 @@ def decibels(found: "Tensor", pictures: "Tensor") -> "Tensor":
 
 
 def sample_restoration(vae: Any, size_px: int) -> list[float]:
-    """Return how well the VAE gives each bundled sample photo back at this size, in dB."""
+    """Return how well the VAE reconstructs each bundled sample photo at this size, in dB."""
     from PIL import Image
 
     from dreambooth.data.samples import sample_folder
@@ -103,10 +103,10 @@ def sample_restoration(vae: Any, size_px: int) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureRestoration:
-    """What comes back of one kind of small feature.
+    """The reconstruction of one kind of small feature.
 
     `colour_error` is the mean distance of its pixels in levels of 255; `contrast` how much of the mean difference
-    between the feature and the pixels around it is left, 1 where all is; `pictures` is how many showed one.
+    between the feature and the surrounding pixels is left, 1 for all; `pictures` is how many showed one.
     """
 
     colour_error: float
@@ -115,7 +115,7 @@ class FeatureRestoration:
 
 
 def feature_restoration(vae: Any, seed: int, size_px: int, num_pictures: int = 128) -> dict[str, FeatureRestoration]:
-    """Measure what comes back of patterns, emblems and small details such as eyes, on held-out scenes of the world."""
+    """Measure the reconstruction of patterns, emblems and small details such as eyes, on held-out scenes."""
     from dreambooth.starter import rendering
 
     rich = RichWorld()

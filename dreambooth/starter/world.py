@@ -1,7 +1,7 @@
-"""The world of the 128 px starter: more things, places, patterns, poses and light than that of `scenes`.
+"""The world of the 128 px starter: more things, places, patterns, poses and light than `scenes`.
 
-A thing may have a second colour and bear an emblem, as the individuals of `subjects` do; individuals that are kept from
-the judge are kept from this world too. A scene, its look and its caption are functions of a random generator.
+A thing may have a second colour and an emblem, like the individuals of `subjects`; individuals held out from the judge
+are held out from this world too. A scene, its look and its caption are functions of a random generator.
 """
 
 import math
@@ -44,14 +44,14 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """Return the words for the scene, in the paper's manner."""
+        """Return the caption of the scene, in the paper's style."""
         worn = f" wearing a {self.accessory}" if self.accessory else ""
         borne = f" with a {self.emblem_colour} {self.emblem}" if self.emblem else ""
         return f"a photo of a {self.thing}{worn}{borne} {MORE_CONTEXTS[self.context][0]}"
 
 
 def random_scene(rng: random.Random) -> Scene:
-    """Return a scene drawn from the world, no individual that is kept for measuring."""
+    """Return a random scene of the world, without individuals that are held out."""
     class_word = rng.choice(list(MORE_CLASSES))
     first, second, third = rng.sample(list(COLOURS), 3)
     pattern = rng.choice(PATTERNS[1:]) if rng.random() < 0.35 else "plain"
@@ -77,7 +77,7 @@ def random_scene(rng: random.Random) -> Scene:
 
 
 def training_caption(scene: Scene, rng: random.Random) -> str:
-    """Return the scene's caption, or one that leaves some of it unsaid, as people's prompts do."""
+    """Return the scene's caption, or one that omits some attributes, as people's prompts do."""
     place = MORE_CONTEXTS[scene.context][0]
     kind = rng.random()
     if kind < 0.6:
@@ -94,7 +94,7 @@ def training_caption(scene: Scene, rng: random.Random) -> str:
 
 
 def attributes_told(scene: Scene, caption: str) -> dict[str, str]:
-    """Return which attributes of the scene this caption of it tells."""
+    """Return which attributes of the scene this caption mentions."""
     found = {"class": scene.class_word}
     if MORE_CONTEXTS[scene.context][0] in caption:
         found["context"] = scene.context
@@ -107,7 +107,7 @@ def attributes_told(scene: Scene, caption: str) -> dict[str, str]:
 
 
 def world_words() -> list[str]:
-    """Return every word that a caption of this world may have."""
+    """Return every word that a caption of this world can contain."""
     everything = [place for place, _ in MORE_CONTEXTS.values()]
     everything += [*MORE_CLASSES, *COLOURS, *PATTERNS, *ACCESSORIES, *EMBLEMS, "a photo of wearing with and"]
     return sorted({word for text in everything for word in text.split()})
@@ -117,10 +117,10 @@ def world_words() -> list[str]:
 class Look:
     """How a scene is painted: pose, light, backdrop. Lengths are shares of the picture's side.
 
-    `affine` takes a place of the picture (x, y) to one of the drawing: u = a x + b y + c, v = d x + e y + f; then u is
-    moved by `bend` sin(2 pi v). `light` is red, green, blue; `ramp` brightens toward x and y, `shade` the thing toward
-    its top; `shadow` is its strength, then centre and radii. `jitter` is added to the colours of body, second colour,
-    pattern and emblem; `mixed` names details by label whose colour gives way, by a share, to another.
+    `affine` maps a point of the picture (x, y) to the drawing: u = a x + b y + c, v = d x + e y + f; then u is shifted
+    by `bend` sin(2 pi v). `light` is red, green, blue; `ramp` brightens toward x and y, `shade` the thing toward its
+    top; `shadow` is its strength, then centre and radii. `jitter` is added to the colours of body, second colour,
+    pattern and emblem; `mixed` lists details, by label, whose colour is mixed with another by a share.
     """
 
     affine: tuple[float, ...]
@@ -145,7 +145,7 @@ class Look:
 def affine_of(
     scale_x: float, scale_y: float, angle: float, flip: int, x: float, y: float, shear: float = 0.0
 ) -> tuple[float, ...]:
-    """Return the map from picture to drawing that shows it so large, turned and mirrored around (x, y)."""
+    """Return the map from picture to drawing for this size, rotation and mirroring around (x, y)."""
     cos, sin = math.cos(angle), math.sin(angle)
     d, e = -sin / scale_y, cos / scale_y
     a, b = flip * cos / scale_x + shear * d, flip * sin / scale_x + shear * e
@@ -183,7 +183,7 @@ def random_look(scene: Scene, rng: random.Random) -> Look:
 
 
 def plain_look(scene: Scene, rng: random.Random) -> Look:
-    """Return a pose and light as the pictures of `scenes` have them, without texture and shadow."""
+    """Return a pose and light like those of `scenes`, without texture and shadow."""
     place = PLACES.index(scene.context) * BACKDROPS_PER_PLACE + rng.randrange(BACKDROPS_PER_PLACE)
     scale, angle, level = rng.uniform(0.80, 0.96), math.radians(rng.uniform(-10, 10)), rng.uniform(0.90, 1.04)
     x, y = 0.5 + rng.uniform(-0.06, 0.06), 0.54 + rng.uniform(-0.04, 0.04)

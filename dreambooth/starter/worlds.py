@@ -1,4 +1,4 @@
-"""The two worlds that a starter can be trained on, by one set of names: the plain one at 64 px and the rich at 128."""
+"""The two worlds on which a starter can be trained, with one interface: the plain one at 64 px and the rich at 128."""
 
 import random
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 class World(Protocol):
-    """Scenes by number, each a function of (seed, number): as pictures, as captions, and as what captions tell."""
+    """Scenes by number, each a function of (seed, number): as pictures, captions, and the attributes in captions."""
 
     choices: dict[str, list[str]]
 
     def words(self) -> list[str]:
-        """Return every word that a caption may have."""
+        """Return every word that a caption can contain."""
 
     def pictures(self, seed: int, numbers: range, size_px: int, device: str = "cpu") -> "tuple[Tensor, Tensor]":
-        """Return the scenes as (batch, 3, size, size) in [-1, 1], and how much each pixel counts, (batch, 1, ...)."""
+        """Return the scenes as (batch, 3, size, size) in [-1, 1], and the weight of each pixel, (batch, 1, ...)."""
 
     def captions(self, seed: int, numbers: range) -> list[str]:
         """Return the scenes' captions."""
 
     def told(self, painter: random.Random) -> tuple[str, dict[str, str]]:
-        """Return the caption of a drawn scene, and which of `choices` it tells."""
+        """Return the caption of a drawn scene, and which of `choices` it mentions."""
 
 
 class PlainWorld:
@@ -42,24 +42,24 @@ class PlainWorld:
     }  # fmt: skip
 
     def words(self) -> list[str]:
-        """Return every word that a caption may have."""
+        """Return every word that a caption can contain."""
         everything = [place for place, _ in CONTEXTS.values()]
         everything += [*CLASSES, *COLOURS, *scenes.PATTERNS, *scenes.ACCESSORIES, "a photo of wearing"]
         return sorted({word for text in everything for word in text.split()})
 
     def pictures(self, seed: int, numbers: range, size_px: int, device: str = "cpu") -> "tuple[Tensor, Tensor]":
-        """Return the scenes as (batch, 3, size, size) in [-1, 1]; all pixels count the same."""
+        """Return the scenes as (batch, 3, size, size) in [-1, 1]; all pixels have the same weight."""
         import torch
 
         pictures = stacked([self._numbered(seed, number, size_px)[0] for number in numbers])
         return pictures.to(device), torch.ones(1, 1, 1, 1, device=device)
 
     def captions(self, seed: int, numbers: range) -> list[str]:
-        """Return the scenes' captions; the picture is painted too, as the caption is drawn after it."""
+        """Return the scenes' captions; the picture is painted too, because the caption is drawn after it."""
         return [self._numbered(seed, number, 8)[1] for number in numbers]
 
     def told(self, painter: random.Random) -> tuple[str, dict[str, str]]:
-        """Return the caption of a drawn scene, and which of `choices` it tells."""
+        """Return the caption of a drawn scene, and which of `choices` it mentions."""
         caption = scenes.training_caption(scenes.random_scene(painter), painter)
         return caption, scenes.attributes_in(caption)
 
@@ -90,11 +90,11 @@ class RichWorld:
     }  # fmt: skip
 
     def words(self) -> list[str]:
-        """Return every word that a caption may have."""
+        """Return every word that a caption can contain."""
         return world.world_words()
 
     def pictures(self, seed: int, numbers: range, size_px: int, device: str = "cpu") -> "tuple[Tensor, Tensor]":
-        """Return the scenes as (batch, 3, size, size) in [-1, 1], and how much each pixel counts, (batch, 1, ...)."""
+        """Return the scenes as (batch, 3, size, size) in [-1, 1], and the weight of each pixel, (batch, 1, ...)."""
         import torch
 
         drawn = [self.scene(seed, number)[:2] for number in numbers]
@@ -107,7 +107,7 @@ class RichWorld:
         return [self.scene(seed, number)[2] for number in numbers]
 
     def told(self, painter: random.Random) -> tuple[str, dict[str, str]]:
-        """Return the caption of a drawn scene, and which of `choices` it tells."""
+        """Return the caption of a drawn scene, and which of `choices` it mentions."""
         scene = world.random_scene(painter)
         caption = world.training_caption(scene, painter)
         return caption, world.attributes_told(scene, caption)

@@ -161,7 +161,7 @@ class LatentPool:
         return EncodedCrop(found.mean[0].to(self._device), found.std[0].to(self._device), size)
 
     def painted(self, pick: Pick) -> "Tensor":
-        """Return how much of each place of a photo's crop its mask paints, 0 to 1, (1, height / 8, width / 8)."""
+        """Return the mask of a photo's crop at the latents' size, 0 to 1, (1, height / 8, width / 8)."""
         import numpy as np
         import torch
 
@@ -329,7 +329,7 @@ class BatchMaker:
         return self.subject_weights[pick] if pick in self.subject_weights else self.painted_weights(pick)
 
     def painted_weights(self, pick: Pick) -> "Tensor":
-        """Return the weight of each place of a photo's crop as its mask says, (1, height / 8, width / 8)."""
+        """Return the weight of each pixel of a photo's crop according to its mask, (1, height / 8, width / 8)."""
         return objective.place_weights(self.pool.painted(pick), self.config.background_weight)
 
 

@@ -233,10 +233,10 @@ def restore(checkpoint: Checkpoint, learner: Learner) -> None:
 
 
 def _numbers_in(checkpoint: Checkpoint, learner: Learner) -> dict[int, int]:
-    """Return the number of each parameter by the one that it has in this state.
+    """Return the number of each parameter by its number in this state.
 
-    They are the same, but for SDXL's text encoders in earlier versions: the last layer of the first one, or factors
-    beside it, were numbered too, although no picture depends on them, so that they never got a gradient.
+    They are the same, except for SDXL's text encoders in earlier versions: the last layer of the first one, or factors
+    for it, were numbered too, although it affects no image, so that they never got a gradient.
     """
     from safetensors import safe_open
 

@@ -30,9 +30,9 @@ class FullFineTuning:
         return dtype_of(config.mixed_precision)
 
     def attach(self, base: Base, config: TrainingConfig) -> None:
-        """Have gradients reach every weight of the models that learn, in the settings' number format and memory use.
+        """Enable gradients for every weight of the trained models, in the settings' number format and memory use.
 
-        Every weight that pictures depend on: of SDXL's first text encoder the last layer is not among them.
+        Every weight that affects images: the last layer of SDXL's first text encoder does not.
         """
         learns = {part: config.learns(part) for part in base.family.layout.learning_parts}
         for part, module in base.modules().items():

@@ -81,7 +81,7 @@ def offset_noise(noise: "Tensor", shift: "Tensor", strength: float) -> "Tensor":
 
 
 def place_weights(subject: "Tensor", background_weight: float) -> "Tensor":
-    """Return the weight of each place of a photo, with a mean of 1, so that the loss stays as large as it was."""
+    """Return the weight of each pixel of a photo, with a mean of 1, so that the loss keeps its magnitude."""
     weights = background_weight + (1 - background_weight) * subject
     return weights / weights.mean().clamp(min=1e-12)
 

@@ -23,9 +23,9 @@ def refuse_one_process(num_processes: int) -> None:
 
 
 def shard(module: Any, device: "torch.device", num_processes: int) -> None:
-    """Cut a UNet or text encoder on the device into parts, unit by unit; each process keeps one of each.
+    """Shard a UNet or text encoder on the device, unit by unit; each process keeps one shard of each.
 
-    Weights that do not learn stay whole in each process: nobody would bring them together to be saved.
+    Frozen weights stay whole in each process: nothing would gather them to be saved.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

@@ -35,10 +35,10 @@ def find_subjects(
     alpha_bar: "Tensor",
     should_stop: Callable[[], bool],
 ) -> None:
-    """Weigh the places of every prepared crop of every photo; to be called while the model is still the base.
+    """Compute the weights of the pixels of every prepared crop of every photo, while the model is still the base.
 
-    Where a mask was painted over a photo it says where the subject is. With crops that are not prepared all photos
-    have one, and are weighed as their crops come.
+    A mask painted over a photo says where its subject is. If crops are not prepared, all photos have one, and are
+    weighted with their crops.
     """
     import torch
 

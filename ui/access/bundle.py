@@ -1,7 +1,7 @@
-"""Gradio's scripts and styles that a page needs, in one file instead of a hundred.
+"""Gradio's scripts and styles for a page in one file instead of a hundred.
 
-A browser fetches six files at a time, and with a slow connection each takes seconds to begin. The file registers its
-modules in an import map, under the addresses that Gradio gives them: whatever is not in it is fetched as before.
+A browser fetches six files at a time, and on a slow connection each takes seconds to start. The file registers its
+modules in an import map, under the addresses that Gradio gives them: whatever it lacks is fetched as before.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ REGISTER = """((files) => {
 
 @dataclass(frozen=True)
 class Bundle:
-    """One script with all that a page needs, as text and packed, under a name that changes with its content."""
+    """One script with everything a page needs, as text and compressed, under a name that changes with its content."""
 
     name: str
     script: bytes
@@ -58,7 +58,7 @@ class Bundle:
 
 
 def bundled(page: str, assets: Path) -> tuple[str, Bundle | None]:
-    """Return a page of Gradio that loads one bundle, and that; or the page as it is where it is laid out otherwise."""
+    """Return a page of Gradio changed to load one bundle, and the bundle; unchanged if its layout is unknown."""
     entry = ENTRY.search(page)
     if entry is None or not (assets / entry[2]).is_file():
         return page, None
@@ -84,13 +84,13 @@ def _config(page: str) -> dict[str, Any]:
 
 
 def _shown_kinds(config: Mapping[str, Any]) -> list[str]:
-    """Return the kinds of components that a page loads at first: all that are not hidden themselves, on any tab."""
+    """Return the types of components that a page loads at first: all that are not hidden themselves, on any tab."""
     shown = (one["type"] for one in config.get("components", ()) if one["props"].get("visible") is not False)
     return sorted({NAMED_OTHERWISE.get(kind, kind) for kind in shown})
 
 
 def _needed(entry: str, kinds: Iterable[str], assets: Path) -> Iterator[str]:
-    """Yield the files that the entry loads, those that these load in turn, and of components those of these kinds."""
+    """Yield the files that the entry loads, those that these load in turn, and of components those of these types."""
     yield entry
     first = _later(entry, assets)
     yield from first
@@ -106,6 +106,6 @@ def _needed(entry: str, kinds: Iterable[str], assets: Path) -> Iterator[str]:
 
 
 def _later(name: str, assets: Path) -> list[str]:
-    """Return the names of the files beside it that a script may load later."""
+    """Return the names of the files that a script may load later."""
     found = FILES.search((assets / name).read_text("utf-8"))
     return [Path(path).name for path in json.loads(found[1])] if found else []

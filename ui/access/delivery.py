@@ -1,7 +1,7 @@
-"""How the page reaches browsers: its HTML packed, with what runs first, and its files kept as long as they may be.
+"""How the page is sent to browsers: compressed HTML with our first scripts, and cacheable files.
 
-Gradio sends the page's HTML, which holds all of its components, as it is: more than half a megabyte. It has the browser
-fetch its scripts and styles one by one: here they are one file.
+Gradio sends the page's HTML, which holds all of its components, uncompressed: more than half a megabyte. It has the
+browser fetch its scripts and styles one by one: here they are one file.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ MAX_PAGES = 4
 
 @dataclass(frozen=True)
 class Whole:
-    """A page as it is sent, plain and packed with gzip and Brotli."""
+    """A page as it is sent: plain, and compressed with gzip and Brotli."""
 
     plain: bytes
     gzip: bytes
@@ -57,7 +57,7 @@ class Delivery:
             await self._app(scope, receive, _with_header(send, b"cache-control", kept) if kept else send)
 
     async def _whole(self, body: bytes) -> Whole:
-        """Return the page with what is added to it: made once for each page, as packing it well takes a moment."""
+        """Return the page with our additions: made once for each page, because good compression takes a moment."""
         async with self._making:
             key = hashlib.sha256(body).digest()
             if key not in self._pages:
@@ -87,7 +87,7 @@ async def _send_bundle(scope: Scope, send: Send, bundle: Bundle) -> None:
 
 
 def _accepted(scope: Scope) -> list[bytes]:
-    """Return the ways of packing that the browser understands."""
+    """Return the content encodings that the browser accepts."""
     values = b",".join(value for name, value in scope["headers"] if name.lower() == b"accept-encoding")
     return [one.partition(b";")[0].strip() for one in values.split(b",")]
 

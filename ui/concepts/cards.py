@@ -24,7 +24,7 @@ CLEAR_PX = 160
 
 @dataclass(frozen=True)
 class PhotoCard:
-    """One photo: its file, the name the user knows it by, the copy that is shown, what is found, and its mask."""
+    """One photo: its file, the name the user knows it by, the copy that is shown, its findings, and its mask."""
 
     file: str
     name: str
@@ -43,10 +43,10 @@ def cards(
     photos: Sequence[PhotoCard], chosen: str | None, prompt: str = "", removed: tuple[str, str] | None = None,
     side_px: int = CLEAR_PX,
 ) -> str:  # fmt: skip
-    """Return the photos of a set as cards, each with its caption, which is `prompt` where it has none of its own.
+    """Return the photos of a set as cards, each with its caption, or `prompt` if it has none of its own.
 
-    `removed` is the file and the name of a photo that was just removed and can be brought back. `side_px` is the size
-    that they are trained at.
+    `removed` is the file and the name of a photo that was just removed and can be restored. `side_px` is the size at
+    which they are trained.
     """
     bar = "" if removed is None else _undo(*removed)
     if not photos:

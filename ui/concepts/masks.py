@@ -1,4 +1,4 @@
-"""The mask of a photo, painted over it by hand or set by a program."""
+"""The mask of a photo, painted by hand or set by a program."""
 
 import base64
 import binascii
@@ -23,7 +23,7 @@ from ui.events import Answer, on
 
 
 def build() -> dict[str, Any]:
-    """Lay out what stands beside the crop of the chosen photo, and return it by name."""
+    """Lay out the components beside the selected photo's crop, and return them by name."""
     note = gr.HTML("", elem_id="mask-note")
     with gr.Row():
         paint = gr.Button("Paint a mask", size="sm", elem_id="paint-mask")
@@ -32,14 +32,14 @@ def build() -> dict[str, Any]:
 
 
 class MaskHandlers:
-    """What the tab does with masks."""
+    """The tab's mask handlers."""
 
     def __init__(self, services: Services, photos: PhotoHandlers) -> None:
         self._services, self._photos, self._bases = services, photos, CheckedBases(services)
 
     @on("paint.click", "photo_set chosen", "painter", api_name="mask_opened", **QUIET)
     def open(self, photo_set: str, chosen: str | None) -> str:
-        """Return the chosen photo with its mask, to be painted."""
+        """Return the selected photo with its mask, for painting."""
         if not photo_set or not chosen:
             return ""
         photo, shown = self._photos.set_of(photo_set).photo(chosen), self._services.shown
@@ -59,7 +59,7 @@ class MaskHandlers:
         api_visibility="private", show_progress_on="painter",
     )  # fmt: skip
     def find(self, photo_set: str, chosen: str | None, class_prompt: str, base: str, resolution: float) -> str:
-        """Return the chosen photo with the mask that a training would find in it, to be painted on."""
+        """Return the selected photo with the mask that a training would find in it, for painting."""
         if not photo_set or not chosen:
             return ""
         self._services.check_training()
@@ -84,7 +84,7 @@ class MaskHandlers:
         resolution: float,
         event: gr.EventData = None,  # type: ignore[assignment]
     ) -> Answer:
-        """Keep what was painted as the photo's mask, and close the editor; without a mask only close it."""
+        """Store the painted mask, and close the editor; without a mask only close it."""
         asked = event_data(event)
         if not photo_set or not {"photo", "mask"} <= set(asked):
             return {}
@@ -107,9 +107,9 @@ class MaskHandlers:
 
 
 def keep_encoded_mask(photo: Path, encoded: str) -> None:
-    """Write the mask of a photo of a set from a picture in base64, a data URL or its end alone.
+    """Write the mask of a photo of a set from a base64 image, with or without the prefix of a data URL.
 
-    Raises PhotoError for what is no picture, all black, or of another shape than the photo.
+    Raises PhotoError if it is not an image, all black, or of another shape than the photo.
     """
     try:
         content = base64.b64decode(encoded.rpartition(",")[2], validate=True)
@@ -124,10 +124,10 @@ def keep_encoded_mask(photo: Path, encoded: str) -> None:
 
 
 def function_for_programs(there: Callable[[str], PhotoSet]) -> Callable[..., bool]:
-    """Return what programs can do with masks; `there` raises DreamBoothError for a set that is not there."""
+    """Return the mask function for programs; `there` raises DreamBoothError for a set that does not exist."""
 
     def set_mask(photo_set: str, photo: str, mask: str = "") -> bool:
-        """Set a photo's mask from a picture in base64 (white is the subject), or remove it; return if it has one."""
+        """Set a photo's mask from a base64 image (white is the subject), or remove it; return whether it has one."""
         target = there(photo_set).photo(photo)
         if mask:
             keep_encoded_mask(target, mask)

@@ -1,8 +1,8 @@
 """The editor of a photo's mask: a canvas over the photo, painted with mouse, finger or keyboard.
 
-Pure HTML with its behaviour beside it, like the editor of the crop. Gradio's image editor would load 700 kB of scripts,
-draws a layer that it is given upside down (6.31), and uploads the photo with every stroke, under names that deleting
-the photo does not find.
+Plain HTML with its script, like the editor of the crop. Gradio's image editor would load 700 kB of scripts, draws a
+given layer upside down (6.31), and uploads the photo with every stroke, under names that deleting the photo does not
+find.
 """
 
 from html import escape
@@ -11,9 +11,9 @@ from ui.concepts.cards import served
 
 
 def painter(file: str, preview: str, mask: str, guess: str, size: tuple[int, int]) -> str:
-    """Return the photo with its mask over it, to be painted; `guess` is what to begin with on request.
+    """Return the photo with its mask over it, for painting; `guess` is a starting point on request.
 
-    preview: of the photo, of this (width, height); mask (or none) and guess: transparent where no subject is.
+    preview: of the photo, of this (width, height); mask (or none) and guess: transparent for the background.
     """
     width, height = size
     begin = f" data-mask='{served(mask)}'" if mask else ""

@@ -147,10 +147,10 @@ class PhotoHandlers:
         self, name: str, lines: Sequence[Line], resolution: float, chosen: str | None, before: str | None = None,
         kind: str = "", removed: tuple[str, str] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """Return what shows the photos: report, cards, the chosen one, its editor, its cut, its caption, its mask.
+        """Return the updates that show the photos: report, cards, the selected one, its editor, crop, caption and mask.
 
-        Of the photo that was chosen `before` the caption and the mask that is being painted are left. `removed` is the
-        file and the name of a photo that can be brought back.
+        The caption of the photo selected `before`, and a mask being painted, are not changed. `removed` is the file and
+        the name of a photo that can be restored.
         """
         kept = self.set_of(name) if name else None
         side_px = _side(resolution)
@@ -356,7 +356,7 @@ class PhotoHandlers:
 
 
 def event_data(event: Any) -> dict[str, Any]:
-    """Return what a component of our own tells with its event; nothing when a program calls it by number."""
+    """Return the event data of one of our own components; None if a program calls the event by number."""
     data = getattr(event, "_data", None)
     return data if isinstance(data, dict) else {}
 

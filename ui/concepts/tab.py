@@ -174,7 +174,7 @@ def _photos() -> dict[str, Any]:
 
 
 def shape_hint(*, buckets: bool) -> str:
-    """Return what stands above the photo cards, whose squares are not what buckets train."""
+    """Return the hint above the photo cards, whose squares are not what buckets train."""
     if not buckets:
         return "<b>As the model will see them</b> <span class='db-hint'>upright and cropped to a square</span>"
     return (

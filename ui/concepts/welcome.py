@@ -84,7 +84,7 @@ def sample_time(services: Services) -> str:
 
 
 def _image(path: Path, alt: str) -> str:
-    """Return a picture as part of the page's own text: asking for each of them would take a slow connection seconds."""
+    """Return an image as a data URL: on a slow connection requesting each separately would take seconds."""
     return f"<img src='data:image/webp;base64,{_thumbnail(path)}' alt='{escape(alt)}'>"
 
 

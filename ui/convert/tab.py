@@ -144,7 +144,7 @@ def _lora_size_field(name: str) -> gr.Textbox:
 
 
 def connect(tab: ConvertTab, services: Services, events: Mapping[str, Any]) -> None:
-    """Join the tab's components to what they do; some of it follows `events` of other tabs."""
+    """Connect the tab's components with their handlers; some follow `events` of other tabs."""
     handlers = Handlers(services)
     connect_events(handlers, vars(tab), events)
     gr.api(handlers.list_sizes, api_name="list_sizes", concurrency_limit=1)

@@ -189,14 +189,14 @@ class Handlers:
         return {"answer": answer_of(fields, empty), "examples": _dataset(samples), "run": run.name}
 
     def _class_examples(self, *, is_toy: bool) -> list[str]:
-        """Return example prompts of the class of the photos last worked with, which a base model knows; else a dog."""
+        """Return example prompts for the class of the photos last worked on, which a base model knows; else a dog."""
         newest = next(iter(photo_sets(self._services.workspace)), None)
         words = (newest.words().class_prompt if newest else "") or "photo of a dog"
         return example_prompts(kind_of(words), words, is_toy=is_toy)
 
     @on("run.change", "run prompts steps_of", COMPARED, api_name="run_chosen", **QUICK)
     def run_chosen(self, name: str, prompts: str, steps_of: list[Any] | None = None) -> Answer:
-        """Offer the run's steps, its base among them, and its own words; what is chosen of its listed steps stays."""
+        """Offer the run's steps, including its base, and its own prompts; a selection among its listed steps stays."""
         run = self._services.workspace.run(name) if name else None
         config = None if run is None else read_config(run)
         if run is None or config is None:
@@ -322,7 +322,7 @@ class Handlers:
 
 
 def way_shown(way: str) -> dict[str, Any]:
-    """Return the answer that shows one of the tab's two ways, with its button: a tab not yet seen reports no choice."""
+    """Return the answer that shows one of the two modes, with its button: a tab not yet seen reports no choice."""
     buttons = {name: gr.Button(visible=way == one) for name, one in (("generate", "make"), ("compare", "compare"))}
     return {"ways": gr.Tabs(selected=way), **buttons}
 

@@ -77,10 +77,10 @@ def answer_of(told: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -
 
 
 def closed_until(page: gr.Blocks, events: list[Any], or_failed: list[Any], large: list[Any]) -> None:
-    """Let nothing be clicked on a fresh page until these events of its loading have ended, or those before them failed.
+    """Let nothing be clicked on a new page until these loading events have ended, or those before them failed.
 
-    `or_failed` are the events that others of them follow only when there was an answer. The `large` components are
-    hidden until then: a browser fetches their scripts, half of all, once the page can be used.
+    `or_failed` are the events that others of them only follow after an answer. The `large` components are hidden until
+    then: a browser fetches their scripts, half of all, once the page can be used.
     """
     script = ARRIVED.replace("NOTHING_YET", json.dumps([{"__type__": "update"}] * len(large)))
     script = script.replace("SHOWN", json.dumps([{"__type__": "update", "visible": True}] * len(large)))

@@ -156,7 +156,7 @@ def _build_request(services: Services) -> dict[str, Any]:
 
 
 def connect(tab: GenerateTab, services: Services, page: gr.Blocks, events: Mapping[str, Any]) -> None:
-    """Join the tab's components to what they do; some of it follows `events` of other tabs."""
+    """Connect the tab's components with their handlers; some follow `events` of other tabs."""
     said = {
         "negative_prompt": tab.negative_prompt, **tab.numbers, "when": tab.when, **tab.strengths,
         "loras": tab.loras.chosen, "base": tab.base,

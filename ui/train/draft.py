@@ -1,6 +1,6 @@
-"""Keeps the edits of a form in the browser's window, across reloads and Back.
+"""Keeps the edits of a form in the browser, across reloads and Back.
 
-The settings are put back together with what the page had proposed, so that those that were typed still count as typed.
+The settings are restored together with what the page had proposed, so that typed values still count as typed.
 """
 
 import json
@@ -24,9 +24,10 @@ RESTORE = """() => {
 
 
 def keep_in_browser(page: gr.Blocks, place: str, edited: Sequence[Any], fields: Mapping[str, Any]) -> None:
-    """Keep what these fields show whenever one of `edited` happens, and put it back when the window loads the page.
+    """Store the values of these fields at each of the `edited` events, and restore them when the window reloads the
+    page.
 
-    `place` is the name that it is kept under.
+    `place` is the storage key.
     """
     shown = list(fields.values())
     keep, restore = (

@@ -53,7 +53,7 @@ def preset_choices(offered: list[Offer]) -> list[tuple[str, str]]:
 
 
 def ranked(offered: Sequence[Offer]) -> list[Offer]:
-    """Return the presets by what they need, the least first, and before them the recommended one where it fits."""
+    """Return the presets by memory, the least first, but the recommended one before all if it fits."""
     return sorted(
         offered, key=lambda one: (one.name != "recommended" or not one.forecast.fits, one.forecast.need_bytes)
     )
@@ -77,7 +77,7 @@ def offer_text(offer: Offer) -> str:
 
 
 def preset_note(offered: list[Offer], chosen: str) -> str:
-    """Return which preset to choose where all fit, else the reasons of those that do not and what greys them."""
+    """Return which preset to choose if all fit, else the reasons of those that do not and are disabled."""
     small = [offer for offer in offered if not offer.forecast.fits]
     if not small:
         return f"<p class='db-hint'>{ALL_FIT}</p>" if offered else ""

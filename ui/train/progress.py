@@ -52,9 +52,9 @@ def whole_share(view: RunView) -> float:
 
 
 def planned_seconds_left(view: RunView, whole_s: float) -> float:
-    """Return the time left of a run that is planned to take `whole_s`: later by what it is behind that plan so far.
+    """Return the time left of a run planned to take `whole_s`, increased by its delay so far.
 
-    What it is at counts as done, unless it is counted itself: a phase that has taken longer than planned shows that.
+    The current phase counts as done, unless it has a count: a phase that takes longer than planned shows as a delay.
     """
     share, reached = whole_share(view), whole_share(view)
     before = _work_before(view)

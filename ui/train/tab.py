@@ -168,7 +168,7 @@ def connect(
     place: gr.JSON,
     events: Mapping[str, Any],
 ) -> None:
-    """Join the tab's components to what they do; some of it follows `events` of other tabs."""
+    """Connect the tab's components with their handlers; some follow `events` of other tabs."""
     notes = {name: str(component.info or "") for name, component in prompts.items()}
     handlers = Handlers(services, notes)
     shown_run = tab.panel | tab.runs | {"base": tab.base, "place": place}
