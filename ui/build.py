@@ -114,12 +114,14 @@ def _connect_whole(
         "saved": train.panel["saved"], "generated": generate.pictures, "files": generate.files,
         "recipe": generate.recipe,
     }  # fmt: skip
-    looks = connect(Follower(services), named | train.panel)
+    following = connect(Follower(services), named | train.panel)
     connect(PageHandlers(services), named, events)
     connect(status_line.Handlers(services), named)
     large = [train.command, train.as_json, train.panel["samples"], convert.storage.table, generate.pictures]
     newest = events["newest_photos"]
-    closed_until(across["page"], [looks["first_look"], concepts.said.after(newest)], or_failed=[newest], large=large)
+    closed_until(
+        across["page"], [following["first_look"], concepts.entries.after(newest)], or_failed=[newest], large=large
+    )
 
 
 class PageHandlers:
@@ -141,7 +143,7 @@ class PageHandlers:
         return self._advice.text_for(model)
 
     @on(
-        "sample.click", "", f"place base {CONTENTS}", fills="said", asks=True, api_name="sample_button",
+        "sample.click", "", f"place base {CONTENTS}", fills="entries", asks=True, api_name="sample_button",
         **QUICK,
     )  # fmt: skip
     def try_sample(self) -> Answer:

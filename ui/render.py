@@ -172,7 +172,7 @@ def is_before_steps(view: RunView) -> bool:
     return view.phase in ("", *BEFORE_STEPS) or (not view.step and view.phase in ("samples", "scores"))
 
 
-def time_told(view: RunView, whole_s: float | None = None) -> str:
+def time_left_text(view: RunView, whole_s: float | None = None) -> str:
     """Return the time left, or why it is not known yet; `whole_s` is the expected time of the whole run."""
     if view.status == "running" and view.seconds_left is None:
         if whole_s is not None:
@@ -194,7 +194,7 @@ def status_card(
     return (
         f"<div class='db-status'><div class='db-row'><span class='db-chip db-chip-{escape(view.status)}'>"
         f"{escape(STATUSES[view.status])}</span><b class='db-phase'>{escape(phase_text(view))}</b>"
-        f"<span class='db-quiet'>{escape(time_told(view, whole_s))}</span></div>"
+        f"<span class='db-quiet'>{escape(time_left_text(view, whole_s))}</span></div>"
         f"<div class='db-bar' role='progressbar' aria-label='Progress' aria-valuemin='0' aria-valuemax='100' "
         f"aria-valuenow='{percent}'><i style='width:{percent}%'></i></div>"
         f"{phase_list(view)}{_device_memory(view, device)}</div>{_trouble(view)}"

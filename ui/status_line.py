@@ -9,7 +9,7 @@ from dreambooth.runs.view import RunView
 from ui.address import link
 from ui.boundary import QUIET, Services
 from ui.events import on
-from ui.render import is_before_steps, phase_text, time_told
+from ui.render import is_before_steps, phase_text, time_left_text
 from ui.train.progress import whole_share
 
 STOP = "Stop & save"
@@ -26,7 +26,7 @@ def build() -> dict[str, Any]:
 def line_text(view: RunView, num_waiting: int = 0, whole_s: float | None = None) -> str:
     """Return the line's text for the run that is training: a link to it, its phase, its bar and the time left."""
     percent = round(whole_share(view) * 100)
-    parts = [phase_text(view), time_told(view, whole_s), f"{num_waiting} waiting" if num_waiting else ""]
+    parts = [phase_text(view), time_left_text(view, whole_s), f"{num_waiting} waiting" if num_waiting else ""]
     rest = " \u00b7 ".join(escape(part) for part in parts if part)
     return (
         f"<div class='db-line'>{link(escape(view.name), run=view.name)} <span>{rest}</span>"

@@ -90,6 +90,8 @@ CSS = """
 .gradio-container .block:has(> .html-container) > .wrap .progress-text:has(+ .progress-level) { display: none; }
 .dark .tab-container button.selected { color: #4cc3b5 !important; }
 .gradio-container .label-wrap { text-align: left; }
+.gradio-container .secondary-wrap { min-width: 0; }
+.gradio-container .secondary-wrap input { min-width: 0; text-overflow: ellipsis; }
 .gradio-container h3 { font-size: 1rem; font-weight: 650; margin: .3rem 0; }
 .gradio-container h3 .db-hint { font-weight: 400; margin-left: .35rem; }
 .gradio-container :focus-visible { outline: 2px solid var(--db-accent); outline-offset: 2px; }

@@ -31,7 +31,10 @@ class RunScores:
 
     def recommended(self, available: Sequence[int] | None = None) -> Recommendation | None:
         """Return the recommended step among those whose model still exists."""
-        return recommended(self.steps, available)
+        found, last = recommended(self.steps, available), max(available or [0])
+        if found is None or last <= max(one.step for one in self.steps):
+            return found
+        return dataclasses.replace(found, why=f"{found.why} Step {last}, the last, has not been scored yet.")
 
 
 def examiner_title(name: str) -> str:

@@ -36,6 +36,16 @@ def test_a_run_too_short_to_overfit_gives_its_last_step() -> None:
     assert "the last" in found.why
 
 
+def test_a_saved_step_that_was_not_scored_is_named() -> None:
+    """Such as the one that a stopped run saves last."""
+    scores = RunScores("judge", (StepScores(0, 0.0, 1.0, 0.0), *OVERFITTING[:2]))
+    complete, stopped = (scores.recommended(steps) for steps in ([100, 200], [100, 200, 288]))
+    assert complete is not None
+    assert stopped is not None
+    assert stopped.step == complete.step == 200
+    assert stopped.why == f"{complete.why} Step 288, the last, has not been scored yet."
+
+
 def test_steps_that_cannot_be_told_apart_give_the_last() -> None:
     noise = random.Random(0)
     even = [StepScores(step, 0.8 + noise.uniform(-0.004, 0.004), 1.0, 0.0) for step in (100, 200, 300, 400)]

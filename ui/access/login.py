@@ -33,7 +33,7 @@ input, button {{ font: inherit; width: 100%; padding: .5rem; box-sizing: border-
 <label>User <input name="username" autocomplete="username" required autofocus></label>
 <label>Password <input name="password" type="password" autocomplete="current-password" required></label>
 <button>Log in</button>
-<p id="told" role="alert"></p>
+<p id="message" role="alert"></p>
 </form>
 <script>
 const form = document.getElementById("login");
@@ -41,7 +41,7 @@ form.addEventListener("submit", async (event) => {{
   event.preventDefault();
   const answer = await fetch("login", {{ method: "POST", body: new FormData(form) }});
   if (answer.ok) location.reload();
-  else document.getElementById("told").textContent =
+  else document.getElementById("message").textContent =
     answer.status === 400 ? "That is not the user and the password." : await answer.text();
 }});
 </script>

@@ -93,8 +93,8 @@ class MaskHandlers:
             return {"painter": ""}
         kept = self._photos.set_of(photo_set)
         keep_encoded_mask(kept.photo(name), mask)
-        said = f"The mask of {kept.shown_name(name)} was saved."
-        return self._photos.parts(photo_set, [(True, said)], resolution, chosen, chosen) | {"painter": ""}
+        message = f"The mask of {kept.shown_name(name)} was saved."
+        return self._photos.parts(photo_set, [(True, message)], resolution, chosen, chosen) | {"painter": ""}
 
     @on("use_found.click", "photo_set chosen resolution", PARTS, api_name="mask_removed", **QUIET)
     def remove(self, photo_set: str, chosen: str | None, resolution: float) -> Answer:
@@ -102,8 +102,8 @@ class MaskHandlers:
             return {}
         kept = self._photos.set_of(photo_set)
         remove_mask(kept.photo(chosen))
-        said = f"The mask of {kept.shown_name(chosen)} was removed: the base model finds the subject."
-        return self._photos.parts(photo_set, [(True, said)], resolution, chosen, chosen) | {"painter": ""}
+        message = f"The mask of {kept.shown_name(chosen)} was removed: the base model finds the subject."
+        return self._photos.parts(photo_set, [(True, message)], resolution, chosen, chosen) | {"painter": ""}
 
 
 def keep_encoded_mask(photo: Path, encoded: str) -> None:

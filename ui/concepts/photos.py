@@ -36,9 +36,14 @@ MASK = "Has a mask, which says what of this photo is the subject; the rest count
 NO_MASK = "No mask: with a background weight below 1 the base model finds the subject itself."
 CONTENTS = f"photo_set answer concepts earlier {PARTS}"
 SEEN = "photo_set chosen resolution"
-OTHER_SET: dict[str, Any] = {"fills": "said", "asks": True, **QUIET}
+OTHER_SET: dict[str, Any] = {"fills": "entries", "asks": True, **QUIET}
 # A second drop during the first waits for it, and goes into the same new set.
-TAKING: dict[str, Any] = {"js": NAME_NEW_SET, "concurrency_id": "take_photos", "concurrency_limit": 1, "fills": "said"}
+TAKING: dict[str, Any] = {
+    "js": NAME_NEW_SET,
+    "concurrency_id": "take_photos",
+    "concurrency_limit": 1,
+    "fills": "entries",
+}
 
 
 class PhotoHandlers:

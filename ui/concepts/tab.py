@@ -36,7 +36,7 @@ class ConceptsTab:
 
     photo_set: gr.Textbox
     new_name: gr.Textbox
-    said: Fillable
+    entries: Fillable
     concepts: gr.Radio
     add_concept: gr.Button
     leave: gr.Button
@@ -119,7 +119,7 @@ def build(services: Services) -> ConceptsTab:
             made["go_on"] = gr.Button("Continue to training", variant="primary", elem_id="go-on")
         made |= _more()
         gr.HTML(f"<p class='db-hint'>{RIGHTS}</p>")
-    made["said"] = fillable({field.name: made[field.name] for field in fields(Words)}, asdict(usual), together=True)
+    made["entries"] = fillable({field.name: made[field.name] for field in fields(Words)}, asdict(usual), together=True)
     return ConceptsTab(**made)
 
 
@@ -277,7 +277,12 @@ def connect(
     _connect_class_settings(tab, settings)
     hints = {str(on).lower(): shape_hint(buckets=on) for on in (False, True)}
     settings["buckets"].change(
-        None, settings["buckets"], tab.shape, js=f"on => ({json.dumps(hints)})[!!on]", api_name="shape_told", **QUIET
+        None,
+        settings["buckets"],
+        tab.shape,
+        js=f"on => ({json.dumps(hints)})[!!on]",
+        api_name="shape_hint",
+        **QUIET,
     )
     concepts_api.publish(services, handlers)
     return events
@@ -287,7 +292,7 @@ def by_name(tab: ConceptsTab) -> dict[str, Any]:
     """Return the tab's components by the names that its handlers use."""
     words = {field.name: getattr(tab, field.name) for field in fields(Words)}
     prompts = {name: words[name] for name in ("instance_prompt", "class_prompt")}
-    return vars(tab) | {"words": words, "prompts": prompts, "answer": tab.said.answer}
+    return vars(tab) | {"words": words, "prompts": prompts, "answer": tab.entries.answer}
 
 
 def _scripts(tab: ConceptsTab) -> dict[str, Any]:

@@ -19,7 +19,7 @@ MAX_ROWS = 200
 class StorageSection:
     """The section's components."""
 
-    look: gr.Button
+    show: gr.Button
     table: gr.Dataframe
     choices: gr.CheckboxGroup
     ask: gr.Button
@@ -31,7 +31,7 @@ class StorageSection:
 def build() -> StorageSection:
     """Lay out the section; `connect` adds its events."""
     with gr.Accordion("Storage", open=False, elem_id="storage"):
-        look = gr.Button("Show disk usage", elem_id="storage-look")
+        show = gr.Button("Show disk usage", elem_id="storage-look")
         table = gr.Dataframe(
             headers=["size", "what", "name", "delete with"], datatype="str", interactive=False, show_label=False,
             elem_id="storage-table", visible=False,
@@ -44,7 +44,7 @@ def build() -> StorageSection:
         message = gr.HTML(elem_id="storage-message")
         planned = gr.State()
         delete = gr.Button("Delete exactly these", variant="stop", visible=False, elem_id="storage-delete")
-    return StorageSection(look, table, choices, ask, message, planned, delete)
+    return StorageSection(show, table, choices, ask, message, planned, delete)
 
 
 def connect(section: StorageSection, services: Services) -> None:
@@ -77,7 +77,7 @@ class Handlers:
 
         self.list_storage, self.clean_storage = shown(list_storage), shown(clean_storage)
 
-    @on("look.click", "", "table", api_name="look_at_storage", api_visibility="private")
+    @on("show.click", "", "table", api_name="look_at_storage", api_visibility="private")
     def rows(self) -> list[list[str]]:
         found = usage(self._services.workspace)
         rows = [[size_in_words(one.num_bytes), one.kind, one.name, one.choice or ""] for one in found[:MAX_ROWS]]

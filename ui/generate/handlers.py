@@ -81,12 +81,12 @@ class Handlers:
         base = offered_base(self._services, base) or None
         return self._jobs.order_comparison(run or "", _whole_steps(steps), config, when, base)
 
-    @on("generate.click", "browser model prompt said seen", FOLLOWED, api_name="ask_for_pictures", **OF_BROWSER)
+    @on("generate.click", "browser model prompt form seen", FOLLOWED, api_name="ask_for_pictures", **OF_BROWSER)
     def ask(self, browser: str, *values: Any) -> Answer:
         *asked, seen = values
         return self._asked(browser, lambda: self._order(*asked), seen)
 
-    @on("compare.click", "browser run steps prompts said seen", FOLLOWED, api_name="ask_for_comparison", **OF_BROWSER)
+    @on("compare.click", "browser run steps prompts form seen", FOLLOWED, api_name="ask_for_comparison", **OF_BROWSER)
     def ask_comparison(self, browser: str, *values: Any) -> Answer:
         *asked, seen = values
         return self._asked(browser, lambda: self._order_comparison(*asked), seen)
@@ -97,19 +97,19 @@ class Handlers:
             order().owner = browser
         except DreamBoothError as error:
             return {"message": error_panel(error)}
-        return self.look(browser, seen | {"message": None})
+        return self.follow_request(browser, seen | {"message": None})
 
     @on("cancel.click", "browser seen", FOLLOWED, api_name="cancel_pictures_here", **OF_BROWSER)
     def cancel(self, browser: str, seen: dict[str, Any]) -> Answer:
         order, _ = self._jobs.pictures.shown(browser)
         if order is not None:
             self._jobs.pictures.cancel(order)
-        return self.look(browser, seen)
+        return self.follow_request(browser, seen)
 
     # Following -------------------------------------------------------------------------------------------------------
 
     @on("timer.tick newest_photos.then", "browser seen", FOLLOWED, api_name="look_at_pictures", **OF_BROWSER)
-    def look(self, browser: str, seen: dict[str, Any]) -> Answer:
+    def follow_request(self, browser: str, seen: dict[str, Any]) -> Answer:
         """Return what the page has not seen of this browser's current or last request."""
         order, num_waiting = self._jobs.pictures.shown(browser)
         active = self._jobs.active()
@@ -271,7 +271,7 @@ class Handlers:
 
     # For programs ----------------------------------------------------------------------------------------------------
 
-    @on("programs.click", "model prompt said", "made told", api_name="generate", concurrency_limit=8)
+    @on("programs.click", "model prompt form", "made progress", api_name="generate", concurrency_limit=8)
     def generate(
         self, model: str, prompt: str, negative_prompt: str = "", num_images_per_prompt: float | None = 4,
         num_inference_steps: float | None = 24, guidance_scale: float | None = 7.5, height: str = "",
@@ -290,7 +290,7 @@ class Handlers:
         )  # fmt: skip
         yield from self._as_they_come(order)
 
-    @on("programs.click", "run steps prompts said", "made told", api_name="compare", concurrency_limit=8)
+    @on("programs.click", "run steps prompts form", "made progress", api_name="compare", concurrency_limit=8)
     def compare(
         self, run: str, steps: list[Any], prompts: str, negative_prompt: str = "",
         num_images_per_prompt: float | None = 4, num_inference_steps: float | None = 24,
@@ -309,11 +309,11 @@ class Handlers:
 
     def _as_they_come(self, order: Order) -> Iterator[Answer]:
         made: list[str] = []
-        yield {"made": [], "told": request_status(order, 0)}
+        yield {"made": [], "progress": request_status(order, 0)}
         for path in self._jobs.pictures.follow(order):
             made.append(self._services.shown.copy(path))
-            yield {"made": list(made), "told": request_status(order, 0)}
-        yield {"made": list(made), "told": request_status(order, 0)}
+            yield {"made": list(made), "progress": request_status(order, 0)}
+        yield {"made": list(made), "progress": request_status(order, 0)}
 
     @on("programs.click", "", "num_cancelled", api_name="cancel_pictures", concurrency_limit=None)
     def cancel_all(self) -> int:

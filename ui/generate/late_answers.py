@@ -17,14 +17,14 @@ from ui.boundary import QUIET
 # Gradio ignores undefined values.
 FILL = """(answer, filled, ...now) => {
   const same = (one, other) => JSON.stringify(one ?? null) === JSON.stringify(other ?? null);
-  const names = NAMES, told = answer?.told ?? {}, asked = answer?.asked ?? {};
-  const untouched = names.map((name, place) => same(now[place], filled?.[name]) || same(now[place], told[name])
-    || (name in asked && same(now[place], asked[name])));
+  const names = NAMES, values = answer?.values ?? {}, sent = answer?.sent ?? {};
+  const untouched = names.map((name, place) => same(now[place], filled?.[name]) || same(now[place], values[name])
+    || (name in sent && same(now[place], sent[name])));
   const all = untouched.every(Boolean);
-  const taken = names.map((name, place) => name in told && (TOGETHER ? all : untouched[place]));
+  const taken = names.map((name, place) => name in values && (TOGETHER ? all : untouched[place]));
   const next = {...filled};
-  names.forEach((name, place) => { if (taken[place]) next[name] = told[name]; });
-  return [next, ...names.map((name, place) => taken[place] ? told[name] : undefined)];
+  names.forEach((name, place) => { if (taken[place]) next[name] = values[name]; });
+  return [next, ...names.map((name, place) => taken[place] ? values[name] : undefined)];
 }"""
 REMEMBER = "(...now) => [Object.fromEntries(NAMES.map((name, place) => [name, now[place]]))]"
 
@@ -71,9 +71,9 @@ def fillable(fields: Mapping[str, Any], filled: Mapping[str, Any], *, together: 
     return Fillable(fields, answer, gr.JSON(dict(filled), visible=False, label="Filled in"), together)
 
 
-def answer_of(told: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a handler's answer: values by field; a field is also filled in if it still shows its value in `asked`."""
-    return {"told": dict(told), "asked": dict(asked or {})}
+def answer_of(values: Mapping[str, Any], sent: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a handler's answer: values by field; a field is also filled in if it still shows its value in `sent`."""
+    return {"values": dict(values), "sent": dict(sent or {})}
 
 
 def closed_until(page: gr.Blocks, events: list[Any], or_failed: list[Any], large: list[Any]) -> None:

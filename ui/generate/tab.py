@@ -157,7 +157,7 @@ def _build_request(services: Services) -> dict[str, Any]:
 
 def connect(tab: GenerateTab, services: Services, page: gr.Blocks, events: Mapping[str, Any]) -> None:
     """Connect the tab's components with their handlers; some follow `events` of other tabs."""
-    said = {
+    form = {
         "negative_prompt": tab.negative_prompt, **tab.numbers, "when": tab.when, **tab.strengths,
         "loras": tab.loras.chosen, "base": tab.base,
     }  # fmt: skip
@@ -174,13 +174,13 @@ def connect(tab: GenerateTab, services: Services, page: gr.Blocks, events: Mappi
     connect_events(lora_files.Handlers(), of_loras)
     # Answers for programs, in plain values: hidden on the page.
     for_programs = {
-        "made": gr.Gallery(visible=False), "told": gr.HTML(visible=False), "programs": gr.Button(visible=False),
+        "made": gr.Gallery(visible=False), "progress": gr.HTML(visible=False), "programs": gr.Button(visible=False),
         "num_cancelled": gr.Number(visible=False),
     }  # fmt: skip
     seen = {"seen": gr.State({}), "browser": gr.Textbox("", visible=False, label="Browser")}
     connect_events(
         Handlers(services),
-        vars(tab) | said | of_loras | {"said": said, "answer": tab.offered.answer} | for_programs | seen,
+        vars(tab) | form | of_loras | {"form": form, "answer": tab.offered.answer} | for_programs | seen,
         events,
     )
     history = vars(tab.history) | {"model": tab.model, "recipe": tab.recipe, "ended": gr.State(None)}

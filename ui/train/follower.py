@@ -47,10 +47,10 @@ class Follower:
         self._advice = Advice(services)
         self._table = RunsTable(services, self._advice)
         self._lock = threading.Lock()
-        self._looks: dict[str, tuple[float, Any]] = {}
+        self._recent: dict[str, tuple[float, Any]] = {}
 
     @on("page.load", "run", f"{FOLLOWED} place", api_name="first_look", js=RUN_OF_THE_ADDRESS, **QUICK)
-    def first_look(self, asked: str | None = "") -> Answer:
+    def first_update(self, asked: str | None = "") -> Answer:
         """Return everything for a newly opened page: the run of its address, else the current or the newest one."""
         # Such a page has seen nothing, whatever the session remembers: after a reload everything is sent.
         active = self._services.jobs.active()
@@ -61,7 +61,7 @@ class Follower:
         "timer.tick run.change smoothing.change log_scale.change", "run seen message smoothing log_scale", FOLLOWED,
         api_name="look", **QUICK,
     )  # fmt: skip
-    def look(
+    def update(
         self, name: str | None, seen: dict[str, Any], message: str, smoothing: float = SMOOTHING,
         log_scale: bool = False,
     ) -> Answer:  # fmt: skip
@@ -142,12 +142,12 @@ class Follower:
     def _shared(self, what: str, read: Callable[[], Any]) -> Any:
         """Return what was read a moment ago, or read it."""
         with self._lock:
-            if len(self._looks) > 100:
-                self._looks.clear()
-            read_s, value = self._looks.get(what, (0.0, None))
+            if len(self._recent) > 100:
+                self._recent.clear()
+            read_s, value = self._recent.get(what, (0.0, None))
             if time.monotonic() - read_s > SHARED_S:
                 value = read()
-                self._looks[what] = (time.monotonic(), value)
+                self._recent[what] = (time.monotonic(), value)
             return value
 
 
