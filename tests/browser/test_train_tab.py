@@ -297,8 +297,11 @@ def test_a_phone_shows_a_run_without_scrolling_sideways(browser: "Browser", open
     # Stop is at hand on every tab.
     phone.tab("Generate")
     phone.until("status-line", r"Training: step \d+ of")
-    phone.page.locator("#status-line-stop").click()
     phone.page.locator("#status-line a").click()
+    phone.until("run-status", r"Training: step \d+ of")
+    phone.tab("Generate")
+    phone.page.locator("#status-line-stop").click()
+    phone.tab("Train")
     stopped = phone.until("run-status", r"Stopped after \d+ of")
     step = re.findall(r"after (\d+)", stopped)[0]
     desk.until("run-status", f"Stopped after {step} of")

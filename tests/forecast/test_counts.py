@@ -144,6 +144,7 @@ def test_a_plan_knows_by_the_steps_of_its_epochs_whether_models_are_saved_on_the
     assert unknown > by_number, "what is not known yet may need the copy that models are saved from"
 
 
+@pytest.mark.reliability
 def test_several_processes_count_alike(tiny_base_folder: Path, photos: Path, tmp_path: Path) -> None:
     """Two processes, five class images that are not there yet: three steps an epoch, in the trial and in the run."""
     flags = [

@@ -154,6 +154,7 @@ def test_a_run_with_samples_is_scored_as_it_goes_beside_the_seeds_folders(
 
 
 @pytest.mark.slow
+@pytest.mark.reliability
 def test_a_run_without_prior_drifts_and_its_scores_say_so(tmp_path: Path) -> None:
     from dreambooth.config.presets import resolve
     from dreambooth.data.samples import sample_concept

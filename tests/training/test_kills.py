@@ -96,9 +96,9 @@ def through_kills(config: Callable[..., TrainingConfig], tmp_path: Path, num_kil
 def test_runs_killed_at_random_moments_end_bit_for_bit_the_same(
     config: Callable[..., TrainingConfig], tmp_path: Path
 ) -> None:
-    """R1, the push tier: 3 kills, one of each kind of run."""
-    hits, _ = through_kills(config, tmp_path, 3, seed=1)
-    assert hits >= 3
+    """R1, the push tier: 2 kills."""
+    hits, _ = through_kills(config, tmp_path, 2, seed=1)
+    assert hits >= 2
 
 
 @pytest.mark.reliability

@@ -22,7 +22,7 @@ from dreambooth.runs.run import train
 from tests.harness.trained import losses_in
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.reliability)])
 def test_two_processes_give_the_losses_of_one_with_the_doubled_batch(
     tiny_base_folder: Path, photos: Path, tmp_path: Path, method: MethodName
 ) -> None:
@@ -65,6 +65,7 @@ def test_two_processes_give_the_losses_of_one_with_the_doubled_batch(
     assert max((weights[0][name] - tensor).abs().max().item() for name, tensor in weights[1].items()) < 1e-4
 
 
+@pytest.mark.reliability
 def test_a_run_of_two_processes_that_was_killed_goes_on_with_two(
     tiny_base_folder: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ def files_of(run: Path) -> dict[str, bytes]:
     return {str(file.relative_to(run)): file.read_bytes() for file in files}
 
 
+@pytest.mark.reliability
 def test_two_processes_that_share_the_weights_train_as_one_in_half_the_memory_and_resume_exactly(
     tiny_base_folder: Path, photos: Path, tmp_path: Path
 ) -> None:

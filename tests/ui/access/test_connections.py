@@ -87,7 +87,7 @@ def post_without_body(url: str) -> socket.socket:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("connect", [half_a_request, post_without_body])
+@pytest.mark.parametrize("connect", [half_a_request, pytest.param(post_without_body, marks=pytest.mark.reliability)])
 def test_a_thousand_half_open_connections_end_no_training(
     served: AppWithFewFiles, many_files: None, connect: Callable[[str], socket.socket]
 ) -> None:
