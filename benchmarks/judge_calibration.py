@@ -21,8 +21,8 @@ from dreambooth.scoring.judge import Judge, load_judge
 from dreambooth.starter import rendering
 from dreambooth.starter.degradations import DEGRADATIONS, WITH_EYES, degraded, portrait, random_individual
 from dreambooth.starter.places import CONTEXTS
+from dreambooth.starter.rich_world import Scene, plain_look
 from dreambooth.starter.things import COLOURS
-from dreambooth.starter.world import Scene, plain_look
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SIZE_PX = 128

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.starter import rendering
-from dreambooth.starter.worlds import WORLDS
+from dreambooth.starter.worlds import WORLDS, RichWorld
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for size_px in (64, 128):
         started_s = time.process_time()
-        rendering.render([WORLDS["rich"].scene(0, 0)[:2]], size_px)  # type: ignore[attr-defined]
+        rendering.render([RichWorld().scene(0, 0)[:2]], size_px)
         figures[f"atlas at {size_px} px, s"] = round(time.process_time() - started_s, 2)
         for name, world in WORLDS.items():
             world.pictures(1, range(arguments.pictures // 2), size_px)

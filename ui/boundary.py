@@ -48,7 +48,7 @@ DEVICE_POLL_S = 10.0
 CARD_POLL_S = 3.0
 PREVIEW_PX = 900
 # What is painted as the subject, over a photo.
-MASK_COLOUR, MASK_SHARE, MASK_PX = "#ff3b30", 0.55, 256
+MASK_COLOUR, MASK_OPACITY, MASK_PX = "#ff3b30", 0.55, 256
 NOT_UPLOADED = "This page cannot accept that; upload the file here first."
 
 log = logging.getLogger(__name__)
@@ -100,30 +100,36 @@ class Shown:
 
     def mask_view(self, photo: Path, mask: Path, focus: Focus) -> str:
         """Return the mask of the photo's crop, in colour, to be laid over it."""
-        target = self._place(f"{photo.stem}.png", mask, mask.stat().st_mtime_ns, focus)
-        if not target.exists():
-            _save_coloured(focused(read_photo(mask).image.convert("L"), MASK_PX, focus), MASK_SHARE, target)
-        return str(target)
+        return self._coloured(
+            photo, lambda: focused(_grey(mask), MASK_PX, focus), MASK_OPACITY, mask, mask.stat().st_mtime_ns, focus
+        )
 
     def whole_mask(self, photo: Path, mask: Path, size: tuple[int, int]) -> str:
         """Return the mask of the whole photo at this (width, height), in colour, to be painted on."""
-        target = self._place(f"{photo.stem}.png", mask, mask.stat().st_mtime_ns, size)
-        if not target.exists():
-            _save_coloured(read_photo(mask).image.convert("L").resize(size), 1.0, target)
-        return str(target)
+        return self._coloured(photo, lambda: _grey(mask).resize(size), 1.0, mask, mask.stat().st_mtime_ns, size)
 
     def found_mask(self, photo: Path, mask: "Image.Image", size: tuple[int, int]) -> str:
         """Return a mask that a base model found, like `whole_mask`."""
-        target = self._place(f"{photo.stem}.png", photo, size, mask.tobytes())
-        if not target.exists():
-            _save_coloured(mask.resize(size), 1.0, target)
-        return str(target)
+        return self._coloured(photo, lambda: mask.resize(size), 1.0, size, mask.tobytes())
 
     def guessed_mask(self, photo: Path, size: tuple[int, int]) -> str:
         """Return an estimate of the subject, from colour and sharpness alone, like `whole_mask`."""
-        target = self._place(f"{photo.stem}.png", photo, photo.stat().st_mtime_ns, size, "guess")
+        return self._coloured(
+            photo, lambda: guessed_subject(read_photo(photo).image).resize(size), 1.0, photo.stat().st_mtime_ns, size,
+            "guess",
+        )  # fmt: skip
+
+    def _coloured(self, photo: Path, mask: "Callable[[], Image.Image]", opacity: float, *what: object) -> str:
+        """Return a grey mask as an image in one colour, transparent where the mask is black; `what` identifies it."""
+        target = self._place(f"{photo.stem}.png", photo, *what)
         if not target.exists():
-            _save_coloured(guessed_subject(read_photo(photo).image).resize(size), 1.0, target)
+            from PIL import Image
+
+            grey = mask()
+            view = Image.new("RGBA", grey.size, MASK_COLOUR)
+            view.putalpha(grey.point(lambda level: round(level * opacity)))
+            with new_file(target) as temporary:
+                view.save(temporary, format="PNG")
         return str(target)
 
     def note(self, name: str, text: str) -> str:
@@ -145,14 +151,8 @@ class Shown:
                 path.unlink(missing_ok=True)
 
 
-def _save_coloured(mask: "Image.Image", share: float, target: Path) -> None:
-    """Write a grey mask as an image in one colour, transparent where the mask is black."""
-    from PIL import Image
-
-    view = Image.new("RGBA", mask.size, MASK_COLOUR)
-    view.putalpha(mask.point(lambda level: round(level * share)))
-    with new_file(target) as temporary:
-        view.save(temporary, format="PNG")
+def _grey(mask: Path) -> "Image.Image":
+    return read_photo(mask).image.convert("L")
 
 
 def _digest(*parts: object) -> str:

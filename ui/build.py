@@ -25,9 +25,9 @@ from ui.convert import tab as convert_tab
 from ui.events import Answer, connect, on
 from ui.generate import tab as generate_tab
 from ui.generate.handlers import recipe_unasked, way_shown
-from ui.generate.late_answers import OPENING, closed_until
 from ui.generate.view import compared_at_first
 from ui.header import Doing, header
+from ui.late_answers import OPENING, closed_until
 from ui.render import error_panel
 from ui.train import tab as train_tab
 from ui.train.advice import Advice

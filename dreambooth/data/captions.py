@@ -1,13 +1,13 @@
 """The caption file beside a photo: which one belongs to it, and its text."""
 
 import contextlib
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from dreambooth.config.limits import MAX_PROMPT_CHARS, text_problems
 from dreambooth.durable import write_text
 from dreambooth.errors import PhotoError, TextFileError
+from dreambooth.formats.photo_files import name_key
 from dreambooth.formats.text_files import decoded, printable, read_text
 
 CAPTION_SUFFIX = ".txt"
@@ -32,19 +32,17 @@ def matching_captions(photos: Iterable[str], texts: Iterable[str]) -> dict[str, 
     photos = list(photos)
     found = {photo: text for photo in photos if (text := next((one for one in _names(photo) if one in left), None))}
     left -= set(found.values())
-    by_key = {_key(text): text for text in sorted(left, reverse=True)}
+    by_key = {name_key(text): text for text in sorted(left, reverse=True)}
     for photo in photos:
-        if photo not in found and (text := next(filter(None, (by_key.get(_key(one)) for one in _names(photo))), None)):
+        if photo not in found and (
+            text := next(filter(None, (by_key.get(name_key(one)) for one in _names(photo))), None)
+        ):
             found[photo] = text
     return found
 
 
 def _names(photo: str) -> tuple[str, str]:
     return f"{photo}{CAPTION_SUFFIX}", str(PurePosixPath(photo).with_suffix(CAPTION_SUFFIX))
-
-
-def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def caption_beside(photo: Path) -> str:

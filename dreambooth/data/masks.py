@@ -132,7 +132,7 @@ def guessed_subject(image: "Image.Image") -> "Image.Image":
     return Image.fromarray(saliency(small) > GUESSED_SHARE).convert("L")
 
 
-def weighed(config: TrainingConfig, folders: Sequence[Path], explicit: Container[str]) -> TrainingConfig:
+def with_background_weight(config: TrainingConfig, folders: Sequence[Path], explicit: Container[str]) -> TrainingConfig:
     """Return proposed settings with a lower background weight if photos of these folders have masks.
 
     An explicit weight stays, and so does 1 if the base could not find the subject of the other photos.

@@ -30,8 +30,8 @@ def matching_masks(photos: Iterable[str], masks: Iterable[str]) -> dict[str, str
 
     A name that differs only in case or in its Unicode form also matches.
     """
-    by_key = {_key(mask): mask for mask in sorted(masks, reverse=True)}
-    return {photo: by_key[key] for photo in photos if (key := _key(mask_name(photo))) in by_key}
+    by_key = {name_key(mask): mask for mask in sorted(masks, reverse=True)}
+    return {photo: by_key[key] for photo in photos if (key := name_key(mask_name(photo))) in by_key}
 
 
 def counted_masks(folders: Iterable[Path]) -> tuple[int, int]:
@@ -45,5 +45,6 @@ def counted_masks(folders: Iterable[Path]) -> tuple[int, int]:
     return masked, unmasked
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
+    """Return what names have in common that differ only in case or in their Unicode form, as copies from a Mac do."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -138,11 +138,6 @@ def _take_shipped(parts: Parts) -> None:
                               for name, value in own.items()})  # fmt: skip
 
 
-def pictures_of(seed: int, numbers: range, size_px: int) -> "Tensor":
-    """Return the numbered scenes of the plain world as (batch, 3, size, size) in [-1, 1]."""
-    return WORLDS["plain"].pictures(seed, numbers, size_px)[0]
-
-
 # Text encoder ---------------------------------------------------------------------------------------------------------
 
 
@@ -167,7 +162,7 @@ def _train_reading(
 
     def loss(step: int) -> "Tensor":
         painter = random.Random(rng.derived_seed(seed, "starter", 9, step))
-        drawn = [world.told(painter) for _ in range(recipe.reading_batch)]
+        drawn = [world.captioned(painter) for _ in range(recipe.reading_batch)]
         captions = [caption for caption, _ in drawn]
         ids = torch.stack([_token_ids(parts.tokenizer, caption) for caption in captions])
         ids = ids[:, : _num_tokens(step)].to(recipe.device)

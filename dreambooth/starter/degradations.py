@@ -13,9 +13,9 @@ from PIL import Image, ImageFilter
 from dreambooth.starter import rendering
 from dreambooth.starter.atlas import LabelCanvas
 from dreambooth.starter.more_things import MORE_CLASSES
+from dreambooth.starter.rich_world import Look, Scene, plain_look
 from dreambooth.starter.subjects import Emblem, random_subject
 from dreambooth.starter.things import COLOURS, SKIN, Colour
-from dreambooth.starter.world import Look, Scene, plain_look
 
 BLUR_RADIUS = 6 / 128
 EYE_COLOUR: Colour = COLOURS["red"]

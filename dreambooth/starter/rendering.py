@@ -21,9 +21,9 @@ from dreambooth.starter.atlas import (
     atlas,
     thing_name,
 )  # fmt: skip
+from dreambooth.starter.rich_world import Look, Scene
 from dreambooth.starter.scenes import SECOND
 from dreambooth.starter.things import COLOURS, DARK, LIGHT, Colour
-from dreambooth.starter.world import Look, Scene
 
 if TYPE_CHECKING:
     import numpy as np

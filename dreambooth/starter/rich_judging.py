@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth import rng
 from dreambooth.scoring.judge import Judge
-from dreambooth.starter import rendering, world
+from dreambooth.starter import rendering, rich_world
 from dreambooth.starter.atlas import EMBLEMS
 from dreambooth.starter.degradations import DEGRADATIONS, LOSSES, WITH_EYES, blurred, portrait, random_individual
 from dreambooth.starter.more_places import MORE_CONTEXTS
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NONE = "none"
 RICH_WORDS = {
-    "class": list(MORE_CLASSES), "colour": list(COLOURS), "pattern": list(world.PATTERNS),
+    "class": list(MORE_CLASSES), "colour": list(COLOURS), "pattern": list(rich_world.PATTERNS),
     "context": list(MORE_CONTEXTS), "second": [NONE, *COLOURS], "emblem": [NONE, *EMBLEMS],
     "emblem_colour": [NONE, *COLOURS],
 }  # fmt: skip
@@ -33,7 +33,7 @@ CALIBRATION_SHARE = 4.0
 NOISE = 0.03
 
 
-def rich_attributes_of(scene: world.Scene) -> dict[str, str]:
+def rich_attributes_of(scene: rich_world.Scene) -> dict[str, str]:
     """Return the attributes that the judge should recognise in a scene."""
     return {
         "class": scene.class_word, "colour": scene.colour, "pattern": scene.pattern, "context": scene.context,
@@ -46,9 +46,9 @@ def rich_attribute_loss(judge: Judge, seed: int, step: int) -> "Tensor":
     import torch
 
     painter = random.Random(rng.derived_seed(seed, "starter", 33, step))
-    drawn = [world.random_scene(painter) for _ in range(BATCH)]
+    drawn = [rich_world.random_scene(painter) for _ in range(BATCH)]
     pictures = _pictures(
-        [(scene, world.random_look(scene, painter)) for scene in drawn], [0.0] * BATCH, judge, seed, step
+        [(scene, rich_world.random_look(scene, painter)) for scene in drawn], [0.0] * BATCH, judge, seed, step
     )
     scores = judge.attributes(pictures).split([len(values) for values in RICH_WORDS.values()], dim=1)
     truths = [rich_attributes_of(scene) for scene in drawn]
@@ -70,18 +70,18 @@ def rich_instance_loss(judge: Judge, seed: int, step: int) -> "Tensor":
     painter = random.Random(rng.derived_seed(seed, "starter", 34, step))
     class_word = painter.choice(list(MORE_CLASSES))
     people = [random_individual(painter, class_word, held_out=False) for _ in range(NUM_INDIVIDUALS)]
-    looks = world.random_look
-    clean = [portrait(one, painter.choice(world.PLACES), painter, looks) for _ in range(2) for one in people]
+    looks = rich_world.random_look
+    clean = [portrait(one, painter.choice(rich_world.PLACES), painter, looks) for _ in range(2) for one in people]
     kinds = [kind for kind in DEGRADATIONS if class_word in WITH_EYES or not kind.startswith("eye")]
     lost, targets, blurs = [], [], []
     for one in people:
         kind, strength = painter.choice(kinds), painter.random()
-        scene, look = portrait(one, painter.choice(world.PLACES), painter, looks)
+        scene, look = portrait(one, painter.choice(rich_world.PLACES), painter, looks)
         lost.append(DEGRADATIONS[kind](one, scene, look, strength))
         # Another emblem is another one at any strength.
         targets.append(1 - LOSSES[kind] * (1 if kind == "another emblem" else strength))
         blurs.append(strength if kind == "blurred" else 0.0)
-    plain = [replace(world.random_scene(painter), class_word=class_word, accessory=None) for _ in range(NUM_PLAIN)]
+    plain = [replace(rich_world.random_scene(painter), class_word=class_word, accessory=None) for _ in range(NUM_PLAIN)]
     painted = [*clean, *lost, *((scene, looks(scene, painter)) for scene in plain)]
     blurs = [*[0.0] * len(clean), *blurs, *[0.0] * NUM_PLAIN]
     pictures = _pictures(painted, blurs, judge, seed, step)

@@ -57,19 +57,24 @@ def random_scene(rng: random.Random) -> Scene:
 
 def training_caption(scene: Scene, rng: random.Random) -> str:
     """Return the scene's caption, or one that omits some attributes, as people's prompts do."""
-    place = CONTEXTS[scene.context][0]
+    thing, place = f"{scene.colour} {scene.class_word}", CONTEXTS[scene.context][0]
+    return shortened_caption(scene.caption, scene.class_word, thing, place, rng)
+
+
+def shortened_caption(caption: str, class_word: str, thing: str, place: str, rng: random.Random) -> str:
+    """Return three captions in five as they are, and else one with the class word, the thing or the place alone."""
     kind = rng.random()
     if kind < 0.6:
-        return scene.caption
+        return caption
     if kind < 0.7:
-        return f"photo of {scene.class_word}"
+        return f"photo of {class_word}"
     if kind < 0.8:
-        return f"a {scene.class_word} {place}"
+        return f"a {class_word} {place}"
     if kind < 0.9:
-        return f"a {scene.colour} {scene.class_word} {place}"
+        return f"a {thing} {place}"
     if kind < 0.95:
-        return f"a {scene.colour} {scene.class_word}"
-    return f"a photo of a {scene.class_word}"
+        return f"a {thing}"
+    return f"a photo of a {class_word}"
 
 
 def attributes_in(caption: str) -> dict[str, str]:

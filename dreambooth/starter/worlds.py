@@ -4,7 +4,7 @@ import random
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dreambooth import rng
-from dreambooth.starter import rendering, scenes, world
+from dreambooth.starter import rendering, rich_world, scenes
 from dreambooth.starter.atlas import EMBLEMS
 from dreambooth.starter.more_places import MORE_CONTEXTS
 from dreambooth.starter.more_things import MORE_CLASSES
@@ -29,7 +29,7 @@ class World(Protocol):
     def captions(self, seed: int, numbers: range) -> list[str]:
         """Return the scenes' captions."""
 
-    def told(self, painter: random.Random) -> tuple[str, dict[str, str]]:
+    def captioned(self, painter: random.Random) -> tuple[str, dict[str, str]]:
         """Return the caption of a drawn scene, and which of `choices` it mentions."""
 
 
@@ -58,7 +58,7 @@ class PlainWorld:
         """Return the scenes' captions; the picture is painted too, because the caption is drawn after it."""
         return [self._numbered(seed, number, 8)[1] for number in numbers]
 
-    def told(self, painter: random.Random) -> tuple[str, dict[str, str]]:
+    def captioned(self, painter: random.Random) -> tuple[str, dict[str, str]]:
         """Return the caption of a drawn scene, and which of `choices` it mentions."""
         caption = scenes.training_caption(scenes.random_scene(painter), painter)
         return caption, scenes.attributes_in(caption)
@@ -79,19 +79,19 @@ def stacked(pictures: list[Any]) -> "Tensor":
 
 
 class RichWorld:
-    """The world of `world`, painted many at a time."""
+    """The world of `rich_world`, painted many at a time."""
 
     # How much a pixel counts by what it shows: nothing small, a pattern, an emblem, a detail such as an eye.
     FEATURE_WEIGHTS = (1.0, 2.0, 3.0, 5.0)
     choices = {
-        "class": list(MORE_CLASSES), "colour": list(COLOURS), "pattern": list(world.PATTERNS),
+        "class": list(MORE_CLASSES), "colour": list(COLOURS), "pattern": list(rich_world.PATTERNS),
         "context": list(MORE_CONTEXTS), "accessory": list(scenes.ACCESSORIES), "second": list(COLOURS),
         "emblem": list(EMBLEMS), "emblem_colour": list(COLOURS),
     }  # fmt: skip
 
     def words(self) -> list[str]:
         """Return every word that a caption can contain."""
-        return world.world_words()
+        return rich_world.world_words()
 
     def pictures(self, seed: int, numbers: range, size_px: int, device: str = "cpu") -> "tuple[Tensor, Tensor]":
         """Return the scenes as (batch, 3, size, size) in [-1, 1], and the weight of each pixel, (batch, 1, ...)."""
@@ -106,17 +106,17 @@ class RichWorld:
         """Return the scenes' captions."""
         return [self.scene(seed, number)[2] for number in numbers]
 
-    def told(self, painter: random.Random) -> tuple[str, dict[str, str]]:
+    def captioned(self, painter: random.Random) -> tuple[str, dict[str, str]]:
         """Return the caption of a drawn scene, and which of `choices` it mentions."""
-        scene = world.random_scene(painter)
-        caption = world.training_caption(scene, painter)
-        return caption, world.attributes_told(scene, caption)
+        scene = rich_world.random_scene(painter)
+        caption = rich_world.training_caption(scene, painter)
+        return caption, rich_world.attributes_in(scene, caption)
 
-    def scene(self, seed: int, number: int) -> tuple[world.Scene, world.Look, str]:
+    def scene(self, seed: int, number: int) -> tuple[rich_world.Scene, rich_world.Look, str]:
         """Return a numbered scene with its look and its caption."""
         painter = random.Random(rng.derived_seed(seed, "starter", 32, number))
-        scene = world.random_scene(painter)
-        return scene, world.random_look(scene, painter), world.training_caption(scene, painter)
+        scene = rich_world.random_scene(painter)
+        return scene, rich_world.random_look(scene, painter), rich_world.training_caption(scene, painter)
 
 
 WORLDS: dict[str, World] = {"plain": PlainWorld(), "rich": RichWorld()}

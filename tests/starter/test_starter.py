@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from dreambooth.models.base import load_base, read_card, starter_folder
-from dreambooth.starter import build, scenes, tokens
+from dreambooth.starter import scenes, tokens
 from dreambooth.starter.build import build_starter
 from dreambooth.starter.recipe import Recipe
+from dreambooth.starter.worlds import WORLDS
 from dreambooth.training import objective
 
 TINY = Recipe(
@@ -61,7 +62,7 @@ def test_neighbouring_widths_are_equal_where_the_originals_are(starter: Any, par
 def test_the_latents_are_standardized_by_the_scaling_factor(starter: Any) -> None:
     import torch
 
-    pictures = build.pictures_of(77, range(64), starter.card.native_px)
+    pictures = WORLDS["plain"].pictures(77, range(64), starter.card.native_px)[0]
     with torch.no_grad():
         latents = starter.vae.encode(pictures).latent_dist.mean * starter.vae.config.scaling_factor
     assert 0.7 < float(latents.std()) < 1.4

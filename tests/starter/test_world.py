@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from dreambooth.models.base import load_base
 from dreambooth.scoring.judge import load_judge
-from dreambooth.starter import judging, rendering, vae, world
+from dreambooth.starter import judging, rendering, rich_world, vae
 from dreambooth.starter.atlas import EMBLEMS
 from dreambooth.starter.build import build_starter
 from dreambooth.starter.more_places import MORE_CONTEXTS
@@ -22,9 +22,9 @@ from dreambooth.starter.more_things import MORE_CLASSES
 from dreambooth.starter.places import CONTEXTS
 from dreambooth.starter.recipe import RECIPES
 from dreambooth.starter.rendering import IN_DETAIL, IN_EMBLEM, IN_PATTERN
+from dreambooth.starter.rich_world import Look, Scene, affine_of
 from dreambooth.starter.subjects import Emblem, Subject, is_held_out, render_subject
 from dreambooth.starter.things import COLOURS
-from dreambooth.starter.world import Look, Scene, affine_of
 from dreambooth.starter.worlds import RichWorld
 from dreambooth.training import objective
 
@@ -85,7 +85,7 @@ def test_the_sample_subject_looks_as_its_photos_do() -> None:
 
 def test_no_training_scene_is_a_held_out_individual() -> None:
     painter = random.Random(0)
-    drawn = [world.random_scene(painter) for _ in range(6000)]
+    drawn = [rich_world.random_scene(painter) for _ in range(6000)]
     like_subjects = [scene for scene in drawn if scene.tone == "halves" and scene.emblem in get_args(Emblem)]
     assert len(like_subjects) > 100
     for scene in like_subjects:
@@ -98,13 +98,13 @@ def test_no_training_scene_is_a_held_out_individual() -> None:
 
 
 def test_a_caption_tells_what_it_says_in_words_of_the_world() -> None:
-    painter, words = random.Random(1), set(world.world_words())
+    painter, words = random.Random(1), set(rich_world.world_words())
     for _ in range(300):
-        scene = world.random_scene(painter)
-        caption = world.training_caption(scene, painter)
+        scene = rich_world.random_scene(painter)
+        caption = rich_world.training_caption(scene, painter)
         assert set(caption.split()) <= words
         assert len(caption.split()) <= 30, "with both marks it fits into the short captions of the build"
-        told = world.attributes_told(scene, caption)
+        told = rich_world.attributes_in(scene, caption)
         assert told["class"] == scene.class_word
         for name in ("context", "accessory", "emblem", "colour"):
             value = told.get(name)

@@ -25,7 +25,7 @@ from ui.concepts.photos import CONTENTS, OTHER_SET, Line, PhotoHandlers
 from ui.concepts.words import kind_named, sample_words, verdict_html, words_from, words_of
 from ui.events import Answer, on
 from ui.fields import marks
-from ui.generate.late_answers import answer_of
+from ui.late_answers import answer_of
 
 MAX_SHOWN_CLASS_PICTURES = 60
 CLASS_PARTS = "class_views class_note class_remove"

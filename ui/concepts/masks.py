@@ -74,9 +74,7 @@ class MaskHandlers:
         found = self._services.jobs.found_subject(photo, kept.focus(chosen), class_prompt, base, side_px)
         return self._painter(photo, self._services.shown.found_mask(photo, found, self._size(photo)))
 
-    @on(
-        "painter.release", "photo_set chosen resolution", PARTS, api_name="mask_painted", **QUIET,
-    )  # fmt: skip
+    @on("painter.release", "photo_set chosen resolution", PARTS, api_name="mask_painted", **QUIET)
     def painted(
         self,
         photo_set: str,

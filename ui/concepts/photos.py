@@ -26,13 +26,13 @@ from ui.concepts.cards import PhotoCard, cards, cut_view, editor, set_report
 from ui.concepts.scripts import NAME_NEW_SET
 from ui.concepts.words import sample_words, words_from
 from ui.events import Answer, on
-from ui.generate.late_answers import answer_of
+from ui.late_answers import answer_of
 
 # The actions on a photo.
 ACTS = ("remove", "restore", "turn", "brighten", "refocus")
 # The outputs that show the photos and the selected one, and those that show a whole set.
 PARTS = "report views chosen box editor cut caption remove mask_note use_found masked painter"
-MASK = "Has a mask, which says what of this photo is the subject; the rest counts by the background weight."
+MASK = "This photo has a mask: the background counts only by the background weight."
 NO_MASK = "No mask: with a background weight below 1 the base model finds the subject itself."
 CONTENTS = f"photo_set answer concepts earlier {PARTS}"
 SEEN = "photo_set chosen resolution"

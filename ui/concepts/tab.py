@@ -22,7 +22,7 @@ from ui.concepts.scripts import FORGET_NEW_SET, KIND_CHOSEN, MAKE_PROMPTS, SHOW_
 from ui.concepts.welcome import sample_card, sample_time, welcome
 from ui.concepts.words import verdict_html
 from ui.events import connect as connect_events
-from ui.generate.late_answers import Fillable, fillable
+from ui.late_answers import Fillable, fillable
 
 RIGHTS = (
     "Only use photos you have the right to use, and photos of people only with their consent. "

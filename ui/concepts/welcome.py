@@ -8,8 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from dreambooth.data.samples import sample_folder
-from dreambooth.forecast.offers import class_images_to_make, proposed_config
-from dreambooth.forecast.pace import expected_seconds, usual_pace
+from dreambooth.forecast.offers import forecast, proposed_config
 from dreambooth.models.base import STARTER
 from dreambooth.records.eta import in_words
 from ui.boundary import Services
@@ -75,12 +74,10 @@ def sample_card(time: str) -> str:
 
 def sample_time(services: Services) -> str:
     """Return the time of the sample's run as timed here, else as expected from other machines."""
-    config = proposed_config(STARTER, "recommended", "object", NUM_SAMPLES, {}, services.device())
-    pace = usual_pace(services.workspace, config)
-    assert pace is not None, "the starter has one"
-    num_class_images = class_images_to_make(services.workspace, config)
-    seconds = expected_seconds(pace, config, NUM_SAMPLES, num_class_images) or 0.0
-    return f"about {in_words(max(seconds, 60))} here"
+    device = services.device()
+    config = proposed_config(STARTER, "recommended", "object", NUM_SAMPLES, {}, device)
+    seconds = forecast(services.workspace, config, NUM_SAMPLES, device).usual_seconds
+    return f"about {in_words(max(seconds or 0.0, 60))} here"
 
 
 def _image(path: Path, alt: str) -> str:

@@ -25,9 +25,9 @@ from ui.bases import missing_base_update, offered_base
 from ui.boundary import QUICK, Services
 from ui.events import Answer, on, updates_of_unseen
 from ui.fields import STRENGTHS, read_field, shown_value
-from ui.generate.late_answers import answer_of
 from ui.generate.loras import asked_loras, file_choices, found_again
 from ui.generate.view import compared_at_first, request_status
+from ui.late_answers import answer_of
 from ui.render import error_panel, panel, time_left
 from ui.train.advice import Advice
 

@@ -10,14 +10,14 @@ from dreambooth.config.fields import describe
 from dreambooth.config.generation import GenerationConfig
 from ui.bases import missing_base_field
 from ui.boundary import Services
+from ui.draft import keep_in_browser
 from ui.events import connect as connect_events
 from ui.fields import field_component, strength_sliders
 from ui.generate import history as picture_history
 from ui.generate import loras as lora_files
 from ui.generate.handlers import AFTER, IDLE_POLL_S, NUMBERS, PAUSE, Handlers
-from ui.generate.late_answers import Fillable, fillable
 from ui.generate.view import request_status
-from ui.train.draft import keep_in_browser
+from ui.late_answers import Fillable, fillable
 
 NO_RECIPE = "Select a picture to see its settings."
 

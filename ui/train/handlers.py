@@ -13,7 +13,7 @@ from dreambooth.config.presets import decided_by_presets, method_asked_for, with
 from dreambooth.config.recipes import rate_warning
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.concept_notices import concept_notices
-from dreambooth.data.masks import weighed
+from dreambooth.data.masks import with_background_weight
 from dreambooth.data.photo_sets import photo_set
 from dreambooth.device.hardware import Device
 from dreambooth.errors import BaseModelError, ConfigError, DreamBoothError, FieldProblem
@@ -27,7 +27,7 @@ from ui.bases import CheckedBases, offered_base, offered_models
 from ui.boundary import QUICK, QUIET, Services
 from ui.events import Answer, on
 from ui.fields import MAIN_FIELDS, form_infos, has_effect, marks, read_fields, shown_value
-from ui.generate.late_answers import answer_of
+from ui.late_answers import answer_of
 from ui.render import error_panel, field_note, panel, phase_text
 from ui.train.current_plan import ASKED, TICKET
 from ui.train.plan import (
@@ -122,7 +122,7 @@ class Handlers:
             if not is_chosen:
                 preset_name = fitting(self._offers(base, kind, num_photos, method_in(explicit)), preset_name)
             config = proposed_config(base, preset_name, kind, num_photos, explicit, device_for_a_run(self._services))
-            config = weighed(config, self._folders(photo_set_name), explicit)
+            config = with_background_weight(config, self._folders(photo_set_name), explicit)
         except DreamBoothError as error:
             return {"answer": {}, "notice": error_panel(error)}
         new = {name: shown_value(info, getattr(config, name)) for name, info in self._infos.items()}
@@ -223,7 +223,7 @@ class Handlers:
         base, num_photos = offered_base(self._services, base), self._num_photos(photo_set_name)
         read = self._read(values)
         config = proposed_config(base, preset_name, kind, num_photos, method_in(read), device_for_a_run(self._services))
-        config = weighed(config, self._folders(photo_set_name), ())
+        config = with_background_weight(config, self._folders(photo_set_name), ())
         differing = {name for name, value in read.items() if value != getattr(config, name)}
         return frozenset(name for name in differing if has_effect(self._infos[name], config.method))
 

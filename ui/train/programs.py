@@ -5,7 +5,7 @@ from typing import Any
 
 from dreambooth.config.training import TrainingConfig
 from dreambooth.data.concept_notices import concept_notices
-from dreambooth.data.masks import weighed
+from dreambooth.data.masks import with_background_weight
 from dreambooth.data.photo_sets import photo_set
 from dreambooth.errors import ConfigError, FieldProblem
 from dreambooth.forecast.offers import forecast, proposed_config
@@ -38,7 +38,7 @@ class Programs:
         config = proposed_config(
             base, preset_name, words.kind, num_photos, method_in(explicit), device_for_a_run(self._services)
         )
-        config = weighed(config, [one.folder for one in chosen.together()], explicit)
+        config = with_background_weight(config, [one.folder for one in chosen.together()], explicit)
         unknown = [
             FieldProblem(str(key), "is not a setting of this form.") for key in explicit if key not in self._infos
         ]

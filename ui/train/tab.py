@@ -12,6 +12,7 @@ from dreambooth.models.base import STARTER
 from dreambooth.runs.shell_line import CONFIG_FILE
 from ui.address import link
 from ui.boundary import Services
+from ui.draft import keep_in_browser
 from ui.events import connect as connect_events
 from ui.fields import (
     MAIN_FIELDS,
@@ -20,13 +21,12 @@ from ui.fields import (
     has_effect,
     shown_value,
 )
-from ui.generate.late_answers import Fillable, fillable
+from ui.late_answers import Fillable, fillable
 from ui.train import actions as run_actions
 from ui.train import find_setting
 from ui.train import panel as run_panel
 from ui.train import runs as runs_section
 from ui.train.current_plan import close_start_while_stale, open_start_after
-from ui.train.draft import keep_in_browser
 from ui.train.handlers import Handlers, base_notice
 from ui.train.plan import method_choices, preset_choices
 

@@ -12,7 +12,7 @@ from typing import get_args
 from dreambooth.starter.atlas import BACKDROPS_PER_PLACE, EMBLEMS, NUM_TEXTURES
 from dreambooth.starter.more_places import MORE_CONTEXTS
 from dreambooth.starter.more_things import DRESSED, MORE_CLASSES
-from dreambooth.starter.scenes import ACCESSORIES
+from dreambooth.starter.scenes import ACCESSORIES, shortened_caption
 from dreambooth.starter.subjects import Emblem, Subject, is_held_out
 from dreambooth.starter.things import COLOURS
 
@@ -59,8 +59,9 @@ def random_scene(rng: random.Random) -> Scene:
     tone = rng.choice(("halves", *TONES)) if is_two_toned else None
     emblem = rng.choice(EMBLEMS) if rng.random() < 0.4 else None
     if tone == "halves":
-        # A picture may be mirrored, so the order of the halves is nobody's feature.
+        # A picture may be mirrored, so the order of the halves is not a feature.
         first, second = sorted((first, second))
+        # mypy does not narrow a text by the names that it is among.
         if emblem in get_args(Emblem) and is_held_out(Subject(class_word, first, second, emblem, third)):  # type: ignore[arg-type]
             emblem = None
     return Scene(
@@ -79,21 +80,10 @@ def random_scene(rng: random.Random) -> Scene:
 def training_caption(scene: Scene, rng: random.Random) -> str:
     """Return the scene's caption, or one that omits some attributes, as people's prompts do."""
     place = MORE_CONTEXTS[scene.context][0]
-    kind = rng.random()
-    if kind < 0.6:
-        return scene.caption
-    if kind < 0.7:
-        return f"photo of {scene.class_word}"
-    if kind < 0.8:
-        return f"a {scene.class_word} {place}"
-    if kind < 0.9:
-        return f"a {scene.thing} {place}"
-    if kind < 0.95:
-        return f"a {scene.thing}"
-    return f"a photo of a {scene.class_word}"
+    return shortened_caption(scene.caption, scene.class_word, scene.thing, place, rng)
 
 
-def attributes_told(scene: Scene, caption: str) -> dict[str, str]:
+def attributes_in(scene: Scene, caption: str) -> dict[str, str]:
     """Return which attributes of the scene this caption mentions."""
     found = {"class": scene.class_word}
     if MORE_CONTEXTS[scene.context][0] in caption:
